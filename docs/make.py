@@ -23,7 +23,7 @@ from nnrepl.programs.debuggee import Debuggee
 from nnrepl.programs.script import load_script
 from nnrepl.record.names import ProgramNames
 from nnrepl.session.errors import Quit
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.shell.lessons import Student, perform
 from nnrepl.shell.publishing import as_markdown, played
 from nnrepl.shell.readers import PROMPT, Queue
@@ -80,7 +80,7 @@ EXCERPTS = {"walk": ("simple_nn", 0, 4), "edit": ("changes", 1, 4), "dead": ("br
 
 
 def excerpt(name: str) -> str:
-    """Some commands of a transcript with what they showed."""
+    """Return some commands of a transcript with what they showed."""
     transcript, first, last = EXCERPTS[name]
     text = (ROOT / "tests" / "transcripts" / f"{transcript}.txt").read_text(encoding="utf-8")
     pieces = re.split(r"^(?=\(nnrepl)", text, flags=re.MULTILINE)
@@ -88,7 +88,7 @@ def excerpt(name: str) -> str:
 
 
 def log_of(picture: Picture) -> tuple[Log, bool]:
-    """What a session typed and showed, and whether a command in it failed."""
+    """Return what a session typed and showed, and whether a command in it failed."""
     load_all()
     screen = io.StringIO()
     console = Console(
@@ -102,7 +102,7 @@ def log_of(picture: Picture) -> tuple[Log, bool]:
             perform(student, console)
             return student.shell.interpreter.log, student.shell.failed
         names = ProgramNames()
-        session = Session(names.tape, names)
+        session = TapeSession(names.tape, names)
         shell = Shell(session, console, lambda interpreter: Queue(picture.lines))
         before = sys.argv, sys.path[:]
         try:
@@ -115,7 +115,7 @@ def log_of(picture: Picture) -> tuple[Log, bool]:
 
 
 def seen(picture: Picture) -> Log:
-    """What is seen of a session."""
+    """Return what is seen of a session."""
     log, _ = log_of(picture)
     entries = list(log.entries)
     begins = [at for at, entry in enumerate(entries) if entry.typed or picture.program.isdigit()]
@@ -126,12 +126,12 @@ def seen(picture: Picture) -> Log:
 
 
 def svg(picture: Picture) -> str:
-    """A session as a picture."""
+    """Return a session as a picture."""
     return seen(picture).svg(PROMPT, "nnrepl", True)
 
 
 def text(picture: Picture) -> str:
-    """The same, line by line."""
+    """Return the same, line by line."""
     rows: list[str] = []
     for entry in seen(picture).entries:
         rows += [f"{PROMPT}{entry.typed}"] if entry.typed else []
@@ -156,7 +156,7 @@ def _manual(command: Command) -> str:
 
 
 def lesson_page(lesson: Lesson) -> str:
-    """A lesson with what it shows; its answers open at a click."""
+    """Return a lesson with what it shows; its answers open at a click."""
     program = lesson.program.read_text(encoding="utf-8")
     head = [
         f"# {lesson.number}. {lesson.title}",

@@ -46,7 +46,7 @@ class Block:
         return any(row.strip() and not row.startswith((PROMPT, "$ ")) for row in self.rows)
 
     def rewritten(self) -> list[str]:
-        """It with its answers as they are."""
+        """Return it with its answers as they are."""
         if not self.tells:
             return self.rows
         shown = iter(self.shown)
@@ -88,7 +88,7 @@ class Session:
 
 
 def sessions(path: Path) -> tuple[list[Session], list[str]]:
-    """The sessions of a page, and the blocks with commands of which nothing says on what they are played."""
+    """Return the sessions of a page, and the blocks with commands of which nothing says on what they are played."""
     found: list[Session] = []
     loose: list[str] = []
     for match in _BLOCK.finditer(path.read_text(encoding="utf-8")):
@@ -103,7 +103,7 @@ def sessions(path: Path) -> tuple[list[Session], list[str]]:
 
 
 def rewritten(path: Path) -> tuple[str, bool]:
-    """A page with its answers as they are, and whether every command in it worked."""
+    """Return a page with its answers as they are, and whether every command in it worked."""
     text = path.read_text(encoding="utf-8")
     found, _ = sessions(path)
     worked = all([session.play() for session in found])

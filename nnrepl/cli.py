@@ -25,11 +25,12 @@ from nnrepl.programs.script import USAGE_ERROR, CannotLoad, Script, empty_script
 from nnrepl.record.names import ProgramNames
 from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.saved_stops import Keeper, stops_file
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.session.settings import config_directory, config_file, load_settings
 from nnrepl.shell.background import theme_of_terminal
+from nnrepl.shell.consoles import make_console
 from nnrepl.shell.readers import Chain, Queue, Reader
-from nnrepl.shell.shell import Shell, is_capable, make_console, make_reader
+from nnrepl.shell.shell import Shell, is_capable, make_reader
 from nnrepl.timeline.history import parse_size
 from nnrepl.timeline.typed_cells import make_cell
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What the command line accepts."""
+    """Return what the command line accepts."""
     made = argparse.ArgumentParser(
         prog="nnrepl",
         description="A time-travel debugger for neural networks in MLX.",
@@ -76,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def size(text: str) -> int:
-    """A size in bytes, for argparse."""
+    """Return a size in bytes, for argparse."""
     try:
         return parse_size(text)
     except ValueError:
@@ -84,19 +85,19 @@ def size(text: str) -> int:
 
 
 def machine() -> str:
-    """The Python and the machine, for a report."""
+    """Return the Python and the machine, for a report."""
     platform = late("platform")
     return f"Python {platform.python_version()} · {platform.system()} {platform.machine()}"
 
 
 def versions() -> str:
-    """`nnrepl 0.1.0 · mlx 0.32.4 on cpu`."""
+    """`nnrepl 0.2.0 · mlx 0.32.4 on cpu`."""
     mlx: str = mx.__version__  # type: ignore[attr-defined]  # its stubs do not know it
     return f"nnrepl {VERSION} · mlx {mlx} on {mx.default_device().type.name}"
 
 
 def load(options: argparse.Namespace) -> Script:
-    """The program that the command line names. Raises CannotLoad."""
+    """Return the program that the command line names. Raises CannotLoad."""
     if options.module is not None:
         return load_module(options.module, options.args)
     if options.empty:
@@ -111,7 +112,7 @@ def load(options: argparse.Namespace) -> Script:
 
 
 def given_lines(options: argparse.Namespace) -> list[str]:
-    """The lines of `-x` files and `-c` commands, in this order. Raises CannotLoad."""
+    """Return the lines of `-x` files and `-c` commands, in this order. Raises CannotLoad."""
     lines: list[str] = []
     for name in options.files:
         lines.extend(lines_in(Path(name)))
@@ -119,7 +120,7 @@ def given_lines(options: argparse.Namespace) -> list[str]:
 
 
 def call_of(options: argparse.Namespace) -> str:
-    """The statements that are to be run behind the program, as one cell. Raises CannotLoad."""
+    """Return the statements that are to be run after the program, as one cell. Raises CannotLoad."""
     text = "\n".join(options.call)
     try:
         if options.call:
@@ -130,7 +131,7 @@ def call_of(options: argparse.Namespace) -> str:
 
 
 def lines_in(path: Path) -> list[str]:
-    """The commands and the Python in a file. Raises CannotLoad."""
+    """Return the commands and the Python in a file. Raises CannotLoad."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -163,7 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def needs_terminal(options: argparse.Namespace) -> None:
-    """The full screen does. Raises CannotLoad where there is none."""
+    """Take the full screen as the user's face. Raises CannotLoad where there is none."""
     if options.tui and (options.batch or options.plain or not is_capable()):
         raise CannotLoad("--tui needs a terminal, and neither --batch nor --plain")
 
@@ -217,7 +218,7 @@ def look(options: argparse.Namespace, lines: list[str]) -> int:
 
 
 def settings_of(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """The user's settings, those given on the command line first, and what is to be said of them."""
+    """Return the user's settings, those given on the command line first, and what is to be said of them."""
     settings, notes = load_settings(config_file())
     given = {"theme": options.theme, "history": options.history}
     settings.update({name: value for name, value in given.items() if value is not None})
@@ -237,7 +238,7 @@ def is_interactive(options: argparse.Namespace) -> bool:
 
 
 def reader_of(interpreter: Interpreter, options: argparse.Namespace, given: Queue, program: str) -> Reader:
-    """The lines that were given on the command line, then those that are typed."""
+    """Return the lines that were given on the command line, then those that are typed."""
     readers: list[Reader] = [given]
     if not options.batch:
         readers.append(make_reader(interpreter, is_plain(options), program))
@@ -245,7 +246,7 @@ def reader_of(interpreter: Interpreter, options: argparse.Namespace, given: Queu
 
 
 def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Where nnrepl's own options end: at the program, or at `-m MODULE`; everything behind is the program's, but for
+    """Where nnrepl's own options end: at the program, or at `-m MODULE`; everything after is the program's, but for
     `--call STATEMENT` right there."""
     own, program = _split(arguments)
     if arguments[len(own) : len(own) + 1] == ["--"]:
@@ -291,7 +292,7 @@ class Debugger:
     def run(self) -> int:
         """Until the user has had enough. Returns the exit status."""
         names = ProgramNames()
-        session = Session(names.tape, names)
+        session = TapeSession(names.tape, names)
         session.settings.update(self.settings)
         options = self.options
         debuggee = Debuggee(
@@ -306,8 +307,8 @@ class Debugger:
         status = exit_status(error)
         return status or int(shell.failed and not self.is_interactive)
 
-    def _shell(self, session: Session) -> Shell:
-        """The shell that gives the user the floor."""
+    def _shell(self, session: TapeSession) -> Shell:
+        """Return the shell that gives the user the floor."""
         keeper = Keeper(session.stops, stops_file(self.script.path))
         session.on_load = lambda path: keeper.move(stops_file(path)) if self.is_interactive else ""
         restored = keeper.restore() if self.is_interactive else ""
@@ -322,7 +323,7 @@ class Debugger:
         return shell
 
     def _startup(self) -> list[str]:
-        """The commands that a user wants at the beginning of each session."""
+        """Return the commands that a user wants at the beginning of each session."""
         path = config_directory() / "startup"
         try:
             return lines_in(path) if path.exists() else []
@@ -345,7 +346,7 @@ class Debugger:
 
 
 def _short(title: str) -> str:
-    """A path from where one stands, if that is shorter."""
+    """Return a path from where one stands, if that is shorter."""
     if not os.path.isabs(title):
         return title
     return min(title, os.path.relpath(title), key=len)

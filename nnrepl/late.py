@@ -20,7 +20,7 @@ _kept: dict[str, ModuleType] = {}
 
 
 def late(name: str) -> Any:
-    """A module of Python's or of an installed library, importing it where that has not been done.
+    """Return a module of Python's or of an installed library, importing it where that has not been done.
 
     Raises:
         ImportError: If there is no such module.
@@ -42,7 +42,7 @@ def _is_theirs(path: str) -> bool:
 
 
 def beside(folder: str) -> set[str]:
-    """The top-level names that an import finds in a folder: its modules and packages."""
+    """Return the top-level names that an import finds in a folder: its modules and packages."""
     try:
         found = list(os.scandir(folder or "."))
     except OSError:

@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 import nnrepl
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.function import restarts_of
-from nnrepl.session.session import Session as TapeSession
+from nnrepl.session.session import TapeSession
 from nnrepl.shell.api import answer, remember
 
 ROOT = Path(__file__).parent.parent

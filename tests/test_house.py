@@ -40,3 +40,13 @@ def test_every_public_name_has_a_home() -> None:
     assert {name: getattr(nnrepl, name).__name__ for name in nnrepl.__all__} == {name: name for name in nnrepl.__all__}
     with pytest.raises(AttributeError, match="has no attribute 'nosuch'"):
         _ = nnrepl.nosuch
+
+
+def test_a_class_is_called_like_no_other() -> None:
+    """A name means one thing: whoever reads `Step` in a message of mypy's, or searches for it, finds one class."""
+    where: dict[str, list[str]] = {}
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                where.setdefault(node.name, []).append(str(file.relative_to(ROOT)))
+    assert not {name: files for name, files in where.items() if len(files) > 1}

@@ -92,7 +92,7 @@ class Blocks:
         self.inside = False
 
     def read(self) -> str | None:
-        """The next command or piece of Python, None at the end. A block ends before the next line that is not
+        """Return the next command or piece of Python, None at the end. A block ends before the next line that is not
         indented and does not continue it."""
         line = self._next()
         if line is None:
@@ -124,8 +124,8 @@ class Blocks:
 
 
 def split(lines: Iterable[str], table: Table) -> list[str]:
-    """The commands and pieces of Python in some lines; `#!` begins a comment. What is Python throughout is one piece:
-    a cell."""
+    """Return the commands and pieces of Python in some lines; `#!` begins a comment. What is Python throughout is one
+    piece: a cell."""
     kept = [line for line in lines if not line.lstrip().startswith("#!")]
     rest = iter(kept)
     blocks = Blocks(lambda: next(rest, None), table)
@@ -140,14 +140,15 @@ def split(lines: Iterable[str], table: Table) -> list[str]:
 
 
 def in_file(text: str, name: str, table: Table) -> list[str]:
-    """The commands and pieces of Python in a file; one that is called `.py` is one piece, whatever it looks like."""
+    """Return the commands and pieces of Python in a file; one that is called `.py` is one piece, whatever it looks
+    like."""
     if not name.endswith(".py"):
         return split(text.splitlines(), table)
     return [f"!{text}" if is_command(text.strip().partition("\n")[0], table) else text] if text.strip() else []
 
 
 def takes_any(state: str, lines: list[str]) -> bool:
-    """Whether any line may follow: in brackets, in a string, behind a decorator."""
+    """Whether any line may follow: in brackets, in a string, after a decorator."""
     text = "\n".join(lines).removeprefix("!")
     return state == OPEN and (lines[-1].lstrip().startswith("@") or is_open(text) or is_open(masked(text)))
 

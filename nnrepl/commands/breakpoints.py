@@ -18,8 +18,8 @@ from nnrepl.session.events import EVENTS
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.passing import lines_in
 from nnrepl.session.points import Condition
-from nnrepl.session.session import Session
-from nnrepl.session.stops import Breakpoint, Catch, Entry, Watch
+from nnrepl.session.session import TapeSession
+from nnrepl.session.stops import Breakpoint, Catch, Trigger, Watch
 from nnrepl.view.stop_list import entries_view, entry_line, places_text
 
 STOPS = "stops"
@@ -62,8 +62,8 @@ def _set(it: Interpreter, text: str, temporary: bool) -> RenderableType:
     return Group(*_answer(session, entry), *note)
 
 
-def _answer(session: Session, entry: Breakpoint) -> list[RenderableType]:
-    """What is said when a breakpoint is set: what it is, and where it matches in this pass."""
+def _answer(session: TapeSession, entry: Breakpoint) -> list[RenderableType]:
+    """Return what is said when a breakpoint is set: what it is, and where it matches in this pass."""
     lines: list[RenderableType] = [entry_line(one_listed(session, entry))]
     place, step = session.lookout.search.place(entry), session.tape.steps.at(session.cursor)
     unseen = closed_between(session.tape, step.start, step.end) if len(step) else []
@@ -165,11 +165,11 @@ def last(it: Interpreter, text: str) -> None:
 # -- all of them ---------------------------------------------------------------------------------------------
 
 
-def _chosen(session: Session, text: str) -> list[Entry]:
+def _chosen(session: TapeSession, text: str) -> list[Trigger]:
     """`1`, `1 3`, `2-4`, or all."""
     if not text.strip():
         return list(session.stops)
-    chosen: list[Entry] = []
+    chosen: list[Trigger] = []
     for word in re.split(r"[\s,]+", text.strip()):
         first, dash, final = word.partition("-")
         if dash and first and final:
@@ -216,7 +216,7 @@ def clear(it: Interpreter, text: str) -> RenderableType | None:
     return Text(f"Deleted {names}." if chosen else "There was nothing to delete.", style="hint")
 
 
-def _is_line_only(session: Session, text: str) -> bool:
+def _is_line_only(session: TapeSession, text: str) -> bool:
     """Whether a number is that of a line at which there is a breakpoint, and of no breakpoint."""
     if any(str(entry.number) == text for entry in session.stops):
         return False
@@ -226,8 +226,8 @@ def _is_line_only(session: Session, text: str) -> bool:
         return False
 
 
-def _at_place(session: Session, text: str) -> list[Entry]:
-    """The entries at a place, or of an expression, as it was typed or as it is spelled."""
+def _at_place(session: TapeSession, text: str) -> list[Trigger]:
+    """Return the entries at a place, or of an expression, as it was typed or as it is spelled."""
     found = [entry for entry in session.stops if text in (entry.text, getattr(entry, "spelled", ""))]
     if found:
         return found
@@ -247,5 +247,5 @@ def commands(it: Interpreter, text: str) -> RenderableType | None:
     return Text(f"Lines for {entry.title}, one at a time; end finishes.", style="hint")
 
 
-def _give(entry: Entry, lines: list[str]) -> None:
+def _give(entry: Trigger, lines: list[str]) -> None:
     entry.commands = lines

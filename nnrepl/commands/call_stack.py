@@ -10,7 +10,7 @@ from nnrepl.commands.looking import LOOK
 from nnrepl.commands.table import COUNT, command
 from nnrepl.record import segments as sources
 from nnrepl.session.errors import UserError
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import Activation
 from nnrepl.view.source_lines import place_text
 
@@ -27,7 +27,7 @@ def down(it: Interpreter, text: str) -> RenderableType | None:
     return _move(it.session, -min(int(text[:6] or 1), 10**6))
 
 
-def _move(session: Session, by: int) -> RenderableType:
+def _move(session: TapeSession, by: int) -> RenderableType:
     path = _path(session)
     if not path:
         raise UserError("no function was running here")
@@ -43,8 +43,8 @@ def _move(session: Session, by: int) -> RenderableType:
     return text.append(f"\n      {source.text.splitlines()[0] if source.text else ''}", style="dim")
 
 
-def _path(session: Session) -> list[tuple[Activation, int]]:
-    """The calls from the outermost in, each with where it stands."""
+def _path(session: TapeSession) -> list[tuple[Activation, int]]:
+    """Return the calls from the outermost in, each with where it stands."""
     op = session.op_or_last
     if op is None or op.scope is None:
         return []

@@ -15,7 +15,7 @@ from nnrepl.seen.gradient_sizes import last_call
 from nnrepl.seen.slide import Slide
 from nnrepl.session.errors import UserError
 from nnrepl.session.files import write_text
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import GRADIENT_PASS, Op, Pass
 from nnrepl.view.drawings import FORMATS, drawing_of, svg
 from nnrepl.view.lanes import Lanes, neighbourhood, nodes_of
@@ -57,7 +57,7 @@ def graph(it: Interpreter, text: str) -> RenderableType | None:
     return Group(drawn, Text(f"{len(ops)} ops, folded by module; graph MODULE unfolds one.", style="hint"))
 
 
-def _write(session: Session, what: str, file: Path) -> RenderableType:
+def _write(session: TapeSession, what: str, file: Path) -> RenderableType:
     """Write a drawing into a file: a gradient pass as a slide or a page, anything else as boxes and arrows."""
     ops = _chosen(session, what)
     part = ops[0].part
@@ -82,8 +82,8 @@ def _has_gradients(part: Pass) -> bool:
     return part.kind == GRADIENT_PASS and part.backward < part.end
 
 
-def _slide(session: Session, numbers: bool) -> RenderableType:
-    """A whole gradient pass, forward and backward beside each other; another pass as lanes."""
+def _slide(session: TapeSession, numbers: bool) -> RenderableType:
+    """Return a whole gradient pass, forward and backward beside each other; another pass as lanes."""
     ops = _chosen(session, "pass")
     part = ops[0].part
     if not _has_gradients(part):
@@ -99,7 +99,7 @@ def _slide(session: Session, numbers: bool) -> RenderableType:
 
 
 def _split(text: str) -> tuple[str, Path | None]:
-    """What to draw, and the file if there is one."""
+    """Return what to draw, and the file if there is one."""
     words = text.split()
     if not words or "." not in words[-1]:
         return text, None
@@ -113,8 +113,8 @@ def _split(text: str) -> tuple[str, Path | None]:
     return text, None
 
 
-def _chosen(session: Session, what: str) -> list[Op]:
-    """The ops that a drawing is about."""
+def _chosen(session: TapeSession, what: str) -> list[Op]:
+    """Return the ops that a drawing is about."""
     part = session.part
     if part is None or not len(part):
         raise UserError("nothing has been recorded yet; step to the first op, then graph")

@@ -27,7 +27,7 @@ def verify(it: Interpreter, text: str) -> RenderableType | None:
     if part is None or not len(part):
         raise UserError("nothing has been recorded yet; step to the first op, then verify")
     with aside():
-        return receipt_view(take_receipt(it.session.tape, part))
+        return receipt_view(take_receipt(it.session.tape, part, progress=it.session.hooks.progress))
 
 
 @command("help", "h", takes=Grammar("[COMMAND | TOPIC | WORD | all]", lambda text: True, "help"), group=GENERAL)

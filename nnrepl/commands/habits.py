@@ -50,7 +50,7 @@ _ANSWERS: tuple[tuple[str, str], ...] = (
 
 
 def read_as(line: str) -> str | None:
-    """The line that a habit means here; None if it is none."""
+    """Return the line that a habit means here; None if it is none."""
     for pattern, meant in _READ_AS:
         found = re.fullmatch(pattern, line)
         if found is not None:
@@ -59,7 +59,7 @@ def read_as(line: str) -> str | None:
 
 
 def answer(line: str) -> str | None:
-    """What to type instead of a line that is a habit; None if it is none."""
+    """Return what to type instead of a line that is a habit; None if it is none."""
     for pattern, said in _ANSWERS:
         found = re.fullmatch(pattern, line)
         if found is not None:

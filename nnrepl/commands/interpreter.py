@@ -14,21 +14,23 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands import habits, looks, table
+from nnrepl.commands.hints import Hints
+from nnrepl.explain.missing import told
 from nnrepl.record.intake import Unwinding
 from nnrepl.seen.stop_facts import scene
 from nnrepl.session import closed
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE
 from nnrepl.session.parsed import Assignment, Parsed, parse, side_by_side
-from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, Session, Stop
+from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, Stop, TapeSession
 from nnrepl.session.statements import noticing
 from nnrepl.session.typed import CELL, kind_of, run_cell
 from nnrepl.tape import Op, Value
 from nnrepl.view.heatmap import Heatmap
 from nnrepl.view.log import Log
-from nnrepl.view.since import Changes
+from nnrepl.view.since import ShownBefore
 from nnrepl.view.stopped import stop_view
-from nnrepl.view.tensor import Look, samples_text, tensor
+from nnrepl.view.tensor import TensorStyle, samples_text, tensor
 from nnrepl.view.timeline_tree import below_text, news_text, recomputed_text, taken_text
 from nnrepl.view.tree import tensor_tree
 
@@ -52,7 +54,7 @@ class Answers:
         self._begins = True
 
     def showed(self, renderable: RenderableType) -> None:
-        """It has shown something (more)."""
+        """Note that it has shown something (more)."""
         self.last = [renderable] if self._begins else [*self.last, renderable]
         self._begins = False
 
@@ -78,7 +80,7 @@ class Interpreter:
         player: The lesson that is being played, if one is; `left`: the one that was left with `learn stop`.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: TapeSession) -> None:
         from nnrepl.commands import load_all
 
         load_all()
@@ -90,9 +92,9 @@ class Interpreter:
         self.full_screen = self.can_full_screen = False
         self.log = Log()
         self.answers = Answers()
-        self._hinted: set[str] = set()
+        self._hints = Hints(self)
         self._told: Stop | None = session.stop if session.waits else None
-        self._changed = Changes()
+        self._changed = ShownBefore()
         self._listed = ("", -1, 0)
         self.due: deque[str] = deque()
         self._behind: deque[str] = deque()
@@ -126,12 +128,14 @@ class Interpreter:
         self._waited = False
         try:
             hint, shown = self._run(self._first(line))
-        except UserError:
+        except UserError as error:
             self.due.clear()
             self._behind.clear()
+            if isinstance(error, NoGradient):
+                raise told(self.session, error) from None
             raise
         kept = [item for item in (shown, self.arrival()) if item is not None]
-        if hint is not None and kept:
+        if hint is not None:
             kept.insert(0, hint)
         return Group(*kept) if len(kept) > 1 else next(iter(kept), None)
 
@@ -147,15 +151,16 @@ class Interpreter:
         if parsed.command is None:
             assert parsed.parsed is not None
             return None, self.python(parsed.parsed)
-        hint = self._hint(parsed, line.strip())
-        shown = looks.with_closed(self.session, parsed.command, parsed.command.run(self, parsed.text))
+        hint = self._hints.of(parsed, line.strip())
+        shown, away = parsed.command.run(self, parsed.text), self.session is not self._home
+        shown = looks.with_unseen(self.session, parsed.command, shown, away)
         if parsed.command.repeats:
             self.repeat = line.strip() or parsed.command.names[0]
         return hint, shown
 
     def _first(self, line: str) -> str:
-        """The first command of a line; the others (behind `;;`) are run after it, and after what a breakpoint has to
-        say. Aliases are spelled out."""
+        """Return the first command of a line; the others (after `;;`) are run after it, and after what a breakpoint
+        has to say. Aliases are spelled out."""
         word, _, rest = line.strip().partition(" ")
         if word in self.aliases and word not in self.table:
             line = _filled(self.aliases[word], rest.strip())
@@ -165,8 +170,8 @@ class Interpreter:
         self._behind.extendleft(reversed(others))
         return first
 
-    def _classify(self, line: str) -> table.Line:
-        """A line by its syntax; what is neither command nor Python may be a habit from another debugger."""
+    def _classify(self, line: str) -> table.TypedLine:
+        """Return a line by its syntax; what is neither command nor Python may be a habit from another debugger."""
         try:
             return table.classify(line, self.table, self.is_name)
         except UserError:
@@ -183,14 +188,14 @@ class Interpreter:
         return word == "grad" or self.session.expressions.is_name(word, self.session.where())
 
     def waiting(self) -> str | None:
-        """The line that is to be run before any is read; None if there is none."""
+        """Return the line that is to be run before any is read; None if there is none."""
         for lines in (self.due, self._behind, self.given):
             if lines:
                 self._waited = True
                 return lines.popleft()
         return None
 
-    def visit(self, session: Session) -> None:
+    def visit(self, session: TapeSession) -> None:
         """Look at another session, while the own one waits."""
         session.settings = self._home.settings
         self.session, self.shown = session, None
@@ -202,15 +207,6 @@ class Interpreter:
             self.session, self.shown = self._home, None
             self.session.arrive(self.session.cursor)
         return away
-
-    def _hint(self, parsed: table.Line, word: str) -> Text | None:
-        """A bare word that is a command, and the name of a tensor as well."""
-        if parsed.text or parsed.command is None or word in self._hinted:
-            return None
-        if not self.session.expressions.is_tensor(word, self.session.where()):
-            return None
-        self._hinted.add(word)
-        return Text(f"({word} is also a tensor: p {word} shows it)", style="hint")
 
     # -- lines that belong together ------------------------------------------------------------------------
 
@@ -228,8 +224,8 @@ class Interpreter:
     # -- stops -------------------------------------------------------------------------------------------
 
     def arrival(self) -> RenderableType | None:
-        """The picture of where the line that has been run arrived; None if the user stands where they stood, or the
-        program runs on."""
+        """Return the picture of where the line that has been run arrived; None if the user stands where they stood, or
+        the program runs on."""
         return self.show_stop() if self.session.waits and self.session.stop is not self._told else None
 
     def pass_over(self) -> None:
@@ -237,7 +233,7 @@ class Interpreter:
         self._told, self.shown = self.session.stop, self.session.op
 
     def show_stop(self) -> RenderableType | None:
-        """The picture of where the user stands."""
+        """Return the picture of where the user stands."""
         stop = self._told = self.session.stop
         self.due.clear()
         if self.quiet and stop.reason in (END_OF_TAPE, END_OF_PROGRAM, CELL_DONE):
@@ -253,7 +249,8 @@ class Interpreter:
         return view if self.full_screen else Group(view, *self.displays())
 
     def displays(self, pictures: bool = False) -> list[RenderableType]:
-        """The expressions that are shown at each stop, with what changed since the last one marked; or as pictures."""
+        """Return the expressions that are shown at each stop, with what changed since the last one marked; or as
+        pictures."""
         return [self.display(number, text, pictures) for number, text in self.session.displays.items()]
 
     def display(self, number: int, text: str, picture: bool = False) -> RenderableType:
@@ -265,7 +262,7 @@ class Interpreter:
             if picture and isinstance(result, mx.array) and result.size > 1:
                 self.counted(result)
                 return Heatmap(label, result)
-            look = Look(before=self._changed.before) if isinstance(result, mx.array) else None
+            look = TensorStyle(before=self._changed.before) if isinstance(result, mx.array) else None
             return self.guarded(lambda: self.shown_value(result, label, text, look, note), text) or Text(label)
         except UserError as error:
             said = str(error)
@@ -287,16 +284,14 @@ class Interpreter:
         session = self.session
         if kind_of(session, parsed) == CELL:
             return self.cell(parsed)
-        if any(map(self._gives_a_name, parsed.statements)):
+        if parsed.statements and all(map(self._changes_a_tensor, parsed.statements)):
             first, *others = parsed.statements
             self._behind.extendleft([line.text for line in reversed(others)])
             return self.python(first)
-        if parsed.assignment is not None:
+        if parsed.assignment is not None and not session.changes.acts_at_once(parsed):
             shown = self.edit(parsed.assignment, parsed.text)
             if shown is not None:
                 return shown
-        if not session.changes.can_run_again or session.cursor >= len(session.tape):
-            return self._python(parsed)
         with noticing(session, parsed) as effect:
             self._result = None
             shown = self._python(parsed)
@@ -308,10 +303,10 @@ class Interpreter:
         session.changes.state(parsed)
         return self.moved_in_time(self.news() or Text(""))
 
-    def _gives_a_name(self, line: Parsed) -> bool:
-        """Whether one of several statements changes a tensor: it stands on a timeline of its own."""
+    def _changes_a_tensor(self, line: Parsed) -> bool:
+        """Whether one of several statements changes a tensor, and no more: it stands on a timeline of its own."""
         change = line.assignment
-        if change is None or not change.target.is_name:
+        if change is None:
             return False
         try:
             return self.session.changes.target(change) is not None
@@ -345,7 +340,7 @@ class Interpreter:
         return None if timeline is None else self.moved_in_time(self.news() or Text(""))
 
     def news(self) -> RenderableType | None:
-        """What an edit has done, once."""
+        """Return what an edit has done, once."""
         changes = self.session.changes
         taken, changes.taken = changes.taken, ()
         if taken:
@@ -362,13 +357,13 @@ class Interpreter:
         self.session.course.rest(Stop("", self.session.cursor))
         return Group(*said)
 
-    def print(self, parsed: Parsed, look: Look | None = None, named: bool = False) -> RenderableType:
-        """The values of one or more expressions; tensors with their names, and all others as well if `named`."""
+    def print(self, parsed: Parsed, look: TensorStyle | None = None, named: bool = False) -> RenderableType:
+        """Return the values of one or more expressions; tensors with their names, and all others as well if `named`."""
         shown = [self._print_one(part, named, look) for part in parsed.parts()]
         shown = [item for item in shown if item is not None]
         return Group(*shown) if len(shown) != 1 else shown[0]
 
-    def _print_one(self, parsed: Parsed, named: bool, look: Look | None) -> Any:
+    def _print_one(self, parsed: Parsed, named: bool, look: TensorStyle | None) -> Any:
         try:
             result = self.value(parsed)
         except (NotYet, NoGradient) as answer:
@@ -378,8 +373,9 @@ class Interpreter:
         label = parsed.text if named and not isinstance(result, mx.array) and parsed.speaks_of_a_name else None
         return self.guarded(lambda: self.shown_value(result, label, parsed.text, look), parsed.text)
 
-    def not_there(self, answer: UserError, look: Look | None = None) -> RenderableType:
-        """What is said of a name that is not made yet; the last tensor of that name under its own address."""
+    def not_there(self, answer: UserError, look: TensorStyle | None = None) -> RenderableType:
+        """Return what is said of a name that is not made yet; the last tensor of that name under its own address."""
+        answer = told(self.session, answer) if isinstance(answer, NoGradient) else answer
         said = Text(str(answer), style="hint")
         last = answer.last if isinstance(answer, NotYet) else None
         unseen = closed.natively_said(closed.unseen_since(self.session, last))
@@ -391,9 +387,9 @@ class Interpreter:
         return Group(said, tensor(answer.address, last.array, look))
 
     def shown_value(
-        self, result: Any, label: str | None, text: str, look: Look | None = None, note: str = ""
+        self, result: Any, label: str | None, text: str, look: TensorStyle | None = None, note: str = ""
     ) -> RenderableType | None:
-        """A result of Python as a user wants to see it: a tensor, a tree of tensors, anything else."""
+        """Return a result of Python as a user wants to see it: a tensor, a tree of tensors, anything else."""
         if result is None:
             return None
         if isinstance(result, mx.array):
@@ -413,14 +409,14 @@ class Interpreter:
         return self.session.expressions.value_of(array)
 
     def array(self, parsed: Parsed) -> tuple[str, mx.array]:
-        """The tensor that an expression gives, and what to call it. Raises UserError for anything else."""
+        """Return the tensor that an expression gives, and what to call it. Raises UserError for anything else."""
         result = self.value(parsed)
         if not isinstance(result, mx.array):
             raise UserError(f"{parsed.text} is no tensor, but {type(result).__name__}")
         return self.label(parsed.text, self.counted(result)), result
 
     def label(self, text: str, value: Value | None) -> str:
-        """What a printed tensor is called: as it was asked for, a gradient as ∂L/∂x."""
+        """Return what a printed tensor is called: as it was asked for, a gradient as ∂L/∂x."""
         stripped = text.strip()
         found = self.session.expressions.found.get(stripped)
         if found is not None and (found.address or found.whose):
@@ -430,7 +426,7 @@ class Interpreter:
         return stripped if len(stripped) <= 40 else "result"
 
     def value(self, parsed: Parsed) -> Any:
-        """The value of an expression."""
+        """Return the value of an expression."""
         evaluate, where = self.session.expressions.evaluate, self.session.where
         self._result = self.guarded(lambda: evaluate(parsed, where()), parsed.text)
         return self._result
@@ -458,13 +454,13 @@ class Interpreter:
         if answer is not None:
             return answer
         if text.strip() == name:
-            close = get_close_matches(name, self.table.by_name, 1)
+            close = get_close_matches(name, self.table.names, 1)
             if close:
                 return f"nothing here is called {name}; did you mean the command {close[0]}?"
         return f"nothing here is called {name}{self.session.lookup.suggest(name)}" + self._as_command(text)
 
     def _as_command(self, text: str) -> str:
-        """What to type instead of a line that was meant as a command and is Python."""
+        """Return what to type instead of a line that was meant as a command and is Python."""
         word, _, rest = text.strip().partition(" ")
         if word not in self.table or not rest:
             return ""
@@ -472,7 +468,7 @@ class Interpreter:
         return f" (the line was read as Python; the command is written: {usage})"
 
     def _reason(self, error: BaseException, text: str) -> str:
-        """What an exception says, in one line."""
+        """Return what an exception says, in one line."""
         said = traceback.format_exception_only(type(error), error)[-1].strip().splitlines()
         first = said[0][:300] if said else type(error).__name__
         if said[-1].startswith("Invoked with types"):  # nanobind: the signatures in between help nobody
@@ -481,7 +477,7 @@ class Interpreter:
 
 
 def _filled(line: str, rest: str) -> str:
-    """An alias with the words behind its name in it; what it does not ask for comes last."""
+    """Return an alias with the words after its name in it; what it does not ask for comes last."""
     words = rest.split()
     filled = re.sub(r"%([1-9])", lambda found: words[int(found[1]) - 1] if int(found[1]) <= len(words) else "", line)
     filled = filled.replace("%*", rest)
@@ -489,4 +485,4 @@ def _filled(line: str, rest: str) -> str:
 
 
 def _nothing(lines: list[str]) -> None:
-    """What is done with lines that nobody collects."""
+    """Do nothing with lines that nobody collects."""

@@ -12,12 +12,12 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, classify, command
 from nnrepl.programs.examples import folder
 from nnrepl.session.errors import Load, UserError
-from nnrepl.view.lesson_parts import Row, hint, lessons_view
+from nnrepl.view.lesson_parts import LessonRow, hint, lessons_view
 
 if TYPE_CHECKING:
     from nnrepl.learn.lesson import Lesson
     from nnrepl.learn.player import Player
-    from nnrepl.learn.progress import Mark
+    from nnrepl.learn.progress import Reached
 
 LEARNING = "understanding"
 MOVING = ("forwards", "backwards", "jumps")
@@ -43,7 +43,7 @@ def learn(it: Interpreter, text: str) -> RenderableType | None:
 
 
 def listed() -> RenderableType:
-    """The lessons, with how far the user has come."""
+    """Return the lessons, with how far the user has come."""
     from nnrepl.learn.progress import load_progress
     from nnrepl.learn.shelf import lessons
 
@@ -52,11 +52,11 @@ def listed() -> RenderableType:
     for lesson in lessons():
         mark = known.get(lesson.key)
         note = "" if mark is None else _done(mark) if mark.done else f"part {mark.part + 1} of {mark.parts}"
-        rows.append(Row(lesson.name, lesson.title, lesson.minutes, note))
+        rows.append(LessonRow(lesson.name, lesson.title, lesson.minutes, note))
     return lessons_view(rows)
 
 
-def _done(mark: Mark) -> str:
+def _done(mark: Reached) -> str:
     return f"done · {mark.right} of {mark.asked} right" if mark.asked else "done"
 
 
@@ -96,7 +96,7 @@ def play(it: Interpreter, player: Player) -> None:
 
 
 def player_of(lesson: Lesson, *, anew: bool = False, present: bool = False, keeps: bool = True) -> Player:
-    """A lesson from where the user left it."""
+    """Return a lesson from where the user left it."""
     from nnrepl.learn.player import Player  # a session without a lesson need not wait for it
     from nnrepl.learn.progress import load_progress
 
@@ -127,7 +127,7 @@ def _going_on(it: Interpreter, word: str) -> RenderableType | None:
 
 
 def _following() -> Lesson:
-    """The lesson that was left last; else the first that is not done yet."""
+    """Return the lesson that was left last; else the first that is not done yet."""
     from nnrepl.learn.progress import load_progress
     from nnrepl.learn.shelf import lessons
 
@@ -140,8 +140,8 @@ def _following() -> Lesson:
 
 
 def asked_by_key(it: Interpreter, typed: str) -> str:
-    """The line for which F1 stands: help with the word that one is typing, or with that which a lesson said last, or
-    with the phase in which one stands."""
+    """Return the line for which F1 stands: help with the word that one is typing, or with that which a lesson said
+    last, or with the phase in which one stands."""
     from nnrepl.learn.glossary import word_of
 
     last = re.search(r"[\w-]+$", typed.rstrip())
@@ -172,7 +172,7 @@ def is_motion(it: Interpreter, text: str) -> bool:
 
 
 def spelled_out(it: Interpreter, text: str) -> str:
-    """The command for which a single letter stands, unless the program has something of that name."""
+    """Return the command for which a single letter stands, unless the program has something of that name."""
     is_short = len(text) == 1 and text in it.table and not it.is_name(text)
     return it.table[text].names[0] if is_short else ""
 

@@ -10,7 +10,7 @@ from nnrepl.commands.table import NOTHING, Grammar, command
 from nnrepl.seen.stop_facts import values_at
 from nnrepl.session.errors import UserError
 from nnrepl.session.excerpts import excerpt, whole_function
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import Op
 from nnrepl.view.folding import pass_listing
 from nnrepl.view.op_list import op_table, source_view
@@ -78,7 +78,7 @@ def ops(it: Interpreter, text: str) -> RenderableType | None:
     return _at_place(session, text)
 
 
-def _at_place(session: Session, text: str) -> RenderableType:
+def _at_place(session: TapeSession, text: str) -> RenderableType:
     place, op = session.place(text), session.op_at(text)
     pattern = getattr(place, "pattern", "")
     if pattern and "*" not in pattern and op.part is session.part:
@@ -93,6 +93,6 @@ def _at_place(session: Session, text: str) -> RenderableType:
     return op_table(_around(session, op), session.cursor, len(session.tape))
 
 
-def _around(session: Session, op: Op) -> list[Op]:
+def _around(session: TapeSession, op: Op) -> list[Op]:
     start = max(op.position - AROUND // 2, 0)
     return session.tape.ops[start : start + AROUND]

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, EXPRESSION, EXPRESSION_OR_NOTHING, NOTHING, Grammar, command
+from nnrepl.explain.missing import told
 from nnrepl.late import late
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.parsed import parse
@@ -16,7 +17,7 @@ from nnrepl.tape import Value
 from nnrepl.view.digits import Format, read_format
 from nnrepl.view.heatmap import Heatmap
 from nnrepl.view.histogram import Histogram
-from nnrepl.view.tensor import Look
+from nnrepl.view.tensor import TensorStyle
 from nnrepl.view.what import what_view
 from nnrepl.view.where import where_view
 
@@ -40,7 +41,7 @@ def print_(it: Interpreter, text: str) -> RenderableType | None:
     """
     found = OPTIONS.fullmatch(text)
     assert found is not None
-    look = Look(read_format(found["format"]) if found["format"] else Format(), _range(found["range"]))
+    look = TensorStyle(read_format(found["format"]) if found["format"] else Format(), _range(found["range"]))
     rest = found["rest"].strip()
     if not rest:
         raise UserError("print needs an expression, such as p z1 or p/4f x[0, :3]")
@@ -99,9 +100,11 @@ def what(it: Interpreter, text: str) -> RenderableType | None:
     gradient: Value | str
     try:
         gradient = session.lookup.gradient(value, len(session.tape))
-    except (NotYet, NoGradient) as answer:
+    except NoGradient as none:
+        gradient = str(told(session, none))
+    except NotYet as answer:
         gradient = str(answer)
-    return what_view(value, session.names.all_names(value), gradient)
+    return what_view(value, session.names.all_names(value), session.tape.consumers(value), gradient)
 
 
 @command("grad", takes=EXPRESSION, group=LOOK)

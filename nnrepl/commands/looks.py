@@ -10,7 +10,7 @@ from rich.text import Text
 from nnrepl.commands.table import Command
 from nnrepl.session import closed
 from nnrepl.session.errors import UserError
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.session.typed import AT_HAND, on_tape
 from nnrepl.tape import ClosedOp
 
@@ -30,7 +30,7 @@ _WHOLE = frozenset("why health explain check verify last what".split())
 """What they say is about the tape, or may be."""
 
 
-def open_first(session: Session, command: Command | None, text: str) -> None:
+def open_first(session: TapeSession, command: Command | None, text: str) -> None:
     """Open what a command is about to look into. Raises UserError, or RunAgain: then the line is run once more."""
     tape = session.tape
     name = "" if command is None else command.names[0]
@@ -63,20 +63,20 @@ def open_first(session: Session, command: Command | None, text: str) -> None:
 
 
 def _names(text: str) -> set[str] | None:
-    """The names that may stand in Python, which is read later, and once; None where it has the tape's own words in it
-    (`#12`, `layers.0.weight`)."""
+    """Return the names that may stand in Python, which is read later, and once; None where it has the tape's own words
+    in it (`#12`, `layers.0.weight`)."""
     if re.search(r"[#∂@]|[\w)\]](?<!\d)\.\d", text):
         return None
     return set(re.findall(r"(?<![\w.])[^\W\d]\w*", text))
 
 
-def _asks_program(session: Session, text: str) -> bool:
+def _asks_program(session: TapeSession, text: str) -> bool:
     """Whether Python may name a variable of the program's."""
     names, program = _names(text), session.debuggee
     return program is not None and (names is None or not names.isdisjoint(program.namespace))
 
 
-def _open_made(session: Session, text: str) -> None:
+def _open_made(session: TapeSession, text: str) -> None:
     """Open the step in which a value was made natively: what is asked is how."""
     from nnrepl.explain.paths import target_of
 
@@ -89,7 +89,7 @@ def _open_made(session: Session, text: str) -> None:
         closed.open_at(session, value.op.position)
 
 
-def _asks_tape(session: Session, text: str) -> bool:
+def _asks_tape(session: TapeSession, text: str) -> bool:
     """Whether Python names something that only the tape knows."""
     names = _names(text)
     if names is None:
@@ -99,8 +99,20 @@ def _asks_tape(session: Session, text: str) -> bool:
     return any(on_tape(session, name) for name in names - known)
 
 
-def with_closed(session: Session, command: Command, shown: RenderableType | None) -> RenderableType | None:
-    """What a command shows, and what of the tape it has not looked at."""
-    if shown is None or not session.tape.closed or command.names[0] not in _WHOLE:
+def with_unseen(
+    session: TapeSession, command: Command, shown: RenderableType | None, away: bool
+) -> RenderableType | None:
+    """Return what a command shows, and what of the program it has not looked at.
+
+    Args:
+        away: Whether the user looks at what one op does inside: that is a tape of its own.
+    """
+    name = command.names[0]
+    if shown is None or name not in _WHOLE:
         return shown
-    return Group(shown, Text(closed.said_of_closed(session.tape), style="hint"))
+    if away and name not in ("explain", "last", "what"):
+        return Group(
+            shown, Text("This is about what is inside of the op, and nothing else; out leads back.", style="hint")
+        )
+    said = closed.said_of_closed(session.tape)
+    return Group(shown, Text(said, style="hint")) if said else shown

@@ -14,7 +14,7 @@ from rich.text import Text
 from nnrepl.commands.table import Command, Table
 
 if TYPE_CHECKING:
-    from nnrepl.learn.glossary import Word
+    from nnrepl.learn.glossary import GlossaryWord
 from nnrepl.session.errors import UserError
 from nnrepl.view.prose import prose
 from nnrepl.view.topics import ALIASES, GROUPS, TOPICS, Topic
@@ -32,8 +32,8 @@ FIRST = (
 """The eight lines with which a user begins."""
 
 
-def help_view(table: Table, topic: str = "", here: Callable[[Word], str] = lambda word: "") -> RenderableType:
-    """The first page, the whole list (`all`), one manual, one topic, or a word of the trade.
+def help_view(table: Table, topic: str = "", here: Callable[[GlossaryWord], str] = lambda word: "") -> RenderableType:
+    """Return the first page, the whole list (`all`), one manual, one topic, or a word of the trade.
 
     Args:
         here: Where such a word is met on the tape.
@@ -58,13 +58,13 @@ def help_view(table: Table, topic: str = "", here: Callable[[Word], str] = lambd
     name = ALIASES.get(topic, topic)
     if name in TOPICS:
         return _topic(table, name, TOPICS[name])
-    close = get_close_matches(topic, [*table.by_name, *TOPICS, *ALIASES], 1) or get_close_matches(topic, glossary(), 1)
+    close = get_close_matches(topic, [*table.names, *TOPICS, *ALIASES], 1) or get_close_matches(topic, glossary(), 1)
     hint = f"did you mean {close[0]}?" if close else f"apropos {topic} searches all manuals"
     raise UserError(f"there is no command and no topic {topic}; {hint}")
 
 
 def groups(table: Table) -> dict[str, list[Command]]:
-    """The commands by group, in the order in which people need them."""
+    """Return the commands by group, in the order in which people need them."""
     found: dict[str, list[Command]] = {name: [] for name in GROUPS[:-1]}
     for command in table.commands:
         if command.group != GROUPS[-1]:
@@ -78,8 +78,8 @@ def _first_page() -> RenderableType:
     return Group(_grid(list(FIRST)), topics, Text("help all lists every command.", style="hint"))
 
 
-def word_view(word: Word, here: str = "") -> RenderableType:
-    """A word of the trade, and where it is met."""
+def word_view(word: GlossaryWord, here: str = "") -> RenderableType:
+    """Return a word of the trade, and where it is met."""
     parts: list[RenderableType] = [Text(word.name, style="op.name"), prose(word.text)]
     if here:
         parts.append(Text("here    ", style="dim").append(here, style=""))
@@ -111,7 +111,7 @@ def _usage(command: Command) -> str:
 
 
 def _clause(summary: str) -> str:
-    """The first clause of a summary: `Go to the next op, into modules`."""
+    """Return the first clause of a summary: `Go to the next op, into modules`."""
     return re.split(r"[:;.] ", summary.rstrip("."), maxsplit=1)[0]
 
 
@@ -125,7 +125,7 @@ def _grid(rows: list[tuple[str, str]]) -> Grid:
 
 
 def flowing(text: str) -> str:
-    """A text whose lines are as long as the terminal is wide: what is indented stays as it is."""
+    """Return a text whose lines are as long as the terminal is wide: what is indented stays as it is."""
     lines: list[str] = []
     for line in text.splitlines():
         if lines and line and lines[-1] and not line.startswith(" ") and not lines[-1].startswith(" "):
@@ -139,7 +139,8 @@ def _manual(command: Command) -> RenderableType:
     title = Text(command.usage, style="op.name")
     if len(command.names) > 1:
         title.append("   also: " + ", ".join(command.names[1:]), style="dim")
-    return Group(title, Text(flowing(command.help)))
+    gone = [Text(f"It is to go away; type instead: {command.instead}", style="hint")] if command.instead else []
+    return Group(title, *gone, Text(flowing(command.help)))
 
 
 def _topic(table: Table, name: str, topic: Topic) -> RenderableType:
@@ -155,7 +156,7 @@ def _topic(table: Table, name: str, topic: Topic) -> RenderableType:
 
 
 def apropos_view(table: Table, word: str) -> RenderableType:
-    """The commands and topics in whose manuals a word occurs. Raises UserError if it occurs in none."""
+    """Return the commands and topics in whose manuals a word occurs. Raises UserError if it occurs in none."""
     from nnrepl.learn.glossary import glossary
 
     wanted = re.compile(re.escape(word), re.IGNORECASE)

@@ -22,7 +22,7 @@ def step(it: Interpreter, text: str) -> None:
 
     The result of the op that was stepped over is shown if it is small (see `config peek`). It goes into a `vmap`, a
     `jvp` or a `grad` inside of a loss, too: help inside.
-    Behind the last recorded op the program itself runs on to its next op.
+    After the last recorded op the program itself runs on to its next op.
     """
     it.session.step(_count(text))
 

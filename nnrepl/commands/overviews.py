@@ -19,7 +19,7 @@ from nnrepl.seen.locals_here import variables
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
 from nnrepl.session.parsed import parse
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.session.stops import Breakpoint
 from nnrepl.view.stop_list import entries_view
 from nnrepl.view.summaries import (
@@ -34,26 +34,26 @@ from nnrepl.view.summaries import (
 )
 from nnrepl.view.where import where_view
 
-Topic = Callable[[Session], RenderableType]
+Topic = Callable[[TapeSession], RenderableType]
 
 
-def _breakpoints(session: Session) -> RenderableType:
+def _breakpoints(session: TapeSession) -> RenderableType:
     return entries_view(listed(session))
 
 
-def _watches(session: Session) -> RenderableType:
+def _watches(session: TapeSession) -> RenderableType:
     watches = [entry for entry in session.stops if not isinstance(entry, Breakpoint)]
     if not watches:
         return Text("There are no watches or catches; watch EXPR, catch nan.", style="hint")
     return entries_view(listed(session, watches))
 
 
-def _displays(session: Session) -> RenderableType:
+def _displays(session: TapeSession) -> RenderableType:
     shown = [Text(f"{number}: {text}") for number, text in session.displays.items()]
     return Group(*shown) if shown else Text("Nothing is displayed; display z1 begins.", style="hint")
 
 
-def _variables(session: Session, arguments: bool) -> RenderableType:
+def _variables(session: TapeSession, arguments: bool) -> RenderableType:
     return variables_view(variables(session, arguments), "arguments" if arguments else "variables")
 
 
@@ -148,7 +148,7 @@ def stats(it: Interpreter, text: str) -> RenderableType | None:
 
 
 def _matching(it: Interpreter, pattern: str) -> list[tuple[str, mx.array]]:
-    """The newest values whose names fit a pattern with wildcards."""
+    """Return the newest values whose names fit a pattern with wildcards."""
     session = it.session
     found = []
     for name in dict.fromkeys([*session.names.known(), *session.names.paths()]):

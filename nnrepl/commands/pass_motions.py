@@ -53,7 +53,8 @@ def plot(it: Interpreter, text: str) -> RenderableType | None:
 
 
 def _closed(line: Timeline, curves: Sequence[Curve]) -> str:
-    """What to say of the steps that are in no curve because nobody has looked into them; "" if there are none."""
+    """Return what to say of the steps that are in no curve because nobody has looked into them; "" if there are
+    none."""
     drawn = {place for curve in curves for place in curve.places}
     closed = {part.step.number for part in line.tape.passes if len(part) and isinstance(part.ops[0], ClosedOp)} - drawn
     if not closed:

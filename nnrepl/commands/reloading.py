@@ -48,7 +48,7 @@ def _reload(it: Interpreter, everything: bool) -> RenderableType | None:
 
 
 def _files(it: Interpreter) -> Files:
-    """The files of the program. Raises UserError without one."""
+    """Return the files of the program. Raises UserError without one."""
     if it.session.files is None:
         raise UserError("there is no program here whose files nnrepl has read; nnrepl PROGRAM has one")
     return it.session.files

@@ -23,7 +23,7 @@ FILE_AND_ARGUMENTS = Grammar("[FILE [ARG ...]]", lambda text: True, "files")
 
 
 def file_name(text: str) -> str:
-    """A file name as typed: quotes, `~` and `$NAME` are taken as a shell takes them."""
+    """Return a file name as typed: quotes, `~` and `$NAME` are taken as a shell takes them."""
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return text[1:-1]
     name = os.path.expandvars(os.path.expanduser(text))
@@ -40,6 +40,7 @@ def save_(it: Interpreter, text: str) -> RenderableType | None:
     with `all`, every value is evaluated and kept. The file is a safetensors file; `nnrepl run.safetensors`,
     or `load run` at the prompt, opens it. A file of that name is replaced once the new one is complete.
     """
+    text = text.removeprefix("-f ")  # as `export` has it; here a file is always replaced
     name, _, last = text.rpartition(" ")
     everything = bool(name.strip()) and last == "all"
     from nnrepl.programs.saving import save as write

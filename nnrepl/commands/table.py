@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from nnrepl.commands.interpreter import Interpreter
 
-Run = Callable[["Interpreter", str], "RenderableType | None"]
+Handler = Callable[["Interpreter", str], "RenderableType | None"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Grammar:
             "words", "".
 
         words: Those that it offers for "words".
-        options: Whether `/4f` may stand right behind the command's name.
+        options: Whether `/4f` may stand right after the command's name.
     """
 
     name: str
@@ -74,14 +74,18 @@ class Command:
         group: Under which heading `help` lists it.
         repeats: Whether an empty line repeats it (motions only).
         help: Its manual: the docstring of the function.
+        hidden: Whether it is listed and offered nowhere; typed, it works.
+        instead: What to type instead, of one that is to go away: it is hidden, works, and says so.
     """
 
     names: tuple[str, ...]
     grammar: Grammar
-    run: Run
+    run: Handler
     group: str
     repeats: bool
     help: str
+    hidden: bool = False
+    instead: str = ""
 
     @property
     def usage(self) -> str:
@@ -96,7 +100,12 @@ class Command:
 
 @dataclass
 class Table:
-    """All commands by name."""
+    """All commands by name.
+
+    Attributes:
+        commands: Those that are listed, in order.
+        by_name: All, the hidden ones too.
+    """
 
     commands: list[Command] = field(default_factory=list)
     by_name: dict[str, Command] = field(default_factory=dict)
@@ -107,7 +116,13 @@ class Table:
             if name in self.by_name:
                 raise ValueError(f"two commands are called {name}")
             self.by_name[name] = command
-        self.commands.append(command)
+        if not (command.hidden or command.instead):
+            self.commands.append(command)
+
+    @property
+    def names(self) -> list[str]:
+        """Every name of a command that is listed: what may be suggested."""
+        return [name for command in self.commands for name in command.names]
 
     def __contains__(self, name: str) -> bool:
         return name in self.by_name
@@ -119,18 +134,21 @@ class Table:
 TABLE = Table()
 
 
-def command(*names: str, takes: Grammar = NOTHING, group: str, repeats: bool = False) -> Callable[[Run], Run]:
-    """Enter a function into the table as a command; its docstring is its manual."""
+def command(
+    *names: str, takes: Grammar = NOTHING, group: str, repeats: bool = False, hidden: bool = False, instead: str = ""
+) -> Callable[[Handler], Handler]:
+    """Enter a function into the table as a command; its docstring is its manual. See `Command` for the rest."""
 
-    def enter(run: Run) -> Run:
-        TABLE.add(Command(names, takes, run, group, repeats, inspect.cleandoc(run.__doc__ or "")))
+    def enter(run: Handler) -> Handler:
+        manual = inspect.cleandoc(run.__doc__ or "")
+        TABLE.add(Command(names, takes, run, group, repeats, manual, hidden, instead))
         return run
 
     return enter
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TypedLine:
     """What a line at the prompt is.
 
     Attributes:
@@ -146,12 +164,12 @@ class Line:
     parsed: Parsed | None = None
 
     @staticmethod
-    def python(parsed: Parsed) -> Line:
-        """A line of Python."""
-        return Line("python", parsed.text, None, parsed)
+    def python(parsed: Parsed) -> TypedLine:
+        """Return a line of Python."""
+        return TypedLine("python", parsed.text, None, parsed)
 
 
-def classify(line: str, table: Table = TABLE, is_name: Callable[[str], bool] = lambda word: False) -> Line:
+def classify(line: str, table: Table = TABLE, is_name: Callable[[str], bool] = lambda word: False) -> TypedLine:
     """Decide by its syntax whether a line is a command or Python, and where both would do (`p (a)[0]`, `n -1`) by
     whether the word is a name of the program.
 
@@ -166,9 +184,9 @@ def classify(line: str, table: Table = TABLE, is_name: Callable[[str], bool] = l
     """
     stripped = line.strip()
     if not stripped:
-        return Line("empty", "")
+        return TypedLine("empty", "")
     if stripped.startswith("!"):
-        return Line.python(parse(stripped[1:]))
+        return TypedLine.python(parse(stripped[1:]))
     if stripped.startswith("?"):
         stripped = f"help {stripped[1:]}".strip()
     word, form, rest = _split(stripped, table)
@@ -180,22 +198,22 @@ def classify(line: str, table: Table = TABLE, is_name: Callable[[str], bool] = l
         if not parsed.is_python or _is_command(known, word, parsed, rest, is_name):
             for meant in (_unwrapped(rest), rest):
                 if form or (meant and known.grammar.accepts(meant)):
-                    return Line("command", f"{form} {meant}" if form else meant, known)
+                    return TypedLine("command", f"{form} {meant}" if form else meant, known)
     if parsed.is_python:
-        return Line.python(parsed)
+        return TypedLine.python(parsed)
     if word in table:
         raise UserError(f"{word} cannot take {rest!r}; it is written: {table[word].usage}")
     raise unknown(parsed, table)
 
 
-def _bare(known: Command, word: str) -> Line:
+def _bare(known: Command, word: str) -> TypedLine:
     if not known.grammar.accepts(""):
         raise UserError(f"{word} needs more; it is written: {known.usage}")
-    return Line("command", "", known)
+    return TypedLine("command", "", known)
 
 
 def _split(line: str, table: Table) -> tuple[str, str, str]:
-    """The first word, its options (`/4f`) where the command takes some, and the rest. `p(x)` is `p (x)`."""
+    """Return the first word, its options (`/4f`) where the command takes some, and the rest. `p(x)` is `p (x)`."""
     word, _, rest = line.partition(" ")
     called = re.match(r"[A-Za-z][\w-]*(?=\()", line)
     if called is not None and called[0] in table and not hasattr(builtins, called[0]):
@@ -231,13 +249,13 @@ def _unwrapped(text: str) -> str:
 
 
 def unknown(parsed: Parsed, table: Table = TABLE) -> UserError:
-    """What to say of a line that is neither a command nor Python."""
+    """Return what to say of a line that is neither a command nor Python."""
     line = parsed.text
     word = line.partition(" ")[0]
     reason = "" if parsed.error is None else str(getattr(parsed.error, "msg", parsed.error))
     if isinstance(parsed.error, (RecursionError, MemoryError)):
         reason = "it is too deeply nested"
-    close = get_close_matches(word, table.by_name, 1)
+    close = get_close_matches(word, table.names, 1)
     if close and " " not in word and re.fullmatch(r"[\w-]+", word):
         return UserError(f"there is no command {word}; did you mean {close[0]}?")
     if re.fullmatch(r"[A-Za-z][\w-]*", word) and word != line and not keyword.iskeyword(word):

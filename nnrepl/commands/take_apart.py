@@ -11,14 +11,14 @@ from nnrepl.commands.understand import UNDERSTAND
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
 from nnrepl.session.lookup import NUMBER
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import Op
 
 OP = Grammar("[NAME | PLACE]", lambda text: True, "places")
 
 
-def op_of(session: Session, text: str) -> Op:
-    """The op that is meant: the one at a place, the one that made a name, or the one at the cursor."""
+def op_of(session: TapeSession, text: str) -> Op:
+    """Return the op that is meant: the one at a place, the one that made a name, or the one at the cursor."""
     if not text:
         if session.op is None:
             raise UserError("the cursor stands after the last op; name one, such as #3")

@@ -8,11 +8,11 @@ from rich.text import Text
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, NOTHING, Grammar, command
 from nnrepl.seen.timeline_rows import branches
-from nnrepl.session.changes import same_place
 from nnrepl.session.closed import closed_between, natively_said
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
 from nnrepl.session.lookup import Lookup
+from nnrepl.session.other_tape import same_place
 from nnrepl.session.parsed import parse
 from nnrepl.timeline.compare import candidates, changes, pairs_of
 from nnrepl.timeline.timelines import Timeline
@@ -47,7 +47,7 @@ def undo(it: Interpreter, text: str) -> RenderableType | None:
     """Go back to the timeline before the last change; nothing is computed again.
 
     Where something was typed since then, that is taken back, with all that it did: the program runs again without it,
-    and without what only looked behind it.
+    and without what only looked after it.
     """
     return _on(it, it.session.changes.undo())
 
@@ -116,7 +116,10 @@ def _diff_one(it: Interpreter, name: str, before: Timeline, after: Timeline) -> 
     found = []
     for line in (before, after):
         cursor = same_place(it.session.tape, it.session.cursor, line.tape)
-        found.append(Lookup(line.tape, line.names).by_words(name, cursor))
+        try:
+            found.append(Lookup(line.tape, line.names).by_words(name, cursor))
+        except UserError as error:
+            raise UserError(f"in timeline {line.number}: {error}") from None
     it.session.evaluate(found)
     with aside():
         return diff_of_one(name, found[0], found[1], before, after)

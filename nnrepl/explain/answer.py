@@ -37,7 +37,7 @@ class Evidence:
 
 
 @dataclass(slots=True)
-class Answer:
+class Cause:
     """A cause, with its evidence.
 
     Attributes:
@@ -47,7 +47,8 @@ class Answer:
         evidence: The tensors that show it.
         links: The chain from the loss.
         also: What else is to be known.
-        cause: For a missing gradient: "cut" by an op, "unused" in the loss, "frozen".
+        cause: For a missing gradient one of the keys of `missing.WORDS`, such as "cut", "unused", "frozen".
+        owner: For a frozen parameter, what the program calls the model that has it.
         ops: How many ops were evaluated for it.
     """
 
@@ -59,4 +60,5 @@ class Answer:
     also: list[str] = field(default_factory=list)
     advice: str = ""
     cause: str = ""
+    owner: str = ""
     ops: int = 0

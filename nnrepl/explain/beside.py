@@ -15,7 +15,7 @@ from nnrepl.record.segments import register_text
 from nnrepl.record.stack import Stack
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import Parsed
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.session.statements import noticing
 from nnrepl.tape import RUN_PASS, Tape, Value
 
@@ -44,7 +44,7 @@ class _Inputs:
         self._recorder.leaf(array, "input", words.name(value))
 
 
-def run_beside(session: Session, line: Parsed) -> BesideSession:
+def run_beside(session: TapeSession, line: Parsed) -> BesideSession:
     """Run an expression, or an assignment, where the cursor stands, and record it. What it gives is `_` afterwards, and
     has the name that it is assigned to at the prompt.
 
@@ -79,7 +79,7 @@ def run_beside(session: Session, line: Parsed) -> BesideSession:
 
 
 def _expression(line: Parsed) -> tuple[Parsed, str]:
-    """The part of a statement that gives something, and the name that it is assigned to, "" if to none."""
+    """Return the part of a statement that gives something, and the name that it is assigned to, "" if to none."""
     if line.error is not None:
         raise line.error
     change = line.assignment

@@ -31,7 +31,7 @@ class Names:
         self._shared = {name for name, held in holders.items() if len(held) > 1}
 
     def __call__(self, value: Value) -> str:
-        """The name of a value."""
+        """Return the name of a value."""
         name = self._plain(value)
         if name not in self._shared or value.op is None or name.startswith("#"):
             return name
@@ -42,6 +42,8 @@ class Names:
         return f"{name}@{value.op.label.removeprefix('#')}"
 
     def _plain(self, value: Value) -> str:
+        if value.op is not None and value.op.part.adds_to(value) is not None:
+            return _number(value)  # ∂L/∂x is the sum of all its parts
         taken = value in self._taken or value.gradient_of is not None
         return words.name(value, self._taker if taken else None)
 
@@ -53,7 +55,7 @@ def _number(value: Value) -> str:
 
 
 def names_for(op: Op) -> Names:
-    """The names of all values that take part in an op."""
+    """Return the names of all values that take part in an op."""
     return named_by(Names, op)
 
 
@@ -61,19 +63,19 @@ AnyNames = TypeVar("AnyNames", bound=Names)
 
 
 def named_by(kind: type[AnyNames], op: Op) -> AnyNames:
-    """The names of all values that take part in an op, written in a way of their own."""
+    """Return the names of all values that take part in an op, written in a way of their own."""
     forward = op.of
     more = (*forward.inputs, *forward.outputs) if forward is not None else ()
     return kind([*op.inputs, *op.outputs, *more], op.outputs, forward or op)
 
 
 def operand(look: Look, value: Value, names: Names) -> Operand:
-    """A value as an operand; it is evaluated when its numbers are asked for."""
+    """Return a value as an operand; it is evaluated when its numbers are asked for."""
     return Operand(names(value), value.shape, value.dtype, lambda: look.array(value), value.canonical)
 
 
 def case_of(look: Look, op: Op, entry: Entry, names: Names) -> Case:
-    """A forward op, or the forward op that a backward op differentiates with the gradients that came in."""
+    """Return a forward op, or the forward op that a backward op differentiates with the gradients that came in."""
     forward = op.of or op
     operands = {value.canonical: operand(look, value, names) for value in forward.inputs}
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.explain.differences import Difference, Scalar, Slope, spread, suspects
+from nnrepl.explain.differences import CentralDifference, Neighbourhood, Scalar, spread, suspects
 from nnrepl.explain.elements import Index, unravel
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
@@ -64,7 +64,7 @@ class Element:
 
     index: Index
     gradient: float
-    slope: Slope
+    slope: CentralDifference
 
     @property
     def difference(self) -> float:
@@ -130,7 +130,7 @@ class Checked:
 
 
 @dataclass(slots=True)
-class Report:
+class CheckReport:
     """The gradients that were checked, and what that took.
 
     Attributes:
@@ -146,7 +146,7 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class GradientQuestion:
     """A gradient that is to be checked.
 
     Attributes:
@@ -176,7 +176,7 @@ class Question:
     exact: Callable[[], mx.array | None] | None = None
 
 
-def check_op(session: Reading, op: Op) -> Report:
+def check_op(session: Reading, op: Op) -> CheckReport:
     """Check every gradient that one backward op gives (or the backward op of a forward op, or a vjp of the program's
     own).
 
@@ -191,15 +191,18 @@ def check_op(session: Reading, op: Op) -> Report:
     questions = _of_composite(look, session, own) if isinstance(_first(own), Composite) else _of_op(look, session, op)
     with aside():
         found = [_compare(question) for question in questions]
-    return Report(found, look.ops, 0, time.perf_counter() - begin)
+    return CheckReport(found, look.ops, 0, time.perf_counter() - begin)
 
 
 def _first(op: Op) -> object:
     return op.args[0] if op.args else None
 
 
-def _of_op(look: Look, session: Reading, op: Op) -> list[Question]:
+def _of_op(look: Look, session: Reading, op: Op) -> list[GradientQuestion]:
     backward = op if op.of is not None else _backward_of(session, op)
+    if backward is not None and backward.operation.kind == "accumulate":
+        parts = ", ".join(dict.fromkeys(value.op.label for value in backward.inputs if value.op is not None))
+        raise UserError(f"{backward.label} adds gradients up; check what it adds: {parts}")
     rule = rule_of(backward) if backward is not None else None
     if backward is None or rule is None:
         raise UserError(
@@ -210,8 +213,6 @@ def _of_op(look: Look, session: Reading, op: Op) -> list[Question]:
             f"{backward.label} lies in a vmap, where each sample has a gradient of its own; call {backward.part.title} "
             "on one sample to check it"
         )
-    if backward.operation.kind == "accumulate":
-        raise UserError(f"{backward.label} adds gradients; check the op before it")
     forward = rule.op
     look.see([*backward.inputs, *backward.outputs, *forward.inputs])
     cotangents = upstream(backward)[: len(rule.outputs)]
@@ -222,12 +223,12 @@ def _of_op(look: Look, session: Reading, op: Op) -> list[Question]:
         if mx.issubdtype(of.dtype, mx.floating) and of.size:
             run = projected(forward, of, rule.outputs, [value.array for value in cotangents])
             coarse = coarsest([*forward.inputs, *forward.outputs, *cotangents])
-            questions.append(Question(gradient.name, of, gradient.array, run, coarse, peak, _ELEMENTS))
+            questions.append(GradientQuestion(gradient.name, of, gradient.array, run, coarse, peak, _ELEMENTS))
     return questions
 
 
-def _of_composite(look: Look, session: Reading, op: Op) -> list[Question]:
-    """A function with a vjp of the program's own: what MLX makes of that vjp, against the function itself."""
+def _of_composite(look: Look, session: Reading, op: Op) -> list[GradientQuestion]:
+    """Return a function with a vjp of the program's own: what MLX makes of that vjp, against the function itself."""
     composite = _first(op)
     assert isinstance(composite, Composite)
     outputs = [value for value in op.outputs if mx.issubdtype(value.dtype, mx.floating)]
@@ -248,12 +249,14 @@ def _of_composite(look: Look, session: Reading, op: Op) -> list[Question]:
                 gradient = mx.vjp(make(of.dtype), [of.array], [mx.array(1.0, of.dtype)])[1][0]
                 mx.eval(gradient)
             name = f"the part of ∂L/∂{of.name} that comes from {op.label} {op.name}"
-            questions.append(Question(name, of, gradient, make, coarsest([*composite.inputs]), peak, _ELEMENTS, 0.02))
+            questions.append(
+                GradientQuestion(name, of, gradient, make, coarsest([*composite.inputs]), peak, _ELEMENTS, 0.02)
+            )
     return questions
 
 
 def _backward_of(session: Reading, op: Op) -> Op | None:
-    """The VJP of a forward op."""
+    """Return the VJP of a forward op."""
     for later in session.tape.ops[op.position + 1 :]:
         if later.of is op and rule_of(later) is not None and later.operation.kind == "vjp":
             return later
@@ -265,7 +268,7 @@ def _backward_of(session: Reading, op: Op) -> Op | None:
 # -- whole passes ------------------------------------------------------------------------------------------------------
 
 
-def check_pass(session: Reading, part: Pass, leaves: Sequence[Value]) -> Report:
+def check_pass(session: Reading, part: Pass, leaves: Sequence[Value]) -> CheckReport:
     """Check whole gradients of a pass: the forward ops are computed again for each element, so only few are taken one
     by one. Ctrl-C stops it with what it has.
 
@@ -278,15 +281,17 @@ def check_pass(session: Reading, part: Pass, leaves: Sequence[Value]) -> Report:
     look = Look(session)
     gradients = {leaf: part.grads[leaf][-1] for leaf in leaves}
     look.see([value for pair in gradients.items() for value in pair])
-    report = Report(left=len(leaves))
+    report = CheckReport(left=len(leaves))
     try:
         _forewarn(session, look, part, leaves)
         for leaf, gradient in gradients.items():
             replayed = Recomputed(part, leaf)
             look.see(replayed.taken)
             peak = _peak(look, gradient)
-            question = Question(gradient.name, leaf, gradient.array, replayed.at, replayed.coarse, peak, _REPLAYED,
-                                value=replayed.value(), smooth=replayed.smooth, exact=replayed.gradient)  # fmt: skip
+            question = GradientQuestion(
+                gradient.name, leaf, gradient.array, replayed.at, replayed.coarse, peak, _REPLAYED,
+                value=replayed.value(), smooth=replayed.smooth, exact=replayed.gradient,
+            )  # fmt: skip
             with aside():
                 found = _compare(question)
             found.fixed, found.custom = replayed.fixed, replayed.custom
@@ -336,8 +341,8 @@ def _about(seconds: float) -> str:
 
 
 def _peak(look: Look, gradient: Value) -> float:
-    """The largest number in the last few steps to a gradient: what it was added up from, and rounded at; where many
-    numbers are added up to each element, their sum without signs."""
+    """Return the largest number in the last few steps to a gradient: what it was added up from, and rounded at; where
+    many numbers are added up to each element, their sum without signs."""
     found = {gradient}
     edge = [gradient]
     for _ in range(_NEAR):
@@ -364,9 +369,9 @@ _NEAR = 6
 # -- comparing ---------------------------------------------------------------------------------------------------------
 
 
-def _compare(question: Question) -> Checked:
+def _compare(question: GradientQuestion) -> Checked:
     found = Checked(question.name, question.of)
-    if not question.of.size:
+    if not question.of.size or not mx.issubdtype(question.of.dtype, mx.floating):
         return found
     function = _function(question, found)
     flat = question.gradient.flatten()
@@ -392,7 +397,7 @@ def _compare(question: Question) -> Checked:
     return found
 
 
-def _set_aside(found: Checked, question: Question) -> None:
+def _set_aside(found: Checked, question: GradientQuestion) -> None:
     """Take out what is no fault of a rule: in float64 the same rules give the slope. A wrong one is wrong there too."""
     exact = question.exact() if found.wrong and question.exact is not None and question.coarse != mx.float64 else None
     if exact is None:
@@ -412,7 +417,7 @@ def _allowed(gradient: mx.array, mask: mx.array, room: Room, floor: float) -> fl
     return room.share * float(size) + 10 * floor * math.sqrt(float(count))
 
 
-def _judge(found: Checked, element: Element, room: Room, floor: float, top: float, function: Difference) -> None:
+def _judge(found: Checked, element: Element, room: Room, floor: float, top: float, function: Neighbourhood) -> None:
     slope = element.slope
     found.elements.append(element)
     limit = room.share * abs(slope.value) + floor
@@ -441,8 +446,8 @@ def _judge(found: Checked, element: Element, room: Room, floor: float, top: floa
         found.rough.append(element)
 
 
-def _function(question: Question, found: Checked) -> Difference:
-    """The function of a question, in float64 where it can be.
+def _function(question: GradientQuestion, found: Checked) -> Neighbourhood:
+    """Return the function of a question, in float64 where it can be.
 
     Raises:
         UserError: If it cannot be computed again.
@@ -451,7 +456,7 @@ def _function(question: Question, found: Checked) -> Difference:
         for dtype in (mx.float64, mx.float32):
             found.dtype = dtype
             run = _on_cpu(question.make(dtype))
-            function = Difference(run, question.of.array.astype(dtype).flatten(), question.of.shape)
+            function = Neighbourhood(run, question.of.array.astype(dtype).flatten(), question.of.shape)
             try:
                 function.measure()
             except (ValueError, RuntimeError) as error:
@@ -486,7 +491,7 @@ def _settle() -> None:
 
 
 def last_with(session: Reading, value: Value) -> tuple[Pass, Value] | None:
-    """The last gradient pass that has a whole gradient of a value, on either side of the cursor."""
+    """Return the last gradient pass that has a whole gradient of a value, on either side of the cursor."""
     parts = (part for part in reversed(session.tape.passes) if part.kind == GRADIENT_PASS and part.grads.get(value))
     part = next(parts, None)
     return None if part is None else (part, value)

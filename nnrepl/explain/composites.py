@@ -22,7 +22,7 @@ _LINES = 14
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CompositeCall:
     """One call of a function or a module that made ops.
 
     Attributes:
@@ -38,20 +38,20 @@ class Call:
     ops: list[Op]
 
 
-def find_call(session: Reading, text: str) -> Call | None:
-    """The call of a function (`loss_fn`, `Net.__call__`) or a module (`layers.0`): at the cursor, else the last one
-    before, else the next; None if nothing recorded is called so."""
+def find_call(session: Reading, text: str) -> CompositeCall | None:
+    """Return the call of a function (`loss_fn`, `Net.__call__`) or a module (`layers.0`): at the cursor, else the last
+    one before, else the next; None if nothing recorded is called so."""
     text = dotted(text)
     if not re.fullmatch(r"[\w.]+", text):
         return None
     module = _module(session, text)
-    found: dict[Activation, Call] = {}
+    found: dict[Activation, CompositeCall] = {}
     for op in session.tape.ops:
         if op.of is not None or op.phase == "backward" or op.scope is None:
             continue
         call = _called(session, op, text, module)
         if call is not None:
-            found.setdefault(call[0], Call(text, call[1], call[0], [])).ops.append(op)
+            found.setdefault(call[0], CompositeCall(text, call[1], call[0], [])).ops.append(op)
     calls = list(found.values())
     if not calls:
         return None
@@ -62,7 +62,7 @@ def find_call(session: Reading, text: str) -> Call | None:
 
 
 def _module(session: Reading, text: str) -> InModule | None:
-    """The module that a path means, bare or from the variable that holds its model."""
+    """Return the module that a path means, bare or from the variable that holds its model."""
     try:
         place = session.place(text)
     except UserError:
@@ -82,8 +82,8 @@ def _called(session: Reading, op: Op, text: str, module: InModule | None) -> tup
     return None
 
 
-def explain_call(session: Reading, call: Call) -> Explanation:
-    """A call as a whole: what it computes, from what, in which steps, and how the loss depends on its result."""
+def explain_call(session: Reading, call: CompositeCall) -> Explanation:
+    """Return a call as a whole: what it computes, from what, in which steps, and how the loss depends on its result."""
     look = Look(session)
     first, last = call.ops[0], call.ops[-1]
     code = call.scope.code
@@ -113,7 +113,7 @@ def explain_call(session: Reading, call: Call) -> Explanation:
     return found
 
 
-def _known(call: Call) -> Whole | None:
+def _known(call: CompositeCall) -> Whole | None:
     if call.kind:
         return LAYERS.get(call.kind)
     # A function of the program that is only called like one of MLX's is not known.
@@ -121,14 +121,14 @@ def _known(call: Call) -> Whole | None:
     return LOSSES.get(call.scope.code.co_name) if file.endswith("mlx/nn/losses.py") else None
 
 
-def _taken(call: Call) -> list[Value]:
-    """What the call used that it did not make itself."""
+def _taken(call: CompositeCall) -> list[Value]:
+    """Return what the call used that it did not make itself."""
     own = set(call.ops)
     return list(dict.fromkeys(value for op in call.ops for value in op.inputs if value.op not in own))
 
 
-def _results(call: Call) -> list[Value]:
-    """What the call made that was used outside of it (or not at all): the last one first."""
+def _results(call: CompositeCall) -> list[Value]:
+    """Return what the call made that was used outside of it (or not at all): the last one first."""
     own = set(call.ops)
     made = [value for op in call.ops for value in op.outputs]
     used = {value for value in made if any(user in own for user in value.consumers)}
@@ -140,8 +140,8 @@ def _list(values: list[Value], names: Names) -> str:
     return (", ".join(named) + (", …" if len(values) > 4 else "")) or "nothing"
 
 
-def _steps(session: Reading, look: Look, call: Call, names: Names) -> list[str]:
-    """The parts of the call in order: an op, or a module that it calls, a line."""
+def _steps(session: Reading, look: Look, call: CompositeCall, names: Names) -> list[str]:
+    """Return the parts of the call in order: an op, or a module that it calls, a line."""
     parts: list[tuple[str, list[Op]]] = []
     for op in call.ops:
         part = _part(session, op, call)
@@ -164,8 +164,8 @@ def _steps(session: Reading, look: Look, call: Call, names: Names) -> list[str]:
     return lines
 
 
-def _part(session: Reading, op: Op, call: Call) -> str:
-    """The module inside of the call in which an op was made, "" for an op of the call's own."""
+def _part(session: Reading, op: Op, call: CompositeCall) -> str:
+    """Return the module inside of the call in which an op was made, "" for an op of the call's own."""
     for path, step in session.names.calls(op):
         if step is not call.scope and step.within(call.scope):
             return f"{path or type(step.owner).__name__} ({type(step.owner).__name__})"

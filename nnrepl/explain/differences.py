@@ -21,7 +21,7 @@ Scalar = Callable[[mx.array], mx.array]
 
 
 @dataclass(frozen=True, slots=True)
-class Slope:
+class CentralDifference:
     """A slope by central differences.
 
     Attributes:
@@ -41,7 +41,7 @@ class Slope:
 
 
 @dataclass(slots=True)
-class Difference:
+class Neighbourhood:
     """A function around a tensor.
 
     Attributes:
@@ -60,11 +60,11 @@ class Difference:
     noise: float = 0.0
     here: float = 0.0
     evaluations: int = field(default=0)
-    smooth: Difference | None = None
+    smooth: Neighbourhood | None = None
 
-    def beside(self, run: Scalar) -> Difference:
+    def beside(self, run: Scalar) -> Neighbourhood:
         """Another function of the same tensor, which has the same value here and is as noisy."""
-        return Difference(run, self.flat, self.shape, self.noise, self.here)
+        return Neighbourhood(run, self.flat, self.shape, self.noise, self.here)
 
     def measure(self) -> None:
         """Find the noise.
@@ -88,12 +88,12 @@ class Difference:
         self.noise = max(least, 2 * found) if math.isfinite(found) else math.inf
 
     def signs(self, number: int) -> mx.array:
-        """A random direction: 1 or −1 for each element."""
+        """Return a random direction: 1 or −1 for each element."""
         draw = mx.random.bernoulli(0.5, (self.flat.size,), key=mx.random.key(number))
         return (draw.astype(mx.float32) * 2 - 1).astype(self.flat.dtype)
 
-    def along(self, direction: mx.array, length: float = 1.0, enough: float = 0.0) -> Slope:
-        """The slope along a direction. Larger steps are tried as long as they leave less doubt.
+    def along(self, direction: mx.array, length: float = 1.0, enough: float = 0.0) -> CentralDifference:
+        """Return the slope along a direction. Larger steps are tried as long as they leave less doubt.
 
         Args:
             length: How long the direction is: the first step is the shorter.
@@ -109,7 +109,7 @@ class Difference:
             best = found
         return best
 
-    def _central(self, direction: mx.array, step: float) -> Slope:
+    def _central(self, direction: mx.array, step: float) -> CentralDifference:
         slopes = []
         for size in (step, 2 * step):
             left = (self.here - self._at(self.flat - size * direction)) / size
@@ -121,18 +121,20 @@ class Difference:
         noise = 2 * self.noise / step
         # Curvature bends twice as much over twice the step; a kink as much as before.
         jump = max(abs(2 * bend - far_bend) - 4 * noise, 0.0)
-        return Slope(value, left, right, abs(value - other) + noise, jump, step)
+        return CentralDifference(value, left, right, abs(value - other) + noise, jump, step)
 
-    def element(self, at: int, enough: float = 0.0) -> Slope:
-        """The slope along one element."""
+    def element(self, at: int, enough: float = 0.0) -> CentralDifference:
+        """Return the slope along one element."""
         own: Any = self.flat[at].item()
         size = max(abs(own), 1.0)
         one = (mx.arange(self.flat.size) == at).astype(self.flat.dtype)
         found = self.along(one * size, enough=enough * size)
-        return Slope(found.value / size, found.left / size, found.right / size, found.doubt / size, found.jump / size,
-                     found.step * size)  # fmt: skip
+        return CentralDifference(
+            found.value / size, found.left / size, found.right / size, found.doubt / size, found.jump / size,
+            found.step * size,
+        )  # fmt: skip
 
-    def stays(self, at: int, gradient: float, slope: Slope, limit: float) -> bool | None:
+    def stays(self, at: int, gradient: float, slope: CentralDifference, limit: float) -> bool | None:
         """Whether the difference between a gradient and a slope along one element stays when the step is made
         smaller. Kinks that lie inside of the step (a ReLU here and there) make one that shrinks with it; a wrong
         gradient is wrong at every step. None where the noise of smaller steps hides it.
@@ -150,7 +152,7 @@ class Difference:
             told = left > first / 2
         return told
 
-    def fades(self, at: int, gradient: float, slope: Slope, off: float) -> bool:
+    def fades(self, at: int, gradient: float, slope: CentralDifference, off: float) -> bool:
         """Whether the difference between a gradient and a slope along one element all but goes away when the step is
         made larger: rounding on the way, which the noise that was measured does not show, weighs less then."""
         one = (mx.arange(self.flat.size) == at).astype(self.flat.dtype)
@@ -168,16 +170,16 @@ class Difference:
 
 
 def _single(value: float) -> float:
-    """A number rounded to float32."""
+    """Return a number rounded to float32."""
     rounded: Any = mx.array(value, mx.float32).item() if math.isfinite(value) else value
     return float(rounded)
 
 
 def suspects(
-    function: Difference, gradient: mx.array, allowed: Callable[[mx.array], float], most: int = 3
+    function: Neighbourhood, gradient: mx.array, allowed: Callable[[mx.array], float], most: int = 3
 ) -> list[int]:
-    """The elements at which a gradient is wrong, found by halving: all elements together along a random direction,
-    and, where that does not agree, one half and the other.
+    """Return the elements at which a gradient is wrong, found by halving: all elements together along a random
+    direction, and, where that does not agree, one half and the other.
 
     Args:
         gradient: The gradient, flat.
@@ -209,7 +211,7 @@ def suspects(
 
 
 def spread(gradient: mx.array, count: int) -> list[int]:
-    """The places of the largest elements of a flat gradient, and some that are evenly spread."""
+    """Return the places of the largest elements of a flat gradient, and some that are evenly spread."""
     size = gradient.size
     if size <= count:
         return list(range(size))

@@ -8,21 +8,23 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.answer import Answer
+from nnrepl.explain.answer import Cause
 from nnrepl.explain.known import FIXED, bind, entry_for
 from nnrepl.explain.look import Look
 from nnrepl.explain.outside import detours
+from nnrepl.explain.tails import tails, told
 from nnrepl.ops import Trait, has
 from nnrepl.record.gradient_names import lies_inside
 from nnrepl.session.reading import Reading
-from nnrepl.tape import GRADIENT_PASS, Inside, Op, Pass, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, Inside, Op, Pass, Tape, Value, inside_of
 
 
-def why_none(session: Reading, value: Value) -> Answer:
+def why_none(session: Reading, value: Value) -> Cause:
     """Follow a value from where it enters towards the loss, and say where its way ends.
 
     The causes are told apart: "unused" in the loss, "cut" by an op that passes no gradient, cut by an "edit", used
-    only as "data" (places, conditions), "frozen", or never "asked" for.
+    only as "data" (places, conditions), "frozen", never "asked" for, "lost" on the way for no reason that is known,
+    "inside" of a call that MLX ran by itself, "failed" with its pass; "" where the value is in no gradient pass.
     """
     if value.inside is not None:
         return _inside(value, value.inside)
@@ -31,20 +33,21 @@ def why_none(session: Reading, value: Value) -> Answer:
     part = _pass_of(session, value)
     name = value.name
     if part is None:
-        return Answer(f"No gradient was taken in which {name} takes part.", advice=_how_to(value))
+        return Cause(f"No gradient was taken in which {name} takes part.", advice=_how_to(value))
     cone = _forward_cone(session, part, value)
     if part.error is not None:
-        return Answer(
-            f"∂L/∂{name} was not computed: the pass ended with {type(part.error).__name__}. why error tells more."
+        return Cause(
+            f"∂L/∂{name} was not computed: the pass ended with {type(part.error).__name__}. why error tells more.",
+            cause="failed",
         )
     asked = value in part.wrt or value.canonical in cone.asked
     head = f"∂L/∂{name} does not exist"
     if not cone.reached and not cone.edits:
-        also = [_namesake(name, namesake)] if namesake is not None else _other_model(session, part, value)
-        return Answer(f"{head}: {name} is never used in {part.address}, so the loss does not depend on it.",
-                      reasons=[_never(value), *also], advice=_how_to_use(value), cause="unused")  # fmt: skip
+        also = [_namesake(tape, name, namesake)] if namesake is not None else _other_model(session, part, value)
+        return Cause(f"{head}: {name} is never used in {part.address}, so the loss does not depend on it.",
+                      reasons=[_never(tape, value), *also], advice=_how_to_use(value), cause="unused")  # fmt: skip
     into_loss = _ancestors_of_loss(part)
-    answer = Answer(f"{head}: no gradient flows from the loss to {name}.")
+    answer = Cause(f"{head}: no gradient flows from the loss to {name}.")
     for edit in cone.edits:
         target = tape.notes.edits[edit]
         answer.op, answer.cause = answer.op or edit, "edit"
@@ -52,7 +55,7 @@ def why_none(session: Reading, value: Value) -> Answer:
                               f"place, which are not computed from {name}.")  # fmt: skip
     if not cone.arrives:
         _tell_detours(session, answer, cone, part)
-        _tell_ends(answer, cone, into_loss, value)
+        _tell_ends(answer, cone, part, value)
     if not answer.cause:
         _tell_rest(session, answer, cone, part, value, asked, into_loss)
     if tape.holes and answer.cause == "unused":
@@ -62,26 +65,26 @@ def why_none(session: Reading, value: Value) -> Answer:
     return answer
 
 
-def _inside(value: Value, inside: Inside) -> Answer:
-    """What is to be said of a value inside of a call that MLX ran by itself."""
+def _inside(value: Value, inside: Inside) -> Cause:
+    """Return what is to be said of a value inside of a call that MLX ran by itself."""
     differentiated = next((part for part in _around(inside) if part.roots), None)
     if differentiated is None or differentiated is not inside:
-        return Answer(f"No gradient of {value.name} is known: {lies_inside(inside)}.", cause="inside")
-    return Answer(
+        return Cause(f"No gradient of {value.name} is known: {lies_inside(inside)}.", cause="inside")
+    return Cause(
         f"No gradient of {value.name} is known: what {differentiated.title} returns does not depend on it, or not "
         "differentiably.", cause="inside",
     )  # fmt: skip
 
 
 def _around(inside: Inside) -> Iterator[Inside]:
-    """A call and those around it, outwards."""
+    """Yield a call and those around it, outwards."""
     part: Pass | None = inside
     while isinstance(part, Inside):
         yield part
         part = part.within
 
 
-def _tell_detours(session: Reading, answer: Answer, cone: Cone, part: Pass) -> None:
+def _tell_detours(session: Reading, answer: Cause, cone: Cone, part: Pass) -> None:
     """Where the way leaves MLX and what it leads to comes back as data."""
     reached = set(cone.reached)
     for detour in detours(Look(session), part):
@@ -90,13 +93,17 @@ def _tell_detours(session: Reading, answer: Answer, cone: Cone, part: Pass) -> N
             answer.op, answer.cause = answer.op or detour.op, "cut"
 
 
-def _tell_ends(answer: Answer, cone: Cone, into_loss: set[Op], value: Value) -> None:
-    """The ops at which the way ends, those first whose result goes into the loss and which stop it on purpose."""
-    ends = sorted(cone.ends, key=lambda op: (op not in into_loss, op.name != "stop_gradient", op.position))
+def _tell_ends(answer: Cause, cone: Cone, part: Pass, value: Value) -> None:
+    """Note the ops at which the way ends, those first that stop it on purpose. Where the loss takes what was made after
+    one of them, the others are no reason: without them no gradient would arrive either."""
+    onward = _towards_loss(part)
+    cuts = [op for op in cone.ends if any(output.canonical in onward for output in op.outputs)]
+    ends = sorted(cuts or cone.ends, key=lambda op: (op.name != "stop_gradient", op.position))
+    if not cuts and tails(part, cone.reached, cone.ends):
+        return
     for op in ends[:4]:
-        where = words.place(op.source)
-        onward = "" if op in into_loss else " (and its result does not reach the loss either)"
-        answer.reasons.append(f"The way ends at {op.label} {words.call(op)}, {where}: {why_end(op)}{onward}")
+        rest = "" if cuts else " (and its result does not reach the loss either)"
+        answer.reasons.append(f"The way ends at {op.label} {words.call(op)}, {words.spot(op)}: {why_end(op)}{rest}")
         answer.op, answer.cause = answer.op or op, answer.cause or "cut"
     if ends and len(ends) == len(cone.reached) and all(_takes_as_data(op, value) for op in ends):
         answer.cause = "data"
@@ -113,9 +120,9 @@ def _takes_as_data(op: Op, value: Value) -> bool:
 
 
 def _tell_rest(
-    session: Reading, answer: Answer, cone: Cone, part: Pass, value: Value, asked: bool, into_loss: set[Op]
+    session: Reading, answer: Cause, cone: Cone, part: Pass, value: Value, asked: bool, into_loss: set[Op]
 ) -> None:
-    """What is to be said where no op ends the way: nobody asked for the gradient, or the loss does not take it."""
+    """Note what is to be said where no op ends the way: nobody asked for the gradient, or the loss does not take it."""
     name = value.name
     used = [op for op in cone.reached if op in into_loss]
     if cone.arrives or used:
@@ -127,20 +134,20 @@ def _tell_rest(
         answer.reasons.append(
             f"{name} is used by {_ops(used or cone.reached)}, but it is not among what was differentiated: {why}."
         )
-        answer.advice, answer.cause = "" if whose else _how_to(value), "frozen" if whose else "asked"
+        answer.advice, answer.owner = "" if whose or asked else _how_to(value), whose
+        answer.cause = "frozen" if whose else "lost" if asked else "asked"
         return
-    last = max(cone.reached, key=lambda op: op.position)
-    answer.op, answer.cause = last, "unused"
-    where = words.place(last.source)
+    last = tails(part, cone.reached, cone.ends)
+    answer.op, answer.cause = max(cone.reached, key=lambda op: op.position), "unused"
     answer.reasons.append(
-        f"{name} is used by {_ops(cone.reached)}, but nothing that is computed from it goes into the loss: the last is "
-        f"{last.label} {words.call(last)}, {where}."
+        f"{name} is used by {_ops(cone.reached)}, but nothing that is computed from it goes into the loss"
+        f"{': ' if last else ''}{'; '.join(told(session.tape, last))}."
     )
 
 
 def _frozen_in(session: Reading, part: Pass, value: Value) -> str:
-    """What the program calls the model (else its class) that has a value as a parameter and does not train it, "" if
-    none does."""
+    """Return what the program calls the model (else its class) that has a value as a parameter and does not train it,
+    "" if none does."""
     from nnrepl.explain.health.parameters import roots
     from nnrepl.record import trees
 
@@ -154,14 +161,14 @@ def _frozen_in(session: Reading, part: Pass, value: Value) -> str:
 
 
 def _meant(tape: Tape, here: Pass | None, value: Value) -> tuple[Value, Value | None]:
-    """The tensor that a name means where two have it: the one that was differentiated and is not used, if the pass
-    takes another of that name; and the other."""
+    """Return the tensor that a name means where two have it: the one that was differentiated and is not used, if the
+    pass takes another of that name; and the other."""
     parts = [here] if here is not None and here.kind == GRADIENT_PASS else tape.passes
     for part in parts:
         if value in part.wrt:
             return value, _other_of_that_name(tape, part, value)
         twin = next((leaf for leaf in part.wrt if leaf.name == value.name and leaf is not value), None)
-        if twin is not None and not twin.consumers and not part.grads.get(twin):
+        if twin is not None and not tape.consumers(twin) and not part.grads.get(twin):
             return twin, value
     return value, None
 
@@ -175,14 +182,15 @@ def _other_of_that_name(tape: Tape, part: Pass, value: Value) -> Value | None:
     return None
 
 
-def _namesake(name: str, other: Value) -> str:
-    user = next((op for op in other.consumers if op.part.kind == GRADIENT_PASS), None)
+def _namesake(tape: Tape, name: str, other: Value) -> str:
+    user = next((op for op in tape.consumers(other) if op.part.kind == GRADIENT_PASS), None)
     by = f": {user.label} {words.call(user)} ({words.place(user.source)})" if user is not None else ""
     return f"The pass takes another tensor that is called {name}, and was not differentiated{by}."
 
 
 def _other_model(session: Reading, part: Pass, value: Value) -> list[str]:
-    """What the pass takes at the same path from another model, where the value's own model is not asked: one line."""
+    """Return what the pass takes at the same path from another model, where the value's own model is not asked: one
+    line."""
     homes = session.names.homes
     own = homes.of(value)
     beside = [] if own is None else [home for home in homes.at_path(homes.path(own)[1]) if home != own]
@@ -201,11 +209,12 @@ def _ops(ops: list[Op]) -> str:
 
 
 def _pass_of(session: Reading, value: Value) -> Pass | None:
-    """The gradient pass in which a value takes part; of several the one of the cursor, else the last before it."""
+    """Return the gradient pass in which a value takes part; of several the one of the cursor, else the last before
+    it."""
     if value.op is not None and value.op.part.kind == GRADIENT_PASS:
         return value.op.part
     stands_for = session.names.stands_for
-    users = {op.part for op in value.consumers}
+    users = {op.part for op in session.tape.consumers(value)}
     parts = [
         part
         for part in session.tape.passes
@@ -246,12 +255,39 @@ def _forward_cone(session: Reading, part: Pass, value: Value) -> Cone:
         if not takes:
             continue
         cone.reached.append(op)
+        if _stays_inside(op, alive, cone):
+            continue
         if ends_here(op, alive):
             cone.ends.append(op)
         else:
             alive.update(output.canonical for output in op.outputs)
     cone.arrives = any(root.canonical in alive for root, _ in part.roots)
     return cone
+
+
+def _stays_inside(op: Op, alive: set[Value], cone: Cone) -> bool:
+    """Whether the results of a call that MLX ran by itself are known not to depend on what is alive in a way that a
+    gradient could go. If so, the ops in there that take it are added to `cone`."""
+    inside = inside_of(op)
+    if (
+        inside is None
+        or inside.unfollowed
+        or any(taken.canonical in alive for taken in op.inputs[: len(inside.leaves)])
+    ):
+        return False
+    inner, reached, ends = set(alive), [], []
+    for one in op.part.tape.ops[inside.start : inside.end]:
+        if any(taken.canonical in inner for taken in one.inputs):
+            reached.append(one)
+            if ends_here(one, inner):
+                ends.append(one)
+            else:
+                inner.update(output.canonical for output in one.outputs)
+    if any(value.canonical in inner for value, _ in inside.results):
+        return False
+    cone.reached.extend(reached)
+    cone.ends.extend(ends)
+    return True
 
 
 def leads_to_loss(session: Reading, part: Pass, value: Value) -> bool:
@@ -295,6 +331,23 @@ def why_end(op: Op) -> str:
     return "no gradient passes through it."
 
 
+def _towards_loss(part: Pass) -> set[Value]:
+    """Return the values from which a gradient way leads to the loss of a pass."""
+    stack = [root.canonical for root, _ in part.roots] or ([part.loss.canonical] if part.loss is not None else [])
+    found = set(stack)
+    while stack:
+        op = stack.pop().op
+        if op is None or op.position < part.start:
+            continue
+        inside = inside_of(op)
+        inner = [] if inside is None else [value for value, _ in inside.results]
+        for taken in dict.fromkeys(one.canonical for one in (*op.inputs, *inner)):
+            if taken not in found and not ends_here(op, {taken}):
+                found.add(taken)
+                stack.append(taken)
+    return found
+
+
 def _ancestors_of_loss(part: Pass) -> set[Op]:
     found: set[Op] = set()
     stack = [root for root, _ in part.roots] or ([part.loss] if part.loss is not None else [])
@@ -306,8 +359,8 @@ def _ancestors_of_loss(part: Pass) -> set[Op]:
     return found
 
 
-def _never(value: Value) -> str:
-    elsewhere = [op for op in value.consumers if op.part.kind != GRADIENT_PASS
+def _never(tape: Tape, value: Value) -> str:
+    elsewhere = [op for op in tape.consumers(value) if op.part.kind != GRADIENT_PASS
                  and (op.scope is None or not op.scope.updating)]  # fmt: skip
     if elsewhere:
         return f"It is used only outside of the pass: {_ops(elsewhere)}."

@@ -82,7 +82,7 @@ class Doing:
 
 
 def doing(session: Reading, op: Op, numbers: bool = True) -> Doing:
-    """What an op does.
+    """Return what an op does.
 
     Args:
         numbers: Whether to work out an element, where everything that takes part is there, or small enough to be
@@ -106,16 +106,16 @@ class Spelled(Names):
     """Names in which a short result without one is written out as the program computed it."""
 
     def __call__(self, value: Value) -> str:
-        """The name of a value, or `x @ weights1`."""
+        """Return the name of a value, or `x @ weights1`."""
         return self.plain(value) if value in self._own else spelled(value, self.plain(value))
 
     def plain(self, value: Value) -> str:
-        """The name of a value, or its number."""
+        """Return the name of a value, or its number."""
         return super().__call__(value)
 
 
 def spelled(value: Value, name: str) -> str:
-    """A value's name; one without is written out if that is short: `x @ weights1`."""
+    """Return a value's name; one without is written out if that is short: `x @ weights1`."""
     op = value.op
     if not name.startswith("#") or op is None or op.of is not None or len(op.outputs) != 1:
         return name
@@ -126,7 +126,7 @@ def spelled(value: Value, name: str) -> str:
 
 
 def called(op: Op, names: Names) -> str:
-    """A forward op with its operands: `square(y_pred - y_true)`, `(x @ weights1) + bias1`."""
+    """Return a forward op with its operands: `square(y_pred - y_true)`, `(x @ weights1) + bias1`."""
     between = (op.operation.infix or op.name == "matmul") and len(op.args) == 2
 
     def one(value: Value) -> str:
@@ -137,7 +137,7 @@ def called(op: Op, names: Names) -> str:
 
 
 def label_of(value: Value) -> str:
-    """What a result is called: its name, or `#1  x @ weights1`."""
+    """Return what a result is called: its name, or `#1  x @ weights1`."""
     text = spelled(value, value.name)
     label = text if text == value.name else f"{value.name}  {text}"
     return f"part of {label}" if value.gradient_of is not None and is_part(value) else label
@@ -198,7 +198,7 @@ def _result(op: Op, entry: Entry | None, names: Spelled) -> str:
 
 
 def _sides(op: Op, names: Spelled) -> list[str]:
-    """What is added up: the parts of a gradient, each by the op that made it."""
+    """Return what is added up: the parts of a gradient, each by the op that made it."""
     found = [names.plain(value) for value in op.inputs]
     return found if len(set(found)) == len(found) else [_address(value) for value in op.inputs]
 
@@ -222,7 +222,7 @@ def _gradient(op: Op, entry: Entry | None, names: Spelled, value: Value) -> str:
 
 
 def _slopes(entry: Entry, forward: Op, of: Value, names: Spelled, arrives: str) -> list[str]:
-    """What an op does to the gradient that arrives, on each way in which it takes a value."""
+    """Return what an op does to the gradient that arrives, on each way in which it takes a value."""
     symbol = symbol_of(entry, forward, of)
     ways = [
         one
@@ -234,7 +234,7 @@ def _slopes(entry: Entry, forward: Op, of: Value, names: Spelled, arrives: str) 
 
 
 def _address(value: Value) -> str:
-    """A part of a gradient by the op that made it."""
+    """Return a part of a gradient by the op that made it."""
     return value.name if value.op is None else value.op.label if not value.slot else f"{value.op.label}.{value.slot}"
 
 
@@ -263,7 +263,7 @@ class _Ahead(Look):
         super().see(value for value in values if value not in self._given)
 
     def array(self, value: Value) -> mx.array:
-        """The numbers of a value."""
+        """Return the numbers of a value."""
         return self._given[value] if value in self._given else super().array(value)
 
 
@@ -289,7 +289,7 @@ def _taken(op: Op) -> list[Value]:
 
 
 def _telling(look: Look, op: Op, value: Value) -> Index:
-    """The element to be worked out; where all of a gradient is 0, the one at which the most comes in."""
+    """Return the element to be worked out; where all of a gradient is 0, the one at which the most comes in."""
     given = upstream(op) if op.phase == "backward" and rule_of(op) is not None else ()
     array = look.array(value)
     if given and given[0].shape == value.shape:

@@ -57,7 +57,7 @@ def numbers_at(look: Look, value: Value, places: Sequence[int]) -> list[Any]:
 
 
 def broadcast_index(index: Index, shape: Sequence[int]) -> Index:
-    """The element of a broadcast operand that belongs to an element of the result."""
+    """Return the element of a broadcast operand that belongs to an element of the result."""
     own = index[len(index) - len(shape) :] if shape else ()
     return tuple(0 if extent == 1 else at for at, extent in zip(own, shape))
 
@@ -68,8 +68,8 @@ def named(value: Value, index: Index) -> str:
 
 
 def telling(look: Look, value: Value) -> Index:
-    """The element that a reader would choose: a NaN, an overflow, else the largest by its absolute value. The −∞ of a
-    mask (and the most negative number, which stands for it) is passed over where there is something else."""
+    """Return the element that a reader would choose: a NaN, an overflow, else the largest by its absolute value. The −∞
+    of a mask (and the most negative number, which stands for it) is passed over where there is something else."""
     array = look.array(value)
     if not array.size:
         raise UserError(f"{value.name} has no elements")

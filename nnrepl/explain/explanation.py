@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from nnrepl.explain import in_numbers as worked
-from nnrepl.explain import surprise, words
+from nnrepl.explain import surprise, unlisted, words
 from nnrepl.explain.cases import Names, names_for
-from nnrepl.explain.elements import Index, named, parse, telling, unravel
-from nnrepl.explain.in_numbers import linear_in, result_at
+from nnrepl.explain.elements import Index, named, parse, telling
+from nnrepl.explain.in_numbers import result_at
 from nnrepl.explain.known import ELEMENTWISE, MOVE, Entry, bind, entry_for
 from nnrepl.explain.links import shown
 from nnrepl.explain.local import names_of, symbol_of, template, written
@@ -25,7 +25,7 @@ from nnrepl.record.gradient_names import start_of
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.lookup import NUMBER
 from nnrepl.session.reading import Reading
-from nnrepl.tape import UPDATE_PASS, Inside, Leaf, Op, Value, samples_of
+from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value, samples_of
 
 
 @dataclass(slots=True)
@@ -120,7 +120,7 @@ def _find(session: Reading, target: str) -> tuple[Op | None, Value | None]:
 
 
 def _updated(session: Reading, name: str) -> Value:
-    """The next new value that an update gives to a parameter."""
+    """Return the next new value that an update gives to a parameter."""
     versions = [value for _, value in session.names.versions(name)]
     made = [value for value in versions if value.op is not None and value.op.part.kind == UPDATE_PASS]
     if not made:
@@ -164,7 +164,7 @@ def _which(look: Look, value: Value, place: Index) -> str:
 
 
 def _most_telling(look: Look, value: Value) -> Index:
-    """The element to be shown; where all of a gradient is 0, the one at which the most comes in."""
+    """Return the element to be shown; where all of a gradient is 0, the one at which the most comes in."""
     if not value.size:
         return ()
     before = upstream(value.op) if value.op is not None and value.op.phase == "backward" else ()
@@ -184,7 +184,7 @@ def _leaf(look: Look, value: Value, index: str | None) -> Explanation:
     found = Explanation(
         None, title=f"{value.name} {tuple(value.shape)} {words.dtype(value.dtype)}: {kind}; no op made it."
     )
-    users = [op for op in value.consumers if op.of is None]
+    users = [op for op in look.session.tape.consumers(value) if op.of is None]
     if users:
         found.notes.append(f"It is used by {', '.join(f'{op.label} {op.name}' for op in users[:4])}.")
     if index is not None:
@@ -221,14 +221,9 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
     left = element(names(value), place)
     found.element = left if value.size else ""
     if entry is None:
-        inside = op.tape.notes.calls.get(op)
-        if inside is not None:
-            found.words = _of_inside(op, inside)
-        else:
-            found.words = f"nnrepl's table has no entry for {op.name}. Its inputs and its result are what they are:"
-        if value.size:
-            found.lines = [f"{left} = {words.number(result_at(look, value, place))}"]
-            found.notes.extend(_jacobian_notes(look, op, value, place))
+        said = unlisted.forward(look, op, value, place)
+        found.rule, found.words, found.lines = said.rule, said.words, said.lines
+        found.notes.extend(said.notes)
         return
     several = len(op.outputs) > 1
     made = ", ".join(names(one) for one in op.outputs[:3]) + (", …" if len(op.outputs) > 3 else "")
@@ -255,23 +250,6 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
         found.update = update_lines(look, step, place)
         if found.update:
             found.notes.append(f"{step.recipe.name}: {step.recipe.words}")
-
-
-def _jacobian_notes(look: Look, op: Op, value: Value, place: Index) -> list[str]:
-    """For an op without an entry: how much the chosen element changes with its inputs, by MLX's own VJP."""
-    notes = []
-    for taken in dict.fromkeys(op.inputs):
-        if not mx.issubdtype(taken.dtype, mx.floating) or not mx.issubdtype(value.dtype, mx.floating):
-            continue
-        try:
-            row = linear_in(look, op, taken, value, place).flatten()
-            order, slopes = look.numbers([mx.argsort(-mx.abs(row))[:4], row])
-        except (ValueError, RuntimeError) as error:
-            notes.append(f"MLX has no VJP for {op.name}: {str(error).splitlines()[0]}")
-            continue
-        shown = ", ".join(f"{words.number(slopes[at])} with {named(taken, unravel(at, taken.shape))}" for at in order)
-        notes.append(f"{named(value, place)} changes (its Jacobian, the largest entries): {shown}.")
-    return notes
 
 
 def _shape_notes(op: Op, entry: Entry, value: Value) -> list[str]:
@@ -353,7 +331,8 @@ def _backward(look: Look, found: Explanation, op: Op, entry: Entry | None, value
 
 
 def _as_a_whole(look: Look, op: Op, value: Value, place: Index, names: Names) -> list[str]:
-    """What the gradient of logits is, where a cross-entropy made it in several ops and this is the last of them."""
+    """Return what the gradient of logits is, where a cross-entropy made it in several ops and this is the last of
+    them."""
     of, part = value.gradient_of, op.part
     if of is None or not value.size or value not in part.grads.get(of.canonical, ())[-1:]:
         return []
@@ -365,19 +344,6 @@ def _as_a_whole(look: Look, op: Op, value: Value, place: Index, names: Names) ->
     return (
         ["Cross-entropy as a whole: shares, less 1 at the right answer, times what arrives.", *lines] if lines else []
     )
-
-
-def _of_inside(op: Op, inside: Inside) -> str:
-    """What is said of a call that MLX ran by itself, of which is known what happened inside."""
-    first, last = inside.ops[0].label, inside.ops[-1].label
-    results = [value.op.label for value, _ in inside.results if value.op is not None]
-    made = f", {_and(results[:3])} made what it returns" if 0 < len(results) <= 3 else ""
-    where = first if len(inside) == 1 else f"{first} to {last}"
-    return f"One call of MLX's. What happened inside is {where}{made}; goto {first} leads there."
-
-
-def _and(texts: list[str]) -> str:
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
 def _backward_rule(found: Explanation, op: Op, entry: Entry | None, value: Value, names: Names) -> None:
@@ -412,6 +378,11 @@ def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str])
     if forward is None or of is None:
         return []
     notes = []
+    whole = op.part.adds_to(value)
+    if whole is not None and whole.op is not None:
+        sign = op.called(whole)
+        notes.append(f"It is a part of {sign}: {words.name(of, op)} is used more than once, and {whole.op.label} adds "
+                     "the parts up.")  # fmt: skip
     if len(upstream(op)) == 1 and of is not forward.outputs[0]:
         arrives = op.called(upstream(op)[0])
         notes.append(f"The chain rule: what arrives, {arrives}, times what {forward.name} does on the way.")
@@ -434,16 +405,22 @@ def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str])
     if rule is not None and len(rule.wanted) > 1:
         others = [rule.inputs[slot] for slot in rule.wanted if rule.inputs[slot].canonical is not of.canonical]
         if others:
-            names = " and ".join(f"grad({words.name(other, op)})" for other in others[:3])
+            names = " and ".join(f"{_partly(op, other)}grad({words.name(other, op)})" for other in others[:3])
             notes.append(f"The same op also gives {names}.")
     return notes
+
+
+def _partly(op: Op, of: Value) -> str:
+    """Say that an op gives only a part of the gradient of a value, "" where it gives all of it."""
+    given = [value for value in op.outputs if value.gradient_of is of.canonical]
+    return "a part of " if any(op.part.adds_to(value) is not None for value in given) else ""
 
 
 # -- the loss ------------------------------------------------------------------------------------------------------
 
 
 def chain_to(session: Reading, value: Value) -> list[Op]:
-    """The ops between a value and what the cursor's op makes: how the loss depends on where one stands."""
+    """Return the ops between a value and what the cursor's op makes: how the loss depends on where one stands."""
     here = session.op
     part = here.part if here is not None else None
     if here is None or part is None or value.op is None:
@@ -458,7 +435,8 @@ def chain_to(session: Reading, value: Value) -> list[Op]:
 
 
 def _chain(session: Reading, look: Look, value: Value) -> list[str]:
-    """The forward ops from the cursor to the loss, one a line, and how the loss changes with the first of them."""
+    """Return the forward ops from the cursor to the loss, one a line, and how the loss changes with the first of
+    them."""
     way = chain_to(session, value)
     if len(way) < 2:
         return []

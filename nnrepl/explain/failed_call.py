@@ -6,14 +6,14 @@ import os
 import traceback
 
 from nnrepl.explain import words
-from nnrepl.explain.answer import Answer, Evidence
+from nnrepl.explain.answer import Cause, Evidence
 from nnrepl.ops import Trait, has
 from nnrepl.session.errors import UserError
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Leaf, Op, Value
 
 
-def why_error(session: Reading) -> Answer:
+def why_error(session: Reading) -> Cause:
     """Explain the op that raised: the last one on the tape.
 
     Raises:
@@ -27,7 +27,7 @@ def why_error(session: Reading) -> Answer:
     where = words.place(op.source)
     root = op.of or op
     did = f"the VJP of {words.call(root)}" if op.of is not None else words.call(op)
-    answer = Answer(f"{op.label}, {did} ({where}), raised {type(error).__name__}: {said}", op)
+    answer = Cause(f"{op.label}, {did} ({where}), raised {type(error).__name__}: {said}", op)
     operands = list(dict.fromkeys(value for value in root.inputs))
     answer.evidence = [
         Evidence(value.name, f"{tuple(value.shape)} {words.operand(value.dtype)}, {history(value)}")
@@ -40,8 +40,8 @@ def why_error(session: Reading) -> Answer:
     return answer
 
 
-def _of_the_program(session: Reading) -> Answer:
-    """What the program itself raised in a gradient call, where no op failed."""
+def _of_the_program(session: Reading) -> Cause:
+    """Return what the program itself raised in a gradient call, where no op failed."""
     part = next((part for part in reversed(session.tape.passes) if part.error is not None), None)
     if part is None or part.error is None:
         raise UserError("no op on the tape has failed")
@@ -50,7 +50,7 @@ def _of_the_program(session: Reading) -> Answer:
     lines = traceback.extract_tb(error.__traceback__)
     where = f" ({os.path.basename(lines[-1].filename)}:{lines[-1].lineno})" if lines else ""
     last = f"; the last op before it is {part.ops[-1].label} {part.ops[-1].name}" if len(part) else ""
-    return Answer(f"{part.address} ended with {type(error).__name__}{where}: {said}",
+    return Cause(f"{part.address} ended with {type(error).__name__}{where}: {said}",
                   reasons=[f"No op failed: what ran between the ops raised it{last}."])  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def _matmul(a: Value, b: Value) -> tuple[str, str]:
 
 
 def _turned(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape with its last two axes exchanged."""
+    """Return the shape with its last two axes exchanged."""
     return (*shape[:-2], shape[-1], shape[-2]) if len(shape) > 1 else shape
 
 

@@ -68,7 +68,7 @@ def _made(look: Look, value: Value, sign: float) -> Growth | None:
     if not size or sign * math.log(size) < math.log(NOTABLE):
         return None
     lines: dict[tuple[str, str], list[tuple[Op, float]]] = {}
-    level = math.log(size)  # what is behind an op counts only as far as it is left in the end
+    level = math.log(size)  # what comes before an op counts only as far as it is left in the end
     end: Value = value
     for op, taken in _way(value, stats, sign):
         before = math.log(stats[taken].typical)
@@ -86,7 +86,7 @@ def _made(look: Look, value: Value, sign: float) -> Growth | None:
 
 
 def _ancestors(value: Value) -> list[Value]:
-    """A tensor, and all from which it was made in its pass, as far as their numbers can be had."""
+    """Return a tensor, and all from which it was made in its pass, as far as their numbers can be had."""
     found: dict[Value, None] = {value: None}
     stack = [value]
     part = None if value.op is None else value.op.part

@@ -50,7 +50,7 @@ def backward(look: Look, op: Op, gradient: Value, index: Index, names: Names) ->
 
 
 def _so_far(look: Look, op: Op, of: Value, names: Names) -> Operand | None:
-    """What had arrived of a gradient before this op, where MLX continues it."""
+    """Return what had arrived of a gradient before this op, where MLX continues it."""
     rule = rule_of(op)
     assert rule is not None
     for slot, given in zip(rule.continued, op.inputs[len(rule.outputs) :]):
@@ -73,7 +73,8 @@ def _added(look: Look, op: Op, gradient: Value, index: Index, names: Names) -> W
 def _by_jacobian(
     look: Look, op: Op, gradient: Value, index: Index, names: Names, so_far: Operand | None
 ) -> Worked | None:
-    """The chain rule with the op's numerical Jacobian: how much each element of the result changes with this one."""
+    """Return the chain rule with the op's numerical Jacobian: how much each element of the result changes with this
+    one."""
     forward, of, rule = op.of, gradient.gradient_of, rule_of(op)
     if forward is None or forward.refusal or of is None or rule is None:
         return None
@@ -119,7 +120,7 @@ def _column(forward: Op, of: Value, slot: int, index: Index) -> mx.array | None:
 
 
 def result_at(look: Look, value: Value, index: Index) -> Any:
-    """The number that an op has computed."""
+    """Return the number that an op has computed."""
     return number_at(look, value, index)
 
 

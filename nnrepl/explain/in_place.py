@@ -53,7 +53,7 @@ class Piece:
 
 
 def in_place(session: Reading, op: Op, skip: Sequence[str], last: Op | None = None) -> tuple[Piece, ...]:
-    """The statement in which an op (of a VJP, its forward op) is made, with the values of that moment in it.
+    """Return the statement in which an op (of a VJP, its forward op) is made, with the values of that moment in it.
 
     Args:
         last: The op that was gone over last.
@@ -81,7 +81,8 @@ def in_place(session: Reading, op: Op, skip: Sequence[str], last: Op | None = No
 
 
 def _root(way: list[ast.AST]) -> ast.AST | None:
-    """What is shown: the statement, or of a block the expression in it; of what has names of its own, its inside."""
+    """Return what is shown: the statement, or of a block the expression in it; of what has names of its own, its
+    inside."""
     start = 0
     for at, node in enumerate(way):
         if isinstance(node, _APART) and at + 1 < len(way):
@@ -137,7 +138,7 @@ class _Putting(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def _meant(self, node: ast.expr) -> Any:
-        """The tensor, or the number, that an expression is at that moment; None if that is not known."""
+        """Return the tensor, or the number, that an expression is at that moment; None if that is not known."""
         made = self._made.get(_span(node))
         if made is not None and _is_made_by(node, made):
             return made.outputs[0]
@@ -146,7 +147,7 @@ class _Putting(ast.NodeTransformer):
         return thing if isinstance(thing, Value) or type(thing) in (int, float, bool) else self._operands.get(node)
 
     def _held(self, path: str) -> Any:
-        """What a variable of the frames, or a path from one, holds at that moment; None if that is not known."""
+        """Return what a variable of the frames, or a path from one, holds at that moment; None if that is not known."""
         lookup, position = self._session.lookup, self._op.position
         try:
             held = lookup.frames.in_frames(path.partition(".")[0], position, self._scope)
@@ -174,8 +175,8 @@ def _holds(outer: Span, inner: Span) -> bool:
 
 
 def _made(session: Reading, op: Op, site: Site, statement: Span) -> dict[Span, Op]:
-    """The ops that this run of the statement has made before, by their expressions. In one run of a statement Python
-    goes on in its instructions; where it goes back, another round of a loop has begun."""
+    """Return the ops that this run of the statement has made before, by their expressions. In one run of a statement
+    Python goes on in its instructions; where it goes back, another round of a loop has begun."""
     found: dict[Span, Op] = {}
     ops, code, lasti = session.tape.ops, site.scope.code, site.lasti
     for at in range(op.position - 1, -1, -1):
@@ -207,7 +208,7 @@ def _is_made_by(node: ast.expr, op: Op) -> bool:
 
 
 def _sign(node: ast.AST) -> str:
-    """The sign of an operator with two sides; "" for anything else."""
+    """Return the sign of an operator with two sides; "" for anything else."""
     if isinstance(node, ast.BinOp):
         return "@" if isinstance(node.op, ast.MatMult) else _SIGNS.get(type(node.op), "")
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
@@ -216,7 +217,7 @@ def _sign(node: ast.AST) -> str:
 
 
 def _operands(node: ast.AST, op: Op) -> list[tuple[ast.AST, Value]]:
-    """The operands of the expression that an op computes, with what it takes for them."""
+    """Return the operands of the expression that an op computes, with what it takes for them."""
     if not isinstance(node, ast.expr) or not _is_made_by(node, op):
         return []
     given, _ = arguments(op)
@@ -233,7 +234,7 @@ def _operands(node: ast.AST, op: Op) -> list[tuple[ast.AST, Value]]:
 
 
 def _apart(written: ast.AST, focus: ast.AST | None, put: dict[str, Any]) -> list[Piece]:
-    """What has been put together, as one line in pieces. Raises SyntaxError, ValueError."""
+    """Return what has been put together, as one line in pieces. Raises SyntaxError, ValueError."""
     text = ast.unparse(written)
     if "\n" in text:
         raise ValueError("more than one line")
@@ -271,8 +272,8 @@ def _characters(line: str, column: int) -> int:
 
 
 def with_numbers(session: Reading, pieces: Sequence[Piece]) -> tuple[Piece, ...]:
-    """The pieces with their tensors as text: of few elements their numbers, where they are there or small; else the
-    shape."""
+    """Return the pieces with their tensors as text: of few elements their numbers, where they are there or small; else
+    the shape."""
     few = [piece.value for piece in pieces if piece.value is not None and piece.value.size <= MOST]
     few = [value for value in few if not value.refusal and (value.evaluated or session.small([value]))]
     session.evaluate(few)

@@ -20,7 +20,7 @@ Lookup = Callable[[Value], mx.array]
 
 
 def entry_for(op: Op) -> Entry | None:
-    """What the table knows about an op, or about the forward op that it differentiates; None if nothing."""
+    """Return what the table knows about an op, or about the forward op that it differentiates; None if nothing."""
     forward = op.of or op
     known = ENTRIES.get(forward.operation.name)
     if known is None or forward.operation.kind not in ("op", "data", "edit"):
@@ -33,7 +33,7 @@ def entry_for(op: Op) -> Entry | None:
 
 
 def arguments(op: Op) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What an op was called with, in the order of its formula: `2 - x` was called as `x.__rsub__(2)`."""
+    """Return what an op was called with, in the order of its formula: `2 - x` was called as `x.__rsub__(2)`."""
     args = op.args
     if op.operation.infix is not None and op.operation.spelling.startswith("__r") and len(args) == 2:
         args = (args[1], args[0])
@@ -41,13 +41,13 @@ def arguments(op: Op) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def filled(op: Op, lookup: Lookup) -> tuple[list[Any], dict[str, Any]]:
-    """The same with arrays in the place of Values."""
+    """Return the same with arrays in the place of Values."""
     args, kwargs = arguments(op)
     return [fill(part, lookup) for part in args], {key: fill(part, lookup) for key, part in kwargs.items()}
 
 
 def bind(entry: Entry, op: Op) -> dict[str, Any]:
-    """What each symbol of a formula is in a recorded call: a Value, a number, or several of them.
+    """Return what each symbol of a formula is in a recorded call: a Value, a number, or several of them.
 
     Raises:
         TypeError: If the op was called in a way that the entry does not know.
@@ -56,7 +56,7 @@ def bind(entry: Entry, op: Op) -> dict[str, Any]:
 
 
 def compute(entry: Entry, op: Op, lookup: Lookup) -> list[mx.array]:
-    """The formula on the arrays that `lookup` gives for the op's inputs; lazy."""
+    """Return the formula on the arrays that `lookup` gives for the op's inputs; lazy."""
     assert entry.forward is not None
     args, kwargs = filled(op, lookup)
     result = entry.forward(*args, **kwargs)
@@ -64,7 +64,7 @@ def compute(entry: Entry, op: Op, lookup: Lookup) -> list[mx.array]:
 
 
 def gradients(entry: Entry, op: Op, cotangents: list[mx.array], lookup: Lookup) -> dict[Value, list[mx.array]]:
-    """The formula's gradients: for each input that a gradient may reach, the parts of its gradient; lazy.
+    """Return the formula's gradients: for each input that a gradient may reach, the parts of its gradient; lazy.
 
     Args:
         cotangents: The gradient of each output.

@@ -17,7 +17,7 @@ SHOWN = 12
 
 
 def links_along(look: Look, way: list[Value], marked: Op | None, mark: str = "here it becomes 0") -> list[Link]:
-    """A link for each op on the way from where a sweep began to a gradient.
+    """Return a link for each op on the way from where a sweep began to a gradient.
 
     Args:
         marked: The op that is to blame.
@@ -46,6 +46,8 @@ def _kept(count: int, at: int | None) -> list[int]:
 def _link(look: Look, gradient: Value, mark: str) -> Link:
     op = gradient.op
     name = gradient.name if op is None else op.called(gradient)
+    if op is not None and op.part.adds_to(gradient) is not None:
+        name = f"part of {name}"
     value = shown(look, gradient)
     if op is None or op.phase != "backward":
         return Link(None, start_of(gradient), "", name, value, mark)
@@ -74,7 +76,7 @@ def _factor(look: Look, op: Op, of: Value) -> str:
 
 
 def shown(look: Look, value: Value) -> str:
-    """A tensor in a few signs: its numbers, 0, or its norm."""
+    """Return a tensor in a few signs: its numbers, 0, or its norm."""
     stat = look.stat(value)
     numbers = words.inline(value.array)
     if numbers:

@@ -29,7 +29,7 @@ def symbol_of(entry: Entry, forward: Op, value: Value) -> str | None:
 
 
 def names_of(entry: Entry, forward: Op, names: Names | None = None) -> dict[str, str]:
-    """What each symbol of a formula is called here."""
+    """Return what each symbol of a formula is called here."""
     called = names or partial(words.name, taker=forward)
     named: dict[str, str] = {}
     for symbol, given in bind(entry, forward).items():
@@ -49,7 +49,7 @@ def names_of(entry: Entry, forward: Op, names: Names | None = None) -> dict[str,
 
 
 def written(entry: Entry, forward: Op, text: str, names: Names | None = None, g: str = "g") -> str:
-    """A formula in the names of this program; `g` is the gradient that comes in."""
+    """Return a formula in the names of this program; `g` is the gradient that comes in."""
     called = {"g": g, **names_of(entry, forward, names)}
     if not readable(text):
         return template(text, called)
@@ -58,12 +58,12 @@ def written(entry: Entry, forward: Op, text: str, names: Names | None = None, g:
 
 
 def template(text: str, names: Mapping[str, str]) -> str:
-    """A rule in English: what stands in braces is replaced by its name."""
+    """Return a rule in English: what stands in braces is replaced by its name."""
     return re.sub(r"\{(\w+)\}", lambda match: names.get(match[1], match[1]), text)
 
 
 def factor_text(op: Op, of: Value) -> str:
-    """The local factor of a backward op for one input, in the names of this program: `[z1 > 0]`."""
+    """Return the local factor of a backward op for one input, in the names of this program: `[z1 > 0]`."""
     forward, entry = op.of, entry_for(op)
     if forward is None or entry is None:
         return ""
@@ -83,7 +83,8 @@ _ONE = Node("number", text="1", value=1)
 
 
 def without_upstream(node: Node) -> Node | None:
-    """A slope without the gradient that comes in: `g · b` is `b`, `−g` is `−1`; None where it is no such product."""
+    """Return a slope without the gradient that comes in: `g · b` is `b`, `−g` is `−1`; None where it is no such
+    product."""
     if node.kind == "symbol" and node.text == "g":
         return _ONE
     if node.kind == "negative":
@@ -107,7 +108,7 @@ def without_upstream(node: Node) -> Node | None:
 
 
 def factor_array(op: Op, of: Value, look: Look) -> mx.array | None:
-    """The local factors of an elementwise op as numbers, one for each element of its result; else None."""
+    """Return the local factors of an elementwise op as numbers, one for each element of its result; else None."""
     forward, entry = op.of, entry_for(op)
     if forward is None or entry is None or entry.kind != ELEMENTWISE or len(forward.outputs) != 1:
         return None
@@ -128,7 +129,7 @@ def _needs(text: str) -> bool:
 
 
 def in_float32(op: Op, look: Look) -> list[mx.array]:
-    """A backward op on the same numbers in float32: what would come out without the small dtype."""
+    """Return a backward op on the same numbers in float32: what would come out without the small dtype."""
     look.see(op.inputs)
 
     def widened(value: Value) -> mx.array:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.answer import Answer, Evidence
+from nnrepl.explain.answer import Cause, Evidence
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass, leaves_later, same_function
 from nnrepl.ops import Trait, has
@@ -26,7 +26,7 @@ class Share:
     change: float
 
 
-def why_loss(session: Reading) -> Answer:
+def why_loss(session: Reading) -> Cause:
     """Which parameters account for the change of the loss between a pass and the one before: ΔL ≈ Σ ∂L/∂w · Δw.
 
     Raises:
@@ -54,7 +54,7 @@ def why_loss(session: Reading) -> Answer:
     if not all(map(math.isfinite, (first, second, mixed))):
         return _not_finite(went, float(first), float(second), look)
     others = _others(look, before, after)
-    answer = Answer(
+    answer = Cause(
         f"{went}: {signed(second - first)}. The weights account for {signed(weights)}"
         + (
             f", what else differs{f' ({_listed(others)})' if others else ''} for {signed(rest)}."
@@ -75,11 +75,11 @@ def why_loss(session: Reading) -> Answer:
     return answer
 
 
-def _not_finite(went: str, first: float, second: float, look: Look) -> Answer:
-    """What can be said where the loss, or that of the new weights on the old data, is no number."""
+def _not_finite(went: str, first: float, second: float, look: Look) -> Cause:
+    """Return what can be said where the loss, or that of the new weights on the old data, is no number."""
     if math.isfinite(first) and math.isfinite(second):
         went += ", but that of the new weights on the old data is not finite"
-    answer = Answer(f"{went}: such a change cannot be shared out among the weights.")
+    answer = Cause(f"{went}: such a change cannot be shared out among the weights.")
     if not (math.isfinite(first) and math.isfinite(second)):
         bad = second if not math.isfinite(second) else first
         answer.reasons.append(f"why {'nan' if math.isnan(bad) else 'inf'} follows it to where it was born.")
@@ -88,7 +88,7 @@ def _not_finite(went: str, first: float, second: float, look: Look) -> Answer:
 
 
 def _pair(session: Reading) -> tuple[Pass, Pass]:
-    """The pass at the cursor and the one before it of the same function, else the one after."""
+    """Return the pass at the cursor and the one before it of the same function, else the one after."""
     here = gradient_pass(session)
     same = [part for part in same_function(session, here) if part.loss is not None]
     if len(same) < 2 or here not in same:
@@ -110,7 +110,8 @@ def _pairs(before: Pass, after: Pass) -> list[tuple[Value, Value, Value]]:
 
 
 def _others(look: Look, before: Pass, after: Pass) -> list[str]:
-    """What goes into two passes beside the weights and is not the same in both: data, drawn numbers, constants."""
+    """Return what goes into two passes beside the weights and is not the same in both: data, drawn numbers,
+    constants."""
     wrt = {*before.wrt, *after.wrt}
     found: dict[str, None] = {}
     for one, other in zip(_forward(before), _forward(after)):
@@ -132,7 +133,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _on_old_data(before: Pass, after: Pass) -> mx.array:
-    """The loss of the new weights on the old data: the recorded forward ops on other leaves."""
+    """Return the loss of the new weights on the old data: the recorded forward ops on other leaves."""
     now: dict[Value, mx.array] = {leaf: new.array for leaf, new in leaves_later(before, after).items()}
     reached = set(now)
     for op in _forward(before):
@@ -150,7 +151,7 @@ def _forward(part: Pass) -> list[Op]:
 
 
 def signed(number: float) -> str:
-    """A change with its sign."""
+    """Return a change with its sign."""
     return ("+" if number >= 0 else "") + words.number(float(number))
 
 

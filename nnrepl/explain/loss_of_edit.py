@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.answer import Answer, Evidence
+from nnrepl.explain.answer import Cause, Evidence
 from nnrepl.explain.look import Look
 from nnrepl.explain.loss import Share, signed, verdict
 from nnrepl.explain.paths import gradient_pass
@@ -20,7 +20,7 @@ Change = tuple[str, Value, Value, Value]
 
 
 def edited_pass(session: Reading) -> tuple[Timeline, Pass, Pass] | None:
-    """The timeline before the last edit, and the pass at the cursor on both, if the edit lies in that pass or
+    """Return the timeline before the last edit, and the pass at the cursor on both, if the edit lies in that pass or
     right before it."""
     timeline = session.timelines.current
     if timeline.edit is None or timeline.parent is None:
@@ -34,16 +34,14 @@ def edited_pass(session: Reading) -> tuple[Timeline, Pass, Pass] | None:
     return None
 
 
-def why_loss_of_edit(session: Reading, parent: Timeline, before: Pass, after: Pass) -> Answer:
+def why_loss_of_edit(session: Reading, parent: Timeline, before: Pass, after: Pass) -> Cause:
     """How the loss of a pass differs from that without the edit: ΔL ≈ Σ ∂L/∂v · Δv, with the gradients from before,
-    for what was edited and for each named value behind it."""
+    for what was edited and for each named value after it."""
     timeline = session.timelines.current
     edit = timeline.edit
     assert edit is not None
     if not timeline.dependents():
-        return Answer(
-            f"The loss is that of timeline {parent.number}: nothing after the edit {edit.text} depends on it."
-        )
+        return Cause(f"The loss is that of timeline {parent.number}: nothing after the edit {edit.text} depends on it.")
     look = Look(session)
     changes = _changes(parent, timeline, before, after)
     assert before.loss is not None
@@ -56,7 +54,7 @@ def why_loss_of_edit(session: Reading, parent: Timeline, before: Pass, after: Pa
     first, second, *found = look.numbers([before.loss.array, after.loss.array, *parts])
     shares = [Share(name, float(change)) for (name, *_), change in zip(changes, found)]
     real = float(second) - float(first)
-    answer = Answer(
+    answer = Cause(
         f"The loss is {words.number(float(second))} in timeline {timeline.number} and {words.number(float(first))} "
         f"in timeline {parent.number}: {signed(real)}, by {edit.text}."
     )
@@ -76,7 +74,7 @@ def why_loss_of_edit(session: Reading, parent: Timeline, before: Pass, after: Pa
 
 
 def _changes(parent: Timeline, timeline: Timeline, before: Pass, after: Pass) -> list[Change]:
-    """What was edited first, then each named value of the forward pass that differs, in order of execution."""
+    """Return what was edited first, then each named value of the forward pass that differs, in order of execution."""
     edit = timeline.edit
     assert edit is not None
     found: list[Change] = []

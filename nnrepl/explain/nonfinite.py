@@ -8,15 +8,17 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.answer import Answer, Evidence
-from nnrepl.explain.broken import broken
+from nnrepl.explain.answer import Cause, Evidence
+from nnrepl.explain.broken import broken, is_of_shares
 from nnrepl.explain.forward import made_large
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass_or_none
+from nnrepl.explain.scale import grows
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_inexact, unravel
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Leaf, Op, Pass, Value
+from nnrepl.tape.claims import Claim, say, say_first
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,23 @@ class Trouble:
 
 
 def blamed(birth: Birth) -> Birth:
-    """The birth of the ∞ behind a NaN; the NaN's own where that ∞ is a mask, of which an op should not make NaN."""
+    """Return the birth of the ∞ behind a NaN; the NaN's own where that ∞ is a mask, of which an op should not make
+    NaN."""
     if birth.before is None:
         return birth
     root = blamed(birth.before)
     # What masks goes into a softmax; an ∞ that comes back to one is a gradient.
-    shares = birth.op is not None and birth.op.of is None and has(birth.op.root.name, Trait.SHARES)
+    shares = birth.op is not None and _makes_shares(birth.op, birth.before)
     return birth if (shares and root.negative and _may_mask(root)) or _on_purpose(root) else root
+
+
+def _makes_shares(op: Op, came: Birth) -> bool:
+    """Whether an op makes shares of what may be masked, or differentiates an op that does."""
+    if op.of is None:
+        return has(op.root.name, Trait.SHARES) or is_of_shares(op)
+    return has(op.of.name, Trait.SHARES, Trait.ATTENDS) and came.value.canonical in [
+        one.canonical for one in op.of.inputs
+    ]
 
 
 def _may_mask(birth: Birth) -> bool:
@@ -50,7 +62,7 @@ def _may_mask(birth: Birth) -> bool:
 
 
 def _on_purpose(birth: Birth) -> bool:
-    """An ∞ that stands in the program: `where(mask, -mx.inf, x)`, `full(shape, -mx.inf)`."""
+    """Tell whether an ∞ stands in the program: `where(mask, -mx.inf, x)`, `full(shape, -mx.inf)`."""
     return birth.op is not None and (birth.constant is not None or birth.op.name in ("full", "where"))
 
 
@@ -58,7 +70,7 @@ def _on_purpose(birth: Birth) -> bool:
 
 
 def trouble(look: Look, part: Pass) -> Trouble | None:
-    """What is not finite at the ends of a pass: its loss, its gradients, what an update made."""
+    """Return what is not finite at the ends of a pass: its loss, its gradients, what an update made."""
     bad = _first_not_finite(look, ends(part))
     if bad is None:
         return None
@@ -67,7 +79,7 @@ def trouble(look: Look, part: Pass) -> Trouble | None:
 
 
 def ends(part: Pass) -> list[Value]:
-    """What a pass is run for, the loss first."""
+    """Return what a pass is run for, the loss first."""
     if part.kind == GRADIENT_PASS:
         found = [part.loss] if part.loss is not None else [root for root, _ in part.roots]
         found += [grads[-1] for leaf in part.wrt if (grads := part.grads.get(leaf))]
@@ -117,11 +129,12 @@ def _inside(part: Pass) -> list[Value]:
 
 
 def _ending(look: Look, value: Value) -> Op | None:
-    """The first op that takes a bad tensor (or what was made of it) and gives finite numbers; None if nothing does."""
+    """Return the first op that takes a bad tensor (or what was made of it) and gives finite numbers; None if nothing
+    does."""
     stack, seen = [value], {value}
     ended: list[Op] = []
     while stack and len(seen) < 200:
-        for user in stack.pop().consumers:
+        for user in look.session.tape.consumers(stack.pop()):
             outputs = [out for out in user.outputs if is_inexact(out) and not out.refusal]
             finite = look.finite(outputs)
             bad = [out for out in outputs if not finite[out]]
@@ -154,7 +167,7 @@ def _masks(look: Look, birth: Birth, ending: Op) -> bool:
 # -- answers -------------------------------------------------------------------------------------------------
 
 
-def why_nonfinite(session: Reading, kind: str = "") -> Answer:
+def why_nonfinite(session: Reading, kind: str = "") -> Cause:
     """`why nan`, `why inf`: the ends of the pass at the cursor, then those of all passes in order, then what is inside
     of the pass at the cursor."""
     look = Look(session)
@@ -175,25 +188,36 @@ def why_nonfinite(session: Reading, kind: str = "") -> Answer:
     for part in [*inside, *(part for part in looked if part is not here)]:
         for birth, ending in vanished(look, part):
             return _divided_away(look, birth, ending)
-    return Answer(_all_finite(look, looked), ops=look.ops)
+    return Cause(_all_finite(look, looked), ops=look.ops)
 
 
 def _all_finite(look: Look, parts: list[Pass]) -> str:
-    """What was looked at, where nothing was found."""
+    """Return what was looked at, where nothing was found."""
     over = "no pass" if not parts else f"{parts[0].address}" if len(parts) == 1 else f"{len(parts)} passes"
-    unseen = look.refused
-    rest = f" {unseen} tensors were dropped and could not be looked at." if unseen else ""
-    finite = look.all_finite
-    if finite:
-        return f"Every number that was looked at is finite: {look.looked} tensors of {over}.{rest}"
-    return (
-        f"Every loss and every gradient is finite ({look.looked} tensors of {over} were looked at); inside of a pass "
-        f"there are infinite numbers, but a softmax, an exp or a comparison makes finite ones of them.{rest}"
-    )
+    seen = f"{words.counted(look.looked, 'tensor')} of {over}"
+    unseen = sum(bool(value.refusal) for part in parts for op in part.ops for value in op.outputs)
+
+    def ends_are_finite() -> bool:
+        return look.looked > 0 and _first_not_finite(look, [end for part in parts for end in ends(part)]) is None
+
+    return " ".join([
+        *say_first([
+            Claim("why: nothing seen", lambda: not look.looked, lambda: (
+                f"Nothing was looked at: there is no floating-point tensor with numbers in {over}.")),
+            Claim("why: all finite", lambda: look.looked > 0 and look.all_finite, lambda: (
+                f"Every number that was looked at is finite: {seen}.")),
+            Claim("why: ends finite", ends_are_finite, lambda: (
+                f"Every loss and every gradient is finite ({seen}); there are numbers inside that are not, and none of "
+                "them reaches a loss or a gradient.")),
+        ]),
+        *say(Claim("why: unseen", lambda: unseen > 0, lambda: (
+            f"{words.counted(unseen, 'tensor')} could not be looked at: "
+            f"{'its' if unseen == 1 else 'their'} numbers are not kept."))),
+    ])  # fmt: skip
 
 
 def _passes(session: Reading) -> list[Pass]:
-    """The gradient pass at the cursor (or before) first, then all in order, but for those that are closed."""
+    """Return the gradient pass at the cursor (or before) first, then all in order, but for those that are closed."""
     ops = session.tape.ops
     parts = [part for part in session.tape.passes if len(part) and not isinstance(ops[part.start], ClosedOp)]
     here = gradient_pass_or_none(session)
@@ -214,13 +238,13 @@ def _since(look: Look, session: Reading, found: Trouble) -> str:
     return f"The loss has not been finite since {bad[0].address} ({len(bad)} of {len(losses)} losses on the tape)."
 
 
-def why_nonfinite_value(session: Reading, value: Value, kind: str = "") -> Answer:
+def why_nonfinite_value(session: Reading, value: Value, kind: str = "") -> Cause:
     """`why z is nan`: only what leads to one value."""
     look = Look(session)
     stat = look.stat(value)
     if stat.is_finite:
         peak = f", the largest {words.number(stat.peak)} in size" if stat.size else ""
-        return Answer(f"{value.name} is finite: {stat.size} ordinary numbers{peak}.", ops=look.ops)
+        return Cause(f"{value.name} is finite: {words.counted(stat.size, 'ordinary number')}{peak}.", ops=look.ops)
     at = first_bad(look, value, kind)
     wanted = at if at is not None else first_bad(look, value)
     assert wanted is not None
@@ -243,7 +267,7 @@ def _amount(nans: int, infs: int, size: int) -> str:
 
 def did(op: Op) -> str:
     """`#6, exp(z) (train.py:31)`; a VJP by the op that it differentiates."""
-    where = words.place(op.source)
+    where = words.spot(op)
     what = f"the VJP of {words.call(op.of)}" if op.of is not None else words.call(op)
     return f"{op.label}, {what}" + (f" ({where})" if where else "")
 
@@ -258,7 +282,8 @@ def born(birth: Birth) -> str:
         return f"{did(birth.op)}, has {words.number(birth.constant)} in its call"
     empty = birth.op.inputs and not any(taken.size for taken in birth.op.inputs)
     out = "infinite ones" if birth.before is not None else "no numbers" if empty else "finite numbers"
-    return f"{did(birth.op)}, makes {_SIGN[birth.kind]} out of {out}"
+    inner = f"; inside of that call, {born(birth.within)}" if birth.within is not None else ""
+    return f"{did(birth.op)}, makes {_SIGN[birth.kind]} out of {out}{inner}"
 
 
 def came_in(birth: Birth) -> str:
@@ -280,21 +305,28 @@ def came_in(birth: Birth) -> str:
 _KINDS = {"parameter": "the parameter", "input": "the input", "constant": "the constant", "captured": "the captured"}
 
 
-def _answer(look: Look, found: Trouble) -> Answer:
-    """The cause first, then what became of it."""
+def _grown(look: Look, taken: Value) -> list[str]:
+    """Return what made a tensor large, a sentence if that is known."""
+    if taken.gradient_of is not None:
+        cause = grows(look, taken)
+        return [f"{taken.name} is large: {cause.say('grows')}"] if cause is not None else []
+    grew = made_large(look, taken)
+    return [grew.text] if grew is not None else []
+
+
+def _answer(look: Look, found: Trouble) -> Cause:
+    """Return the cause first, then what became of it."""
     root = found.cause
     end = found.end
     stat = look.stat(end)
     is_loss = end is found.part.loss
     whose = f"The loss of {found.part.address}" if is_loss else end.name
     verb = f"is {_shown(look, end, 0)}" if end.size == 1 else f"has {_amount(stat.nans, stat.infs, stat.size)}"
-    answer = Answer(f"{whose} {verb}: {born(root)}.", root.op)
+    answer = Cause(f"{whose} {verb}: {born(root)}.", root.op)
     _tell(look, answer, root)
     if root.op is not None and root.op.of is None and root.before is None and root.kind == INF:
         taken = max(_visible(look, root.op.inputs), key=lambda value: look.stat(value).peak, default=None)
-        grew = None if taken is None else made_large(look, taken)
-        if grew is not None:
-            answer.also.append(grew.text)
+        answer.also.extend(_grown(look, taken) if taken is not None else [])
     if found.birth is not root:
         answer.also.append(f"Of the ∞ it became NaN in {did_of(found.birth)}.")
     elif root.before is not None:
@@ -311,7 +343,7 @@ def _visible(look: Look, values: Iterable[Value]) -> list[Value]:
 
 
 def did_of(birth: Birth) -> str:
-    """The op of a birth, or the leaf."""
+    """Return the op of a birth, or the leaf."""
     return birth.value.name if birth.op is None else did(birth.op)
 
 
@@ -319,8 +351,8 @@ def _shown(look: Look, value: Value, at: int) -> str:
     return words.number(look.numbers([look.array(value).flatten()[at]])[0])
 
 
-def _tell(look: Look, answer: Answer, birth: Birth) -> None:
-    """The element at which it happened, the rule that was broken, and what shows it."""
+def _tell(look: Look, answer: Cause, birth: Birth) -> None:
+    """Say the element at which it happened, the rule that was broken, and what shows it."""
     value = birth.value
     stat = look.stat(value)
     element = words.element(value.name, unravel(birth.at, value.shape))
@@ -340,9 +372,9 @@ def _tell(look: Look, answer: Answer, birth: Birth) -> None:
     answer.advice = rule.advice
 
 
-def _divided_away(look: Look, birth: Birth, ending: Op) -> Answer:
-    """An ∞ or a NaN that no loss and no gradient shows."""
-    answer = Answer(f"No loss and no gradient is NaN or ∞, but {born(birth)}, and {did(ending)}, makes finite numbers "
+def _divided_away(look: Look, birth: Birth, ending: Op) -> Cause:
+    """Return an ∞ or a NaN that no loss and no gradient shows."""
+    answer = Cause(f"No loss and no gradient is NaN or ∞, but {born(birth)}, and {did(ending)}, makes finite numbers "
                     "of it again.", birth.op)  # fmt: skip
     _tell(look, answer, birth)
     outputs: Sequence[Value] = [out for out in ending.outputs if mx.issubdtype(out.dtype, mx.inexact)]

@@ -15,13 +15,13 @@ from nnrepl.tape import GRADIENT_PASS, Op, Pass, Value
 
 
 def rule_of(op: Op) -> Rule | None:
-    """The rule of a backward op: what it differentiates, and how."""
+    """Return the rule of a backward op: what it differentiates, and how."""
     rule = op.args[0] if op.args else None
     return rule if type(rule) is Rule else None
 
 
 def upstream(op: Op) -> tuple[Value, ...]:
-    """The gradients that go into a backward op."""
+    """Return the gradients that go into a backward op."""
     rule = rule_of(op)
     if rule is not None:
         return op.inputs[: len(rule.outputs) + len(rule.continued)]
@@ -35,7 +35,7 @@ def _is_gradient(value: Value) -> bool:
 
 
 def cone(gradients: Iterable[Value]) -> list[Op]:
-    """The backward ops that lead to some gradients, in order of execution."""
+    """Return the backward ops that lead to some gradients, in order of execution."""
     found: set[Op] = set()
     stack = list(gradients)
     while stack:
@@ -58,7 +58,7 @@ def path(gradient: Value, choose: Callable[[tuple[Value, ...]], Value]) -> list[
 
 
 def gradient_of(session: Reading, value: Value) -> Value:
-    """The whole gradient of a value, also one that lies ahead in a recorded pass.
+    """Return the whole gradient of a value, also one that lies ahead in a recorded pass.
 
     Raises:
         NoGradient: If none flows to it.
@@ -75,8 +75,9 @@ def gradient_of(session: Reading, value: Value) -> Value:
 
 
 def differentiated(session: Reading, value: Value) -> tuple[Pass, Value] | None:
-    """The pass that has a gradient for a value, that of the cursor or another of this step, and the value as it is
-    there: a parameter enters each pass as a leaf of its own. None if no pass before the cursor or in this step has."""
+    """Return the pass that has a gradient for a value, that of the cursor or another of this step, and the value as
+    it is there: a parameter enters each pass as a leaf of its own. None if no pass before the cursor or in this step
+    has."""
     part = last_pass_with(session, value)
     if part is not None:
         return part, value
@@ -88,14 +89,14 @@ def differentiated(session: Reading, value: Value) -> tuple[Pass, Value] | None:
 
 
 def last_pass_with(session: Reading, value: Value) -> Pass | None:
-    """The gradient pass that a value belongs to: the one of the cursor, if it has a gradient for it."""
+    """Return the gradient pass that a value belongs to: the one of the cursor, if it has a gradient for it."""
     parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS and part.grads.get(value.canonical)]
     here = session.part
     return here if here in parts else next((p for p in reversed(parts) if p.start <= session.cursor), None)
 
 
 def value_of(session: Reading, text: str) -> Value:
-    """A value of the tape by its name, also one that lies ahead in what is recorded.
+    """Return a value of the tape by its name, also one that lies ahead in what is recorded.
 
     Raises:
         UserError: If nothing is called so.
@@ -129,7 +130,7 @@ def _is_older(value: Value, part: Pass) -> bool:
 
 
 def target_of(session: Reading, text: str) -> Value:
-    """What `why` and `explain` are asked about: `z1`, `#12`, `grad(weights1)`, on either side of the cursor; for
+    """Return what `why` and `explain` are asked about: `z1`, `#12`, `grad(weights1)`, on either side of the cursor; for
     any other place, the result of the op there.
 
     Raises:
@@ -149,7 +150,7 @@ def target_of(session: Reading, text: str) -> Value:
 
 
 def _op_at(session: Reading, text: str, unknown: UserError) -> Op:
-    """The op at a place that is no value's name. Raises UserError, or `unknown` if it is no place either."""
+    """Return the op at a place that is no value's name. Raises UserError, or `unknown` if it is no place either."""
     try:
         return session.op_at(text)
     except UserError as refused:
@@ -158,7 +159,7 @@ def _op_at(session: Reading, text: str, unknown: UserError) -> Op:
 
 
 def _of_element(session: Reading, text: str) -> UserError | None:
-    """What to type instead, where an element of a tensor is meant: `z1[0, 1]`."""
+    """Return what to type instead, where an element of a tensor is meant: `z1[0, 1]`."""
     match = re.fullmatch(r"(.+?)\[([^\[\]]*)\]", text)
     if match is None:
         return None
@@ -172,7 +173,7 @@ def _of_element(session: Reading, text: str) -> UserError | None:
 
 
 def main_output(op: Op) -> Value:
-    """The result of an op that there is most to say about. Raises UserError if it has none."""
+    """Return the result of an op that there is most to say about. Raises UserError if it has none."""
     if not op.outputs:
         raise UserError(f"{op.label} {op.name} has no result")
     held = [value for value in op.outputs if value.size]
@@ -188,7 +189,7 @@ def inner_of_gradient(text: str) -> str | None:
 
 
 def same_function(session: Reading, part: Pass) -> list[Pass]:
-    """The gradient passes of the function that a pass differentiates, of the same model, in order. Where the
+    """Return the gradient passes of the function that a pass differentiates, of the same model, in order. Where the
     model is not known (in a compiled call that is repeated), the function alone counts."""
     whose = _model_of(session, part)
     return [
@@ -199,8 +200,8 @@ def same_function(session: Reading, part: Pass) -> list[Pass]:
 
 
 def leaves_later(before: Pass, after: Pass) -> dict[Value, Value]:
-    """What was differentiated in one pass of a function, each with the same one of another: in order, where they go
-    together, else by name."""
+    """Return what was differentiated in one pass of a function, each with the same one of another: in order, where they
+    go together, else by name."""
     if [leaf.shape for leaf in before.wrt] == [leaf.shape for leaf in after.wrt]:
         return dict(zip(before.wrt, after.wrt))
     named = {leaf.name: leaf for leaf in after.wrt}
@@ -208,7 +209,7 @@ def leaves_later(before: Pass, after: Pass) -> dict[Value, Value]:
 
 
 def _model_of(session: Reading, part: Pass) -> Any:
-    """The model in which the first of what was differentiated lies; None where it is in none."""
+    """Return the model in which the first of what was differentiated lies; None where it is in none."""
     leaf = next(iter(part.wrt), None)
     if leaf is None:
         return None
@@ -218,7 +219,7 @@ def _model_of(session: Reading, part: Pass) -> Any:
 
 
 def gradient_pass(session: Reading) -> Pass:
-    """The gradient pass at the cursor, else the last one before, else the first one after.
+    """Return the gradient pass at the cursor, else the last one before, else the first one after.
 
     Raises:
         UserError: If there is none.
@@ -230,7 +231,7 @@ def gradient_pass(session: Reading) -> Pass:
 
 
 def gradient_pass_or_none(session: Reading) -> Pass | None:
-    """The same; None if there is none."""
+    """Return the same; None if there is none."""
     parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS]
     here = session.part
     if here in parts:

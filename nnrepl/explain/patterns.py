@@ -7,7 +7,7 @@ from nnrepl.tape import UPDATE_PASS, Op, Value
 
 
 def known_by_name(op: Op) -> list[str]:
-    """What the op completes, if that has a name."""
+    """Return what the op completes, if that has a name."""
     found = [_squared_error(op), _absolute_error(op), _descent(op), _entropy(op)]
     return [text for text in found if text]
 
@@ -18,7 +18,7 @@ def _made_by(value: object, *names: str) -> Op | None:
 
 
 def _operands(op: Op) -> tuple[object, object] | None:
-    """The two sides of `a − b`."""
+    """Return the two sides of `a − b`."""
     args = op.args if len(op.args) == 2 else ()
     if len(args) != 2:
         return None

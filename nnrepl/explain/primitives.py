@@ -12,7 +12,7 @@ from nnrepl.tape import Op
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PrimitiveCall:
     """One primitive, with what goes in and what it makes: inputs by their names, its own results as a, b, ..."""
 
     name: str
@@ -20,8 +20,8 @@ class Step:
     makes: tuple[str, ...]
 
 
-def primitives(op: Op) -> list[Step]:
-    """The primitives of an op in the order in which MLX computes them. Nothing is evaluated: the op is called on
+def primitives(op: Op) -> list[PrimitiveCall]:
+    """Return the primitives of an op in the order in which MLX computes them. Nothing is evaluated: the op is called on
     stand-ins of the same shapes.
 
     Raises:
@@ -41,7 +41,7 @@ def primitives(op: Op) -> list[Step]:
             for made in step.outputs:
                 called.setdefault(made, _letter(len([name for name in called.values() if len(name) == 1])))
             takes = tuple(called.get(name, "a constant") for name in step.inputs)
-            found.append(Step(step.label, takes, tuple(called[name] for name in step.outputs)))
+            found.append(PrimitiveCall(step.label, takes, tuple(called[name] for name in step.outputs)))
     return found
 
 

@@ -12,14 +12,14 @@ from nnrepl import ops
 from nnrepl.explain.differences import Scalar
 from nnrepl.explain.known import bind
 from nnrepl.record.custom import Composite
-from nnrepl.record.opaque import quietly
+from nnrepl.record.quiet import quietly
 from nnrepl.tape import Op, Pass, Value
 
 
 def projected(
     forward: Op, of: Value, outputs: Sequence[int], cotangents: Sequence[mx.array], composite: Composite | None = None
 ) -> Callable[[mx.Dtype], Scalar]:
-    """What the gradient is the gradient of: the op's result, weighed with the gradients that came in."""
+    """Return what the gradient is the gradient of: the op's result, weighed with the gradients that came in."""
 
     def at(dtype: mx.Dtype) -> Scalar:
         def run(array: mx.array) -> mx.array:
@@ -46,12 +46,12 @@ def weighed(pairs: Sequence[tuple[mx.array, mx.array]], dtype: mx.Dtype) -> mx.a
 
 
 def widened(array: mx.array, dtype: mx.Dtype) -> mx.array:
-    """A float tensor in another float dtype; other tensors as they are."""
+    """Return a float tensor in another float dtype; other tensors as they are."""
     return array.astype(dtype) if mx.issubdtype(array.dtype, mx.floating) else array
 
 
 def coarsest(values: Sequence[Value]) -> mx.Dtype:
-    """The dtype with the fewest digits among some tensors."""
+    """Return the dtype with the fewest digits among some tensors."""
     kinds = {value.dtype for value in values}
     return next((kind for kind in (mx.bfloat16, mx.float16, mx.float32) if kind in kinds), mx.float64)
 
@@ -84,13 +84,13 @@ class Recomputed:
         self.coarse = coarsest([leaf, *(value for op in self.needed for value in op.outputs)])
 
     def smooth(self, dtype: mx.Dtype) -> Scalar:
-        """The loss in a dtype, with every choice held as it was made: a ReLU that passed passes, the largest number of
-        a pool stays the chosen one. It has the same gradient, and no kinks."""
+        """Return the loss in a dtype, with every choice held as it was made: a ReLU that passed passes, the largest
+        number of a pool stays the chosen one. It has the same gradient, and no kinks."""
         return self.at(dtype, held=True)
 
     def gradient(self) -> mx.array | None:
-        """The gradient of the loss in float64, by the rules that the pass had: MLX's, and those of the program's own.
-        None where they cannot be followed there."""
+        """Return the gradient of the loss in float64, by the rules that the pass had: MLX's, and those of the program's
+        own. None where they cannot be followed there."""
         with mx.stream(mx.cpu), quietly():
             try:
                 leaf = self.leaf.array.astype(mx.float64)
@@ -101,7 +101,7 @@ class Recomputed:
         return found
 
     def at(self, dtype: mx.Dtype, held: bool = False, native: bool = False) -> Scalar:
-        """The loss in a dtype.
+        """Return the loss in a dtype.
 
         Args:
             held: With every choice as it was made.
@@ -127,7 +127,7 @@ class Recomputed:
         return run
 
     def value(self) -> float:
-        """The loss as the program had it, weighed as `at` weighs it."""
+        """Return the loss as the program had it, weighed as `at` weighs it."""
         reached = {self.leaf.canonical, *(value.canonical for op in self.needed for value in op.outputs)}
         roots = [(root.array, seed.array) for root, seed in self.part.roots if root.canonical in reached]
         with mx.stream(mx.cpu):
@@ -136,7 +136,8 @@ class Recomputed:
 
 
 def _as_chosen(op: Op, lookup: Callable[[Value], mx.array]) -> mx.array | None:
-    """The result of an op that chooses, with the choice that it made on the recorded numbers; None for any other."""
+    """Return the result of an op that chooses, with the choice that it made on the recorded numbers; None for any
+    other."""
     entry = ops.ENTRIES.get(op.name)
     if entry is None or op.name not in _CHOICES or op.operation.kind != "op" or len(op.outputs) != 1:
         return None

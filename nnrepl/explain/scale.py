@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.answer import Answer
+from nnrepl.explain.answer import Cause
 from nnrepl.explain.forward import NOTABLE, Growth, made_large, made_small
 from nnrepl.explain.limits import is_lost, usual
 from nnrepl.explain.links import describe, links_along
@@ -23,11 +23,11 @@ from nnrepl.record.batches import total
 from nnrepl.record.gradient_names import start_of
 from nnrepl.session.births import is_inexact
 from nnrepl.session.reading import Reading
-from nnrepl.tape import Op, Pass, Value
+from nnrepl.tape import Op, Pass, Value, result_inside
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Factor:
     """One op on the way, and by what it multiplied the root mean square of the gradient."""
 
     op: Op
@@ -35,8 +35,8 @@ class Step:
     ratio: float
 
 
-def why_scale(session: Reading, gradient: Value, how: str, name: str = "") -> Answer:
-    """The links that shrink (`how` "small") or grow ("large") a gradient most.
+def why_scale(session: Reading, gradient: Value, how: str, name: str = "") -> Cause:
+    """Return the links that shrink (`how` "small") or grow ("large") a gradient most.
 
     Compared is the root mean square of the elements, so that a change of shape alone counts nothing.
     """
@@ -55,7 +55,7 @@ def why_scale(session: Reading, gradient: Value, how: str, name: str = "") -> An
         "; what is left of a sum whose terms cancel is rounding" if worst is not None and worst.is_rounding else ""
     )
     head = _head(name or gradient.name, stats[gradient], ordinary and not through and not rounding)
-    answer = Answer(
+    answer = Cause(
         f"{head}{rounding}; a typical element is "
         f"{words.number(last)}. On the way from {start_of(gradient)} a typical element "
         f"{'shrank' if last < first else 'grew'} {_times(first, last)} over {len(way) - 1} ops."
@@ -71,20 +71,20 @@ def why_scale(session: Reading, gradient: Value, how: str, name: str = "") -> An
 
 
 def _way(look: Look, gradient: Value) -> tuple[list[Value], dict[Value, Stat]]:
-    """The way on which most of a gradient came from the loss, and what is on it in a few numbers."""
+    """Return the way on which most of a gradient came from the loss, and what is on it in a few numbers."""
     values = [gradient, *(value for op in cone([gradient]) for value in (*upstream(op), *op.outputs))]
     stats = look.stats(values)
     return path(gradient, lambda before: max(before, key=lambda value: stats[value].norm)), stats
 
 
-def shrinks(look: Look, gradient: Value) -> Group | None:
-    """The line of the program that shrinks a gradient most on its way from the loss; None if none does."""
+def shrinks(look: Look, gradient: Value) -> LineSteps | None:
+    """Return the line of the program that shrinks a gradient most on its way from the loss; None if none does."""
     way, stats = _way(look, gradient)
     return next(iter(_groups(look, _steps(way, stats), "small")), None)
 
 
-def grows(look: Look, gradient: Value) -> Group | None:
-    """The line of the program that grows a gradient most on its way from the loss; None if none does much."""
+def grows(look: Look, gradient: Value) -> LineSteps | None:
+    """Return the line of the program that grows a gradient most on its way from the loss; None if none does much."""
     way, stats = _way(look, gradient)
     return next((group for group in _groups(look, _steps(way, stats), "large") if group.effect > NOTABLE), None)
 
@@ -168,12 +168,12 @@ def _why_cancelled(look: Look, op: Op) -> str:
     return f" {words.name(values)} is the same at every position: it makes no difference which one is attended to."
 
 
-def _steps(way: list[Value], stats: dict[Value, Stat]) -> list[Step]:
+def _steps(way: list[Value], stats: dict[Value, Stat]) -> list[Factor]:
     found = []
     for before, after in itertools.pairwise(way):
         low = stats[before].typical
         if after.op is not None and low > 0:
-            found.append(Step(after.op, after, stats[after].typical / low))
+            found.append(Factor(after.op, after, stats[after].typical / low))
     return found
 
 
@@ -185,23 +185,24 @@ def _times(first: float, last: float) -> str:
 
 
 @dataclass(slots=True)
-class Group:
+class LineSteps:
     """The steps of one line of the program: a layer of a deep stack, or a recurrent cell, is passed many times."""
 
     name: str
     where: str
-    steps: list[Step]
+    steps: list[Factor]
     effect: float = 1.0
     cancels: Cancelled | None = None
     sized: Growth | None = None
+    inside: LineSteps | None = None
 
     @property
-    def worst(self) -> Step:
+    def worst(self) -> Factor:
         """The step that changes most."""
         return max(self.steps, key=lambda step: abs(math.log(step.ratio)) if step.ratio else math.inf)
 
     def say(self, verb: str) -> str:
-        """What it does, in a sentence."""
+        """Return what it does, in a sentence."""
         by = words.number(float(f"{self.effect:.3g}"))
         op = self.worst.op
         forward = op.of or op
@@ -216,6 +217,8 @@ class Group:
         sized = f" {self.sized.text}" if self.sized is not None else ""
         if self.cancels is not None:
             sized += self.cancels.because
+        if self.inside is not None:
+            sized += f" Inside of that call: {self.inside.say(verb)}"
         if len(self.steps) == 1:
             module = f" in {op.module}" if op.module else ""
             return (
@@ -229,30 +232,40 @@ class Group:
         )
 
 
-def _groups(look: Look, steps: list[Step], how: str) -> list[Group]:
-    """The lines of the program that shrink or grow a gradient, the strongest first."""
-    lines: dict[tuple[str, str], Group] = {}
+def _groups(look: Look, steps: list[Factor], how: str) -> list[LineSteps]:
+    """Return the lines of the program that shrink or grow a gradient, the strongest first."""
+    lines: dict[tuple[str, str], LineSteps] = {}
     for step in steps:
         forward = step.op.of
         if forward is None or has(forward.name, Trait.SPREADS) or step.op.operation.kind == "accumulate":
             continue
         where = words.place(forward.source)
-        group = lines.setdefault((where, forward.name), Group(forward.name, where, []))
+        group = lines.setdefault((where, forward.name), LineSteps(forward.name, where, []))
         group.steps.append(step)
         group.effect *= 1 / max(step.ratio, 1e-30) if how == "small" else step.ratio
     found = sorted((group for group in lines.values() if group.effect > 1.05), key=lambda group: -group.effect)
     for group in found[:_SHOWN]:
         group.cancels = cancelled(look, group.worst.op, group.worst.value) if how == "small" else None
         group.sized = _size_behind(look, group, how) if group.cancels is None and group.effect > NOTABLE else None
+        group.inside = _inside(look, group, how)
     return found
+
+
+def _inside(look: Look, group: LineSteps, how: str) -> LineSteps | None:
+    """Return what changes the gradient most that a nested gradient call takes inside, where a line is such a call."""
+    forward = group.worst.op.of
+    inner = result_inside(forward.outputs[0]) if forward is not None and len(forward.outputs) == 1 else None
+    if inner is None or inner.op is None or not look.can_see(inner):
+        return None
+    return shrinks(look, inner) if how == "small" else grows(look, inner)
 
 
 def _is_seen(value: Value) -> bool:
     return is_inexact(value) and value.size > 0 and not value.refusal
 
 
-def _size_behind(look: Look, group: Group, how: str) -> Growth | None:
-    """What made the operand large or small by which a line of the program changes a gradient most."""
+def _size_behind(look: Look, group: LineSteps, how: str) -> Growth | None:
+    """Return what made the operand large or small by which a line of the program changes a gradient most."""
     forward, of = group.worst.op.of, group.worst.value.gradient_of
     if forward is None or of is None:
         return None
@@ -270,8 +283,8 @@ def _size_behind(look: Look, group: Group, how: str) -> Growth | None:
     return max(sizes, key=lambda one: abs(math.log(one.typical)), default=None)
 
 
-def _advice(look: Look, groups: list[Group], how: str) -> str:
-    """What may help, where the ops that were measured give a reason for it; "" else."""
+def _advice(look: Look, groups: list[LineSteps], how: str) -> str:
+    """Return what may help, where the ops that were measured give a reason for it; "" else."""
     if any(group.cancels is not None for group in groups[:1]):
         return ""
     names = {group.name for group in groups}
@@ -292,8 +305,9 @@ def _advice(look: Look, groups: list[Group], how: str) -> str:
     return f"{typical}: smaller initial weights, normalization, or clipped gradients may keep them in range."
 
 
-def weight_of(step: Step) -> Value | None:
-    """The parameter that multiplies the gradient in the backward pass of a product; None if it is another tensor."""
+def weight_of(step: Factor) -> Value | None:
+    """Return the parameter that multiplies the gradient in the backward pass of a product; None if it is another
+    tensor."""
     forward, of = step.op.of, step.value.gradient_of
     if forward is None or of is None:
         return None

@@ -14,7 +14,7 @@ from nnrepl.tape import Op, Value
 
 
 def sizes(look: Look, op: Op, value: Value, wide: bool = False) -> mx.array | None:
-    """The sums that a VJP makes, of the absolute values of their terms; None where that is not known.
+    """Return the sums that a VJP makes, of the absolute values of their terms; None where that is not known.
 
     Args:
         wide: Compute the sums of a product in float64.
@@ -81,7 +81,7 @@ def _is(arg: object, value: Value) -> bool:
 
 
 def attended(look: Look, forward: Op) -> mx.array | None:
-    """The shares of an attention, by asking it about values that are the unit vectors; None where it refuses."""
+    """Return the shares of an attention, by asking it about values that are the unit vectors; None where it refuses."""
     if len(forward.args) < 3 or not all(isinstance(arg, Value) for arg in forward.args[:3]):
         return None
     keys: Value = forward.args[1]

@@ -10,7 +10,6 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Evidence
-from nnrepl.explain.claims import Claim, Reason, first_proved
 from nnrepl.explain.disconnected import why_end
 from nnrepl.explain.forward import made_large
 from nnrepl.explain.known import FIXED, entry_for
@@ -19,10 +18,12 @@ from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
 from nnrepl.explain.regions import Mask, is_zero_on, moves, places
 from nnrepl.explain.sizes import attended, sizes
+from nnrepl.explain.zero_reasons import Reason
 from nnrepl.explain.zeros import shown, units_of, zero_value
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import filler, is_inexact
 from nnrepl.tape import Op, Value
+from nnrepl.tape.claims import Claim, first_proved
 
 TINY = {mx.float16: 6.0e-8, mx.bfloat16: 9.2e-41, mx.float32: 1.4e-45}
 """The smallest number above 0 of each dtype (IEEE 754)."""
@@ -75,32 +76,33 @@ class Stuck:
         """The local factors of an op that works place by place."""
         return factor_array(self.op, self.of, self.look)
 
-    def claims(self) -> Iterator[Claim]:
-        """What may be the reason, the most telling first."""
-        yield Claim(lambda: not is_inexact(self.of), self._whole)
-        yield Claim(lambda: self.mask is not None and moves(self.forward), self._left_out)
-        yield Claim(lambda: self._wide_peak > 0, self._underflow)
+    def claims(self) -> Iterator[Claim[Reason]]:
+        """Yield what may be the reason, the most telling first."""
+        yield Claim("0: whole", lambda: not is_inexact(self.of), self._whole)
+        yield Claim("0: left out", lambda: self.mask is not None and moves(self.forward), self._left_out)
+        yield Claim("0: underflow", lambda: self._wide_peak > 0, self._underflow)
         if self.factors is not None:
-            yield Claim(lambda: self._closed_share == 1 and self._dead_factor is not None, self._dead_place)
-            yield Claim(lambda: self._closed_share == 1, self._closed)
-            yield Claim(lambda: not self._meeting, self._never_meet)
-            yield Claim(lambda: self._product_peak == 0, self._too_small)
-            yield Claim(lambda: self.given.shape != self.gradient.shape, self._sum_cancels)
+            yield Claim(
+                "0: dead place", lambda: self._closed_share == 1 and self._dead_factor is not None, self._dead_place
+            )
+            yield Claim("0: closed", lambda: self._closed_share == 1, self._closed)
+            yield Claim("0: never meet", lambda: not self._meeting, self._never_meet)
+            yield Claim("0: too small", lambda: self._product_peak == 0, self._too_small)
+            yield Claim("0: sum cancels", lambda: self.given.shape != self.gradient.shape, self._sum_cancels)
             return
-        yield Claim(lambda: self._dead_operand is not None, self._dead)
-        yield Claim(lambda: self._length == 1, self._alone)
-        yield Claim(lambda: self._smallest_peak > 0.9999, self._saturated)
-        yield Claim(self._is_even, self._even)
+        yield Claim("0: even", self._is_even, self._even)
+        yield Claim("0: dead", lambda: self._dead_operand is not None, self._dead)
+        yield Claim("0: alone", lambda: self._length == 1, self._alone)
+        yield Claim("0: saturated", lambda: self._smallest_peak > 0.9999, self._saturated)
         entry = entry_for(self.forward)
-        yield Claim(lambda: entry is not None and entry.kind == FIXED, self._fixed)
-        yield Claim(lambda: self.forward.operation.kind == "custom", self._custom)
-        yield Claim(lambda: not self._passes_another, self._flat)
-        yield Claim(lambda: self._sizes(False) > 0, self._terms_cancel)
-        yield Claim(lambda: self._sizes(True) > 0, self._product_too_small)
-        yield Claim(lambda: self._sizes(True) == 0, self._products_are_zero)
+        yield Claim("0: fixed", lambda: entry is not None and entry.kind == FIXED, self._fixed)
+        yield Claim("0: flat", lambda: not self._passes_another, self._flat)
+        yield Claim("0: terms cancel", lambda: self._sizes(False) > 0, self._terms_cancel)
+        yield Claim("0: product too small", lambda: self._sizes(True) > 0, self._product_too_small)
+        yield Claim("0: products are zero", lambda: self._sizes(True) == 0, self._products_are_zero)
 
     def otherwise(self) -> Reason:
-        """What is so in any case."""
+        """Return what is so in any case."""
         rule = factor_text(self.op, self.of)
         local = f" and {rule}" if rule else ""
         text = (
@@ -110,7 +112,7 @@ class Stuck:
         return Reason(text, self._evidence())
 
     def _sizes(self, wide: bool) -> float:
-        """The largest of the sums that the op makes, were no term negative; -1 where that cannot be told."""
+        """Return the largest of the sums that the op makes, were no term negative; -1 where that cannot be told."""
         try:
             parts = sizes(self.look, self.op, self.gradient, wide)
             if parts is None:
@@ -143,7 +145,7 @@ class Stuck:
     # -- whole numbers, small numbers, parts that are left out ---------------------------------------------
 
     def _whole(self) -> Reason:
-        """A tensor of whole numbers was differentiated: MLX rounds the gradient to 0."""
+        """Say that a tensor of whole numbers was differentiated: MLX rounds the gradient to 0."""
         at = self.of
         while at.op is not None and at.op.inputs and not is_inexact(at.op.inputs[0]):
             at = at.op.inputs[0]
@@ -261,7 +263,7 @@ class Stuck:
         return Reason(self._closed_text(), self._place_by_place())
 
     def _closed_text(self) -> str:
-        """What to say about an op that passes nothing at all: its factor is 0 at every place."""
+        """Return what to say about an op that passes nothing at all: its factor is 0 at every place."""
         forward, of, look = self.forward, self.of, self.look
         did, text = words.call(forward), factor_text(self.op, self.of)
         assert self.factors is not None
@@ -307,7 +309,9 @@ class Stuck:
         self.look.see(self.op.inputs)
         again = self.op.compute(lambda value: filler(value) if value is dead else value.array)
         slot = self.gradient.slot if self.gradient.slot < len(again) else 0
-        return bool(self.look.numbers([mx.any(again[slot] != 0)])[0])
+        # What is left of a sum that cancels is rounding, and no gradient that passes.
+        least = _ROUNDING.get(self.gradient.dtype, 3e-6) * self.look.stat(self.given).peak
+        return bool(self.look.numbers([mx.any(mx.abs(again[slot]) > least)])[0])
 
     def _dead(self) -> Reason:
         dead = self._dead_operand
@@ -358,7 +362,7 @@ class Stuck:
                       f"there.{self._largest()}", self._share_evidence())  # fmt: skip
 
     def _largest(self) -> str:
-        """What made the operand large that is so, where one is."""
+        """Return what made the operand large that is so, where one is."""
         asked = self.forward.args[:2] if self.forward.name != "softmax" else self.forward.inputs
         grown = [made_large(self.look, taken) for taken in dict.fromkeys(asked) if isinstance(taken, Value)]
         found = max((one for one in grown if one is not None), key=lambda one: one.typical, default=None)
@@ -386,10 +390,6 @@ class Stuck:
         text = f"{words.call(self.forward)} passes nothing: {why_end(self.forward)}"
         return Reason(text, shown(self.look, [*upstream(self.op), self.gradient]))
 
-    def _custom(self) -> Reason:
-        text = f"the program's own backward rule ({self.forward.name}) gives 0."
-        return Reason(text, shown(self.look, [*upstream(self.op), self.gradient]))
-
     @cached_property
     def _passes_another(self) -> bool:
         """Whether another gradient of the result, all of whose elements are there, would pass."""
@@ -408,6 +408,10 @@ class Stuck:
         grew = self._largest() if has(self.forward.name, Trait.NORMALIZES, Trait.SHARES) else ""
         return Reason(f"{words.call(self.forward)} passes nothing on to {self.of.name}, whatever comes in{local}."
                       f"{grew}", self._evidence())  # fmt: skip
+
+
+_ROUNDING = {mx.float16: 4e-3, mx.bfloat16: 3e-2, mx.float64: 1e-14}
+"""By how much a sum of few terms may be off, as a share of the largest; for other dtypes it is float32's."""
 
 
 def _compares(forward: Op) -> bool:

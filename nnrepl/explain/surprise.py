@@ -32,12 +32,12 @@ class CrossEntropy:
     loss: Value
 
     def row(self, place: tuple[int, ...]) -> str:
-        """A row of the logits, `logits[1,:]`, behind the name."""
+        """Return a row of the logits, `logits[1,:]`, after the name."""
         return f"[{','.join([*map(str, place), ':'])}]"
 
 
 def find(ops: Iterable[Op]) -> CrossEntropy | None:
-    """The cross-entropy that the ops of a call make; None where they make another one (smoothed, weighted)."""
+    """Return the cross-entropy that the ops of a call make; None where they make another one (smoothed, weighted)."""
     own = list(ops)
     made = set(own)
     taken = [value for op in own for value in op.inputs if value.op not in made]
@@ -57,7 +57,7 @@ def find(ops: Iterable[Op]) -> CrossEntropy | None:
 
 
 def around(part: Pass | None, logits: Value) -> CrossEntropy | None:
-    """The cross-entropy of a pass that takes some logits; None where none does."""
+    """Return the cross-entropy of a pass that takes some logits; None where none does."""
     calls: dict[object, list[Op]] = {}
     for op in () if part is None else part.forward:
         for step in op.scope.path() if op.scope is not None else ():
@@ -68,7 +68,7 @@ def around(part: Pass | None, logits: Value) -> CrossEntropy | None:
 
 
 def forward(look: Look, whole: CrossEntropy, called: Called = words.name) -> list[str]:
-    """The row with the largest loss: the shares, and −ln of that of the right answer."""
+    """Return the row with the largest loss: the shares, and −ln of that of the right answer."""
     look.see([whole.logits, whole.targets, whole.loss])
     at = int(look.numbers([mx.argmax(whole.loss.array)])[0])
     place = _unravel(at, whole.loss.shape)
@@ -132,7 +132,7 @@ def _at(array: mx.array, place: tuple[int, ...]) -> mx.array:
 
 
 def _listed(shares: list[float], at: int) -> str:
-    """The shares of a row; of a long one the one that counts."""
+    """Return the shares of a row; of a long one the one that counts."""
     if len(shares) <= _SHOWN:
         return f"[{' '.join(words.number(share) for share in shares)}]"
     return f"[… {words.number(shares[at])} at {at} …], {len(shares)} in all"

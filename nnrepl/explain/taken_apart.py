@@ -23,20 +23,20 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import RECORD, Recorder, current
 from nnrepl.record.stack import Stack
 from nnrepl.session.errors import UserError
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import RUN_PASS, Op, Tape, Value
 
 _copy = mx.array.__copy__
 
 
-class InnerSession(Session):
+class InnerSession(TapeSession):
     """A person's place on a tape beside the program's.
 
     Attributes:
         outer: The session that they came from.
     """
 
-    def __init__(self, outer: Session, tape: Tape, names: ProgramNames) -> None:
+    def __init__(self, outer: TapeSession, tape: Tape, names: ProgramNames) -> None:
         super().__init__(tape, names)
         self.outer = outer
         self.settings = outer.settings
@@ -50,7 +50,9 @@ class InsideSession(InnerSession):
         results: What the textbook ops give, for each output of the op.
     """
 
-    def __init__(self, outer: Session, opened: Op, tape: Tape, names: ProgramNames, results: list[mx.array]) -> None:
+    def __init__(
+        self, outer: TapeSession, opened: Op, tape: Tape, names: ProgramNames, results: list[mx.array]
+    ) -> None:
         super().__init__(outer, tape, names)
         self.opened = opened
         self.results = results
@@ -71,7 +73,7 @@ class Agreement:
     peak: float
 
 
-def open_op(session: Session, op: Op) -> InsideSession:
+def open_op(session: TapeSession, op: Op) -> InsideSession:
     """Take an op apart.
 
     Raises:
@@ -147,7 +149,7 @@ def _forward(op: Op, entry: Entry, given: dict[Value, mx.array]) -> Run:
 
 
 def _backward(op: Op, entry: Entry, given: dict[Value, mx.array]) -> Run:
-    """The gradient of the formula, by the chain rule through its textbook ops."""
+    """Return the gradient of the formula, by the chain rule through its textbook ops."""
     forward, rule = op.of, rule_of(op)
     if forward is None or rule is None:
         raise UserError(f"{op.label} {op.name} cannot be taken apart")
@@ -170,12 +172,12 @@ def _backward(op: Op, entry: Entry, given: dict[Value, mx.array]) -> Run:
 
 
 def _same(value: Value, given: dict[Value, mx.array]) -> Value:
-    """A value among those that were entered, which may stand there under an alias."""
+    """Return a value among those that were entered, which may stand there under an alias."""
     return value if value in given else next(other for other in given if other.canonical is value)
 
 
 def _enter(recorder: Recorder, value: Value) -> mx.array:
-    """A tensor of the outer tape as an input of the inner one."""
+    """Return a tensor of the outer tape as an input of the inner one."""
     array = _copy(value.array)
     recorder.leaf(array, "input", words.name(value))
     return array
@@ -191,7 +193,7 @@ class _FormulaStack(Stack):
 
 @contextmanager
 def lent_recorder(tape: Tape, stack: type[Stack]) -> Iterator[Recorder]:
-    """A recorder that writes on a tape of its own. Where a program is being recorded its recorder is lent: the
+    """Lend a recorder that writes on a tape of its own. Where a program is being recorded its recorder is lent: the
     wrappers around MLX belong to it.
 
     Args:

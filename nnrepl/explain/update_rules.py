@@ -9,7 +9,7 @@ from nnrepl.explain import words
 from nnrepl.explain.elements import Index, named, number_at
 from nnrepl.explain.look import Look
 from nnrepl.ops.case import EPSILON
-from nnrepl.ops.optimizers import RECIPES, Recipe
+from nnrepl.ops.optimizers import RECIPES, UpdateRule
 from nnrepl.record.stack import is_optimizer
 from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value
 
@@ -26,7 +26,7 @@ class Update:
         state: What it kept, before and after the step.
     """
 
-    recipe: Recipe
+    recipe: UpdateRule
     options: dict[str, Any]
     after: Value
     before: Value
@@ -40,7 +40,8 @@ _OPTIONS = ("momentum", "weight_decay", "dampening", "nesterov", "betas", "eps",
 
 
 def update_of(value: Value) -> Update | None:
-    """The update that made a parameter's new value; None if the value is no such thing or the optimizer is unknown."""
+    """Return the update that made a parameter's new value; None if the value is no such thing or the optimizer is
+    unknown."""
     op = value.op
     if op is None or op.part.kind != UPDATE_PASS or op.scope is None or op.name != "subtract":
         return None
@@ -110,7 +111,8 @@ def _other(op: Op) -> Value:
 
 
 def update_lines(look: Look, update: Update, index: Index) -> list[str]:
-    """The step for one element, in symbols and numbers; empty if the numbers do not give what the optimizer gave."""
+    """Return the step for one element, in symbols and numbers; empty if the numbers do not give what the optimizer
+    gave."""
     numbers = _Numbers(look, update, index)
     lines = _sgd(numbers) if update.recipe.name == "SGD" else _adam(numbers)
     expected = numbers.of(update.after)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from nnrepl.explain import words
-from nnrepl.explain.answer import Answer, Link
+from nnrepl.explain.answer import Cause, Link
 from nnrepl.explain.disconnected import why_none
 from nnrepl.explain.failed_call import why_error
 from nnrepl.explain.health.gradient_findings import dead
-from nnrepl.explain.health.report import WARNING, Case
+from nnrepl.explain.health.report import WARNING, Checkup
 from nnrepl.explain.limits import usual
 from nnrepl.explain.links import links_along
-from nnrepl.explain.look import Look
+from nnrepl.explain.look import Look, Stat
 from nnrepl.explain.nonfinite import why_nonfinite, why_nonfinite_value
 from nnrepl.explain.paths import cone, gradient_of, inner_of_gradient, path, target_of, upstream, value_of
 from nnrepl.explain.scale import why_scale
@@ -20,7 +21,7 @@ from nnrepl.explain.zero import why_zero, why_zero_value
 from nnrepl.record.gradient_names import sign_of
 from nnrepl.session.errors import NoGradient
 from nnrepl.session.reading import Reading
-from nnrepl.tape import GRADIENT_PASS, Value
+from nnrepl.tape import GRADIENT_PASS, Pass, Value
 
 _ASKED = re.compile(
     r"(?P<what>.+?)(?:\s*==?\s*|\s+(?:(?:is|are|has)\s+)?)(?P<how>zero|0(?:\.0)?|nan|inf|none|None|missing|disconnected|"
@@ -30,8 +31,8 @@ _ZERO, _NONFINITE = ("zero", "0", "0.0"), ("nan", "inf")
 _NONE, _SMALL = ("none", "None", "missing", "disconnected"), ("tiny", "small", "vanishing")
 
 
-def why(session: Reading, text: str) -> Answer:
-    """Answer a question: `grad(weights1) == 0`, `z is nan`, `nan`, `error`, `grad(w) is tiny`, `grad(w)`.
+def why(session: Reading, text: str) -> Cause:
+    """Cause a question: `grad(weights1) == 0`, `z is nan`, `nan`, `error`, `grad(w) is tiny`, `grad(w)`.
 
     Raises:
         UserError: If it is no such question.
@@ -62,8 +63,8 @@ def why(session: Reading, text: str) -> Answer:
     return _about(session, value, how, "" if inner is None else f"{sign_of(value)}{inner}")
 
 
-def _about(session: Reading, value: Value, how: str, gradient: str) -> Answer:
-    """What was asked about one tensor.
+def _about(session: Reading, value: Value, how: str, gradient: str) -> Cause:
+    """Return what was asked about one tensor.
 
     Args:
         gradient: What the tensor is called as a gradient, "" if it is none.
@@ -71,13 +72,13 @@ def _about(session: Reading, value: Value, how: str, gradient: str) -> Answer:
     gradient = gradient or (value.name if value.gradient_of is not None else "")
     if how in _NONE:
         if gradient:
-            return Answer(f"{gradient} is there: a gradient does flow.", links=_chain(session, value))
-        return why_none(session, value) if not _has_gradient(session, value) else Answer(
+            return Cause(f"{gradient} is there: a gradient does flow.", links=_chain(session, value))
+        return why_none(session, value) if not _has_gradient(session, value) else Cause(
             f"{value.name} is connected: ∂L/∂{value.name} is there.")  # fmt: skip
     look = Look(session)
     stat = look.stat(value)
     if not stat.size:
-        return Answer(f"{gradient or value.name} is empty: its shape is {tuple(value.shape)}.", ops=look.ops)
+        return Cause(f"{gradient or value.name} is empty: its shape is {tuple(value.shape)}.", ops=look.ops)
     if not how:
         how = "zero" if stat.is_zero else "nan" if not stat.is_finite else "scale"
         kind = ""
@@ -85,7 +86,10 @@ def _about(session: Reading, value: Value, how: str, gradient: str) -> Answer:
         kind = how if how in _NONFINITE else ""
     if gradient and stat.is_zero and how in _SMALL:
         how = "zero"
-    if how in _ZERO:
+    if not stat.is_finite and how not in _NONFINITE:
+        answer = why_nonfinite_value(session, value)
+        answer.also.append(_not_asked(gradient or value.name, stat, how))
+    elif how in _ZERO:
         answer = why_zero(session, value, gradient) if gradient else why_zero_value(session, value)
     elif how in _NONFINITE:
         answer = why_nonfinite_value(session, value, kind)
@@ -97,15 +101,25 @@ def _about(session: Reading, value: Value, how: str, gradient: str) -> Answer:
     return answer
 
 
-def _healthy(look: Look, value: Value, how: str) -> Answer:
-    """That nothing is wrong with a tensor of the forward pass, with its numbers."""
+def _not_asked(name: str, stat: Stat, how: str) -> str:
+    """Return what is to be said of the zeros, or of the size, of a tensor with numbers that are none."""
+    if how in _ZERO:
+        return f"{name} is not 0: {words.count_of(stat.zeros, stat.size)} elements are."
+    rest = stat.size - stat.nans - stat.infs
+    if not rest:
+        return f"{name} holds no number whose size could be asked about."
+    return f"Of its {rest} finite elements the largest is {words.number(stat.peak)} in size."
+
+
+def _healthy(look: Look, value: Value, how: str) -> Cause:
+    """Return that nothing is wrong with a tensor of the forward pass, with its numbers."""
     stat = look.stat(value)
     size = f"a typical element is {words.number(stat.typical)} in size, the largest {words.number(stat.peak)}"
     zeros = f"; {words.count_of(stat.zeros, stat.size)} are 0" if stat.zeros else ""
     numbers = f"{stat.size} number{'s' if stat.size != 1 else ''}, all finite; {size}{zeros}"
     head = f"Nothing is wrong with {value.name}" if how == "scale" else f"{value.name} holds"
     joint = ": " if how == "scale" else " "
-    return Answer(f"{head}{joint}{numbers}. explain {value.name} shows how it was made, why grad({value.name}) how the "
+    return Cause(f"{head}{joint}{numbers}. explain {value.name} shows how it was made, why grad({value.name}) how the "
                   "loss depends on it.")  # fmt: skip
 
 
@@ -124,21 +138,45 @@ def _chain(session: Reading, gradient: Value) -> list[Link]:
     return links_along(look, way, None)
 
 
-def _anything(session: Reading) -> Answer:
+def _anything(session: Reading) -> Cause:
     """`why` alone: the first thing that is wrong."""
     if session.tape.notes.errors or any(part.error is not None for part in session.tape.passes[-1:]):
         return why_error(session)
     answer = why_nonfinite(session)
     if answer.op is not None or answer.reasons:
         return answer
+    if not len(session.tape):
+        return Cause("Nothing has been recorded yet: step to the first op, then ask why.")
     look = Look(session)
-    for part in session.tape.passes:
-        if part.kind == GRADIENT_PASS and part.error is None:
-            case = Case(session, part, look, usual())
-            for one in dead(case):
-                if one.level == WARNING:
-                    found = why_zero(session, part.grads[one.leaves[0]][-1])
-                    found.ops += look.ops + answer.ops
-                    return found
-    answer.headline += " No gradient is 0 that should not be, and no op failed; health looks further."
+    parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS and part.error is None]
+    for part in parts:
+        case = Checkup(session, part, look, usual())
+        found = next((one for one in dead(case) if one.level == WARNING), None)
+        if found is not None:
+            said = why_zero(session, part.grads[found.leaves[0]][-1])
+            said.ops += look.ops + answer.ops
+            return said
+    answer.ops += look.ops
+    answer.headline += f" {_of_gradients(parts)} No op failed; health looks further."
     return answer
+
+
+def _of_gradients(parts: list[Pass]) -> str:
+    """Return that no gradient is 0 that should not be: of how many, and which leaves have none."""
+    if not parts:
+        return "No gradient was taken, so none was looked at."
+    with_one = [leaf for part in parts for leaf in part.wrt if part.grads.get(leaf)]
+    count = sum(leaf.size > 0 for leaf in with_one)
+    none = dict.fromkeys(leaf.name for part in parts for leaf in part.wrt if not part.grads.get(leaf))
+    said = f"Of {count} gradient{'s' if count != 1 else ''} none is 0 that should not be." if count else (
+        "There is no gradient that could be 0.")  # fmt: skip
+    empty = dict.fromkeys(leaf.name for leaf in with_one if not leaf.size)
+    said += f" {_listed(empty)} {'is' if len(empty) == 1 else 'are'} empty." if empty else ""
+    first = next(iter(none), "")
+    return said + (f" None reaches {_listed(none)}: why grad({first}) tells more." if none else "")
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Return `a, b and 3 more`."""
+    every = list(names)
+    return ", ".join(every[:3]) + (f" and {len(every) - 3} more" if len(every) > 3 else "")

@@ -11,17 +11,19 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.ops.numbers import MINUS, element, factor, number
+from nnrepl.record import segments as sources
 from nnrepl.record.data import Data
 from nnrepl.tape import Op, Source, Value
 
 FEW = 6
 
-__all__ = ["FEW", "MINUS", "call", "cost", "count_of", "dtype", "element", "factor", "inline", "name", "nested",
-           "number", "operand", "place", "substitute", "title"]  # fmt: skip
+__all__ = ["FEW", "MINUS", "address", "call", "call_of", "cost", "count_of", "counted", "dtype", "element", "factor",
+           "inline", "made", "name", "nested", "number", "operand", "place", "spot", "substitute", "title"]  # fmt: skip
 
 
 def inline(array: mx.array) -> str:
-    """A tensor in a line if it is small: `[0 0 0]` for a single row, `[[1 2] [3 4]]` for several; "" if it is not."""
+    """Return a tensor in a line if it is small: `[0 0 0]` for a single row, `[[1 2] [3 4]]` for several; "" if it is
+    not."""
     if array.size > FEW or not array.size:
         return ""
     cells: list[Any] = array.flatten().tolist()  # type: ignore[assignment]
@@ -34,7 +36,7 @@ def inline(array: mx.array) -> str:
 
 
 def nested(array: mx.array) -> str:
-    """A tensor in a line, with the brackets that it has: `[[1 2 3]]`."""
+    """Return a tensor in a line, with the brackets that it has: `[[1 2 3]]`."""
 
     def one(part: Any) -> str:
         return f"[{' '.join(map(one, part))}]" if isinstance(part, list) else number(part)
@@ -48,6 +50,34 @@ def place(source: Source) -> str:
         return ""
     cell = f" cell {source.cell}" if source.cell else ""
     return f"{os.path.basename(source.file)}{cell}:{source.line}"
+
+
+def call_of(op: Op) -> Source:
+    """Return the line of the program that called the library in which an op was made; its own where no library's made
+    it."""
+    lasti, found = op.lasti, op.source
+    for step in reversed(op.scope.path() if op.scope is not None else []):
+        found = sources.locate(step.code, lasti)
+        if not sources.is_library(step.code.co_filename):
+            return found
+        lasti = step.lasti
+    return found
+
+
+def spot(op: Op) -> str:
+    """Where an op stands: `net.py:31`; for one of a library with the program's line that called it,
+    `activations.py:35, from net.py:31`."""
+    own, outer = place(op.source), call_of(op)
+    if not own or outer.file == op.source.file or sources.is_library(outer.file):
+        return own
+    return f"{own}, from {place(outer)}"
+
+
+def made(value: Value, op: Op) -> str:
+    """Return a result with the op that made it and its place: `z, #3 tanh(h) (net.py:4)`."""
+    called = name(value)
+    own = "" if called == op.label else f"{called}, "
+    return f"{own}{op.label} {call(op)} ({spot(op)})"
 
 
 def title(op: Op) -> str:
@@ -70,7 +100,7 @@ _WORD = r"(?<![A-Za-z_])[A-Za-z_][A-Za-z_0-9]*"
 
 
 def name(value: Value, taker: Op | None = None) -> str:
-    """What a value is called (where `taker` takes it, if it does); the unnamed transpose of a named one is
+    """Return what a value is called (where `taker` takes it, if it does); the unnamed transpose of a named one is
     `weightᵀ`."""
     called, op = value.name if taker is None else taker.called(value), value.op
     if called.startswith("#") and op is not None and op.name == "transpose" and len(value.shape) == 2:
@@ -79,8 +109,16 @@ def name(value: Value, taker: Op | None = None) -> str:
     return called
 
 
+def address(value: Value) -> str:
+    """Return the name of a value; of what is only a part of a gradient its address: `#27`, `#34.1`."""
+    made = value.op
+    if made is None or made.part.adds_to(value) is None:
+        return value.name
+    return f"{made.label}.{value.slot}" if value.slot else made.label
+
+
 def call(op: Op, called: Callable[[Value], str] | None = None) -> str:
-    """A forward op with its operands, as short as it can be said: `maximum(z1, 0)`, `x @ weights1`."""
+    """Return a forward op with its operands, as short as it can be said: `maximum(z1, 0)`, `x @ weights1`."""
     called = called or partial(name, taker=op)
     parts = [operand(arg, called) for arg in _shown(op)]
     sign = op.operation.infix or ("@" if op.name == "matmul" else None)
@@ -95,8 +133,8 @@ def call(op: Op, called: Callable[[Value], str] | None = None) -> str:
 
 
 def _shown(op: Op) -> list[Any]:
-    """What is said of the arguments of an op: of a call that MLX runs by itself those that the program gives to it, and
-    not what its function takes besides."""
+    """Return what is said of the arguments of an op: of a call that MLX runs by itself those that the program gives to
+    it, and not what its function takes besides."""
     if op.operation.kind == "opaque":
         args, kwargs, _ = op.args
         return [*args, *kwargs.values()]
@@ -112,7 +150,7 @@ def _is_shown(arg: Any) -> bool:
 
 
 def operand(arg: Any, called: Callable[[Value], str] | None = None) -> str:
-    """An argument of an op: a name, a number, a slice."""
+    """Return an argument of an op: a name, a number, a slice."""
     if isinstance(arg, Value):
         return (called or name)(arg)
     if isinstance(arg, Data):
@@ -132,13 +170,18 @@ def dtype(kind: mx.Dtype) -> str:
     return str(kind).removeprefix("mlx.core.")
 
 
+def counted(count: int, what: str) -> str:
+    """`1 tensor`, `3 tensors`."""
+    return f"{count} {what}{'s' if count != 1 else ''}"
+
+
 def count_of(count: int, whole: int) -> str:
     """`3 of 3`."""
     return f"{count} of {whole}"
 
 
 def cost(ops: int) -> str:
-    """What an answer cost."""
+    """Return what an answer cost."""
     if not ops:
         return "Nothing had to be evaluated for this answer."
     return f"Evaluated {ops} op{'s' if ops != 1 else ''} for this answer."

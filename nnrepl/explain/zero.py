@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import mlx.core as mx
+
 from nnrepl.explain import words
-from nnrepl.explain.answer import Answer
+from nnrepl.explain.answer import Cause
 from nnrepl.explain.known import ELEMENTWISE, entry_for
 from nnrepl.explain.links import describe, links_along
 from nnrepl.explain.look import Look, Stat
@@ -17,7 +19,7 @@ from nnrepl.session.reading import Reading
 from nnrepl.tape import Op, Pass, Value
 
 
-def why_zero(session: Reading, gradient: Value, name: str = "") -> Answer:
+def why_zero(session: Reading, gradient: Value, name: str = "") -> Cause:
     """Walk from the loss to a gradient, and name the first op where it became 0."""
     look = Look(session)
     stats = cone_stats(look, gradient)
@@ -25,23 +27,29 @@ def why_zero(session: Reading, gradient: Value, name: str = "") -> Answer:
     if not stats[gradient].is_zero:
         stat = stats[gradient]
         zeros = f"; {words.count_of(stat.zeros, stat.size)} elements are 0" if stat.zeros else ""
-        answer = Answer(f"{name} is not 0: its norm is {words.number(stat.norm)}{zeros}.")
+        answer = Cause(f"{name} is not 0: its norm is {words.number(stat.norm)}{zeros}.")
         answer.links = links_along(look, _way(gradient, stats), None)
         answer.ops = look.ops
         return answer
     culprits = blame(look, gradient, stats)
     if not culprits:
-        return Answer(f"{name} is 0 because the backward pass began with 0.", ops=look.ops)
+        return Cause(f"{name} is 0 because the backward pass began with 0.", ops=look.ops)
     first = culprits[0]
     op = first.op
     reason = reason_for(look, op, first.value, first.mask)
-    answer = Answer(f"{name} is 0: it became 0 at {words.title(op)}, {_made(op)}.", op)
+    answer = Cause(f"{name} is 0: it became 0 at {words.title(op)}, {_made(op)}.", op)
     answer.reasons = [reason.text]
     answer.evidence = reason.evidence
     answer.links = links_along(look, _way(gradient, stats), op)
+    known = {reason.op or reason.text}
     for other in culprits[1:4]:
         why = reason_for(look, other.op, other.value, other.mask)
-        answer.also.append(f"It also became 0 on another way, at {words.title(other.op)}: {why.text}")
+        if (why.op or why.text) in known:
+            continue  # the next turn of a loop
+        known.add(why.op or why.text)
+        answer.also.append(
+            f"It also became 0 on another way, at {words.title(other.op)}, {_made(other.op)}: {why.text}"
+        )
     answer.also.extend(_others(look, gradient, first, reason.text))
     answer.also.extend(_beginner(look, op.part, reason.start))
     answer.ops = look.ops
@@ -73,8 +81,9 @@ class Blame:
 
 
 def blame(look: Look, gradient: Value, stats: dict[Value, Stat]) -> list[Blame]:
-    """The ops that made a gradient 0 out of something that was not, in order of execution. Through ops that only move
-    numbers the very elements are followed: a part that is cut out further on is not the fault of what joined it."""
+    """Return the ops that made a gradient 0 out of something that was not, in order of execution. Through ops that
+    only move numbers the very elements are followed: a part that is cut out further on is not the fault of what
+    joined it."""
     found: dict[Op, Blame] = {}
     seen: set[Value] = set()
     stack: list[tuple[Value, Mask | None]] = [(gradient, None)]
@@ -95,11 +104,13 @@ def blame(look: Look, gradient: Value, stats: dict[Value, Stat]) -> list[Blame]:
             stack.extend((given, None if stats[given].is_zero else part) for given, part in further.items())
         else:
             found.setdefault(value.op, Blame(value.op, value, mask))
-    return sorted(found.values(), key=lambda one: one.op.position)
+    ways = [one for one in found.values() if one.value.dtype != mx.bool_]  # a condition is no way of its own
+    return sorted(ways or found.values(), key=lambda one: one.op.position)
 
 
 def _further(look: Look, value: Value, mask: Mask | None, before: tuple[Value, ...]) -> dict[Value, Mask]:
-    """The gradients whose zeros an op only hands on, with the places that count; {} if the op makes the zeros."""
+    """Return the gradients whose zeros an op only hands on, with the places that count; {} if the op makes the
+    zeros."""
     op = value.op
     assert op is not None
     if op.operation.kind == "accumulate" and rule_of(op) is None:
@@ -140,12 +151,12 @@ def _made(op: Op) -> str:
         return words.place(op.source)
     result = forward.outputs[0].name if forward.outputs else ""
     given = "" if result.startswith("#") else f"{result} = "
-    where = words.place(forward.source)
+    where = words.spot(forward)
     return f"{given}{describe(forward)}" + (f" ({where})" if where else "")
 
 
 def _others(look: Look, gradient: Value, culprit: Blame, text: str) -> list[str]:
-    """What became of the other parameters of the pass: which are 0 for the same reason, which still learn."""
+    """Return what became of the other parameters of the pass: which are 0 for the same reason, which still learn."""
     part: Pass | None = gradient.op.part if gradient.op is not None else None
     if part is None:
         return []
@@ -170,7 +181,7 @@ def _others(look: Look, gradient: Value, culprit: Blame, text: str) -> list[str]
         if first.op is culprit.op and reason.text == text:
             same.append(leaf.name)
         elif len(other) < 2:
-            at = words.title(first.op)
+            at = f"{words.title(first.op)}, {_made(first.op)}"
             other.append(f"∂L/∂{leaf.name} is 0 as well, for another reason, at {at}: {reason.text}")
     lines = []
     if same:
@@ -189,7 +200,7 @@ def _others(look: Look, gradient: Value, culprit: Blame, text: str) -> list[str]
 
 
 def _beginner(look: Look, part: Pass, start: Value | None) -> list[str]:
-    """That a parameter whose zeros are the reason learns itself."""
+    """Return that a parameter whose zeros are the reason learns itself."""
     grads = part.grads.get(start) if start is not None else None
     if start is None or not grads or look.stat(grads[-1]).is_zero:
         return []
@@ -207,15 +218,15 @@ def _listed(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
-def why_zero_value(session: Reading, value: Value) -> Answer:
+def why_zero_value(session: Reading, value: Value) -> Cause:
     """Why a tensor of the forward pass is 0: back along the zeros to where they began."""
     look = Look(session)
     stat = look.stat(value)
     if not stat.is_zero:
         share = words.count_of(stat.zeros, stat.size)
-        return Answer(f"{value.name} is not 0 everywhere: {share} elements are, and its norm is "
+        return Cause(f"{value.name} is not 0 everywhere: {share} elements are, and its norm is "
                       f"{words.number(stat.norm)}.", ops=look.ops)  # fmt: skip
     origin = zero_value(look, value)
-    answer = Answer(origin.text, origin.op, evidence=origin.evidence)
+    answer = Cause(origin.text, origin.op, evidence=origin.evidence)
     answer.ops = look.ops
     return answer

@@ -8,21 +8,21 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Evidence
-from nnrepl.explain.claims import Reason
 from nnrepl.explain.known import entry_for
 from nnrepl.explain.look import Look
 from nnrepl.explain.regions import Mask, backwards, is_zero_on, moves, places
 from nnrepl.explain.sameness import same_since
+from nnrepl.explain.zero_reasons import Reason
 from nnrepl.ops import Trait, has
-from nnrepl.session.births import is_inexact
-from nnrepl.tape import Leaf, Op, Value
+from nnrepl.session.births import filler, is_inexact
+from nnrepl.tape import Leaf, Op, Value, result_inside
 
 
 def shown(look: Look, values: list[Value]) -> list[Evidence]:
     """Tensors as evidence, each once."""
     from nnrepl.explain.links import shown as in_short
 
-    return [Evidence(value.name, in_short(look, value)) for value in dict.fromkeys(values)]
+    return [Evidence(words.address(value), in_short(look, value)) for value in dict.fromkeys(values)]
 
 
 def zero_value(look: Look, value: Value, mask: Mask | None = None) -> Reason:
@@ -60,8 +60,8 @@ def _came_in(look: Look, value: Value, mask: Mask | None) -> Reason:
 
 
 def _since(look: Look, value: Value) -> Op | None:
-    """The op of an earlier pass that made a tensor 0 which was not 0 before; None where it began with zeros, or where
-    that cannot be told."""
+    """Return the op of an earlier pass that made a tensor 0 which was not 0 before; None where it began with zeros, or
+    where that cannot be told."""
     for made, before in versions(value):
         if before is None or not look.can_see(before):
             return None
@@ -86,7 +86,7 @@ def versions(value: Value) -> Iterator[tuple[Op, Value | None]]:
 
 
 def _zeros_before(look: Look, op: Op, value: Value, mask: Mask | None) -> tuple[Value, Mask | None] | None:
-    """The operand from which an op only hands zeros on; None if the op makes them."""
+    """Return the operand from which an op only hands zeros on; None if the op makes them."""
     floats = [taken for taken in dict.fromkeys(op.inputs) if taken.size and is_inexact(taken)]
     if moves(op):
         masks = backwards(look, op, value, mask, floats)
@@ -103,13 +103,53 @@ def _zeros_before(look: Look, op: Op, value: Value, mask: Mask | None) -> tuple[
         if has(op.name, Trait.ADDS) and len(dead) < len(floats):
             factors = dead[1:] if has(op.name, Trait.PRODUCT) and dead[:1] == floats[:1] else []  # 0 + a @ 0
             return (factors[0], None) if factors else None
-        return (dead[0], None) if dead else None
+        adds = bool(dead) and has(op.name, Trait.ADDS)
+        handing = _computed(look, dead) if adds else _enough(look, op, value, dead)
+        return None if handing is None else (handing, None)
     same = [taken for taken in floats if taken.shape == value.shape and is_zero_on(look, taken, mask)]
     return (same[0], mask) if same and op.name in ("multiply", "divide", "negative", "square", "abs") else None
 
 
+def _enough(look: Look, op: Op, value: Value, dead: list[Value]) -> Value | None:
+    """Return the first of an op's operands that are 0 with which the result is 0, whatever the others are; None if it
+    is 0 with none of them: a norm of what is the same everywhere, with a bias of 0."""
+    others = [taken for taken in dict.fromkeys(op.inputs) if is_inexact(taken)]
+    if not dead or len(others) == 1:
+        return dead[0] if dead else None
+    look.see(op.inputs)
+    tests = []
+    for kept in dead:
+        with_it = op.compute(lambda one: one.array if one is kept or one not in others else filler(one))  # noqa: B023
+        tests.append(mx.all(with_it[value.slot] == 0))
+    return next((kept for kept, is_zero in zip(dead, look.numbers(tests)) if is_zero), None)
+
+
+_DEEP = 40
+
+
+def _computed(look: Look, dead: list[Value], deep: int = 0) -> Value:
+    """Of the terms of a sum that are all 0 the one whose zeros were computed, rather than those with which the sum
+    began; the one made last is asked first."""
+    made = sorted(dead, key=lambda one: -(one.op.position if one.op is not None else -1))
+    return next((one for one in made if not _began_as_zeros(look, one, deep)), made[0])
+
+
+def _began_as_zeros(look: Look, value: Value, deep: int) -> bool:
+    """Whether zeros lead back to a tensor that the program made so, or gave so."""
+    while value.op is not None and not has(value.op.name, Trait.ZEROS) and deep < _DEEP:
+        floats = [taken for taken in dict.fromkeys(value.op.inputs) if taken.size and is_inexact(taken)]
+        dead = [taken for taken in floats if look.stat(taken).is_zero]
+        if floats and len(dead) == len(floats) and has(value.op.name, Trait.ADDS):
+            return all(_began_as_zeros(look, one, deep + 1) for one in dead)
+        taken = _enough(look, value.op, value, dead)
+        if taken is None:
+            return not floats
+        value, deep = taken, deep + 1
+    return True
+
+
 def _made_zero(look: Look, op: Op, value: Value, mask: Mask | None) -> str:
-    where = words.place(op.source)
+    where = words.spot(op)
     at = f" ({op.label}, {where})" if where else f" ({op.label})"
     if mask is not None:
         return f"{value.name} = {words.call(op)} is 0 at the {places(look, mask)} places that count{at}."
@@ -130,11 +170,66 @@ def _made_zero(look: Look, op: Op, value: Value, mask: Mask | None) -> str:
         return f"{value.name} is 0 as the program gave it{at}."
     said = f"{value.name} = {words.call(op)} gives 0 everywhere{at}."
     equal = op.inputs[0] if has(op.name, Trait.DIFFERENCE) and op.inputs else None
-    return f"{said} {same_since(look, equal)}".rstrip() if equal is not None else said
+    same = same_since(look, equal) if equal is not None else ""
+    more = _too_small(look, op, value) or _operands(look, op) or same or _inside(look, value)
+    return f"{said} {more}".rstrip()
+
+
+def _too_small(look: Look, op: Op, value: Value) -> str:
+    """Say that a product is 0 only because half precision has no number so small."""
+    if value.dtype not in (mx.float16, mx.bfloat16) or op.operation.kind != "op" or has(op.name, Trait.CONVERTS):
+        return ""
+    look.see(op.inputs)
+    wide = op.compute(lambda taken: taken.array.astype(mx.float32) if is_inexact(taken) else taken.array)
+    peak = look.numbers([mx.max(mx.abs(wide[value.slot].astype(mx.float32)))])[0]
+    if not peak > 0:
+        return ""
+    return f"In float32 its largest number would be {words.number(peak)}, too small for {words.dtype(value.dtype)}."
+
+
+def _operands(look: Look, op: Op) -> str:
+    """Return what the operands are of an op that gives 0 of numbers that are not: in `1 - x` x is 1 everywhere, in
+    `where(c, x, 0)` c is false everywhere."""
+    taken = [one for one in dict.fromkeys(op.inputs) if one.op is not None and one.size]
+    if op.name == "where" and op.inputs and not is_inexact(op.inputs[0]):
+        condition = op.inputs[0]
+        some, every = look.numbers([mx.any(look.array(condition)), mx.all(look.array(condition))])
+        return f"{_told(condition)} is {'true' if every else 'false'} everywhere." if some == every else ""
+    if has(op.name, Trait.NORMALIZES) and taken:
+        rows = look.array(taken[0])
+        same = look.numbers([mx.all(mx.max(rows, axis=-1) - mx.min(rows, axis=-1) <= 1e-6 * mx.max(mx.abs(rows)))])[0]
+        return f"{_told(taken[0])} is the same number all along each row." if same else ""
+    if op.name == "divide" and len(op.inputs) == 2 and (look.stat(op.inputs[1]).infs == op.inputs[1].size):
+        return f"{_told(op.inputs[1])} is infinite."
+    if op.name not in ("subtract", "add") or len(taken) != 1:
+        return ""
+    low, high = look.numbers([mx.min(look.array(taken[0])), mx.max(look.array(taken[0]))])
+    return f"{_told(taken[0])} is {words.number(low)} everywhere." if low == high else ""
+
+
+def _told(value: Value) -> str:
+    return words.name(value) if value.op is None else f"{words.made(value, value.op)},"
+
+
+def _inside(look: Look, value: Value) -> str:
+    """Where, inside of a call that MLX runs by itself, a gradient became 0 that is its result."""
+    from nnrepl.explain.stuck import reason_for
+    from nnrepl.explain.zero import blame, cone_stats
+
+    inner = result_inside(value)
+    if inner is None or inner.op is None or not look.can_see(inner):
+        return ""
+    blamed = blame(look, inner, cone_stats(look, inner))
+    if not blamed:
+        return ""
+    first = blamed[0]
+    reason = reason_for(look, first.op, first.value, first.mask)
+    where = words.spot(first.op.of or first.op)
+    return f"Inside of that call it became 0 at {words.title(first.op)}{f' ({where})' if where else ''}: {reason.text}"
 
 
 def units_of(array: mx.array) -> tuple[int, int]:
-    """The units (the last axis) and rows (all others) of an activation."""
+    """Return the units (the last axis) and rows (all others) of an activation."""
     if array.ndim < 2:
         return (array.size if array.ndim else 1), 0
     return array.shape[-1], array.size // array.shape[-1]

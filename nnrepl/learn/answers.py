@@ -35,7 +35,7 @@ _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
 _SIGNS = str.maketrans({"−": "-", "–": "-", "·": "*", "×": "*", "÷": "/", ":": "/", "∞": " inf ", "^": "~"})
 
 
-class Unreadable(Exception):
+class NoAnswer(Exception):
     """What was typed is no such answer."""
 
 
@@ -53,7 +53,7 @@ class Typed:
 
 
 def kind_of(answer: Any) -> str:
-    """What kind of answer a computed one asks for. Raises Unreadable for what nobody could type."""
+    """Return what kind of answer a computed one asks for. Raises Unreadable for what nobody could type."""
     if isinstance(answer, bool):
         return YES_NO
     if isinstance(answer, (int, float)):
@@ -64,7 +64,7 @@ def kind_of(answer: Any) -> str:
         return NUMBERS
     if isinstance(answer, (list, tuple, set, frozenset)) and all(isinstance(part, str) for part in answer):
         return NAMES
-    raise Unreadable(f"{answer!r:.60} is no answer that one can type")
+    raise NoAnswer(f"{answer!r:.60} is no answer that one can type")
 
 
 def read(text: str, kind: str, known: Sequence[str] = ()) -> Typed:
@@ -92,21 +92,21 @@ def _yes(text: str) -> bool:
     word = text.lower()
     if word in ("yes", "y", "true", "no", "n", "false"):
         return word in ("yes", "y", "true")
-    raise Unreadable("")
+    raise NoAnswer("")
 
 
 def _option(text: str, options: Sequence[str]) -> int:
     bare = text.strip("()").rstrip(".)").lower()
     if bare.isdigit():
         if not 1 <= int(bare) <= len(options):
-            raise Unreadable(f"there are 1 to {len(options)} to choose from")
+            raise NoAnswer(f"there are 1 to {len(options)} to choose from")
         return int(bare)
     if len(bare) == 1 and "a" <= bare < chr(ord("a") + len(options)):
         return ord(bare) - ord("a") + 1
     matching = [at for at, option in enumerate(options, 1) if bare and _bare(option) == _bare(bare)]
     if len(matching) == 1:
         return matching[0]
-    raise Unreadable("")
+    raise NoAnswer("")
 
 
 def _bare(text: str) -> str:
@@ -121,9 +121,9 @@ def _names(text: str, known: Sequence[str]) -> frozenset[str]:
         return frozenset(known)
     strange = [word for word in words if word not in known]
     if not words or len(strange) == len(words):
-        raise Unreadable("")
+        raise NoAnswer("")
     if strange:
-        raise Unreadable(f"{strange[0]} is none of {', '.join(known)}")
+        raise NoAnswer(f"{strange[0]} is none of {', '.join(known)}")
     return frozenset(words)
 
 
@@ -133,7 +133,7 @@ def _several(text: str, kind: str) -> tuple[float, ...]:
     if not parts:
         if kind == SHAPE and text.replace(" ", "") in ("()", "[]"):
             return ()
-        raise Unreadable("")
+        raise NoAnswer("")
     return tuple(_number(part) for part in parts)
 
 
@@ -148,14 +148,14 @@ def _number(text: str) -> float:
     try:
         worked = _worked(ast.parse(plain.strip(), mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise Unreadable("") from None
+        raise NoAnswer("") from None
     except (ZeroDivisionError, OverflowError):
-        raise Unreadable("that has no result: a division by 0, or a number beyond all bounds") from None
+        raise NoAnswer("that has no result: a division by 0, or a number beyond all bounds") from None
     return worked / 100 if percent else worked
 
 
 def _worked(node: ast.expr) -> float:
-    """The result of arithmetic on numbers alone. Raises ValueError for anything else."""
+    """Return the result of arithmetic on numbers alone. Raises ValueError for anything else."""
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
         return float(node.value)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
@@ -198,13 +198,13 @@ def near(given: float, wanted: float, step: float = 0.0) -> bool:
 
 
 def _step(text: str) -> float:
-    """What the last digit of a number that stands alone is worth: 0.1 for `-2.4`; 0 for anything else."""
+    """Return what the last digit of a number that stands alone is worth: 0.1 for `-2.4`; 0 for anything else."""
     found = re.fullmatch(r"\s*[-−+≈=\s]*\d*(?:[.,](\d*))?\s*", text)
     return 10.0 ** -len(found[1] or "") if found is not None else 0.0
 
 
 def shown(answer: Any, kind: str, options: Sequence[str] = ()) -> str:
-    """An answer as it is told, and as it can be typed."""
+    """Return an answer as it is told, and as it can be typed."""
     if kind == NUMBER:
         return number(answer)
     if kind == CHOICE:

@@ -14,7 +14,7 @@ from nnrepl.explain.look import Look
 from nnrepl.record.bounds import outside
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import Value
 from nnrepl.timeline.evaluation import pending
 
@@ -26,7 +26,7 @@ class Apart:
         self._made: dict[Value, mx.array] = {}
 
     def __call__(self, value: Value) -> mx.array:
-        """The numbers of a value. Raises UserError where that would read outside of a tensor."""
+        """Return the numbers of a value. Raises UserError where that would read outside of a tensor."""
         if value in self._made or value.evaluated or value.op is None or value.refusal:
             return self._of(value)
         ops = [op for op in pending([value]) or [] if not all(output in self._made for output in op.outputs)]
@@ -47,7 +47,7 @@ class Apart:
 class ApartLook(Look):
     """What an answer looks at, beside the tape."""
 
-    def __init__(self, session: Session, numbers: Apart) -> None:
+    def __init__(self, session: TapeSession, numbers: Apart) -> None:
         super().__init__(session)
         self._numbers = numbers
 
@@ -55,12 +55,12 @@ class ApartLook(Look):
         """Nothing on the tape gets its numbers."""
 
     def array(self, value: Value) -> mx.array:
-        """The numbers of a value."""
+        """Return the numbers of a value."""
         return self._numbers(value)
 
 
 @contextmanager
-def apart(session: Session) -> Iterator[Apart]:
+def apart(session: TapeSession) -> Iterator[Apart]:
     """While this lasts, expressions get their numbers beside the tape."""
     expressions, before = session.expressions, session.expressions.numbers
     numbers = before if isinstance(before, Apart) else Apart()

@@ -18,7 +18,7 @@ from nnrepl.session.curves import over_steps
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.expressions import aside
 from nnrepl.session.parsed import parse
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import Value
 
 _NUMBER = re.compile(r"\{\{(.+?)\}\}", re.DOTALL)
@@ -29,7 +29,7 @@ MANY = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Asked:
     """What an expression gave.
 
     Attributes:
@@ -43,8 +43,8 @@ class Found:
     index: tuple[int, ...] = ()
 
 
-def ask(session: Session, text: str) -> Found:
-    """What an expression gives.
+def ask(session: TapeSession, text: str) -> Asked:
+    """Return what an expression gives.
 
     Raises:
         UserError: If it gives nothing.
@@ -56,11 +56,11 @@ def ask(session: Session, text: str) -> Found:
         value = session.expressions.value_of(whole) if isinstance(whole, mx.array) else None
         if value is not None and len(index) == len(value.shape):
             index = tuple(at % extent if extent else 0 for at, extent in zip(index, value.shape))
-            return Found(_plain(evaluate(session, text), session), value, index)
+            return Asked(_plain(evaluate(session, text), session), value, index)
     result = evaluate(session, text)
     value = session.expressions.value_of(result) if isinstance(result, mx.array) else None
     index = (0,) * len(value.shape) if value is not None and value.size == 1 else ()
-    return Found(_plain(result, session), value, index)
+    return Asked(_plain(result, session), value, index)
 
 
 def _element(text: str) -> tuple[str, tuple[int, ...]] | None:
@@ -77,7 +77,7 @@ def _element(text: str) -> tuple[str, tuple[int, ...]] | None:
     return (parsed.cut(node.value), numbers) if all(type(number) is int for number in numbers) else None
 
 
-def holds(session: Session, condition: str, *, ahead: bool = True) -> bool:
+def holds(session: TapeSession, condition: str, *, ahead: bool = True) -> bool:
     """Whether a condition is true; NotYet and the like are no. Raises UserError where it is no condition."""
     result = evaluate(session, condition) if ahead else _here(session, condition, session.cursor)
     if isinstance(result, mx.array):
@@ -88,12 +88,12 @@ def holds(session: Session, condition: str, *, ahead: bool = True) -> bool:
     return bool(result)
 
 
-def filled(session: Session, text: str) -> str:
-    """A text with the numbers of the tape in place of `{{EXPR}}`. Raises UserError."""
+def filled(session: TapeSession, text: str) -> str:
+    """Return a text with the numbers of the tape in place of `{{EXPR}}`. Raises UserError."""
     return _NUMBER.sub(lambda found: _told(session, found[1].strip()), text)
 
 
-def _told(session: Session, expression: str) -> str:
+def _told(session: TapeSession, expression: str) -> str:
     result = evaluate(session, expression)
     if isinstance(result, mx.array) and result.size != 1:
         with aside():
@@ -103,8 +103,8 @@ def _told(session: Session, expression: str) -> str:
     return number(plain) if isinstance(plain, (bool, int, float)) else str(plain)
 
 
-def evaluate(session: Session, text: str) -> Any:
-    """An expression here; where a name in it is not made yet, behind the op that makes it."""
+def evaluate(session: TapeSession, text: str) -> Any:
+    """Return an expression here; where a name in it is not made yet, after the op that makes it."""
     position, end = session.cursor, len(session.tape)
     while True:
         try:
@@ -115,7 +115,7 @@ def evaluate(session: Session, text: str) -> Any:
                 raise
 
 
-def _here(session: Session, text: str, position: int) -> Any:
+def _here(session: TapeSession, text: str, position: int) -> Any:
     written = _HISTORY.sub(lambda found: _over_steps(session, found[1]), text)
     written = _STEP.sub(str(_step_number(session)), written)
     where = session.where() if position == session.cursor else session.where_at(position)
@@ -129,20 +129,20 @@ def _here(session: Session, text: str, position: int) -> Any:
         raise UserError(f"{text}: {type(error).__name__}: {error}".splitlines()[0][:300]) from None
 
 
-def _step_number(session: Session) -> int:
-    """The step in which the lesson stands; the last one, behind it."""
+def _step_number(session: TapeSession) -> int:
+    """Return the step in which the lesson stands; the last one, after it."""
     ops = session.tape.ops
     return ops[min(session.cursor, len(ops) - 1)].step.number if ops else 0
 
 
-def _over_steps(session: Session, text: str) -> str:
-    """An expression over the training steps, as a list that Python reads."""
+def _over_steps(session: TapeSession, text: str) -> str:
+    """Return an expression over the training steps, as a list that Python reads."""
     numbers = [repr(number) for _, number in over_steps(session, parse(text))]
     return "[" + ", ".join(f"float({it!r})" if it.strip("-") in ("nan", "inf") else it for it in numbers) + "]"
 
 
-def _plain(result: Any, session: Session) -> Any:
-    """A result as plain Python."""
+def _plain(result: Any, session: TapeSession) -> Any:
+    """Return a result as plain Python."""
     if isinstance(result, mx.array):
         if result.size > MANY:
             raise UserError(f"a tensor of {result.size} elements is no answer; ask for one of them")

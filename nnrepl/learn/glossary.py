@@ -11,12 +11,12 @@ from pathlib import Path
 from nnrepl.explain import words
 from nnrepl.learn.asking import ask
 from nnrepl.session.errors import UserError
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import Op, Pass, Value
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
+class GlossaryWord:
     """A word of the trade.
 
     Attributes:
@@ -38,26 +38,26 @@ class Word:
 
 
 @cache
-def glossary() -> dict[str, Word]:
+def glossary() -> dict[str, GlossaryWord]:
     """All words by their names, in the order of the file."""
     text = (Path(__file__).parent / "glossary.md").read_text(encoding="utf-8")
-    found: dict[str, Word] = {}
+    found: dict[str, GlossaryWord] = {}
     for entry in text.split("\n## ")[1:]:
         head, _, body = entry.partition("\n")
         name, _, aliases = head.partition("|")
         told, _, here = body.partition("\nhere:")
         others = tuple(alias.strip() for alias in aliases.split(",") if alias.strip())
-        found[name.strip()] = Word(name.strip(), others, " ".join(told.split()), here.strip())
+        found[name.strip()] = GlossaryWord(name.strip(), others, " ".join(told.split()), here.strip())
     return found
 
 
 @cache
-def _index() -> dict[str, Word]:
+def _index() -> dict[str, GlossaryWord]:
     return {called.lower(): word for word in glossary().values() for called in (*word.aliases, word.name)}
 
 
-def word_of(text: str) -> Word | None:
-    """The word that a text means, however it is written; None if it is none of these."""
+def word_of(text: str) -> GlossaryWord | None:
+    """Return the word that a text means, however it is written; None if it is none of these."""
     return _index().get(" ".join(text.lower().replace("_", " ").split())) or _index().get(text.lower())
 
 
@@ -72,14 +72,15 @@ _EVERYDAY = frozenset(
 
 @cache
 def _pattern() -> re.Pattern[str]:
-    """What stands for itself in Markdown (code, formulas, links), or a word of the trade; the longer ones first."""
+    """Return what stands for itself in Markdown (code, formulas, links), or a word of the trade; the longer ones
+    first."""
     called = sorted(_index(), key=len, reverse=True)
     return re.compile(rf"`[^`]*`|\]\([^)]*\)|(?<![\w/.-])({'|'.join(map(re.escape, called))})(?![\w/-])", re.IGNORECASE)
 
 
 def linked(text: str, known: set[str]) -> tuple[str, str]:
-    """A text in Markdown with a ? behind each word of the trade that is not known yet; it is known from then on. A word
-    of everyday speech counts only in bold. And the last of these words, "" where there is none."""
+    """Return a text in Markdown with a ? after each word of the trade that is not known yet; it is known from then on.
+    A word of everyday speech counts only in bold. And the last of these words, "" where there is none."""
     newest = ""
 
     def one(found: re.Match[str]) -> str:
@@ -97,9 +98,9 @@ def linked(text: str, known: set[str]) -> tuple[str, str]:
     return _pattern().sub(one, text).replace("`?`****", "`?`"), newest
 
 
-def word_at(text: str, column: int | None = None) -> Word | None:
-    """The word of the trade whose ? stands at a column of a line, or which itself does; without a column, that of the
-    line's last ?."""
+def word_at(text: str, column: int | None = None) -> GlossaryWord | None:
+    """Return the word of the trade whose ? stands at a column of a line, or which itself does; without a column, that
+    of the line's last ?."""
     marks = [found.start() for found in re.finditer(r"\?", text)]
     for end in reversed(marks) if column is None else [at for at in marks if at == column]:
         found = _ending(text[:end])
@@ -112,13 +113,13 @@ def word_at(text: str, column: int | None = None) -> Word | None:
     return None
 
 
-def _ending(text: str) -> Word | None:
-    """The longest word of the trade with which a text ends."""
+def _ending(text: str) -> GlossaryWord | None:
+    """Return the longest word of the trade with which a text ends."""
     pieces = re.split(r"(?<=[\s(])", text)
     return next((word for many in range(4, 0, -1) if (word := word_of("".join(pieces[-many:]).strip("( ")))), None)
 
 
-def here(session: Session, word: Word) -> str:
+def here(session: TapeSession, word: GlossaryWord) -> str:
     """Where a word is met on the tape, and the number that it has there; "" where it is not. Only what is small enough
     to be shown unasked is evaluated."""
     tell = _HERE.get(word.here)
@@ -136,7 +137,7 @@ MOST = 12
 # -- where a word is met ---------------------------------------------------------------------------------------------
 
 
-def _shown(session: Session, value: Value) -> str:
+def _shown(session: TapeSession, value: Value) -> str:
     """` = −3.5`, or the shape where the number would cost something."""
     if not session.small([value]):
         return f" {tuple(value.shape)}"
@@ -146,41 +147,41 @@ def _shown(session: Session, value: Value) -> str:
     return f" = {words.nested(value.array)}" if 0 < value.size <= MOST else f" {tuple(value.shape)}"
 
 
-def _standing(session: Session) -> Op:
-    """The op where the user stands; the last one, behind it."""
+def _standing(session: TapeSession) -> Op:
+    """Return the op where the user stands; the last one, after it."""
     return session.tape.ops[min(session.cursor, len(session.tape) - 1)]
 
 
-def _op(session: Session) -> str:
+def _op(session: TapeSession) -> str:
     op = _standing(session)
     return f"{op.label} {op.name} comes next" if session.op is op else f"{op.label} {op.name} was the last"
 
 
-def _step(session: Session) -> str:
+def _step(session: TapeSession) -> str:
     op = _standing(session)
     number = op.step.number
     where = f"step {number}" if number else "the setup, before step 1"
     return f"you stand in {where}, in its phase {op.phase}; it has {len(op.step)} ops so far"
 
 
-def _phase(session: Session, phase: str) -> str:
+def _phase(session: TapeSession, phase: str) -> str:
     found = [op for op in session.tape.ops[_standing(session).step.start :] if op.phase == phase][:1]
     return f"in this step it begins at {found[0].label} {found[0].name}; goto {phase}" if found else ""
 
 
-def _loss(session: Session) -> str:
+def _loss(session: TapeSession) -> str:
     part = _gradient_pass(session)
     if part is None or part.loss is None:
         return ""
     return f"loss{_shown(session, part.loss)}, in step {part.step.number}"
 
 
-def _gradient_pass(session: Session) -> Pass | None:
+def _gradient_pass(session: TapeSession) -> Pass | None:
     parts = [part for part in session.tape.passes if part.loss is not None and part.start <= session.cursor]
     return parts[-1] if parts else None
 
 
-def _gradient(session: Session) -> str:
+def _gradient(session: TapeSession) -> str:
     part = _gradient_pass(session)
     if part is None:
         return ""
@@ -193,7 +194,7 @@ def _gradient(session: Session) -> str:
     return ""
 
 
-def _learning_rate(session: Session) -> str:
+def _learning_rate(session: TapeSession) -> str:
     for name in ("learning_rate", "optimizer.learning_rate", "opt.learning_rate", "lr"):
         try:
             result = ask(session, name).result
@@ -204,13 +205,13 @@ def _learning_rate(session: Session) -> str:
     return ""
 
 
-def _lazy(session: Session) -> str:
+def _lazy(session: TapeSession) -> str:
     ops = session.tape.ops
     ready = sum(all(value.evaluated for value in op.outputs) for op in ops[-2000:])
     return f"of the last {min(len(ops), 2000)} ops on the tape {ready} are evaluated"
 
 
-def _broadcasting(session: Session) -> str:
+def _broadcasting(session: TapeSession) -> str:
     start = _standing(session).step.start
     for op in session.tape.ops[start : start + 500]:
         shapes = [tuple(value.shape) for value in op.inputs]
@@ -219,7 +220,7 @@ def _broadcasting(session: Session) -> str:
     return ""
 
 
-def _named(session: Session, *names: str) -> str:
+def _named(session: TapeSession, *names: str) -> str:
     start = _standing(session).step.start
     for op in session.tape.ops[start : start + 2000]:
         if op.name in names:
@@ -228,7 +229,7 @@ def _named(session: Session, *names: str) -> str:
     return ""
 
 
-def _relu(session: Session) -> str:
+def _relu(session: TapeSession) -> str:
     start = _standing(session).step.start
     for op in session.tape.ops[start : start + 2000]:
         if op.name == "relu" or (
@@ -238,29 +239,29 @@ def _relu(session: Session) -> str:
     return ""
 
 
-def _parameters(session: Session) -> str:
+def _parameters(session: TapeSession) -> str:
     part = _gradient_pass(session)
     if part is None or not part.wrt:
         return ""
     return f"{len(part.wrt)} tensors with {sum(leaf.size for leaf in part.wrt)} numbers are learned in this pass"
 
 
-def _tape(session: Session) -> str:
+def _tape(session: TapeSession) -> str:
     return f"it has {len(session.tape.ops)} ops, in {len(session.tape.passes)} passes"
 
 
-def _timeline(session: Session) -> str:
+def _timeline(session: TapeSession) -> str:
     lines = session.changes.timelines
     return f"you are on timeline {lines.current.number} of {len(lines)}"
 
 
-def _vjp(session: Session) -> str:
+def _vjp(session: TapeSession) -> str:
     start = _standing(session).step.start
     found = [op for op in session.tape.ops[start : start + 5000] if op.of is not None][:1]
     return f"the first of this step is {found[0].label} {found[0].name}" if found else ""
 
 
-_HERE: dict[str, Callable[[Session], str]] = {
+_HERE: dict[str, Callable[[TapeSession], str]] = {
     "op": _op,
     "step": _step,
     "forward": lambda session: _phase(session, "forward"),

@@ -66,7 +66,7 @@ class Prose:
 
 
 @dataclass(slots=True)
-class Formula:
+class FormulaBlock:
     """A formula that stands alone."""
 
     text: str
@@ -89,7 +89,7 @@ class Pause:
 
 
 @dataclass(slots=True)
-class Notes:
+class TeacherNotes:
     """What only a teacher reads."""
 
     text: str
@@ -97,7 +97,7 @@ class Notes:
 
 
 @dataclass(slots=True)
-class Question:
+class LessonQuestion:
     """Something to predict.
 
     Attributes:
@@ -137,7 +137,7 @@ class Task:
     after: str = ""
 
 
-Part = Prose | Formula | Commands | Pause | Notes | Question | Task
+Part = Prose | FormulaBlock | Commands | Pause | TeacherNotes | LessonQuestion | Task
 
 
 @dataclass(slots=True)
@@ -170,9 +170,9 @@ class Lesson:
         return str(self.number) if self.number else self.path.name
 
     @property
-    def notes(self) -> list[Notes]:
+    def notes(self) -> list[TeacherNotes]:
         """What only a teacher reads."""
-        return [part for part in self.parts if isinstance(part, Notes)]
+        return [part for part in self.parts if isinstance(part, TeacherNotes)]
 
 
 class LessonError(UserError):
@@ -211,7 +211,7 @@ def parse(text: str, path: Path, number: int = 0) -> Lesson:
     if not minutes.isdigit():
         raise LessonError(f"{path}: minutes is a whole number, not {minutes}")
     parts = list(_parts(lines, start, path))
-    if not any(isinstance(part, (Prose, Commands, Question, Task)) for part in parts):
+    if not any(isinstance(part, (Prose, Commands, LessonQuestion, Task)) for part in parts):
         raise LessonError(f"{path}: there is nothing after the front matter")
     program = (path.parent / head["program"]).expanduser()
     key = f"lesson {number}" if number else str(path.resolve())
@@ -220,7 +220,7 @@ def parse(text: str, path: Path, number: int = 0) -> Lesson:
 
 
 def _front_matter(lines: list[str], path: Path) -> tuple[dict[str, str], int]:
-    """What stands between two lines `---`, and where the lesson begins behind it."""
+    """Return what stands between two lines `---`, and where the lesson begins after it."""
     if not lines or lines[0].strip() != "---":
         raise LessonError(f"{path}:1: a lesson begins with front matter: a line ---, title: and program:, a line ---")
     head: dict[str, str] = {}
@@ -276,9 +276,9 @@ def _closing(lines: list[str], at: int, fence: str, path: Path) -> int:
 def _block(kind: str, inside: list[str], line: int, path: Path) -> Part:
     text = "\n".join(inside).strip("\n")
     if kind == "formula":
-        return Formula(text, line)
+        return FormulaBlock(text, line)
     if kind == "notes":
-        return Notes(text.strip(), line)
+        return TeacherNotes(text.strip(), line)
     if kind == "nnrepl":
         typed = [row.strip() for row in inside if row.strip()]
         if not typed:
@@ -303,7 +303,8 @@ def _check_keys(kind: str, inside: list[str], line: int, path: Path) -> None:
 
 
 def _keys(kind: str, inside: list[str]) -> tuple[str, dict[str, list[str]]]:
-    """The text of a block, and what stands behind its keys; a line that is indented goes on with the one above."""
+    """Return the text of a block, and what stands after its keys; a line that is indented goes on with the one
+    above."""
     asked: list[str] = []
     given: dict[str, list[str]] = {}
     last: list[str] | None = None
@@ -326,7 +327,7 @@ def _pair(text: str, line: int, path: Path) -> tuple[str, str]:
     return left.strip(), right.strip()
 
 
-def _question(asked: str, given: dict[str, list[str]], line: int, path: Path) -> Question:
+def _question(asked: str, given: dict[str, list[str]], line: int, path: Path) -> LessonQuestion:
     answer = " ".join(given.get("answer", ()))
     options = [_pair(text, line, path) for text in given.get("option", ())]
     if bool(answer) == bool(options):
@@ -336,7 +337,7 @@ def _question(asked: str, given: dict[str, list[str]], line: int, path: Path) ->
     wrong = [_pair(text, line, path) for text in given.get("wrong", ())]
     after = " ".join(given.get("after", ()))
     see = " ".join(given.get("see", ()))
-    return Question(asked, line, answer, options, wrong, given.get("hint", []), after, see)
+    return LessonQuestion(asked, line, answer, options, wrong, given.get("hint", []), after, see)
 
 
 def _task(asked: str, given: dict[str, list[str]], line: int, path: Path) -> Task:

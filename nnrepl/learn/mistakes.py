@@ -41,7 +41,7 @@ class Mistake:
     said: str
 
 
-Rule = Callable[["Case"], Iterator[Mistake]]
+Rule = Callable[["GuessedElement"], Iterator[Mistake]]
 RULES: dict[str, list[Rule]] = {}
 
 
@@ -57,7 +57,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 @dataclass(slots=True)
-class Case:
+class GuessedElement:
     """One element of what an op gives, and what it is made of."""
 
     look: Look
@@ -72,18 +72,18 @@ class Case:
         return self.value.op
 
     def at(self, value: Value, index: Index) -> float:
-        """A number of another tensor."""
+        """Return a number of another tensor."""
         return float(number_at(self.look, value, index))
 
     def same_place(self, value: Value) -> Index | None:
-        """The element of an operand that belongs to this one; None where its shape tells nothing."""
+        """Return the element of an operand that belongs to this one; None where its shape tells nothing."""
         own, whole = tuple(value.shape), tuple(self.value.shape)
         if len(own) > len(whole) or any(a not in (1, b) for a, b in zip(own[::-1], whole[::-1])):
             return None
         return broadcast_index(self.index, own)
 
     def operands(self) -> list[tuple[str, float]]:
-        """The operands of an op that works place by place, with their names: numbers of the program as well."""
+        """Return the operands of an op that works place by place, with their names: numbers of the program as well."""
         found: list[tuple[str, float]] = []
         for arg in self.op.args:
             if isinstance(arg, Value):
@@ -97,17 +97,18 @@ class Case:
 
 
 def mistakes(look: Look, value: Value, index: Index) -> list[Mistake]:
-    """The wrong answers for one element, the likelier first; none is the right one, and no two are the same number."""
+    """Return the wrong answers for one element, the likelier first; none is the right one, and no two are the same
+    number."""
     right = float(number_at(look, value, index))
     kept: list[Mistake] = []
-    for found in _all(Case(look, value, index, right), DEPTH):
+    for found in _all(GuessedElement(look, value, index, right), DEPTH):
         differs = abs(found.value) < float("inf") and not near(found.value, right) and not near(right, found.value)
         if differs and not any(near(found.value, other.value) for other in kept):
             kept.append(found)
     return kept
 
 
-def _all(case: Case, depth: int) -> Iterator[Mistake]:
+def _all(case: GuessedElement, depth: int) -> Iterator[Mistake]:
     if case.right:
         yield Mistake(-case.right, "The size is right; look at the sign.")
     if case.value.op is not None:
@@ -120,7 +121,7 @@ def _all(case: Case, depth: int) -> Iterator[Mistake]:
         yield Mistake(factor * case.right, f"That is {said}.")
 
 
-def _by_rules(case: Case) -> Iterator[Mistake]:
+def _by_rules(case: GuessedElement) -> Iterator[Mistake]:
     for found in RULES.get(case.op.name, ()):
         yield from found(case)
     if case.op.of is not None:
@@ -128,30 +129,30 @@ def _by_rules(case: Case) -> Iterator[Mistake]:
     yield from _before(case)
 
 
-def _carried(case: Case, depth: int) -> Iterator[Mistake]:
-    """The mistakes in an input, as they come out of the op."""
+def _carried(case: GuessedElement, depth: int) -> Iterator[Mistake]:
+    """Yield the mistakes in an input, as they come out of the op."""
     if case.op.of is not None or case.op.operation.kind not in ("op", "edit"):
         return
     for taken in dict.fromkeys(case.op.inputs):
         index = (0,) * len(taken.shape) if taken.size == 1 else case.same_place(taken)
         if index is None or taken.op is None or taken.refusal or taken.op.phase != case.op.phase:
             continue
-        inner = Case(case.look, taken, index, case.at(taken, index))
+        inner = GuessedElement(case.look, taken, index, case.at(taken, index))
         for found in _all_of_input(inner, depth - 1):
             number = _with(case, taken, index, found.value)
             if number is not None:
                 yield Mistake(number, found.said)
 
 
-def _all_of_input(case: Case, depth: int) -> Iterator[Mistake]:
-    """What goes wrong in an input: not its sign alone, and not another place."""
+def _all_of_input(case: GuessedElement, depth: int) -> Iterator[Mistake]:
+    """Yield what goes wrong in an input: not its sign alone, and not another place."""
     yield from _by_rules(case)
     if depth > 1:
         yield from _carried(case, depth)
 
 
-def _with(case: Case, taken: Value, index: Index, number: float) -> float | None:
-    """What the op would give with another number in one of its inputs."""
+def _with(case: GuessedElement, taken: Value, index: Index, number: float) -> float | None:
+    """Return what the op would give with another number in one of its inputs."""
     with aside():
         array = mx.array(case.look.array(taken))
         if index:
@@ -166,13 +167,13 @@ def _with(case: Case, taken: Value, index: Index, number: float) -> float | None
 
 
 def number_of(array: mx.array) -> float:
-    """The number of a tensor that has one."""
+    """Return the number of a tensor that has one."""
     single: Any = array.item()
     return float(single)
 
 
-def _elsewhere(case: Case) -> Iterator[Mistake]:
-    """The other elements of the same tensor, row and column exchanged first."""
+def _elsewhere(case: GuessedElement) -> Iterator[Mistake]:
+    """Yield the other elements of the same tensor, row and column exchanged first."""
     shape = tuple(case.value.shape)
     size = case.value.size
     if not 1 < size <= FEW:
@@ -197,8 +198,8 @@ _AFTER = {
 }  # fmt: skip
 
 
-def _before(case: Case) -> Iterator[Mistake]:
-    """What goes into an op, at the same place, is taken for what comes out."""
+def _before(case: GuessedElement) -> Iterator[Mistake]:
+    """Yield what goes into an op, at the same place, is taken for what comes out."""
     if case.op.of is not None:
         return
     for taken in dict.fromkeys(case.op.inputs):
@@ -209,8 +210,8 @@ def _before(case: Case) -> Iterator[Mistake]:
         yield Mistake(case.at(taken, index), f"That is {named(taken, index)}; {left}.")
 
 
-def _backward(case: Case) -> Iterator[Mistake]:
-    """The two factors of a link of the chain rule, each taken for their product."""
+def _backward(case: GuessedElement) -> Iterator[Mistake]:
+    """Yield the two factors of a link of the chain rule, each taken for their product."""
     for gradient in upstream(case.op):
         if tuple(gradient.shape) == tuple(case.value.shape):
             came = case.at(gradient, case.index)

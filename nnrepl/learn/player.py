@@ -15,17 +15,17 @@ from dataclasses import dataclass, field
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from nnrepl.learn.answers import EXPECTED, Unreadable
+from nnrepl.learn.answers import EXPECTED, NoAnswer
 from nnrepl.learn.apart import apart
 from nnrepl.learn.asking import filled, holds
 from nnrepl.learn.glossary import linked, word_of
-from nnrepl.learn.lesson import Commands, Formula, Lesson, Notes, Part, Pause, Prose, Question, Task
+from nnrepl.learn.lesson import Commands, FormulaBlock, Lesson, LessonQuestion, Part, Pause, Prose, Task, TeacherNotes
 from nnrepl.learn.posing import Posed, pose
-from nnrepl.learn.progress import Mark, keep_progress
+from nnrepl.learn.progress import Reached, keep_progress
 from nnrepl.learn.shelf import shipped
 from nnrepl.programs.script import CannotLoad, Script, load_script
 from nnrepl.session.errors import UserError
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.timeline.timelines import Timelines
 from nnrepl.view.lesson_parts import formula, head, hint, options, task_view
 from nnrepl.view.prose import line as one_line
@@ -43,7 +43,7 @@ class Turn:
         back: Whether to put the session back to where the lesson stands.
         head: What to show first.
         where: Whether to show then where the session stands.
-        show: What to show behind that.
+        show: What to show after that.
         own: A line of the student's own, to be run as any other.
         clear: Whether to begin with an empty screen.
         over: Whether the lesson is over.
@@ -112,7 +112,7 @@ class Player:
     """
 
     def __init__(
-        self, lesson: Lesson, at: int = 0, *, present: bool = False, keeps: bool = True, mark: Mark | None = None
+        self, lesson: Lesson, at: int = 0, *, present: bool = False, keeps: bool = True, mark: Reached | None = None
     ) -> None:
         self.lesson = lesson
         self.at = min(at, len(lesson.parts))
@@ -143,7 +143,7 @@ class Player:
     # -- for the shell -------------------------------------------------------------------------------------
 
     def script(self) -> Script:
-        """The lesson's program. Raises UserError if it cannot be loaded."""
+        """Return the lesson's program. Raises UserError if it cannot be loaded."""
         try:
             script = load_script(str(self.lesson.program), self.lesson.arguments)
         except CannotLoad as error:
@@ -152,7 +152,7 @@ class Player:
         return script
 
     def catch_up(self) -> None:
-        """The program has been started anew: what the lesson has done so far is due again."""
+        """Note that the program has been started anew: what the lesson has done so far is due again."""
         self.waits, self.posed, self._stand, self.strayed = None, None, None, False
         self.queue.clear()
         for part in self.lesson.parts[: self.at]:
@@ -164,12 +164,12 @@ class Player:
         """What stands before the line that is waited for."""
         return f"(lesson {self.lesson.name}) "
 
-    def turn(self, session: Session) -> Turn:
-        """What comes before the next line is read. Raises UserError if the lesson cannot go on."""
+    def turn(self, session: TapeSession) -> Turn:
+        """Return what comes before the next line is read. Raises UserError if the lesson cannot go on."""
         with apart(session):
             return self._turn(session)
 
-    def _turn(self, session: Session) -> Turn:
+    def _turn(self, session: TapeSession) -> Turn:
         if self.comes_back and self.waits is not None:
             self.comes_back = False
             return self._back(again=True)
@@ -202,14 +202,14 @@ class Player:
             self._stand = _standing(session)
         return turn
 
-    def hear(self, session: Session, line: str | None) -> Turn:
-        """What becomes of a line; None for the end of input."""
+    def hear(self, session: TapeSession, line: str | None) -> Turn:
+        """Return what becomes of a line; None for the end of input."""
         if line is None:
             return self._leaving()
         self._asked_to_leave = False
         text = "" if line.split() == ["learn", "next"] else line.strip()
         waits = self.waits
-        if isinstance(waits, Question):
+        if isinstance(waits, LessonQuestion):
             return self._answered(text)
         if isinstance(waits, Task):
             return self._tried(session, waits, text)
@@ -229,7 +229,7 @@ class Player:
         self._go_on()
         return Turn()
 
-    def put_back(self, session: Session) -> bool:
+    def put_back(self, session: TapeSession) -> bool:
         """Put the session back to where the lesson stands. Returns False if only a new start leads there."""
         stand, self.strayed = self._stand, False
         if stand is None or session.changes.timelines is not stand.timelines:
@@ -240,11 +240,11 @@ class Player:
         session.level = stand.level
         return True
 
-    def stands(self, session: Session) -> bool:
+    def stands(self, session: TapeSession) -> bool:
         """Whether the session is where the lesson stands."""
         return self._stand == _standing(session)
 
-    def predicts(self, session: Session) -> bool:
+    def predicts(self, session: TapeSession) -> bool:
         """Whether what the next op gives is not to be seen: a question comes before the lesson moves on. On the full
         screen, which shows all that is small, it is not seen before its step."""
         if self.strayed and not self.stands(session):
@@ -253,8 +253,8 @@ class Player:
             return True
         lines = [due.line for due in self.queue]
         for part in self.lesson.parts[self.at :]:
-            if isinstance(part, (Question, Task)):
-                return isinstance(part, Question) and not any(map(self.is_motion, lines))
+            if isinstance(part, (LessonQuestion, Task)):
+                return isinstance(part, LessonQuestion) and not any(map(self.is_motion, lines))
             lines += part.lines if isinstance(part, Commands) else []
         return False
 
@@ -263,18 +263,18 @@ class Player:
         if not self.keeps or self.present:
             return ""
         parts = len(self.lesson.parts)
-        mark = Mark(0 if done else self._told_from, parts, done, self.right, self.counted)
+        mark = Reached(0 if done else self._told_from, parts, done, self.right, self.counted)
         return keep_progress(self.lesson.key, mark)
 
     # -- parts -----------------------------------------------------------------------------------------------
 
-    def _open(self, session: Session, part: Part) -> list[RenderableType]:
+    def _open(self, session: TapeSession, part: Part) -> list[RenderableType]:
         """Come to a part: what to show. Where it needs the student, the lesson waits."""
-        if isinstance(part, Notes):
+        if isinstance(part, TeacherNotes):
             return []
-        if isinstance(part, (Prose, Formula)):
+        if isinstance(part, (Prose, FormulaBlock)):
             text = self.told[self.at] = filled(session, part.text)
-            if isinstance(part, Formula):
+            if isinstance(part, FormulaBlock):
                 return [formula(text, self.present), Text("")]
             if self.links:
                 text, new = linked(text, self._linked)
@@ -284,7 +284,7 @@ class Player:
         self.waits, self.strayed = part, False
         self._hints = self._tries = 0
         self.kept()
-        if isinstance(part, Question):
+        if isinstance(part, LessonQuestion):
             self.posed = self.asked[self.at] = pose(session, part)
             return self._asked()
         if isinstance(part, Task):
@@ -310,7 +310,7 @@ class Player:
 
     def _asks_next(self) -> bool:
         """Whether the part that comes next waits by itself, or belongs to what was said."""
-        rest = [part for part in self.lesson.parts[self.at :] if not isinstance(part, Notes)]
+        rest = [part for part in self.lesson.parts[self.at :] if not isinstance(part, TeacherNotes)]
         return not rest or not isinstance(rest[0], Prose)
 
     def _asked(self) -> list[RenderableType]:
@@ -322,7 +322,7 @@ class Player:
         return [*shown, hint(f"type {EXPECTED[posed.kind]}; hint and show help")]
 
     def _reminder(self) -> RenderableType:
-        """What the lesson waits for, in a line."""
+        """Return what the lesson waits for, in a line."""
         waits = self.waits
         if isinstance(waits, Commands):
             return hint(f"Enter types  {'  ·  '.join(waits.lines)}", arrow=True)
@@ -342,11 +342,11 @@ class Player:
 
     def _back(self, again: bool = False) -> Turn:
         """Back to where the lesson stands; `again`: with what it waits for."""
-        shown = self._asked() if isinstance(self.waits, Question) else [self._reminder()]
+        shown = self._asked() if isinstance(self.waits, LessonQuestion) else [self._reminder()]
         return Turn(back=True, show=shown if again else [])
 
     def _leaving(self) -> Turn:
-        """The end of input: once it may be a slip."""
+        """Return the end of input: once it may be a slip."""
         if self._asked_to_leave:
             return Turn(over=True, show=[hint(f"learn {self.lesson.name} goes on from here another time")])
         self._asked_to_leave = True
@@ -364,7 +364,7 @@ class Player:
         return Group(*map(hint, [*said, *([note] if note else [])]))
 
     def _count(self, posed: Posed, is_right: bool) -> None:
-        """A question is over."""
+        """Note that a question is over."""
         is_first = is_right and not self._tries and not self._hints
         self.counted += 1
         self.right += is_first
@@ -385,7 +385,7 @@ class Player:
             return helped
         try:
             typed = posed.read(text)
-        except Unreadable as error:
+        except NoAnswer as error:
             whole = "" if self.strayed else self.spelled_out(text)
             if whole:
                 said = (
@@ -404,7 +404,7 @@ class Player:
         return Turn(show=[one_line(f"✗ {said}{more}")])
 
     def _helped(self, text: str, posed: Posed) -> Turn | None:
-        """What is said to who asks for help; None where nobody did."""
+        """Return what is said to who asks for help; None where nobody did."""
         word = text.lower()
         if word in HINT:
             return Turn(show=[self._next_hint(posed.question.hints, _hint_to(posed))])
@@ -434,7 +434,7 @@ class Player:
 
     # -- tasks -----------------------------------------------------------------------------------------------
 
-    def _tried(self, session: Session, task: Task, text: str) -> Turn:
+    def _tried(self, session: TapeSession, task: Task, text: str) -> Turn:
         word = text.lower()
         if word in HINT:
             return Turn(show=[self._next_hint(task.hints, "show does it for you")])
@@ -448,7 +448,7 @@ class Player:
             return Turn(show=[task_view(task.text), hint("type what brings it about; hint helps, show does it")])
         return self._own(text)
 
-    def _of_task(self, session: Session) -> Turn:
+    def _of_task(self, session: TapeSession) -> Turn:
         """Whether what the student did has brought it about."""
         task = self.waits
         assert isinstance(task, Task)
@@ -461,13 +461,13 @@ class Player:
 
 
 def _hint_to(posed: Posed) -> str:
-    """What helps with any question: where the number comes from."""
+    """Return what helps with any question: where the number comes from."""
     if posed.where:
         return f"`{posed.where}` tells how it is computed; `show` does so for you."
     return f"An answer is {EXPECTED[posed.kind]}; `show` tells it."
 
 
-def _is_done(session: Session, task: Task) -> bool:
+def _is_done(session: TapeSession, task: Task) -> bool:
     """Whether a task has been brought about; what it speaks of may not be made yet."""
     try:
         return holds(session, task.until, ahead=False)
@@ -475,6 +475,6 @@ def _is_done(session: Session, task: Task) -> bool:
         return False
 
 
-def _standing(session: Session) -> Stand:
+def _standing(session: TapeSession) -> Stand:
     timelines = session.changes.timelines
     return Stand(timelines, timelines.current.number, session.cursor, session.level)

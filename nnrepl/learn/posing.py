@@ -8,16 +8,16 @@ from typing import Any
 
 from nnrepl.explain.doing import in_numbers
 from nnrepl.learn import answers, rules  # noqa: F401  # they enter themselves
-from nnrepl.learn.answers import CHOICE, NAMES, NUMBER, NUMBERS, SHAPE, YES_NO, Typed, Unreadable, kind_of, near, same
+from nnrepl.learn.answers import CHOICE, NAMES, NUMBER, NUMBERS, SHAPE, YES_NO, NoAnswer, Typed, kind_of, near, same
 from nnrepl.learn.apart import Apart, ApartLook, apart
-from nnrepl.learn.asking import Found, ask, filled, holds
-from nnrepl.learn.lesson import Question
+from nnrepl.learn.asking import Asked, ask, filled, holds
+from nnrepl.learn.lesson import LessonQuestion
 from nnrepl.learn.mistakes import Mistake, mistakes
 from nnrepl.learn.reasons import counted, evidence, why_no_member, why_not
 from nnrepl.learn.slips import slips
 from nnrepl.learn.wrong_shapes import reply_to_shape, shape_mistakes
 from nnrepl.session.errors import UserError
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import Value
 
 
@@ -37,7 +37,7 @@ class Posed:
         seen: Whether the number has been computed already where it is asked for: it may stand on the screen.
     """
 
-    question: Question
+    question: LessonQuestion
     text: str
     kind: str
     answer: Any
@@ -71,7 +71,7 @@ class Posed:
         return not any(isinstance(it.value, float) and abs(typed.value - it.value) < off for it in self.mistakes)
 
     def reply(self, typed: Typed) -> str:
-        """What to say to a wrong answer; "" where nothing is known of it."""
+        """Return what to say to a wrong answer; "" where nothing is known of it."""
         if self.kind == NUMBER:
             return self._reply_to_number(float(typed.value))
         if self.kind == NAMES:
@@ -101,7 +101,7 @@ class Posed:
         return f"Not so: it is {'less' if given > self.answer else 'more'} than that.{turned}"
 
     def _reply_to_list(self, typed: Typed) -> str:
-        """What is wrong with several numbers: how many there are, their order, their signs, or which of them."""
+        """Return what is wrong with several numbers: how many there are, their order, their signs, or which of them."""
         given, right = tuple(typed.value), tuple(self.answer)
         if len(given) != len(right):
             return f"There are {len(right)} of them, not {len(given)}."
@@ -116,7 +116,7 @@ class Posed:
         )
 
 
-def pose(session: Session, question: Question) -> Posed:
+def pose(session: TapeSession, question: LessonQuestion) -> Posed:
     """Work out the answer to a question where the session stands.
 
     Raises:
@@ -126,7 +126,7 @@ def pose(session: Session, question: Question) -> Posed:
         return _pose(session, question, numbers)
 
 
-def _pose(session: Session, question: Question, numbers: Apart) -> Posed:
+def _pose(session: TapeSession, question: LessonQuestion, numbers: Apart) -> Posed:
     text = filled(session, question.text)
     hints = [filled(session, hint) for hint in question.hints]
     question = replace(question, hints=hints, after=filled(session, question.after))
@@ -135,7 +135,7 @@ def _pose(session: Session, question: Question, numbers: Apart) -> Posed:
     found = ask(session, question.answer)
     try:
         kind = kind_of(found.result)
-    except Unreadable as error:
+    except NoAnswer as error:
         raise UserError(f"{question.answer}: {error}") from None
     posed = Posed(question, text, kind, found.result, _given(session, question, kind, found.result))
     if kind == NUMBER and found.value is not None:
@@ -161,7 +161,7 @@ def _pose(session: Session, question: Question, numbers: Apart) -> Posed:
     return posed
 
 
-def _choice(session: Session, question: Question, text: str) -> Posed:
+def _choice(session: TapeSession, question: LessonQuestion, text: str) -> Posed:
     options = tuple(filled(session, option) for option, _ in question.options)
     right = [at for at, (_, condition) in enumerate(question.options, 1) if holds(session, condition)]
     if len(right) != 1:
@@ -175,8 +175,8 @@ def _choice(session: Session, question: Question, text: str) -> Posed:
     return Posed(question, text, CHOICE, right[0], said, options)
 
 
-def _given(session: Session, question: Question, kind: str, answer: Any) -> list[Mistake]:
-    """The author's wrong answers. Raises UserError if one is the right one."""
+def _given(session: TapeSession, question: LessonQuestion, kind: str, answer: Any) -> list[Mistake]:
+    """Return the author's wrong answers. Raises UserError if one is the right one."""
     found: list[Mistake] = []
     for expression, said in question.wrong:
         value = ask(session, expression).result
@@ -193,8 +193,8 @@ def _others(found: list[Mistake], known: list[Mistake]) -> list[Mistake]:
     return [it for it in found if not any(near(float(it.value), float(other.value)) for other in known)]
 
 
-def _of_a_number(found: Found) -> list[Mistake]:
-    """What can be said of a number that is no element of the tape."""
+def _of_a_number(found: Asked) -> list[Mistake]:
+    """Return what can be said of a number that is no element of the tape."""
     right = found.result
     if isinstance(right, bool) or not right or type(right) is int or not math.isfinite(right):
         return []
@@ -207,19 +207,19 @@ def _of_a_number(found: Found) -> list[Mistake]:
     ]
 
 
-def _parameters(session: Session, answer: Any) -> tuple[str, ...]:
-    """The names of what the pass differentiates by, and those that are right."""
+def _parameters(session: TapeSession, answer: Any) -> tuple[str, ...]:
+    """Return the names of what the pass differentiates by, and those that are right."""
     part = session.part
     known = [] if part is None else [session.names.name(leaf) for leaf in part.wrt]
     return tuple(dict.fromkeys([*known, *sorted(answer)]))
 
 
-def _is_seen(session: Session, value: Value) -> bool:
-    """Whether the user may have seen a value: it has been computed, and the op that makes it lies behind them."""
+def _is_seen(session: TapeSession, value: Value) -> bool:
+    """Whether the user may have seen a value: it has been computed, and the op that makes it lies after them."""
     return value.op is not None and value.evaluated and value.op.position < session.cursor
 
 
-def _explained(found: Found) -> str:
+def _explained(found: Asked) -> str:
     """How `explain` is asked for an element: by the op, which has made it or will."""
     op = found.value.op if found.value is not None else None
     if found.value is None or op is None:

@@ -12,7 +12,7 @@ from nnrepl.session.settings import state_directory
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Reached:
     """How far one has come.
 
     Attributes:
@@ -34,8 +34,8 @@ def progress_file() -> Path:
     return state_directory() / "lessons.json"
 
 
-def load_progress(path: Path | None = None) -> dict[str, Mark]:
-    """What is known of each lesson; nothing where the file is not there or damaged."""
+def load_progress(path: Path | None = None) -> dict[str, Reached]:
+    """Return what is known of each lesson; nothing where the file is not there or damaged."""
     try:
         found: Any = json.loads((path or progress_file()).read_text(encoding="utf-8"))
         return {str(key): _mark(kept) for key, kept in found.items()}
@@ -43,12 +43,12 @@ def load_progress(path: Path | None = None) -> dict[str, Mark]:
         return {}
 
 
-def _mark(kept: Any) -> Mark:
+def _mark(kept: Any) -> Reached:
     part, parts, right, asked = (int(kept.get(name, 0)) for name in ("part", "parts", "right", "asked"))
-    return Mark(part, parts, bool(kept.get("done", False)), right, asked)
+    return Reached(part, parts, bool(kept.get("done", False)), right, asked)
 
 
-def keep_progress(key: str, mark: Mark, path: Path | None = None) -> str:
+def keep_progress(key: str, mark: Reached, path: Path | None = None) -> str:
     """Write how far one has come. Returns what is wrong with the file, "" if nothing is."""
     path = path or progress_file()
     known = load_progress(path)

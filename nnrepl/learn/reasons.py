@@ -22,7 +22,7 @@ from nnrepl.ops.numbers import number
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.expressions import aside
 from nnrepl.session.parsed import Parsed, parse
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 
 SHORT = 44
 """An expression up to this long is quoted."""
@@ -58,7 +58,7 @@ class Sides:
     foreseen: bool
 
 
-def why_not(session: Session, condition: str) -> str:
+def why_not(session: TapeSession, condition: str) -> str:
     """Why a condition does not hold. It is a sentence even where the numbers cannot tell."""
     parsed = parse(condition)
     found = _first(session, parsed, False)
@@ -83,7 +83,7 @@ def _otherwise(parsed: Parsed) -> str:
     return f"For that, `{asked}` would have to hold; it does not." if asked else "The numbers say otherwise."
 
 
-def why_no_member(session: Session, text: str, name: str) -> str:
+def why_no_member(session: TapeSession, text: str, name: str) -> str:
     """Why a name does not belong to `{n for n, g in {"w": grad(w)}.items() if mx.any(g != 0)}`; "" for another
     expression."""
     parsed = parse(text)
@@ -104,8 +104,8 @@ def why_no_member(session: Session, text: str, name: str) -> str:
     return ""
 
 
-def evidence(session: Session, condition: str, holds: bool) -> str:
-    """The numbers by which a condition holds, or does not; "" where they cannot tell."""
+def evidence(session: TapeSession, condition: str, holds: bool) -> str:
+    """Return the numbers by which a condition holds, or does not; "" where they cannot tell."""
     found = _first(session, parse(condition), holds)
     if found is None:
         return ""
@@ -118,18 +118,18 @@ def evidence(session: Session, condition: str, holds: bool) -> str:
 
 
 def _told(found: Sides) -> str:
-    """The right side with its number."""
+    """Return the right side with its number."""
     quoted = "" if _is_number(found.right) else _quoted(found.right, found.at)
     return f"{quoted}, {number(found.b)}" if quoted else number(found.b)
 
 
-def counted(session: Session, text: str, right: int) -> list[Mistake]:
-    """What one answers who counts the others, takes the wrong place, or is off by one."""
+def counted(session: TapeSession, text: str, right: int) -> list[Mistake]:
+    """Return what one answers who counts the others, takes the wrong place, or is off by one."""
     found = [*_of_a_count(session, text, right), Mistake(right + 1, "That is one too many.")]
     return [*found, Mistake(right - 1, "That is one too few.")]
 
 
-def _of_a_count(session: Session, text: str, right: int) -> Iterator[Mistake]:
+def _of_a_count(session: TapeSession, text: str, right: int) -> Iterator[Mistake]:
     parsed = parse(text)
     node = parsed.expression
     while isinstance(node, ast.Call) and _called(node) in ("int", "item"):
@@ -172,13 +172,13 @@ def _holder(node: ast.Call) -> ast.expr | None:
 # -- the comparison that tells ---------------------------------------------------------------------------------------
 
 
-def _first(session: Session, parsed: Parsed, holds: bool) -> Sides | None:
-    """The first comparison in a condition that holds, or does not."""
+def _first(session: TapeSession, parsed: Parsed, holds: bool) -> Sides | None:
+    """Return the first comparison in a condition that holds, or does not."""
     node = parsed.expression
     return None if node is None else _sought(session, parsed, node, holds)
 
 
-def _sought(session: Session, parsed: Parsed, node: ast.expr, holds: bool) -> Sides | None:
+def _sought(session: TapeSession, parsed: Parsed, node: ast.expr, holds: bool) -> Sides | None:
     node = _inner(node)
     if isinstance(node, ast.BoolOp):
         found = (_sought(session, parsed, part, holds) for part in node.values)
@@ -193,7 +193,7 @@ def _sought(session: Session, parsed: Parsed, node: ast.expr, holds: bool) -> Si
 
 
 def _inner(node: ast.expr) -> ast.expr:
-    """`a == b` of `bool(mx.all(a == b).item())`."""
+    """Return `a == b` of `bool(mx.all(a == b).item())`."""
     while isinstance(node, ast.Call):
         called = node.func
         name = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
@@ -209,7 +209,7 @@ def _inner(node: ast.expr) -> ast.expr:
 
 
 def _comparisons(parsed: Parsed, node: ast.expr) -> list[tuple[str, type[ast.cmpop], str]]:
-    """What is compared with what: `a < b` of `0 < a < b`, and a and b of `abs(a - b).max() < 0.001`."""
+    """Return what is compared with what: `a < b` of `0 < a < b`, and a and b of `abs(a - b).max() < 0.001`."""
     if isinstance(node, ast.Call) and _called(node) == "allclose" and len(node.args) >= 2:
         return [(parsed.cut(node.args[0]), ast.Eq, parsed.cut(node.args[1]))]
     if not isinstance(node, ast.Compare) or not all(type(sign) in _SIGNS for sign in node.ops):
@@ -244,8 +244,8 @@ def _is_tiny(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, float) and 0 < node.value < TINY
 
 
-def _worked(session: Session, left: str, sign: type[ast.cmpop], right: str, holds: bool) -> Sides | None:
-    """The numbers of a comparison, at the first place where it holds, or does not."""
+def _worked(session: TapeSession, left: str, sign: type[ast.cmpop], right: str, holds: bool) -> Sides | None:
+    """Return the numbers of a comparison, at the first place where it holds, or does not."""
     try:
         a, b = _array(session, left), _array(session, right)
         if a is None or b is None:
@@ -277,8 +277,8 @@ def _compared(a: mx.array, sign: type[ast.cmpop], b: mx.array) -> mx.array:
     return compared
 
 
-def _array(session: Session, text: str) -> mx.array | None:
-    """A side of a comparison as numbers; None for what has none."""
+def _array(session: TapeSession, text: str) -> mx.array | None:
+    """Return a side of a comparison as numbers; None for what has none."""
     result = evaluate(session, text)
     if isinstance(result, mx.array):
         return result if result.size else None
@@ -288,7 +288,7 @@ def _array(session: Session, text: str) -> mx.array | None:
         return mx.array(result) if is_number or is_list else None
 
 
-def _is_foreseen(session: Session, text: str) -> bool:
+def _is_foreseen(session: TapeSession, text: str) -> bool:
     """Whether something that a text names is not made yet, or not computed: the lesson asks for it."""
     here = session.where()
     for mention in parse(text).mentions:
@@ -325,7 +325,7 @@ def _is_number(text: str) -> bool:
 
 
 def _value(found: Sides) -> str:
-    """The right side as a number, and how it is written where that says more."""
+    """Return the right side as a number, and how it is written where that says more."""
     told = number(found.b)
     if _is_number(found.right) or len(found.right) > SHORT or not parse(found.right).mentions:
         return told

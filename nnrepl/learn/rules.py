@@ -9,14 +9,14 @@ import mlx.core as mx
 from nnrepl.explain import words
 from nnrepl.explain.elements import named, unravel
 from nnrepl.explain.paths import upstream
-from nnrepl.learn.mistakes import FEW, Case, Mistake, number_of, rule
+from nnrepl.learn.mistakes import FEW, GuessedElement, Mistake, number_of, rule
 from nnrepl.session.expressions import aside
 
 # -- forward ---------------------------------------------------------------------------------------------------------
 
 
 @rule("add")
-def _add(case: Case) -> Iterator[Mistake]:
+def _add(case: GuessedElement) -> Iterator[Mistake]:
     operands = case.operands()
     if len(operands) == 2:
         (a, x), (b, y) = operands
@@ -26,7 +26,7 @@ def _add(case: Case) -> Iterator[Mistake]:
 
 
 @rule("subtract")
-def _subtract(case: Case) -> Iterator[Mistake]:
+def _subtract(case: GuessedElement) -> Iterator[Mistake]:
     operands = case.operands()
     if len(operands) != 2:
         return
@@ -40,7 +40,7 @@ def _subtract(case: Case) -> Iterator[Mistake]:
 
 
 @rule("multiply")
-def _multiply(case: Case) -> Iterator[Mistake]:
+def _multiply(case: GuessedElement) -> Iterator[Mistake]:
     operands = case.operands()
     if len(operands) == 2:
         (a, x), (b, y) = operands
@@ -50,7 +50,7 @@ def _multiply(case: Case) -> Iterator[Mistake]:
 
 
 @rule("divide")
-def _divide(case: Case) -> Iterator[Mistake]:
+def _divide(case: GuessedElement) -> Iterator[Mistake]:
     operands = case.operands()
     if len(operands) == 2:
         (a, x), (b, y) = operands
@@ -61,7 +61,7 @@ def _divide(case: Case) -> Iterator[Mistake]:
 
 
 @rule("maximum")
-def _maximum(case: Case) -> Iterator[Mistake]:
+def _maximum(case: GuessedElement) -> Iterator[Mistake]:
     operands = case.operands()
     if len(operands) == 2:
         if len(case.op.inputs) == 2:
@@ -72,14 +72,14 @@ def _maximum(case: Case) -> Iterator[Mistake]:
 
 
 @rule("square")
-def _square(case: Case) -> Iterator[Mistake]:
+def _square(case: GuessedElement) -> Iterator[Mistake]:
     for a, x in case.operands()[:1]:
         yield Mistake(2 * x, f"That is {a} doubled; squared it is {a} · {a}.")
         yield Mistake(-x * x, "A square is never negative.")
 
 
 @rule("mean")
-def _mean(case: Case) -> Iterator[Mistake]:
+def _mean(case: GuessedElement) -> Iterator[Mistake]:
     count = case.op.inputs[0].size // max(case.value.size, 1)
     if count > 1:
         yield Mistake(case.right * count, f"That is the sum; the mean is divided by their number, {count}.")
@@ -87,14 +87,14 @@ def _mean(case: Case) -> Iterator[Mistake]:
 
 
 @rule("sum")
-def _sum(case: Case) -> Iterator[Mistake]:
+def _sum(case: GuessedElement) -> Iterator[Mistake]:
     count = case.op.inputs[0].size // max(case.value.size, 1)
     if count > 1:
         yield Mistake(case.right / count, "That is the mean; the sum is not divided.")
 
 
 @rule("mean", "sum")
-def _some_of_it(case: Case) -> Iterator[Mistake]:
+def _some_of_it(case: GuessedElement) -> Iterator[Mistake]:
     taken = case.op.inputs[0]
     if case.value.size == 1 and 1 < taken.size <= FEW:
         share = taken.size if case.op.name == "mean" else 1
@@ -106,7 +106,7 @@ def _some_of_it(case: Case) -> Iterator[Mistake]:
 
 
 @rule("softmax")
-def _softmax(case: Case) -> Iterator[Mistake]:
+def _softmax(case: GuessedElement) -> Iterator[Mistake]:
     taken = case.op.inputs[0]
     axis = int(case.op.kwargs.get("axis", case.op.args[1] if len(case.op.args) > 1 else -1) or -1) % len(taken.shape)
     x = case.at(taken, case.index)
@@ -127,7 +127,7 @@ def _softmax(case: Case) -> Iterator[Mistake]:
 
 
 @rule("log")
-def _log(case: Case) -> Iterator[Mistake]:
+def _log(case: GuessedElement) -> Iterator[Mistake]:
     for a, x in case.operands()[:1]:
         if x > 0:
             yield Mistake(
@@ -139,14 +139,14 @@ def _log(case: Case) -> Iterator[Mistake]:
 
 
 @rule("vjp of mean")
-def _mean_back(case: Case) -> Iterator[Mistake]:
+def _mean_back(case: GuessedElement) -> Iterator[Mistake]:
     count = case.value.size
     if count > 1:
         yield Mistake(case.right * count, f"Each of the {count} has only its share, 1/{count}, in the mean.")
 
 
 @rule("vjp of square")
-def _square_back(case: Case) -> Iterator[Mistake]:
+def _square_back(case: GuessedElement) -> Iterator[Mistake]:
     yield Mistake(case.right / 2, "The slope of x² is 2·x: the 2 is missing.")
     of = case.value.gradient_of
     if of is not None:
@@ -154,7 +154,7 @@ def _square_back(case: Case) -> Iterator[Mistake]:
 
 
 @rule("vjp of maximum")
-def _maximum_back(case: Case) -> Iterator[Mistake]:
+def _maximum_back(case: GuessedElement) -> Iterator[Mistake]:
     for gradient in upstream(case.op):
         if not case.right and tuple(gradient.shape) == tuple(case.value.shape):
             name = words.name(case.op.of.inputs[0]) if case.op.of is not None else "its input"

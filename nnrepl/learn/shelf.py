@@ -11,17 +11,17 @@ from nnrepl.programs.examples import folder
 
 
 def shipped() -> list[Path]:
-    """The files of the lessons that come with nnrepl, in their order."""
+    """Return the files of the lessons that come with nnrepl, in their order."""
     return sorted((folder() / "lessons").glob("[0-9][0-9]_*.md"))
 
 
 def lessons() -> list[Lesson]:
-    """The lessons that come with nnrepl. Raises LessonError if one is broken."""
+    """Return the lessons that come with nnrepl. Raises LessonError if one is broken."""
     return [read(path, number) for number, path in enumerate(shipped(), 1)]
 
 
 def find(word: str) -> Lesson:
-    """A lesson by its number, by a word of its file's name, or by its path.
+    """Return a lesson by its number, by a word of its file's name, or by its path.
 
     Raises:
         LessonError: If there is none.

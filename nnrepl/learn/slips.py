@@ -10,11 +10,11 @@ from nnrepl.learn.asking import ask
 from nnrepl.learn.mistakes import Mistake
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import parse
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 
 
-def slips(session: Session, text: str, right: float) -> list[Mistake]:
-    """What an expression gives with one slip in it; none is the right answer, and no two are the same number."""
+def slips(session: TapeSession, text: str, right: float) -> list[Mistake]:
+    """Return what an expression gives with one slip in it; none is the right answer, and no two are the same number."""
     kept: list[Mistake] = []
     for other, said in _others(text):
         try:
@@ -29,7 +29,7 @@ def slips(session: Session, text: str, right: float) -> list[Mistake]:
 
 
 def _others(text: str) -> Iterator[tuple[str, str]]:
-    """The expression with one slip, and what to say to it."""
+    """Yield the expression with one slip, and what to say to it."""
     parsed = parse(text)
     for node in ast.walk(parsed.only()):
         if not isinstance(node, ast.BinOp):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from nnrepl.explain import words
 from nnrepl.explain.elements import broadcast_index, named
 from nnrepl.explain.paths import upstream
-from nnrepl.learn.mistakes import FEW, Case, Index, Mistake, rule
+from nnrepl.learn.mistakes import FEW, GuessedElement, Index, Mistake, rule
 from nnrepl.tape import Op, Value
 
 Term = tuple[str, str, float]
@@ -15,7 +15,7 @@ Term = tuple[str, str, float]
 
 
 def _sides(op: Op) -> tuple[Value, Value] | None:
-    """The two matrices of a product; what is added to it left out."""
+    """Return the two matrices of a product; what is added to it left out."""
     inputs = op.inputs[-2:] if op.name == "addmm" else op.inputs
     if len(inputs) != 2 or any(len(value.shape) < 2 for value in inputs):
         return None
@@ -27,14 +27,14 @@ def _batch(index: Index, value: Value) -> Index:
     return broadcast_index(index[:-2], value.shape[:-2])
 
 
-def _terms(case: Case, pairs: Sequence[tuple[tuple[Value, Index], tuple[Value, Index]]]) -> list[Term]:
-    """The products of which an element is the sum."""
+def _terms(case: GuessedElement, pairs: Sequence[tuple[tuple[Value, Index], tuple[Value, Index]]]) -> list[Term]:
+    """Return the products of which an element is the sum."""
     return [
         (named(*left), named(*right), case.at(left[0], left[1]) * case.at(right[0], right[1])) for left, right in pairs
     ]
 
 
-def _of_a_sum(case: Case, terms: Sequence[Term], what: str = "") -> Iterator[Mistake]:
+def _of_a_sum(case: GuessedElement, terms: Sequence[Term], what: str = "") -> Iterator[Mistake]:
     """One term forgotten, one term alone. What else belongs to the number (a bias) stays in it."""
     if len(terms) > 1:
         for left, right, term in terms:
@@ -45,7 +45,7 @@ def _of_a_sum(case: Case, terms: Sequence[Term], what: str = "") -> Iterator[Mis
 
 
 @rule("matmul", "addmm")
-def _matmul(case: Case) -> Iterator[Mistake]:
+def _matmul(case: GuessedElement) -> Iterator[Mistake]:
     sides = _sides(case.op)
     if sides is None or len(case.index) < 2 or sides[0].shape[-1] > FEW:
         return
@@ -67,8 +67,8 @@ def _matmul(case: Case) -> Iterator[Mistake]:
 
 
 @rule("vjp of matmul", "vjp of addmm")
-def _matmul_back(case: Case) -> Iterator[Mistake]:
-    """A gradient of a product is a product with the other side: the other side alone is no gradient yet."""
+def _matmul_back(case: GuessedElement) -> Iterator[Mistake]:
+    """Tell of a gradient of a product: it is a product with the other side, which alone is no gradient yet."""
     forward, of, came = case.op.of, case.value.gradient_of, upstream(case.op)
     sides = None if forward is None else _sides(forward)
     if sides is None or of is None or len(came) != 1 or any(len(it.shape) != 2 for it in (*sides, came[0])):
@@ -94,14 +94,14 @@ def _matmul_back(case: Case) -> Iterator[Mistake]:
 
 
 @rule("vjp of add", "vjp of subtract")
-def _sum_back(case: Case) -> Iterator[Mistake]:
+def _sum_back(case: GuessedElement) -> Iterator[Mistake]:
     for gradient in upstream(case.op):
         if len(case.index) == 1 and len(gradient.shape) == 2:
             yield from _over_rows(case, gradient)
 
 
-def _over_rows(case: Case, gradient: Value) -> Iterator[Mistake]:
-    """The gradient of a bias is summed over the batch."""
+def _over_rows(case: GuessedElement, gradient: Value) -> Iterator[Mistake]:
+    """Tell of the gradient of a bias: it is summed over the batch."""
     rows, column = gradient.shape[0], case.index[0]
     if 1 < rows <= FEW and column < gradient.shape[1]:
         for row in range(rows):

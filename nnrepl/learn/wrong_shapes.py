@@ -14,7 +14,7 @@ from nnrepl.learn.asking import evaluate
 from nnrepl.learn.mistakes import Mistake
 from nnrepl.ops.traits import Trait
 from nnrepl.session.parsed import parse
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import Op, Value
 
 Shape = tuple[int, ...]
@@ -22,8 +22,8 @@ Shape = tuple[int, ...]
 _PLACES = ("first", "second", "third", "fourth", "fifth", "sixth")
 
 
-def shape_mistakes(session: Session, text: str, shape: Shape) -> list[Mistake]:
-    """The wrong shapes for an expression such as `scores.shape`, the likelier first; none is the right one."""
+def shape_mistakes(session: TapeSession, text: str, shape: Shape) -> list[Mistake]:
+    """Return the wrong shapes for an expression such as `scores.shape`, the likelier first; none is the right one."""
     value = _value(session, text)
     kept: dict[Shape, Mistake] = {}
     for found in (*_of_value(value), *_of_shape(value, shape)):
@@ -33,7 +33,7 @@ def shape_mistakes(session: Session, text: str, shape: Shape) -> list[Mistake]:
 
 
 def reply_to_shape(given: Shape, shape: Shape) -> str:
-    """What is wrong with any other shape: how many axes it has, how many numbers, or which axis is another."""
+    """Return what is wrong with any other shape: how many axes it has, how many numbers, or which axis is another."""
     if len(given) != len(shape):
         return f"It has {_count(len(shape), 'axis', 'axes')}, not {len(given)}."
     wrong = [at for at, (a, b) in enumerate(zip(given, shape)) if a != b]
@@ -47,8 +47,8 @@ def _count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
-def _value(session: Session, text: str) -> Value | None:
-    """The tensor whose shape is asked for; None where it is none of the tape."""
+def _value(session: TapeSession, text: str) -> Value | None:
+    """Return the tensor whose shape is asked for; None where it is none of the tape."""
     parsed = parse(text)
     node = parsed.expression
     if isinstance(node, ast.Call) and len(node.args) == 1:  # tuple(z.shape)

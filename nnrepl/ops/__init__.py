@@ -23,6 +23,7 @@ from nnrepl.ops import (  # noqa: F401
     reductions,
     shapes,
     sources,
+    struck,
     totals,
 )
 from nnrepl.ops.entry import COMPOSITE, ELEMENTWISE, ENTRIES, FIXED, MOVE, PRODUCTS, WHOLE, Entry, Slope, every
@@ -52,5 +53,5 @@ def has(name: str, *traits: Trait) -> bool:
 
 
 def named(*traits: Trait) -> frozenset[str]:
-    """The names of all ops that have one of these traits."""
+    """Return the names of all ops that have one of these traits."""
     return frozenset(name for name, entry in ENTRIES.items() if not entry.traits.isdisjoint(traits))

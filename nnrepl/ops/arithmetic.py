@@ -48,7 +48,7 @@ def backward(case: Case, of: Operand, gradient: Operand, index: Index, so_far: O
 
 
 def _symbols(case: Case, of: Operand) -> list[str]:
-    """The arguments that are one tensor."""
+    """Return the arguments that are one tensor."""
     if case.entry.kind == MOVE:
         return [""] if of in case.operands() else []
     found = []

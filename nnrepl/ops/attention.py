@@ -20,7 +20,7 @@ from nnrepl.ops.traits import Trait
 
 
 def _slope_of(forward: Any, which: int) -> Any:
-    """The gradient of one argument, through the textbook ops that the formula consists of."""
+    """Return the gradient of one argument, through the textbook ops that the formula consists of."""
 
     def run(g: mx.array, y: Any, *args: Any, **kwargs: Any) -> mx.array:
         given = list(args)
@@ -36,7 +36,7 @@ def _slope_of(forward: Any, which: int) -> Any:
 
 
 def _slope_by_name(forward: Any, name: str) -> Any:
-    """The same for an argument that is given by name."""
+    """Return the same for an argument that is given by name."""
 
     def run(g: mx.array, y: Any, *args: Any, **kwargs: Any) -> mx.array:
         part = kwargs[name]
@@ -84,7 +84,7 @@ formula(
 
 
 def _turn(case: Case, index: Index) -> tuple[Index, bool, Node, str] | None:
-    """The other number of a pair, whether ours is the first, θ, and the line that says what θ is."""
+    """Return the other number of a pair, whether ours is the first, θ, and the line that says what θ is."""
     bound = case.bound
     x, dims, at = case.operand("x"), bound["dims"], index[-1]
     if at >= dims:
@@ -183,7 +183,7 @@ def _array(given: Any) -> Any:
 
 
 def _scores(case: Case, batch: int, head: int) -> mx.array:
-    """The masked scores of one head, in float32: (queries, keys)."""
+    """Return the masked scores of one head, in float32: (queries, keys)."""
     q, k = case.operand("q"), case.operand("k")
     group = q.shape[1] // k.shape[1]
     rows = q.array[batch, head].astype(mx.float32)
@@ -294,7 +294,7 @@ def _attention_backward(case: Case, symbol: str, left: str, index: Index) -> Lin
 
 
 def _signals(case: Case, batch: int, head: int) -> mx.array:
-    """The gradient of the scores of one head, in float32: (queries, keys)."""
+    """Return the gradient of the scores of one head, in float32: (queries, keys)."""
     given, v = case.g[0], case.operand("v")
     assert given is not None
     group = case.operand("q").shape[1] // v.shape[1]
@@ -304,7 +304,7 @@ def _signals(case: Case, batch: int, head: int) -> mx.array:
 
 
 def _values_backward(case: Case, left: str, index: Index, heads: list[int]) -> Line:
-    """What position j said gets, from each position that listened, its gradient times the share that it gave."""
+    """Return what position j said gets, from each position that listened, its gradient times the share that it gave."""
     batch, _, j, d = index
     given = case.g[0]
     assert given is not None

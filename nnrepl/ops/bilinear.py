@@ -100,8 +100,8 @@ def _one(index: Index, operand: Operand) -> mx.array:
 
 
 def _codes(found: mx.array) -> list[tuple[int, int]]:
-    """The places that are not 0, and what stands there: a place of the other operand, less than 0 where the product is
-    taken off."""
+    """Return the places that are not 0, and what stands there: a place of the other operand, less than 0 where the
+    product is taken off."""
     numbers: Any = mx.round(found.flatten()).astype(mx.int32).tolist()
     return [(at, code) for at, code in enumerate(numbers) if code]
 
@@ -119,14 +119,14 @@ def bilinear(first: str, second: str, *names: str) -> None:
 
 
 def meeting(a: Operand, b: Operand, index: Index) -> tuple[list[Index], list[Index]]:
-    """The row of `a` and the column of `b` that meet in an element of `a @ b`."""
+    """Return the row of `a` and the column of `b` that meet in an element of `a @ b`."""
     length = a.shape[-1]
     pairs = [_row_and_column(a, b, index, k) for k in range(length)]
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
 def _row_and_column(a: Operand, b: Operand, index: Index, k: int) -> tuple[Index, Index]:
-    """The elements of two matrices (or vectors, or stacks of matrices) that meet in one product."""
+    """Return the elements of two matrices (or vectors, or stacks of matrices) that meet in one product."""
     rows = index[: len(index) - (0 if len(b.shape) == 1 else 1)]
     row = () if len(a.shape) == 1 else rows[-1:]
     column = () if len(b.shape) == 1 else index[-1:]
@@ -142,7 +142,7 @@ def _own(batch: Index, shape: tuple[int, ...]) -> Index:
 
 
 def matrix_terms(case: Case, index: Index, *factors: Node) -> list[Node] | None:
-    """The products whose sum is an element of `a @ b`."""
+    """Return the products whose sum is an element of `a @ b`."""
     a, b = case.operand("a"), case.operand("b")
     if a.shape[-1] > MOST:
         return None
@@ -153,7 +153,7 @@ def matrix_terms(case: Case, index: Index, *factors: Node) -> list[Node] | None:
 
 
 def matrix_gradient(case: Case, symbol: str, index: Index, *factors: Node) -> list[Node] | None:
-    """The products whose sum is an element of the gradient of one side of `a @ b`."""
+    """Return the products whose sum is an element of the gradient of one side of `a @ b`."""
     a, b, given = case.operand("a"), case.operand("b"), case.g[0]
     assert given is not None
     if len(a.shape) < 2 or len(b.shape) < 2:

@@ -71,12 +71,12 @@ class Operand:
         return self._known[at]
 
     def own(self, place: Index) -> Index:
-        """The element that is meant at a place of the tensor to which it was broadcast."""
+        """Return the element that is meant at a place of the tensor to which it was broadcast."""
         mine = place[len(place) - len(self.shape) :] if self.shape else ()
         return tuple(0 if extent == 1 else at for at, extent in zip(mine, self.shape))
 
     def node(self, place: Index) -> Node:
-        """The element that is meant at a place, with its name and its number."""
+        """Return the element that is meant at a place, with its name and its number."""
         own = self.own(place)
         return quantity(element(self.name, own), self.at(own))
 
@@ -106,18 +106,18 @@ class Case:
     compute: Callable[[Callable[[Operand], mx.array]], list[mx.array]] | None = None
 
     def operands(self) -> list[Operand]:
-        """The tensors that go in, each once."""
+        """Return the tensors that go in, each once."""
         found: list[Operand] = []
         for given in self.bound.values():
             found.extend(_operands(given))
         return list(dict.fromkeys(found))
 
     def names(self) -> set[str]:
-        """What the tensors that take part are called."""
+        """Return what the tensors that take part are called."""
         return {one.name for one in (*self.operands(), *self.y, *self.g) if one is not None}
 
     def operand(self, symbol: str) -> Operand:
-        """The tensor of a symbol."""
+        """Return the tensor of a symbol."""
         found = self.bound[symbol]
         assert isinstance(found, Operand)
         return found
@@ -153,7 +153,7 @@ def _operands(given: Any) -> Iterator[Operand]:
 
 
 def epsilon_of(*dtypes: mx.Dtype) -> float:
-    """The coarsest precision among some dtypes, and what MLX's kernels add: a few units in the last place.
+    """Return the coarsest precision among some dtypes, and what MLX's kernels add: a few units in the last place.
 
     On a GPU products of float32 may be taken in TF32, which has ten bits after the point (MLX_ENABLE_TF32).
     """
@@ -203,7 +203,7 @@ class Worked:
     result: Any
 
     def lines(self) -> list[str]:
-        """It written out: symbols, numbers, sums and functions done, MLX's number."""
+        """Write it out: symbols, numbers, sums and functions done, MLX's number."""
         lines = written(self.line, self.result)
         return [*lines[:-1], f"{lines[-1]}   ({self.line.remark})"] if self.line.remark else lines
 
@@ -213,7 +213,7 @@ class Worked:
 
 
 def worked_out(line: Line | None, target: Operand, index: Index) -> Worked | None:
-    """A computation of one element of a tensor; None if it does not come to the number that MLX has."""
+    """Return a computation of one element of a tensor; None if it does not come to the number that MLX has."""
     if line is None:
         return None
     result = target.at(index) if line.gives is None else line.gives
@@ -222,13 +222,14 @@ def worked_out(line: Line | None, target: Operand, index: Index) -> Worked | Non
 
 
 def checked(line: Line | None, target: Operand, index: Index) -> list[str]:
-    """A computation of one element of a tensor, written out; empty if it does not come to the number that MLX has."""
+    """Return a computation of one element of a tensor, written out; empty if it does not come to the number that MLX
+    has."""
     found = worked_out(line, target, index)
     return [] if found is None else found.lines()
 
 
 def shortened(node: Node, most: int) -> Node:
-    """A computation in which of each long sum only the largest terms are left, with how many more there are."""
+    """Return a computation in which of each long sum only the largest terms are left, with how many more there are."""
 
     def change(part: Node) -> Node | None:
         if part.kind != "series" or part.text != "Σ" or len(part.parts) <= most + 1:
@@ -242,7 +243,7 @@ def shortened(node: Node, most: int) -> Node:
 
 
 def written(line: Line, result: Any) -> list[str]:
-    """The lines of a computation: symbols, numbers, sums and functions done, MLX's number."""
+    """Return the lines of a computation: symbols, numbers, sums and functions done, MLX's number."""
     end = number(result)
     stages = [line.node.write(), line.node.plugged(), collapsed(line.node).plugged()]
     shown = [stages[0]]
@@ -254,7 +255,7 @@ def written(line: Line, result: Any) -> list[str]:
 
 
 def collapsed(node: Node) -> Node:
-    """The same with its functions, brackets and inner sums done."""
+    """Return the same with its functions, brackets and inner sums done."""
 
     def change(part: Node) -> Node | None:
         if part is node and node.kind in ("series", "sum", "product", "negative"):

@@ -18,12 +18,12 @@ _WORDS = (
 
 
 def per_axis(option: Any, count: int) -> list[int]:
-    """An option for every axis: one number stands for all."""
+    """Return an option for every axis: one number stands for all."""
     return [int(option)] * count if isinstance(option, int) else [int(part) for part in option]
 
 
 def _grown(x: mx.array, steps: list[int]) -> mx.array:
-    """The input with zeros between its elements: what `input_dilation` does."""
+    """Return the input with zeros between its elements: what `input_dilation` does."""
     for axis, step in enumerate(steps, 1):
         if step > 1:
             wide = mx.expand_dims(x, axis + 1)
@@ -35,14 +35,12 @@ def _grown(x: mx.array, steps: list[int]) -> mx.array:
     return x
 
 
-def _cropped(x: mx.array, low: list[int], high: list[int]) -> mx.array:
-    """Padding, or for negative numbers cutting off."""
-    room = [(0, 0), *((max(a, 0), max(b, 0)) for a, b in zip(low, high)), (0, 0)]
-    x = mx.pad(x, room)
+def _padded(x: mx.array, low: list[int], high: list[int], steps: list[int]) -> mx.array:
+    """Pad. Where it is negative MLX cuts off, and that before it puts zeros between the elements."""
     for axis, (a, b) in enumerate(zip(low, high), 1):
         if a < 0 or b < 0:
             x = mx.split(x, [max(-a, 0), x.shape[axis] - max(-b, 0)], axis=axis)[1]
-    return x
+    return mx.pad(_grown(x, steps), [(0, 0), *((max(a, 0), max(b, 0)) for a, b in zip(low, high)), (0, 0)])
 
 
 def windows(x: mx.array, size: list[int], stride: list[int], dilation: list[int]) -> mx.array:
@@ -62,10 +60,10 @@ def convolve(
     x: mx.array, w: mx.array, stride: Any = 1, low: Any = 0, high: Any = 0, dilation: Any = 1, grow: Any = 1,
     groups: int = 1, flip: bool = False,
 ) -> mx.array:  # fmt: skip
-    """The convolution as windows and one matrix product a group."""
+    """Return the convolution as windows and one matrix product a group."""
     count = w.ndim - 2
     size = list(w.shape[1:-1])
-    x = _cropped(_grown(x, per_axis(grow, count)), per_axis(low, count), per_axis(high, count))
+    x = _padded(x, per_axis(low, count), per_axis(high, count), per_axis(grow, count))
     if flip:
         for axis in range(1, count + 1):
             w = mx.take(w, mx.arange(w.shape[axis] - 1, -1, -1), axis=axis)
@@ -80,7 +78,7 @@ def convolve(
 
 
 def _by_window(forward: Any) -> dict[str, Slope]:
-    """The slopes of a convolution, which is a sum of products of x and w: by taking the formula's own VJP."""
+    """Return the slopes of a convolution, which is a sum of products of x and w: by taking the formula's own VJP."""
 
     def of(which: int) -> Any:
         def run(g: mx.array, y: Any, x: mx.array, w: mx.array, *args: Any, **kwargs: Any) -> mx.array:

@@ -16,13 +16,13 @@ from nnrepl.ops.traits import Trait
 
 
 def _two(name: str, text: str, a: str, b: str, words: str, traits: tuple[Trait, ...] = (), **more: Any) -> None:
-    """An op of two tensors (or a tensor and a number), with the slope of each."""
+    """Enter an op of two tensors (or a tensor and a number), with the slope of each."""
     slopes = {"a": a, "b": b}
     pointwise(name, text, slopes, words, parameters="a, b", traits=(Trait.BROADCASTS, *traits), **more)
 
 
 def _one(name: str, text: str, slope: str, words: str, **more: Any) -> None:
-    """An op of one tensor."""
+    """Enter an op of one tensor."""
     pointwise(name, text, {"a": slope}, words, **more)
 
 
@@ -139,7 +139,7 @@ enter(Entry(
 
 @forwards("nan_to_num")
 def _nan_to_num_forward(case: Case, slot: int, index: Index) -> Line | None:
-    """A number stays; what is none is replaced."""
+    """Write out that a number stays; what is none is replaced."""
     a, y = case.operand("a"), case.y[0]
     own, left = a.at(index), element(y.name, index)
     if isinstance(own, complex):

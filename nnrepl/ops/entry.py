@@ -101,7 +101,7 @@ class Entry:
         return () if self.forward is None else tuple(_signature(self.forward).parameters)
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """What each symbol is in a call.
+        """Return what each symbol is in a call.
 
         Raises:
             TypeError: If the op was called in a way that the entry does not know.

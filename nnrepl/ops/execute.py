@@ -15,7 +15,7 @@ Over = Callable[[str, mx.array], mx.array]
 
 
 def run(formula: Formula, symbols: Mapping[str, Any], over: Over) -> Any:
-    """A formula on tensors (and numbers), by the names of its symbols."""
+    """Return a formula on tensors (and numbers), by the names of its symbols."""
     known = dict(symbols)
     for name, node in formula.where:
         known[name] = _run(node, known, over)
@@ -52,7 +52,7 @@ def _chain(node: Node, symbols: Mapping[str, Any], over: Over) -> Any:
 
 
 def _counted(part: Any) -> Any:
-    """A bracket in a sum counts as 1 or 0; MLX would add truths to truths."""
+    """Return a bracket in a sum counts as 1 or 0; MLX would add truths to truths."""
     return part.astype(mx.int32) if isinstance(part, mx.array) and part.dtype == mx.bool_ else part
 
 
@@ -72,7 +72,7 @@ def _logical(sign: str, parts: list[Any]) -> Any:
 
 
 def _larger(a: Any, b: Any) -> mx.array:
-    """A NaN on either side stays."""
+    """Return the larger of two; a NaN on either side stays."""
     a = mx.array(a)
     return mx.where(mx.isnan(a + b), a + b, mx.where(a > b, a, b))
 

@@ -46,24 +46,24 @@ class Node:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def write(self, names: Mapping[str, str] | None = None) -> str:
-        """The formula in these names; a name that is not given stays."""
+        """Return the formula in these names; a name that is not given stays."""
         return _write(self, names or {}, plugged=False)
 
     def plugged(self) -> str:
-        """The formula with the numbers of its quantities in place of their names."""
+        """Return the formula with the numbers of its quantities in place of their names."""
         return _write(self, {}, plugged=True)
 
     # -- changing ----------------------------------------------------------------------------------------------------
 
     def symbols(self) -> Iterator[str]:
-        """The symbols that occur in it."""
+        """Yield the symbols that occur in it."""
         if self.kind in ("symbol", "quantity"):
             yield self.text
         for part in self.parts:
             yield from part.symbols()
 
     def mapped(self, change: Callable[[Node], Node | None]) -> Node:
-        """The tree with some nodes replaced: `change` gives another node, or None to look further down."""
+        """Return the tree with some nodes replaced: `change` gives another node, or None to look further down."""
         found = change(self)
         if found is not None:
             return found
@@ -73,22 +73,23 @@ class Node:
     # -- computing ---------------------------------------------------------------------------------------------------
 
     def at(self, epsilon: float) -> Bounded:
-        """What it comes to, and how far rounding at a relative precision of `epsilon` can have moved that."""
+        """Return what it comes to, and how far rounding at a relative precision of `epsilon` can have moved that."""
         return _compute(self, epsilon)
 
 
 def quantity(name: str, value: Scalar, error: float = 0.0) -> Node:
-    """A symbol with its number."""
+    """Return a symbol with its number."""
     return Node("quantity", text=name, value=value, error=error)
 
 
 def literal(value: Scalar) -> Node:
-    """A number."""
+    """Return a number."""
     return Node("quantity", text=number(value), value=value)
 
 
 def without(node: Node, absent: Collection[str]) -> Node | None:
-    """A formula without what is left out in a call (no weight, no upper limit): a factor, a term, an argument."""
+    """Return a formula without what is left out in a call (no weight, no upper limit): a factor, a term, an
+    argument."""
     if node.kind == "symbol":
         return None if node.text in absent else node
     found = [without(part, absent) for part in node.parts]
@@ -112,7 +113,7 @@ def _write(node: Node, names: Mapping[str, str], plugged: bool) -> str:
 
 
 def _inside(node: Node, names: Mapping[str, str], plugged: bool, least: int) -> str:
-    """A part, in brackets if it holds together less than is needed."""
+    """Return a part, in brackets if it holds together less than is needed."""
     text = _write(node, names, plugged)
     return f"({text})" if _tightness(node, text, names, plugged) < least else text
 
@@ -171,12 +172,14 @@ def _is_negative(node: Node) -> bool:
 
 
 def _is_over(node: Node, plugged: bool) -> bool:
-    """A sum along a row in symbols: it reaches to the end of the product, so that it needs no brackets there."""
+    """Tell whether it is a sum along a row in symbols: it reaches to the end of the product, so that it needs no
+    brackets there."""
     return node.kind == "over" or (node.kind == "series" and not plugged and node.value is not None)
 
 
 def _is_plain(node: Node) -> bool:
-    """A number of the formula itself, or a count: such a fraction is written closely, `1/n`, `2/√π`."""
+    """Tell whether it is a number of the formula itself, or a count: such a fraction is written closely, `1/n`,
+    `2/√π`."""
     inner = node.parts[0] if node.kind == "root" else node
     return inner.kind == "number" or (inner.kind == "symbol" and inner.text == "n")
 
@@ -218,7 +221,7 @@ def _picked(node: Node, names: Mapping[str, str], plugged: bool) -> str:
 
 
 def _series(node: Node, names: Mapping[str, str], plugged: bool) -> str:
-    """The terms of a sum, the largest of many."""
+    """Return the terms of a sum, the largest of many."""
     label: Node | None = node.value
     if not plugged and label is not None:
         return _write(label, names, plugged)
@@ -242,14 +245,14 @@ def _series(node: Node, names: Mapping[str, str], plugged: bool) -> str:
 
 
 def _foremost(terms: Sequence[Node], sign: str) -> list[int]:
-    """The places of the four largest, or smallest."""
+    """Return the places of the four largest, or smallest."""
     values = [term.at(0.0).value for term in terms]
     order = sorted(range(len(values)), key=lambda at: values[at] if sign == "min" else -values[at])
     return sorted(order[:4])
 
 
 def _tight(node: Node, names: Mapping[str, str], plugged: bool, first: bool) -> str:
-    """A term of a sum: a plain product is written without blanks, `2·(−3)`."""
+    """Return a term of a sum: a plain product is written without blanks, `2·(−3)`."""
     if node.kind == "product" and set(node.text) == {"·"}:
         text = "·".join(_inside(part, names, plugged, PREFIX) for part in node.parts)
     else:
@@ -283,7 +286,7 @@ _WRITERS: dict[str, Callable[[Node, Mapping[str, str], bool], str]] = {
 
 
 def largest(values: Sequence[Any], most: int = SHOWN) -> list[int]:
-    """The places of the terms that are shown, in order."""
+    """Return the places of the terms that are shown, in order."""
     if len(values) <= most + 1:
         return list(range(len(values)))
     sizes = [abs(value) if value == value else math.inf for value in values]

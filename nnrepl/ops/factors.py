@@ -25,7 +25,7 @@ _EPSILON = 1e-4
 def _line(
     case: Case, slot: int, index: Index, left: str, terms: Sequence[Node], gives: Any, remark: str
 ) -> Line | None:
-    """An equation in which an element takes part, with the element before it."""
+    """Return an equation in which an element takes part, with the element before it."""
     if not 0 < len(terms) <= _TERMS:
         return None
     y = case.y[slot]
@@ -37,14 +37,14 @@ def _product(
     case: Case, slot: int, index: Index, factors: Sequence[tuple[Operand, Callable[[int], Index]]], inner: int,
     left: str, gives: Any, remark: str,
 ) -> Line | None:  # fmt: skip
-    """A sum over an inner axis of products of elements."""
+    """Return a sum over an inner axis of products of elements."""
     terms = [product_of(*(operand.node(place(k)) for operand, place in factors)) for k in range(min(inner, _TERMS + 1))]
     return _line(case, slot, index, left, terms, gives, remark)
 
 
 @forwards("linalg.inv", "linalg.tri_inv")
 def _inverse(case: Case, slot: int, index: Index) -> Line | None:
-    """A row of the matrix times a column of its inverse is 1 or 0."""
+    """Write out that a row of the matrix times a column of its inverse is 1 or 0."""
     a, y = case.operand("a"), case.y[slot]
     *batch, i, j = index
     n = a.shape[-1]
@@ -61,7 +61,7 @@ def _inverse(case: Case, slot: int, index: Index) -> Line | None:
 
 
 def _inverse_of_two(a: Operand, y: Operand, index: Index) -> Line:
-    """The numbers of the diagonal exchanged, the others turned, over the determinant."""
+    """Return the numbers of the diagonal exchanged, the others turned, over the determinant."""
     *batch, i, j = index
     at = [[a.node((*batch, p, q)) for q in range(2)] for p in range(2)]
     det = Node("sum", (product_of(at[0][0], at[1][1]), product_of(at[0][1], at[1][0])), "+−")
@@ -71,7 +71,7 @@ def _inverse_of_two(a: Operand, y: Operand, index: Index) -> Line:
 
 @forwards("linalg.pinv")
 def _pseudo_inverse(case: Case, slot: int, index: Index) -> Line | None:
-    """a @ a⁺ @ a is a."""
+    """Write out that a @ a⁺ @ a is a."""
     a, y = case.operand("a"), case.y[slot]
     *batch, k, m = index
     rows, columns = a.shape[-2:]
@@ -88,7 +88,7 @@ def _pseudo_inverse(case: Case, slot: int, index: Index) -> Line | None:
 
 @forwards("linalg.solve", "linalg.solve_triangular")
 def _solution(case: Case, slot: int, index: Index) -> Line | None:
-    """A row of the matrix times the solution is the right side."""
+    """Write out that a row of the matrix times the solution is the right side."""
     a, b, y = case.operand("a"), case.operand("b"), case.y[slot]
     rank = 1 if len(b.shape) < len(a.shape) else 2
     batch, i, rest = index[: len(index) - rank], index[len(index) - rank], index[len(index) - rank + 1 :]
@@ -123,7 +123,7 @@ def _cholesky(case: Case, slot: int, index: Index) -> Line | None:
 
 @forwards("linalg.cholesky_inv")
 def _inverse_by_root(case: Case, slot: int, index: Index) -> Line | None:
-    """The matrix is the factor times itself turned; times its inverse it is 1 or 0."""
+    """Write out that the matrix is the factor times itself turned; times its inverse it is 1 or 0."""
     a, y = case.operand("a"), case.y[slot]
     upper = bool(case.bound["upper"])
     *batch, i, j = index
@@ -176,7 +176,7 @@ def _stretched(case: Case, slot: int, index: Index) -> Line | None:
 
 @forwards("linalg.eigh", "linalg.eig")
 def _directions(case: Case, slot: int, index: Index) -> Line | None:
-    """The matrix only stretches an eigenvector."""
+    """Return the matrix only stretches an eigenvector."""
     a, (values, vectors) = case.operand("a"), case.y
     *batch, k = index
     i = k
@@ -223,3 +223,25 @@ def _triangles(case: Case, slot: int, index: Index) -> Line | None:
     remark = f"which is {element(a.name, source)}: {element(order.name, (*batch, i))} = {source[-2]}"
     left = element(f"({low.name} @ {high.name})", (*batch, i, j))
     return _product(case, slot, index, factors, inner, left, a.at(source), remark)
+
+
+@forwards("linalg.lu_factor")
+def _triangles_in_one(case: Case, slot: int, index: Index) -> Line | None:
+    """Return the lower triangle has ones on its diagonal, which are not kept; l @ u is the matrix, with rows
+    exchanged."""
+    a, (both, exchanged) = case.operand("a"), case.y
+    if slot == 1:
+        *batch, i = index
+        remark = f"row {i} was exchanged with row {exchanged.at(index)}"
+        return Line(element(exchanged.name, index), literal(exchanged.at(index)), remark=remark)
+    *batch, i, j = index
+    order = list(range(a.shape[-2]))
+    for row in range(exchanged.shape[-1]):
+        other = int(exchanged.at((*batch, row)))
+        order[row], order[other] = order[other], order[row]
+    inner = min(i, j) + (i > j)
+    terms = [product_of(both.node((*batch, i, k)), both.node((*batch, k, j))) for k in range(inner)]
+    terms += [both.node(index)] if i <= j else []
+    source = (*batch, order[i], j)
+    return _line(case, slot, index, element("(l @ u)", (*batch, i, j)), terms, a.at(source),
+                 f"which is {element(a.name, source)}, as rows were exchanged")  # fmt: skip

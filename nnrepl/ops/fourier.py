@@ -30,7 +30,7 @@ def _call(name: str) -> Run:
 
 
 def _text(name: str, norm: str, where: str) -> str:
-    """The rule of a transform, in symbols."""
+    """Return the rule of a transform, in symbols."""
     inverse = name.startswith("i")
     scale = _SCALES[norm][inverse]
     wave = f"{{a}}[j] · exp({'' if inverse else '−'}2πi · j · k / n)"
@@ -40,7 +40,7 @@ def _text(name: str, norm: str, where: str) -> str:
 
 
 def _variant(name: str, short: str, where: str) -> None:
-    """The rule that belongs to `norm`."""
+    """Enter the rule that belongs to `norm`."""
     entries = {norm: replace(ENTRIES[name], text=_text(short, norm, where)) for norm in _SCALES}
     usual = ENTRIES[name]
     others = [entry for norm, entry in entries.items() if norm != "backward"]

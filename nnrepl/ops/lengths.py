@@ -11,7 +11,7 @@ import mlx.core as mx
 from nnrepl.ops.bilinear import sum_of
 from nnrepl.ops.case import Case, Index, Line
 from nnrepl.ops.entry import COMPOSITE, WHOLE, Entry, Slope, enter, variants
-from nnrepl.ops.expression import Node
+from nnrepl.ops.expression import Node, quantity
 from nnrepl.ops.numbers import element
 from nnrepl.ops.pointwise import along, described
 from nnrepl.ops.reductions import REDUCED
@@ -58,7 +58,7 @@ _OF_POWERS = _length(
 
 
 def _sum_of_one(case: Case, slot: int, index: Index) -> Line | None:
-    """The sizes of the row or column that counts."""
+    """Return the sizes of the row or column that counts."""
     a, order = case.operand("a"), float(case.bound["ord"])
     rank = len(a.shape)
     axes = along(case.bound, rank)
@@ -87,7 +87,7 @@ def _sum_of_one(case: Case, slot: int, index: Index) -> Line | None:
 
 
 def _widened(index: Index, axes: list[int], rank: int) -> list[int]:
-    """An element of the result as a place of what went in."""
+    """Return an element of the result as a place of what went in."""
     rest = iter(index)
     return [0 if at in axes else next(rest) for at in range(rank)]
 
@@ -109,9 +109,24 @@ _OF_MATRICES = {
     _INF: _of_matrix("the largest Σ |{a}| of a row", _SUMS.format("row", "largest")),
     -_INF: _of_matrix("the smallest Σ |{a}| of a row", _SUMS.format("row", "smallest")),
 }
+
+
+def _of_singular_values(case: Case, slot: int, index: Index) -> Line | None:
+    """Return the singular values that count, which MLX computes by itself."""
+    a, order = case.operand("a"), case.bound["ord"]
+    if len(a.shape) != 2:
+        return None
+    found: Any = mx.linalg.svd(a.array.astype(mx.float32), compute_uv=False, stream=mx.cpu)
+    values = found.tolist()
+    nodes = [quantity(f"s{at + 1}", value, 1e-5 * max(values)) for at, value in enumerate(values)]
+    node = sum_of(nodes) if order == "nuc" else nodes[0] if float(order) > 0 else nodes[-1]
+    return Line(element(case.y[slot].name, index), node, epsilon=1e-5, remark=f"the singular values of {a.name}")
+
+
 _WORDS = "How much the matrix stretches: linalg.svd shows its singular values. MLX has no gradient of them."
 _BY_SINGULAR_VALUES: dict[float | str, Entry] = {
-    order: Entry("linalg.norm", f"the {which} of {{a}}", _WORDS, _norm, {}, WHOLE, traits=frozenset({Trait.REDUCES}))
+    order: Entry("linalg.norm", f"the {which} of {{a}}", _WORDS, _norm, {}, WHOLE, traits=frozenset({Trait.REDUCES}),
+                 forwards=_of_singular_values)
     for order, which in ((2.0, "largest singular value"), (-2.0, "smallest singular value"),
                          ("nuc", "sum of the singular values"))
 }  # fmt: skip
@@ -119,7 +134,7 @@ _OTHERS = (*_OF_VECTORS.values(), _OF_POWERS, *_OF_MATRICES.values(), *_BY_SINGU
 
 
 def _kind(bound: Mapping[str, Any]) -> Entry:
-    """The entry that belongs to `ord` and to whether vectors or matrices are measured."""
+    """Return the entry that belongs to `ord` and to whether vectors or matrices are measured."""
     kind = bound["ord"]
     axes = along(bound, len(bound["a"].shape))
     order = float(kind) if isinstance(kind, (int, float)) else kind

@@ -44,7 +44,7 @@ def _forward(case: Case, symbol: str, slot: int, index: Index) -> Line | None:
 
 
 def _complex_weights(case: Case, a: Operand, slot: int, index: Index) -> list[complex]:
-    """A real tensor into a complex result: the weights have two parts, each read off by itself."""
+    """Return a real tensor into a complex result: the weights have two parts, each read off by itself."""
     found = []
     for factor in (1.0, 1j):
         one = _one(index, case.y[slot]) * factor
@@ -75,8 +75,8 @@ def _backward(case: Case, symbol: str, left: str, index: Index) -> Line | None:
 
 
 def _weights_back(case: Case, a: Operand, slot: int, index: Index) -> list[Any]:
-    """What each number of a result's gradient is multiplied by. Of a real result two things are asked of a complex
-    number: how it changes with its real part, and with its imaginary part."""
+    """Return what each number of a result's gradient is multiplied by. Of a real result two things are asked of a
+    complex number: how it changes with its real part, and with its imaginary part."""
     one = _one(index, a)
     found: Any = _again(case, a, one)[slot].flatten().tolist()
     if a.dtype != mx.complex64 or case.y[slot].dtype == mx.complex64:

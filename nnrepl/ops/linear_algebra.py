@@ -132,10 +132,8 @@ def _sign(order: Sequence[int]) -> int:
     return -1 if odd % 2 else 1
 
 
-@forwards("linalg.det")
-def _det_forward(case: Case, slot: int, index: Index) -> Line | None:
+def _determinant(a: Operand, index: Index) -> Node | None:
     """All ways to take one number of each row and column: for 2 by 2 and 3 by 3 matrices."""
-    a = case.operand("a")
     n = a.shape[-1]
     if n > 3:
         return None
@@ -145,8 +143,23 @@ def _det_forward(case: Case, slot: int, index: Index) -> Line | None:
         factors = [a.node((*index, i, j)) for i, j in enumerate(order)]
         terms.append(product_of(*factors) if n > 1 else factors[0])
         signs += "+" if _sign(order) > 0 else "−"
-    node = Node("sum", tuple(terms), signs) if len(terms) > 1 else terms[0]
-    return Line(element(case.y[0].name, index), node, epsilon=1e-5)
+    return Node("sum", tuple(terms), signs) if len(terms) > 1 else terms[0]
+
+
+@forwards("linalg.det")
+def _det_forward(case: Case, slot: int, index: Index) -> Line | None:
+    node = _determinant(case.operand("a"), index)
+    return None if node is None else Line(element(case.y[0].name, index), node, epsilon=1e-5)
+
+
+@forwards("linalg.slogdet")
+def _slogdet_forward(case: Case, slot: int, index: Index) -> Line | None:
+    """Return the sign of the determinant, or the logarithm of its size."""
+    node = _determinant(case.operand("a"), index)
+    if node is None:
+        return None
+    of = Node("call", (node,), "sign") if slot == 0 else Node("call", (Node("abs", (node,)),), "ln")
+    return Line(element(case.y[slot].name, index), of, epsilon=1e-5)
 
 
 @backwards("linalg.det")
@@ -192,7 +205,7 @@ def _solve_backward(case: Case, symbol: str, left: str, index: Index) -> Line | 
 
 
 def _through(a: Operand, given: Operand, inverse: list[list[float]]) -> Any:
-    """An element of a⁻ᵀ @ g, as a sum."""
+    """Return an element of a⁻ᵀ @ g, as a sum."""
 
     def at(index: Index) -> Node:
         i, rest = index[0], index[1:]

@@ -42,7 +42,7 @@ def _float(value: float) -> str:
 
 
 def factor(value: Any) -> str:
-    """A number in a product: a negative one in brackets."""
+    """Return a number in a product: a negative one in brackets."""
     text = number(value)
     return f"({text})" if text.startswith(MINUS) else text
 
@@ -53,7 +53,7 @@ def element(name: str, index: Sequence[int]) -> str:
 
 
 def unravel(at: int, shape: Sequence[int]) -> tuple[int, ...]:
-    """A flat place as an index."""
+    """Return a flat place as an index."""
     index: list[int] = []
     for extent in reversed(shape):
         index.append(at % extent if extent else 0)
@@ -62,7 +62,7 @@ def unravel(at: int, shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def ravel(index: Sequence[int], shape: Sequence[int]) -> int:
-    """An index as a flat place."""
+    """Return an index as a flat place."""
     at = 0
     for step, extent in zip(index, shape):
         at = at * extent + step

@@ -15,7 +15,7 @@ State = dict[str, mx.array]
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class UpdateRule:
     """How an optimizer changes a parameter.
 
     Attributes:
@@ -60,16 +60,16 @@ def _adamw(
     return _adam(w * (1 - lr * options["weight_decay"]), g, state, lr, step, options)
 
 
-RECIPES: dict[str, Recipe] = {
+RECIPES: dict[str, UpdateRule] = {
     recipe.name: recipe
     for recipe in (
-        Recipe("SGD", "Goes a step against the gradient; with momentum, against a running sum of gradients that "
+        UpdateRule("SGD", "Goes a step against the gradient; with momentum, against a running sum of gradients that "
                       "forgets "
                "slowly.", _sgd, ("v",)),
-        Recipe("Adam", "Keeps a running mean m of the gradient and a running mean v of its square, and goes a "
+        UpdateRule("Adam", "Keeps a running mean m of the gradient and a running mean v of its square, and goes a "
                        "step of about "
                "the learning rate, whatever the size of the gradient: m / √v.", _adam, ("m", "v")),
-        Recipe("AdamW", "Shrinks the weight a little (weight decay), then goes Adam's step.", _adamw, ("m", "v")),
+        UpdateRule("AdamW", "Shrinks the weight a little (weight decay), then goes Adam's step.", _adamw, ("m", "v")),
     )
 }  # fmt: skip
 """The optimizers that are explained with numbers."""

@@ -34,7 +34,7 @@ for _name, _text, _run, _words in (
 
 
 def _picked_slope(places: Any) -> Any:
-    """The gradient of numbers that were picked goes back to where they stood."""
+    """Return the gradient of numbers that were picked goes back to where they stood."""
 
     def slope(g: mx.array, y: Any, a: mx.array, *more: Any, axis: Any = -1) -> mx.array:
         at = places(a, *more, axis=axis)
@@ -90,7 +90,7 @@ whole("count_nonzero", "a, axis=None, keepdims=False", "how many of {a} are not 
 
 
 def _row(case: Case, index: Index, reduced: bool) -> list[Index]:
-    """The places of the input that compete for one place of the result."""
+    """Return the places of the input that compete for one place of the result."""
     a = case.operand("a")
     rank = len(a.shape)
     axis = case.bound.get("axis", -1)
@@ -108,7 +108,7 @@ def _row(case: Case, index: Index, reduced: bool) -> list[Index]:
 
 
 def _stood(case: Case, slot: int, index: Index, reduced: bool) -> Line | None:
-    """The number of the row that it was."""
+    """Return the number of the row that it was."""
     a, y = case.operand("a"), case.y[slot]
     row = _row(case, index, reduced)
     a.want(row)
@@ -123,7 +123,7 @@ forwards("minmax")(lambda case, slot, index: _stood(case, slot, index, reduced=T
 
 @forwards("median")
 def _median_forward(case: Case, slot: int, index: Index) -> Line | None:
-    """The middle one, or the mean of the two."""
+    """Return the middle one, or the mean of the two."""
     a = case.operand("a")
     row = _row(case, index, reduced=True)
     if not row:
@@ -138,7 +138,7 @@ def _median_forward(case: Case, slot: int, index: Index) -> Line | None:
 
 @forwards("argmax", "argmin")
 def _place_forward(case: Case, slot: int, index: Index) -> Line | None:
-    """The place of the largest number, with the number."""
+    """Return the place of the largest number, with the number."""
     a, y = case.operand("a"), case.y[0]
     row = _row(case, index, reduced=True)
     result = y.at(index)

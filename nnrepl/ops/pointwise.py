@@ -24,19 +24,19 @@ ALONE = Row(lambda bound, rank: [])
 
 
 def along(bound: Mapping[str, Any], rank: int) -> list[int]:
-    """The axes of an op's option `axis`: all, if it is None."""
+    """Return the axes of an op's option `axis`: all, if it is None."""
     axis = bound.get("axis")
     wanted = range(rank) if axis is None else [axis] if isinstance(axis, int) else axis
     return sorted({at % rank for at in wanted}) if rank else []
 
 
 def last(bound: Mapping[str, Any], rank: int) -> list[int]:
-    """The last axis."""
+    """Return the last axis."""
     return [rank - 1] if rank else []
 
 
 def signature(parameters: str) -> inspect.Signature:
-    """`a, b` or `a, axis=None` as the signature of a function."""
+    """Read `a, b` or `a, axis=None` as the signature of a function."""
     namespace: dict[str, Any] = {"mx": mx}
     exec(f"def function({parameters}): pass", namespace)
     return inspect.signature(namespace["function"])
@@ -57,7 +57,7 @@ def described(
     kind: str = ELEMENTWISE, valid: str = "", traits: Iterable[Trait] = (),
     forward: Run | None = None, source: str = "",
 ) -> Entry:  # fmt: skip
-    """The entry of an op whose formula and slopes are computed from their texts.
+    """Return the entry of an op whose formula and slopes are computed from their texts.
 
     Args:
         slopes: By parameter, the gradient with respect to it: `{"a": "g · b"}`.
@@ -106,7 +106,7 @@ def _slope(text: str, written: inspect.Signature, row: Row) -> Run:
 
 
 def run_text(text: str, row: Row, bound: Mapping[str, Any]) -> mx.array:
-    """A formula on the arguments of an op."""
+    """Return a formula on the arguments of an op."""
     if row.running and bound.get("axis") is None:
         bound = {**bound, "a": bound["a"].flatten()}
     rank = _rank(bound)
@@ -120,7 +120,7 @@ def run_text(text: str, row: Row, bound: Mapping[str, Any]) -> mx.array:
 
 
 def run_slope(text: str, row: Row, g: mx.array, y: mx.array, bound: Mapping[str, Any]) -> mx.array:
-    """The gradient of one argument, before the sum over what was broadcast."""
+    """Return the gradient of one argument, before the sum over what was broadcast."""
     if row.running and bound.get("axis") is None and bound["a"].ndim > 1:
         a = bound["a"]
         return run_slope(text, row, g, y, {**bound, "a": a.flatten(), "axis": 0}).reshape(a.shape)
@@ -139,7 +139,7 @@ def run_slope(text: str, row: Row, g: mx.array, y: mx.array, bound: Mapping[str,
 
 
 def left_out(bound: Mapping[str, Any]) -> frozenset[str]:
-    """The symbols that stand for nothing in a call, or change nothing: no weight, `alpha` = 1, `ddof` = 0."""
+    """Return the symbols that stand for nothing in a call, or change nothing: no weight, `alpha` = 1, `ddof` = 0."""
     return frozenset(name for name, given in bound.items() if given is None or _is_idle(name, given))
 
 
@@ -158,7 +158,7 @@ def _is_complex(given: Any) -> bool:
 
 
 def conjugated(formula: Formula, symbols: Sequence[str]) -> Formula:
-    """A slope for complex numbers: MLX multiplies the gradient with the conjugate of the slope.
+    """Return a slope for complex numbers: MLX multiplies the gradient with the conjugate of the slope.
 
     Args:
         symbols: Which of its symbols are complex.
@@ -190,7 +190,7 @@ def _shapes(bound: Mapping[str, Any]) -> list[tuple[int, ...]]:
 
 
 def _arguments(row: Row, bound: Mapping[str, Any], axes: Sequence[int]) -> dict[str, Any]:
-    """What an op was called with, one number for a row with its axes back; `n`: how many numbers a row has, `j`:
+    """Return what an op was called with, one number for a row with its axes back; `n`: how many numbers a row has, `j`:
     their places."""
     known = dict(bound)
     if row.whole:

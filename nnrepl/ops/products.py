@@ -182,7 +182,7 @@ def _einsum(subscripts: str, *operands: mx.array) -> mx.array:
 
 
 def _spread_letters(operand: mx.array, term: str, letters: list[str]) -> mx.array:
-    """An operand with an axis for every letter, in order."""
+    """Return an operand with an axis for every letter, in order."""
     while len(set(term)) < len(term):
         twice = next(letter for letter in term if term.count(letter) > 1)
         first, second = [at for at, letter in enumerate(term) if letter == twice][:2]
@@ -205,7 +205,7 @@ def _gather_mm(
 
 
 def chosen(matrices: mx.array, indices: Any) -> mx.array:
-    """The matrices that the indices name, as if all batch axes were one."""
+    """Return the matrices that the indices name, as if all batch axes were one."""
     if indices is None:
         return matrices
     rows, columns = matrices.shape[-2:]
@@ -229,7 +229,7 @@ def _einsum_backward(case: Case, symbol: str, left: str, index: Index) -> Line |
 
 
 def _pair(case: Case) -> Case:
-    """The two operands of einsum under names of their own."""
+    """Return the two operands of einsum under names of their own."""
     a, b = case.bound["operands"]
     return replace(case, bound={**case.bound, "a": a, "b": b})
 

@@ -16,7 +16,7 @@ from nnrepl.ops.traits import Trait
 
 
 def unpack(w: mx.array, bits: int) -> mx.array:
-    """The whole numbers that lie packed in 32-bit words, `bits` each (the lowest first)."""
+    """Return the whole numbers that lie packed in 32-bit words, `bits` each (the lowest first)."""
     if 32 % bits == 0:
         per_word = 32 // bits
         shifts = mx.arange(per_word, dtype=mx.uint32) * bits
@@ -54,7 +54,7 @@ def _quantized_slope(
 
 
 def _group_slope(name: str) -> Any:
-    """The gradient of the groups' scales or biases: through the dequantized weights."""
+    """Return the gradient of the groups' scales or biases: through the dequantized weights."""
 
     def run(
         g: mx.array, y: Any, x: mx.array, w: mx.array, scales: mx.array, biases: Any = None, transpose: bool = True,
@@ -111,7 +111,7 @@ reworded("dequantize", lambda bound: bound["mode"] != "affine" or bound["biases"
 
 
 def _weights(case: Case) -> mx.array | None:
-    """The ordinary numbers of the quantized weights, as MLX makes them."""
+    """Return the ordinary numbers of the quantized weights, as MLX makes them."""
     bound = case.bound
     names = ("w", "scales", "biases", "group_size", "bits", "mode")
     given = {name: bound[name].array if isinstance(bound[name], Operand) else bound[name] for name in names}
@@ -121,7 +121,7 @@ def _weights(case: Case) -> mx.array | None:
 
 @forwards("quantized_matmul")
 def _quantized_forward(case: Case, slot: int, index: Index) -> Line | None:
-    """A row of x times a row (or column) of the dequantized weights."""
+    """Return a row of x times a row (or column) of the dequantized weights."""
     x, weights = case.operand("x"), _weights(case)
     if weights is None or weights.ndim != 2:
         return None

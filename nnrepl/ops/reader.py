@@ -36,7 +36,7 @@ class Formula:
     where: tuple[tuple[str, Node], ...] = ()
 
     def without(self, absent: Collection[str]) -> Formula:
-        """The formula without what is left out in a call."""
+        """Return the formula without what is left out in a call."""
         if not absent:
             return self
         main = without(self.main, absent)
@@ -46,7 +46,7 @@ class Formula:
         )
 
     def apart(self, taken: Collection[str]) -> Formula:
-        """The formula with a prime at each definition whose name is already that of a tensor here."""
+        """Return the formula with a prime at each definition whose name is already that of a tensor here."""
         both = [name for name, _ in self.where if name in taken]
         if not both:
             return self
@@ -58,7 +58,7 @@ class Formula:
         return Formula(self.main.mapped(change), tuple(where))
 
     def write(self, names: Mapping[str, str]) -> str:
-        """The whole in these names."""
+        """Return the whole in these names."""
         parts = [self.main.write(names), *(f"{name} = {node.write(names)}" for name, node in self.where)]
         return ",  ".join(parts)
 

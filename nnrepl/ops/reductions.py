@@ -20,7 +20,7 @@ ROWS = Row(along)
 
 
 def axes_of(a: mx.array, axis: Axis) -> list[int]:
-    """The axes that are meant, counted from 0."""
+    """Return the axes that are meant, counted from 0."""
     return along({"axis": axis}, a.ndim)
 
 

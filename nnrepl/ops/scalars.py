@@ -23,7 +23,8 @@ class Bounded:
 
 
 def combine(run: Callable[..., Any], parts: Sequence[Bounded], epsilon: float) -> Bounded:
-    """A function of numbers with bounds: what it gives, how far it moves when each moves, and its own rounding."""
+    """Return a function of numbers with bounds: what it gives, how far it moves when each moves, and its own
+    rounding."""
     values = [part.value for part in parts]
     value = run(*values)
     error = epsilon * _size(value)
@@ -73,7 +74,7 @@ def _power(a: Any, b: Any) -> Any:
 
 
 def _guarded(real: Callable[[float], float], over: float = math.inf, other: Callable[..., Any] | None = None) -> Any:
-    """A function of one number: NaN outside of where it has a meaning, `over` where it is too large."""
+    """Return a function of one number: NaN outside of where it has a meaning, `over` where it is too large."""
 
     def run(a: Any) -> Any:
         if isinstance(a, complex):

@@ -44,7 +44,7 @@ def move(name: str, text: str, words: str, run: Callable[..., Any], traits: tupl
 
 
 def places(a: mx.array) -> mx.array:
-    """The places of a tensor, numbered from 1."""
+    """Return the places of a tensor, numbered from 1."""
     return mx.reshape(mx.arange(1, a.size + 1), a.shape)
 
 
@@ -116,7 +116,7 @@ for _name, _text, _words, _run in (
 
 
 def _joined(run: Callable[..., Any]) -> tuple[Any, Any]:
-    """The formula of an op that puts several tensors together, and its gradient."""
+    """Return the formula of an op that puts several tensors together, and its gradient."""
 
     def numbered(arrays: list[mx.array]) -> list[mx.array]:
         start, result = 0, []

@@ -33,7 +33,7 @@ def _reach(count: int, reverse: bool, inclusive: bool) -> mx.array:
 
 
 def _scan(combine: Run, empty: float) -> Run:
-    """A running total taken apart: every total is computed from all that it has seen."""
+    """Return a running total taken apart: every total is computed from all that it has seen."""
 
     def forward(a: mx.array, axis: int | None = None, reverse: bool = False, inclusive: bool = True) -> mx.array:
         flat, at = (a.flatten(), 0) if axis is None else (a, axis % a.ndim)
@@ -78,7 +78,7 @@ _running("logcumsumexp", "ln(Σ exp(a))", {"a": "exp(a) · Σ g / exp(y)"},
 
 @backwards("cummax", "cummin")
 def _newest_backward(case: Case, symbol: str, left: str, index: Index) -> Line | None:
-    """A number gets the gradients of all places for which it was the newest largest one."""
+    """Return a number gets the gradients of all places for which it was the newest largest one."""
     a, y, given = case.operand("a"), case.y[0], case.g[0]
     bound, axis = case.bound, case.bound.get("axis")
     if given is None or axis is None or not bound["inclusive"]:

@@ -49,13 +49,13 @@ class Rows:
         self.shared = self._shared()
 
     def _spread(self, given: Operand) -> Operand:
-        """A reduced tensor with its axes back."""
+        """Return a reduced tensor with its axes back."""
         if not self.row.reduces or self.case.bound.get("keepdims", False) or not self.axes:
             return given
         return _squeezed(given, self.axes)
 
     def _shared(self) -> set[str]:
-        """The definitions that are the same for a whole row."""
+        """Return the definitions that are the same for a whole row."""
         found: set[str] = set()
         for name, node in self.formula.where:
             free = set(_free(node)) & (set(self.tensors) | {n for n, _ in self.formula.where})
@@ -64,14 +64,14 @@ class Rows:
         return found
 
     def places(self, place: Index) -> list[Index]:
-        """The row of a place."""
+        """Return the row of a place."""
         if self.row.running:
             return self._reached(place)
         steps = [range(extent) if at in self.axes else [place[at]] for at, extent in enumerate(self.whole)]
         return list(itertools.product(*steps))
 
     def _first(self, place: Index) -> Index:
-        """The first place of the row of a place."""
+        """Return the first place of the row of a place."""
         return tuple(0 if at in self.axes else step for at, step in enumerate(place))
 
     def _reached(self, place: Index) -> list[Index]:
@@ -96,7 +96,7 @@ class Rows:
         return any(_overs(node) for node in (self.formula.main, *(node for _, node in self.formula.where)))
 
     def node(self, tree: Node, place: Index) -> Node:
-        """A tree with its numbers at one place."""
+        """Return a tree with its numbers at one place."""
         return tree.mapped(lambda part: self._node(part, place))
 
     def _node(self, part: Node, place: Index) -> Node | None:
@@ -145,7 +145,7 @@ class Rows:
         return self._known[key]
 
     def _general(self, tree: Node, place: Index) -> Node:
-        """A tree in the names of the whole row: `exp(x[0,:] − m)`."""
+        """Return a tree in the names of the whole row: `exp(x[0,:] − m)`."""
 
         def change(part: Node) -> Node | None:
             if part.kind == "symbol" and part.text in self.tensors:
@@ -175,7 +175,7 @@ class Rows:
         return epsilon_of(*(tensor.dtype for tensor in self.tensors.values()))
 
     def conditions(self, place: Index) -> Iterator[str]:
-        """What decides where the formula has a choice: `c[0,1] is true`."""
+        """Yield what decides where the formula has a choice: `c[0,1] is true`."""
         for tree in _choices(self.formula.main):
             condition = self.node(tree, place)
             truth = "true" if condition.at(0.0).value else "false"
@@ -184,7 +184,7 @@ class Rows:
             yield f"{says}, so"
 
     def definitions(self, place: Index) -> Iterator[str]:
-        """A line for each definition that the formula needs, at one place."""
+        """Yield a line for each definition that the formula needs, at one place."""
         needed = set(self.formula.main.symbols())
         for name, node in reversed(self.formula.where):
             needed |= set(node.symbols()) if name in needed else set()
@@ -220,7 +220,7 @@ def _squeezed(given: Operand, axes: Sequence[int]) -> Operand:
 
 
 def _free(node: Node) -> Iterator[str]:
-    """The symbols of a tree that are not inside of a sum along the row."""
+    """Yield the symbols of a tree that are not inside of a sum along the row."""
     if node.kind == "symbol":
         yield node.text
     if node.kind != "over":
@@ -229,7 +229,7 @@ def _free(node: Node) -> Iterator[str]:
 
 
 def _choices(node: Node) -> Iterator[Node]:
-    """The conditions of a tree."""
+    """Yield the conditions of a tree."""
     if node.kind == "choice":
         yield node.parts[1]
     for part in node.parts:
@@ -241,7 +241,7 @@ def _overs(node: Node) -> bool:
 
 
 def whole_of(case: Case) -> tuple[int, ...]:
-    """The shape over which an op is computed: that of its operands, broadcast."""
+    """Return the shape over which an op is computed: that of its operands, broadcast."""
     row = case.entry.row
     kept = row.whole if row is not None and row.whole else case.bound
     shapes = [given.shape for symbol, given in case.bound.items() if symbol in kept and isinstance(given, Operand)]
@@ -294,7 +294,7 @@ def _is_complex(given: Any) -> bool:
 
 
 def _widened(index: Index, rows: Rows) -> Index:
-    """An element of a reduced result as a place of what went in."""
+    """Return an element of a reduced result as a place of what went in."""
     if not rows.row.reduces or rows.case.bound.get("keepdims", False):
         return index
     place = list(index)
@@ -314,7 +314,7 @@ def _line(rows: Rows, left: str, places: Sequence[Index]) -> Line:
 
 
 def used_at(index: Index, own: tuple[int, ...], whole: tuple[int, ...]) -> list[Index]:
-    """The places at which one element of a broadcast operand was used."""
+    """Return the places at which one element of a broadcast operand was used."""
     extra = len(whole) - len(own)
     steps = []
     for axis, extent in enumerate(whole):

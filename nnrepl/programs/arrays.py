@@ -36,7 +36,7 @@ _SIZE_LIMIT = 2**48
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StoredTensor:
     """One tensor in a safetensors file: its dtype in the format's spelling, its shape, and where its bytes are."""
 
     dtype: str
@@ -56,11 +56,11 @@ class Tensors:
     """
 
     path: str
-    entries: dict[str, Entry]
+    entries: dict[str, StoredTensor]
     metadata: dict[str, str] = field(default_factory=dict)
 
     def bytes_of(self, name: str) -> bytes:
-        """The bytes of one tensor. Raises UserError if they cannot be read."""
+        """Return the bytes of one tensor. Raises UserError if they cannot be read."""
         entry = self.entries[name]
         try:
             with open(self.path, "rb") as file:
@@ -91,7 +91,7 @@ class Tensors:
 
 
 def cannot_read(path: str, error: OSError) -> UserError:
-    """What to say where a file cannot be read."""
+    """Return what to say where a file cannot be read."""
     if isinstance(error, FileNotFoundError):
         return UserError(f"there is no file {path}")
     if isinstance(error, IsADirectoryError):
@@ -100,7 +100,7 @@ def cannot_read(path: str, error: OSError) -> UserError:
 
 
 def check_regular(path: str) -> int:
-    """The length of a regular file in bytes. Raises UserError if it is missing or something else."""
+    """Return the length of a regular file in bytes. Raises UserError if it is missing or something else."""
     try:
         found = os.stat(path)
     except OSError as error:
@@ -153,14 +153,14 @@ def _parse(path: str, text: bytes) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A table in which every name stands once: MLX and Python may differ in which of two they take."""
+    """Return a table in which every name stands once: MLX and Python may differ in which of two they take."""
     table = dict(pairs)
     if len(table) != len(pairs):
         raise ValueError("a name stands twice")
     return table
 
 
-def _entry(path: str, name: str, said: Any, offset: int, length: int) -> Entry:
+def _entry(path: str, name: str, said: Any, offset: int, length: int) -> StoredTensor:
     """One tensor of the header, checked."""
     shown = repr(name)[:60]
     if not isinstance(said, dict):
@@ -176,7 +176,7 @@ def _entry(path: str, name: str, said: Any, offset: int, length: int) -> Entry:
     start, end = place
     if end - start != size or offset + end > length:
         raise UserError(f"{path} is damaged or cut off: tensor {shown} needs {size} bytes, which are not there")
-    return Entry(dtype, tuple(shape), offset + start, offset + end)
+    return StoredTensor(dtype, tuple(shape), offset + start, offset + end)
 
 
 def is_counts(said: Any, limit: int) -> bool:
@@ -185,7 +185,7 @@ def is_counts(said: Any, limit: int) -> bool:
 
 
 def product(shape: Iterable[int]) -> int:
-    """The number of elements of a shape. Raises UserError where no tensor can be so large."""
+    """Return the number of elements of a shape. Raises UserError where no tensor can be so large."""
     total, empty = 1, False
     for extent in shape:
         total *= extent or 1
@@ -196,7 +196,7 @@ def product(shape: Iterable[int]) -> int:
 
 
 def read_npz(path: str) -> dict[str, Callable[[], mx.array | None]]:
-    """The arrays of a NumPy archive, read when they are asked for; it needs NumPy, and unpickles nothing.
+    """Return the arrays of a NumPy archive, read when they are asked for; it needs NumPy, and unpickles nothing.
 
     Raises:
         UserError: If it cannot be read.

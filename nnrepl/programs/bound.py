@@ -46,7 +46,7 @@ class BoundRows:
         self._names: ProgramNames
 
     def tape(self, tape: Tape, names: ProgramNames) -> dict[str, Any]:
-        """What one tape says: numbers of rows. To be asked when the ops of all tapes have been entered."""
+        """Return what one tape says: numbers of rows. To be asked when the ops of all tapes have been entered."""
         self._names = names
         bindings, scope = tape.bindings, self._tables.scope
         log = [
@@ -65,7 +65,7 @@ class BoundRows:
         return {"log": log, "contents": contents, "holds": holds, "seen": seen}
 
     def globals_of(self, scope: Activation) -> int:
-        """The number of the global variables that a call sees."""
+        """Return the number of the global variables that a call sees."""
         variables = scope.variables
         known = self._global.setdefault(id(variables), (len(self._global), variables, {}))
         if not sources.is_library(scope.code.co_filename):
@@ -73,7 +73,7 @@ class BoundRows:
         return known[0]
 
     def document(self, names: ProgramNames) -> dict[str, Any]:
-        """The tables. To be asked when all tapes have said what they say."""
+        """Return the tables. To be asked when all tapes have said what they say."""
         self._names = names
         variables = [self._globals(held, wanted) for _, held, wanted in self._global.values()]
         contents = [self._held(held) for _, held in self._contents.values()]
@@ -106,7 +106,7 @@ class BoundRows:
     # -- things ----------------------------------------------------------------------------------------------
 
     def thing(self, thing: Any) -> Any:
-        """What a variable or a container holds: plain things as they are, others as one table that says what."""
+        """Return what a variable or a container holds: plain things as they are, others as one table that says what."""
         if isinstance(thing, Value):
             return {"v": self._tables.value(thing)} if self._tables.is_known(thing) else _shown(thing)
         if isinstance(thing, Holder):
@@ -145,7 +145,7 @@ class BoundRows:
         return ["module" if is_module_type(kind) else base, class_name(kind), owner, where]
 
     def _content(self, held: Any) -> int:
-        """The number of what a container held; lists that grow are one."""
+        """Return the number of what a container held; lists that grow are one."""
         return self._contents.setdefault(id(held), (len(self._contents), held))[0]
 
     def _held(self, held: Any) -> Any:
@@ -157,7 +157,7 @@ class BoundRows:
 
 
 def _shown(thing: Any) -> dict[str, Any]:
-    """A thing of which only is kept how it looks. Nothing of the program's is called for that."""
+    """Return a thing of which only is kept how it looks. Nothing of the program's is called for that."""
     kind = class_name(type(thing))
     if isinstance(thing, (FunctionType, type, SavedFunction)):
         return {"f": [harmless(thing.__name__), harmless(repr(thing)[:200])]}
@@ -234,7 +234,7 @@ class Bound:
                 dict.update(owner, {key: thing for key, thing in held.items() if thing is not UNBOUND})
 
     def _object(self, tape: Tape, thing: Any, depth: int) -> Any:
-        """What a kept thing was, for a stand-in; UNBOUND where the file does not have it."""
+        """Return what a kept thing was, for a stand-in; UNBOUND where the file does not have it."""
         demand(depth < 40)
         if isinstance(thing, Value):
             return UNBOUND if thing.held is None else thing.held

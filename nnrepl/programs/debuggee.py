@@ -18,18 +18,18 @@ from nnrepl.programs.exceptions import clean_walks, print_exception
 from nnrepl.programs.reload import Reloader
 from nnrepl.programs.script import Script, forget_modules, reset_stdin
 from nnrepl.programs.shadows import leave_names
-from nnrepl.programs.written import Written
+from nnrepl.programs.written import WrittenFiles
 from nnrepl.record.intake import Unwinding
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
-from nnrepl.record.opaque import set_random_state
+from nnrepl.record.quiet import set_random_state
 from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.replay.divergence import CannotExchange, Diverged
 from nnrepl.replay.interrupts import resume
 from nnrepl.replay.replay import Replay
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import Load, Quit, Restart
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.session.state import RunAgain
 from nnrepl.session.typed import append, cell_begins, cell_ended
 from nnrepl.timeline.typed_cells import Cell, make_cell
@@ -55,7 +55,7 @@ class Debuggee:
     def __init__(
         self,
         script: Script,
-        session: Session,
+        session: TapeSession,
         *,
         at_entry: bool = False,
         reads_input: bool = False,
@@ -79,7 +79,7 @@ class Debuggee:
         session.debuggee = self
         self._modules = frozenset(sys.modules)
         self._leave_names()
-        self._written = Written()
+        self._written = WrittenFiles()
         self._random = (random.getstate(), _numpy_state(), mx.random.state[0])  # type: ignore[index]
 
     def _take(self, script: Script) -> None:
@@ -116,13 +116,18 @@ class Debuggee:
                 wish = self._back(failure, wish)
 
     def _back(self, failure: Unwinding, wish: Unwinding | None) -> Unwinding:
-        """The program could not run again for a change: it does so along the tape before. Where it cannot either (its
-        own doings differ from run to run), the user looks at what there was."""
+        """Have the program, which could not run again for a change, do so along the tape before, with all recorded that
+        ran natively; the change is tried once more. Where it cannot either (its own doings differ from run to run),
+        the user looks at what there was."""
         interrupted = isinstance(failure, CannotExchange) and isinstance(failure.__cause__, KeyboardInterrupt)
         if not isinstance(wish, RunAgain) or (wish.failure and not interrupted):
             return failure
         resume()
         self.session.course.strand()
+        sure = None if interrupted else self.session.changes.recorded_before(wish)
+        if sure is not None:
+            self._reset()
+            return sure
         again = self.session.changes.come_back(f"{failure}; everything is as it was")
         self._reset()
         return again
@@ -261,7 +266,7 @@ class Debuggee:
             self.session.hooks.announce(line)
 
     def _strand(self, failure: Unwinding) -> None:
-        """The program went another way when it ran again: the user looks at what there was."""
+        """Note that the program went another way when it ran again: the user looks at what there was."""
         resume()
         self.session.changes.failed()
         self.session.strand(f"{failure}; the program is over, restart runs it anew")

@@ -103,7 +103,7 @@ def definitions(text: str) -> dict[Key, Definition]:
 
 
 def codes_of(text: str, filename: str, flags: int = 0) -> dict[Key, CodeType]:
-    """The code object of every function of a text, by key. Raises SyntaxError."""
+    """Return the code object of every function of a text, by key. Raises SyntaxError."""
     module = compile(text, filename, "exec", flags, dont_inherit=True)
     level, found = [module], []
     while level:  # breadth first, as `definitions` counts
@@ -129,7 +129,7 @@ def _numbered(found: list[tuple[str, int, Any]]) -> dict[Key, Any]:
 
 
 def walk(code: CodeType) -> Iterator[CodeType]:
-    """A code object and all inside of it."""
+    """Yield a code object and all inside of it."""
     pending = [code]
     while pending:
         code = pending.pop()
@@ -142,8 +142,8 @@ def _inner(code: CodeType) -> list[CodeType]:
 
 
 def pairs_of(old: dict[Key, Definition], new: dict[Key, Definition]) -> list[tuple[Definition, Definition]]:
-    """The definitions that both versions have. Where a path is defined more often in one of them, those that do the
-    same belong together."""
+    """Return the definitions that both versions have. Where a path is defined more often in one of them, those that do
+    the same belong together."""
     by_path: dict[str, tuple[list[Definition], list[Definition]]] = defaultdict(lambda: ([], []))
     for version, side in ((old, 0), (new, 1)):
         for definition in version.values():
@@ -181,7 +181,7 @@ def _fill(definition: Definition) -> list[tuple[ast.AST, bool]]:
 
 
 def _fill_body(definition: Definition, writer: _Writer) -> None:
-    """The statements of a class or module."""
+    """Visit the statements of a class or module."""
     body: Any = definition.node
     for statement in _without_docstring(body.body):
         said = writer.text(statement)
@@ -218,7 +218,7 @@ class _Writer:
         self._loops = 0
 
     def text(self, part: Any) -> str:
-        """A piece of a tree; an inner definition is only named, with what the outer one does to make it."""
+        """Return a piece of a tree; an inner definition is only named, with what the outer one does to make it."""
         if isinstance(part, _Def):
             return self._inner(part)
         if isinstance(part, ast.AST):
@@ -232,7 +232,7 @@ class _Writer:
         return f"{type(part).__name__}:{part!r}"
 
     def parameters(self, arguments: ast.arguments) -> str:
-        """The names of parameters; annotations do nothing."""
+        """Return the names of parameters; annotations do nothing."""
         kinds = [
             [part.arg for part in (*arguments.posonlyargs, None, *arguments.args) if part is not None],
             [part.arg for part in arguments.kwonlyargs],

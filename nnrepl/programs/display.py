@@ -19,7 +19,7 @@ TEXTS = ("Markdown", "Latex", "Math", "Pretty", "Code", "TextDisplayObject", "Di
 DATA = ("Image", "Audio", "Video", "IFrame", "YouTubeVideo", "VimeoVideo", "Javascript", "FileLink", "FileLinks", "SVG")
 
 
-class Shown:
+class Displayed:
     """Something that a notebook shows: its text, or what kind of thing it is.
 
     Args:
@@ -43,7 +43,7 @@ class Shown:
     __repr__ = __str__
 
 
-class Written(Shown):
+class Markup(Displayed):
     """A text in some markup."""
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ class Written(Shown):
     __repr__ = __str__
 
 
-class HTML(Shown):
+class HTML(Displayed):
     """HTML, shown as its text."""
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class HTML(Shown):
     __repr__ = __str__
 
 
-class JSON(Shown):
+class JSON(Displayed):
     """A tree of plain values."""
 
     def __str__(self) -> str:
@@ -87,7 +87,7 @@ class _Text(HTMLParser):
             self.parts.append("  ")
 
     def handle_endtag(self, tag: str) -> None:
-        """What comes is seen again."""
+        """Note that what comes is seen again."""
         self._hidden -= tag in ("script", "style")
 
     def handle_data(self, data: str) -> None:
@@ -97,7 +97,7 @@ class _Text(HTMLParser):
 
 
 def text_of(html: str) -> str:
-    """The text of some HTML, line by line."""
+    """Return the text of some HTML, line by line."""
     reader = _Text()
     reader.feed(html)
     lines = [line.strip() for line in "".join(reader.parts).split("\n")]
@@ -107,7 +107,7 @@ def text_of(html: str) -> str:
 def display(*things: Any, **kwargs: Any) -> None:
     """Print what a notebook would show."""
     for thing in things:
-        print(str(thing) if isinstance(thing, Shown) else repr(thing))
+        print(str(thing) if isinstance(thing, Displayed) else repr(thing))
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
@@ -133,7 +133,7 @@ def provide(wanted: bool) -> None:
 
 
 def shown(*things: Any, **kwargs: Any) -> None:
-    """What `display` is in a notebook that does not import it."""
+    """Do what `display` does in a notebook that does not import it."""
     importlib.import_module("IPython.display").display(*things, **kwargs)
 
 
@@ -142,9 +142,9 @@ def _is_installed() -> bool:
 
 
 def _modules() -> dict[str, ModuleType]:
-    """The modules that stand in for IPython's."""
-    shown: dict[str, Any] = {name: type(name, (Written,), {}) for name in TEXTS}
-    shown |= {name: type(name, (Shown,), {}) for name in DATA}
+    """Return the modules that stand in for IPython's."""
+    shown: dict[str, Any] = {name: type(name, (Markup,), {}) for name in TEXTS}
+    shown |= {name: type(name, (Displayed,), {}) for name in DATA}
     shown |= {"HTML": HTML, "JSON": JSON, "display": display, "clear_output": _nothing, "update_display": display}
     shown |= {f"display_{name}": display for name in ("markdown", "html", "latex", "pretty", "png", "svg")}
     found = {name: ModuleType(name) for name in ("IPython", "IPython.display", "IPython.core", "IPython.core.display")}

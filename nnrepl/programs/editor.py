@@ -11,13 +11,13 @@ import sys
 from nnrepl.record.segments import locate
 from nnrepl.replay.world import is_library
 from nnrepl.session.errors import UserError
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 
 _USUAL = ("nano", "vim", "vi", "emacs")
 
 
-def place_in_program(session: Session) -> tuple[str, int]:
-    """The file and line of the program's own call that makes the next op.
+def place_in_program(session: TapeSession) -> tuple[str, int]:
+    """Return the file and line of the program's own call that makes the next op.
 
     Raises:
         UserError: If that lies in no file.

@@ -37,7 +37,7 @@ def folder() -> Path:
 
 
 def example_path(name: str = "living_nn.py") -> Path:
-    """The file of a built-in example."""
+    """Return the file of a built-in example."""
     return folder() / name
 
 
@@ -49,7 +49,7 @@ def examples() -> list[Example]:
 
 
 def example(name: str) -> Example:
-    """The example of a name, with or without its folder and `.py`.
+    """Return the example of a name, with or without its folder and `.py`.
 
     Raises:
         UserError: If there is none.

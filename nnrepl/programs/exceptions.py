@@ -93,7 +93,7 @@ def clean_walks() -> Iterator[None]:
 
 
 def exit_status(error: BaseException | None) -> int:
-    """The exit status that plain Python would give. An interrupt ends the process as it would end Python."""
+    """Return the exit status that plain Python would give. An interrupt ends the process as it would end Python."""
     if error is None:
         return 0
     if isinstance(error, SystemExit):

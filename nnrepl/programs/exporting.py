@@ -1,4 +1,4 @@
-"""Exporting: a session as a program that plain Python runs: the script's own source, and behind it what was typed."""
+"""Exporting: a session as a program that plain Python runs: the script's own source, and after it what was typed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nnrepl.timeline.timelines import Timeline
 from nnrepl.timeline.typed_cells import Cell
 
 if TYPE_CHECKING:
-    from nnrepl.session.session import Session
+    from nnrepl.session.session import TapeSession
 
 _FLAGS = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 _AWAITS = (ast.Await, ast.AsyncFor, ast.AsyncWith)
@@ -26,7 +26,7 @@ _INNER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 
 
 @dataclass
-class Part:
+class ExportPart:
     """One cell of what is written, or the source that the program came with.
 
     Attributes:
@@ -53,13 +53,13 @@ class Export:
         cells: How many cells were typed.
     """
 
-    parts: list[Part] = field(default_factory=list)
+    parts: list[ExportPart] = field(default_factory=list)
     before: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     cells: int = 0
 
 
-def write(session: Session, folder: Path) -> Export:
+def write(session: TapeSession, folder: Path) -> Export:
     """Put together what was typed on the timeline that the user looks at.
 
     Args:
@@ -77,21 +77,21 @@ def write(session: Session, folder: Path) -> Export:
     made = Export(before=script.surroundings(folder))
     error = debuggee.raised.get(None)
     texts = script.texts()
-    made.parts += [Part(title, text, error=error if text is texts[-1][1] else None) for title, text in texts]
+    made.parts += [ExportPart(title, text, error=error if text is texts[-1][1] else None) for title, text in texts]
     if debuggee.provided:
-        made.parts.append(Part("", "\n".join(import_line(name) for name in debuggee.provided) + "\n"))
+        made.parts.append(ExportPart("", "\n".join(import_line(name) for name in debuggee.provided) + "\n"))
     changes = _changes(line)
     for cell, start in zip(line.cells, line.starts):
         _changed_before(made, changes, start, _is_last_at(line, cell, start))
-        made.parts.append(Part(f"prompt {cell.number}", cell.text, True, debuggee.raised.get(cell)))
+        made.parts.append(ExportPart(f"prompt {cell.number}", cell.text, True, debuggee.raised.get(cell)))
         made.cells += 1
     made.left_out += [text for _, text in changes]
     return made
 
 
 def _changes(line: Timeline) -> list[tuple[int, str]]:
-    """What was changed on a timeline, and where, in order; -1 for a reload, which is in the source that is written from
-    its start."""
+    """Return what was changed on a timeline, and where, in order; -1 for a reload, which is in the source that is
+    written from its start."""
     found: list[tuple[int, str]] = []
     at: Timeline | None = line
     while at is not None and at.began is not None:
@@ -108,11 +108,11 @@ def _is_last_at(line: Timeline, cell: Cell, start: int) -> bool:
 
 
 def _changed_before(made: Export, changes: list[tuple[int, str]], start: int, last: bool) -> None:
-    """A change between two cells is a line of its own; one in the middle of a call is none."""
+    """Note that a change between two cells is a line of its own; one in the middle of a call is none."""
     while changes and (changes[0][0] < start or (changes[0][0] == start and last)):
         position, text = changes.pop(0)
         if position == start and _is_statement(text):
-            made.parts.append(Part("changed here", text, True))
+            made.parts.append(ExportPart("changed here", text, True))
         else:
             made.left_out.append(text)
 
@@ -132,7 +132,7 @@ def _is_statement(text: str) -> bool:
 
 
 def as_script(written: Export) -> str:
-    """The text of a Python file. Raises UserError for what only a notebook can hold."""
+    """Return the text of a Python file. Raises UserError for what only a notebook can hold."""
     head: list[str] = []
     body: list[str] = []
     needs: set[str] = {"import sys"} if written.before else set()
@@ -152,13 +152,14 @@ def as_script(written: Export) -> str:
     return "\n".join([piece for piece in (start and f"{start}\n", notes, *body) if piece])
 
 
-def _tree(part: Part) -> ast.Module:
+def _tree(part: ExportPart) -> ast.Module:
     tree: ast.Module = compile(part.text, part.title, "exec", _FLAGS, dont_inherit=True)
     return tree
 
 
-def _split_head(part: Part, bare: bool) -> tuple[list[str], str]:
-    """What has to stand at the head of a file (a docstring, `from __future__`), and the rest, on the same lines."""
+def _split_head(part: ExportPart, bare: bool) -> tuple[list[str], str]:
+    """Return what has to stand at the head of a file (a docstring, `from __future__`), and the rest, on the same
+    lines."""
     lines = part.text.splitlines()
     head: list[str] = []
     for number, node in enumerate(_tree(part).body):
@@ -174,7 +175,7 @@ def _is_text(node: ast.stmt) -> bool:
 
 
 def _cut(lines: list[str], node: ast.stmt) -> str:
-    """Take a statement out of some lines, with the `;` behind it."""
+    """Take a statement out of some lines, with the `;` after it."""
     first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
     start, end = _column(lines[first], node.col_offset), _column(lines[last], node.end_col_offset or 0)
     taken = "\n".join([*lines[first:last], lines[last][:end]])[start:]
@@ -186,12 +187,13 @@ def _cut(lines: list[str], node: ast.stmt) -> str:
 
 
 def _column(line: str, offset: int) -> int:
-    """A column in characters, of one in bytes of UTF-8."""
+    """Return a column in characters, of one in bytes of UTF-8."""
     return len(line.encode()[:offset].decode())
 
 
-def _showing(part: Part, text: str) -> str:
-    """What was typed, with the results shown that Python's prompt shows: of the last statement, or of the only one."""
+def _showing(part: ExportPart, text: str) -> str:
+    """Return what was typed, with the results shown that Python's prompt shows: of the last statement, or of the only
+    one."""
     tree = compile(text, part.title, "exec", _FLAGS, dont_inherit=True)
     if any(isinstance(node, _AWAITS) for node in _outside(tree.body)):
         raise UserError(f"{part.title} has an await at its top level, which no .py file can have: export session.ipynb")
@@ -212,7 +214,7 @@ def _insert(lines: list[str], number: int, offset: int, text: str) -> None:
 
 
 def _outside(body: list[Any]) -> list[ast.AST]:
-    """The nodes of some statements that are in no function and no class."""
+    """Return the nodes of some statements that are in no function and no class."""
     found: list[ast.AST] = []
     pending: list[ast.AST] = list(body)
     while pending:
@@ -228,8 +230,8 @@ def _prints(node: ast.expr) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
 
 
-def _guarded(part: Part, text: str) -> str:
-    """A part that raised is one that may: what comes behind it was typed all the same."""
+def _guarded(part: ExportPart, text: str) -> str:
+    """Mark a part that raised as one that may: what comes after it was typed all the same."""
     if part.error is None or not text.strip():
         return text
     if isinstance(part.error, KeyboardInterrupt):
@@ -242,7 +244,7 @@ def _guarded(part: Part, text: str) -> str:
 
 
 def _strings(text: str) -> set[int]:
-    """The lines that begin inside of a string: a margin would change it."""
+    """Return the lines that begin inside of a string: a margin would change it."""
     found: set[int] = set()
     begun: list[int] = []
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -260,7 +262,7 @@ def _strings(text: str) -> set[int]:
 
 
 def as_notebook(written: Export) -> str:
-    """The JSON of a notebook: a cell for each that was typed; those that raised are marked as such."""
+    """Return the JSON of a notebook: a cell for each that was typed; those that raised are marked as such."""
     cells = [_cell("\n".join(["import sys", *written.before]))] if written.before else []
     for part in written.parts:
         if part.text.strip():

@@ -29,6 +29,7 @@ from nnrepl.session.changes import Restarts
 from nnrepl.session.errors import NoGradient, UserError
 from nnrepl.session.lookup import Lookup
 from nnrepl.tape import RUN_PASS, Face, Op, OpSequence, Tape, Value
+from nnrepl.timeline.code import SourceChanges
 from nnrepl.timeline.edits import BadEdit, make_edit, place_of
 
 
@@ -55,7 +56,7 @@ class Recorded(Face):
         return OpSequence(self.tape)
 
     def __getitem__(self, name: str) -> Value:
-        """The newest value of a name: `trace["z1"]`, `trace["layers.0.weight"]`; also `trace["z1@12"]`,
+        """Return the newest value of a name: `trace["z1"]`, `trace["layers.0.weight"]`; also `trace["z1@12"]`,
         `trace["#12"]`.
 
         Returns:
@@ -76,7 +77,7 @@ class Recorded(Face):
             return False
 
     def grad(self, of: str | Value) -> Value | None:
-        """The gradient of the result with respect to a value.
+        """Return the gradient of the result with respect to a value.
 
         Args:
             of: A name as for `trace[...]`, or a Value of this recording.
@@ -94,7 +95,7 @@ class Recorded(Face):
             return None
 
     def verify(self) -> Receipt:
-        """The receipt for the recording: every op again from its recorded inputs, the gradients against those of
+        """Return the receipt for the recording: every op again from its recorded inputs, the gradients against those of
         MLX's own transform, both bit by bit, and MLX's own lazy graph against the recorded ops.
 
         Evaluates the recording; the function is called again, quietly. `complete` tells whether all of it agrees.
@@ -114,7 +115,7 @@ class Trace(Recorded):
             parameter an array of its shape and dtype, zeros where no gradient flows; None without `wrt`.
     """
 
-    def __init__(self, call: Call, tape: Tape, names: ProgramNames, value: Any, grads: Any) -> None:
+    def __init__(self, call: FunctionCall, tape: Tape, names: ProgramNames, value: Any, grads: Any) -> None:
         super().__init__(tape, names)
         self.value = value
         self.grads = grads
@@ -170,16 +171,20 @@ def trace(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) ->
         TypeError: If `wrt` is none of these.
         Whatever `fn` raises, or MLX.
     """
-    return Call(fn, args, kwargs, wrt).first()
+    return FunctionCall(fn, args, kwargs, wrt).first()
 
 
 def restarts_of(trace: Trace) -> Restarts:
-    """What lets a session on a trace change things: its call can be made again."""
+    """Return what lets a session on a trace change things: its call can be made again."""
     return _CallRestarts(trace._call, trace.tape)
 
 
-class Call:
-    """One call of a function, which can be made again from the state in which it was first made."""
+class FunctionCall:
+    """One call of a function, which can be made again from the state in which it was first made.
+
+    Attributes:
+        lost: What cannot be put back to that state, in words.
+    """
 
     def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], wrt: Any) -> None:
         self.fn = fn
@@ -187,7 +192,8 @@ class Call:
         self.kwargs = kwargs
         self.wrt = wrt
         self._roots = [fn, args, kwargs, wrt]
-        self._world = World(self._roots)
+        self._worlds = [World(self._roots)]
+        self.lost = self._worlds[0].lost
 
     def first(self) -> Trace:
         """Make the call, and record it."""
@@ -197,34 +203,43 @@ class Call:
         with recording(recorder), _same_objects(recorder, self.wrt):
             return self._run(recorder, names)
 
-    def again(self, run: Run) -> Trace:
+    def again(self, run: Run, codes: SourceChanges | None = None, things: Sequence[Any] = ()) -> Trace:
         """Make the call again with an edit; afterwards everything is as it was before.
+
+        Args:
+            codes: What is done in it that is no edit of a tensor.
+            things: What that may change.
 
         Raises:
             UserError: If that cannot be done, or the function does something else when it runs again.
         """
-        if self._world.lost:
-            raise UserError(f"this cannot run again: {self._world.lost[0]} cannot be put back to where it was")
+        if self.lost:
+            raise UserError(f"this cannot run again: {self.lost[0]} cannot be put back to where it was")
+        codes = codes or SourceChanges()
+        self._roots += things
+        self._worlds += [World(things)] if things else []
         try:
-            trace, replay = self._follow(run)
+            trace, replay = self._follow(run, codes)
             if replay.other_way is not None:  # because of the edit, if without it the function does the same again
-                self._follow(Run(run.old, len(run.old), (), 0))
+                self._follow(Run(run.old, len(run.old), (), 0), codes)
         except (Diverged, CannotExchange) as error:
             raise UserError(f"{error}; nothing has changed") from None
         return trace
 
-    def _follow(self, run: Run) -> tuple[Trace, Replay]:
+    def _follow(self, run: Run, codes: SourceChanges) -> tuple[Trace, Replay]:
         """Make the call again along a tape. Raises Diverged, CannotExchange."""
         old = run.old
         names = ProgramNames(old)
         tape = names.tape
-        replay = Replay(run)
+        replay = Replay(run, reach=codes.reach)
         recorder = self.recorder(tape, replay, old)
         with held():
             now = World([*self._roots, *(leaf.held for leaf in leaves_of(old))])
-            self._world.restore()
+            for world in reversed(self._worlds):
+                world.restore()
             try:
                 with allowed(), recording(recorder), _same_objects(recorder, self.wrt):
+                    codes.start()
                     trace = self._run(recorder, names)
                     replay.ended(recorder)
             except Exception as error:
@@ -237,7 +252,7 @@ class Call:
         return trace, replay
 
     def recorder(self, tape: Tape, intake: Intake, old: Tape | None = None) -> Recorder:
-        """A recorder for another run, which knows the arrays that the function had from outside."""
+        """Return a recorder for another run, which knows the arrays that the function had from outside."""
         recorder = Recorder(tape, strict=False)
         recorder.intake = intake
         for leaf in leaves_of(old or tape):
@@ -247,7 +262,7 @@ class Call:
 
     def _run(self, recorder: Recorder, names: ProgramNames) -> Trace:
         recorder.stack.begin(sys._getframe())
-        recorder.intake.enter(recorder)
+        recorder.intake.enter(recorder, calling=True)
         recorder.start()
         _enter_arguments(recorder, self.fn, self.args, self.kwargs)
         value, grads = run(recorder, self.fn, self.args, self.kwargs, self.wrt)
@@ -258,22 +273,26 @@ class Call:
 class _CallRestarts:
     """Makes a recorded call again for a session."""
 
-    def __init__(self, call: Call, tape: Tape) -> None:
+    def __init__(self, call: FunctionCall, tape: Tape) -> None:
         self._call = call
         self._tape = tape
 
     @contextmanager
     def computing(self) -> Iterator[Recorder]:
-        """A recorder that knows what the call knows."""
+        """Lend a recorder that knows what the call knows."""
         recorder = self._call.recorder(self._tape, RECORDING)
         recorder.mode = MUTED
         with recording(recorder):
             yield recorder
 
-    def again(self, run: Run) -> tuple[Tape, ProgramNames]:
+    def reaches(self, position: int) -> bool:
+        """Whether what lies behind a position can run again: when the call is over nothing more comes."""
+        return position < len(self._tape) and not self._call.lost
+
+    def again(self, run: Run, codes: SourceChanges, things: Iterable[Any] = ()) -> tuple[Tape, ProgramNames]:
         """Make the call again."""
         try:
-            trace = self._call.again(run)
+            trace = self._call.again(run, codes, list(things))
         except UserError:
             raise
         except Exception as error:
@@ -286,7 +305,7 @@ class _CallRestarts:
 
 
 def leaves_of(tape: Tape) -> Iterator[Value]:
-    """The leaves of a tape that came from outside: inputs, parameters, captured arrays."""
+    """Yield the leaves of a tape that came from outside: inputs, parameters, captured arrays."""
     seen: set[Value] = set()
     own = {leaf for part in tape.passes for leaf in part.wrt}
     candidates = [value for op in tape.ops for value in op.inputs]
@@ -319,7 +338,7 @@ def run(
 
 
 def _enter_arguments(recorder: Recorder, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """The arrays among the arguments are inputs (those of a Module, parameters), under their names."""
+    """Take the arrays among the arguments in as inputs (those of a Module, as parameters), under their names."""
     try:
         labels = parameter_names(inspect.unwrap(fn), args)
     except ValueError:
@@ -359,7 +378,7 @@ def _slots(tree: Any) -> Iterator[tuple[Any, Any, mx.array]]:
 
 
 def _items(holder: Any) -> Iterable[tuple[Any, Any]]:
-    """What a list or a dict holds, under its keys."""
+    """Return what a list or a dict holds, under its keys."""
     if isinstance(holder, dict):
         return list(dict.items(holder))
     return enumerate(holder) if isinstance(holder, list) else ()

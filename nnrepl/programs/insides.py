@@ -12,7 +12,7 @@ _LARGEST_AXIS = 64
 
 
 def rows(tape: Tape, written: Callable[[Pass], dict[str, Any]], number: Callable[[Value], int]) -> list[dict[str, Any]]:
-    """What is written of the calls on a tape, each before those within it.
+    """Return what is written of the calls on a tape, each before those within it.
 
     Args:
         written: Writes what is known of any pass.

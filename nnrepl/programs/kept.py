@@ -35,12 +35,12 @@ class Kept:
         self.early: dict[str, dict[CodeType, CodeType]] = {}
 
     def keep(self, filename: str, text: str, flags: int = 0) -> None:
-        """The program runs (or has imported) a text."""
+        """Note that the program runs (or has imported) a text."""
         self.texts[filename] = self.first[filename] = text
         self.flags[filename] = flags
 
     def code(self, filename: str) -> CodeType:
-        """The code of a file that is kept."""
+        """Return the code of a file that is kept."""
         code = compile(self.texts[filename], filename, "exec", self.flags.get(filename, 0), dont_inherit=True)
         early = self.early.get(filename)
         return exchanged(code, early) if early else code
@@ -59,7 +59,7 @@ class Kept:
 
 
 def exchanged(code: CodeType, others: dict[CodeType, CodeType]) -> CodeType:
-    """A code object in which other functions are made than in the source."""
+    """Return a code object in which other functions are made than in the source."""
     constants = tuple(
         others.get(part) or exchanged(part, others) if isinstance(part, CodeType) else part for part in code.co_consts
     )
@@ -93,5 +93,6 @@ class _Finder:
             self._kept.keep(str(loader.path), importlib.util.decode_source(loader.get_data(loader.path)))
 
     def _code(self, path: str, name: str) -> CodeType:
-        """The code of a module that the program has imported before: its class stays what the program would see."""
+        """Return the code of a module that the program has imported before: its class stays what the program would
+        see."""
         return self._kept.code(path)

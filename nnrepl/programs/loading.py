@@ -1,4 +1,4 @@
-"""Loading: from what is typed behind `load` to the program that it names, or to the names that a file defines."""
+"""Loading: from what is typed after `load` to the program that it names, or to the names that a file defines."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from pathlib import Path
 
 from nnrepl.programs.arrays import SUFFIX
 from nnrepl.programs.examples import example
+from nnrepl.programs.notebook import is_in_cells
 from nnrepl.programs.script import CannotLoad, Script, load_module, load_script
 from nnrepl.session.errors import UserError
 
 
 def program_of(text: str) -> Script | None:
-    """The program that a line names: `train.py --steps 20`, `-m package.module`, `lesson.ipynb`, `example transformer`.
+    """Return the program that a line names: `train.py --steps 20`, `-m package.module`, `lesson.ipynb`, `example
+    transformer`.
 
     Returns None for what is no program: a saved tape.
 
@@ -47,7 +49,7 @@ def program_of(text: str) -> Script | None:
 
 def _is_program(path: Path) -> bool:
     """Whether a file is to be run, and not to be looked at."""
-    if path.suffix in (".py", ".ipynb") or path.is_dir():
+    if path.suffix == ".py" or is_in_cells(str(path)) or path.is_dir():
         return True
     if path.suffix in (SUFFIX, ".npz", ".npy") or not path.is_file():
         return False
@@ -66,7 +68,8 @@ _QUIET = (
 
 
 def import_of(script: Script) -> str:
-    """The lines that import what a file defines, where it does nothing else; "" for a program that does something.
+    """Return the lines that import what a file defines, where it does nothing else; "" for a program that does
+    something.
 
     Raises:
         UserError: If another module of that name is there already.
@@ -90,7 +93,7 @@ def import_of(script: Script) -> str:
 
 
 def _bound(tree: ast.Module) -> Iterator[str]:
-    """The names that a file defines, without those that it imports and those that are its own."""
+    """Yield the names that a file defines, without those that it imports and those that are its own."""
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             found = [node.name]
@@ -125,7 +128,7 @@ def _only_defines(tree: ast.Module) -> bool:
 
 
 def _root(node: ast.expr) -> str:
-    """`logging` for `logging.getLogger`."""
+    """Return `logging` for `logging.getLogger`."""
     while isinstance(node, (ast.Attribute, ast.Call, ast.Subscript)):
         node = node.func if isinstance(node, ast.Call) else node.value
     return node.id if isinstance(node, ast.Name) else ""

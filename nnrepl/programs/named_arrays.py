@@ -30,7 +30,7 @@ class Reference:
 
 
 def open_reference(path: str) -> Reference:
-    """The arrays of a safetensors or NumPy (`.npz`) file.
+    """Return the arrays of a safetensors or NumPy (`.npz`) file.
 
     Raises:
         UserError: If it cannot be read, is damaged, or is another kind of file.

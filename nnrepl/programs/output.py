@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import IO, Any
 
-from nnrepl.programs.printed import Output, Piece, Printed
+from nnrepl.programs.printed import Printed, PrintedPiece, TapeOutput
 from nnrepl.record.process import this_process
 from nnrepl.tape import Tape
 
@@ -99,7 +99,7 @@ class _Stream:
         self.real.flush()
 
     def text(self, data: bytes) -> str:
-        """What was printed, as text."""
+        """Return what was printed, as text."""
         return data.decode(self.real.encoding, "replace")
 
 
@@ -121,19 +121,20 @@ class HeldOutput:
         self._unwinding = False
         self._tell: Callable[[str], None] | None = None
         self._elsewhere: set[bytes] | None = None
-        self._last: Piece | None = None
+        self._last: PrintedPiece | None = None
         self._process = this_process()
 
     # -- when -------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """A program begins of which nothing has been shown."""
+        """Note that a program begins of which nothing has been shown."""
         self.settle()
         self._unwinding = False
         self._printed.forget()
 
     def stand_in(self) -> None:
-        """The program is about to run: its streams are ours, and pass everything on until something is held."""
+        """Note that the program is about to run: its streams are ours, and pass everything on until something is
+        held."""
         for stream in self._streams:
             stream.enter()
 
@@ -153,26 +154,26 @@ class HeldOutput:
         self.holds = False
 
     def leave(self) -> None:
-        """The program does not run now: the streams are the real ones."""
+        """Note that the program does not run now: the streams are the real ones."""
         self.settle()
         for stream in self._streams:
             stream.leave()
 
     def unwinding(self) -> None:
-        """The program is taken apart, to run again: what it prints on the way (in a `finally`) it would not have
-        printed."""
+        """Note that the program is taken apart, to run again: what it prints on the way (in a `finally`) it would not
+        have printed."""
         self.hold()
         self._unwinding = True
 
     def quitting(self) -> None:
-        """The program is taken apart for good: of what it still prints, only what nobody has seen is shown."""
+        """Show, now that the program is taken apart for good, only what nobody has seen of what it still prints."""
         elsewhere = self._printed.elsewhere(self._tape(), self._streams)
         if elsewhere:
             self.hold()
             self._elsewhere = elsewhere
 
     def begin_again(self, tape: Tape, old: Tape, position: int, seen: int) -> None:
-        """The program runs again.
+        """Take note that the program runs again.
 
         Args:
             tape: The one that it writes now.
@@ -185,7 +186,7 @@ class HeldOutput:
         self.hold()
 
     def goes_on(self, tape: Tape, old: Tape) -> None:
-        """The program writes another tape from now on, which shares all with the old one."""
+        """Take note that the program writes another tape from now on, which shares all with the old one."""
         self._printed.goes_on(tape, old)
 
     # -- what -------------------------------------------------------------------------------------------
@@ -196,7 +197,7 @@ class HeldOutput:
         if self._unwinding or not data:
             return self.holds
         tape = self._tape()
-        output, piece = self._printed.on(tape), Piece(len(tape), stream, data)
+        output, piece = self._printed.on(tape), PrintedPiece(len(tape), stream, data)
         if piece.position <= output.seen and self._elsewhere is None:
             return True
         if self.holds:
@@ -241,7 +242,7 @@ class HeldOutput:
         return self._last is not None and bool(_CODES.sub(b"", self._last.data.rpartition(b"\n")[2]).strip(b"\r"))
 
     def ended(self) -> None:
-        """The line is ended: what nnrepl shows begins on one of its own."""
+        """End the line: what nnrepl shows begins on one of its own."""
         self._last = None
 
     def moved(self, moved: Callable[[int], int], seen: int) -> None:
@@ -249,24 +250,24 @@ class HeldOutput:
         self._printed.moved(self._tape(), moved, seen)
 
     def begin_anew(self) -> None:
-        """What is printed from now on has never been seen: it is shown at once."""
+        """Show at once what is printed from now on: it has never been seen."""
         output = self._printed.on(self._tape())
         output.seen = -1
         self._printed.new(output)
         self.settle()
 
-    def _new(self, output: Output, pieces: list[Piece]) -> list[Piece]:
-        """What is to be shown of what the cursor has passed."""
+    def _new(self, output: TapeOutput, pieces: list[PrintedPiece]) -> list[PrintedPiece]:
+        """Return what is to be shown of what the cursor has passed."""
         if self._elsewhere is None:
             shown = [part for piece in pieces for part in output.fresh(piece)]
         else:
             lines = [(stream, line) for stream, data in self._runs(pieces) for line in data.splitlines(keepends=True)]
-            shown = [Piece(0, stream, line) for stream, line in lines if line not in self._elsewhere]
+            shown = [PrintedPiece(0, stream, line) for stream, line in lines if line not in self._elsewhere]
         self._last = shown[-1] if shown else self._last
         return shown
 
     @staticmethod
-    def _runs(pieces: list[Piece]) -> list[tuple[_Stream, bytes]]:
+    def _runs(pieces: list[PrintedPiece]) -> list[tuple[_Stream, bytes]]:
         """Pieces for the same stream, together."""
         runs: list[tuple[_Stream, bytes]] = []
         for piece in pieces:

@@ -72,7 +72,7 @@ class Patch:
         self.changed = {one.variable for one in (*changed(old, new), *self.overrides)}
 
     def begin(self) -> None:
-        """The program begins anew: nothing that was made for another run of it is used again."""
+        """Note that the program begins anew: nothing that was made for another run of it is used again."""
         self._made.clear()
 
     def take(self) -> None:
@@ -84,8 +84,8 @@ class Patch:
         self._install(self.new, self.old, True)
 
     def show(self, back: bool = False) -> None:
-        """What is shown as source from now on is that of the new version (or the old one): nothing lives that would
-        have to follow."""
+        """Note that what is shown as source from now on is that of the new version (or the old one): nothing lives that
+        would have to follow."""
         a, b = (self.new, self.old) if back else (self.old, self.new)
         supersede(b.filename, a.text, b.text, a.every_code, b.every_code)
 
@@ -128,7 +128,7 @@ class Patch:
     # -- what has to be made -------------------------------------------------------------------------------
 
     def _add(self, definition: Definition, version: Version, spaces: list[dict[str, Any]]) -> None:
-        """A function or class that was not there."""
+        """Take in a function or class that was not there."""
         outer = definition.outer
         if outer is None or definition.in_function or (outer.outer is not None and not outer.is_class):
             return
@@ -143,7 +143,8 @@ class Patch:
     def _make_anew(
         self, old: Definition, new: Definition, before: Version, after: Version, spaces: list[dict[str, Any]]
     ) -> None:
-        """A function whose decorators, or whose variables from outside, are others: whatever names it follows."""
+        """Exchange a function whose decorators, or whose variables from outside, are others: whatever names it
+        follows."""
         name = new.variable
         for space in spaces:
             outer = new.outer
@@ -162,8 +163,8 @@ class Patch:
                         _set(named, key, made)
 
     def _remove(self, definition: Definition, version: Version, spaces: list[dict[str, Any]], back: bool) -> None:
-        """What is gone from the source stays, since something may use it: unless it stood in the way of a method of
-        a base class, or a change is taken back."""
+        """Note that what is gone from the source stays, since something may use it: unless it stood in the way of a
+        method of a base class, or a change is taken back."""
         outer = definition.outer
         if outer is None or definition.in_function:
             return
@@ -177,7 +178,7 @@ class Patch:
                 _delete(holder, name)
 
     def _object(self, definition: Definition, version: Version, space: dict[str, Any], holder: Any) -> Any:
-        """What a definition makes: the object of before, if it was there once."""
+        """Return what a definition makes: the object of before, if it was there once."""
         name = definition.variable
         kept = self._made.get((id(holder), name, _content(definition)), _MISSING)
         if kept is not _MISSING:
@@ -186,7 +187,8 @@ class Patch:
 
 
 def changed(old: Version, new: Version) -> list[Definition]:
-    """The functions that do something else in the new version, new ones included; as the new version has them."""
+    """Return the functions that do something else in the new version, new ones included; as the new version has
+    them."""
     pairs = pairs_of(old.definitions, new.definitions)
     found = [b for a, b in pairs if b.outer is not None and not b.is_class and _content(a) != _content(b)]
     known = {b for _, b in pairs}
@@ -231,12 +233,12 @@ def living(kind: type) -> Iterator[Any]:
 
 
 def functions_of(filename: str) -> list[FunctionType]:
-    """The living functions of a file."""
+    """Return the living functions of a file."""
     return [thing for thing in living(FunctionType) if thing.__code__.co_filename == filename]
 
 
 def namespaces(filename: str) -> Iterator[dict[str, Any]]:
-    """The namespaces of the modules that a file has made: itself and, run as a program, `__main__`."""
+    """Yield the namespaces of the modules that a file has made: itself and, run as a program, `__main__`."""
     modules = [module for module in list(sys.modules.values()) if getattr(module, "__dict__", None) is not None]
     left = {id(vars(module)): vars(module) for module in modules}
     own = [space for space in left.values() if _made_from(space.get("__file__"), filename)]
@@ -253,7 +255,7 @@ def _made_from(file: Any, filename: str) -> bool:
 
 
 def _other_spaces(space: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The namespaces of the program's other modules, which may have imported a name."""
+    """Yield the namespaces of the program's other modules, which may have imported a name."""
     for module in list(sys.modules.values()):
         other = getattr(module, "__dict__", None)
         if other is not None and other is not space and not is_library(str(other.get("__file__") or sys.base_prefix)):
@@ -261,7 +263,7 @@ def _other_spaces(space: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def class_in(space: dict[str, Any], path: str) -> type | None:
-    """The class of a module under its dotted path, where the class that it names was made there."""
+    """Return the class of a module under its dotted path, where the class that it names was made there."""
     found: Any = space.get(path.partition(".")[0])
     for name in path.split(".")[1:]:
         found = getattr(found, name, None)
@@ -292,7 +294,7 @@ def _delete(holder: Any, name: str) -> None:
 
 
 def _add_names(space: dict[str, Any], before: Version, after: Version) -> None:
-    """Imports that were not there, and constants that have a new name."""
+    """Take in imports that were not there, and constants that have a new name."""
     known = {said for said, _ in before.module.imports}
     added = [statement for said, statement in after.module.imports if said not in known]
     for statement in (*added, *new_constants(before, after)):
@@ -302,7 +304,7 @@ def _add_names(space: dict[str, Any], before: Version, after: Version) -> None:
 
 
 def new_constants(before: Version, after: Version) -> list[ast.stmt]:
-    """The statements that give a constant to a name that the file did not have: they add, and change nothing."""
+    """Return the statements that give a constant to a name that the file did not have: they add, and change nothing."""
     known = {said for said, _ in before.module.loose}
     taken = {node.id for node in ast.walk(before.module.node) if isinstance(node, ast.Name)}
     found: list[ast.stmt] = []
@@ -343,7 +345,8 @@ def _made_by(node: Any, definition: Definition, version: Version, space: dict[st
 
 
 def _passing(real: type, caught: dict[str, Any]) -> type:
-    """A metaclass for a class that is there for a moment: its body sees what the real class has, and is caught."""
+    """Return a metaclass for a class that is there for a moment: its body sees what the real class has, and is
+    caught."""
 
     def prepare(name: str, bases: Any, **kwargs: Any) -> dict[str, Any]:
         return dict(vars(real))
@@ -364,14 +367,14 @@ def _belong(function: FunctionType, real: type) -> None:
 
 
 def _functions_in(made: Any) -> Iterable[FunctionType]:
-    """The functions in a method, property, static or class method."""
+    """Return the functions in a method, property, static or class method."""
     parts = [made, getattr(made, "__func__", None), getattr(made, "__wrapped__", None)]
     parts += [getattr(made, name, None) for name in ("fget", "fset", "fdel")]
     return [part for part in parts if isinstance(part, FunctionType)]
 
 
 def _renew_defaults(definition: Definition, version: Version, spaces: list[dict[str, Any]]) -> None:
-    """The default values of a function that has others now."""
+    """Exchange the default values of a function that has others now."""
     code = version.codes[definition.key]
     node: Any = copy(definition.node)
     node.decorator_list = []

@@ -28,7 +28,7 @@ NOTHING = "nothing has changed in the program's files"
 
 
 @dataclass
-class Difference:
+class SourceDifference:
     """What differs between the source that runs and the files.
 
     Attributes:
@@ -52,7 +52,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Place:
+class HoldsFrom:
     """From where on a change holds.
 
     Attributes:
@@ -80,7 +80,7 @@ class Reloader:
         self._stamps: dict[str, tuple[int, int]] = {}
 
     def notice(self, session: Standing) -> str:
-        """That a file has changed since it was read, said once for each change; "" if none has."""
+        """Return that a file has changed since it was read, said once for each change; "" if none has."""
         fresh: list[str] = []
         for filename in list(self.kept.first):
             path = filename.rpartition("#")[0] or filename
@@ -102,14 +102,14 @@ class Reloader:
         return f"{', '.join(names)} {has} changed on disk; the program runs what it read, reload takes the change in"
 
     def _texts(self, session: Standing) -> dict[str, str]:
-        """What the files say on the timeline that the user looks at."""
+        """Return what the files say on the timeline that the user looks at."""
         texts = dict(self.kept.first)
         for code in session.edits.timelines.current.codes:
             texts.update(code.texts)
         return texts
 
     def read_again(self) -> None:
-        """The program is about to start anew, from its files as they are now.
+        """Note that the program is about to start anew, from its files as they are now.
 
         Raises:
             UserError: If a file no longer parses or is gone.
@@ -151,11 +151,11 @@ class Reloader:
     # -- what differs ----------------------------------------------------------------------------------------
 
     def _on_disk_now(self) -> dict[str, str]:
-        """The text on disk of each file that the program has read. Raises UserError."""
+        """Return the text on disk of each file that the program has read. Raises UserError."""
         return {filename: self._on_disk(filename) for filename in list(self.kept.first)}
 
-    def _difference(self, before: dict[str, str], after: dict[str, str]) -> Difference:
-        found = Difference()
+    def _difference(self, before: dict[str, str], after: dict[str, str]) -> SourceDifference:
+        found = SourceDifference()
         for filename in _differing(before, after):
             patch = self._patch(filename, before[filename], after[filename])
             names = [one.name for one in (*changed(patch.old, patch.new), *patch.overrides)]
@@ -181,7 +181,9 @@ class Reloader:
 
     # -- taking it over --------------------------------------------------------------------------------------
 
-    def _in_place(self, session: Standing, difference: Difference, texts: dict[str, str], rude: list[str]) -> list[str]:
+    def _in_place(
+        self, session: Standing, difference: SourceDifference, texts: dict[str, str], rude: list[str]
+    ) -> list[str]:
         place, early = place_of(session, difference)
         if not place.position:
             return self._from_the_start(session, texts)
@@ -195,13 +197,13 @@ class Reloader:
         """Run the program again from its start, with all of the new source."""
         difference = self._difference(self.kept.first, texts)
         said = ["the program runs again from its start, with all of the new source"]
-        session.edits.reload(self._change(difference, Place(0), {}, said, []))
+        session.edits.reload(self._change(difference, HoldsFrom(0), {}, said, []))
         return []
 
     def _change(
         self,
-        difference: Difference,
-        place: Place,
+        difference: SourceDifference,
+        place: HoldsFrom,
         early: dict[str, dict[CodeType, CodeType]],
         said: list[str],
         left: list[str],
@@ -250,7 +252,7 @@ def _not_taken(line: str) -> str:
 
 
 def read(filename: str) -> str:
-    """The text of a Python file. Raises UserError."""
+    """Return the text of a Python file. Raises UserError."""
     try:
         return decode_source(Path(filename).read_bytes())
     except FileNotFoundError:
@@ -261,7 +263,7 @@ def read(filename: str) -> str:
 
 
 def short(filename: str) -> str:
-    """A file as one says it: its name, `lesson.ipynb cell 3` for a cell of a notebook."""
+    """Return a file as one says it: its name, `lesson.ipynb cell 3` for a cell of a notebook."""
     name, _, cell = os.path.basename(filename).partition("#")
     return f"{name} cell {cell}" if cell else name
 
@@ -272,8 +274,8 @@ def _question(session: Standing, rude: list[str]) -> str:
     return "\n".join([*rude, f"only a run from the program's start takes that over ({tape}). Run it again? [y/N] "])
 
 
-def _taken(session: Standing, difference: Difference, place: Place) -> str:
-    """What is taken over, and how."""
+def _taken(session: Standing, difference: SourceDifference, place: HoldsFrom) -> str:
+    """Return what is taken over, and how."""
     names = ", ".join(dict.fromkeys(difference.names)) or "new names at the level of the module"
     if place.call:
         how = f"replayed from the entry of {place.call}"
@@ -288,7 +290,7 @@ def _taken(session: Standing, difference: Difference, place: Place) -> str:
 
 
 def rude_changes(patch: Patch) -> list[str]:
-    """What only a run from the start can take over: what stands in modules and classes, constructors in use."""
+    """Return what only a run from the start can take over: what stands in modules and classes, constructors in use."""
     old, new = patch.old, patch.new
     added = {id(statement) for statement in new_constants(old, new)}
     found = _loose_changes(old.module, new.module, added, new, "module level")
@@ -340,7 +342,7 @@ def _instances(filename: str, path: str) -> int:
 # -- from where on ---------------------------------------------------------------------------------------------
 
 
-def place_of(session: Standing, difference: Difference) -> tuple[Place, dict[str, dict[CodeType, CodeType]]]:
+def place_of(session: Standing, difference: SourceDifference) -> tuple[HoldsFrom, dict[str, dict[CodeType, CodeType]]]:
     """From where on a change holds, and what of it from the start: definitions that lie ahead of a module that is
     still being run."""
     tape, cursor = session.tape, session.cursor
@@ -349,27 +351,29 @@ def place_of(session: Standing, difference: Difference) -> tuple[Place, dict[str
     if at_end and session.failure is not None:
         path = _failed_path(tape, session.failure)
     early, ahead = _early(path, difference)
-    places = [Place(len(tape) if at_end else cursor)]
+    places = [HoldsFrom(len(tape) if at_end else cursor)]
     part = tape.pass_at(cursor)
     over = at_end and session.failure is not None and part is not None and part.error is not session.failure
     if part is not None and part.kind == GRADIENT_PASS and path and not over:
-        places.append(Place(part.start, True, part.title))
-    places += [Place(start, False, "the compiled function") for start, end in tape.compiled if start <= cursor < end]
+        places.append(HoldsFrom(part.start, True, part.title))
+    places += [
+        HoldsFrom(start, False, "the compiled function") for start, end in tape.compiled if start <= cursor < end
+    ]
     running = _running(path, difference, ahead)
     if running is not None:
-        places.append(Place(_entry(session, running), False, running.code.co_qualname))
+        places.append(HoldsFrom(_entry(session, running), False, running.code.co_qualname))
     return min(places, key=lambda place: (place.position, not place.entering)), early
 
 
 def _path(tape: Tape, cursor: int) -> list[tuple[Activation, int]]:
-    """The calls that are running at an op, outermost first, and where in each the next one is called."""
+    """Return the calls that are running at an op, outermost first, and where in each the next one is called."""
     op = tape.ops[min(cursor, len(tape) - 1)]
     calls = [] if op.scope is None else op.scope.path()
     return list(zip(calls, [*(call.lasti for call in calls[1:]), op.lasti]))
 
 
 def _failed_path(tape: Tape, error: BaseException) -> list[tuple[Activation, int]]:
-    """The calls that were running when the program failed and had made ops before."""
+    """Return the calls that were running when the program failed and had made ops before."""
     step, failed = error.__traceback__, []
     while step is not None:
         failed.append((step.tb_frame.f_code, step.tb_lasti))
@@ -387,7 +391,7 @@ def _failed_path(tape: Tape, error: BaseException) -> list[tuple[Activation, int
 
 
 def _early(
-    path: list[tuple[Activation, int]], difference: Difference
+    path: list[tuple[Activation, int]], difference: SourceDifference
 ) -> tuple[dict[str, dict[CodeType, CodeType]], set[tuple[str, Key]]]:
     """Functions of a module that is still being run, which it has not made yet: they are made of the new source."""
     early: dict[str, dict[CodeType, CodeType]] = {}
@@ -407,10 +411,10 @@ def _early(
 
 
 def _running(
-    path: list[tuple[Activation, int]], difference: Difference, ahead: set[tuple[str, Key]]
+    path: list[tuple[Activation, int]], difference: SourceDifference, ahead: set[tuple[str, Key]]
 ) -> Activation | None:
-    """The outermost call that is running and does something else in the new source, or would make a function of the
-    old one."""
+    """Return the outermost call that is running and does something else in the new source, or would make a function of
+    the old one."""
     for call, lasti in path:
         patch = _patch_of(call, difference)
         if patch is None or call.code.co_name == "<module>":
@@ -428,7 +432,7 @@ def _running(
 
 
 def _inside(old: Definition, new: Definition) -> list[tuple[Definition, Definition]]:
-    """The definitions inside of two versions of a function that does the same in both."""
+    """Return the definitions inside of two versions of a function that does the same in both."""
     found = list(zip(old.inner, new.inner))
     return [*found, *(pair for a, b in found for pair in _inside(a, b))]
 
@@ -442,12 +446,12 @@ def _is_made_later(old: Definition, new: Definition, line: int, patch: Patch) ->
     return old.looped or old.lines[0] >= line or not free
 
 
-def _patch_of(call: Activation, difference: Difference) -> Patch | None:
+def _patch_of(call: Activation, difference: SourceDifference) -> Patch | None:
     return next((patch for patch in difference.patches if patch.old.filename == call.code.co_filename), None)
 
 
 def _entry(session: Standing, call: Activation) -> int:
-    """The first op of a call that is running at the cursor."""
+    """Return the first op of a call that is running at the cursor."""
     tape = session.tape
     joints = set()
     timeline = session.edits.timelines.current

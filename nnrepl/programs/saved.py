@@ -39,7 +39,7 @@ from nnrepl.record.recorder import Recorder
 from nnrepl.record.vjp import Rule
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import UserError
-from nnrepl.session.session import END_OF_TAPE, Session
+from nnrepl.session.session import END_OF_TAPE, TapeSession
 from nnrepl.tape import (
     KEPT,
     LEAF_KINDS,
@@ -92,12 +92,12 @@ class Facts:
 
 
 def find(path: str) -> str:
-    """The file that a user means: `.safetensors` may be left out."""
+    """Return the file that a user means: `.safetensors` may be left out."""
     return path + SUFFIX if not path.endswith(SUFFIX) and not os.path.exists(path) else path
 
 
-def open_session(path: str) -> tuple[Session, Facts]:
-    """A session on a saved tape.
+def open_session(path: str) -> tuple[TapeSession, Facts]:
+    """Return a session on a saved tape.
 
     Raises:
         UserError: If the file cannot be read, is damaged, or holds no tape.
@@ -110,7 +110,7 @@ def open_session(path: str) -> tuple[Session, Facts]:
     try:
         document = json.loads(unpacked(header.metadata))
         timelines, facts = _Reader(header, document).read()
-        session = Session(timelines.current.tape, timelines.current.names)
+        session = TapeSession(timelines.current.tape, timelines.current.names)
     except (Damaged, ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError):
         raise UserError(f"{path} is damaged: what it says of its tape does not hold together") from None
     session.changes.timelines = timelines
@@ -129,7 +129,11 @@ class _NoProgram:
         """Refuses. Raises UserError."""
         raise UserError(self._refusal)
 
-    def again(self, run: Run) -> tuple[Tape, ProgramNames]:
+    def reaches(self, position: int) -> bool:
+        """Return true: it is for `again` to refuse."""
+        return True
+
+    def again(self, run: Run, codes: object, things: object = ()) -> tuple[Tape, ProgramNames]:
         """Refuses. Raises UserError."""
         raise UserError(self._refusal)
 
@@ -176,7 +180,7 @@ class _Reader:
         return timelines, facts
 
     def value(self, number: Any) -> Value:
-        """The value with a number."""
+        """Return the value with a number."""
         return self.values[as_number(number, len(self.values))]
 
     def _all(self, numbers: Any) -> tuple[Value, ...]:
@@ -225,7 +229,7 @@ class _Reader:
         return SavedValue(None, 0, held) if of is None else SavedGradient(cast(Op, None), 0, held, of)
 
     def _held(self, row: dict[str, Any], arrays: dict[str, mx.array], sums: dict[str, int]) -> mx.array | None:
-        """The tensor of a value, of which the numbers are read when they are looked at."""
+        """Return the tensor of a value, of which the numbers are read when they are looked at."""
         if "tensor" not in row:
             return None
         name, dtype = row["tensor"], _DTYPES[row["dtype"]]
@@ -305,7 +309,7 @@ class _Reader:
         return (Rule(of, inputs, wanted, outputs, continued),)
 
     def _meet(self, value: Value, tape: Tape) -> None:
-        """A leaf lies on the first tape that speaks of it."""
+        """Note that a leaf lies on the first tape that speaks of it."""
         if isinstance(value, SavedLeaf) and value not in self._met:
             self._met.add(value)
             value.lie_on(tape)
@@ -352,7 +356,7 @@ class _Reader:
         demand(all(hasattr(op, "part") for op in tape.ops))
 
     def _part(self, part: Pass, row: dict[str, Any]) -> None:
-        """What a file says of a pass, or of what happened inside of a call."""
+        """Read what a file says of a pass, or of what happened inside of a call."""
         tape = part.tape
         start, end, backward = row["range"]
         demand(part.kind in (SETUP_PASS, GRADIENT_PASS, UPDATE_PASS, RUN_PASS))
@@ -433,13 +437,13 @@ def _counted(tape: Tape) -> list[int]:
 
 
 def _code_change(said: Any, length: int) -> CodeChange:
-    """A change of the program's source that only says what it was."""
+    """Return a change of the program's source that only says what it was."""
     lines = tuple(as_text(line) for line in said["said"])
     return recalled(as_text(said["text"]), lines, as_number(said["position"], length + 1))
 
 
 def _exception(said: Any) -> BaseException:
-    """An exception of the program's that only says what it said."""
+    """Return an exception of the program's that only says what it said."""
     name, text = said
     made: BaseException = type(as_word(name), (Exception,), {"__module__": "builtins"})(as_text(text, True))
     return made

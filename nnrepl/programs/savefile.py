@@ -20,7 +20,7 @@ _HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u20
 
 
 def harmless(text: str, several_lines: bool = False) -> str:
-    """A text without control codes, which could do things to a reader's terminal."""
+    """Return a text without control codes, which could do things to a reader's terminal."""
     clean = _HARMFUL.sub("\ufffd", text)
     return clean if several_lines else clean.replace("\n", "\ufffd").replace("\t", " ")
 
@@ -44,7 +44,7 @@ def write(path: str, arrays: dict[str, mx.array], text: str) -> int:
 
 
 def packed(text: str) -> dict[str, str]:
-    """The JSON as the metadata hold it: as it is, or compressed where it would not fit into a header."""
+    """Return the JSON as the metadata hold it: as it is, or compressed where it would not fit into a header."""
     data = text.encode()
     checksum = str(zlib.crc32(data))
     if len(data) <= _LONG:
@@ -53,7 +53,7 @@ def packed(text: str) -> dict[str, str]:
 
 
 def unpacked(metadata: dict[str, str]) -> str:
-    """The JSON in the metadata of a file. Raises ValueError if it is damaged, KeyError if there is none."""
+    """Return the JSON in the metadata of a file. Raises ValueError if it is damaged, KeyError if there is none."""
     if "tape.zlib" in metadata:
         stream = zlib.decompressobj()
         try:

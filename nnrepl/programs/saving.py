@@ -22,7 +22,7 @@ from nnrepl.programs.arrays import SUFFIX
 from nnrepl.programs.bound import BoundRows
 from nnrepl.programs.savefile import check_target, harmless, write
 from nnrepl.programs.standins import class_name
-from nnrepl.programs.whereabouts import AROUND, Files, Owners
+from nnrepl.programs.whereabouts import AROUND, CodeFiles, Owners
 from nnrepl.record import segments as sources
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module, is_optimizer
@@ -34,7 +34,7 @@ from nnrepl.tape import Activation, BackwardOp, Op, Pass, Tape, Value
 from nnrepl.timeline.timelines import Timeline
 
 if TYPE_CHECKING:
-    from nnrepl.session.session import Session
+    from nnrepl.session.session import TapeSession
 
 _BATCH = 256
 
@@ -59,7 +59,7 @@ class Saved:
     size: int
 
 
-def save(session: Session, name: str, everything: bool = False) -> Saved:
+def save(session: TapeSession, name: str, everything: bool = False) -> Saved:
     """Write the tape, with all its timelines, into a file; a file of that name is replaced when the new one is
     complete, never before.
 
@@ -92,7 +92,7 @@ def save(session: Session, name: str, everything: bool = False) -> Saved:
 
 
 def _arrays(values: list[Value]) -> tuple[dict[str, mx.array], dict[Value, tuple[str, int]]]:
-    """The tensors to write, and for each value that has its numbers which one is its own, with a checksum. A
+    """Return the tensors to write, and for each value that has its numbers which one is its own, with a checksum. A
     leaf that goes on with an older value's numbers shares them."""
     having = [value for value in values if value.evaluated]
     twins = _twins(having)
@@ -113,7 +113,7 @@ def _arrays(values: list[Value]) -> tuple[dict[str, mx.array], dict[Value, tuple
 
 
 def _twins(having: list[Value]) -> dict[Value, Value]:
-    """The leaves whose numbers are those of the value that they came from."""
+    """Return the leaves whose numbers are those of the value that they came from."""
     pairs = [
         (value, value.origin)
         for value in having
@@ -139,7 +139,7 @@ class Tables:
 
     def __init__(self) -> None:
         self.values: dict[Value, int] = {}
-        self._files = Files()
+        self._files = CodeFiles()
         self._owners = Owners()
         self._bound = BoundRows(self)
         self._scopes: dict[Activation, int] = {}
@@ -149,7 +149,7 @@ class Tables:
         self._made: set[Value] = set()
 
     def document(
-        self, session: Session, timelines: dict[str, Any], stored: dict[Value, tuple[str, int]]
+        self, session: TapeSession, timelines: dict[str, Any], stored: dict[Value, tuple[str, int]]
     ) -> dict[str, Any]:
         """Everything but the arrays."""
         return {
@@ -173,7 +173,7 @@ class Tables:
 
     # -- timelines and tapes -------------------------------------------------------------------------------
 
-    def timelines(self, session: Session) -> dict[str, Any]:
+    def timelines(self, session: TapeSession) -> dict[str, Any]:
         """All timelines, each with its tape."""
         every = list(session.changes.timelines)
         current = session.changes.timelines.current
@@ -225,7 +225,7 @@ class Tables:
         return row
 
     def _noted(self, op: Op, thing: Any) -> Any:
-        """What is noted of an op: an exception, a value, another op; None where the op says it all."""
+        """Return what is noted of an op: an exception, a value, another op; None where the op says it all."""
         if thing is None:
             return op.position
         if isinstance(thing, BaseException):
@@ -264,7 +264,7 @@ class Tables:
     # -- values --------------------------------------------------------------------------------------------
 
     def value(self, value: Value) -> int:
-        """The number of a value; what it refers to is entered before it."""
+        """Return the number of a value; what it refers to is entered before it."""
         known = self.values.get(value)
         if known is not None:
             return known
@@ -287,7 +287,7 @@ class Tables:
         return value.op is None or value in self._made
 
     def owner(self, module: Any) -> int:
-        """The number of a module of the program."""
+        """Return the number of a module of the program."""
         return self._owners.enter(module)
 
     def _all(self, values: Any) -> list[int]:
@@ -343,7 +343,7 @@ class Tables:
         return self._operations.setdefault(json.dumps(row), len(self._operations))
 
     def argument(self, arg: Any) -> Any:
-        """An argument as JSON: plain things as they are, others as one table that says what they are."""
+        """Return an argument as JSON: plain things as they are, others as one table that says what they are."""
         kind = type(arg)
         if isinstance(arg, Value):
             return {"v": self.value(arg)}
@@ -372,7 +372,7 @@ class Tables:
         return [self.scope(scope), self._files.place(scope.code, lasti, around)]
 
     def scope(self, scope: Activation) -> int:
-        """The number of a call; those that led to it come before it."""
+        """Return the number of a call; those that led to it come before it."""
         missing: list[Activation] = []
         step: Activation | None = scope
         while step is not None and step not in self._scopes:
@@ -399,6 +399,6 @@ def _error(error: BaseException) -> list[str]:
 
 
 def _program(tape: Tape) -> str:
-    """The file of the outermost function."""
+    """Return the file of the outermost function."""
     scope = next((op.scope for op in tape.ops if op.scope is not None), None)
     return "" if scope is None else os.path.basename(sources.locate(scope.path()[0].code, 0).file)

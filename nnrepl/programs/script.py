@@ -19,7 +19,7 @@ from typing import Any
 from nnrepl.programs.cells import Loop
 from nnrepl.programs.display import provide, shown
 from nnrepl.programs.kept import Kept
-from nnrepl.programs.notebook import Notebook, read_notebook
+from nnrepl.programs.notebook import Notebook, is_in_cells, read_notebook
 from nnrepl.programs.reload import read
 from nnrepl.record.segments import register_text
 from nnrepl.replay.world import is_library
@@ -63,7 +63,7 @@ class Script:
         self._code = list(zip(code, texts))
         self.kept = Kept()
         for part, text in self._code:
-            self.kept.keep(part.co_filename, text, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if self._path_names(path) else 0)
+            self.kept.keep(part.co_filename, text, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if is_in_cells(path) else 0)
         self._spec: Any = None
         self._begun = False
         self.loop = Loop()
@@ -77,7 +77,7 @@ class Script:
             self.loop.execute(code, namespace)
 
     def _codes(self) -> Iterator[CodeType]:
-        """What runs, part after part: as it was read, or as it has been reloaded since."""
+        """Yield what runs, part after part: as it was read, or as it has been reloaded since."""
         kept = self.kept
         for code, text in self._code:
             name = code.co_filename
@@ -85,7 +85,7 @@ class Script:
 
     @property
     def arguments(self) -> list[str]:
-        """What it finds in `sys.argv` behind its own name."""
+        """What it finds in `sys.argv` after its own name."""
         return self._argv[1:]
 
     @property
@@ -99,14 +99,14 @@ class Script:
         return Path(self.path).stem if self._spec is None else str(self._spec.name)
 
     def texts(self) -> list[tuple[str, str]]:
-        """The source that runs, part after part, each with what it is called."""
+        """Return the source that runs, part after part, each with what it is called."""
         names = [code.co_filename for code, _ in self._code]
         if len(names) == 1:
             return [(os.path.basename(self.path) or self.title, self.kept.texts[names[0]])]
         return [(f"cell {number}", self.kept.texts[name]) for number, name in enumerate(names, 1)]
 
     def surroundings(self, folder: Path) -> list[str]:
-        """Lines (behind `import sys`) that let a copy of the source in another folder find what the original finds:
+        """Lines (after `import sys`) that let a copy of the source in another folder find what the original finds:
         its arguments, the modules beside it, its package."""
         lines: list[str] = []
         if self._argv[1:]:
@@ -118,10 +118,10 @@ class Script:
         return lines
 
     def on_disk(self, filename: str) -> str:
-        """The text of one of the program's files as it is on disk now. Raises UserError."""
+        """Return the text of one of the program's files as it is on disk now. Raises UserError."""
         if filename == STANDARD_INPUT:
             return self._code[0][1]
-        if not self._path_names(self.path) or "#" not in filename:
+        if not is_in_cells(self.path) or "#" not in filename:
             return read(filename)
         try:
             cells = {cell.filename: cell.text for cell in read_notebook(self.path, known=True).cells}
@@ -148,7 +148,7 @@ class Script:
             module.__dict__.update(
                 __package__=self._spec.parent, __loader__=self._spec.loader, __cached__=self._spec.cached
             )
-        is_notebook = self._path_names(self.path)
+        is_notebook = is_in_cells(self.path)
         provide(is_notebook)
         if is_notebook:
             module.__dict__["display"] = shown
@@ -157,11 +157,6 @@ class Script:
             sys.path[:1] = [self._first_path]
         self._begun = True
         return module
-
-    @staticmethod
-    def _path_names(path: str) -> bool:
-        """Whether the program is a notebook, in which IPython's `display` is known."""
-        return path.endswith(".ipynb")
 
 
 def load_script(path: str, args: list[str]) -> Script:
@@ -177,7 +172,7 @@ def load_script(path: str, args: list[str]) -> Script:
             if not (file / "__main__.py").exists():
                 raise CannotLoad(f"{path} is a directory; name a program in it, such as {file / 'train.py'}")
             first, file = Path(os.path.abspath(path)), file / "__main__.py"
-        if file.suffix == ".ipynb":
+        if is_in_cells(str(file)):
             return _notebook(path, args)
         source = file.read_bytes() if path else b""
     except FileNotFoundError:
@@ -195,8 +190,8 @@ def load_script(path: str, args: list[str]) -> Script:
 
 
 def _member(source: bytes, file: Path) -> tuple[str, Path] | None:
-    """The module that a file is, and the folder of its package, where it imports from beside itself (`from . import`):
-    by itself no Python could run it."""
+    """Return the module that a file is, and the folder of its package, where it imports from beside itself (`from .
+    import`): by itself no Python could run it."""
     try:
         relative = any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(ast.parse(source)))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -216,7 +211,7 @@ def _within_its_package(name: str, folder: Path, args: list[str]) -> Script:
 
 
 def empty_script() -> Script:
-    """A program without a line: all of it is typed at the prompt."""
+    """Return a program without a line: all of it is typed at the prompt."""
     return Script("empty", "", [""], "", [], [])
 
 

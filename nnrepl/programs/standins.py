@@ -27,26 +27,26 @@ def demand(holds: bool) -> None:
 
 
 def as_text(said: Any, several_lines: bool = False) -> str:
-    """A text without control codes."""
+    """Return a text without control codes."""
     demand(isinstance(said, str) and is_harmless(said, several_lines))
     return cast(str, said)
 
 
 def as_number(said: Any, limit: int, least: int = 0) -> int:
-    """A whole number from `least` to below `limit`."""
+    """Return a whole number from `least` to below `limit`."""
     demand(type(said) is int and least <= said < limit)
     return cast(int, said)
 
 
 def as_word(said: Any) -> str:
-    """The name of a class."""
+    """Return the name of a class."""
     name = as_text(said)
     demand(name.isidentifier() and len(name) < 200)
     return name
 
 
 def class_name(kind: type) -> str:
-    """The name of a class; one that is made up for a class with an impossible name."""
+    """Return the name of a class; one that is made up for a class with an impossible name."""
     return kind.__name__ if kind.__name__.isidentifier() and len(kind.__name__) < 200 else "Unnamed"
 
 
@@ -71,12 +71,12 @@ class SavedNames(ProgramNames):
         self._given = given
 
     def leaf_of(self, array: Any) -> Value | None:
-        """The leaf that an array object came in as."""
+        """Return the leaf that an array object came in as."""
         known = self.places.get(id(array))
         return known[1] if known is not None and known[0] is array else None
 
     def module(self, op: Op) -> str:
-        """The path of the module whose code made the op."""
+        """Return the path of the module whose code made the op."""
         return self.modules.get(op, "")
 
     def all_names(self, value: Value) -> Any:
@@ -85,11 +85,11 @@ class SavedNames(ProgramNames):
         return iter(known) if known is not None else super().all_names(value)
 
     def enter(self, name: str, versions: list[tuple[int, Value]]) -> None:
-        """The values that answer to a name, with the position from which each does."""
+        """Note the values that answer to a name, with the position from which each does."""
         self._index[name] = versions
 
     def spellings(self) -> list[str]:
-        """The names on the tape."""
+        """Return the names on the tape."""
         return self.known()
 
     def versions(self, name: str) -> list[tuple[int, Value]]:
@@ -98,7 +98,7 @@ class SavedNames(ProgramNames):
         return super().versions(name)
 
     def _catch_up(self, end: int | None = None) -> None:
-        """The tape does not grow."""
+        """Note that the tape does not grow."""
 
 
 class _Saved(Value):
@@ -211,7 +211,7 @@ class SavedCode:
     co_cellvars = ()
 
     def co_positions(self) -> list[sources.Span]:
-        """The piece of source of each (stand-in for an) instruction."""
+        """Return the piece of source of each (stand-in for an) instruction."""
         return self.places
 
 

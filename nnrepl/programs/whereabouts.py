@@ -42,7 +42,7 @@ class Owners:
         return number
 
     def enter(self, owner: Any) -> int:
-        """The number of a module, without its path."""
+        """Return the number of a module, without its path."""
         known = self._numbers.get(id(owner))
         if known is None:
             known = self._numbers[id(owner)] = (owner, len(self.names))
@@ -50,7 +50,7 @@ class Owners:
         return known[1]
 
     def rows(self, argument: Callable[[Any], Any]) -> list[dict[str, Any]]:
-        """What is known of each: whether it is an optimizer, its plain attributes, how it shows itself."""
+        """Return what is known of each: whether it is an optimizer, its plain attributes, how it shows itself."""
         return [self._row(owner, argument) for owner, _ in self._numbers.values()]
 
     @staticmethod
@@ -84,7 +84,7 @@ _LONGEST_SHOWN = 20_000
 _OWN_REPR = ("mlx.nn.layers.base", "nnrepl.programs.standins")
 
 
-class Files:
+class CodeFiles:
     """The code objects, the places in them, and the lines of source around these."""
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class Files:
         self._made_ops: set[str] = set()
 
     def code(self, code: CodeType) -> int:
-        """The number of a code object."""
+        """Return the number of a code object."""
         key = sources.file_of(code), code
         if key not in self._codes:
             self._numbers[key] = len(self._codes)
@@ -105,7 +105,7 @@ class Files:
         return self._numbers[key]
 
     def place(self, code: CodeType, lasti: int, around: int) -> int:
-        """The number of a place in a code object, of which the lines around are kept as well."""
+        """Return the number of a place in a code object, of which the lines around are kept as well."""
         self.code(code)
         key = sources.file_of(code)
         span = sources.span_of(code, lasti)
@@ -116,7 +116,7 @@ class Files:
         return spans.setdefault(span, len(spans))
 
     def codes(self) -> list[dict[str, Any]]:
-        """What the file says of the code objects."""
+        """Return what the file says of the code objects."""
         return [
             {
                 "file": self._files[filename][0],
@@ -135,7 +135,7 @@ class Files:
         ]
 
     def rows(self) -> list[dict[str, Any]]:
-        """What the file says of the source files."""
+        """Return what the file says of the source files."""
         return [self._row(name, known, wanted) for name, (_, known, wanted) in self._files.items()]
 
     def _row(self, name: str, known: Source, wanted: set[int]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ _MOVING = ("mkdir", "rename", "replace")
 _NAMED = 5
 
 
-class Written:
+class WrittenFiles:
     """Which files the program has written."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Written:
         self._runs: Callable[[], bool] = bool
 
     def warning(self) -> str:
-        """What to say before the program runs again; "" if it wrote none."""
+        """Return what to say before the program runs again; "" if it wrote none."""
         for path in _open_files():  # a database, say, which opens its file itself
             if path not in self._before:
                 self._paths[path] = None
@@ -86,7 +86,7 @@ def _always(*_: Any, **__: Any) -> bool:
 
 
 def _open_files() -> list[str]:
-    """The files that this process has open for writing, where the system tells (Linux)."""
+    """Return the files that this process has open for writing, where the system tells (Linux)."""
     found = []
     for number in _entries("/proc/self/fd"):
         try:

@@ -79,7 +79,7 @@ class _Accounts:
                     yield f"{leaf.name} was computed from {source.name} by something that was not recorded"
 
     def _first_of(self, wanted: set[str], start: str) -> Value | None:
-        """The first of the wanted nodes that lead to a node."""
+        """Return the first of the wanted nodes that lead to a node."""
         pending = [start]
         seen: set[str] = set()
         while pending:
@@ -113,7 +113,7 @@ def _differentiated(ops: list[Op]) -> set[Value]:
 
 
 def drawn_keys(op: Op) -> Iterator[DrawnKey]:
-    """The keys that an op drew from the global random state."""
+    """Yield the keys that an op drew from the global random state."""
     for arg in (*op.args, *op.kwargs.values()):
         if isinstance(arg, DrawnKey):
             yield arg

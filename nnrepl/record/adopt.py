@@ -10,8 +10,10 @@ import mlx.core as mx
 
 from nnrepl.record.dot import read_graph
 from nnrepl.record.frame_variables import first_argument, variables_of
+from nnrepl.record.leavings import taken
 from nnrepl.record.objects import object_of
-from nnrepl.record.stack import is_module
+from nnrepl.record.segments import is_library
+from nnrepl.record.stack import is_module, is_optimizer
 from nnrepl.tape import Hole, Value, is_evaluated
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ def adopt(recorder: Recorder, array: mx.array, frame: FrameType) -> Value:
     """
     if array is _RANDOM_STATE[0]:
         return recorder.leaf(array, "constant", "random state")
+    left = taken(recorder, array)
+    if left is not None:
+        return left
     if recorder.inside is not None and not is_evaluated(array):  # it may be a tracer: MLX's graph tells nothing there
         return recorder.leaf(array, "captured", parameter_path(array, frame) or _variable(array, frame))
     if recorder.native_until:
@@ -70,13 +75,13 @@ def _from_native(recorder: Recorder, array: mx.array, frame: FrameType) -> Value
     path = parameter_path(array, frame)
     if path is not None:
         return recorder.leaf(array, "parameter", path)
-    return recorder.leaf(array, "captured", _variable(array, frame))
+    return recorder.leaf(array, "captured", _state_path(array, frame) or _variable(array, frame))
 
 
 def computed_from(recorder: Recorder, array: mx.array, since: int = 0) -> tuple[Value | None, bool]:
-    """A recorded value that an unevaluated array depends on in MLX's own lazy graph, if there is one, and whether
-    the array is that very value. What came in from outside does not count, unless it is being differentiated: the
-    array may have been made of it before the recording began."""
+    """Return a recorded value that an unevaluated array depends on in MLX's own lazy graph, if there is one, and
+    whether the array is that very value. What came in from outside does not count, unless it is being differentiated:
+    the array may have been made of it before the recording began."""
     if is_evaluated(array):
         return None, False
     wrt = recorder.part.wrt if recorder.differentiating and recorder.part is not None else ()
@@ -104,7 +109,7 @@ def computed_from(recorder: Recorder, array: mx.array, since: int = 0) -> tuple[
 
 
 def _from_before(recorder: Recorder, since: int) -> list[mx.array]:
-    """The lazy arrays of the program's that stand for what had been made before a position of the tape."""
+    """Return the lazy arrays of the program's that stand for what had been made before a position of the tape."""
     found = []
     for key, value in recorder.live.copy().items():
         if value.op is None or value.op.position < since:
@@ -115,7 +120,7 @@ def _from_before(recorder: Recorder, since: int) -> list[mx.array]:
 
 
 def parameter_path(array: mx.array, frame: FrameType | None) -> str | None:
-    """The path of `array` in the outermost Module on the stack that holds it."""
+    """Return the path of `array` in the outermost Module on the stack that holds it."""
     found = None
     while frame is not None:
         owner = first_argument(frame)
@@ -125,8 +130,36 @@ def parameter_path(array: mx.array, frame: FrameType | None) -> str | None:
     return found
 
 
+def _state_path(array: mx.array, frame: FrameType) -> str | None:
+    """Where the state of the optimizer that is updating holds an array: `layers.0.weight.m`, `opt.step`."""
+    below: FrameType | None = frame
+    while below is not None:
+        owner = first_argument(below)
+        if is_optimizer(owner):
+            path = path_in(owner.state, array)
+            if path is None or "." in path:
+                return path
+            name = _holding(owner, below)
+            return path if name is None else f"{name}.{path}"
+        below = below.f_back
+    return None
+
+
+def _holding(thing: Any, frame: FrameType | None) -> str | None:
+    """Return the variable of the program's that holds an object, from a call outwards."""
+    while frame is not None:
+        own = str(frame.f_globals.get("__name__")).startswith("nnrepl.")
+        if not own and not is_library(frame.f_code.co_filename):
+            for scope in (frame.f_locals, frame.f_globals):
+                name = next((name for name, held in list(scope.items()) if held is thing), None)
+                if name is not None:
+                    return name
+        frame = frame.f_back
+    return None
+
+
 def path_in(tree: Any, array: mx.array, prefix: str = "") -> str | None:
-    """The dotted path at which a tree of dicts and lists (a Module is a dict) holds this very object."""
+    """Return the dotted path at which a tree of dicts and lists (a Module is a dict) holds this very object."""
     if isinstance(tree, dict):
         items: Any = dict.items(tree)
     elif isinstance(tree, (list, tuple)):
@@ -144,7 +177,7 @@ def path_in(tree: Any, array: mx.array, prefix: str = "") -> str | None:
 
 
 def _variable(array: mx.array, frame: FrameType | None) -> str | None:
-    """The name of a variable that holds this very object, from the innermost call outwards."""
+    """Return the name of a variable that holds this very object, from the innermost call outwards."""
     while frame is not None:
         own = str(frame.f_globals.get("__name__")).startswith("nnrepl.")
         local = frame.f_locals if not own and variables_of(frame.f_code) else frame.f_globals

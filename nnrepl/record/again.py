@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record.caller import Caller
-from nnrepl.record.opaque import set_random_state
+from nnrepl.record.quiet import set_random_state
 from nnrepl.record.region import Region
 from nnrepl.record.vjp import Rule
 from nnrepl.tape import Activation, BackwardOp, Bindings, DrawnKey, Gradient, Inside, Leaf, Op, Pass, Tangent, Value
@@ -99,7 +99,7 @@ class InsideAgain:
             self._notes.calls[new] = self._parts[self._notes.calls[old]]
 
     def _value(self, op: Op, old: Value) -> Value:
-        """What stands for a value, not computed: it has the same shape."""
+        """Return what stands for a value, not computed: it has the same shape."""
         image = self._repetition.image
         if old.gradient_of is not None:
             new: Value = Gradient(op, old.slot, None, image(old.gradient_of))
@@ -194,7 +194,8 @@ class InsideFollowed:
         return self._parts[old]
 
     def _variables(self, before: int, now: int, count: int) -> None:
-        """What the variables of the calls inside held, from a position of the tape before, holds from one of this."""
+        """Note that what the variables of the calls inside held, from a position of the tape before, holds from one of
+        this."""
         old, new = self._bindings, self._recorder.tape.bindings
         for position, scope, name, thing in old.log[old.first_from(before) :]:
             if position > before + count:

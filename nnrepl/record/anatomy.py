@@ -67,7 +67,7 @@ class Group:
 
 
 def anatomy(op: Op, slots: tuple[int, ...], inputs: Sequence[Value]) -> tuple[Group, ...]:
-    """The groups of outputs of `op`.
+    """Return the groups of outputs of `op`.
 
     Args:
         op: A recorded op.
@@ -84,6 +84,8 @@ def anatomy(op: Op, slots: tuple[int, ...], inputs: Sequence[Value]) -> tuple[Gr
         known = _KNOWN.get(key)
     except TypeError:  # an argument that cannot be hashed: looked at anew each time
         return _dissect(op, slots, inputs)
+    # Drawing MLX's graph costs many times what the op does: each kind of call (operation, shapes, dtypes, constants)
+    # is drawn once. What only counts up (a key, an array of numbers from outside) is no part of the kind.
     if known is None:
         known = _KNOWN[key] = _dissect(op, slots, inputs)
     return known
@@ -93,7 +95,8 @@ _KNOWN: dict[Any, tuple[Group, ...]] = {}
 
 
 def of_call(op: Op, forced: bool, taken: list[mx.array]) -> tuple[Group, ...]:
-    """The groups of a call that MLX has just run by itself; the numbers of their inputs are places in `op.inputs`.
+    """Return the groups of a call that MLX has just run by itself; the numbers of their inputs are places in
+    `op.inputs`.
 
     They are read while MLX's graph of the call is there: when one of the results is evaluated, it is gone.
 
@@ -109,7 +112,7 @@ def of_call(op: Op, forced: bool, taken: list[mx.array]) -> tuple[Group, ...]:
 
 
 def _renumbered(group: Group, slots: tuple[int, ...]) -> Group:
-    """A group whose inputs are counted otherwise: number k is `slots[k]` now."""
+    """Return a group whose inputs are counted otherwise: number k is `slots[k]` now."""
     if slots == tuple(range(len(slots))):
         return group
     uses: Counter[int] = Counter()
@@ -131,7 +134,7 @@ def _renumbered(group: Group, slots: tuple[int, ...]) -> Group:
 
 
 def _in_one_go(outputs: int, slots: tuple[int, ...]) -> Group:
-    """A call with a backward pass of its own: one node of MLX's graph, which takes its inputs in order."""
+    """Return a call with a backward pass of its own: one node of MLX's graph, which takes its inputs in order."""
     taps = tuple(dict.fromkeys(slots))
     walk = (*(Touch(slot) for slot in taps), Touch(-1, taps))
     uses = dict.fromkeys(taps, 1)
@@ -162,7 +165,7 @@ def _freeze(part: Any) -> Any:
 
 
 def stand_in(shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
-    """An array of a given shape and dtype that takes no memory and is never evaluated."""
+    """Return an array of a given shape and dtype that takes no memory and is never evaluated."""
     return _broadcast_to(construct(0, dtype), shape)
 
 
@@ -200,7 +203,7 @@ def graph(outputs: dict[str, mx.array], inputs: dict[str, mx.array]) -> list[str
 
 
 def _dissect(op: Op, slots: tuple[int, ...], inputs: Sequence[Value]) -> tuple[Group, ...]:
-    """The groups of an op, from a call of its own on stand-ins."""
+    """Return the groups of an op, from a call of its own on stand-ins."""
     stands = [stand_in(value.shape, value.dtype) for value in inputs]
     index = dict(zip(op.inputs, slots, strict=True))
     return _groups(op.compute(lambda value: stands[index[value]]), stands)
@@ -222,6 +225,10 @@ def _groups(outputs: list[mx.array], inputs: list[mx.array]) -> tuple[Group, ...
             groups.append(replace(_group(_named(outputs, (k,)), leaves), stopped=True))
         else:
             families.setdefault(maker, []).append(k)
+    alone = [family for maker, family in families.items() if not _reaches(maker, made_by, leaves)]
+    if alone:  # zeros, where no gradient flows inside: they do not belong with the others
+        groups += [_group(_named(outputs, family), leaves) for family in alone]
+        families = {maker: family for maker, family in families.items() if family not in alone}
     if len(families) > 1 and _share(list(families), made_by):
         return (_merged(outputs, sorted(k for family in families.values() for k in family), leaves), *groups)
     return (*(_group(_named(outputs, family), leaves) for family in families.values()), *groups)
@@ -252,6 +259,7 @@ def _group(outputs: dict[str, mx.array], leaves: dict[str, mx.array]) -> Group:
     tapping = [step for step in walk if step.taps]
     visits = [at for at, step in enumerate(walk) if step.visit >= 0]
     tapped = {slot: [at for at, step in enumerate(walk) if slot in step.taps] for slot in uses}
+    # A tap after the last visit: no gradient of another op can come between it and the next, so MLX adds them in a row.
     last_visit = max((at for at, step in enumerate(walk) if step.visit >= 0), default=-1)
     return Group(
         outputs=tuple(int(name[1:]) for name in outputs),
@@ -267,7 +275,7 @@ def _group(outputs: dict[str, mx.array], leaves: dict[str, mx.array]) -> Group:
 
 
 def _unmade(output: int, array: mx.array, inputs: list[mx.array]) -> Group:
-    """An output that no primitive makes: it is one of the inputs, or a constant."""
+    """Return an output that no primitive makes: it is one of the inputs, or a constant."""
     slot = next((slot for slot, stand in enumerate(inputs) if is_node(array, stand)), -1)
     taps = () if slot < 0 else (slot,)
     return Group((output,), slot, slot < 0, (), taps, dict.fromkeys(taps, 1), False, frozenset())
@@ -275,22 +283,34 @@ def _unmade(output: int, array: mx.array, inputs: list[mx.array]) -> Group:
 
 def is_node(array: mx.array, other: mx.array) -> bool:
     """Whether two Python objects are the same node of MLX's graph: of two names, only one is drawn then."""
+    # MLX names a node once (`export_to_dot` in mlx/graph_utils.cpp): of two names for one, the first is not drawn.
     dot = io.StringIO()
     _export_to_dot(dot, a=array, b=other)
     return '"a"' not in dot.getvalue()
+
+
+def _behind(root: Primitive, made_by: dict[str, Primitive]) -> set[Primitive]:
+    """Return a primitive and all that lies before it."""
+    reached: set[Primitive] = set()
+    pending = [root]
+    while pending:
+        step = pending.pop()
+        if step not in reached:
+            reached.add(step)
+            pending.extend(made_by[name] for name in step.inputs if name in made_by)
+    return reached
+
+
+def _reaches(root: Primitive, made_by: dict[str, Primitive], leaves: dict[str, mx.array]) -> bool:
+    """Whether any of the leaves lies before a primitive."""
+    return any(name in leaves for step in _behind(root, made_by) for name in step.inputs)
 
 
 def _share(roots: list[Primitive], made_by: dict[str, Primitive]) -> bool:
     """Whether primitives that make different outputs have primitives before them in common."""
     seen: set[Primitive] = set()
     for root in roots:
-        reached: set[Primitive] = set()
-        pending = [root]
-        while pending:
-            step = pending.pop()
-            if step not in reached:
-                reached.add(step)
-                pending.extend(made_by[name] for name in step.inputs if name in made_by)
+        reached = _behind(root, made_by)
         if seen & reached:
             return True
         seen |= reached

@@ -18,12 +18,14 @@ _ROWS, _ELEMENTS = 512, 1 << 21
 """Values that are asked together, and their elements."""
 _SMALL, _TOGETHER = 2**12, 2**20
 """Elements of a tensor that is laid beside others, and of all that are laid side by side."""
+PIECE = 1 << 24
+"""Elements of one tensor that are looked at together: the numbers in between take several times their memory."""
 _BLOCK = 512
 """Elements that are added up in one go."""
 
 
 def batches(pairs: Iterable[T], arrays: Callable[[T], Pair]) -> Iterator[list[T]]:
-    """What is compared in one evaluation: so many that it pays, and no more than can be held."""
+    """Yield what is compared in one evaluation: so many that it pays, and no more than can be held."""
     batch: list[T] = []
     elements = 0
     for pair in pairs:
@@ -37,8 +39,8 @@ def batches(pairs: Iterable[T], arrays: Callable[[T], Pair]) -> Iterator[list[T]
 
 
 def alike(pairs: Sequence[Pair]) -> list[list[int]]:
-    """The numbers of the pairs that can be laid side by side: small ones of one shape and of the same two dtypes.
-    Every other pair stands alone."""
+    """Return the numbers of the pairs that can be laid side by side: small ones of one shape and of the same two
+    dtypes. Every other pair stands alone."""
     groups: list[list[int]] = []
     open_groups: dict[Any, list[int]] = {}
     for number, (a, b) in enumerate(pairs):
@@ -55,7 +57,7 @@ def alike(pairs: Sequence[Pair]) -> list[list[int]]:
 
 
 def side_by_side(pairs: Sequence[Pair], group: Sequence[int]) -> Pair:
-    """The tensors of a group as two, each pair a row of all its elements."""
+    """Return the tensors of a group as two, each pair a row of all its elements."""
     if len(group) == 1:
         a, b = pairs[group[0]]
         return a.reshape(1, -1), b.reshape(1, -1)
@@ -102,7 +104,7 @@ _PLAIN = (mx.float32, mx.int32, mx.uint32, mx.bool_)
 
 
 def _same_by_rows(pairs: Sequence[Pair]) -> list[bool]:
-    """The same, of many tensors that are laid side by side."""
+    """Return the same, of many tensors that are laid side by side."""
     groups = alike(pairs)
     verdicts: list[mx.array] = []
     for group in groups:
@@ -148,8 +150,15 @@ def rows(group: Sequence[Value]) -> mx.array:
     return mx.concatenate([value.array.reshape(-1) for value in group]).reshape(len(group), size)
 
 
+def pieces(array: mx.array) -> Iterator[mx.array]:
+    """Give a large tensor in rows of one piece each, in order."""
+    flat = array.reshape(-1)
+    for start in range(0, array.size, PIECE):
+        yield flat[start : start + PIECE].reshape(1, -1)
+
+
 def totals(array: mx.array) -> mx.array:
-    """The sum of each row. MLX adds float32 one number after the other, which of a hundred million ones makes 16
+    """Return the sum of each row. MLX adds float32 one number after the other, which of a hundred million ones makes 16
     million, and is off in the fourth digit at a million; in blocks, and blocks of blocks, each digit shown is right."""
     while array.shape[1] > _BLOCK:
         whole = array.shape[1] // _BLOCK * _BLOCK
@@ -160,5 +169,5 @@ def totals(array: mx.array) -> mx.array:
 
 
 def total(array: mx.array) -> mx.array:
-    """The sum of all elements, as `totals`."""
+    """Return the sum of all elements, as `totals`."""
     return totals(array.reshape(1, -1))[0]

@@ -28,7 +28,7 @@ _checkpoint, _compile, _value_and_grad, _vmap = mx.checkpoint, mx.compile, mx.va
 
 
 def caller(original: Callable[..., Any]) -> Callable[..., Any]:
-    """The replacement for calling what a transform returned."""
+    """Return the replacement for calling what a transform returned."""
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         recorder = ready()

@@ -61,7 +61,7 @@ class Outside:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TakenPlaces:
     """Places in a tensor that are taken.
 
     Attributes:
@@ -83,7 +83,7 @@ class Place:
 
     @property
     def said(self) -> str:
-        """What places there are, behind the name of the tensor."""
+        """What places there are, after the name of the tensor."""
         shape = tuple(self.table.shape)
         if self.axis is None:
             return f"{shape} holds the matrices 0 to {self.extent - 1}"
@@ -91,7 +91,7 @@ class Place:
 
 
 def outside(ops: Iterable[Op]) -> Outside | None:
-    """The first place outside of its axis that one of `ops` takes, in order. Looks at nothing but the places."""
+    """Return the first place outside of its axis that one of `ops` takes, in order. Looks at nothing but the places."""
     unknown = [op for op in dict.fromkeys([taken.of or taken for taken in ops]) if _is_unknown(op)]
     if _all_inside(unknown):
         for op in unknown:
@@ -139,7 +139,7 @@ def _all_inside(ops: Iterable[Op]) -> bool:
 
 
 def _with_its_numbers(value: Value) -> Value:
-    """The nearest value with the numbers of `value` that has been evaluated, or the furthest one."""
+    """Return the nearest value with the numbers of `value` that has been evaluated, or the furthest one."""
     while not value.evaluated and value.op is not None and value.op.operation.name in _RESHAPING:
         value = value.op.inputs[0]
     return value
@@ -168,8 +168,8 @@ def _numbers(rows: Any) -> Any:
     return rows
 
 
-def places(op: Op) -> Iterator[Place]:
-    """The places that an op takes."""
+def places(op: Op) -> Iterator[TakenPlaces]:
+    """Yield the places that an op takes."""
     if not op.inputs or not op.args or not isinstance(op.args[0], Value):
         return
     for place in places_of(op.operation.name, op.args, op.kwargs):
@@ -177,8 +177,8 @@ def places(op: Op) -> Iterator[Place]:
             yield place
 
 
-def places_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Place]:
-    """The places that a call of an operation takes, whatever stands for its tensors (they have a shape)."""
+def places_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[TakenPlaces]:
+    """Yield the places that a call of an operation takes, whatever stands for its tensors (they have a shape)."""
     table = args[0]
     if name in _ALONG:
         index = args[1] if len(args) > 1 else kwargs.get("indices")
@@ -186,20 +186,20 @@ def places_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iter
         axis = args[at] if len(args) > at else kwargs.get("axis")
         if isinstance(index, (Value, mx.array)):
             if isinstance(axis, int) and table.shape:
-                yield Place(index, table, table.shape[axis], axis % len(table.shape))
+                yield TakenPlaces(index, table, table.shape[axis], axis % len(table.shape))
             elif axis is None:
-                yield Place(index, table, table.size, 0)
+                yield TakenPlaces(index, table, table.size, 0)
     elif name in _GATHERED:
         at = _GATHERED[name]
         for number, (side, table) in enumerate((("lhs_indices", args[0]), ("rhs_indices", args[1]))):
             index = args[at + number] if len(args) > at + number else kwargs.get(side)
             if index is not None and len(table.shape) > 1:
-                yield Place(index, table, prod(table.shape[:-2]), None)
+                yield TakenPlaces(index, table, prod(table.shape[:-2]), None)
     elif name in _BRACKETS and len(args) > 1:
         yield from _in_brackets(args[1], table)
 
 
-def _in_brackets(index: Any, table: Any) -> Iterator[Place]:
+def _in_brackets(index: Any, table: Any) -> Iterator[TakenPlaces]:
     shape = table.shape
     parts = list(index) if isinstance(index, tuple) else [index]
     used = sum(1 for part in parts if part is not None and part is not Ellipsis)
@@ -214,11 +214,11 @@ def _in_brackets(index: Any, table: Any) -> Iterator[Place]:
         if tensor and part.dtype == mx.bool_:
             return
         if axis < len(shape) and (tensor or type(part) is int):
-            yield Place(part, table, shape[axis], axis)
+            yield TakenPlaces(part, table, shape[axis], axis)
         axis += 1
 
 
-def _outside(op: Op, place: Place) -> Outside | None:
+def _outside(op: Op, place: TakenPlaces) -> Outside | None:
     index = place.index
     if isinstance(index, int):
         return None if place.lowest <= index < place.extent else _found(op, "", index, place)
@@ -229,8 +229,8 @@ def _outside(op: Op, place: Place) -> Outside | None:
     return _found(op, f"{index.name}{element or ''} = {number}, but ", number, place)
 
 
-def first_outside(index: mx.array, place: Place) -> tuple[list[int], int] | None:
-    """The first element of `index` that is none of the places that there are: where it stands and what it is."""
+def first_outside(index: mx.array, place: TakenPlaces) -> tuple[list[int], int] | None:
+    """Return the first element of `index` that is none of the places that there are: where it stands and what it is."""
     if not index.size or not mx.issubdtype(index.dtype, mx.integer):
         return None
     array = _flatten(_astype(index, mx.int64))
@@ -246,14 +246,14 @@ def first_outside(index: mx.array, place: Place) -> tuple[list[int], int] | None
     return element, number
 
 
-def _bad(index: mx.array, place: Place) -> mx.array:
+def _bad(index: mx.array, place: TakenPlaces) -> mx.array:
     """Where integers are none of the places that there are."""
     array = _astype(index, mx.int64)
     bad: mx.array = _logical_or(_greater_equal(array, place.extent), _less(array, place.lowest))
     return bad
 
 
-def _found(op: Op, who: str, number: int, place: Place) -> Outside:
+def _found(op: Op, who: str, number: int, place: TakenPlaces) -> Outside:
     does = "writes" if op.operation.name in (*_BRACKETS[1:], "put_along_axis") else "reads"
     axis = "" if place.axis is None else f"axis {place.axis} of "
     said = f"index {number} is out of range: {who}{axis}{place.table.name} {place.said}"
@@ -261,7 +261,7 @@ def _found(op: Op, who: str, number: int, place: Place) -> Outside:
 
 
 def _assigns_nothing(op: Op) -> Outside | None:
-    """A masked assignment of an empty tensor, which ends a process in MLX."""
+    """Return a masked assignment of an empty tensor, which ends a process in MLX."""
     if op.operation.name != "setitem" or len(op.args) < 3:
         return None
     array, mask, update = op.args[:3]

@@ -19,7 +19,7 @@ class Caller:
         self._new = new
 
     def scope(self, old: Activation | None) -> Activation | None:
-        """The call that stands for `old`."""
+        """Return the call that stands for `old`."""
         known = self._known
         missing: list[Activation] = []
         step = old
@@ -35,6 +35,6 @@ class Caller:
         return known[old]
 
     def made(self, old: Activation) -> Activation | None:
-        """The call that was made to stand for `old`; None if none was."""
+        """Return the call that was made to stand for `old`; None if none was."""
         found = self._known.get(old)
         return None if found is self._new else found

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def name_there(
     names: ProgramNames, frames: Sequence[Activation], value: Value, op: Op, name: str, home: Home | None
 ) -> str:
-    """What a value is called where an op takes it; "" where it has no name there.
+    """Return what a value is called where an op takes it; "" where it has no name there.
 
     Args:
         frames: The program's own calls in which the op is made, the innermost first.
@@ -53,8 +53,9 @@ def name_there(
 def _meant(
     names: ProgramNames, frames: Sequence[Activation], name: str, position: int
 ) -> tuple[Any, Activation | None]:
-    """What a variable of this name means at a position, in the innermost call that has it, and that call: a value, or
-    whatever it holds; None if it is not set there yet, UNBOUND if no call has it, or nobody knows what it holds."""
+    """Return what a variable of this name means at a position, in the innermost call that has it, and that call: a
+    value, or whatever it holds; None if it is not set there yet, UNBOUND if no call has it, or nobody knows what it
+    holds."""
     bindings = names.tape.bindings
     for scope in frames:
         held = bindings.held(scope, name, position)
@@ -72,8 +73,8 @@ def _meant(
 
 
 def _variable(names: ProgramNames, frames: Sequence[Activation], scope: Activation, value: Value, op: Op) -> str:
-    """The variable of a call that holds a value where an op takes it: the one that the op's own line speaks of, if it
-    is one; "" if none does."""
+    """Return the variable of a call that holds a value where an op takes it: the one that the op's own line speaks of,
+    if it is one; "" if none does."""
     bindings, at = names.tape.bindings, op.position
     held = [other for other in bindings.names_in(scope, value) if bindings.held(scope, other, at) is value]
     held = [other for other in held if _meant(names, frames, other, at)[1] is scope]
@@ -84,7 +85,7 @@ def _variable(names: ProgramNames, frames: Sequence[Activation], scope: Activati
 
 
 def _spoken(op: Op) -> set[str]:
-    """The variables that the piece of source that makes an op speaks of."""
+    """Return the variables that the piece of source that makes an op speaks of."""
     if op.scope is None:
         return set()
     node = sources.node_at(op.scope.code, sources.span_of(op.scope.code, op.lasti))

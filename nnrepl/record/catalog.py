@@ -215,7 +215,7 @@ def _treatment(key: str) -> str:
 
 @cache
 def operation(callee: Callee) -> Operation:
-    """The operation that a call of `callee` is, under the name that the field uses."""
+    """Return the operation that a call of `callee` is, under the name that the field uses."""
     if callee.key.startswith("array."):
         return _method(callee)
     name = callee.key.removeprefix("mx.")

@@ -25,7 +25,7 @@ from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
 from nnrepl.record.native import Call, Levels
 from nnrepl.record.numbering import own_place
-from nnrepl.record.opaque import set_random_state
+from nnrepl.record.quiet import quietly, set_random_state
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.repeat import Repetition
 from nnrepl.record.segments import is_library
@@ -39,7 +39,7 @@ _compile, _negative = mx.compile, mx.negative
 
 
 @dataclass(frozen=True)
-class Trace:
+class FirstCall:
     """What a compiled function did the first time.
 
     Attributes:
@@ -70,13 +70,13 @@ class Compiled(opaque.Transform):
     ) -> None:
         super().__init__(original, self._noted(fun) if made is None else fun, args, kwargs, made)
         self.fun = fun
-        self.traces: dict[Any, Trace] = {}
+        self.traces: dict[Any, FirstCall] = {}
         self.twins: dict[Any, Twin] = {}
         self._native: set[Any] = set()
         self._ran = False
 
     def _noted(self, fun: Callable[..., Any]) -> Callable[..., Any]:
-        """The function as MLX gets it: when MLX runs it in order to trace it, that is noted."""
+        """Return the function as MLX gets it: when MLX runs it in order to trace it, that is noted."""
         if not callable(fun):
             return fun  # MLX says what is wrong
 
@@ -88,7 +88,7 @@ class Compiled(opaque.Transform):
         return noted
 
     def forget(self) -> None:
-        """The function does something else now: it is traced again when it is called."""
+        """Note that the function does something else now: it is traced again when it is called."""
         self.traces = {}  # a trace that is being made goes into those that are forgotten
         self.twins, self._native = {}, set()
         self.real = native(self.original(self._noted(self.fun), *self.args, **self.kwargs))
@@ -130,6 +130,8 @@ class Compiled(opaque.Transform):
         twin = self.twins.get(_signature(args, kwargs))
         if twin is not None and twin.calls and levels.begins(frame):
             return self.notice(levels, args, kwargs, frame)
+        if twin is None:
+            levels.wake()
         calls: list[Call] = []
         with levels.recorded(calls):
             if recorder.listener is not None:
@@ -162,8 +164,8 @@ class Compiled(opaque.Transform):
         frame: FrameType,
         key: Any,
     ) -> tuple[Any, tuple[Call, ...]]:
-        """The first call for a kind of arguments: it is recorded, and MLX traces it from the same state, so that what
-        it keeps of it (a counter, a mask of dropout) is the same in both. Also returns what calls it is."""
+        """Return the first call for a kind of arguments: it is recorded, and MLX traces it from the same state, so that
+        what it keeps of it (a counter, a mask of dropout) is the same in both. Also returns what calls it is."""
         listener = recorder.listener
         reached = (self.fun, args, kwargs, self.args, self.kwargs)
         before = None if listener is None else listener.remember(reached)
@@ -174,7 +176,7 @@ class Compiled(opaque.Transform):
         twin = Twin.of(self.traces[key])
         if listener.may_run_natively():
             after = listener.remember(reached)
-            with opaque.quietly():
+            with quietly():
                 before()
                 try:
                     self.real(*args, **kwargs)
@@ -199,8 +201,8 @@ class Twin:
     output: int
 
     @classmethod
-    def of(cls, trace: Trace) -> Twin:
-        """What a first run shows."""
+    def of(cls, trace: FirstCall) -> Twin:
+        """Return what a first run shows."""
         parts = dict.fromkeys([op.part for op in trace.ops if op.part.kind in (GRADIENT_PASS, UPDATE_PASS)])
         losses = [part.loss.canonical for part in parts if part.kind == GRADIENT_PASS and part.loss is not None]
         returned: list[Value] = []
@@ -211,13 +213,13 @@ class Twin:
         return cls(tuple(calls), found[0] if found else -1)
 
     def loss(self, result: Any) -> Any:
-        """The loss in what a call returns."""
+        """Return the loss in what a call returns."""
         found = trees.arrays(result)
         return found[self.output] if 0 <= self.output < len(found) else None
 
 
 def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What tells apart calls of a compiled function that MLX traces separately, as far as arguments tell."""
+    """Return what tells apart calls of a compiled function that MLX traces separately, as far as arguments tell."""
     tree = (args, kwargs)
     return _constants(tree), tuple([(array.shape, array.dtype) for array in trees.arrays(tree)])
 
@@ -241,6 +243,7 @@ def compiling() -> bool:
         return _negative(array)
 
     probe = _compile(body)
+    # `MLX_DISABLE_COMPILE` and `mx.disable_compile` leave no trace that could be asked for: so a function is compiled.
     for _ in range(3):  # MLX runs the very first compiled function of a process twice
         probe(construct(0.0))
     return len(runs) < 3
@@ -272,8 +275,8 @@ def _new_handles(recorder: Recorder, tree: Any, frame: FrameType) -> Any:
 
 
 def _placeholders(recorder: Recorder, tree: Any, values: list[Value]) -> tuple[Any, list[Value]]:
-    """New handles for the arguments, and what they stand for: a value that was given twice becomes two, since the
-    next call may give two."""
+    """Return new handles for the arguments, and what they stand for: a value that was given twice becomes two, since
+    the next call may give two."""
     seen: set[Value] = set()
     standing: list[Value] = []
     left = iter(values)
@@ -298,7 +301,7 @@ def call_compiled(
     inputs: Any,
     outputs: Any,
     shapeless: bool,
-    traces: dict[Any, Trace],
+    traces: dict[Any, FirstCall],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     frame: FrameType,
@@ -316,6 +319,8 @@ def call_compiled(
         return result
     start = len(recorder.tape)
     scope = recorder.stack.enter(recorder.stack.program_frame(frame))
+    # MLX traces with placeholders (`compile_trace` in mlx/compile.cpp): the body must not find the very objects that
+    # the caller holds, or an `is` in it would say what it does not say natively.
     (fresh_args, fresh_kwargs), given = _placeholders(recorder, (args, kwargs), given)
     tracing = Tracing(recorder, start, [*given, *taken])
     recorder.tracing.append(tracing)
@@ -326,7 +331,8 @@ def call_compiled(
     after = [recorder.value_of(array, frame) for array in _captured(outputs)]
     held = trees.rebuild(result, lambda array: recorder.value_of(array, frame))
     tracing.check_captured([recorder.value_of(array, frame) for array in trees.arrays(result)])
-    traces[key] = Trace(recorder.tape.ops[start:], [*given, *taken], held, after, scope)
+    entered = [recorder.unified.get(value, value) for value in (*given, *taken)]  # as its ops have them
+    traces[key] = FirstCall(recorder.tape.ops[start:], entered, held, after, scope)
     return _hand_out(recorder, held)
 
 
@@ -338,7 +344,8 @@ def _key_of(
     kwargs: dict[str, Any],
     frame: FrameType,
 ) -> tuple[Any, list[Value], list[Value]]:
-    """What tells apart calls that MLX traces separately; the values of the arguments, and those that are captured."""
+    """Return what tells apart calls that MLX traces separately; the values of the arguments, and those that are
+    captured."""
     given = [recorder.value_of(array, frame) for array in trees.arrays((args, kwargs))]
     taken = [recorder.value_of(array, frame) for array in _captured(inputs)]
     return (_constants((args, kwargs)), tuple(_kind(value, shapeless) for value in (*given, *taken))), given, taken
@@ -350,7 +357,7 @@ def _kind(value: Value, shapeless: bool) -> tuple[Any, ...]:
 
 
 def _constants(tree: Any) -> Any:
-    """The structure of a tree and everything in it that is not an array."""
+    """Return the structure of a tree and everything in it that is not an array."""
     if isinstance(tree, (list, tuple)):
         return tuple(_constants(item) for item in tree)
     if isinstance(tree, dict):
@@ -359,7 +366,7 @@ def _constants(tree: Any) -> Any:
 
 
 def _hand_out(recorder: Recorder, result: Any) -> Any:
-    """A tree of Values as a tree of arrays."""
+    """Return a tree of Values as a tree of arrays."""
     return _map_values(result, recorder.handle)
 
 
@@ -377,7 +384,7 @@ def _map_values(tree: Any, give: Callable[[Value], mx.array]) -> Any:
 
 
 def _captured(tree: Any) -> list[mx.array]:
-    """The arrays of a captured tree; the random state in it is treated apart."""
+    """Return the arrays of a captured tree; the random state in it is treated apart."""
     return [] if tree is None else [array for array in trees.arrays(tree) if array is not _RANDOM_STATE[0]]
 
 
@@ -389,7 +396,9 @@ def _holds_random_state(tree: Any) -> bool:
     return tree is _RANDOM_STATE
 
 
-def _repeat(recorder: Recorder, trace: Trace, inputs: list[Value], outputs: Any, draws: bool, frame: FrameType) -> Any:
+def _repeat(
+    recorder: Recorder, trace: FirstCall, inputs: list[Value], outputs: Any, draws: bool, frame: FrameType
+) -> Any:
     """Put the ops of an earlier run on the tape again, on other inputs."""
     frame = recorder.stack.program_frame(frame)
     caller = Caller(trace.scope, recorder.stack.enter(frame), frame.f_lasti)

@@ -21,13 +21,14 @@ import mlx.core as mx
 
 from nnrepl.record import opaque, titles, trees
 from nnrepl.record.mirror import mirrored
+from nnrepl.record.quiet import quietly
 from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.repeat import Repeatable, Repetition
 from nnrepl.record.strays import invoke
 from nnrepl.tape import DrawnKey, Op, Operation, Tape, Value
 
 if TYPE_CHECKING:
-    from nnrepl.record.sweep import Node, Sweep
+    from nnrepl.record.sweep import Sweep, SweepUnit
 
 _getframe = sys._getframe
 _copy = mx.array.__copy__
@@ -37,7 +38,7 @@ _RANDOM_STATE: Any = mx.random.state
 
 
 def _pass_on(_: Composite, count: int, *arrays: mx.array) -> list[mx.array]:
-    """The results of a composite are the results of the ops inside."""
+    """Take the results of the ops inside for the results of a composite."""
     return [_copy(array) for array in arrays[count:]]
 
 
@@ -83,7 +84,7 @@ class Composite(Repeatable):
         self.repeats: Callable[[Sequence[Value]], list[Value]] | None = None
 
     def native(self, op: Op, lookup: Callable[[Value], mx.array]) -> list[mx.array]:
-        """The same call, made by MLX itself on the arrays that `lookup` gives."""
+        """Return the same call, made by MLX itself on the arrays that `lookup` gives."""
         raise NotImplementedError
 
     def run(self, kind: str, spelling: str, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
@@ -108,6 +109,8 @@ class Composite(Repeatable):
         inputs = (*self.inputs, *inner)
         op = Op(operation, (self, len(self.inputs), *inputs), {}, inputs)
         twin = recorder.intake.given(recorder, op, frame)
+        # New objects, as MLX returns new arrays from its CustomTransforms primitive: the function's own results, which
+        # it may have kept in a list, are other values, and no gradient passes from them (`stop_gradient(out)`).
         outputs = [_copy(array) for array in trees.arrays(result)]
         if twin is None:
             recorder.finish(op, outputs, frame)
@@ -133,7 +136,7 @@ class Composite(Repeatable):
         return results
 
     def repeated(self, repetition: Repetition) -> Composite:
-        """The same call on the values of a repetition."""
+        """Return the same call on the values of a repetition."""
         twin = copy(self)
         twin.inputs = list(repetition.images(self.inputs))
         made = [repetition.made[op] for op in self.ops if op in repetition.made]
@@ -148,14 +151,14 @@ class Composite(Repeatable):
         return twin
 
     def repeat_backward(self, earlier: Composite, repetition: Repetition) -> None:
-        """The backward pass of an earlier call has been repeated: note what of it was the program's."""
+        """Note that the backward pass of an earlier call has been repeated: note what of it was the program's."""
         if earlier.again is not None:
             again = earlier.again
             ops = [repetition.made[op] for op in again.ops if op in repetition.made]
             self.again = Again(ops, list(repetition.images(again.given)), list(repetition.images(again.results)))
 
     def cotangents(self, sweep: Sweep, op: Op, reached: tuple[int, ...], gradients: tuple[Value, ...]) -> list[Value]:
-        """A gradient for every output: zeros for one that none has reached."""
+        """Return a gradient for every output: zeros for one that none has reached."""
         found = dict(zip(reached, gradients))
         whole = []
         for k, output in enumerate(op.outputs):
@@ -178,15 +181,17 @@ class Custom(Composite):
         custom.vjp(self.vjp)
         given = iter([lookup(value) for value in self.inputs])
         args, kwargs = trees.rebuild(self.given, lambda _: next(given))
-        with opaque.quietly(self.state):
+        with quietly(self.state):
             return trees.arrays(custom(*args, **kwargs))
 
     def backward(
-        self, sweep: Sweep, node: Node, reached: tuple[int, ...], gradients: tuple[Value, ...]
+        self, sweep: Sweep, node: SweepUnit, reached: tuple[int, ...], gradients: tuple[Value, ...]
     ) -> dict[int, list[Value]]:
         """Run the program's `vjp`; its ops are backward ops."""
         op = node.op
         recorder = sweep.recorder
+        # MLX hands zeros for outputs without a gradient, and the outputs themselves (`CustomTransforms::vjp` in
+        # mlx/primitives.cpp).
         given = [*self.cotangents(sweep, op, reached, gradients), *op.outputs, *self.inputs]
         given = [sweep.current(value) for value in given]
 
@@ -214,7 +219,7 @@ class Rerun(Composite):
         self.depends = depends
 
     def native(self, op: Op, lookup: Callable[[Value], mx.array]) -> list[mx.array]:
-        """The results of the first run; for the gradient MLX differentiates what was recorded of the second."""
+        """Return the results of the first run; for the gradient MLX differentiates what was recorded of the second."""
         outputs = op.compute(lookup)
         if self.again is None:
             return outputs
@@ -234,7 +239,7 @@ class Rerun(Composite):
         return trees.arrays(custom(*[lookup(value) for value in self.inputs]))
 
     def backward(
-        self, sweep: Sweep, node: Node, reached: tuple[int, ...], gradients: tuple[Value, ...]
+        self, sweep: Sweep, node: SweepUnit, reached: tuple[int, ...], gradients: tuple[Value, ...]
     ) -> dict[int, list[Value]]:
         """Run the function again on fresh leaves and sweep what it recorded."""
         from nnrepl.record.sweep import Sweep
@@ -244,6 +249,8 @@ class Rerun(Composite):
         start = len(recorder.tape)
         inputs = [sweep.current(value) for value in self.inputs]
         arrays = [recorder.handle(value) for value in inputs]
+        # `depends(primals, outputs)` (`checkpoint` in mlx/transforms.cpp) keeps MLX from running the second run before
+        # the first has ended, which would hold both in memory. It is an op of the graph, so it is one of the tape.
         if self.depends:
             outputs = [recorder.handle(sweep.current(value)) for value in op.outputs]
             arrays = recorder.call(_DEPENDS, (arrays, outputs), {}, _getframe(0))
@@ -252,6 +259,7 @@ class Rerun(Composite):
             _belong(recorder, start, op)
         fresh = [_copy(array) for array in arrays]
         leaves: list[Value] = [recorder.leaf(array, "input", value.label, value) for array, value in zip(fresh, inputs)]
+        # The function may change what it is given in place; then `fresh` no longer says which leaves these were.
         marks = [_copy(array) for array in fresh]  # the program changes only its own objects
         for mark, leaf in zip(marks, leaves):
             recorder.link(mark, leaf)
@@ -281,7 +289,7 @@ class Rerun(Composite):
 
 
 def _unedited(recorder: Recorder, value: Value) -> Value:
-    """The value that an edit has changed."""
+    """Return the value that an edit has changed."""
     edits = recorder.tape.notes.edits
     while value.op is not None and value.op in edits:
         value = edits[value.op]
@@ -292,7 +300,7 @@ _DEPENDS = Operation("depends", _depends, "mx.depends")
 
 
 def _belong(recorder: Recorder, start: int, op: Op) -> None:
-    """What was recorded since `start` belongs to the backward pass of `op`."""
+    """Note that what was recorded since `start` belongs to the backward pass of `op`."""
     for inner in recorder.tape.ops[start:]:
         if inner.of is None:
             recorder.tape.notes.belonging[inner] = op
@@ -322,8 +330,8 @@ def replay(ops: Sequence[Op], now: dict[Value, mx.array], lookup: Callable[[Valu
 
 
 def in_first_run(tape: Tape, value: Value, cursor: int | None) -> tuple[Value, int | None] | None:
-    """What a value is that was made when a function ran for the second time, in its first run, and where the cursor
-    would be there: a change stands in the function, and both runs see it. None if it was not made so."""
+    """Return what a value is that was made when a function ran for the second time, in its first run, and where the
+    cursor would be there: a change stands in the function, and both runs see it. None if it was not made so."""
     forward = None if value.op is None else tape.notes.belonging.get(value.op)
     composite = forward.args[0] if forward is not None and forward.args else None
     if not isinstance(composite, Rerun) or composite.again is None or value.op is None or not composite.ops:
@@ -340,6 +348,15 @@ def in_first_run(tape: Tape, value: Value, cursor: int | None) -> tuple[Value, i
     return first.outputs[value.slot], cursor
 
 
+def runs_twice(tape: Tape, op: Op) -> bool:
+    """Whether an op lies in a block that runs once more in the backward pass, in either run."""
+    if op in tape.notes.belonging:
+        return True
+    part = op.part
+    composites = [other.args[0] for other in part.tape.ops[op.position : part.end] if other.args]
+    return any(isinstance(one, Rerun) and one.again is not None and op in one.ops for one in composites)
+
+
 class Checkpointed(opaque.Transform):
     """What `mx.checkpoint(fun)` returns while recording is on."""
 
@@ -351,27 +368,23 @@ class Checkpointed(opaque.Transform):
 
 
 def caller(original: Callable[..., Any]) -> Callable[..., Any]:
-    """The replacement for calling an `mx.custom_function`."""
+    """Return the replacement for calling an `mx.custom_function`."""
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         recorder = ready()
         if recorder is None:
             opaque.pass_on((args, kwargs))
             return original(self, *args, **kwargs)
-        if recorder.inside is not None:
-            name = f"custom of {titles.title(gc.get_referents(self)[-1])}"
-            call = opaque.OpaqueCall(recorder, name, "mx.custom_function", None, functools.partial(original, self))
-            return call.run(args, kwargs, _getframe(1))
         fun, *others = gc.get_referents(self)[1:]
         known = recorder.customized.get(id(self), (self, set()))[1]
-        vjp = next((other for other in others if _is_vjp(other, known)), None)
-        composite: Composite
-        if vjp is not None:
-            composite = Custom(recorder, fun, vjp)
-        elif others or known:
-            composite = Rerun(recorder, fun, depends=False)
-        else:  # no transformation of its own: MLX calls the function as it is
+        if not others and not known:  # no transformation of its own: MLX calls the function as it is
             return invoke(fun, args, kwargs)
+        if recorder.inside is not None:
+            name = f"custom of {titles.title(fun)}"
+            call = opaque.OpaqueCall(recorder, name, "mx.custom_function", None, functools.partial(original, self))
+            return call.run(args, kwargs, _getframe(1))
+        vjp = next((other for other in others if _is_vjp(other, known)), None)
+        composite = Custom(recorder, fun, vjp) if vjp is not None else Rerun(recorder, fun, depends=False)
         return composite.run("custom", "mx.custom_function", args, kwargs, _getframe(1))
 
     return __call__
@@ -390,7 +403,7 @@ def _is_vjp(function: Any, known: set[Any]) -> bool:
 
 
 def setter(kind: str, original: Callable[..., Any]) -> Callable[..., Any]:
-    """The replacement for `custom_function.vjp`, `.jvp` and `.vmap`: notes what was set as what."""
+    """Return the replacement for `custom_function.vjp`, `.jvp` and `.vmap`: notes what was set as what."""
 
     def set_transformation(self: Any, function: Callable[..., Any]) -> Any:
         recorder = ready()

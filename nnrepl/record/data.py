@@ -23,7 +23,7 @@ class Data:
         self.stamp = stamp
 
     def guide_key(self) -> Any:
-        """What tells this data from other data at first sight, in a run that follows a tape."""
+        """Return what tells this data from other data at first sight, in a run that follows a tape."""
         return str(self.array.dtype), self.array.shape
 
 

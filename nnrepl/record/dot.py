@@ -6,7 +6,6 @@ Two Python objects may be one node of it: a cast to the dtype that an array has 
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,38 +27,34 @@ class Primitive:
     outputs: tuple[str, ...]
 
 
-_LINE = re.compile(
-    r'^\{ (?P<node>\d+) \[label ="(?P<label>[^"]*)"|^"(?P<taken>[^"]+)" -> \d+$|^\d+ -> "(?P<made>[^"]+)"$',
-    re.MULTILINE,
-)
-
-
 def parse_dot(dot: str) -> list[Primitive]:
-    """The primitives of a graph that MLX wrote in the DOT language."""
-    nodes: list[tuple[str, str, list[str], list[str]]] = []
-    for line in _LINE.finditer(dot):
-        if line["node"]:
-            nodes.append((line["node"], line["label"], [], []))
-        elif line["taken"]:
-            nodes[-1][2].append(line["taken"])
-        else:
-            nodes[-1][3].append(line["made"])
-    return [Primitive(node, label, tuple(takes), tuple(makes)) for node, label, takes, makes in nodes]
+    """Return the primitives of a graph that MLX wrote in the DOT language."""
+    found: list[tuple[str, str, list[str], list[str]]] = []
+    for line in dot.split("\n"):
+        first = line[:1]
+        if first == '"':  # "A" -> 12
+            found[-1][2].append(line[1 : line.index('"', 1)])
+        elif "0" <= first <= "9":  # 12 -> "B"
+            found[-1][3].append(line[line.index('"') + 1 : -1])
+        elif line[2:3].isdigit():  # { 12 [label ="Exp", shape=rectangle]; }
+            found.append((line[2 : line.index(" ", 2)], line.split('"', 2)[1], [], []))
+    return [Primitive(node, label, tuple(takes), tuple(makes)) for node, label, takes, makes in found]
 
 
 def read_graph(arrays: Sequence[mx.array]) -> tuple[list[Primitive], list[str]]:
     """MLX's lazy graph behind some arrays: its primitives, and for each array the name of its node.
 
-    MLX draws a node under a name of its own choice. So behind each array we put a primitive of ours, which takes a mark
-    and that array: what it takes is then the name of the node.
+    MLX draws a node under a name of its own choice. So behind the arrays we put one primitive of ours, which takes a
+    mark and all of them: what it takes are then the names of their nodes, in order.
     """
+    if not arrays:
+        return [], []
     mark = construct(0.0)
     dot = io.StringIO()
-    _export_to_dot(dot, [_depends(mark, array) for array in arrays], **{_MARK: mark})
+    _export_to_dot(dot, _depends(mark, list(arrays)), **{_MARK: mark})
     drawn = parse_dot(dot.getvalue())
-    ours = [part.inputs[0] == _MARK if part.inputs else False for part in drawn]
-    nodes = [part.inputs[1] for part, marked in zip(drawn, ours) if marked]
-    return [part for part, marked in zip(drawn, ours) if not marked], nodes
+    ours = next(part for part in drawn if part.inputs[:1] == (_MARK,))
+    return [part for part in drawn if part is not ours], list(ours.inputs[1:])
 
 
 _MARK = "the mark"

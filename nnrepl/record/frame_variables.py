@@ -19,7 +19,8 @@ _variables: dict[CodeType, tuple[tuple[str, ...], bool]] = {}
 
 
 def variables_of(code: CodeType) -> tuple[str, ...]:
-    """The variables that are looked at: those that the code of a function has, or that the code of a module sets."""
+    """Return the variables that are looked at: those that the code of a function has, or that the code of a module
+    sets."""
     return looked_at(code)[0]
 
 
@@ -29,7 +30,7 @@ def recall_variables(code: CodeType, names: tuple[str, ...]) -> None:
 
 
 def looked_at(code: CodeType) -> tuple[tuple[str, ...], bool]:
-    """The variables of some code that are looked at, and whether it is a library's."""
+    """Return the variables of some code that are looked at, and whether it is a library's."""
     known = _variables.get(code)
     if known is None:
         if code.co_filename.endswith(_PLUMBING):
@@ -55,7 +56,7 @@ def _asks_for_locals(code: CodeType) -> bool:
 
 
 def _stored(code: CodeType, how: str) -> list[str]:
-    """The names that code sets by an instruction, and those that functions in it set as global ones."""
+    """Return the names that code sets by an instruction, and those that functions in it set as global ones."""
     found = [step.argval for step in dis.get_instructions(code) if step.opname in (how, "STORE_GLOBAL")]
     for part in code.co_consts:
         if isinstance(part, CodeType):
@@ -70,7 +71,7 @@ def sets_globals(code: CodeType) -> bool:
 
 
 def read(frame: FrameType, names: tuple[str, ...], optimized: bool) -> list[Any]:
-    """What variables of a frame hold."""
+    """Return what variables of a frame hold."""
     variables: Any = frame.f_locals
     if not optimized:
         return list(map(variables.get, names, _UNSET))
@@ -84,7 +85,7 @@ def read(frame: FrameType, names: tuple[str, ...], optimized: bool) -> list[Any]
 
 
 def first_argument(frame: FrameType) -> Any:
-    """The first argument of the function that runs in `frame`, None if it takes none."""
+    """Return the first argument of the function that runs in `frame`, None if it takes none."""
     code = frame.f_code
     if not code.co_argcount or not code.co_flags & OPTIMIZED or not variables_of(code):
         return None

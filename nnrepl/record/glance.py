@@ -24,7 +24,7 @@ class Glance:
         self.labels: dict[str, None] = {}
 
     def leaf_of(self, array: Any) -> Value | None:
-        """The leaf that an array object came in as."""
+        """Return the leaf that an array object came in as."""
         self._look()
         leaf = self._leaves.get(id(array))
         return leaf if leaf is not None and leaf.held is array else None
@@ -61,7 +61,7 @@ class Glance:
             self._words.add(label.rpartition(".")[2])
 
     def _read(self, op: Op) -> None:
-        """The words in the code of the calls that made an op: an optimizer's state has its names in strings."""
+        """Gather the words in the code of the calls that made an op: an optimizer's state has its names in strings."""
         scope = op.scope
         while scope is not None and scope not in self._scopes:
             self._scopes.add(scope)

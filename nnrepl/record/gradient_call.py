@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record import titles, trees
-from nnrepl.record.forced import note_forced
+from nnrepl.record.cuts import note_cuts
 from nnrepl.record.intake import Unwinding
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.repeat import Repetition
@@ -76,6 +76,7 @@ class GradientCall:
         finally:
             recorder.differentiating -= 1
             recorder.close_pass()
+            # A function that raised was never swept: its backward pass is empty, and lies at its end.
             part.backward = min(part.backward, part.end)
             if part.end >= recorder.collector.due:
                 recorder.collector.rest(part.end)
@@ -105,14 +106,14 @@ class GradientCall:
         return tuple(value for value in found if value is not None and value.gradient_of is None)
 
     def outcome(self) -> Any:
-        """What the program gets: the result, or its exception."""
+        """Return what the program gets: the result, or its exception."""
         if self.error is not None:
             raise self.error
         return self.result
 
 
 def _no_python() -> None:
-    """What a repeated pass calls of the program's."""
+    """Make the calls that a repeated pass makes of the program's."""
 
 
 class RepeatedPass(GradientCall):
@@ -162,7 +163,7 @@ def take_gradients(
     recorder: Recorder, part: Pass, roots: Sequence[tuple[Value, mx.array]], wrt: Sequence[Value]
 ) -> list[mx.array]:
     """Sweep backwards; the gradients as MLX would return them: zeros where none flows."""
-    note_forced(recorder.tape, part)
+    note_cuts(recorder.tape, part, recorder.intake.looked())
     given = part.given = swept(recorder, part, roots, wrt)
     return [recorder.intake.gradient(recorder, gradient) for gradient in given]
 
@@ -176,6 +177,7 @@ def swept(
         (root, seed(recorder, root, cotangent, number)) for number, (root, cotangent) in enumerate(roots)
     )
     found = sweep.run(part.roots)
+    # Zeros, as MLX has them (`zeros_like(primal, s)` at the end of `vjp`); the tape calls them disconnected.
     return tuple([found[leaf] if leaf in found else _disconnected(recorder, leaf) for leaf in wrt])
 
 

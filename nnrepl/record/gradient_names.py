@@ -11,8 +11,8 @@ _SIGN = re.compile(r"∂[^/\s]+/∂")
 
 
 def sign_of(gradient: Value) -> str:
-    """What stands before the name of a value for one of its gradients: `∂L/∂`; inside of a call that differentiates
-    something of its own `∂u/∂`, with what that is."""
+    """Return what stands before the name of a value for one of its gradients: `∂L/∂`; inside of a call that
+    differentiates something of its own `∂u/∂`, with what that is."""
     of = gradient.gradient_of
     made = gradient.op or (None if of is None else of.op)
     part: Pass | None = None if made is None else made.part
@@ -24,7 +24,7 @@ def sign_of(gradient: Value) -> str:
 
 
 def start_of(gradient: Value) -> str:
-    """What is differentiated: the loss, or what a call inside differentiates."""
+    """Return what is differentiated: the loss, or what a call inside differentiates."""
     sign = sign_of(gradient)
     return "the loss" if sign == GRADIENT_SIGN else sign[1:-2]
 

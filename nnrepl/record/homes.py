@@ -122,7 +122,8 @@ class Homes:
         return found[0] if found else None
 
     def ask(self, value: Value, holder: Any, key: Any) -> None:
-        """The user means a value by this place: where it lies in several models, that is the one that is spoken of."""
+        """Note that the user means a value by this place: where it lies in several models, that is the one that is
+        spoken of."""
         if isinstance(holder, Holder) and is_module_type(holder.kind):
             self._asked[value] = Home(holder, key)
 
@@ -135,7 +136,7 @@ class Homes:
         return list(dict.fromkeys([*modules, *others]))
 
     def objects(self, value: Value) -> list[Any]:
-        """The array objects that lie in modules where a value does: a copied model has objects of its own."""
+        """Return the array objects that lie in modules where a value does: a copied model has objects of its own."""
         homes = [home for home in self.all_of(value) if self._in[home][-1][1] is value]
         modules = [(home.holder.refer(), home.key) for home in homes if is_module_type(home.holder.kind)]
         return [dict.get(module, key) for module, key in modules if module is not None]
@@ -161,7 +162,8 @@ class Homes:
         return self._in.get(home, [])
 
     def at_path(self, path: str) -> list[Home]:
-        """The places in different models that have this path."""
+        """Return the places in different models that have this path. A model that was met again, after an edit had made
+        the function run once more, is one model: the places where it was met last."""
         self._catch_up()
         if self._paths[0] != self._places:
             found: dict[str, list[Home]] = {}
@@ -169,11 +171,11 @@ class Homes:
                 root, where = self.path(home)
                 if is_module_type(root.kind):
                     found.setdefault(where, []).append(home)
-            self._paths = (self._places, found)
+            self._paths = (self._places, {where: _of_one_object(homes) for where, homes in found.items()})
         return self._paths[1].get(path, [])
 
     def paths(self) -> list[str]:
-        """The paths of all places in models, with and without the variable that holds the model."""
+        """Return the paths of all places in models, with and without the variable that holds the model."""
         self._catch_up()
         found: dict[str, None] = {}
         for home in self._in:
@@ -186,7 +188,7 @@ class Homes:
         return list(found)
 
     def path(self, home: Home) -> tuple[Holder, str]:
-        """The outermost model (or dict) in which a place lies, and its path in that."""
+        """Return the outermost model (or dict) in which a place lies, and its path in that."""
         self._catch_up()
         if self._roots_of != self._places:
             self._roots, self._roots_of = {}, self._places
@@ -200,7 +202,7 @@ class Homes:
         return self._roots[home]
 
     def _above(self, holder: Holder, seen: set[Holder]) -> Home | None:
-        """What holds a container within the same model: a module, or a list or dict that lies in one."""
+        """Return what holds a container within the same model: a module, or a list or dict that lies in one."""
         for home in self._parents.get(holder, ()):
             if home.holder in seen or not issubclass(home.holder.kind, (dict, list)):
                 continue
@@ -221,7 +223,7 @@ class Homes:
         return self._global(holder) or (min(held, key=lambda one: one[0].depth)[1] if held else None)
 
     def _named(self, holder: Holder) -> tuple[int, str] | None:
-        """The depth of the call whose variable a container is known by, and the name."""
+        """Return the depth of the call whose variable a container is known by, and the name."""
         if self._names_of != self._places:
             self._names, self._names_of = {}, self._places
         if holder not in self._names:
@@ -237,7 +239,7 @@ class Homes:
         return self._names[holder]
 
     def now(self, value: Value) -> mx.array | None:
-        """What lies now where a value lay: in the same model, under the same name; None if that is no tensor."""
+        """Return what lies now where a value lay: in the same model, under the same name; None if that is no tensor."""
         home = self.of(value)
         holder = None if home is None else home.holder.refer()
         if home is None or holder is None:
@@ -254,7 +256,7 @@ class Homes:
         return next((self.name(holder) for holder in self._variables if holder.refer() is thing), None)
 
     def holder_of(self, thing: Any) -> Holder | None:
-        """What is known of a container of the program's; None if it was never looked at."""
+        """Return what is known of a container of the program's; None if it was never looked at."""
         known = self._tape.bindings.versions()
         for holder in islice(known, self._holders_seen, None) if len(known) != self._holders_seen else ():
             there = holder.refer()
@@ -265,7 +267,8 @@ class Homes:
         return found if found is not None and found.refer() is thing else None
 
     def _global(self, holder: Holder) -> str | None:
-        """The global variable of the program's that holds a container, where no code that was recorded sets it."""
+        """Return the global variable of the program's that holds a container, where no code that was recorded sets
+        it."""
         thing = holder.refer()
         if thing is None:
             return None
@@ -277,7 +280,7 @@ class Homes:
         return None
 
     def qualified(self, value: Value, home: Home | None = None) -> str | None:
-        """A value by the program's variable: `critic.layers.0.weight`; None if no container holds it.
+        """Return a value by the program's variable: `critic.layers.0.weight`; None if no container holds it.
 
         Args:
             home: Where it lies, if that is known.
@@ -286,7 +289,7 @@ class Homes:
         return None if home is None else self._spelled(home)
 
     def _spelled(self, home: Home) -> str | None:
-        """A place from the program's variable. What lies in an optimizer's state and is a property of its own is
+        """Return a place from the program's variable. What lies in an optimizer's state and is a property of its own is
         written so: `opt.learning_rate`."""
         name = self.name(home.holder)
         if name is None:
@@ -309,3 +312,14 @@ class Homes:
 
 def _position(entry: tuple[int, Value]) -> int:
     return entry[0]
+
+
+def _of_one_object(homes: list[Home]) -> list[Home]:
+    """Places without those of an object that stands after them once more."""
+    last: dict[object, Home] = {}
+    for home in homes:
+        thing = home.holder.refer()
+        key = home.holder if thing is None else id(thing)
+        last.pop(key, None)
+        last[key] = home
+    return list(last.values())

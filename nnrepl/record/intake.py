@@ -35,7 +35,7 @@ class Intake:
     opens = False
 
     def enter(self, recorder: Recorder, calling: bool = False) -> None:
-        """The program is about to make an op: what the user put in before it takes effect, and only then its
+        """Note that the program is about to make an op: what the user put in before it takes effect, and only then its
         arguments may be looked at.
 
         Args:
@@ -43,14 +43,14 @@ class Intake:
         """
 
     def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
-        """What an op is to take where the program calls it with `args` from `frame`."""
+        """Return what an op is to take where the program calls it with `args` from `frame`."""
         return args
 
     def passed(self, recorder: Recorder) -> None:
-        """An op inside a gradient call has been put on the tape."""
+        """Note that an op inside a gradient call has been put on the tape."""
 
     def given(self, recorder: Recorder, op: Op, frame: FrameType) -> Op | None:
-        """The op that stands on the tape now for `op`, with its results; None where it must be computed.
+        """Return the op that stands on the tape now for `op`, with its results; None where it must be computed.
 
         Raises:
             Unwinding: If the run does not follow the tape.
@@ -58,13 +58,17 @@ class Intake:
         """
         return None
 
+    def looked(self) -> set[Value] | None:
+        """Return what the program has evaluated by other means than MLX's own; None where evaluated arrays tell."""
+        return None
+
     def has_inside(self, recorder: Recorder) -> bool:
         """Whether what happens inside of a call that is about to be made is on the tape already."""
         return False
 
     def inside(self, recorder: Recorder, scope: Activation | None, lasti: int) -> Inside | None:
-        """A call has been made, from a place, of which nothing was recorded inside: what the tape has of that is put
-        before it."""
+        """Return a call has been made, from a place, of which nothing was recorded inside: what the tape has of that is
+        put before it."""
         return None
 
     def repeated(self, recorder: Recorder, op: Op, of: Sequence[Value]) -> bool:
@@ -80,37 +84,40 @@ class Intake:
         return False
 
     def closed(self, recorder: Recorder, op: ClosedOp) -> None:
-        """A call has run natively and is on the tape."""
+        """Note that a call has run natively and is on the tape."""
 
     def left(self, recorder: Recorder) -> None:
-        """A call has been recorded op by op that would be a closed op if it had run natively."""
+        """Note that a call has been recorded op by op that would be a closed op if it had run natively."""
+
+    def awake(self, recorder: Recorder) -> None:
+        """Note that a call is about to be recorded that would end a stretch of the program that runs natively."""
 
     def edited_in_place(self, value: Value) -> bool:
         """Whether an edit has changed an array object of the program's in place, which holds `value` now."""
         return False
 
     def content(self, value: Value) -> Value:
-        """What the program is to hold where the tape has `value`."""
+        """Return what the program is to hold where the tape has `value`."""
         return value
 
     def pass_kind(self, op: Op) -> str | None:
-        """The kind of pass to which an op at the top level belongs, where that is known from a tape."""
+        """Return the kind of pass to which an op at the top level belongs, where that is known from a tape."""
         return None
 
     def leaf(
         self, recorder: Recorder, number: int, array: mx.array, kind: str, label: str, origin: Value
     ) -> Leaf | Value:
-        """The leaf number `number` of a gradient pass, which continues `origin`."""
+        """Return the leaf number `number` of a gradient pass, which continues `origin`."""
         return recorder.leaf(array, kind, label, origin)
 
     def seed(self, recorder: Recorder, number: int, array: mx.array, of: Value) -> Value:
-        """The gradient from which the backward pass starts at its root number `number`, which is `of`."""
+        """Return the gradient from which the backward pass starts at its root number `number`, which is `of`."""
         value = recorder.leaf(array, "seed", "∂L/∂L")
         value.gradient_of = of
         return value
 
     def gradient(self, recorder: Recorder, value: Value) -> mx.array:
-        """A gradient as an array for the program."""
+        """Return a gradient as an array for the program."""
         return value.array
 
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import before, catalog, compiled, custom, opaque, special, strays, transforms
+from nnrepl.record import before, catalog, compiled, custom, kernels, opaque, special, strays, transforms
 from nnrepl.record.bounds import check_bounds
 from nnrepl.record.catalog import Callee
-from nnrepl.record.native import IN_PLACE, Levels, in_place, optimizers, update_hook
+from nnrepl.record.native import IN_PLACE, Levels, evaluating, in_place, optimizers, update_hook
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, aside, current, installed
 from nnrepl.record.tracing import check_evaluation
-from nnrepl.tape import Operation, collector
+from nnrepl.tape import Operation, arrays_of, collector
 
 _getframe = sys._getframe
 _RANDOM_STATE: Any = mx.random.state
@@ -62,7 +62,7 @@ def paused(outer: Recorder) -> Iterator[None]:
 
 
 def _install_calls(levels: Levels, patches: Patches) -> None:
-    """What is in while a program runs natively: transforms, changes in place, updates of optimizers."""
+    """Put in what is in while a program runs natively: transforms, changes in place, updates of optimizers."""
     recorder = levels.recorder
     for callee in catalog.CALLEES:
         if callee.treatment == "transform":
@@ -71,6 +71,13 @@ def _install_calls(levels: Levels, patches: Patches) -> None:
                 patches.set(callee.holder, callee.attribute, staticmethod(wrapper))
     for name in IN_PLACE:
         patches.set(mx.array, name, in_place(recorder, vars(mx.array)[name]))
+    if levels.resting:
+        for callee in catalog.CALLEES:
+            if callee.treatment == "sync" and callee.attribute in vars(callee.holder):
+                wrapper = evaluating(levels, callee.original)
+                patches.set(
+                    callee.holder, callee.attribute, wrapper if callee.holder is mx.array else staticmethod(wrapper)
+                )
     _install_updates(levels, patches)
 
 
@@ -118,7 +125,7 @@ def _wrapper(recorder: Recorder, callee: Callee) -> Any:
         case "transform":
             return transforms.wrapper(recorder, callee)
         case "maker":
-            return opaque.maker(recorder, callee)
+            return kernels.maker(recorder, callee)
         case "stream":
             return special.stream(recorder, callee)
         case "switch":
@@ -178,6 +185,7 @@ def _sync(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if recorder.inside is not None:
             recorder.forced = True
+            recorder.inside.evaluate(arrays_of((*args, *kwargs.values())))
         elif recorder.mode == RECORD and get_ident() == recorder.thread:
             check_evaluation(recorder, how, (*args, *kwargs.values()))
             recorder.mark(how, (*args, *kwargs.values()), _getframe(1))

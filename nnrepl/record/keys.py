@@ -11,7 +11,7 @@ _NOTHING: Mapping[Value, Value] = {}
 
 
 def frozen(part: Any, was: Mapping[Value, Value] = _NOTHING) -> Any:
-    """An argument as a key, with the values that others were before."""
+    """Return an argument as a key, with the values that others were before."""
     kind = type(part)
     if kind is list or kind is tuple:
         return (kind, *(frozen(item, was) for item in part))

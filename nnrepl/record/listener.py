@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
@@ -17,50 +17,59 @@ class Listener(Protocol):
     """Who wants to know what happens: the session."""
 
     def op_recorded(self, op: Op) -> None:
-        """An op at the top level of the program was recorded; the program waits for its result."""
+        """Note that an op at the top level of the program was recorded; the program waits for its result."""
 
     def call_started(self) -> None:
-        """A compiled function is called at the top level of the program."""
+        """Note that a compiled function is called at the top level of the program."""
 
     def pass_started(self, call: GradientCall) -> None:
-        """A gradient pass begins: nothing will be said until its end."""
+        """Note that a gradient pass begins: nothing will be said until its end."""
 
     def pass_recorded(self, call: GradientCall) -> None:
-        """A gradient pass was recorded to its end; the program waits for what it returns (or raises)."""
+        """Note that a gradient pass was recorded to its end; the program waits for what it returns (or raises)."""
 
     def evaluation_forced(self) -> None:
-        """The program is about to force an evaluation at its top level; it waits."""
+        """Note that the program is about to force an evaluation at its top level; it waits."""
 
     def runs_natively(self, step: int) -> bool:
         """Whether a gradient call that is about to be made at the top level, in this step, is to run natively."""
 
     def remember(self, reached: tuple[Any, ...]) -> Callable[[], None] | None:
-        """What puts back all that can be reached from some things, as it is now; None if not all can be put back."""
+        """Return what puts back all that can be reached from some things, as it is now; None if not all can be put
+        back."""
+
+    def rests(self) -> bool:
+        """Whether what the program does after an evaluation that it has forced is to run natively, as a stretch."""
+
+    def evaluated_natively(self, count: int) -> None:
+        """In such a stretch the program has forced an evaluation, the `count`-th of its own."""
 
     def may_run_natively(self) -> bool:
         """Whether calls may run natively, now or later."""
 
     def not_updated(self) -> None:
-        """A gradient call follows another one natively, and no optimizer's update has been noticed between them."""
+        """Note that a gradient call follows another one natively, and no optimizer's update has been noticed between
+        them."""
 
     def call_closed(self, op: ClosedOp) -> bool:
-        """A call has run natively. Returns whether what comes is to run natively as well."""
+        """Note that a call has run natively. Returns whether what comes is to run natively as well."""
 
     def closed_call_started(self) -> None:
-        """A gradient call is about to be made natively."""
+        """Note that a gradient call is about to be made natively."""
 
     def call_left(self) -> None:
-        """A call that may be closed has been recorded, and what is expected of a run along a tape is up to date."""
+        """Note that a call that may be closed has been recorded, and what is expected of a run along a tape is up to
+        date."""
 
     def out_of_bounds(self, text: str) -> None:
-        """The program is about to evaluate what lies outside of a tensor, which MLX does not check."""
+        """Note that the program is about to evaluate what lies outside of a tensor, which MLX does not check."""
 
 
 class Exchanging(Protocol):
     """A backward pass, in which a user may exchange values."""
 
     def exchange(self, old: Value, new: Value) -> None:
-        """What was to be taken from `old` is taken from `new`."""
+        """Take from `new` what was to be taken from `old`."""
 
 
 class Mirrored(Protocol):
@@ -80,4 +89,10 @@ class Touching(Protocol):
     own: set[Value]
 
     def touch(self, value: Value, array: mx.array) -> None:
-        """The function takes a value, which an array holds."""
+        """Note that the function takes a value, which an array holds."""
+
+    def change(self, value: Value, array: mx.array) -> None:
+        """Note that the function changes an array in place that holds a value."""
+
+    def evaluate(self, arrays: Sequence[mx.array]) -> None:
+        """Note that the program evaluates arrays in the function."""

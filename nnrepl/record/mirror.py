@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def mirrored(recorder: Recorder, first: Sequence[Op], now: dict[Value, Value]) -> Iterator[None]:
-    """What comes is a second run of the ops of `first`: the changes among them are made again.
+    """Take what comes as a second run of the ops of `first`: the changes among them are made again.
 
     Args:
         now: Which value stands for which one of the first run.

@@ -55,7 +55,7 @@ class ProgramNames:
         return sources.locate(op.scope.code, op.lasti)
 
     def module(self, op: Op) -> str:
-        """The path of the innermost Module whose code made the op, in the outermost one on its stack; in an
+        """Return the path of the innermost Module whose code made the op, in the outermost one on its stack; in an
         update, the path of the parameter that is updated."""
         if op.part.kind == UPDATE_PASS:
             subject = self._updated(op)
@@ -64,7 +64,7 @@ class ProgramNames:
         return self._path_among(modules, modules[-1]) if modules else ""
 
     def calls(self, op: Op) -> Iterator[tuple[str, Activation]]:
-        """The calls of modules in which an op was made, the outermost first, each with the module's path."""
+        """Yield the calls of modules in which an op was made, the outermost first, each with the module's path."""
         modules = [step for step in _path(op.scope) if is_module(step.owner)]
         seen: set[int] = set()
         for step in modules:
@@ -73,12 +73,12 @@ class ProgramNames:
                 yield self._path_among([one.owner for one in modules], step.owner), step
 
     def path_of(self, scope: Activation, module: Any) -> str:
-        """The path of a module in the outermost one in whose call `scope` is."""
+        """Return the path of a module in the outermost one in whose call `scope` is."""
         roots = [step.owner for step in scope.path() if is_module(step.owner)]
         return self._path_among(roots, module) if roots else ""
 
     def root_of(self, scope: Activation) -> Any:
-        """The outermost module in whose call `scope` is that holds the one whose call it is."""
+        """Return the outermost module in whose call `scope` is that holds the one whose call it is."""
         roots = [step.owner for step in scope.path() if is_module(step.owner)]
         return next((root for root in roots if self._path_of(root, scope.owner)), scope.owner)
 
@@ -88,12 +88,12 @@ class ProgramNames:
         return own == path or path.endswith(f".{own}") or (not own and path == type(scope.owner).__name__)
 
     def leaf_of(self, array: Any) -> Value | None:
-        """The leaf that an array object came in as."""
+        """Return the leaf that an array object came in as."""
         return self._glance.leaf_of(array)
 
     def _path_among(self, roots: list[Any], module: Any) -> str:
-        """The path of a module in the outermost of these that holds it. What a loss function has as its first argument
-        need not hold the models that it calls."""
+        """Return the path of a module in the outermost of these that holds it. What a loss function has as its first
+        argument need not hold the models that it calls."""
         return next((path for root in roots if (path := self._path_of(root, module))), "")
 
     def _path_of(self, root: Any, module: Any) -> str:
@@ -105,7 +105,7 @@ class ProgramNames:
     # -- the name of a value -------------------------------------------------------------------------------
 
     def name(self, value: Value) -> str:
-        """The name that a value is shown under."""
+        """Return the name that a value is shown under."""
         return next(self.all_names(value), None) or self._number(value) or value.kind
 
     def all_names(self, value: Value) -> Iterator[str]:
@@ -147,11 +147,12 @@ class ProgramNames:
         return self._homes
 
     def now(self, value: Value) -> mx.array | None:
-        """What lies now where a value lay, in the same model under the same name; None if no tensor does."""
+        """Return what lies now where a value lay, in the same model under the same name; None if no tensor does."""
         return self.homes.now(value)
 
     def placed(self, value: Value, home: Home | None = None) -> str | None:
-        """A value by its place in a model or a dict: the bare path if only one has it, else with the variable."""
+        """Return a value by its place in a model or a dict: the bare path if only one has it, else with the
+        variable."""
         home = home or self.homes.of(value)
         if home is None:
             return None
@@ -161,9 +162,9 @@ class ProgramNames:
         return self.homes.qualified(value, home)
 
     def name_at(self, value: Value, op: Op) -> str:
-        """The name of an operand where an op takes it. It is the value's own, but for two things: of several models
-        that hold one tensor the op's own is meant, and a name by which the program calls another tensor at that moment
-        is not used (after `a, b = b, a`, in a recursion)."""
+        """Return the name of an operand where an op takes it. It is the value's own, but for two things: of several
+        models that hold one tensor the op's own is meant, and a name by which the program calls another tensor at that
+        moment is not used (after `a, b = b, a`, in a recursion)."""
         name = value.name  # by the tape that it is on, which may be that of another timeline
         if value.gradient_of is not None:
             of, forward = value.gradient_of, op.of or op
@@ -213,8 +214,8 @@ class ProgramNames:
         return owners
 
     def _assigned(self, value: Value, is_placed: bool) -> Iterator[str]:
-        """The variables that hold an op's output in its call and in those that called it: those of the program's own
-        functions first, then those inside of mlx.nn's layers. Where a call has not been looked at since, what the
+        """Yield the variables that hold an op's output in its call and in those that called it: those of the program's
+        own functions first, then those inside of mlx.nn's layers. Where a call has not been looked at since, what the
         source says it will be assigned to. What has a place in the program's model or optimizer is not called as a
         library calls it for a moment."""
         op = value.op
@@ -235,7 +236,7 @@ class ProgramNames:
         yield from (shown for _, shown in sorted(inner, key=lambda one: one[0]))
 
     def _expected(self, op: Op, slot: int) -> Iterator[tuple[Activation, str]]:
-        """The variables to which the program's source assigns an output, followed through returns, each with its
+        """Yield the variables to which the program's source assigns an output, followed through returns, each with its
         call. A hint: what the variable then holds is known once its call has been looked at again."""
         scope, lasti = op.scope, op.lasti
         if self._is_one_of_several(op):
@@ -313,7 +314,7 @@ class ProgramNames:
         return f"{path}.{short}" if path else short
 
     def _root_of(self, module: Any) -> Any:
-        """The outermost Module known that holds `module`; a module under construction has none yet."""
+        """Return the outermost Module known that holds `module`; a module under construction has none yet."""
         for root, paths in self._modules.values():
             if id(module) in paths and root is not module:
                 return root
@@ -322,7 +323,7 @@ class ProgramNames:
     # -- updates -------------------------------------------------------------------------------------------
 
     def _updated(self, op: Op) -> Value | None:
-        """The parameter that an op of an update works for."""
+        """Return the parameter that an op of an update works for."""
         scope = op.scope
         for other in op.part.ops if scope is not None and scope.code.co_name == "apply_single" else (op,):
             if other.scope is not scope:
@@ -373,13 +374,13 @@ class ProgramNames:
         return laid or self._index.get(name, [])
 
     def newest(self, name: str, position: int) -> Value | None:
-        """The newest value of that name that exists when the cursor stands at `position`."""
+        """Return the newest value of that name that exists when the cursor stands at `position`."""
         versions = self.versions(name)
         found = bisect_right(versions, position, key=lambda version: version[0])
         return versions[found - 1][1] if found else None
 
     def spellings(self) -> list[str]:
-        """The names on the tape; where that has not been indexed, those of the variables and labels alone."""
+        """Return the names on the tape; where that has not been indexed, those of the variables and labels alone."""
         far = len(self.tape.ops) - self._indexed > _SOON
         return [*self._glance.labels, *self.tape.bindings.names()] if far else self.known()
 
@@ -425,15 +426,16 @@ class ProgramNames:
         self._enter(value.label, start, value)
 
     def identity(self, value: Value) -> Home | str | None:
-        """What tells a parameter from those of other models: its place in a module, or the variable of the dict that
-        holds it (which may be a new dict in each step). None where no container is known to hold it."""
+        """Return what tells a parameter from those of other models: its place in a module, or the variable of the dict
+        that holds it (which may be a new dict in each step). None where no container is known to hold it."""
         home = self.homes.of(value)
         if home is None or is_module_type(self.homes.path(home)[0].kind):
             return home
         return self.homes.qualified(value)
 
     def path_from(self, root: Any, path: str) -> str:
-        """A parameter by its path in a model: with the variable that holds the model where another has that path."""
+        """Return a parameter by its path in a model: with the variable that holds the model where another has that
+        path."""
         owner = self.homes.name_of(root) if self._is_shared(path) else None
         return path if owner is None else f"{owner}.{path}"
 
@@ -448,7 +450,7 @@ class ProgramNames:
         return place is None or own is None or place == own
 
     def paths(self) -> list[str]:
-        """The names of all that lies in models: bare paths, and those with the variable that holds the model."""
+        """Return the names of all that lies in models: bare paths, and those with the variable that holds the model."""
         return self.homes.paths()
 
     def owners(self, path: str) -> list[Home | str]:

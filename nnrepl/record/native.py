@@ -3,17 +3,20 @@
 While nobody needs what is inside of them, a gradient call and an optimizer's update are each one closed op of the
 tape: what was called, from where, its loss. None of the wrappers of MLX's operations is in its place meanwhile, so a
 step costs what plain Python costs. Opening such a step is a matter of running the program again (`nnrepl.replay`).
+
+A program that makes no gradient calls (it generates, it evaluates) is one closed op from one of its evaluations on: a
+stretch, which ends where a call is made that has to be seen.
 """
 
 from __future__ import annotations
 
 import functools
-import gc
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from types import CodeType, FrameType
 from typing import Any
 
@@ -21,12 +24,14 @@ import mlx.core as mx
 
 from nnrepl.record.caller import Caller
 from nnrepl.record.frame_variables import first_argument
+from nnrepl.record.kept_number import KeptNumber
 from nnrepl.record.numbering import Numbering
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import NATIVE, RECORD, Recorder, noticing, ready
 from nnrepl.record.segments import is_library
 from nnrepl.record.stack import UPDATES
-from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Value, is_evaluated
+from nnrepl.tape import GRADIENT_PASS, RUN_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Value, is_evaluated
+from nnrepl.tape.collector import set_aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ class Quiet:
     """Stands in for the watch over variables: natively nobody looks at any."""
 
     def enter(self, frame: FrameType) -> Any:
-        """The first argument of a function, which may be a Module or an Optimizer."""
+        """Return the first argument of a function, which may be a Module or an Optimizer."""
         return first_argument(frame)
 
     def belong(self, frame: FrameType, scope: Activation) -> None:
@@ -90,6 +95,9 @@ class Levels:
         blocked: Why this program cannot run natively; "" if it can.
         losses: What becomes of the losses of closed calls.
         numbering: Numbers their passes.
+        resting: Whether the program is in a closed stretch: until the next call.
+        evaluations: How many evaluations the program has forced up to now, if it is.
+        returned: What the call gives back that has just been closed.
     """
 
     def __init__(
@@ -105,8 +113,11 @@ class Levels:
         recorder.levels = self
         self.inside = False
         self.blocked = ""
-        self.losses = Losses()
+        self.losses = ClosedLosses()
         self.numbering = Numbering()
+        self.resting = False
+        self.evaluations = 0
+        self.returned: Any = None
         self._depth = 0
         self._sparse = False
 
@@ -149,11 +160,12 @@ class Levels:
         self._calls(self, self._patches)
         self._sparse = True
         recorder.mode = NATIVE
-        gc.freeze()  # what is on the tape stays there: Python need not walk it again and again
+        set_aside()  # what is on the tape stays there: Python need not walk it again and again
 
     def record(self) -> None:
         """From here on every op is recorded."""
         recorder = self.recorder
+        self.resting = False
         self.losses.link(recorder)
         self.renew()
         recorder.mode = RECORD
@@ -181,10 +193,41 @@ class Levels:
                 self._calls(self, self._patches)
                 self._sparse = True
 
+    # -- stretches -------------------------------------------------------------------------------------------
+
+    def rest(self, scope: Activation | None, lasti: int) -> None:
+        """Note that the program has forced an evaluation while ops are recorded: what it does next becomes a closed
+        stretch, if nobody needs what is in it."""
+        recorder, listener = self.recorder, self.recorder.listener
+        if listener is None or self.blocked or recorder.tracing or not listener.rests():
+            return
+        recorder.intake.enter(recorder)
+        self.resting, self.evaluations = True, len(recorder.tape.marks)
+        self.go_native()
+        op = _closed(self.numbering, recorder, Call(RUN_PASS), scope, lasti)
+        recorder.intake.closed(recorder, op)
+        self._left(op)
+
+    def wake(self) -> None:
+        """Note that a call is about to be made that has to be seen: a stretch ends here, closed or opened."""
+        if self.resting:
+            self.record_late()
+        elif not self.native:
+            self.recorder.intake.awake(self.recorder)
+
+    def evaluated(self) -> None:
+        """Note that the program has forced an evaluation in a closed stretch."""
+        recorder = self.recorder
+        if recorder.mode == NATIVE and get_ident() == recorder.thread and not self.inside:
+            self.evaluations += 1
+            if recorder.listener is not None:
+                recorder.listener.evaluated_natively(self.evaluations)
+
     # -- calls -----------------------------------------------------------------------------------------------
 
     def begins(self, frame: FrameType) -> bool:
-        """A gradient call is about to be made while ops are recorded. Returns whether it is to run natively."""
+        """Note that a gradient call is about to be made while ops are recorded. Returns whether it is to run
+        natively."""
         recorder = self.recorder
         listener = recorder.listener
         if listener is None or self.blocked or recorder.differentiating or recorder.tracing:
@@ -239,12 +282,14 @@ class Levels:
                 elif op.part.gives_loss and loss is not None:
                     self.losses.made(op, loss(result))
                 recorder.intake.closed(recorder, op)
+            self.returned = result
             self._left(op)
+            self.returned = None
         return result
 
     def _look_for_update(self) -> None:
-        """What a program does to its weights by hand is not noticed: two gradient calls with no update between them may
-        hide one."""
+        """Note that what a program does to its weights by hand is not noticed: two gradient calls with no update
+        between them may hide one."""
         recorder = self.recorder
         ops, listener = recorder.tape.ops, recorder.listener
         last = ops[-1] if ops else None
@@ -258,7 +303,7 @@ class Levels:
 
     @contextmanager
     def recorded(self, calls: list[Call]) -> Iterator[None]:
-        """A call is recorded op by op that would be closed ops if it ran natively: `calls`, known when it is over."""
+        """Record a call op by op that would be closed ops if it ran natively: `calls`, known when it is over."""
         self._depth += 1
         try:
             yield
@@ -279,7 +324,7 @@ class Levels:
             part.number = before.number + self.numbering.between(before, part)
 
     def record_late(self) -> None:
-        """What is about to be called has to be recorded, although what came just before has not been."""
+        """Note that what is about to be called has to be recorded, although what came just before has not been."""
         self.recorder.tape.late.add(len(self.recorder.tape))
         self.record()
 
@@ -289,7 +334,7 @@ def _gives(result: Any) -> str:
     return "first" if isinstance(result, tuple) and result and isinstance(result[0], tuple) else "alone"
 
 
-class Losses:
+class ClosedLosses:
     """The losses of closed calls: kept for ever once the program has evaluated them, else only as long as it holds
     them itself, since one that is not evaluated keeps all that it is made of."""
 
@@ -299,13 +344,14 @@ class Losses:
         self._asked = False
 
     def made(self, op: ClosedOp, loss: Any) -> None:
-        """A call has returned a loss."""
+        """Note that a call has returned a loss."""
         self._op, self._loss = None, None
         if isinstance(loss, mx.array) and loss.size == 1:
             self._op, self._loss, self._asked = op, weakref.ref(loss), False
 
     def fresh(self) -> tuple[ClosedOp, mx.array] | None:
-        """The last one, whether it has been evaluated or not, with its call; None if it has been asked for before."""
+        """Return the last one, whether it has been evaluated or not, with its call; None if it has been asked for
+        before."""
         loss = self._now()
         if loss is None or self._op is None or self._asked:
             return None
@@ -329,13 +375,14 @@ class Losses:
 
     def _keep(self, loss: mx.array) -> Value:
         assert self._op is not None
-        value = Value(self._op, 0, _copy(loss))
+        plain = not loss.ndim and is_evaluated(loss)
+        value = KeptNumber(self._op, loss) if plain else Value(self._op, 0, _copy(loss))
         self._op.outputs, self._op.part.loss = (value,), value
         return value
 
 
 def _own(frame: FrameType) -> FrameType:
-    """The nearest frame that is no library's, where a call is made through one."""
+    """Return the nearest frame that is no library's, where a call is made through one."""
     found: FrameType | None = frame
     while found is not None and is_library(found.f_code.co_filename):
         found = found.f_back
@@ -343,13 +390,13 @@ def _own(frame: FrameType) -> FrameType:
 
 
 def loss_of(result: Any) -> Any:
-    """The loss in what `value_and_grad` returns: the value, or the first of several."""
+    """Return the loss in what `value_and_grad` returns: the value, or the first of several."""
     loss = result[0] if isinstance(result, tuple) and result else None
     return loss[0] if isinstance(loss, (tuple, list)) and loss else loss
 
 
 def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:
-    """What stands for an optimizer's `update`, where it is a call that may be closed."""
+    """Return what stands for an optimizer's `update`, where it is a call that may be closed."""
 
     @functools.wraps(original, updated=())
     def update(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -365,7 +412,7 @@ def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., A
 
 
 def optimizers() -> list[tuple[type, str]]:
-    """The classes of optimizers that have an `update` of their own, and what it is called."""
+    """Return the classes of optimizers that have an `update` of their own, and what it is called."""
     base = sys.modules.get("mlx.optimizers.optimizers")
     if base is None:
         return []
@@ -380,8 +427,10 @@ def _closed(numbering: Numbering, recorder: Recorder, call: Call, scope: Activat
     tape = recorder.tape
     passes, ops = tape.passes, tape.ops
     position = len(ops)
-    part = Pass(tape, 0, call.kind, call.title, position, position + 1, position + 1)
-    part.scope, part.lasti, part.code, part.open, part.grads = scope, lasti, call.code, False, _NO_GRADIENTS
+    end = position + 1
+    part = Pass(tape, 0, call.kind, call.title, position, end, end)
+    part.scope, part.code, part.open, part.grads = scope, call.code, False, _NO_GRADIENTS
+    part.lasti = _OFFSETS.setdefault(lasti, lasti)
     part.number = numbering.coming(tape, part)
     op = ClosedOp(call.kind, call.title, part)
     ops.append(op)
@@ -391,18 +440,31 @@ def _closed(numbering: Numbering, recorder: Recorder, call: Call, scope: Activat
 
 _NO_GRADIENTS: dict[Value, list[Value]] = {}
 """Those of closed calls: one for all, since a long run has many."""
+_OFFSETS: dict[int, int] = {}
+"""The numbers that say where in their functions closed calls are made: each once."""
 
 
 def keep_contents(recorder: Recorder, array: mx.array) -> None:
-    """An array that the tape knows is about to change in place: what the tape holds stays, and the program's object
-    is none of the tape's any more."""
+    """Note that an array that the tape knows is about to change in place: what the tape holds stays, and the program's
+    object is none of the tape's any more."""
     value = recorder.live.pop(id(array), None)
     if value is not None and value.held is array:
         value.held = _copy(array)
 
 
+def evaluating(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what stands in a closed stretch for what forces an evaluation."""
+
+    @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        levels.evaluated()
+        return original(*args, **kwargs)
+
+    return wrapper
+
+
 def in_place(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
-    """What stands for `x[i] = v`, `x += y` natively."""
+    """Return what stands for `x[i] = v`, `x += y` natively."""
     live = recorder.live
 
     @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())

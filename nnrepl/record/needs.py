@@ -18,7 +18,7 @@ _KNOWN: dict[object, tuple[int, ...]] = {}
 
 
 def needs(op: Op) -> tuple[Value, ...]:
-    """The inputs whose numbers an op needs."""
+    """Return the inputs whose numbers an op needs."""
     if not isinstance(op, BackwardOp):
         return op.inputs
     return tuple([op.inputs[slot] for slot in needed_slots(op)])
@@ -41,14 +41,14 @@ def needed_slots(op: BackwardOp) -> tuple[int, ...]:
 
 
 def _constants(op: Op) -> object:
-    """What an op was called with besides tensors."""
+    """Return what an op was called with besides tensors."""
     return frozen([None if isinstance(arg, Value) else arg for arg in op.args]), frozen(op.kwargs)
 
 
 def _look(op: Op) -> tuple[int, ...]:
     """Compute the op on stand-ins and see which of them MLX's graph reaches."""
     stands = {value: stand_in(value.shape, value.dtype) for value in op.inputs}
-    # A gradient may be handed on as it is; the step behind it keeps the two apart in the graph.
+    # A gradient may be handed on as it is; the step after it keeps the two apart in the graph.
     results = [_step(array) for array in op.compute(stands.__getitem__)]
     outputs = {f"o{slot}": array for slot, array in enumerate(results)}
     names = {f"i{slot}": stands[value] for slot, value in enumerate(op.inputs)}

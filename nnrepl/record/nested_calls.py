@@ -11,6 +11,7 @@ until somebody looks.
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
@@ -22,6 +23,7 @@ from nnrepl.record import trees
 from nnrepl.record.anatomy import stand_in
 from nnrepl.record.data import construct
 from nnrepl.record.intake import RECORDING
+from nnrepl.record.recipe import TransformRecipe
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.region import Region
 from nnrepl.record.sweep import Sweep, seed
@@ -65,7 +67,7 @@ def given_of(
     others: Any = (),
     out_axes: Any = 0,
 ) -> Given | None:
-    """What goes into a call with these arguments; None if some of it has not been recorded.
+    """Return what goes into a call with these arguments; None if some of it has not been recorded.
 
     Args:
         parameters: What the function calls its positional arguments; none where it has no lines of its own.
@@ -101,7 +103,7 @@ def given_of(
 
 
 def _axes(axes: Any, tree: Any) -> Iterator[int | None]:
-    """The axis of each array of a tree, for `in_axes` that may stop further up in it."""
+    """Yield the axis of each array of a tree, for `in_axes` that may stop further up in it."""
     if isinstance(tree, mx.array):
         yield axes if isinstance(axes, int) else None
     elif isinstance(tree, (list, tuple)):
@@ -124,6 +126,10 @@ class InsideRecording:
         part: What it is put in.
         leaves: What stands for the arrays that went in, in order.
         own: All that came in while the function ran.
+        changed: The arrays that are not the function's own and that it changed in place, by `id`, and what they held.
+        left: What those hold when the function has run.
+        evaluated: What the program evaluated in it, and after which position.
+        recipe: How to do the same on other arrays; None where not all of that is known.
     """
 
     def __init__(self, recorder: Recorder, given: Given, title: str, frame: FrameType) -> None:
@@ -136,6 +142,10 @@ class InsideRecording:
         self._start = len(recorder.tape)
         self.leaves: list[Leaf] = []
         self.own: set[Value] = set()
+        self.changed: dict[int, tuple[mx.array, Value]] = {}
+        self.left: list[tuple[mx.array, Value]] = []
+        self.evaluated: list[tuple[int, tuple[Value, ...]]] = []
+        self.recipe: TransformRecipe | None = None
         self._outputs: list[Value] = []
         self._begun = self._ended = False
 
@@ -153,6 +163,7 @@ class InsideRecording:
         try:
             result = function(*args, **kwargs)
             self._outputs = [recorder.value_of(array, self._frame) for array in arrays_of(result)]
+            self.recipe = self._recipe(result)
             if self.part.size:
                 axes = enumerate(_axes(self.given.out_axes, result))
                 self.part.out_axes = {slot: axis for slot, axis in axes if axis}
@@ -181,16 +192,35 @@ class InsideRecording:
         part.wrt = tuple([leaf for leaf, wanted in zip(self.leaves, given.wanted) if wanted])
 
     def touch(self, value: Value, array: mx.array) -> None:
-        """The function takes a value: one that was there before, it has captured."""
-        if value.op is None:
-            mine = value in self.own
-        else:
-            part: Pass | None = value.op.part
-            while part is not None and part is not self.part:
-                part = part.within
-            mine = part is not None
-        if not mine:
+        """Note that the function takes a value: one that was there before, it has captured."""
+        if not self._is_mine(value):
             self.recorder.captured.setdefault(value, array)
+
+    def change(self, value: Value, array: mx.array) -> None:
+        """Note that the function changes an array in place that holds a value: it may be one that was there before."""
+        if not self._is_mine(value):
+            self.changed.setdefault(id(array), (array, value))
+
+    def evaluate(self, arrays: Sequence[mx.array]) -> None:
+        """Note that the program evaluates arrays in the function."""
+        live = self.recorder.live
+        values = tuple([live[id(array)] for array in arrays if id(array) in live])
+        self.evaluated.append((len(self.recorder.tape), values))
+
+    def _is_mine(self, value: Value) -> bool:
+        if value.op is None:
+            return value in self.own
+        part: Pass | None = value.op.part
+        while part is not None and part is not self.part:
+            part = part.within
+        return part is not None
+
+    def _recipe(self, result: Any) -> TransformRecipe:
+        """How to do again what the function has done by now."""
+        tape = self.recorder.tape
+        ops = [op for op in tape.ops[self._start :] if op.part is self.part and op.error is None]
+        before = [(sum(op.position < at for op in ops), values) for at, values in self.evaluated]
+        return TransformRecipe(self.leaves, ops, before, TransformRecipe.structure(result), self._outputs)
 
     # -- when the call is over -------------------------------------------------------------------------------
 
@@ -210,6 +240,8 @@ class InsideRecording:
         intake, recorder.intake = recorder.intake, RECORDING
         try:
             if self._ended and error is None:
+                left = [(array, recorder.live[key]) for key, (array, _) in self.changed.items()]
+                self.left = [(array, value) for array, value in left if not self.part.differs(value)]
                 self._follow()
         finally:
             recorder.inside, recorder.part, recorder.intake = before, outer, intake
@@ -222,7 +254,7 @@ class InsideRecording:
         return part if len(part) else None
 
     def _follow(self) -> None:
-        """What MLX did after the function's own ops."""
+        """Note what MLX did after the function's own ops."""
         part, given, outputs = self.part, self.given, self._outputs
         made: Sequence[Value | None] = outputs
         if given.transform in GRADIENTS and outputs:
@@ -240,7 +272,7 @@ class InsideRecording:
         part.results = tuple([(value, slot) for slot, value in enumerate(made) if value is not None])
 
     def _roots(self) -> list[tuple[Value, mx.array]]:
-        """What is differentiated, each with what the backward pass starts from."""
+        """Return what is differentiated, each with what the backward pass starts from."""
         if self.given.transform != "vjp":
             return [(self._outputs[0], construct(1.0, mx.float32))]
         # MLX leaves those that let no gradient pass out when it pairs outputs with cotangents.
@@ -251,6 +283,8 @@ class InsideRecording:
         """Hold no array of what happened inside, and say of what lies in a `vmap` that it differs from sample to
         sample."""
         part, notes = self.part, self.recorder.tape.notes
+        made = [value for op in part.ops if op.part is part for value in op.outputs]
+        there = [(weakref.ref(value.held), value) for value in made if value.held is not None]
         for leaf in self.leaves:
             self._forget(leaf)
         for op in part.ops:
@@ -267,9 +301,10 @@ class InsideRecording:
         for leaf in self.leaves:
             if leaf in part.axes:
                 self._spread(leaf, part.axes[leaf])
+        self.recorder.leavings.keep(there)
 
     def _follow_origins(self, value: Value) -> None:
-        """What a call within this one has taken differs from sample to sample as what it was there does."""
+        """Note that what a call within this one has taken differs from sample to sample as what it was there does."""
         axes, taken = self.part.axes, []
         origin: Value | None = value
         while origin is not None and origin not in axes:
@@ -279,7 +314,7 @@ class InsideRecording:
             self._spread(leaf, axes[origin])  # type: ignore[index]
 
     def _lose(self) -> None:
-        """The call has failed: MLX may be unable to do for all samples what the function did for one."""
+        """Note that the call has failed: MLX may be unable to do for all samples what the function did for one."""
         for op in self.part.ops:
             if op in self.recorder.tape.notes.mapped:
                 op.__class__ = _lost(type(op))
@@ -297,7 +332,7 @@ class InsideRecording:
         value.held = None
 
     def _spread(self, value: Value, axis: int) -> None:
-        """A value lies there for all samples, along an axis."""
+        """Note that a value lies there for all samples, along an axis."""
         part, sketches = self.part, self.recorder.tape.notes.sketches
         part.axes[value] = axis
         shape, dtype = sketches[value]
@@ -305,7 +340,7 @@ class InsideRecording:
 
 
 def _lost(kind: Any) -> Any:
-    """A kind of op or value of which no numbers can be had."""
+    """Return a kind of op or value of which no numbers can be had."""
     if kind not in _LOST:
         refusal = "its call failed before MLX computed it"
         _LOST[kind] = type(f"Lost{kind.__name__}", (kind,), {"__slots__": (), "refusal": refusal})

@@ -43,7 +43,7 @@ class Numbering:
                 self._follow(part, part.number - self._last.number if self._last is not None else 0)
 
     def coming(self, tape: Tape, part: Pass) -> int:
-        """The number of a closed call whose pass is about to be put on the tape."""
+        """Return the number of a closed call whose pass is about to be put on the tape."""
         before, seen = tape.passes[-1] if tape.passes else None, self.seen
         if before is None:
             return 1

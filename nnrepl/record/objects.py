@@ -22,13 +22,14 @@ class Slot(int):
     """The place of an array in what an op returned."""
 
 
-def _fill_slots(structure: Any, give: Callable[[int], mx.array]) -> Any:
+def fill_slots(structure: Any, give: Callable[[int], mx.array]) -> Any:
+    """Return what an op returned, with arrays in the places that were kept for them."""
     if isinstance(structure, Slot):
         return give(structure)
     if isinstance(structure, dict):
-        return {key: _fill_slots(item, give) for key, item in structure.items()}
+        return {key: fill_slots(item, give) for key, item in structure.items()}
     if isinstance(structure, (list, tuple)):
-        items = [_fill_slots(item, give) for item in structure]
+        items = [fill_slots(item, give) for item in structure]
         if isinstance(structure, list):
             return items
         return type(structure)(*items) if hasattr(structure, "_fields") else tuple(items)
@@ -36,11 +37,11 @@ def _fill_slots(structure: Any, give: Callable[[int], mx.array]) -> Any:
 
 
 def hand_out(recorder: Recorder, op: Op) -> Any:
-    """What a recorded op returned, with fresh handles on its values."""
+    """Return what a recorded op returned, with fresh handles on its values."""
     structure = recorder.tape.notes.structures.get(op)
     if structure is None:
         return recorder.handle(op.outputs[0])
-    return _fill_slots(structure, lambda slot: recorder.handle(op.outputs[slot]))
+    return fill_slots(structure, lambda slot: recorder.handle(op.outputs[slot]))
 
 
 def deliver(recorder: Recorder, array: mx.array, value: Value) -> None:
@@ -53,7 +54,7 @@ def deliver(recorder: Recorder, array: mx.array, value: Value) -> None:
 
 
 def object_of(recorder: Recorder, key: int, value: Value) -> mx.array | None:
-    """The array object of the program's that is known under an `id`."""
+    """Return the array object of the program's that is known under an `id`."""
     guard = recorder.guards.get(key)
     array = None if guard is None else guard()
     return value.held if array is None and id(value.held) == key else array

@@ -7,12 +7,10 @@ touched while MLX runs it. Its VJP is MLX's own, over the same call with those a
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from threading import get_ident
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -21,11 +19,13 @@ import mlx.core as mx
 
 from nnrepl.record import trees
 from nnrepl.record.anatomy import Group, of_call
-from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
+from nnrepl.record.leavings import Mark
 from nnrepl.record.nested_calls import Given, InsideRecording, given_of
-from nnrepl.record.objects import hand_out
-from nnrepl.record.recorder import MUTED, OPAQUE, RECORD, Recorder, current, noticing, ready
+from nnrepl.record.objects import deliver, hand_out
+from nnrepl.record.quiet import exchanged, quietly
+from nnrepl.record.recipe import TransformRecipe
+from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, current, noticing, ready
 from nnrepl.record.strays import invoke, native
 from nnrepl.record.titles import code_of, parameter_names, title
 from nnrepl.tape import Inside, Op, Operation, Value, arrays_of
@@ -39,9 +39,6 @@ Describe = Callable[[tuple[Any, ...], dict[str, Any]], Given | None]
 _getframe = sys._getframe
 _copy = mx.array.__copy__
 _init = mx.array.__init__
-_setitem = mx.array.__setitem__
-_seed = mx.random.seed
-_tolist = mx.array.tolist
 _RANDOM_STATE: Any = mx.random.state
 
 
@@ -52,7 +49,7 @@ def aside(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    """A wrapped function is called while it is not to be recorded as an op."""
+    """Call a wrapped function that is not to be recorded as an op."""
     if recorder.closed:
         successor = ready()
         if successor is not None and operation is not None:  # a wrapper that outlived its recording
@@ -62,7 +59,10 @@ def aside(
         notice(recorder, args)
         if kwargs:
             notice(recorder, tuple(kwargs.values()))
-        return original(*args, **kwargs)
+        made = original(*args, **kwargs)
+        if recorder.leavings.made is not None and operation is not None:
+            recorder.leavings.note(recorder.stack.program_frame(_getframe(2)), made)
+        return made
     result = original(*args, **kwargs)
     if recorder.mode == RECORD:  # so this is another thread
         for array in arrays_of(result):
@@ -79,8 +79,18 @@ def notice(recorder: Recorder, args: Any) -> None:
                 recorder.captured.setdefault(value, leaf)
 
 
+def overwrite(recorder: Recorder, array: mx.array) -> None:
+    """Note that an array is about to be changed in place while that is not to be recorded as an op."""
+    if recorder.mode == OPAQUE and not recorder.closed and get_ident() == recorder.thread:
+        value = recorder.live.get(id(array))
+        if value is not None and id(array) not in recorder.overwrites:
+            recorder.overwrites[id(array)] = (array, value)
+            if value.held is array:
+                value.held = _copy(array)
+
+
 def pass_on(args: Any) -> None:
-    """A transform is called while it is not to be recorded as an op: what goes in, an opaque op touches."""
+    """Note that a transform is called while it is not to be recorded as an op: what goes in, an opaque op touches."""
     recorder = current()
     if recorder is not None and recorder.mode == OPAQUE and get_ident() == recorder.thread:
         notice(recorder, args)
@@ -154,7 +164,7 @@ class Mapped(Transform):
 def run_transform(
     recorder: Recorder, transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
 ) -> Any:
-    """A transform that MLX runs, as one op."""
+    """Return a transform that MLX runs, as one op."""
 
     def make(fun: Callable[..., Any]) -> Callable[..., Any]:
         return native(transform.original(fun, *transform.args, **transform.kwargs))
@@ -174,7 +184,7 @@ def run_transform(
 def run_native(
     recorder: Recorder, transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
 ) -> Any:
-    """What a transform made, as one op of which nothing is known inside."""
+    """Return what a transform made, as one op of which nothing is known inside."""
     name = f"{transform.name} of {title(transform.fun)}"
     return OpaqueCall(recorder, name, f"mx.{transform.name}", None, transform.real).run(args, kwargs, frame)
 
@@ -202,7 +212,7 @@ def run_function(
 
 
 def jvp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
-    """The replacement for `mx.jvp`: one opaque op."""
+    """Return the replacement for `mx.jvp`: one opaque op."""
 
     @functools.wraps(original, assigned=("__name__", "__doc__", "__module__"), updated=())
     def jvp(fun: Callable[..., Any], primals: Any, tangents: Any) -> Any:
@@ -228,6 +238,9 @@ class OpaqueCall:
         touched: The recorded values that the function took besides its arguments, and the objects that held them.
         state: The random state before it, if it drew random numbers.
         groups: How gradients pass through it, known where they are asked for.
+        recipe: How to make it again without a line of the program's; None where that is not known.
+        marks: What of the arrays made inside the program has taken outside since: further results, behind those.
+        changed: The arrays from outside that it changed in place: what they hold then is part of what it returns.
     """
 
     def __init__(
@@ -248,9 +261,12 @@ class OpaqueCall:
         self.state: Any = None
         self.survivors: list[tuple[weakref.ref[mx.array], Value]] = []
         self.groups: tuple[Group, ...] = ()
+        self.recipe: TransformRecipe | None = None
+        self.changed: list[mx.array] = []
+        self.marks: list[Mark | None] = []
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        """The program's call."""
+        """Return the program's call."""
         recorder = self.recorder
         intake = recorder.intake
         intake.enter(recorder)
@@ -259,12 +275,14 @@ class OpaqueCall:
         names = recorder.scan(kwargs, inputs, frame)
         given = trees.arrays((args, kwargs))
         captured, recorder.captured = recorder.captured, {}
+        overwrites, recorder.overwrites = recorder.overwrites, {}
         draws: tuple[Any, int] = recorder.draws
         state: Any = _RANDOM_STATE[0]
         inside = self._inside(args, kwargs, inputs, frame)
         function = self.fun if self.make is None else self.make(self._relinking(inputs, inside))
         error: Exception | None = None
         recorder.mode, recorder.forced = OPAQUE, False
+        before = recorder.leavings.follow() if intake.has_inside(recorder) else None
         try:
             result = function(*args, **kwargs)
         except Exception as raised:
@@ -272,11 +290,14 @@ class OpaqueCall:
         finally:
             recorder.mode = RECORD
             touched, recorder.captured = recorder.captured, captured
+            changed, recorder.overwrites = recorder.overwrites, overwrites
+            made = {} if before is None else recorder.leavings.followed(before)
         part = None if inside is None else inside.close(error)
         if _RANDOM_STATE[0] is not state:
             self.state, recorder.draws = state, draws
             recorder.seeded(("opaque", draws))
         extra = self._takes(touched)
+        left = self._changes(changed, inside)
         op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
         part = self._followed(frame) if inside is None else part
         if part is not None:
@@ -284,24 +305,82 @@ class OpaqueCall:
         if error is not None:
             recorder.fail(op, error, frame)
             raise error
-        for reference, value in self.survivors:
-            array = reference()
-            if array is not None and id(array) not in recorder.live:
-                recorder.link(array, value)
+        self._relink_survivors()
         twin = intake.given(recorder, op, frame)
         if twin is not None:
             if part is not None:
                 recorder.tape.notes.calls[twin] = part
+            self._leave_again(twin, left, len(arrays_of(result)), made)
             return hand_out(recorder, twin)
         recorder.finish(op, result, frame)
+        self._leave(op, left)
         if recorder.differentiating or recorder.inside is not None:
             if len(given) != len(inputs):
                 given = [value.array for value in inputs]
-            self.groups = of_call(op, recorder.forced, [*given, *self.touched.values()])
+            now, pairs = {id(array) for array, _ in left}, [*zip(inputs, given), *self.touched.items()]
+            taken = [value.array if id(array) in now else array for value, array in pairs]
+            self.groups = of_call(op, recorder.forced, taken)
         return result
 
+    def _relink_survivors(self) -> None:
+        for reference, value in self.survivors:
+            array = reference()
+            if array is not None and id(array) not in self.recorder.live:
+                self.recorder.link(array, value)
+
+    def _changes(
+        self, changed: dict[int, tuple[mx.array, Value]], inside: InsideRecording | None
+    ) -> list[tuple[mx.array, Value]]:
+        """Return the arrays from outside that were changed in place, and what they held; so did the one around it, if
+        MLX runs that as well. With what is known of the inside, the call can be made again."""
+        if inside is not None:
+            kept = {id(array): value for array, value in inside.left}
+            changed = {key: inside.changed[key] for key in kept}
+            if inside.recipe is not None:
+                inside.recipe.captured, inside.recipe.kept = tuple(self.touched), tuple(kept.values())
+                self.recipe = inside.recipe if inside.recipe.is_whole() else None
+        around = self.recorder.inside
+        for array, value in changed.values():
+            if around is not None:
+                around.change(value, array)
+        self.changed = [array for array, _ in changed.values()]
+        return list(changed.values())
+
+    def _leave(self, op: Op, left: Sequence[tuple[mx.array, Value]]) -> None:
+        """Note that what was changed in place holds further results of the call."""
+        recorder = self.recorder
+        for array, old in left if op.outputs else ():
+            value = Value(op, len(op.outputs), array)
+            op.outputs = (*op.outputs, value)
+            recorder.live[id(array)] = value
+            recorder.watch.changed(array, old)
+
+    def _leave_again(
+        self,
+        twin: Op,
+        left: Sequence[tuple[mx.array, Value]],
+        count: int,
+        made: dict[Mark, weakref.ref[mx.array]],
+    ) -> None:
+        """Put the further results of a call of the tape into the program's arrays of now.
+
+        Args:
+            count: How many results the call gives back.
+            made: What was made inside.
+        """
+        recorder = self.recorder
+        for (array, old), value in zip(left, twin.outputs[count:]):
+            deliver(recorder, array, value)
+            recorder.watch.changed(array, old)
+        marks = twin.operation.run.marks  # type: ignore[attr-defined]
+        for mark, value in zip(marks, twin.outputs[count + len(left) :]):
+            reference = made.get(mark)
+            kept = None if reference is None else reference()
+            if kept is not None:
+                deliver(recorder, kept, value)
+
     def _followed(self, frame: FrameType) -> Inside | None:
-        """What happened inside, where the run follows a tape that has it."""
+        """Return what happened inside, where the run follows a tape that has it."""
         recorder = self.recorder
         if not recorder.intake.has_inside(recorder):
             return None
@@ -319,7 +398,7 @@ class OpaqueCall:
     def _inside(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Value], frame: FrameType
     ) -> InsideRecording | None:
-        """What writes down what happens inside; None where that is not known, or on the tape already."""
+        """Return what writes down what happens inside; None where that is not known, or on the tape already."""
         recorder = self.recorder
         if self.given is None or recorder.intake.has_inside(recorder):
             return None
@@ -334,8 +413,8 @@ class OpaqueCall:
         return InsideRecording(recorder, given, title(self.fun), frame)
 
     def _relinking(self, inputs: list[Value], inside: InsideRecording | None) -> Callable[..., Any]:
-        """The inner function, which notes what MLX hands to it: new objects for the arrays of `inputs`,
-        some of which live on (in a Module, say) after the transform has ended."""
+        """Return the inner function, which notes what MLX hands to it: new objects for the arrays of `inputs`, some of
+        which live on (in a Module, say) after the transform has ended."""
 
         @functools.wraps(self.fun, assigned=("__name__", "__doc__"), updated=())
         def fun(*args: Any, **kwargs: Any) -> Any:
@@ -347,10 +426,21 @@ class OpaqueCall:
         return fun
 
     def __call__(self, args: Any, kwargs: Any, captured: list[mx.array]) -> Any:
-        """Make the same call on other arrays: quietly, with the random numbers of the first time."""
+        """Make the same call on other arrays: quietly, with the random numbers of the first time. Returns what comes
+        back, and then what it leaves in arrays from outside."""
+        with quietly(self.state):
+            return self.again(args, kwargs, captured)
+
+    def again(self, args: Any, kwargs: Any, captured: list[mx.array]) -> list[mx.array]:
+        """Return the same, with random numbers drawn from the state of now."""
+        if self.recipe is not None and self.make is not None:
+            kept: list[mx.array] = []
+            results = arrays_of(self.make(self.recipe.function(captured, kept))(*args, **kwargs))
+            return [*results, *kept]
         function = self.fun if self.make is None else self.make(self.fun)
-        with quietly(self.state), _exchanged(self._places(captured)):
-            return arrays_of(function(*args, **kwargs))
+        with exchanged(self._places(captured)):
+            results = arrays_of(function(*args, **kwargs))
+            return [*results, *map(_copy, self.changed)]
 
     def _places(self, captured: list[mx.array]) -> list[tuple[mx.array, mx.array]]:
         """Where the function finds what it captured, with what it is to find there: in the objects of then, and in
@@ -369,86 +459,6 @@ class OpaqueCall:
                 known = known.origin
             places += [(thing, array) for thing in objects.values() if thing is not array]
         return places
-
-
-@contextlib.contextmanager
-def _exchanged(places: Sequence[tuple[mx.array, mx.array]]) -> Iterator[None]:
-    """Let the program's own array objects hold other arrays for a while: that reaches every closure,
-    module and list in which they lie."""
-    before = [(thing, _copy(thing)) for thing, _ in places]
-    given = [(thing, _copy(array)) for thing, array in places]
-    try:
-        for thing, array in given:
-            _setitem(thing, Ellipsis, array)
-        yield
-    finally:
-        for thing, array in before:
-            _setitem(thing, Ellipsis, array)
-
-
-@contextlib.contextmanager
-def quietly(state: mx.array | None = None) -> Iterator[None]:
-    """Call a function of the program's once more: nothing is recorded or printed, and random numbers are
-    drawn from `state`."""
-    recorder = current()
-    before = None if recorder is None else recorder.mode
-    if recorder is not None:
-        recorder.mode = MUTED
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), _random(state):
-            yield
-    finally:
-        if recorder is not None and before is not None:
-            recorder.mode = before
-
-
-@contextlib.contextmanager
-def _random(state: mx.array | None) -> Iterator[None]:
-    """Draw the random numbers of an earlier moment, and leave the global state as it is."""
-    if state is None:
-        yield
-        return
-    now = _RANDOM_STATE[0]
-    set_random_state(state)
-    try:
-        yield
-    finally:
-        set_random_state(now)
-
-
-def set_random_state(state: mx.array) -> None:
-    """Put MLX's random state (of this thread) to what it was: a key is the two halves of its seed."""
-    halves: Any = _tolist(state)
-    high, low = halves
-    _seed((high << 32) | low)
-
-
-# -- kernels and imported functions --------------------------------------------------------------------------
-
-
-def maker(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
-    """`mx.fast.metal_kernel`, `mx.import_function`: the calls of what they return are ops."""
-    original = callee.original
-
-    @functools.wraps(original, assigned=("__name__", "__doc__", "__module__"), updated=())
-    def make(*args: Any, **kwargs: Any) -> Any:
-        made = original(*args, **kwargs)
-        if isinstance(made, tuple):
-            return (_kernel(made[0], callee.attribute), *made[1:])
-        return _kernel(made, callee.attribute)
-
-    return make
-
-
-def _kernel(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    def kernel(*args: Any, **kwargs: Any) -> Any:
-        recorder = ready()
-        if recorder is None:
-            pass_on((args, kwargs))
-            return function(*args, **kwargs)
-        return OpaqueCall(recorder, name, name, None, function).run(args, kwargs, _getframe(1))
-
-    return kernel
 
 
 def construct_aside(recorder: Recorder, array: mx.array, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -48,9 +48,9 @@ _MISSING = object()
 
 
 def _vectorcall_slot(cls: type) -> ctypes.c_void_p:
-    """The pointer through which calling `cls` bypasses `__init__`.
+    """Return the pointer through which calling `cls` bypasses `__init__`.
 
-    Its offset stands in the metaclass (`tp_vectorcall_offset`, the fifth field behind the object header in
+    Its offset stands in the metaclass (`tp_vectorcall_offset`, the fifth field after the object header in
     CPython's PyTypeObject since 3.8), so this holds for stable-ABI builds as well.
     """
     header = object.__basicsize__ + ctypes.sizeof(ctypes.c_ssize_t)

@@ -53,7 +53,7 @@ def _is_given(value: Value, passes: Sequence[Pass]) -> bool:
 
 
 def title(op: Op, kind: str) -> str:
-    """What a pass is called that begins with an op outside of any transform of ours."""
+    """Return what a pass is called that begins with an op outside of any transform of ours."""
     scope = op.scope
     if scope is None:
         return ""

@@ -15,5 +15,5 @@ os.register_at_fork(after_in_child=_forked)
 
 
 def this_process() -> int:
-    """The number of this process. It is asked at every op, and the system takes its time to say it."""
+    """Return the number of this process. It is asked at every op, and the system takes its time to say it."""
     return _here[0]

@@ -20,11 +20,12 @@ from nnrepl.record import trees
 from nnrepl.record.adopt import adopt
 from nnrepl.record.bounds import INDEXING
 from nnrepl.record.intake import RECORDING, Intake
+from nnrepl.record.leavings import Leavings
 from nnrepl.record.listener import Exchanging, Listener, Mirrored, Touching
 from nnrepl.record.objects import Slot, hand_out
 from nnrepl.record.phases import feeds_update, starts, title
 from nnrepl.record.stack import Stack
-from nnrepl.record.watch import Watch
+from nnrepl.record.watch import BindingWatch
 from nnrepl.tape import (
     GRADIENT_PASS,
     RUN_PASS,
@@ -76,6 +77,8 @@ class Recorder:
         part: The pass that is being recorded.
         differentiating: How many transforms of ours are running (0 at the top level of the program).
         captured: In OPAQUE mode, the recorded values that were touched.
+        overwrites: In OPAQUE mode, the recorded arrays that were changed in place, by `id`, and what they held.
+        leavings: What the program has kept of what was made inside of calls that MLX ran by itself.
         forced: In OPAQUE mode, whether something was evaluated.
         closed: Whether the recording is over; wrappers that live on then do nothing.
         compiling: Whether MLX would compile (the program may have switched that off).
@@ -94,6 +97,7 @@ class Recorder:
         native_until: Where on the tape ops are recorded again that follow closed calls; 0: it has none.
         collector: Keeps Python's garbage collector off the tape.
         customized: Custom functions and what was set as their `vjp`, `jvp`, `vmap`, by `id`.
+        unified: Leaves that entered anew in a run along a tape, and which value of that each one is.
     """
 
     def __init__(self, tape: Tape, *, strict: bool, base: FrameType | None = None) -> None:
@@ -103,12 +107,14 @@ class Recorder:
         self.thread = get_ident()
         self.live: dict[int, Value] = {}
         self.guards: dict[int, weakref.ref[mx.array]] = {}
-        self.watch = Watch(self)
+        self.watch = BindingWatch(self)
         self.stack = Stack(base, self.watch)
         self.part: Pass | None = None
         self.differentiating = self.repeating = self.native_until = 0
         self.captured: dict[Value, mx.array] = {}
+        self.overwrites: dict[int, tuple[mx.array, Value]] = {}
         self.forced = False
+        self.leavings = Leavings()
         self.listener: Listener | None = None
         self.started = self.closed = False
         self.stream: Any = None
@@ -126,6 +132,8 @@ class Recorder:
         self.levels: Levels | None = None
         self.inside: Touching | None = None
         self.collector = Collector()
+        self.unified: dict[Value, Value] = {}
+        self._update: Pass | None = None
 
     # -- ops -------------------------------------------------------------------------------------------
 
@@ -227,7 +235,7 @@ class Recorder:
             self.listener.op_recorded(op)
 
     def stand(self, frame: FrameType) -> FrameType:
-        """The program stands in this frame: note in which call that is, and what its variables hold. Returns the
+        """Note in which call the program stands, in this frame, and what its variables hold. Returns the
         frame, or the program's own that called into nnrepl."""
         stack = self.stack
         if frame is not stack.frame:
@@ -244,8 +252,8 @@ class Recorder:
             self.put(op, frame)
 
     def scan(self, arg: Any, inputs: list[Value], frame: FrameType) -> Any:
-        """An argument with its arrays replaced by Values, which are added to `inputs`. Containers are
-        copied: the program may change them later."""
+        """Return an argument with its arrays replaced by Values, which are added to `inputs`. Containers are copied:
+        the program may change them later."""
         kind = type(arg)
         if kind in _PLAIN:
             return arg
@@ -271,7 +279,7 @@ class Recorder:
     # -- arrays that change, appear, or are handed over ------------------------------------------------
 
     def value_of(self, array: mx.array, frame: FrameType) -> Value:
-        """The value that an array object holds now."""
+        """Return the value that an array object holds now."""
         value = self.live.get(id(array)) or adopt(self, array, frame)
         if self.inside is not None:
             self.inside.touch(value, array)
@@ -301,11 +309,13 @@ class Recorder:
         value = self.value_of(array, frame)
         if value.held is array:
             value.held = _copy(array)
+        if self.inside is not None:
+            self.inside.change(value, array)
         return value
 
     def handle(self, value: Value) -> mx.array:
-        """A new Python object for a value, linked to it. In a re-run it has the content that an edit further
-        on gives to it."""
+        """Return a new Python object for a value, linked to it. In a re-run it has the content that an edit further on
+        gives to it."""
         array = _copy(self.intake.content(value).array)
         self.link(array, value)
         return array
@@ -318,19 +328,19 @@ class Recorder:
         value.forget()
 
     def shared(self) -> set[Value]:
-        """The values for which the program holds array objects of its own, beside the tape's."""
+        """Return the values for which the program holds array objects of its own, beside the tape's."""
         live = self.live
         return {live[key] for key in list(self.guards) if key in live}
 
     @staticmethod
     def frame() -> FrameType:
-        """A frame of nnrepl's own, for ops that no line of the program made."""
+        """Return a frame of nnrepl's own, for ops that no line of the program made."""
         return sys._getframe()
 
     # -- marks, phases, passes --------------------------------------------------------------------------
 
     def mark(self, how: str, args: tuple[Any, ...], frame: FrameType) -> None:
-        """The program forces an evaluation."""
+        """Note that the program forces an evaluation."""
         live = self.live
         values = tuple([value for array in arrays_of(args) if (value := live.get(id(array))) is not None])
         frame = self.stack.program_frame(frame)
@@ -341,15 +351,17 @@ class Recorder:
         self.tape.marks.append(Mark(len(self.tape), how, values, scope, frame.f_lasti))
         if self.listener is not None and not self.differentiating:
             self.listener.evaluation_forced()
+            if self.levels is not None:
+                self.levels.rest(scope, frame.f_lasti)
 
     def drawn(self) -> DrawnKey:
-        """The key that the next random op will draw from the global state."""
+        """Return the key that the next random op will draw from the global state."""
         since, count = self.draws
         self.draws = (since, count + 1)
         return DrawnKey(_RANDOM_STATE[0], self.draws)
 
     def seeded(self, since: Any) -> None:
-        """The random state was set to something new."""
+        """Note that the random state was set to something new."""
         self.draws = (since, 0)
 
     def relink(self, now: dict[Value, Value]) -> None:
@@ -362,6 +374,11 @@ class Recorder:
                 self.link(held, now[value])  # the new value holds another object: this one may die
             else:
                 self.live[key] = now[value]
+
+    def unify(self, found: Value, expected: Value) -> None:
+        """Note that a leaf that entered anew is one of the tape along which the program runs."""
+        self.unified[found] = expected
+        self.relink({found: expected})
 
     def top_level(self, op: Op) -> Pass:
         """Find, or open, the pass of an op outside of any transform of ours, and with it its phase."""
@@ -381,10 +398,12 @@ class Recorder:
         if part is None or part.kind != kind:
             part = self.open_pass(kind, title(op, kind))
             part.scope, part.lasti = scope, op.lasti
+        if kind == UPDATE_PASS and part is not self._update and scope is not None and scope.updating:
+            part.title, self._update = title(op, kind), part  # gradients may have been clipped before, or summed up
         return part
 
     def start(self) -> None:
-        """The first forward pass begins here: what was recorded so far is setup."""
+        """Note that the first forward pass begins here: what was recorded so far is setup."""
         if not self.started:
             self.started = True
             self.tape.origin = len(self.tape)
@@ -402,7 +421,7 @@ class Recorder:
         return self.part
 
     def close_pass(self) -> None:
-        """The pass that is being recorded has ended."""
+        """Note that the pass that is being recorded has ended."""
         if self.part is not None:
             if self.part.kind in (GRADIENT_PASS, UPDATE_PASS):
                 self.watch.settle()
@@ -411,7 +430,7 @@ class Recorder:
             self.part = None
 
     def over(self) -> None:
-        """The program has ended: what its variables and models held at its end is noted."""
+        """Note that the program has ended: what its variables and models held at its end is noted."""
         if self.levels is not None:
             self.levels.losses.settle()
         self.watch.settle()
@@ -431,12 +450,12 @@ _installed: list[Recorder] = []
 
 
 def current() -> Recorder | None:
-    """The recorder that is installed, if one is."""
+    """Return the recorder that is installed, if one is."""
     return _installed[-1] if _installed else None
 
 
 def ready() -> Recorder | None:
-    """The installed recorder if it would record a call made here and now."""
+    """Return the installed recorder if it would record a call made here and now."""
     if _installed:
         recorder = _installed[-1]
         if recorder.mode == RECORD and get_ident() == recorder.thread:
@@ -445,7 +464,7 @@ def ready() -> Recorder | None:
 
 
 def noticing() -> Levels | None:
-    """What notices a call that is made here and now, natively and not within another one; None if nothing does."""
+    """Return what notices a call made natively here and now, not within another one; None if nothing does."""
     if _installed:
         recorder = _installed[-1]
         if recorder.mode == NATIVE and get_ident() == recorder.thread:

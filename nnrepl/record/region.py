@@ -19,10 +19,10 @@ from nnrepl.record.vjp import shielded
 from nnrepl.tape import Op, Operation, Value
 
 if TYPE_CHECKING:
-    from nnrepl.record.sweep import Node
+    from nnrepl.record.sweep import SweepUnit
 
-_vjp = raw(mx.vjp)
-Step = tuple["Node", tuple[int, ...] | None]
+_vjp, _eval, _stop_gradient = raw(mx.vjp), raw(mx.eval), raw(mx.stop_gradient)
+Step = tuple["SweepUnit", tuple[int, ...] | None]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -49,23 +49,29 @@ class Region:
         return self.ops[-1][0]
 
     def shape_key(self) -> Any:
-        """What makes two regions the same in a re-run, apart from the tensors."""
+        """Return what makes two regions the same in a re-run, apart from the tensors."""
         return self.value, self.ops, self.outputs, self.continued
 
 
 def run_region(region: Region, *arrays: mx.array) -> mx.array:
-    """The gradient of `region.value`: `arrays` are the gradients of `region.outputs`, its gradient so far if it is
-    continued, itself, and what else is given."""
+    """Return the gradient of `region.value`: `arrays` are the gradients of `region.outputs`, its gradient so far if it
+    is continued, itself, and what else is given."""
     count = len(region.outputs)
     far, (array, *given) = list(arrays[count : count + region.continued]), arrays[count + region.continued :]
     known = dict(zip(region.given, given))
+    forced = {op: [k for k in slots if op.outputs[k] in op.tape.notes.forced] for op, slots in region.ops}
 
     def forward(value: mx.array) -> list[mx.array]:
-        value = shielded(value)
+        if not any(forced.values()):
+            value = shielded(value)
         now = {**known, region.value: value}
         for op, slots in region.ops:
             results = op.once(lambda taken: now[_of(taken, now)])
-            now.update((op.outputs[slot], results[slot]) for slot in slots)
+            if forced[op]:
+                _eval([results[k] for k in forced[op]])
+            cut = op.tape.notes.cut
+            made = [(op.outputs[k], results[k]) for k in slots]
+            now.update((output, _stop_gradient(array) if output in cut else array) for output, array in made)
         return [value] * region.continued + [now[output] for output in region.outputs]
 
     gradient: mx.array = _vjp(forward, [array], [*far, *arrays[:count]])[1][0]
@@ -79,16 +85,16 @@ def _of(value: Value, known: dict[Value, mx.array]) -> Value:
 ACCUMULATE_TOGETHER = Operation("accumulate", run_region, "accumulate", kind="accumulate")
 
 
-def find_regions(order: Sequence[Step]) -> dict[tuple[Node, Value], list[Node]]:
+def find_regions(order: Sequence[Step]) -> dict[tuple[SweepUnit, Value], list[SweepUnit]]:
     """For each op and value where the parts of others come between its own parts, all of those ops in order.
 
     Args:
         order: MLX's walk: for each node the taps on its inputs, and (None) its end.
     """
-    regions: dict[tuple[Node, Value], list[Node]] = {}
-    taken: set[tuple[Node, Value]] = set()
+    regions: dict[tuple[SweepUnit, Value], list[SweepUnit]] = {}
+    taken: set[tuple[SweepUnit, Value]] = set()
     ends = {node: at for at, (node, taps) in enumerate(order) if taps is None}
-    begun: set[tuple[Node, int]] = set()
+    begun: set[tuple[SweepUnit, int]] = set()
     for at, (node, taps) in enumerate(order):
         for slot in taps or ():
             value = node.inputs[slot]
@@ -103,7 +109,7 @@ def find_regions(order: Sequence[Step]) -> dict[tuple[Node, Value], list[Node]]:
     return {key: members for key, members in regions.items() if key not in taken}
 
 
-def _that_depend(nodes: Iterable[Node], value: Value) -> list[Node]:
+def _that_depend(nodes: Iterable[SweepUnit], value: Value) -> list[SweepUnit]:
     """Those that take a value, or what others of them made of it."""
     made = {value}
     found = []
@@ -114,14 +120,14 @@ def _that_depend(nodes: Iterable[Node], value: Value) -> list[Node]:
     return found
 
 
-def _is_composite(node: Node) -> bool:
+def _is_composite(node: SweepUnit) -> bool:
     return node.op.operation.kind in ("custom", "checkpoint")
 
 
 def region_of(
-    members: Sequence[Node], value: Value, so_far: dict[Value, Value], last: dict[Value, Value]
+    members: Sequence[SweepUnit], value: Value, so_far: dict[Value, Value], last: dict[Value, Value]
 ) -> tuple[Region, tuple[Value, ...]]:
-    """The region of some nodes, and the gradients that it starts from.
+    """Return the region of some nodes, and the gradients that it starts from.
 
     Args:
         members: The nodes, the last of which has been reached just now.

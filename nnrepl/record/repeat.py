@@ -31,7 +31,7 @@ _PLAIN = frozenset((int, float, bool, str, type(None), mx.Dtype))
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RepeatedMoment:
     """A moment of a repetition.
 
     Attributes:
@@ -49,11 +49,11 @@ class Repeatable:
     """The constant part of an op's arguments that has Values in it."""
 
     def repeated(self, repetition: Repetition) -> Any:
-        """The same for the values of a repetition."""
+        """Return the same for the values of a repetition."""
         raise NotImplementedError
 
     def repeat_backward(self, earlier: Any, repetition: Repetition) -> None:
-        """The backward pass of an `earlier` one has been repeated."""
+        """Note that the backward pass of an `earlier` one has been repeated."""
 
 
 class Repetition:
@@ -105,16 +105,18 @@ class Repetition:
             recorder.sweeps.remove(self)
 
     def exchange(self, old: Value, new: Value) -> None:
-        """A person has changed a value: what is made from here on takes the new one."""
+        """Note that the user has changed a value: what is made from here on takes the new one."""
         standing = [value for value in self._results.pop(old, ()) if self.now[value] is old]
         for value in standing or [old]:  # what no other stands for stands for itself
             self.put(value, new)
 
-    def standing(self) -> Standing:
-        """What stands for what at this moment."""
-        return Standing(dict(self.now), {new: list(values) for new, values in self._results.items()}, dict(self.made))
+    def standing(self) -> RepeatedMoment:
+        """Return what stands for what at this moment."""
+        return RepeatedMoment(
+            dict(self.now), {new: list(values) for new, values in self._results.items()}, dict(self.made)
+        )
 
-    def stand(self, standing: Standing) -> None:
+    def stand(self, standing: RepeatedMoment) -> None:
         """Go back to an earlier moment."""
         self.now, self.made = dict(standing.now), dict(standing.made)
         self._results = {new: list(values) for new, values in standing.results.items()}
@@ -137,8 +139,8 @@ class Repetition:
     # -- values and arguments ------------------------------------------------------------------------------
 
     def image(self, value: Value) -> Value:
-        """What stands for a value of the earlier run. A leaf that came from another value comes from the one that
-        stands for that."""
+        """Return what stands for a value of the earlier run. A leaf that came from another value comes from the one
+        that stands for that."""
         known = self.now.get(value)
         if known is not None:
             return known
@@ -153,7 +155,7 @@ class Repetition:
         return leaf
 
     def images(self, values: Iterable[Value]) -> tuple[Value, ...]:
-        """What stands for some values."""
+        """Return what stands for some values."""
         return tuple(map(self.image, values))
 
     def _argument(self, part: Any) -> Any:
@@ -207,7 +209,7 @@ class Repetition:
         recorder.place(new)
 
     def _inside(self, old: Op, within: Pass | None) -> Inside | None:
-        """What happened inside of a call belongs before its op."""
+        """Return what happened inside of a call belongs before its op."""
         recorder = self.recorder
         if old not in recorder.tape.notes.calls:
             return None
@@ -222,7 +224,7 @@ class Repetition:
         return InsideAgain(self, old).run(within, self._draws)
 
     def scope(self, old: Activation | None) -> Activation | None:
-        """The call that stands for one of the earlier run."""
+        """Return the call that stands for one of the earlier run."""
         return self._caller.scope(old)
 
     def draw_anew(self, op: Op) -> None:
@@ -230,11 +232,11 @@ class Repetition:
         _draw_anew(self.recorder, op)
 
     def variables(self, position: int, over: bool = False) -> None:
-        """What the variables of the repeated calls hold here, and the containers of the program's, is what they held
+        """Note what the variables of the repeated calls hold here, and the containers of the program's: what they held
         at a position of the earlier run."""
         bindings = self.recorder.tape.bindings
         here, log, holds = len(self.recorder.tape.ops), bindings.log, bindings.holds
-        # What was noted where a change was made holds at the op behind it.
+        # What was noted where a change was made holds at the op after it.
         start, self._from = min(self._from, position), sys.maxsize
         if not self._noted_at < position:  # the first one, or the repetition has gone back
             self._noted, self._noted_holds = bindings.first_from(start), bindings.first_hold_from(start)
@@ -254,8 +256,8 @@ class Repetition:
             self._restate(here, holder, entries if isinstance(entries, dict) else dict(enumerate(entries[:count])))
 
     def _restate(self, here: int, holder: Holder, then: dict[Any, Any]) -> None:
-        """A container holds here, of tensors, what stands for those that it held in the earlier run. It does not
-        really, as none of the program's own lines runs: once all is repeated, it is looked at again."""
+        """Note that a container holds here, of tensors, what stands for those that it held in the earlier run. It does
+        not really, as none of the program's own lines runs: once all is repeated, it is looked at again."""
         bindings = self.recorder.tape.bindings
         now = bindings.contents(holder, here)
         if not isinstance(now, (dict, list)):
@@ -275,7 +277,7 @@ class Repetition:
         return self.now.get(thing, thing) if isinstance(thing, Value) else thing
 
     def again(self, old: Op) -> Op:
-        """The same op on the values of now."""
+        """Return the same op on the values of now."""
         args = tuple([self._argument(part) for part in old.args])
         kwargs = {key: self._argument(part) for key, part in old.kwargs.items()} if old.kwargs else old.kwargs
         same = len(old.inputs) == len(old.args) and all(map(is_, old.inputs, old.args))
@@ -325,13 +327,13 @@ class Repetition:
     # -- gradient passes -----------------------------------------------------------------------------------
 
     def _gradient_pass(self, old: Pass, ops: list[Op]) -> None:
-        """A gradient pass again, as one that the user can stop in and change."""
+        """Repeat a gradient pass, as one that the user can stop in and change."""
         from nnrepl.record.gradient_call import RepeatedPass, make_call
 
         self.stand(make_call(RepeatedPass(self, old, ops, self._caller.scope(old.scope))))
 
     def gradient_pass(self, old: Pass, part: Pass, ops: Sequence[Op]) -> None:
-        """The ops of a gradient pass, on the pass that is open."""
+        """Repeat the ops of a gradient pass, on the pass that is open."""
         from nnrepl.record.gradient_call import swept
 
         recorder = self.recorder
@@ -367,7 +369,7 @@ class Repetition:
         return any(a.dtype != b.dtype or len(a.shape) != len(b.shape) for a, b in pairs)
 
     def _leaf(self, old: Value, number: int) -> Value:
-        """A leaf with respect to which gradients are taken."""
+        """Return a leaf with respect to which gradients are taken."""
         recorder = self.recorder
         origin = self.image(old.origin) if old.origin is not None else old
         leaf = recorder.intake.leaf(recorder, number, _copy(origin.array), old.kind, old.label or "", origin)
@@ -375,14 +377,14 @@ class Repetition:
         return leaf
 
     def _cotangent(self, old: Value) -> mx.array:
-        """What a sweep starts from, as an array: known to the recorder where an op made it."""
+        """Return what a sweep starts from, as an array: known to the recorder where an op made it."""
         value = self.image(old)
         if value.kind == "seed":
             return _copy(value.array)
         return self.recorder.handle(value)
 
     def _backward(self, old: Pass, part: Pass, ops: Sequence[Op]) -> None:
-        """The backward ops as they were."""
+        """Repeat the backward ops as they were."""
         recorder = self.recorder
         part.roots = tuple(
             [(self.image(root), self._seed(root, start, at)) for at, (root, start) in enumerate(old.roots)]
@@ -414,7 +416,7 @@ def _pass_of(op: Op) -> Pass:
 
 
 def _rebuilt(part: Any, image: Callable[[Value], Value]) -> Any:
-    """An argument with other Values in it."""
+    """Return an argument with other Values in it."""
     kind = type(part)
     if isinstance(part, Value):
         return image(part)
@@ -428,7 +430,7 @@ def _rebuilt(part: Any, image: Callable[[Value], Value]) -> Any:
 
 
 def exchange(part: Any, now: dict[Value, Value]) -> Any:
-    """An argument with the Values of `now` in it."""
+    """Return an argument with the Values of `now` in it."""
     return _rebuilt(part, lambda value: now.get(value, value))
 
 

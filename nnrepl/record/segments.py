@@ -48,7 +48,7 @@ class Use:
 
 
 @dataclass(slots=True)
-class Cell:
+class CompiledCell:
     """A notebook cell that was compiled under a file name of its own."""
 
     path: str
@@ -66,10 +66,12 @@ class FileIndex:
     """The variables that a function returns as they are, by the line on which the function begins."""
     stored: dict[tuple[int, str], str] = field(default_factory=dict)
     """Where a variable is put as it is (`state["m"] = m`), by the line on which the function begins and its name."""
+    headers: dict[Span, Span] = field(default_factory=dict)
+    """What stands before the body of a loop, of a `with` or of an `if`, by the span of the whole statement."""
     tree: ast.Module | None = None
 
 
-_cells: dict[str, Cell] = {}
+_cells: dict[str, CompiledCell] = {}
 _indexes: dict[str, FileIndex] = {}
 _spans: dict[CodeType, list[Span]] = {}
 _former: dict[tuple[str, CodeType], str] = {}
@@ -78,12 +80,12 @@ _former: dict[tuple[str, CodeType], str] = {}
 
 def register_cell(filename: str, path: str, number: int, text: str) -> None:
     """Make the source of a notebook cell known under the file name that it was compiled with."""
-    _cells[filename] = Cell(path, number, text)
+    _cells[filename] = CompiledCell(path, number, text)
     register_text(filename, text)
 
 
 def supersede(filename: str, old: str, new: str, before: Iterable[CodeType], after: Iterable[CodeType]) -> None:
-    """A file has another text from now on. Code of the old one is still shown as it was written.
+    """Note that a file has another text from now on. Code of the old one is still shown as it was written.
 
     Args:
         before, after: The code objects of both texts; those of which neither text has changed a thing are in both.
@@ -104,28 +106,29 @@ def register_text(filename: str, text: str) -> None:
 
 
 def file_of(code: CodeType) -> str:
-    """The name for `lines_of` under which the text of some code is found, also where the file has changed since."""
+    """Return the name for `lines_of` under which the text of some code is found, also where the file has changed
+    since."""
     return _former.get((code.co_filename, code), code.co_filename) if _former else code.co_filename
 
 
-def _cell(filename: str) -> Cell | None:
-    """The cell that was compiled under a file name, also one of a live notebook, which IPython has compiled."""
+def _cell(filename: str) -> CompiledCell | None:
+    """Return the cell that was compiled under a file name, also one of a live notebook, which IPython has compiled."""
     return _cells.get(filename) or (_live_cell(filename) if "IPython" in sys.modules else None)
 
 
-def _live_cell(filename: str) -> Cell | None:
+def _live_cell(filename: str) -> CompiledCell | None:
     get = getattr(sys.modules["IPython"], "get_ipython", None)
     shell = None if get is None else get()
     number = getattr(getattr(shell, "compile", None), "_filename_map", {}).get(filename)
     if not number:
         return None
     text = "".join(lines_of(filename))
-    found = _cells[filename] = Cell(live_name(shell), number, text)
+    found = _cells[filename] = CompiledCell(live_name(shell), number, text)
     return found
 
 
 def live_name(shell: object) -> str:
-    """What a live notebook is called, as far as its front end tells; IPython's prompt is called so."""
+    """Return what a live notebook is called, as far as its front end tells; IPython's prompt is called so."""
     for name in ("__vsc_ipynb_file__", "__session__"):
         path = getattr(shell, "user_ns", {}).get(name)
         if isinstance(path, str) and path.endswith(".ipynb"):
@@ -134,18 +137,18 @@ def live_name(shell: object) -> str:
 
 
 def cell_of(code: CodeType) -> tuple[str, int]:
-    """The notebook that some code comes from, and the number of its cell; `("", 0)` for other code."""
+    """Return the notebook that some code comes from, and the number of its cell; `("", 0)` for other code."""
     cell = _cell(code.co_filename)
     return (cell.path, cell.number) if cell is not None and cell.number else ("", 0)
 
 
 def cells_in(path: str) -> list[int]:
-    """The numbers of the cells of a notebook."""
+    """Return the numbers of the cells of a notebook."""
     return sorted(cell.number for cell in _cells.values() if cell.path == path and cell.number)
 
 
 def span_of(code: CodeType, lasti: int) -> Span:
-    """The span of the instruction at `lasti`."""
+    """Return the span of the instruction at `lasti`."""
     spans = _spans.get(code)
     if spans is None:
         spans = _spans[code] = [
@@ -157,13 +160,15 @@ def span_of(code: CodeType, lasti: int) -> Span:
 
 
 def lines_of(filename: str) -> list[str]:
-    """The lines of a file, with their ends; empty if it cannot be read."""
+    """Return the lines of a file, with their ends; empty if it cannot be read."""
     return linecache.getlines(filename)
 
 
 def locate(code: CodeType, lasti: int) -> Source:
-    """The piece of source at `lasti` of a code object."""
-    line, end, column, last = span_of(code, lasti)
+    """Return the piece of source at `lasti` of a code object."""
+    line, end, column, last = span = span_of(code, lasti)
+    if end > line and _stands_alone(code, span):  # to Python 3.11 a loop asks for its next item with all its body
+        line, end, column, last = _index(file_of(code)).headers.get(span, span)
     lines = lines_of(file_of(code))[max(line - 1, 0) : end]
     text = ""
     if lines and column >= 0:
@@ -179,8 +184,14 @@ def locate(code: CodeType, lasti: int) -> Source:
     return Source(file, line, end, column, last, text, code.co_qualname, number)
 
 
+def _stands_alone(code: CodeType, span: Span) -> bool:
+    """Whether a span begins with a line, as a statement does."""
+    lines = lines_of(file_of(code))[span[0] - 1 : span[0]]
+    return bool(lines) and not lines[0].encode()[: span[2]].strip()
+
+
 def _characters(line: str, column: int) -> int:
-    """A column in characters from one in UTF-8 bytes."""
+    """Return a column in characters from one in UTF-8 bytes."""
     return len(line.encode()[:column].decode(errors="replace"))
 
 
@@ -195,7 +206,7 @@ _PYTHON = os.path.dirname(os.__file__)
 
 
 def uses_of(code: CodeType, span: Span) -> list[Use]:
-    """What is done with the value of the expression at `span`."""
+    """Return what is done with the value of the expression at `span`."""
     return _index(file_of(code)).uses.get(span, [])
 
 
@@ -210,13 +221,13 @@ def stored(code: CodeType, name: str) -> str | None:
 
 
 def node_at(code: CodeType, span: Span) -> ast.AST | None:
-    """The expression at `span`."""
+    """Return the expression at `span`."""
     return _index(file_of(code)).nodes.get(span)
 
 
 def way_to(code: CodeType, span: Span) -> list[ast.AST]:
-    """The statement in which the expression at `span` stands, what is in it around that, and the expression itself;
-    empty where there is no such expression."""
+    """Return the statement in which the expression at `span` stands, what is in it around that, and the expression
+    itself; empty where there is no such expression."""
     node: ast.AST | None = _index(file_of(code)).tree
     way: list[ast.AST] = []
     while node is not None:
@@ -229,7 +240,7 @@ def way_to(code: CodeType, span: Span) -> list[ast.AST]:
 
 
 def _parts(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes in a node that have a place of their own."""
+    """Yield the nodes in a node that have a place of their own."""
     for child in ast.iter_child_nodes(node):
         if hasattr(child, "lineno"):
             yield child
@@ -242,7 +253,7 @@ def _holds(outer: Span, inner: Span) -> bool:
 
 
 def expression_around(code: CodeType, lasti: int) -> Span | None:
-    """The span of the whole expression in which the instruction at `lasti` stands; None if it is in none."""
+    """Return the span of the whole expression in which the instruction at `lasti` stands; None if it is in none."""
     line, end, column, last = span_of(code, lasti)
     around = [
         span
@@ -279,7 +290,7 @@ def dotted(node: ast.AST | None) -> str | None:
 
 
 def called(node: ast.Call) -> str:
-    """The last word of what is called: `matmul` for `mx.matmul(a, b)`."""
+    """Return the last word of what is called: `matmul` for `mx.matmul(a, b)`."""
     func = node.func
     return func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else ""
 
@@ -294,10 +305,14 @@ class _Indexer(ast.NodeVisitor):
     def generic_visit(self, node: ast.AST) -> None:
         if isinstance(node, (ast.BinOp, ast.Call, ast.UnaryOp, ast.Compare, ast.Subscript, ast.Attribute)):
             self.index.nodes.setdefault(_span(node), node)
+        if isinstance(node, (ast.For, ast.AsyncFor, ast.While, ast.If, ast.With, ast.AsyncWith)):
+            line, _, column, _ = _span(node)
+            _, end, _, last = _span(_header(node))
+            self.index.headers[_span(node)] = (line, end, column, last)
         super().generic_visit(node)
 
     def _note(self, node: ast.AST, use: Use) -> None:
-        """The value of `node` is used so; that of a conditional comes from either branch."""
+        """Note that the value of `node` is used so; that of a conditional comes from either branch."""
         if isinstance(node, ast.IfExp):
             self._note(node.body, use)
             self._note(node.orelse, use)
@@ -389,10 +404,19 @@ class _Indexer(ast.NodeVisitor):
 
 
 def _first_name(target: ast.AST) -> str | None:
-    """The name that a row is bound to; in `for i, row in enumerate(x)` the last one."""
+    """Return the name that a row is bound to; in `for i, row in enumerate(x)` the last one."""
     if isinstance(target, (ast.Tuple, ast.List)) and target.elts:
         return _first_name(target.elts[-1])
     return dotted(target)
+
+
+def _header(node: ast.For | ast.AsyncFor | ast.While | ast.If | ast.With | ast.AsyncWith) -> ast.AST:
+    """Return the last expression before the body of a statement."""
+    if isinstance(node, (ast.For, ast.AsyncFor)):
+        return node.iter
+    if isinstance(node, (ast.While, ast.If)):
+        return node.test
+    return node.items[-1].optional_vars or node.items[-1].context_expr
 
 
 def _span(node: ast.AST) -> Span:

@@ -31,7 +31,7 @@ _ROWS_AT_ONCE = 10  # below this many rows MLX splits an array in one go (mlx/py
 
 
 def wrapper(recorder: Recorder, callee: Callee) -> Any:
-    """The replacement for a callee whose treatment is "special"."""
+    """Return the replacement for a callee whose treatment is "special"."""
     match callee.attribute:
         case "__init__":
             return _constructor(recorder)
@@ -62,6 +62,7 @@ def augmented(recorder: Recorder, operation: Operation) -> Callable[..., Any]:
     @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
     def wrapper(array: mx.array, other: Any) -> Any:
         if recorder.mode != RECORD or get_ident() != recorder.thread:
+            opaque.overwrite(recorder, array)
             return opaque.aside(recorder, None, original, (array, other), {})
         return _change(recorder, recorded, original, (array, other), _getframe(1))
 
@@ -81,6 +82,7 @@ def _item_assignment(recorder: Recorder) -> Callable[..., None]:
     @functools.wraps(_setitem, assigned=("__name__", "__doc__"), updated=())
     def wrapper(array: mx.array, index: Any, update: Any) -> None:
         if recorder.mode != RECORD or get_ident() != recorder.thread:
+            opaque.overwrite(recorder, array)
             opaque.aside(recorder, None, _setitem, (array, index, update), {})
         else:
             _change(recorder, recorded, _setitem, (array, index, update), _getframe(1))
@@ -155,7 +157,7 @@ def _constructor(recorder: Recorder) -> Callable[..., None]:
 
 
 def _arrived(recorder: Recorder, op: Op, array: mx.array, frame: FrameType) -> None:
-    """An op has filled an array object of the program's."""
+    """Note that an op has filled an array object of the program's."""
     twin = recorder.intake.given(recorder, op, frame)
     if twin is not None:
         deliver(recorder, array, twin.outputs[0])
@@ -201,7 +203,7 @@ def _loader(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
 
 
 def _stamp(file: Any) -> Any:
-    """What tells whether a file is the same one still; None where nothing does."""
+    """Return what tells whether a file is the same one still; None where nothing does."""
     try:
         found = os.stat(file)
     except (OSError, TypeError, ValueError):
@@ -284,7 +286,7 @@ def _iteration(recorder: Recorder) -> Callable[[mx.array], Any]:
     return __iter__
 
 
-class At:
+class AtIndex:
     """What `x.at` gives while recording: remembers the array and the indices until the update comes."""
 
     def __init__(self, recorder: Recorder, array: mx.array) -> None:
@@ -292,7 +294,7 @@ class At:
         self._array = array
         self._index: tuple[Any, ...] = ()
 
-    def __getitem__(self, index: Any) -> At:
+    def __getitem__(self, index: Any) -> AtIndex:
         self._index = (index,)
         return self
 
@@ -341,7 +343,7 @@ def _at_property(recorder: Recorder) -> property:
             return _at(array)
         twin = _copy(array)
         recorder.link(twin, recorder.value_of(array, _getframe(1)))
-        return At(recorder, twin)
+        return AtIndex(recorder, twin)
 
     return property(at, doc=mx.array.__dict__["at"].__doc__)
 
@@ -357,7 +359,7 @@ def draw(
     position: int,
     frame: FrameType,
 ) -> Any:
-    """A random op that draws its key from the global state: the tape keeps the key it will draw."""
+    """Return a random op that draws its key from the global state: the tape keeps the key it will draw."""
     recorder.intake.enter(recorder)
     key = recorder.drawn()
     given = {name: part for name, part in kwargs.items() if name != "key"}

@@ -44,7 +44,7 @@ class Stack:
         self._kinds: dict[type, str] = {}
 
     def enter(self, frame: FrameType) -> Activation | None:
-        """The activation of `frame`, which becomes the current one."""
+        """Return the activation of `frame`, which becomes the current one."""
         known = self._known
         fresh: list[FrameType] = []
         below: FrameType | None = frame
@@ -77,15 +77,15 @@ class Stack:
         return scope
 
     def program_frame(self, frame: FrameType) -> FrameType:
-        """The nearest frame of the program's: the one that called into nnrepl, which called on its behalf."""
+        """Return the nearest frame of the program's: the one that called into nnrepl, which called on its behalf."""
         below: FrameType | None = frame
         while below is not None and below is not self._base and self._is_own(below):
             below = below.f_back
         return frame if below is None or below is self._base else below
 
     def place(self, frame: FrameType) -> tuple[Activation | None, int]:
-        """The call and the offset in it where an op stands that is made from `frame`; None if that is not for the
-        frame to tell, since it is one of nnrepl's own."""
+        """Return the call and the offset in it where an op stands that is made from `frame`; None if that is not for
+        the frame to tell, since it is one of nnrepl's own."""
         if frame is not self.frame:
             if self._is_own(frame):
                 return None, -1
@@ -98,12 +98,12 @@ class Stack:
         return self._known
 
     def begin(self, base: FrameType) -> None:
-        """The program begins above this frame."""
+        """Note that the program begins above this frame."""
         self._base = base
         self.release()
 
     def frames(self) -> list[FrameType]:
-        """The program's frames that run now, outermost first, those of libraries among them."""
+        """Return the program's frames that run now, outermost first, those of libraries among them."""
         found: list[FrameType] = []
         below: FrameType | None = sys._getframe()
         while below is not None and below is not self._base:
@@ -113,7 +113,7 @@ class Stack:
         return found[::-1]
 
     def frame_of(self, scope: Activation | None) -> FrameType | None:
-        """The live frame of a call, or of the nearest caller of it that still runs."""
+        """Return the live frame of a call, or of the nearest caller of it that still runs."""
         while scope is not None:
             for frame, known in self._known.items():
                 if known is scope and frame is not None and _is_running(frame):
@@ -138,7 +138,8 @@ class Stack:
         return own
 
     def _activation(self, parent: Activation | None, frame: FrameType, lasti: int, first: Any) -> Activation:
-        """The call that runs in `frame`; its owner is its first argument where that is a Module or an Optimizer."""
+        """Return the call that runs in `frame`; its owner is its first argument where that is a Module or an
+        Optimizer."""
         code = frame.f_code
         kind = self._kinds.get(type(first))
         if kind is None:

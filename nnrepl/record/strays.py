@@ -31,12 +31,12 @@ _IMMUTABLE, _VECTORCALL = 1 << 8, 1 << 11
 
 
 def raw(function: Any) -> Any:
-    """A callable for one of MLX's functions that goes straight to MLX, also while calls are caught."""
+    """Return a callable for one of MLX's functions that goes straight to MLX, also while calls are caught."""
     return function.__call__ if type(function) is FUNCTION else function
 
 
 def native(transformed: Any) -> Callable[..., Any]:
-    """A callable for what one of MLX's transforms returned that goes straight to MLX."""
+    """Return a callable for what one of MLX's transforms returned that goes straight to MLX."""
     return functools.partial(_CALL, transformed)
 
 
@@ -111,7 +111,7 @@ def catch_transformed(call: Callable[[Any], Any]) -> Callable[[], None]:
 
 
 def _flags_of(cls: type) -> ctypes.c_ulong | None:
-    """The `tp_flags` of a type; None where they do not lie where they should."""
+    """Return the `tp_flags` of a type; None where they do not lie where they should."""
     header = object.__basicsize__ + ctypes.sizeof(ctypes.c_ssize_t)
     flags = ctypes.c_ulong.from_address(id(cls) + header + _FLAGS_BEFORE * ctypes.sizeof(ctypes.c_void_p))
     return flags if flags.value == cls.__flags__ else None

@@ -28,7 +28,7 @@ _CAST = Operation("astype", raw(mx.astype), "mx.vjp")
 _add, _astype = raw(mx.add), raw(mx.astype)
 
 
-class Node:
+class SweepUnit:
     """What is differentiated in one go: an op, or one group of its outputs.
 
     Attributes:
@@ -69,11 +69,11 @@ class Sweep:
         self.part = part
         self.active: set[Value] = set(leaves)
         self.behind: set[Value] = set()
-        self.makers: dict[Value, Node] = {}
+        self.makers: dict[Value, SweepUnit] = {}
         self.so_far: dict[Value, Value] = {}
         self.now: dict[Value, Value] = {}
-        self._regions: dict[tuple[Node, Value], list[Node]] = {}
-        self._together: set[tuple[Node, Value]] = set()
+        self._regions: dict[tuple[SweepUnit, Value], list[SweepUnit]] = {}
+        self._together: set[tuple[SweepUnit, Value]] = set()
         self._sums: dict[Value, tuple[Region, tuple[Value, ...]]] = {}
         for op in self.tape.ops[start:]:
             if op.outputs and op.part is part:  # what happened inside of a call is one op
@@ -83,7 +83,7 @@ class Sweep:
 
     def _plan(self, op: Op) -> None:
         """If an op depends on the leaves, find out how gradients pass through it. MLX's walk goes also through
-        what lets none pass (`stop_gradient`), and what is behind that."""
+        what lets none pass (`stop_gradient`), and what lies beyond it."""
         active, behind = self.active, self.behind
         aliases = self.tape.notes.aliases
         index: dict[Value, int] = {}
@@ -96,28 +96,38 @@ class Sweep:
         if not found:
             return
         distinct = tuple(inputs)
+        cut, unlinked = self.tape.notes.cut, self.tape.notes.unlinked.get(op, ())
         for group in anatomy(op, tuple([index[value] for value in op.inputs]), distinct):
+            reachable = group.outputs if not cut else [slot for slot in group.outputs if op.outputs[slot] not in cut]
+            if not reachable or (len(reachable) < len(group.outputs) and op not in self.tape.notes.calls):
+                continue  # MLX has let go of how it was made
             wanted = tuple([slot for slot in group.inputs if distinct[slot] in active])
+            if unlinked:
+                wanted = tuple([slot for slot in wanted if distinct[slot] not in unlinked])
+            # `recurse` in MLX's `vjp` (mlx/transforms.cpp) visits the inputs of a StopGradient, too, and marks them as
+            # seen: what it meets there for the first time comes earlier in its order, so the node has to be walked.
             if group.stopped or not wanted:
                 if any([distinct[step.visit] in self.makers for step in group.walk if step.visit >= 0]):
-                    node = Node(op, group, distinct, ())
+                    node = SweepUnit(op, group, distinct, ())
                     for slot in group.outputs:
                         self.makers[op.outputs[slot]] = node
                         behind.add(op.outputs[slot])
                 continue
+            # `reshape` to the same shape, `astype` to the same dtype hand their input back: no primitive, no VJP, and
+            # what arrives at the result has arrived at the input.
             if group.alias >= 0:
                 self.tape.notes.aliases[op.outputs[group.outputs[0]]] = distinct[group.alias]
                 continue
-            node = Node(op, group, distinct, wanted)
+            node = SweepUnit(op, group, distinct, wanted)
             for slot in group.outputs:
                 self.makers[op.outputs[slot]] = node
                 active.add(op.outputs[slot])
 
-    def order(self, roots: Sequence[Value]) -> list[tuple[Node, tuple[int, ...] | None]]:
+    def order(self, roots: Sequence[Value]) -> list[tuple[SweepUnit, tuple[int, ...] | None]]:
         """MLX's walk, depth first from the roots: for each node the taps on its inputs, and (None) its end."""
-        walked: list[tuple[Node, tuple[int, ...] | None]] = []
-        entered: set[Node] = set()
-        stack: list[tuple[Node, int]] = []
+        walked: list[tuple[SweepUnit, tuple[int, ...] | None]] = []
+        entered: set[SweepUnit] = set()
+        stack: list[tuple[SweepUnit, int]] = []
         makers, aliases = self.makers, self.tape.notes.aliases
 
         def enter(value: Value) -> None:
@@ -125,10 +135,13 @@ class Sweep:
             node = makers.get(value)
             if node is not None and node not in entered:
                 entered.add(node)
+                # The outputs have primitives in common: MLX's order inside depends on which one it comes to first.
                 if node.group.variants:
                     node.group = node.group.variants.get(value.slot, node.group)
                 stack.append((node, 0))
 
+        # A stack instead of MLX's recursion (`recurse` in `vjp`, mlx/transforms.cpp): Python's would end at a chain of
+        # a thousand ops. A node is left after all its inputs, as MLX's tape has it.
         for root in roots:
             enter(root)
             while stack:
@@ -161,8 +174,11 @@ class Sweep:
         self.recorder.sweeps.append(self)
         try:
             order = self.order([root for root, _ in roots])
+            # Looked for only where an op comes back to an input after others: few do, and it takes a walk of its own.
             self._regions = find_regions(order) if any(node.group.split for node, _ in order) else {}
             self._together = {(node, value) for (_, value), nodes in self._regions.items() for node in nodes}
+            # `for (auto it = tape.rbegin(); ...)` in MLX's `vjp`: a node's VJP is taken where MLX left it, and what it
+            # gives is added to each input where the primitive that taps this input stands in MLX's tape.
             for node, taps in reversed(order):
                 if taps is None:
                     self._differentiate(node)
@@ -174,15 +190,17 @@ class Sweep:
             self.recorder.sweeps.pop()
         return self.so_far
 
-    def _differentiate(self, node: Node) -> None:
+    def _differentiate(self, node: SweepUnit) -> None:
         """Take the VJP of a node, if a gradient has reached it."""
         if self.recorder.intake.follows:
             self.recorder.intake.enter(self.recorder)
         so_far, outputs = self.so_far, node.op.outputs
         reached = tuple([k for k in node.group.outputs if outputs[k] in so_far])
+        # As MLX does without cotangents (`if (!has_cotans) continue`): no VJP, not even one of zeros.
         if not reached:
             self._take_apart(node)
             return
+        # Taken out as MLX extracts them (`cotan_map.extract`): by MLX's order all that takes this output lies behind.
         cotangents = tuple([so_far.pop(outputs[k]) for k in reached])
         if node.op.operation.kind in ("custom", "checkpoint"):
             node.parts = node.op.args[0].backward(self, node, reached, cotangents)
@@ -202,9 +220,11 @@ class Sweep:
                     self._sums[value] = region_of(self._regions[node, value], value, so_far, found)
             self._vjp(node, reached, cotangents)
 
-    def _vjp(self, node: Node, reached: tuple[int, ...], cotangents: tuple[Value, ...]) -> None:
+    def _vjp(self, node: SweepUnit, reached: tuple[int, ...], cotangents: tuple[Value, ...]) -> None:
         """Take the VJP of a node in which several primitives touch the inputs."""
         group, wanted = node.group, node.wanted
+        # MLX's `vjp` adds each primitive's part to the gradient so far at once: ((far + a) + b), where an op of two
+        # primitives taken by itself would give far + (a + b). Their last bits differ, so such an input is continued.
         continued = tuple(
             slot
             for slot in wanted
@@ -219,6 +239,7 @@ class Sweep:
             return
         given = (*cotangents, *self._primals(node))
         op = self._new(node.op, node.rule(wanted, reached), given)
+        # A run along a tape has the results already: the sums are found again one by one, in the same order.
         if self._recalled(op, node):
             node.parts = {slot: [part] for slot, part in zip(wanted, op.outputs) if slot not in continued}
             for slot in continued:
@@ -234,6 +255,7 @@ class Sweep:
         for k, (slot, array) in enumerate(zip(wanted, built)):
             value = Gradient(op, k, None if slot in continued else array, node.inputs[slot])
             if slot in continued:
+                # MLX has made the sum only: this part alone was never an array, and is computed when somebody looks.
                 self.tape.notes.sketches[value] = (array.shape, array.dtype)
                 totals.append((slot, array))
             else:
@@ -244,7 +266,7 @@ class Sweep:
         for (slot, array), given_far in zip(totals, far):
             self._continue(node, slot, reached, cotangents, (given_far, array))
 
-    def _contribute(self, node: Node, slot: int) -> None:
+    def _contribute(self, node: SweepUnit, slot: int) -> None:
         """Add a node's part (or parts) to the gradient of one of its inputs."""
         value = node.inputs[slot]
         if (node, value) in self._together:
@@ -259,23 +281,27 @@ class Sweep:
             else:
                 self._contribute_part(node, value, part)
 
-    def _contribute_part(self, node: Node, value: Value, part: Value) -> None:
+    def _contribute_part(self, node: SweepUnit, value: Value, part: Value) -> None:
         """Add one part to the gradient of a value, or begin with it."""
         if self.recorder.intake.follows:
             self.recorder.intake.enter(self.recorder)
         if self.now:
             part = self.current(part)  # it may have been changed since it was made
         far = self.so_far.get(value)
+        # The first part is the gradient itself: MLX inserts it (`cotan_map.insert`), and adds no zero, which would make
+        # +0 of −0.
         if far is None:
             self._arrive(value, part)
         else:
             self._add(node, value, far, part)
 
-    def _contribute_together(self, node: Node, slot: int) -> None:
-        """A node that stands in a region has been reached again: at its first use of the value, all are added."""
+    def _contribute_together(self, node: SweepUnit, slot: int) -> None:
+        """Note that a node that stands in a region has been reached again: at its first use of the value, all are
+        added."""
         value = node.inputs[slot]
         if (node, value) not in self._regions:
             return
+        # The walk is backwards: the use that is met last is the one that MLX visited first. Only then is all there.
         node.left[slot] = node.left.get(slot, node.group.uses[slot]) - 1
         if node.left[slot]:
             return
@@ -291,24 +317,25 @@ class Sweep:
             array = self._guarded(node.op, run_region, region, [given.array for given in inputs])
             self._accumulated(op, node, value, array)
 
-    def _take_apart(self, node: Node) -> None:
+    def _take_apart(self, node: SweepUnit) -> None:
         """No gradient reaches a node: what would have been added together with its parts is added by itself."""
         for slot in node.group.split:
             for other in self._regions.pop((node, node.inputs[slot]), ()):
                 self._together.discard((other, node.inputs[slot]))
 
-    def _add(self, node: Node, value: Value, far: Value, part: Value) -> None:
+    def _add(self, node: SweepUnit, value: Value, far: Value, part: Value) -> None:
         """Add one part to a gradient so far."""
         inputs = (far, part)
         op = BackwardOp(ACCUMULATE, inputs, _NO_KWARGS, inputs, node.op)
         if self._recalled(op, node, value):
             self._arrive(value, op.outputs[0])
         else:
+            # The gradient so far on the left, as MLX has it: `add(cotan_it->second, vjps[i])`.
             self._accumulated(op, node, value, _add(far.array, part.array))
 
     def _continue(
         self,
-        node: Node,
+        node: SweepUnit,
         slot: int,
         reached: tuple[int, ...],
         cotangents: tuple[Value, ...],
@@ -329,13 +356,14 @@ class Sweep:
         if self._recalled(op, node, value):
             self._arrive(value, op.outputs[0])
             return
+        # The sum holds only if nobody has changed the gradient so far since MLX made it (an edit may have).
         if built is not None and built[0] is far:
             array = built[1]
         else:
             array = self._guarded(node.op, run_continued, rule, [given.array for given in inputs])
         self._accumulated(op, node, value, array)
 
-    def _accumulated(self, op: Op, node: Node, value: Value, array: mx.array) -> None:
+    def _accumulated(self, op: Op, node: SweepUnit, value: Value, array: mx.array) -> None:
         total = Gradient(op, 0, array, value)
         op.outputs = (total,)
         self.recorder.live[id(array)] = total
@@ -343,13 +371,13 @@ class Sweep:
         self._arrive(value, total)
 
     def _arrive(self, value: Value, gradient: Value) -> None:
-        """A value has a new gradient (so far)."""
+        """Note that a value has a new gradient (so far)."""
         self.so_far[value] = gradient
         self.part.grads.setdefault(value, []).append(gradient)
 
     # -- writing -----------------------------------------------------------------------------------------
 
-    def _write(self, node: Node, rule: Rule, cotangents: tuple[Value, ...]) -> Op:
+    def _write(self, node: SweepUnit, rule: Rule, cotangents: tuple[Value, ...]) -> Op:
         """Take a VJP and put it on the tape."""
         given = cotangents + self._primals(node)
         op = self._new(node.op, rule, given)
@@ -366,17 +394,17 @@ class Sweep:
         self._put(op, node.op)
         return op
 
-    def _primals(self, node: Node) -> tuple[Value, ...]:
-        """The inputs of a node, as a user may have changed them since."""
+    def _primals(self, node: SweepUnit) -> tuple[Value, ...]:
+        """Return the inputs of a node, as a user may have changed them since."""
         return tuple(map(self.current, node.inputs)) if self.now else node.inputs
 
     def current(self, value: Value) -> Value:
-        """A value, as a user may have changed it since."""
+        """Return a value, as a user may have changed it since."""
         while value in self.now:
             value = self.now[value]
         return value
 
-    def _recalled(self, op: BackwardOp, node: Node, of: Value | None = None) -> bool:
+    def _recalled(self, op: BackwardOp, node: SweepUnit, of: Value | None = None) -> bool:
         """Whether an op has its results already, in a run that follows a tape."""
         intake = self.recorder.intake
         if not intake.follows:
@@ -392,8 +420,9 @@ class Sweep:
         return True
 
     def exchange(self, old: Value, new: Value) -> None:
-        """A user has changed a value: what is computed from here on takes the new one."""
+        """Note that a user has changed a value: what is computed from here on takes the new one."""
         self.now[old] = new
+        # A gradient may have arrived and not been taken yet, lie in a sum that waits, or among the parts of a node.
         for of, gradient in list(self.so_far.items()):
             if gradient is old:
                 self._arrive(of, new)
@@ -432,17 +461,18 @@ class Sweep:
 
 
 def _arrays(values: Sequence[Value]) -> list[mx.array]:
-    """The arrays of some values, of which most are held."""
+    """Return the arrays of some values, of which most are held."""
     return [value.array if value.held is None else value.held for value in values]
 
 
-def _is_rule_of(rule: Any, node: Node) -> bool:
+def _is_rule_of(rule: Any, node: SweepUnit) -> bool:
     return type(rule) is Rule and rule.op.outputs == node.op.outputs  # a re-run's op has the values of the old one
 
 
 def seed(recorder: Recorder, root: Value, cotangent: mx.array, number: int) -> Value:
-    """The gradient that a sweep starts from, in the dtype of what is differentiated: the 1 of a loss, or a
+    """Return the gradient that a sweep starts from, in the dtype of what is differentiated: the 1 of a loss, or a
     cotangent that the program gave to `mx.vjp`."""
+    # `value_and_grad` starts from a float32 1, which `vjp` casts to the dtype of the loss (mlx/transforms.cpp).
     origin = recorder.live.get(id(cotangent))
     array = _astype(cotangent, root.dtype)
     if origin is None:

@@ -53,7 +53,7 @@ def sweep_forward(recorder: Recorder, part: Pass, start: int, tangents: dict[Val
 
 
 def run_jvp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
-    """The JVP of one op: tangents of its inputs in, tangents of its outputs out. `arrays` are the tangents of
+    """Return the JVP of one op: tangents of its inputs in, tangents of its outputs out. `arrays` are the tangents of
     `rule.wanted` and the op's inputs."""
     wanted, tangents = rule.wanted, list(arrays[: len(rule.wanted)])
     fixed = list(arrays[len(rule.wanted) :])

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def title(fun: Any) -> str:
-    """What to call a function in a list of passes."""
+    """Return what to call a function in a list of passes."""
     inner = own_function(fun)
     if getattr(type(inner), "transforms", False) and inner.name != "compile":
         return f"{inner.name} of {title(inner.fun)}"
@@ -18,14 +18,14 @@ def title(fun: Any) -> str:
 
 
 def own_function(fun: Any) -> Any:
-    """The program's own function, without what `partial` and nn.value_and_grad wrap around it."""
+    """Return the program's own function, without what `partial` and nn.value_and_grad wrap around it."""
     while isinstance(fun, functools.partial):
         fun = fun.func
     return inner_function(fun)
 
 
 def code_of(fun: Any) -> CodeType | None:
-    """The code of a program's function (of its `__call__`, where it is an object); None where it has none."""
+    """Return the code of a program's function (of its `__call__`, where it is an object); None where it has none."""
     inner = own_function(fun)
     while isinstance(inner, functools.partial):
         inner = inner.func
@@ -34,7 +34,7 @@ def code_of(fun: Any) -> CodeType | None:
 
 
 def inner_function(fun: Any) -> Any:
-    """The program's own function inside of nn.value_and_grad's (which holds it in a closure cell)."""
+    """Return the program's own function inside of nn.value_and_grad's (which holds it in a closure cell)."""
     code = getattr(fun, "__code__", None)
     if code is not None and fun.__module__ == "mlx.nn.utils" and "fn" in code.co_freevars:
         return fun.__closure__[code.co_freevars.index("fn")].cell_contents
@@ -42,7 +42,7 @@ def inner_function(fun: Any) -> Any:
 
 
 def parameter_names(fun: Any, args: tuple[Any, ...]) -> list[str]:
-    """The names of a function's positional parameters, as many as there are arguments."""
+    """Return the names of a function's positional parameters, as many as there are arguments."""
     try:
         known = list(inspect.signature(fun).parameters.values())
     except (TypeError, ValueError):
@@ -60,7 +60,7 @@ def parameter_names(fun: Any, args: tuple[Any, ...]) -> list[str]:
 
 
 def _rest_name(fun: Any, number: int, known: list[inspect.Parameter]) -> str:
-    """The name of an argument that went into `*args`: nn.value_and_grad passes everything on that way."""
+    """Return the name of an argument that went into `*args`: nn.value_and_grad passes everything on that way."""
     inner = inner_function(fun)
     if inner is not fun:
         passed = number - 1

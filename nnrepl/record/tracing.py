@@ -36,7 +36,8 @@ class Tracing:
 
     def depends(self, values: Iterable[Value]) -> bool:
         """Whether any of some values is or was made of a tracer."""
-        made = set(self._inputs)
+        unified = self._recorder.unified
+        made = {unified.get(value, value) for value in self._inputs}
         for op in self._recorder.tape.ops[self._start :]:
             if not made.isdisjoint(op.inputs):
                 made.update(op.outputs)
@@ -69,8 +70,8 @@ class Tracing:
 
 
 def check_evaluation(recorder: Recorder, how: str, args: tuple[Any, ...]) -> None:
-    """The program evaluates arrays: inside of a compiled function it must not evaluate tracers, inside of a gradient
-    not asynchronously.
+    """Note that the program evaluates arrays: inside of a compiled function it must not evaluate tracers, inside of a
+    gradient not asynchronously.
 
     Raises:
         ValueError: MLX's own.

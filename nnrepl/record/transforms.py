@@ -20,7 +20,7 @@ from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
 from nnrepl.record.gradient_call import GradientCall, make_call, take_gradients
 from nnrepl.record.native import Call, Levels, loss_of
-from nnrepl.record.recorder import Recorder, ready
+from nnrepl.record.recorder import Recorder, noticing, ready
 from nnrepl.record.strays import invoke, native
 from nnrepl.tape import GRADIENT_PASS, Value
 
@@ -29,7 +29,7 @@ _copy = mx.array.__copy__
 
 
 def wrapper(recorder: Recorder, callee: Callee) -> Callable[..., Any] | None:
-    """The replacement for one of MLX's transforms."""
+    """Return the replacement for one of MLX's transforms."""
     original = callee.original
     match callee.attribute:
         case "grad" | "value_and_grad":
@@ -59,6 +59,9 @@ class Differentiated(opaque.Transform):
     """What `mx.value_and_grad(fun, ...)` and `mx.grad(fun, ...)` return while recording is on."""
 
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
+        if levels.resting:
+            levels.wake()
+            return self.call(levels.recorder, args, kwargs, frame)
         loss = loss_of if self.name == "value_and_grad" else None
         made = Call(GRADIENT_PASS, titles.title(self.fun), titles.code_of(self.fun))
         return levels.run([made], frame, lambda: self.real(*args, **kwargs), loss)
@@ -66,8 +69,10 @@ class Differentiated(opaque.Transform):
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if recorder.differentiating or recorder.inside is not None:
             return opaque.run_transform(recorder, self, args, kwargs, frame)
-        if recorder.levels is not None and recorder.levels.begins(frame):
-            return self.notice(recorder.levels, args, kwargs, frame)
+        if recorder.levels is not None:
+            recorder.levels.wake()
+            if recorder.levels.begins(frame):
+                return self.notice(recorder.levels, args, kwargs, frame)
         numbers, names = self._arguments()
         if not self._acceptable(numbers, names, args, kwargs):
             return self.real(*args, **kwargs)  # MLX says what is wrong
@@ -132,7 +137,7 @@ class Differentiated(opaque.Transform):
         return value, (positional, per_name) if names else positional
 
     def _root(self, result: Any) -> mx.array:
-        """The scalar that is differentiated: the result, or the first of a tuple."""
+        """Return the scalar that is differentiated: the result, or the first of a tuple."""
         if isinstance(result, mx.array):
             return result
         if self.name == "value_and_grad" and isinstance(result, tuple) and result and isinstance(result[0], mx.array):
@@ -193,7 +198,7 @@ class _Arguments:
         return trees.fill(tree, fresh)
 
     def _leaf(self, twin: mx.array, kind: str, label: str, origin: Value) -> Value:
-        """The leaf for an argument."""
+        """Return the leaf for an argument."""
         recorder = self.recorder
         return recorder.intake.leaf(recorder, len(self.wrt), twin, kind, label, origin)
 
@@ -224,6 +229,9 @@ class _Arguments:
 def _vjp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original, assigned=("__name__", "__doc__", "__module__"), updated=())
     def vjp(fun: Callable[..., Any], primals: Any, cotangents: Any) -> Any:
+        levels = noticing()
+        if levels is not None and levels.resting:
+            levels.wake()
         recorder = ready()
         if recorder is None:
             opaque.pass_on((primals, cotangents))
@@ -231,6 +239,8 @@ def _vjp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
         frame = _getframe(1)
         if recorder.differentiating or recorder.inside is not None:
             return opaque.run_function(recorder, original, "vjp", fun, (primals, cotangents), frame)
+        if recorder.levels is not None:
+            recorder.levels.wake()
         return _outermost_vjp(recorder, original, fun, list(primals), list(cotangents), frame)
 
     return vjp

@@ -29,12 +29,12 @@ def leaves(tree: Any) -> Iterator[Any]:
 
 
 def arrays(tree: Any) -> list[mx.array]:
-    """The arrays of a tree, in order."""
+    """Return the arrays of a tree, in order."""
     return [leaf for leaf in leaves(tree) if isinstance(leaf, mx.array)]
 
 
 def paths(tree: Any, prefix: str = "") -> Iterator[tuple[str, mx.array]]:
-    """The arrays of a tree with their dotted paths."""
+    """Yield the arrays of a tree with their dotted paths."""
     if isinstance(tree, mx.array):
         yield prefix, tree
     elif isinstance(tree, (list, tuple)):
@@ -63,7 +63,7 @@ def fill(tree: Any, replace: Callable[[mx.array], mx.array]) -> Any:
 
 
 def rebuild(tree: Any, replace: Callable[[mx.array], Any]) -> Any:
-    """A new tree of the same structure with the arrays replaced; every dict becomes a plain dict."""
+    """Return a new tree of the same structure with the arrays replaced; every dict becomes a plain dict."""
     if isinstance(tree, list):
         return [rebuild(item, replace) for item in tree]
     if isinstance(tree, tuple):

@@ -9,7 +9,7 @@ and did arrays enter from nowhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -17,7 +17,7 @@ import mlx.core as mx
 from nnrepl.record.account import account
 from nnrepl.record.batches import all_same_bits, batches, same_bits
 from nnrepl.record.custom import replay
-from nnrepl.record.opaque import quietly, set_random_state
+from nnrepl.record.quiet import quietly, set_random_state
 from nnrepl.record.strays import raw
 from nnrepl.tape import GRADIENT_PASS, Face, Hole, Inside, Op, Pass, Tape, Value
 
@@ -25,7 +25,7 @@ _moveaxis, _expand_dims, _broadcast_to = map(raw, (mx.moveaxis, mx.expand_dims, 
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class TensorDifference:
     """Two tensors that should be the same, and are not.
 
     Attributes:
@@ -42,7 +42,8 @@ class Receipt(Face):
     """What `verify` found.
 
     Attributes:
-        ops: How many ops were computed again from their recorded inputs.
+        ops: How many ops were computed again from their recorded inputs, and their results compared.
+        uncompared: How many have no result that could be compared: it was let go of, or they have none.
         different: Those that gave other bits.
         calls: Of how many calls that MLX ran by itself the results were compared with what happened inside.
         calls_different: The results with other bits.
@@ -54,24 +55,27 @@ class Receipt(Face):
         already_evaluated: How many ops had been evaluated, so that their primitives are gone.
         holes: Arrays that entered from nowhere.
         unseen: How many passes of the tape were not looked at.
+        unasked: The questions that were not asked, or not to their end, because the checks were stopped.
     """
 
     ops: int
-    different: tuple[Difference, ...]
+    uncompared: int
+    different: tuple[TensorDifference, ...]
     calls: int
-    calls_different: tuple[Difference, ...]
+    calls_different: tuple[TensorDifference, ...]
     gradients: int
-    gradients_different: tuple[Difference, ...]
+    gradients_different: tuple[TensorDifference, ...]
     gradient_error: str
     primitives: int
     unaccounted: tuple[str, ...]
     already_evaluated: int
     holes: tuple[Hole, ...]
     unseen: int = 0
+    unasked: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
-        """Whether nothing at all was found wrong."""
+        """Whether all was asked, and nothing at all was found wrong."""
         return not (
             self.different
             or self.calls_different
@@ -79,67 +83,129 @@ class Receipt(Face):
             or self.gradient_error
             or self.unaccounted
             or self.holes
+            or self.unasked
         )
 
 
-def verify(tape: Tape, *parts: Pass) -> Receipt:
-    """Check some passes. Evaluates them; functions that are opaque to the tape are called again, quietly."""
+def verify(tape: Tape, *parts: Pass, progress: Callable[[float], None] | None = None) -> Receipt:
+    """Check some passes. Evaluates them; functions that are opaque to the tape are called again, quietly.
+
+    Args:
+        progress: Is told the share of the ops that have been computed again. What it raises as KeyboardInterrupt, and
+            Ctrl-C, ends the checks: the receipt holds what had been found by then, and names the rest (`unasked`).
+    """
     every = [op for part in parts for op in part.ops if op.error is None]
     ops = [op for op in every if not op.inner]
     calls = [op for op in every if op in tape.notes.calls]
-    wanted = 0
-    grads_different: list[Difference] = []
-    errors: list[str] = []
-    with quietly():
-        evaluated = sum(all(value.evaluated for value in op.outputs) for op in ops)
-        primitives, unaccounted = account(ops)
-        different = tuple(_recompute(ops))
-        inside = tuple(_compare(pair for op in calls for pair in _results(op, tape.notes.calls[op])))
-        for part in parts:
-            count, found, error = _compare_gradients(part)
-            wanted += count
-            grads_different.extend(found)
-            errors.extend([error] if error else [])
+    found = _Found(sum(all(value.evaluated for value in op.outputs) for op in ops))
+    questions: tuple[tuple[str, Callable[[], None]], ...] = (
+        ("the lazy graph", lambda: found.hold_against_graph(ops)),
+        ("ops computed again", lambda: found.recompute(ops, progress)),
+        ("calls that MLX ran by itself", lambda: found.compare_calls(calls)),
+        ("gradients", lambda: found.compare_gradients(parts)),
+    )
+    unasked: list[str] = []
+    try:
+        with quietly():
+            for number, (_, ask) in enumerate(questions):
+                unasked = [name for name, _ in questions[number:]]
+                ask()
+        unasked = []
+    except KeyboardInterrupt:
+        pass
     first, last = min(part.start for part in parts), max(part.end for part in parts)
     return Receipt(
-        ops=len(ops),
-        different=different,
-        calls=len(calls),
-        calls_different=inside,
-        gradients=wanted,
-        gradients_different=tuple(grads_different),
-        gradient_error="; ".join(errors),
-        primitives=primitives,
-        unaccounted=unaccounted,
-        already_evaluated=evaluated,
+        ops=found.ops,
+        uncompared=found.uncompared,
+        different=tuple(found.different),
+        calls=found.calls,
+        calls_different=tuple(found.calls_different),
+        gradients=found.gradients,
+        gradients_different=tuple(found.gradients_different),
+        gradient_error="; ".join(found.errors),
+        primitives=found.primitives,
+        unaccounted=found.unaccounted,
+        already_evaluated=found.evaluated,
         holes=tuple(hole for hole in tape.holes if first <= hole.position <= last),
         unseen=sum(bool(len(part)) and part not in parts for part in tape.passes),
+        unasked=tuple(unasked),
     )
+
+
+@dataclass(slots=True)
+class _Found:
+    """What has been found so far; the fields are the receipt's."""
+
+    evaluated: int
+    ops: int = 0
+    uncompared: int = 0
+    different: list[TensorDifference] = field(default_factory=list)
+    calls: int = 0
+    calls_different: list[TensorDifference] = field(default_factory=list)
+    gradients: int = 0
+    gradients_different: list[TensorDifference] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    primitives: int = 0
+    unaccounted: tuple[str, ...] = ()
+
+    def hold_against_graph(self, ops: list[Op]) -> None:
+        self.primitives, self.unaccounted = account(ops)
+
+    def recompute(self, ops: list[Op], progress: Callable[[float], None] | None) -> None:
+        """Compute the ops again from their recorded inputs, so many at a time that it can be stopped."""
+        compared = [op for op in ops if any(value.held is not None for value in op.outputs)]
+        self.uncompared = len(ops) - len(compared)
+        for start in range(0, len(compared), _SLICE):
+            piece = compared[start : start + _SLICE]
+            self.different.extend(_recompute(piece))
+            self.ops += len(piece)
+            if progress is not None and self.ops < len(compared):
+                progress(self.ops / len(compared))
+
+    def compare_calls(self, calls: list[Op]) -> None:
+        for op in calls:
+            self.calls_different.extend(_compare(_results(op, op.tape.notes.calls[op])))
+            self.calls += 1
+
+    def compare_gradients(self, parts: Iterable[Pass]) -> None:
+        for part in parts:
+            count, found, error = _compare_gradients(part)
+            self.gradients += count
+            self.gradients_different.extend(found)
+            self.errors.extend([error] if error else [])
+
+
+_SLICE = 4096
+"""Ops that are computed again in one go."""
 
 
 # -- the same bits again -------------------------------------------------------------------------------------
 
 
 def largest_difference(a: mx.array, b: mx.array) -> float:
-    """The largest absolute difference of two arrays; NaN if their shapes differ."""
+    """Return the largest absolute difference of two arrays: infinite where one of them alone is NaN or infinite, NaN if
+    their shapes differ."""
     if a.shape != b.shape:
         return float("nan")
     if not a.size:
         return 0.0
-    largest: Any = mx.max(mx.abs(a.astype(mx.float32) - b.astype(mx.float32))).item()
+    if not mx.issubdtype(a.dtype, mx.complexfloating):
+        a, b = a.astype(mx.float32), b.astype(mx.float32)
+    apart = mx.where((a == b) | ((a != a) & (b != b)), 0.0, mx.abs(a - b))
+    largest: Any = mx.max(mx.where(mx.isnan(apart), float("inf"), apart)).item()
     return float(largest)
 
 
-def _compare(pairs: Iterable[tuple[Callable[[], str], mx.array, mx.array]]) -> Iterator[Difference]:
+def _compare(pairs: Iterable[tuple[Callable[[], str], mx.array, mx.array]]) -> Iterator[TensorDifference]:
     """Compare many pairs, in batches; their names are asked for where they differ."""
     for batch in batches(pairs, lambda pair: pair[1:]):
         verdicts = all_same_bits([(a, b) for _, a, b in batch])
         for (name, a, b), same in zip(batch, verdicts):
             if not same:
-                yield Difference(name(), largest_difference(a, b))
+                yield TensorDifference(name(), largest_difference(a, b))
 
 
-def _recompute(ops: list[Op]) -> Iterator[Difference]:
+def _recompute(ops: list[Op]) -> Iterator[TensorDifference]:
     def pairs() -> Iterator[tuple[Callable[[], str], mx.array, mx.array]]:
         for op in ops:
             for value, again in zip(op.outputs, op.compute()):
@@ -150,7 +216,7 @@ def _recompute(ops: list[Op]) -> Iterator[Difference]:
 
 
 def _results(call: Op, inside: Inside) -> Iterator[tuple[Callable[[], str], mx.array, mx.array]]:
-    """The results of a call that MLX ran by itself, each with what its ops make of what went in."""
+    """Yield the results of a call that MLX ran by itself, each with what its ops make of what went in."""
     around = call.tape.notes.mapped.get(call, ())
     for value, slot in inside.results:
         found, made = call.outputs[slot].array, value.array
@@ -169,7 +235,7 @@ def _results(call: Op, inside: Inside) -> Iterator[tuple[Callable[[], str], mx.a
 # -- MLX's own gradients ---------------------------------------------------------------------------------------
 
 
-def _compare_gradients(part: Pass) -> tuple[int, tuple[Difference, ...], str]:
+def _compare_gradients(part: Pass) -> tuple[int, tuple[TensorDifference, ...], str]:
     if part.kind != GRADIENT_PASS or not part.roots or part.error is not None:
         return 0, (), ""
     wanted = [leaf for leaf in part.wrt if part.grads.get(leaf)]
@@ -187,7 +253,7 @@ def _compare_gradients(part: Pass) -> tuple[int, tuple[Difference, ...], str]:
 
 
 def native_gradients(part: Pass, wanted: list[Value]) -> list[mx.array]:
-    """The gradients that MLX's own transform gives for the forward ops of a pass."""
+    """Return the gradients that MLX's own transform gives for the forward ops of a pass."""
     forward = part.tape.ops[part.start : part.backward]
 
     def run(*leaves: mx.array) -> list[mx.array]:
@@ -210,4 +276,4 @@ def _held(value: Value) -> mx.array:
     return value.array
 
 
-__all__ = ["Difference", "Receipt", "native_gradients", "same_bits", "verify"]
+__all__ = ["Receipt", "TensorDifference", "native_gradients", "same_bits", "verify"]

@@ -41,14 +41,14 @@ class Rule:
         self.continued = continued
 
     def shape_key(self) -> Any:
-        """What makes two rules the same in a re-run, apart from the tensors."""
+        """Return what makes two rules the same in a re-run, apart from the tensors."""
         op = self.op
         constants = frozen([None if isinstance(arg, Value) else arg for arg in op.args]), frozen(op.kwargs)
         return op.operation, constants, self.wanted, self.outputs, self.continued
 
 
 def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
-    """The VJP of one op: gradients of its outputs in, gradients of its wanted inputs out.
+    """Return the VJP of one op: gradients of its outputs in, gradients of its wanted inputs out.
 
     `arrays` are the gradients of `rule.outputs`, the gradients so far of `rule.continued`, and the op's
     inputs. Where a gradient is continued, the input is made an output as well and its gradient so far the
@@ -79,6 +79,7 @@ def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
 
         gradients = _vjp(partly, [fixed[slot] for slot in wanted], cotangents)[1]
         return gradients
+    # A value that an op takes twice (`x * x`) is one primal: MLX is to add its two parts, in its order.
     index = {value: slot for slot, value in enumerate(rule.inputs)}
     aliases = op.tape.notes.aliases
 
@@ -87,7 +88,8 @@ def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
 
     def forward(*inputs: mx.array) -> list[mx.array]:
         for slot, array in zip(wanted, inputs):
-            fixed[slot] = shielded(array) if nested else array
+            # What is wanted is handed over as tracers, all else stays a constant: MLX then computes no part of it.
+            fixed[slot] = shielded(array) if nested and not forced else array
         results = op.once(lambda value: fixed[index[aliases.get(value, value)]])
         if forced:
             _eval([results[k] for k in forced])  # as the program did: MLX forgets how they were made
@@ -98,7 +100,7 @@ def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
 
 
 def shielded(array: mx.array) -> mx.array:
-    """The same array, some steps away from what `mx.vjp` has handed over.
+    """Return the same array, some steps away from what `mx.vjp` has handed over.
 
     MLX marks an array that it hands over, and a nested gradient unmarks it; the next nested gradient takes it for a
     leftover then, and cuts it off (`make_tracer` in mlx/transforms.cpp). What is computed from it is not affected.
@@ -108,7 +110,7 @@ def shielded(array: mx.array) -> mx.array:
 
 
 def run_continued(rule: Rule, *arrays: mx.array) -> mx.array:
-    """The VJP of one op for one input, added by MLX to the gradient that the input has so far."""
+    """Return the VJP of one op for one input, added by MLX to the gradient that the input has so far."""
     return run_vjp(rule, *arrays)[0]
 
 
@@ -118,7 +120,7 @@ _VJPS: dict[Operation, Operation] = {}
 
 
 def vjp_operation(operation: Operation) -> Operation:
-    """The operation that differentiates another."""
+    """Return the operation that differentiates another."""
     known = _VJPS.get(operation)
     if known is None:
         name = f"vjp of {operation.name}"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record.frame_variables import OPTIMIZED, looked_at, read, sets_globals
+from nnrepl.record.leavings import taken
 from nnrepl.record.segments import is_library
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 from nnrepl.tape.bindings import Bindings, Noted
@@ -76,7 +77,7 @@ class _Loose:
     """Stands for what a variable holds, after that was let go of."""
 
 
-class Watch:
+class BindingWatch:
     """Looks at variables for one recorder.
 
     Attributes:
@@ -227,9 +228,9 @@ class Watch:
             state.containers = self._containers(values, state.library)
 
     def _containers(self, values: list[Any], library: bool) -> list[tuple[Any, _Watched]]:
-        """The containers among the variables of a frame, which are looked at with every op of it: at all that small
-        ones hold, at the size of the others. Of a library's only dicts, an optimizer's state of one parameter, and
-        those that an object of its own holds, its state of all."""
+        """Return the containers among the variables of a frame, which are looked at with every op of it: at all that
+        small ones hold, at the size of the others. Of a library's only dicts, an optimizer's state of one parameter,
+        and those that an object of its own holds, its state of all."""
         containers = []
         for thing in values:
             if library and type(thing) is not dict:
@@ -241,14 +242,14 @@ class Watch:
         return containers
 
     def _inside(self, thing: Any) -> list[tuple[Any, _Watched]]:
-        """The dicts that an object of a library's holds, where the program has the object in a variable."""
+        """Return the dicts that an object of a library's holds, where the program has the object in a variable."""
         if id(thing) not in self._known or isinstance(thing, (dict, list, tuple)):
             return []
         inner = [(one, self._known.get(id(one))) for one in vars(thing).values() if type(one) is dict]
         return [(_view(one), watched) for one, watched in inner if watched is not None and watched.last is not None]
 
     def _shared(self, frame: FrameType, position: int) -> list[tuple[Any, _Watched]]:
-        """The containers that a function of the program's knows as global variables."""
+        """Return the containers that a function of the program's knows as global variables."""
         found = []
         variables = frame.f_globals
         for name in frame.f_code.co_names:
@@ -265,12 +266,12 @@ class Watch:
     # -- things --------------------------------------------------------------------------------------------
 
     def keep(self, thing: Any, position: int) -> Any:
-        """What is noted of a thing that a variable or a container holds."""
+        """Return what is noted of a thing that a variable or a container holds."""
         kind = type(thing)
         if kind in _PLAIN:
             return thing
         if kind is _array:
-            value = self.recorder.live.get(id(thing))
+            value = self.recorder.live.get(id(thing)) or taken(self.recorder, thing)
             if value is None and self._resuming:
                 self.recorder.tape.bindings.alive.append(thing)
             return weakref.ref(thing) if value is None else value
@@ -388,11 +389,11 @@ class Watch:
     # -- arrays that change --------------------------------------------------------------------------------
 
     def changed(self, array: mx.array, old: Value) -> None:
-        """An array object has been given another value in place: every variable that holds it has."""
+        """Note that an array object has been given another value in place: every variable that holds it has."""
         self.restated(lambda thing: thing is array, old)
 
     def restated(self, concerns: Callable[[mx.array], bool], old: Value) -> None:
-        """The arrays that `concerns` chooses stand for another value than `old`."""
+        """Note that the arrays that `concerns` chooses stand for another value than `old`."""
         tape = self.recorder.tape
         position = len(tape.ops)
         for state in self._frames.values():
@@ -461,14 +462,14 @@ class _Box:
 
 
 def _entries(thing: Any) -> Any:
-    """What a container holds: a dict or a sequence. Never asks the object itself."""
+    """Return what a container holds: a dict or a sequence. Never asks the object itself."""
     if isinstance(thing, dict):
         return thing if type(thing) is dict else dict(dict.items(thing))
     return thing if isinstance(thing, (list, tuple)) else thing.__dict__
 
 
 def _view(thing: Any) -> Any:
-    """The entries of a container without their keys, as they are at any moment."""
+    """Return the entries of a container without their keys, as they are at any moment."""
     if isinstance(thing, dict):
         return dict.values(thing)
     return thing if isinstance(thing, (list, tuple)) else thing.__dict__.values()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def copy_op(op: Op, part: Pass, position: int) -> Op:
-    """The same op on another tape: it shares its values."""
+    """Return the same op on another tape: it shares its values."""
     if isinstance(op, BackwardOp):
         twin: Op = BackwardOp(op.operation, op.args, op.kwargs, op.inputs, op.of)
     else:
@@ -24,7 +24,7 @@ def copy_op(op: Op, part: Pass, position: int) -> Op:
 
 
 def reopened_pass(recorder: Recorder) -> Pass:
-    """The pass before the one that begins: what is inserted at its end belongs to it."""
+    """Return the pass before the one that begins: what is inserted at its end belongs to it."""
     passes = recorder.tape.passes
     if not passes:
         part = recorder.open_pass(SETUP_PASS, "")

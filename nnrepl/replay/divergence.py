@@ -20,6 +20,10 @@ class CannotExchange(Unwinding):
     """An array object of the program's cannot take another shape or dtype."""
 
 
+class Lost(CannotExchange):
+    """Nothing of the program's is known to hold what an edit changes."""
+
+
 class Diverged(Unwinding):
     """The run did something else than the tape says, for a reason that is not the edit.
 
@@ -27,13 +31,13 @@ class Diverged(Unwinding):
         difference: What.
     """
 
-    def __init__(self, difference: Difference) -> None:
+    def __init__(self, difference: OpDifference) -> None:
         self.difference = difference
         super().__init__(f"the program does not do the same when it runs again: {difference} ({OUTSIDE})")
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class OpDifference:
     """One op that is not what it was.
 
     Attributes:
@@ -55,30 +59,32 @@ class Difference:
 
 
 def said_of(error: BaseException) -> str:
-    """An exception in a sentence."""
+    """Return an exception in a sentence."""
     said = str(error).splitlines()
     return type(error).__name__ + (f": {said[0][:100]}" if said else "")
 
 
-def compare(expected: Op, found: Op) -> Difference | None:
+def compare(expected: Op, found: Op) -> OpDifference | None:
     """In what two ops differ, their inputs apart: the operation, a constant, the place. None if in nothing."""
     if not same_operation(expected, found):
-        return Difference(expected, found)
+        return OpDifference(expected, found)
     if len(expected.inputs) != len(found.inputs):
         what = f"{len(found.inputs)} tensors instead of {len(expected.inputs)}"
-        return Difference(expected, found, what)
+        return OpDifference(expected, found, what)
     if found.of is not None or expected.of is not None:
         return None
     pairs = [(str(number + 1), a, b) for number, (a, b) in enumerate(zip(expected.args, found.args))]
     pairs += [(name, part, found.kwargs.get(name)) for name, part in expected.kwargs.items()]
     if len(expected.args) != len(found.args) or expected.kwargs.keys() != found.kwargs.keys():
-        return Difference(expected, found, "other arguments")
+        return OpDifference(expected, found, "other arguments")
     for name, a, b in pairs:
         if not same_constant(a, b):
-            return Difference(expected, found, f"argument {name} = {_text(b)} instead of {_text(a)}")
+            return OpDifference(expected, found, f"argument {name} = {_text(b)} instead of {_text(a)}")
     if not same_place(expected, found):
         names = expected.tape.names
-        return Difference(expected, found, f"line {names.source(found).line} instead of {names.source(expected).line}")
+        return OpDifference(
+            expected, found, f"line {names.source(found).line} instead of {names.source(expected).line}"
+        )
     return None
 
 
@@ -154,7 +160,7 @@ def _same_data(a: Any, b: Any) -> bool:
 
 
 def _text(part: Any) -> str:
-    """An argument in a sentence."""
+    """Return an argument in a sentence."""
     if isinstance(part, Value):
         return part.name
     if isinstance(part, DrawnKey):

@@ -41,7 +41,7 @@ class _Interrupts:
             self.check()
 
     def check(self) -> None:
-        """What was held back strikes now, if it may. Raises what the handler raises."""
+        """Let strike what was held back, if it may. Raises what the handler raises."""
         if self._pending and self.mode != HELD:
             self._pending = False
             if callable(self._handler):
@@ -98,7 +98,7 @@ def hold_on() -> None:
 
 
 def resume() -> None:
-    """The program is about to run: Ctrl-C takes effect again."""
+    """Note that the program is about to run: Ctrl-C takes effect again."""
     if _interrupts.on:
         _interrupts.switch(FREE)
 
@@ -128,7 +128,7 @@ def is_swallowed(frame: FrameType | None) -> bool:
 
 
 _CALLBACKS = frozenset(
-    f"{where}.<locals>.<lambda>" for where in ("Recorder.link", "Watch._watch", "keep_ndarray")
+    f"{where}.<locals>.<lambda>" for where in ("Recorder.link", "BindingWatch._watch", "keep_ndarray")
 )  # fmt: skip
 """What Python calls when an array or a container dies."""
 

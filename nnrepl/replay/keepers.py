@@ -268,7 +268,7 @@ def is_iterator(thing: Any) -> bool:
 
 
 def copy_iterator(thing: Any) -> Any:
-    """An iterator that gives what `thing` would give, which stays where it is.
+    """Return an iterator that gives what `thing` would give, which stays where it is.
 
     Raises:
         CannotKeep: If Python cannot copy it.
@@ -290,7 +290,7 @@ def copy_iterator(thing: Any) -> Any:
 
 
 def _with_copies(part: Any) -> Any:
-    """What an iterator is made of, with copies of the iterators in it."""
+    """Return what an iterator is made of, with copies of the iterators in it."""
     if type(part) is tuple:
         return tuple([_with_copies(item) for item in part])
     return copy_iterator(part) if is_iterator(part) else part

@@ -7,7 +7,7 @@ from typing import Any
 
 from nnrepl.record.keys import frozen
 from nnrepl.record.needs import needed_slots
-from nnrepl.replay.divergence import Difference, compare, same_operation, same_place
+from nnrepl.replay.divergence import OpDifference, compare, same_operation, same_place
 from nnrepl.tape import BackwardOp, Leaf, Op, Tape, Value
 
 
@@ -29,7 +29,7 @@ class Plan:
 
     def __init__(self, ops: Iterable[Op], tape: Tape, goes_on: bool = False) -> None:
         self.was: dict[Value, Value] = {}
-        self.other: Difference | None = None
+        self.other: OpDifference | None = None
         self._tape = tape
         self._goes_on = goes_on
         self._stands_for: dict[Value, Value] = {}
@@ -58,7 +58,9 @@ class Plan:
     # -- finding -----------------------------------------------------------------------------------------
 
     def forward(self, op: Op) -> tuple[Op | None, bool]:
-        """The op of the old tape that a forward op is, and whether it has the same numbers as well."""
+        """Return the op of the old tape that a forward op is, and whether it has the same numbers as well."""
+        # Several ops may be the same call on the same values (`x * 2` in a loop): of those, the one whose inputs have
+        # not changed at all first, else the first that is still to be met, which is in order of execution.
         candidates = self._forward.get(self._forward_key(op), ())
         alike = [old for old in candidates[:_LOOKED_AT] if compare(old, op) is None]
         found = next((old for old in alike if self._unchanged(old, op)), alike[0] if alike else None)
@@ -71,7 +73,7 @@ class Plan:
         return found, self._unchanged(found, op) and self._can_tell(op)
 
     def backward(self, op: BackwardOp) -> Op | None:
-        """The backward op of the old tape that has the same numbers, if there is one."""
+        """Return the backward op of the old tape that has the same numbers, if there is one."""
         key = self._backward_key(op)
         candidates = self._backward.get(key) if key is not None else None
         found = candidates.pop(0) if candidates else None
@@ -82,17 +84,19 @@ class Plan:
         return found
 
     def stand_for(self, new: Value, old: Value) -> None:
-        """`new` is in this run what `old` was in the one before, with other numbers."""
+        """Note that `new` is in this run what `old` was in the one before, with other numbers."""
         self._stands_for[new] = old
 
     def left(self, end: int) -> Op | None:
-        """The first forward op of the old tape before position `end` that was not met again."""
+        """Return the first forward op of the old tape before position `end` that was not met again."""
         return next((op for op in self._left if op.position < end and op not in self._tape.notes.belonging), None)
 
     # -- keys --------------------------------------------------------------------------------------------
 
     def counterpart(self, value: Value) -> Value:
-        """What stood on the old tape for a value of the new one."""
+        """Return what stood on the old tape for a value of the new one."""
+        # Step by step back: a leaf that entered again, an op that stood for another, a gradient of what stood for a
+        # value. Each may itself stand for one of an earlier timeline.
         seen = value
         while True:
             found = self.was.get(seen) or self._stands_for.get(seen)
@@ -110,17 +114,20 @@ class Plan:
         return op.operation.name, op.operation.kind, inputs
 
     def _sign(self, value: Value) -> Any:
-        """What a value is known by in both runs: a leaf that came from outside is another object in each, and so is
-        one with which a checkpoint's second run begins."""
+        """Return what a value is known by in both runs: a leaf that came from outside is another object in each, and so
+        is one with which a checkpoint's second run begins."""
+        # What is differentiated is known by itself: two parameters of one shape are not to be taken for each other.
         if not isinstance(value, Leaf) or value in self._wrt:
             return value
         came_from = value.label if value.origin is None else self._sign(self.counterpart(value.origin))
         return came_from, value.kind, value.shape, value.dtype
 
     def _backward_key(self, op: BackwardOp) -> Any:
-        """What a backward op is computed from: the values whose numbers it needs, of the others the shape."""
+        """Return what a backward op is computed from: the values whose numbers it needs, of the others the shape."""
         if op.operation.kind in ("opaque", "custom", "checkpoint") or op in self._tape.notes.errors:
             return None
+        # The VJP of `a + b` needs no numbers of a and b: it is the same although an edit has changed them. So what
+        # does not depend on the edit keeps its arrays, and nothing of it is computed again.
         needed = set(needed_slots(op))
         values = [
             self.was.get(value, value) if slot in needed else (value.shape, value.dtype)
@@ -155,15 +162,17 @@ class Plan:
     def _is_new(self, op: Op) -> None:
         """Note the first op that the old tape has not, if all that it works on is known there."""
         self._strange.add(op)
+        # rr asserts at each step that the replay is where the recording was; here only an op all of whose inputs were
+        # there before can convict the program: the others are new because of the edit.
         over = self._goes_on and not self._left
         if over or self.other is not None or any([self.counterpart(value).op in self._strange for value in op.inputs]):
             return  # what it works on is new itself
         near = [old for old in self._left if same_operation(old, op) and same_place(old, op)]
         expected = near[0] if near else next(iter(self._left), None)
-        self.other = (compare(expected, op) if expected is not None else None) or Difference(expected, op)
+        self.other = (compare(expected, op) if expected is not None else None) or OpDifference(expected, op)
 
     def _gradient(self, of: Value) -> Value | None:
-        """The gradient of a value on the old tape."""
+        """Return the gradient of a value on the old tape."""
         if self._grads is None:
             self._grads = {value: found[-1] for part in self._tape.passes for value, found in part.grads.items()}
         return self._grads.get(of)

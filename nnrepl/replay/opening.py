@@ -1,7 +1,7 @@
 """Opening: in a run along a tape, some steps that are closed on it are recorded op by op.
 
 What is recorded takes the place of the closed ops, on the new tape and in what the run is expected to do, so that all
-that follows stays where it is in both. What comes behind it is recorded anew, too: its inputs have a history now.
+that follows stays where it is in both. What comes after it is recorded anew, too: its inputs have a history now.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Opening:
         expected: The ops that the run is to make, in which what is recorded takes the place of closed ops.
 
     Attributes:
-        free: How many calls of the step that is being opened are still to be made, and one more for what comes behind
+        free: How many calls of the step that is being opened are still to be made, and one more for what comes after
             the last of them, which belongs to the step up to the next call; 0: none is being opened.
         pairs: Calls that ran natively in both runs.
         grown: Where on the old tape ops took the place of closed ones, and how many more they are.
-        remade: Which op of the tape each one is that is recorded anew behind a step that has been opened.
+        remade: Which op of the tape each one is that is recorded anew after a step that has been opened.
     """
 
     def __init__(self, old: Tape, steps: frozenset[int], expected: list[Op]) -> None:
@@ -51,7 +51,7 @@ class Opening:
             return False
         self.close(recorder)
         native = recorder.levels is not None and recorder.levels.native
-        late = at - self._shift in self._old.late
+        late = self._is_late(at)
         if at >= len(self._expected):
             return native and (self._whole or late)
         if not isinstance(self._expected[at], ClosedOp):
@@ -61,24 +61,42 @@ class Opening:
             return False
         return True
 
+    def stretches(self, recorder: Recorder) -> bool:
+        """Whether a stretch begins here that stays closed; one that does not is recorded from here on."""
+        at = len(recorder.tape)
+        if self.free or at >= len(self._expected) or not _is_stretch(self._expected[at]):
+            return False
+        if self._step(at) in self._steps:
+            self._begin(recorder, at)
+            return False
+        return True
+
+    def awake(self, recorder: Recorder) -> None:
+        """Wake up: a call is about to be recorded that ends a stretch, if one is being opened; or a call that the tape
+        has, whatever else it has not behind the last one of the step that is being opened."""
+        late = self.free == 1 and self._is_late(self._start + self._calls)
+        if late or (self.free and _is_stretch(self._old.ops[self._start - self._shift])):
+            self.close(recorder)
+
     def _step(self, at: int) -> int:
-        """The step to which the op belongs that is expected at a position."""
+        """Return the step to which the op belongs that is expected at a position."""
         return self._old.steps.number_at(at - self._shift)
 
     def _begin(self, recorder: Recorder, at: int) -> None:
-        step, end = self._step(at), at
+        step, end = self._step(at), at + 1
         expected = self._expected
-        while end < len(expected) and isinstance(expected[end], ClosedOp) and self._step(end) == step:
+        stretch = _is_stretch(expected[at])
+        while not stretch and end < len(expected) and isinstance(expected[end], ClosedOp) and self._step(end) == step:
             end += 1
         self._start = at
         self._calls = end - at
-        self.free = self._calls + 1
+        self.free = 1 if stretch else self._calls + 1
         if recorder.levels is not None and not recorder.levels.native:
             recorder.levels.renew()
 
     def left(self, recorder: Recorder) -> None:
-        """A call has been recorded to its end. Where the tape goes on with a closed one, what lies between is closed
-        too, but for what belongs to a step that is being opened."""
+        """Note that a call has been recorded to its end. Where the tape goes on with a closed one, what lies between is
+        closed too, but for what belongs to a step that is being opened."""
         if self.free > 2 or (self.free and self._goes_on()):
             self.free = max(self.free - 1, 1)
             return
@@ -87,10 +105,13 @@ class Opening:
             recorder.levels.go_native()
 
     def _goes_on(self) -> bool:
-        """Whether what comes behind the last call of the step that is being opened is not on the tape."""
+        """Whether what comes after the last call of the step that is being opened is not on the tape."""
         behind, expected = self._start + self._calls, self._expected
-        late = behind - self._shift in self._old.late
-        return late or (behind < len(expected) and isinstance(expected[behind], ClosedOp))
+        return self._is_late(behind) or (behind < len(expected) and isinstance(expected[behind], ClosedOp))
+
+    def _is_late(self, position: int) -> bool:
+        """Whether what the tape has at a position follows something that is not on it."""
+        return position - self._shift in self._old.late
 
     def close(self, recorder: Recorder) -> None:
         """If a step is being opened, it ends here: before the next call, or a cell."""
@@ -106,7 +127,7 @@ class Opening:
         self._shift += more
 
     def end(self, recorder: Recorder) -> None:
-        """The program has ended; a step that is being opened ends with it."""
+        """Note that the program has ended; a step that is being opened ends with it."""
         self.close(recorder)
 
     def before(self, position: int) -> int:
@@ -146,7 +167,7 @@ class Opening:
 
     @property
     def anew(self) -> bool:
-        """Whether what the program does now is recorded anew: a step that is being opened, and all that comes behind
+        """Whether what the program does now is recorded anew: a step that is being opened, and all that comes after
         it, since that works on what is made there."""
         return self.free > 0 or bool(self.grown)
 
@@ -154,3 +175,7 @@ class Opening:
     def reached(self) -> int | None:
         """The position of the last op that is expected; None while a step is being opened."""
         return None if self.free else len(self._expected) - 1
+
+
+def _is_stretch(op: Op) -> bool:
+    return isinstance(op, ClosedOp) and op.is_stretch

@@ -21,8 +21,9 @@ import mlx.core as mx
 
 from nnrepl.record import segments as sources
 from nnrepl.record.objects import object_of
+from nnrepl.replay.divergence import Lost
 from nnrepl.replay.world import World, contents_of, slots_of
-from nnrepl.tape import Op, Value
+from nnrepl.tape import ClosedOp, Op, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -58,6 +59,7 @@ class Rebinding:
     Attributes:
         found: Whether it is one, and that holds the value.
         place: The array object that is changed in place instead (`k *= 2`, `k[0] = 1`), if it is known.
+        astray: Whether what is assigned to holds a tensor that is not known to be the value.
     """
 
     def __init__(self, recorder: Recorder, op: Op, old: Value) -> None:
@@ -76,7 +78,20 @@ class Rebinding:
         self._slot: tuple[int, str] | None = None
         self._entry: tuple[Any, Any] | None = None
         self.place: mx.array | None = None
+        self.astray = False
         self.found = bool(self._arrays) and ((self._target is not None and self._find(op)) or self._find_place(op))
+
+    def check(self) -> None:
+        """Where steps before an edit ran natively, the program may hold what it changes in objects that nobody knows.
+
+        Raises:
+            Lost: If it does, as far as that can be told.
+        """
+        recorder = self._recorder
+        if not recorder.native_until or not any(isinstance(op, ClosedOp) for op in recorder.tape.ops):
+            return
+        if self.astray or not (self._arrays or recorder.sweeps):
+            raise Lost(f"it is not known what of the program's holds {self._old.name} there")
 
     # -- what is assigned to ---------------------------------------------------------------------------------
 
@@ -85,7 +100,7 @@ class Rebinding:
         return found is not None and self._holds(*found)
 
     def _variables(self, op: Op, root: str) -> tuple[int, str, dict[str, Any]] | None:
-        """The variable that an edit names: in which call it is, its name, and what else has names there."""
+        """Return the variable that an edit names: in which call it is, its name, and what else has names there."""
         path = [] if op.scope is None or op.scope.parent is None else op.scope.parent.path()
         if not path or len(path) > len(self._frames):
             return None
@@ -109,7 +124,10 @@ class Rebinding:
             if found is None:
                 continue
             at, name, variables = found
-            thing = variables[name] if isinstance(path, ast.Name) else _walk(variables[name], path)[2]
+            container, _, thing = (
+                (None, "", variables[name]) if isinstance(path, ast.Name) else _walk(variables[name], path)
+            )
+            self.astray = self._is_other(container, thing)
             if id(thing) in self._arrays:
                 self._target, self.place, self._entry = path, self._arrays[id(thing)], None
                 self._own = at if variables is not self._frames[at].f_globals else self._own
@@ -124,10 +142,16 @@ class Rebinding:
                 self._entry = variables, name
             else:
                 self._own, self._slot = at, (at, name)
+            self.astray = self._is_other(None, thing)
             return id(thing) in self._arrays
         container, key, thing = _walk(thing, target)
+        self.astray = self._is_other(container, thing)
         self._entry = container, key
         return id(thing) in self._arrays and (isinstance(target, ast.Subscript) or _is_stored(container, key, thing))
+
+    def _is_other(self, container: Any, thing: Any) -> bool:
+        """Whether what is held is a tensor, and not known to be the value; an element of a tensor is no holder."""
+        return isinstance(thing, mx.array) and not isinstance(container, mx.array) and id(thing) not in self._arrays
 
     def _sees(self, frame: FrameType) -> bool:
         """Whether what is assigned to is called the same in a call: `self.k` of this very object."""
@@ -141,7 +165,7 @@ class Rebinding:
     # -- what else holds it ----------------------------------------------------------------------------------
 
     def keep(self) -> None:
-        """The exchange has been made: all else that holds the value gets an object with the old numbers."""
+        """Note that the exchange has been made: all else that holds the value gets an object with the old numbers."""
         recorder, target = self._recorder, self._target
         assert target is not None
         kept = self._kept = _copy(self._old.array)
@@ -185,7 +209,7 @@ class Rebinding:
         return all(any(name in getattr(code, cells) for cells in _CELLS) for code in codes)
 
     def _other(self, thing: Any) -> Any:
-        """What is to be held where `thing` is: the same, or what has the old numbers."""
+        """Return what is to be held where `thing` is: the same, or what has the old numbers."""
         if id(thing) in self._arrays:
             return thing if thing is self.place else self._kept
         if isinstance(thing, tuple):
@@ -228,7 +252,7 @@ class Rebinding:
                 object.__setattr__(thing, slot, self._other(held))
 
     def _others(self, held: dict[Any, Any]) -> dict[Any, Any]:
-        """What holds the value, by name or key, with what has the old numbers."""
+        """Return what holds the value, by name or key, with what has the old numbers."""
         return {key: other for key, thing in held.items() if (other := self._other(thing)) is not thing}
 
     def _is_cell(self, function: FunctionType, name: str) -> bool:
@@ -257,7 +281,8 @@ class Rebinding:
     # -- what was read before --------------------------------------------------------------------------------
 
     def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
-        """The arguments of an op: what an expression had read from elsewhere before the exchange is the old one."""
+        """Return the arguments of an op: what an expression had read from elsewhere before the exchange is the old
+        one."""
         pending = self._pending.get(frame)
         if pending is None:
             return args
@@ -283,8 +308,8 @@ def lies_inside(recorder: Recorder, op: Op) -> bool:
 
 
 def target_of(op: Op) -> ast.expr | None:
-    """What an edit assigns to, if it gives a name another tensor (`k = ...`, `self.k = ...`, `cache["k"] = ...`) and
-    does not change one in place (`k *= 2`)."""
+    """Return what an edit assigns to, if it gives a name another tensor (`k = ...`, `self.k = ...`, `cache["k"] = ...`)
+    and does not change one in place (`k *= 2`)."""
     line = _line_of(op)
     if not isinstance(line, ast.Assign) or len(line.targets) != 1:
         return None
@@ -293,8 +318,8 @@ def target_of(op: Op) -> ast.expr | None:
 
 
 def changed_in_place(op: Op) -> list[ast.expr]:
-    """What an edit may change in place, as paths: `k` for `k *= 2` and `k[0] = 1`, `c["k"]` or `c` for
-    `c["k"] *= 2`."""
+    """Return what an edit may change in place, as paths: `k` for `k *= 2` and `k[0] = 1`, `c["k"]` or `c` for `c["k"]
+    *= 2`."""
     line = _line_of(op)
     if isinstance(line, ast.AugAssign):
         target: ast.expr = line.target
@@ -310,7 +335,7 @@ def changed_in_place(op: Op) -> list[ast.expr]:
 
 
 def _line_of(op: Op) -> ast.stmt | None:
-    """The line of an edit that was typed."""
+    """Return the line of an edit that was typed."""
     if op.scope is None or op.scope.parent is None:
         return None
     try:
@@ -354,7 +379,7 @@ def set_variables(frame: FrameType, given: dict[str, Any]) -> None:
 
 
 def _root(target: ast.expr | None) -> str:
-    """The variable with which a path begins."""
+    """Return the variable with which a path begins."""
     while isinstance(target, (ast.Attribute, ast.Subscript)):
         target = target.value
     return target.id if isinstance(target, ast.Name) else ""
@@ -386,7 +411,7 @@ def _walk(thing: Any, target: ast.expr | None) -> tuple[Any, Any, Any]:
 
 
 def _expression(frame: FrameType) -> sources.Span | None:
-    """The whole expression in which a call stands; None if its source is not known."""
+    """Return the whole expression in which a call stands; None if its source is not known."""
     return sources.expression_around(frame.f_code, frame.f_lasti)
 
 

@@ -1,4 +1,4 @@
-"""Remade: behind a step that has been opened every op is recorded anew, and what the user put in is put in again.
+"""Remade: after a step that has been opened every op is recorded anew, and what the user put in is put in again.
 
 An edit works on values of the tape. Where those are recorded anew, it works on what stands for them now.
 """
@@ -28,11 +28,11 @@ class Remade:
         self._pairs: list[tuple[Op, Op]] = []
 
     def note(self, old: Op, new: Op) -> None:
-        """An op is about to be recorded that is one of the tape."""
+        """Note that an op is about to be recorded that is one of the tape."""
         self._pairs.append((old, new))
 
     def insert(self, recorder: Recorder, old: Op) -> Op:
-        """The op that does to the values of now what one of the user's did; it is not on the tape yet."""
+        """Return the op that does to the values of now what one of the user's did; it is not on the tape yet."""
         self._fold()
         now, notes = self.now, recorder.tape.notes
         args, kwargs = exchange(old.args, now), exchange(old.kwargs, now)

@@ -19,7 +19,7 @@ from nnrepl.record.again import InsideFollowed
 from nnrepl.record.intake import Intake
 from nnrepl.record.objects import object_of, refill
 from nnrepl.replay.copies import copy_op, reopened_pass
-from nnrepl.replay.divergence import Difference, Diverged, compare, said_of, same_operation, same_place
+from nnrepl.replay.divergence import Diverged, OpDifference, compare, said_of, same_operation, same_place
 from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
@@ -94,7 +94,7 @@ class Replay(Intake):
     # -- what the recorder asks --------------------------------------------------------------------------
 
     def passed(self, recorder: Recorder) -> None:
-        """An op inside a gradient call is on the tape: what the user did behind it is done."""
+        """Note that an op inside a gradient call is on the tape: what the user did after it is done."""
         self._reach(self.opening.before(len(recorder.tape.ops)))
 
     def enter(self, recorder: Recorder, calling: bool = False) -> None:
@@ -126,7 +126,7 @@ class Replay(Intake):
             recorder.mirrors[-1].due(lambda old, new: self._made_again(recorder, old, new))
 
     def given(self, recorder: Recorder, op: Op, frame: FrameType) -> Op | None:
-        """The op of the tape that `op` is: it is put on the new tape, and nothing is computed."""
+        """Return the op of the tape that `op` is: it is put on the new tape, and nothing is computed."""
         op.scope, op.lasti = recorder.stack.place(frame)
         if self.opening.anew:
             self._check_anew(recorder, op)
@@ -144,6 +144,10 @@ class Replay(Intake):
         if error is not None:
             raise error
         return twin
+
+    def looked(self) -> set[Value] | None:
+        """Return what the tape tells."""
+        return self.tape.notes.looked
 
     def has_inside(self, recorder: Recorder) -> bool:
         """Whether a call that is about to be made is one of the tape: what happens inside is there, too."""
@@ -189,7 +193,7 @@ class Replay(Intake):
         return True
 
     def ended(self, recorder: Recorder, error: BaseException | None = None) -> None:
-        """What was to run again has run, to its end or to an exception.
+        """Note that what was to run again has run, to its end or to an exception.
 
         Raises:
             Diverged: If it ended before the tape did.
@@ -197,10 +201,10 @@ class Replay(Intake):
         self.opening.end(recorder)
         reached = len(recorder.tape)
         if reached < len(self.expected):
-            raise Diverged(Difference(self.expected[reached], None, "" if error is None else said_of(error)))
+            raise Diverged(OpDifference(self.expected[reached], None, "" if error is None else said_of(error)))
 
     @property
-    def other_way(self) -> Difference | None:
+    def other_way(self) -> OpDifference | None:
         """Where the program went another way after the edit: the first op that the old tape has not, or that only the
         old tape has. None if it did again what it had done, with other numbers."""
         if self._run.recoded:
@@ -208,11 +212,11 @@ class Replay(Intake):
         if self.plan.other is not None:
             return self.plan.other
         missing = self.plan.left(self.end)
-        return None if missing is None else Difference(missing, None)
+        return None if missing is None else OpDifference(missing, None)
 
     def content(self, value: Value) -> Value:
-        """What the program is to hold where the tape has `value`: the last edit of it; natively it computes with that,
-        so that there only edits count that it has come by."""
+        """Return what the program is to hold where the tape has `value`: the last edit of it; natively it computes with
+        that, so that there only edits count that it has come by."""
         while value in self.final and self.final[value] in self._made:
             value = self.final[value]
         return value
@@ -222,11 +226,11 @@ class Replay(Intake):
         return value in self._in_place
 
     def pass_kind(self, op: Op) -> str | None:
-        """The kind of the pass in which an op of the tape stands."""
+        """Return the kind of the pass in which an op of the tape stands."""
         return op.part.kind if self.replaying(op.position) else None
 
     def leaf(self, recorder: Recorder, number: int, array: mx.array, kind: str, label: str, origin: Value) -> Value:
-        """The leaf of the run before, if it came from the same value."""
+        """Return the leaf of the run before, if it came from the same value."""
         part = self._old_pass(recorder.tape)
         before = part.wrt[number] if part is not None and number < len(part.wrt) else None
         if self.opening.anew:
@@ -247,7 +251,8 @@ class Replay(Intake):
         return value
 
     def seed(self, recorder: Recorder, number: int, array: mx.array, of: Value) -> Value:
-        """The gradient from which the backward pass of the run before started, if this one starts from the same."""
+        """Return the gradient from which the backward pass of the run before started, if this one starts from the
+        same."""
         if self.opening.anew:
             return super().seed(recorder, number, array, of)
         part = self._old_pass(recorder.tape)
@@ -261,7 +266,7 @@ class Replay(Intake):
         return value
 
     def gradient(self, recorder: Recorder, value: Value) -> mx.array:
-        """A fresh handle, with the content that an edit further on gives to it."""
+        """Return a fresh handle, with the content that an edit further on gives to it."""
         return recorder.handle(value)
 
     def _same_origin(self, recorder: Recorder, before: Value | None, origin: Value) -> bool:
@@ -272,7 +277,7 @@ class Replay(Intake):
         return before is not None and self.replaying(at) and self._unify(recorder, before, origin)
 
     def _take(self, op: Op) -> None:
-        """What stands for an op of the old tape makes its values, where positions move."""
+        """Note that what stands for an op of the old tape makes its values, where positions move."""
         for value in op.outputs if self._run.opened else ():
             value.op = op
 
@@ -283,7 +288,7 @@ class Replay(Intake):
         return self.opening.natively(recorder)
 
     def closed(self, recorder: Recorder, op: ClosedOp) -> None:
-        """A call has run natively.
+        """Note that a call has run natively.
 
         Raises:
             Diverged: If the tape has something else here.
@@ -291,12 +296,12 @@ class Replay(Intake):
         if op.position < len(self.expected):
             old = self.expected[op.position]
             if old.operation is not op.operation:
-                raise Diverged(Difference(old, op))
+                raise Diverged(OpDifference(old, op))
             self.opening.pairs.append((old, op))
 
     def _check_anew(self, recorder: Recorder, op: Op) -> None:
-        """An op that is recorded behind a step that has been opened must be the one that the tape has there, on other
-        values.
+        """Check an op that is recorded after a step that has been opened: it must be the one that the tape has there,
+        on other values.
 
         Raises:
             Diverged: If it is not.
@@ -305,7 +310,7 @@ class Replay(Intake):
         if not self.opening.free and at < len(self.expected):
             expected = self.expected[at]
             if not same_operation(expected, op) or not same_place(expected, op):
-                raise Diverged(Difference(expected, op))
+                raise Diverged(OpDifference(expected, op))
             self.opening.remade.note(expected, op)
 
     def _pair(self, recorder: Recorder, op: Op) -> None:
@@ -314,8 +319,16 @@ class Replay(Intake):
         if not self.opening.free and at < len(self.expected) and self.expected[at].operation is op.operation:
             self.opening.remade.note(self.expected[at], op)
 
+    def stretches(self, recorder: Recorder) -> bool:
+        """Whether the tape has a closed stretch here, which is to stay closed."""
+        return self.opening.stretches(recorder)
+
+    def awake(self, recorder: Recorder) -> None:
+        """If a stretch is being opened, it ends here; so does a step behind which the tape goes on with this call."""
+        self.opening.awake(recorder)
+
     def left(self, recorder: Recorder) -> None:
-        """A call has been recorded that may be one that is to be opened."""
+        """Note that a call has been recorded that may be one that is to be opened."""
         self.opening.left(recorder)
 
     # -- following the tape ------------------------------------------------------------------------------
@@ -325,7 +338,7 @@ class Replay(Intake):
         return not self.opening.anew and position < len(self.expected)
 
     def _inserted(self, position: int) -> Op | None:
-        """The op that the user inserted at `position`, if one is due."""
+        """Return the op that the user inserted at `position`, if one is due."""
         if self.opening.free:
             return None
         if position < len(self.expected):
@@ -335,17 +348,17 @@ class Replay(Intake):
         return None
 
     def _edit_of(self, op: Op) -> Op:
-        """The op that makes the change to which an inserted one belongs."""
+        """Return the op that makes the change to which an inserted one belongs."""
         notes, at = self.tape.notes, self.expected.index(op)
         return next((other for other in self.expected[at:] if other in notes.edits), op)
 
     def _old_pass(self, tape: Tape) -> Pass | None:
-        """The gradient pass of the old tape that the last one of the new tape is."""
+        """Return the gradient pass of the old tape that the last one of the new tape is."""
         number = sum(part.kind == GRADIENT_PASS for part in tape.passes)
         return self._passes[number - 1] if 0 < number <= len(self._passes) else None
 
     def _expect(self, recorder: Recorder, op: Op) -> Op:
-        """The op of the tape that `op` must be.
+        """Return the op of the tape that `op` must be.
 
         Raises:
             Diverged: If the tape has another op here.
@@ -357,7 +370,7 @@ class Replay(Intake):
             raise Diverged(difference)
         for a, b in zip(expected.inputs, op.inputs):
             if not self._unify(recorder, a, b):
-                raise Diverged(Difference(expected, op, f"{b.name} instead of {a.name}"))
+                raise Diverged(OpDifference(expected, op, f"{b.name} instead of {a.name}"))
         return expected
 
     def _unify(self, recorder: Recorder, expected: Value, found: Value) -> bool:
@@ -369,7 +382,7 @@ class Replay(Intake):
             return False
         if expected.kind != found.kind or expected.shape != found.shape or expected.dtype != found.dtype:
             return False
-        recorder.relink({found: expected})
+        recorder.unify(found, expected)
         recorder.watch.restated(lambda array: recorder.live.get(id(array)) is expected, found)
         return True
 
@@ -429,9 +442,10 @@ class Replay(Intake):
     # -- the program's objects ---------------------------------------------------------------------------
 
     def _take_effect(self, recorder: Recorder, op: Op, target: Value) -> None:
-        """An edit has been put on the tape: everything holds its result, or what it assigns to does."""
+        """Note that an edit has been put on the tape: everything holds its result, or what it assigns to does."""
         with recorder.muted():
             rebinding = Rebinding(recorder, op, target)
+            rebinding.check()
             if rebinding.place is not None:
                 self._in_place.add(op.outputs[0])
             self._exchange(recorder, target, op.outputs[0])
@@ -441,12 +455,11 @@ class Replay(Intake):
                 self._rebinding = rebinding
 
     def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
-        """The arguments of an op of the program's, some of which it had read before an edit gave a name another."""
+        """Return an op's arguments, of which the program had read some before an edit gave a name another."""
         return args if self._rebinding is None else self._rebinding.taken(args, frame)
 
     def _exchange(self, recorder: Recorder, old: Value, new: Value) -> None:
-        """From now on everything that held `old` holds `new`. Arrays that the program has had for longer are
-        changed in place."""
+        """Let all that held `old` hold `new`. Arrays that the program has had for longer are changed in place."""
         content = self.content(new)
         for key, value in recorder.live.copy().items():
             if value is old:
@@ -459,7 +472,7 @@ class Replay(Intake):
             sweep.exchange(old, new)
 
     def _made_again(self, recorder: Recorder, old: Value, new: Value) -> None:
-        """An edit of the first run of a block has been made in its second run as well."""
+        """Note that an edit of the first run of a block has been made in its second run as well."""
         self.plan.stand_for(new, old)
         self._exchange(recorder, old, new)
 
@@ -482,5 +495,6 @@ def _nothing(position: int, due: bool = False) -> None:
 def _overwrite(recorder: Recorder, array: mx.array, old: Value, content: Value) -> None:
     if old.held is array:
         old.held = _copy(array)
+        recorder.link(array, old)  # nothing else keeps an eye on it from here on
         recorder.overwritten.append((old, array))
     refill(array, content.array)

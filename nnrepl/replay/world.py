@@ -23,7 +23,7 @@ from typing import Any, cast
 import mlx.core as mx
 
 from nnrepl.record.objects import refill
-from nnrepl.record.opaque import set_random_state
+from nnrepl.record.quiet import set_random_state
 from nnrepl.record.titles import inner_function
 from nnrepl.replay import keepers
 from nnrepl.replay.keepers import CannotKeep, Restore
@@ -62,23 +62,25 @@ class World:
         self._fresh: dict[int, Any] = {}
         self._random = RandomStates()
         pending: _Pending = [(root, "") for root in roots]
+        # A stack, no recursion: a linked list of the program's may be longer than Python's stack.
         while pending and len(self._seen) < _LIMIT:
             self._visit(*pending.pop(), pending)
 
     def restore(self) -> None:
         """Put everything back, in place."""
+        # Every holder of one iterator must get one and the same copy: two loops over it share where it stands.
         self._fresh.clear()
         for restore in self._kept:
             restore()
         self._random.restore()
 
     def contents(self) -> list[Any]:
-        """What everything holds at present, but for numbers in tensors and random states: to be compared."""
+        """Return what everything holds at present, but for numbers in tensors and random states: to be compared."""
         variables = [tuple([id(where.get(name)) for name in names]) for where, names in self._variables]
         return [*variables, *[_content(thing) for thing in self.holding]]
 
     def _current(self, thing: Any) -> Any:
-        """What a holder of `thing` gets back: an iterator is one that stands where it stood."""
+        """Return what a holder of `thing` gets back: an iterator is one that stands where it stood."""
         key = id(thing)
         kept = self._iterators.get(key)
         if kept is None:
@@ -130,6 +132,7 @@ class World:
 
     def _container(self, thing: Any, pending: _Pending) -> None:
         if isinstance(thing, dict):
+            # A namespace is never cleared, or imports and threads would break: only changed names are put back.
             if "__builtins__" in thing or "__spec__" in thing:  # a module's, or what exec() made
                 self._namespace(thing, pending)
                 return
@@ -177,7 +180,7 @@ class World:
         pending += [(variables[name], name) for name in names]
 
     def _namespace(self, variables: dict[str, Any], pending: _Pending) -> None:
-        """A module's variables, all of them, if it is the program's own."""
+        """Keep a module's variables, all of them, if it is the program's own."""
         if _is_foreign(str(variables.get("__name__", "")), variables.get("__file__")):
             return
         if id(variables) not in self._seen:
@@ -195,6 +198,7 @@ class World:
 
     def _object(self, thing: Any, pending: _Pending) -> None:
         kind = type(thing)
+        # Else everything that was ever recorded would be kept at each restart point, and put back, the tape included.
         if kind.__module__.partition(".")[0] == "nnrepl":
             pending.append((getattr(thing, "fun", None), ""))  # a transform's function: the records are no world
             return
@@ -222,7 +226,7 @@ class World:
 
 
 def _content(thing: Any) -> Any:
-    """What one thing holds, by identity."""
+    """Return what one thing holds, by identity."""
     if isinstance(thing, dict):
         return tuple([(id(key) if type(key) is not str else key, id(item)) for key, item in dict.items(thing)])
     if isinstance(thing, (list, deque, set)):
@@ -245,7 +249,7 @@ _COMPARED = 2**20
 
 
 def contents_of(cell: types.CellType) -> Any:
-    """What a closure's variable is; None if it is not set."""
+    """Return what a closure's variable is; None if it is not set."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -268,6 +272,7 @@ class RandomStates:
     @property
     def moved(self) -> bool:
         """Whether one of them is no longer what it was."""
+        # MLX puts a new key into the list at each draw (`PyKeySequence` in mlx/python/src/random.cpp): identity tells.
         if _RANDOM_STATE[0] is not self._mlx or random.getstate() != self._python:
             return True
         return self._numpy is not None and repr(sys.modules["numpy"].random.get_state()) != repr(self._numpy)
@@ -289,7 +294,7 @@ def _names(code: types.CodeType) -> Iterable[str]:
 
 
 def slots_of(cls: type) -> list[str]:
-    """The attributes of an object that lie in slots."""
+    """Return the attributes of an object that lie in slots."""
     return _slots_of(cast(Hashable, cls))
 
 

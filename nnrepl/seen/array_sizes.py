@@ -14,7 +14,7 @@ _SMALL = 256
 
 
 def norms(arrays: list[mx.array]) -> list[float]:
-    """The Euclidean norms of arrays of floats, in their own size: squares neither overflow nor vanish."""
+    """Return the Euclidean norms of arrays of floats, in their own size: squares neither overflow nor vanish."""
     found = {at: _small_norm(array) for at, array in enumerate(arrays) if array.size <= _SMALL}
     parts: list[tuple[mx.array, mx.array]] = []
     for at, array in enumerate(arrays):
@@ -45,6 +45,6 @@ def _flat(tree: Any) -> Iterator[float]:
 
 
 def as_float(array: mx.array) -> float:
-    """The one number that an array holds."""
+    """Return the one number that an array holds."""
     scalar: Any = array.item()
     return float(scalar)

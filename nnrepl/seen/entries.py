@@ -9,7 +9,7 @@ from nnrepl.session.hooks import Stop
 from nnrepl.session.passing import passed_by
 from nnrepl.session.place import Place
 from nnrepl.session.reading import Reading
-from nnrepl.session.stops import Breakpoint, Entry, Hit
+from nnrepl.session.stops import Breakpoint, Hit, Trigger
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Listed:
         unasked: Why its condition could not be asked where its place matched; None if it could.
     """
 
-    entry: Entry
+    entry: Trigger
     place: Place | None
     unasked: str | None
 
@@ -35,21 +35,21 @@ class Met:
     passed: str
 
 
-def listed(session: Reading, entries: Sequence[Entry] | None = None) -> list[Listed]:
-    """Some entries; without any given, all."""
+def listed(session: Reading, entries: Sequence[Trigger] | None = None) -> list[Listed]:
+    """Return some entries; without any given, all."""
     return [one_listed(session, entry) for entry in (session.stops if entries is None else entries)]
 
 
-def one_listed(session: Reading, entry: Entry) -> Listed:
+def one_listed(session: Reading, entry: Trigger) -> Listed:
     """One entry."""
     return Listed(entry, _place(session, entry), session.unasked(entry))
 
 
 def met(session: Reading, stop: Stop) -> list[Met]:
-    """What was hit at a stop."""
+    """Return what was hit at a stop."""
     found = [(hit, _place(session, hit.entry)) for hit in stop.hits]
     return [Met(hit, "" if at is None else passed_by(at, session.tape, hit.position)) for hit, at in found]
 
 
-def _place(session: Reading, entry: Entry) -> Place | None:
+def _place(session: Reading, entry: Trigger) -> Place | None:
     return session.breaks_at(entry) if isinstance(entry, Breakpoint) else None

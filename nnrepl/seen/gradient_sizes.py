@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field
 
+from nnrepl.explain.missing import missing as why_missing
 from nnrepl.seen.array_sizes import norms
 from nnrepl.session.errors import NoGradient, NotYet
 from nnrepl.session.reading import Reading
@@ -29,11 +30,15 @@ class Sizes:
     missing: dict[Value, str] = field(default_factory=dict)
 
 
+_TOLD = 24
+"""Of so many gradients that are missing each is told why."""
+
 NOT_MADE, NOT_COMPUTED = "not made yet", "not computed yet"
 
 
 def sizes_of(session: Reading, part: Pass) -> Sizes:
-    """The norms of the gradients there are before the cursor, evaluated together; of the others, why there is none."""
+    """Return the norms of the gradients there are before the cursor, evaluated together; of the others, why there is
+    none."""
     missing: dict[Value, str] = {}
     gradients: dict[Value, Value] = {}
     for leaf in part.wrt:
@@ -42,7 +47,7 @@ def sizes_of(session: Reading, part: Pass) -> Sizes:
         except NotYet:
             missing[leaf] = NOT_MADE
         except NoGradient:
-            missing[leaf] = "none flows (disconnected)" if part.error is None else "none: the pass failed"
+            missing[leaf] = why_missing(session, leaf).word if len(missing) < _TOLD else "none flows (disconnected)"
     session.evaluate(list(gradients.values()))
     found = norms([value.array for value in gradients.values()])
     return Sizes(part, {leaf: (gradients[leaf], norm) for leaf, norm in zip(gradients, found)}, missing)
@@ -85,7 +90,7 @@ def at_hand(session: Reading, known: dict[Value, float]) -> Sizes | None:
 
 
 def last_call(session: Reading) -> Pass | None:
-    """The last gradient call that has begun before the cursor."""
+    """Return the last gradient call that has begun before the cursor."""
     passes = session.tape.passes
     at = bisect_right(passes, session.cursor, key=lambda part: part.start) - 1
     while at >= 0 and not passes[at].wrt:

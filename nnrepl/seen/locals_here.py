@@ -40,7 +40,7 @@ class Variables:
 
 
 def variables(session: Reading, arguments: bool) -> Variables:
-    """The variables of the function in which one stands (or only its arguments), as they are there."""
+    """Return the variables of the function in which one stands (or only its arguments), as they are there."""
     where = session.where()
     scope = where.scope
     if scope is None:
@@ -58,7 +58,7 @@ def variables(session: Reading, arguments: bool) -> Variables:
 
 
 def _summed_up(session: Reading, thing: Any, position: int) -> Any:
-    """A thing itself; of one that changes as the program goes on, what it was there."""
+    """Return a thing itself; of one that changes as the program goes on, what it was there."""
     if isinstance(thing, weakref.ref):
         found = thing()
         return Absent("an object that no longer exists") if found is None else found  # an array has no truth value

@@ -14,7 +14,7 @@ from nnrepl.tape import GRADIENT_PASS, Leaf, Op, Pass, Value, own_site
 
 
 @dataclass(eq=False, slots=True)
-class Row:
+class SlideRow:
     """A forward op, or a module with rows of its own.
 
     Attributes:
@@ -29,7 +29,7 @@ class Row:
     title: str
     ops: list[Op] = field(default_factory=list)
     back: list[Op] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
+    rows: list[SlideRow] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
     parameters: list[Value] = field(default_factory=list)
 
@@ -43,8 +43,8 @@ class Row:
         """The numbers of its backward ops."""
         return _span(self.back)
 
-    def flattened(self, depth: int) -> Iterator[Row]:
-        """The rows that are seen when modules deeper than `depth` are folded."""
+    def flattened(self, depth: int) -> Iterator[SlideRow]:
+        """Yield the rows that are seen when modules deeper than `depth` are folded."""
         for row in self.rows:
             if row.rows and (depth > 0 or len(row.ops) == 1):
                 yield from row.flattened(depth - 1)
@@ -58,7 +58,7 @@ class Row:
 
 
 def units(path: str) -> tuple[str, ...]:
-    """A module path in steps; a number belongs to the list that it counts: `blocks.0`, `attention`."""
+    """Return a module path in steps; a number belongs to the list that it counts: `blocks.0`, `attention`."""
     return tuple(re.findall(r"[^.]+(?:\.\d+)*", path))
 
 
@@ -95,13 +95,13 @@ class Slide:
         self._stats: dict[Value, Stat] = self._look.stats(wanted)
         self.most = max((self._norm(g) for v in wanted if (g := self.gradient(v)) is not None), default=0.0)
 
-    def _all(self, row: Row) -> Iterator[Row]:
+    def _all(self, row: SlideRow) -> Iterator[SlideRow]:
         for inner in row.rows:
             yield inner
             yield from self._all(inner)
 
     def gradient(self, value: Value) -> Value | None:
-        """The whole gradient of a value in this pass; None if there is none."""
+        """Return the whole gradient of a value in this pass; None if there is none."""
         grads = self.part.grads.get(value.canonical)
         return grads[-1] if grads else None
 
@@ -109,7 +109,7 @@ class Slide:
         return self._stats[value].norm if value in self._stats else 0.0
 
     def stat(self, value: Value) -> Stat | None:
-        """What is known of a value's size; None where it is not computed."""
+        """Return what is known of a value's size; None where it is not computed."""
         return self._stats.get(value)
 
     def share(self, value: Value) -> float:
@@ -117,7 +117,7 @@ class Slide:
         gradient = self.gradient(value)
         return self._norm(gradient) / self.most if gradient is not None and self.most else 0.0
 
-    def rows(self, most: int) -> list[Row]:
+    def rows(self, most: int) -> list[SlideRow]:
         """As deep as fits into so many rows."""
         for depth in range(self.whole.depth, 0, -1):
             found = list(self.whole.flattened(depth))
@@ -125,34 +125,34 @@ class Slide:
                 return found
         return list(self.whole.flattened(0))
 
-    def shown(self, row: Row) -> list[Value]:
-        """The results of a row that are shown: all of an op's, the last of a module's."""
+    def shown(self, row: SlideRow) -> list[Value]:
+        """Return the results of a row that are shown: all of an op's, the last of a module's."""
         return row.outputs[-1:] if row.rows else row.outputs
 
-    def gradients(self, row: Row) -> list[tuple[str, Value]]:
-        """The gradients of what a row makes and of what it learns, each by a name that is short in the row."""
+    def gradients(self, row: SlideRow) -> list[tuple[str, Value]]:
+        """Return the gradients of what a row makes and of what it learns, each by a name that is short in the row."""
         made = [(value.name, value) for value in self.shown(row)]
         learned = [(shorter(value.name, row), value) for value in sorted(row.parameters, key=self.share, reverse=True)]
         made = [(f"∂L/∂{shorter(name, row)}", value) for name, value in made]
         return [(name, value) for name, value in (*made, *learned) if self.gradient(value) is not None]
 
-    def share_of(self, row: Row) -> float:
-        """The largest of a row's gradients, as a share of the largest of the pass."""
+    def share_of(self, row: SlideRow) -> float:
+        """Return the largest of a row's gradients, as a share of the largest of the pass."""
         return max((self.share(value) for _, value in self.gradients(row)), default=0.0)
 
 
-def shorter(name: str, row: Row) -> str:
-    """A name as it is called within a module: `query.weight` in `blocks.0.attention`."""
+def shorter(name: str, row: SlideRow) -> str:
+    """Return a name as it is called within a module: `query.weight` in `blocks.0.attention`."""
     return name.removeprefix(f"{row.title}.") if row.rows else name
 
 
 # -- the tree ------------------------------------------------------------------------------------------------------
 
 
-def _tree(session: Reading, part: Pass) -> Row:
-    whole = Row(part.title)
-    stack: list[tuple[tuple[str, ...], Row]] = [((), whole)]
-    rows: dict[Op, Row] = {}
+def _tree(session: Reading, part: Pass) -> SlideRow:
+    whole = SlideRow(part.title)
+    stack: list[tuple[tuple[str, ...], SlideRow]] = [((), whole)]
+    rows: dict[Op, SlideRow] = {}
     ops = part.ops
     cut = part.backward - part.start if part.kind == GRADIENT_PASS else len(ops)
     for op in ops[:cut]:
@@ -160,10 +160,10 @@ def _tree(session: Reading, part: Pass) -> Row:
         while path[: len(stack[-1][0])] != stack[-1][0]:
             stack.pop()
         for count in range(len(stack[-1][0]) + 1, len(path) + 1):
-            section = Row(".".join(path[:count]))
+            section = SlideRow(".".join(path[:count]))
             stack[-1][1].rows.append(section)
             stack.append((path[:count], section))
-        rows[op] = Row(_title(session, op), [op], [], [], list(op.outputs), _parameters(op))
+        rows[op] = SlideRow(_title(session, op), [op], [], [], list(op.outputs), _parameters(op))
         stack[-1][1].rows.append(rows[op])
     for op in ops[cut:]:
         root = op.of or _root_of(op)
@@ -174,7 +174,7 @@ def _tree(session: Reading, part: Pass) -> Row:
 
 
 def _root_of(op: Op) -> Op | None:
-    """The forward op beside which a sum of gradients stands: that whose result it is the gradient of."""
+    """Return the forward op beside which a sum of gradients stands: that whose result it is the gradient of."""
     of = next((value.gradient_of for value in op.outputs if value.gradient_of is not None), None)
     return None if of is None else of.op
 
@@ -196,7 +196,7 @@ def _title(session: Reading, op: Op) -> str:
 
 
 def _parameters(op: Op) -> list[Value]:
-    """What an op learns, also where it takes it turned over; turning it over is not using it."""
+    """Return what an op learns, also where it takes it turned over; turning it over is not using it."""
     if op.name == "transpose":
         return []
     names = names_for(op)
@@ -206,7 +206,7 @@ def _parameters(op: Op) -> list[Value]:
     return sorted(dict.fromkeys(taken), key=names)
 
 
-def _add_up(row: Row) -> None:
+def _add_up(row: SlideRow) -> None:
     """Give modules the ops, results and parameters of what they are made of."""
     for inner in row.rows:
         if inner.rows:

@@ -20,7 +20,8 @@ class Losses:
         self._known: dict[int, float] = {}
 
     def so_far(self) -> list[tuple[int, float]]:
-        """The number of each step before the cursor (or in which it stands) and its last loss, where that is known."""
+        """Return the number of each step before the cursor (or in which it stands) and its last loss, where that is
+        known."""
         tape, cursor = self._session.tape, self._session.cursor
         if tape is not self._tape:
             self._tape, self._known = tape, {}

@@ -36,7 +36,7 @@ class Ahead:
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class RunningProgram:
     """A program that takes what is typed.
 
     Attributes:
@@ -57,7 +57,7 @@ class Scene:
     Attributes:
         stop: Why the user has the floor.
         results: What the op that was just gone over made, where it is small; computed.
-        here: The op that comes next; None behind the last one.
+        here: The op that comes next; None after the last one.
         dull: The ops that were gone over because they only arrange numbers.
         hits: Breakpoints, watches and catches that were hit.
         empty: Whether nothing has been recorded.
@@ -70,11 +70,11 @@ class Scene:
     dull: tuple[Op, ...]
     hits: list[Met]
     empty: bool
-    program: Program | None
+    program: RunningProgram | None
 
 
 def scene(session: Reading, stop: Stop) -> Scene:
-    """What there is to show of a stop."""
+    """Return what there is to show of a stop."""
     program, op = session.debuggee, session.op
     results, last = _results(session, stop), stop.passed[-1] if stop.passed else None
     here = None if op is None else ahead(session, op, last)
@@ -86,19 +86,19 @@ def scene(session: Reading, stop: Stop) -> Scene:
         tuple(op for op in stop.passed if is_dull(op)) if len(stop.passed) > 1 else (),
         met(session, stop),
         not session.tape.ops,
-        None if program is None else Program(program.namespace, program.bare, only_defines(session.tape)),
+        None if program is None else RunningProgram(program.namespace, program.bare, only_defines(session.tape)),
     )
 
 
 def ahead(session: Reading, op: Op, last: Op | None = None) -> Ahead:
-    """What there is to show of an op at which one stands, where `last` was gone over last."""
+    """Return what there is to show of an op at which one stands, where `last` was gone over last."""
     amount = str(session.settings["stop"])
     values = values_at(session, op, last) if amount == "values" and not session.predicting else ()
     return Ahead(op, doing(session, op, numbers=amount in ("full", "values")), session.skip, amount, values)
 
 
 def values_at(session: Reading, op: Op, last: Op | None = None, shapes: bool = False) -> tuple[Piece, ...]:
-    """The statement of an op with the values in the place of the names, where `last` was gone over last.
+    """Return the statement of an op with the values in the place of the names, where `last` was gone over last.
 
     Args:
         shapes: Whether that is wanted where it has no numbers, but only shapes.
@@ -108,7 +108,7 @@ def values_at(session: Reading, op: Op, last: Op | None = None, shapes: bool = F
 
 
 def _results(session: Reading, stop: Stop) -> list[Value]:
-    """What the last op that was gone over made, where it is small."""
+    """Return what the last op that was gone over made, where it is small."""
     for op in stop.passed[-1:]:
         values = [value for value in op.outputs if value.held is not None]
         if values and session.small(values):

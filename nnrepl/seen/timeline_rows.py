@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from nnrepl.session.reading import Reading
+from nnrepl.tape import GRADIENT_PASS
 from nnrepl.timeline.timelines import Timeline, Timelines
 
 MOST = 24
@@ -23,6 +24,7 @@ class Branch:
         is_current: Whether the user looks at it.
         losses: The loss at the end of each step; those that are too large to be computed unasked are left out.
         has_loss: Whether it has any loss, computed or not.
+        as_of: The step whose loss is the last of them, where later steps have one that is not known; else 0.
     """
 
     timeline: Timeline
@@ -30,20 +32,27 @@ class Branch:
     is_current: bool
     losses: list[float]
     has_loss: bool
+    as_of: int
 
 
 def branches(session: Reading) -> list[Branch]:
-    """The tree, as it is listed."""
+    """Return the tree, as it is listed."""
     lines = session.timelines
-    return [
-        Branch(line, guide, line is lines.current, losses_of(session, line),
-               any(part.loss is not None for part in line.tape.passes))
-        for line, guide in _grown(lines, lines[1], "", "")
-    ]  # fmt: skip
+    return [_branch(session, line, guide) for line, guide in _grown(lines, lines[1], "", "")]
+
+
+def _branch(session: Reading, line: Timeline, guide: str) -> Branch:
+    known = losses_of(session, line)
+    calls = [part for part in line.tape.passes if part.kind == GRADIENT_PASS and not part.within]
+    last = max((part.step.number for part in calls if len(part)), default=0)
+    as_of = max(known, default=0)
+    has_loss = any(part.loss is not None for part in line.tape.passes)
+    current = line is session.timelines.current
+    return Branch(line, guide, current, list(known.values()), has_loss, as_of if as_of < last else 0)
 
 
 def _grown(lines: Timelines, timeline: Timeline, guide: str, below: str) -> Iterator[tuple[Timeline, str]]:
-    """The timelines as they are listed, each with the lines of the tree before it."""
+    """Yield the timelines as they are listed, each with the lines of the tree before it."""
     yield timeline, guide
     children = lines.children(timeline)
     for at, child in enumerate(children):
@@ -51,14 +60,14 @@ def _grown(lines: Timelines, timeline: Timeline, guide: str, below: str) -> Iter
         yield from _grown(lines, child, f"{below}{'└ ' if is_last else '├ '}", f"{below}{'  ' if is_last else '│ '}")
 
 
-def losses_of(session: Reading, timeline: Timeline) -> list[float]:
-    """The loss at the end of each step of a timeline, of at most `MOST` steps."""
+def losses_of(session: Reading, timeline: Timeline) -> dict[int, float]:
+    """Return the loss at the end of each step of a timeline, by its number, of at most `MOST` steps."""
     last = {part.step.number: part.loss for part in timeline.tape.passes if part.loss is not None}
-    found = [loss for loss in spread(list(last.values()), MOST) if loss.size == 1]
-    found = [loss for loss in found if loss.evaluated or session.small([loss])]
-    session.evaluate(found)
-    numbers: list[Any] = [loss.array.item() for loss in found]
-    return [float(loss.real if isinstance(loss, complex) else loss) for loss in numbers]
+    found = [(step, loss) for step, loss in spread(list(last.items()), MOST) if loss.size == 1]
+    found = [(step, loss) for step, loss in found if loss.evaluated or session.small([loss])]
+    session.evaluate([loss for _, loss in found])
+    numbers: list[tuple[int, Any]] = [(step, loss.array.item()) for step, loss in found]
+    return {step: float(loss.real if isinstance(loss, complex) else loss) for step, loss in numbers}
 
 
 T = TypeVar("T")

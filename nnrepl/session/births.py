@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from nnrepl.ops import ELEMENTWISE, ENTRIES, Trait, has
-from nnrepl.tape import Op, Value
+from nnrepl.record.batches import PIECE, pieces
+from nnrepl.tape import Inside, Op, Value, inside_of, result_inside
 
 
 class Sight(Protocol):
@@ -46,8 +47,9 @@ class Birth:
             with a leaf.
         constant: The argument of the op that is no finite number itself, written in the program; None if none is.
         before: For a NaN that infinite numbers made: where one of those was born.
-        through: The op behind the birth that takes the bad number first; None if the number is what was asked about.
+        through: The op after the birth that takes the bad number first; None if the number is what was asked about.
         negative: Whether the number is −∞.
+        within: Of an op that MLX runs by itself, with a gradient inside: the first number in there that is none.
         lost: Why the way could not be followed further back, "" where it was followed to its beginning.
     """
 
@@ -60,6 +62,7 @@ class Birth:
     through: Op | None = None
     lost: str = ""
     negative: bool = False
+    within: Birth | None = None
 
     @property
     def root(self) -> Birth:
@@ -90,7 +93,12 @@ def follow(sight: Sight, value: Value, at: int) -> Birth:
             return Birth(kind, value, at, op, through=through, lost=refusal, negative=negative)
         found = _parent(sight, op, value, at, kind) or _slope(sight, op, value, at)
         if found is None:
-            return Birth(kind, value, at, op, _constant(op), through=through, negative=negative)
+            inner = _result(sight, value, at)
+            if inner is not None:
+                value, through = inner, op
+                continue
+            return Birth(kind, value, at, op, _constant(op), through=through, negative=negative,
+                         within=_first_within(sight, op))  # fmt: skip
         parent, place, parent_kind = found
         if parent_kind != kind or parent.op is op.of is not None:
             before = follow(sight, parent, place)
@@ -100,17 +108,44 @@ def follow(sight: Sight, value: Value, at: int) -> Birth:
             kind, negative = _kind(sight, value, at)
 
 
+def _result(sight: Sight, value: Value, at: int) -> Value | None:
+    """Return the result inside of a nested gradient call that is as bad at this element; None if it is not known, or
+    not."""
+    inner = result_inside(value)
+    if inner is None or inner.op is None or inner.refusal:
+        return None
+    sight.see([inner])
+    return inner if sight.numbers([~mx.isfinite(inner.array.flatten()[at])])[0] else None
+
+
+def _first_within(sight: Sight, op: Op) -> Birth | None:
+    """Where the first bad number inside of a call was born, whose own VJP made one."""
+    inside = inside_of(op.of) if op.of is not None else None
+    if inside is None or not inside.differentiates or isinstance(inside.within, Inside):
+        return None
+    made = [value for one in inside.ops if one.error is None for value in one.outputs
+            if is_inexact(value) and value.size and not value.refusal]  # fmt: skip
+    finite = sight.finite(made)
+    bad = next((value for value in made if not finite[value]), None)
+    at = None if bad is None else first_bad(sight, bad)
+    return None if bad is None or at is None else follow(sight, bad, at)
+
+
 def first_bad(sight: Sight, value: Value, kind: str = "") -> int | None:
-    """The first element that is no finite number (a NaN before an ∞, or only what is asked for); None if none is."""
+    """Return the first element that is no finite number (a NaN before an ∞, or only what is asked for); None if none
+    is."""
     if not value.size or not is_inexact(value):
         return None
     sight.see([value])
-    flat = value.array.flatten()
-    nan, inf = mx.isnan(flat), mx.isinf(flat)
-    any_nan, at_nan, any_inf, at_inf = sight.numbers([mx.any(nan), mx.argmax(nan), mx.any(inf), mx.argmax(inf)])
-    if any_nan and kind != INF:
-        return int(at_nan)
-    return int(at_inf) if any_inf and kind != NAN else None
+    infinite: int | None = None
+    for number, piece in enumerate(pieces(value.array)):
+        nan, inf = mx.isnan(piece), mx.isinf(piece)
+        any_nan, at_nan, any_inf, at_inf = sight.numbers([mx.any(nan), mx.argmax(nan), mx.any(inf), mx.argmax(inf)])
+        if any_nan and kind != INF:
+            return number * PIECE + int(at_nan)
+        if any_inf and infinite is None:
+            infinite = number * PIECE + int(at_inf)
+    return infinite if kind != NAN else None
 
 
 def is_inexact(value: Value) -> bool:
@@ -119,7 +154,7 @@ def is_inexact(value: Value) -> bool:
 
 
 def _kind(sight: Sight, value: Value, at: int) -> tuple[str, bool]:
-    """What an element is, and whether it is −∞."""
+    """Return what an element is, and whether it is −∞."""
     sight.see([value])
     element = value.array.flatten()[at]
     low = element == -mx.inf if mx.issubdtype(value.dtype, mx.floating) else mx.array(False)
@@ -128,7 +163,7 @@ def _kind(sight: Sight, value: Value, at: int) -> tuple[str, bool]:
 
 
 def _constant(op: Op) -> float | None:
-    """A number in the call that is NaN or infinite itself."""
+    """Return a number in the call that is NaN or infinite itself."""
     for arg in (*op.args, *op.kwargs.values()):
         if isinstance(arg, float) and not -float("inf") < arg < float("inf"):
             return arg
@@ -136,7 +171,7 @@ def _constant(op: Op) -> float | None:
 
 
 def _parent(sight: Sight, op: Op, value: Value, at: int, kind: str) -> tuple[Value, int, str] | None:
-    """The element of an input that made an element of a result bad, and what it is; None if no input's did."""
+    """Return the element of an input that made an element of a result bad, and what it is; None if no input's did."""
     inputs = [taken for taken in dict.fromkeys(op.inputs) if taken.size and is_inexact(taken)]
     if not inputs:
         return None
@@ -153,8 +188,8 @@ def _parent(sight: Sight, op: Op, value: Value, at: int, kind: str) -> tuple[Val
 
 
 def _nan_of(sight: Sight, op: Op, value: Value, at: int, bad: list[Value]) -> tuple[Value, int, str] | None:
-    """The NaN among the numbers of which arithmetic makes an element: whatever is added to or multiplied with a NaN
-    is NaN. None where there is none, or where the op is no such arithmetic."""
+    """Return the NaN among the numbers of which arithmetic makes an element: whatever is added to or multiplied with a
+    NaN is NaN. None where there is none, or where the op is no such arithmetic."""
     pieces = {taken: piece for taken in bad if (piece := _operands_of(op, value, at, taken)) is not None}
     if not pieces:
         return None
@@ -175,8 +210,8 @@ def _is_arithmetic(name: str) -> bool:
 
 
 def _operands_of(op: Op, value: Value, at: int, taken: Value) -> tuple[mx.array, int, int] | None:
-    """The numbers of an operand that take part in an element of a sum, a product, a matrix product: with the flat
-    place of the first, and how far the next lies from it."""
+    """Return the numbers of an operand that take part in an element of a sum, a product, a matrix product: with the
+    flat place of the first, and how far the next lies from it."""
     if op.operation.kind != "op":
         return None
     if _is_arithmetic(op.name):
@@ -218,7 +253,7 @@ def _slope(sight: Sight, op: Op, value: Value, at: int) -> tuple[Value, int, str
 
 
 def _paired(sight: Sight, op: Op, value: Value, at: int, bad: list[Value], kind: str) -> tuple[Value, int, str] | None:
-    """The bad element at the same place of an operand, where that alone makes the result as bad as it is."""
+    """Return the bad element at the same place of an operand, where that alone makes the result as bad as it is."""
     places = {taken: place for taken in bad if (place := same_place(value.shape, at, taken.shape)) is not None}
     if not places:
         return None
@@ -246,8 +281,8 @@ def _paired(sight: Sight, op: Op, value: Value, at: int, bad: list[Value], kind:
 
 
 def same_place(shape: tuple[int, ...], at: int, operand: tuple[int, ...]) -> int | None:
-    """The element of an operand that broadcasting pairs with an element of the result; None if the shapes do not go
-    together."""
+    """Return the element of an operand that broadcasting pairs with an element of the result; None if the shapes do not
+    go together."""
     if len(operand) > len(shape):
         return None
     index = unravel(at, shape)[len(shape) - len(operand) :]
@@ -260,7 +295,7 @@ def same_place(shape: tuple[int, ...], at: int, operand: tuple[int, ...]) -> int
 
 
 def unravel(at: int, shape: Sequence[int]) -> tuple[int, ...]:
-    """A flat place as an index."""
+    """Return a flat place as an index."""
     index: list[int] = []
     for extent in reversed(shape):
         index.append(at % extent if extent else 0)
@@ -275,7 +310,7 @@ def filler(taken: Value) -> mx.array:
 
 
 def _only(taken: Value, kept: mx.array | None) -> mx.array:
-    """A tensor in which only some bad numbers are left."""
+    """Return a tensor in which only some bad numbers are left."""
     if not is_inexact(taken) or not taken.size:
         return taken.array
     good = mx.isfinite(taken.array)
@@ -283,7 +318,7 @@ def _only(taken: Value, kept: mx.array | None) -> mx.array:
 
 
 def _alone(taken: Value, kept: mx.array | None) -> mx.array:
-    """Some bad numbers of a tensor, among small ones in the place of all others."""
+    """Return some bad numbers of a tensor, among small ones in the place of all others."""
     if not is_inexact(taken) or not taken.size:
         return taken.array
     small = filler(taken) / taken.size
@@ -304,8 +339,8 @@ _WAYS = 15  # so many sets of bad numbers are tried in one evaluation
 def _without_which(
     sight: Sight, op: Op, value: Value, at: int, bad: list[Value], kind: str
 ) -> tuple[Value, int, str] | None:
-    """The first of an op's bad operands' elements that, with those before it, makes the result bad: NaNs are counted
-    before infinite numbers. None if the result is bad without any."""
+    """Return the first of an op's bad operands' elements that, with those before it, makes the result bad: NaNs are
+    counted before infinite numbers. None if the result is bad without any."""
     ranks, offset = _ranks(bad)
     nans, total = sight.numbers([offset[0], offset[1]])
 
@@ -354,8 +389,8 @@ def _first(ranks: dict[Value, mx.array], taken: Value, count: int) -> mx.array |
 
 
 def _ranks(bad: list[Value]) -> tuple[dict[Value, mx.array], tuple[mx.array, mx.array]]:
-    """Number the bad elements of several tensors from 1 on, NaNs first; 0 for the finite ones. And how many NaNs and
-    bad elements there are."""
+    """Return the numbers of the bad elements of several tensors from 1 on, NaNs first; 0 for the finite ones. And how
+    many NaNs and bad elements there are."""
     nans = [mx.isnan(taken.array).flatten().astype(mx.int32) for taken in bad]
     infs = [mx.isinf(taken.array).flatten().astype(mx.int32) for taken in bad]
     joined_nan, joined_inf = mx.cumsum(mx.concatenate(nans)), mx.cumsum(mx.concatenate(infs))

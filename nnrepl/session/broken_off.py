@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 
 
 @contextmanager
-def standing_still(session: Session) -> Iterator[None]:
+def standing_still(session: TapeSession) -> Iterator[None]:
     """Inside, Ctrl-C takes back a move that a command has made before it was through: to another place, or to another
     timeline. A timeline that has been made stays. Raises what is raised inside."""
     timelines, stop = session.changes.timelines, session.stop

@@ -1,34 +1,36 @@
 """Changes: edits, and the timelines that they make.
 
-An edit is computed on a piece of tape of its own; then what lies behind it runs again from the nearest restart
+An edit is computed on a piece of tape of its own; then what lies after it runs again from the nearest restart
 point. Where that is the pass in which the program waits, its function is called again; else the program
 itself runs again from its start, and what it does up to the edit comes from the tape.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Protocol
-
-import mlx.core as mx
 
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import allowed, held, hold_on
 from nnrepl.replay.run import Run
 from nnrepl.session import closed
-from nnrepl.session.errors import NotYet, UserError
+from nnrepl.session.assigned import Key, is_set, value_named
+from nnrepl.session.errors import UserError
 from nnrepl.session.goals import Goal
+from nnrepl.session.instantly import at_once
+from nnrepl.session.other_tape import check_kind, refusal, same_place
 from nnrepl.session.parsed import Assignment, Parsed
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
-from nnrepl.session.statements import statement
 from nnrepl.session.typed import append, upcoming
-from nnrepl.tape import ClosedOp, Op, Tape, Value, outermost
-from nnrepl.timeline.code import CodeChange
+from nnrepl.session.typed_lines import as_change
+from nnrepl.tape import ClosedOp, Tape, Value, outermost
+from nnrepl.timeline.code import CodeChange, SourceChanges
 from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
 from nnrepl.timeline.timelines import Timeline, Timelines
 from nnrepl.timeline.typed_cells import Cell
@@ -38,11 +40,15 @@ class Restarts(Protocol):
     """Who can run things again."""
 
     def computing(self) -> AbstractContextManager[Recorder]:
-        """A recorder, installed, for the ops of an edit."""
+        """Return a recorder, installed, for the ops of an edit."""
 
-    def again(self, run: Run) -> tuple[Tape, ProgramNames]:
-        """Run again what has to. Raises UserError if that fails, and everything is as it was; or unwinds the
-        program, and it is `Changes.arrived` that goes on."""
+    def reaches(self, position: int) -> bool:
+        """Whether what lies behind a position can run again."""
+
+    def again(self, run: Run, codes: SourceChanges, things: Iterable[Any] = ()) -> tuple[Tape, ProgramNames]:
+        """Run again what has to, with other source and what the user does in it, which may change some things. Raises
+        UserError if that fails, and everything is as it was; or unwinds the program, and it is `Changes.arrived` that
+        goes on."""
 
 
 class Changes:
@@ -80,17 +86,18 @@ class Changes:
     # -- edits ---------------------------------------------------------------------------------------------
 
     def target(self, change: Assignment) -> tuple[Value, str, bool] | None:
-        """What an assignment changes: a value, what it is called, and whether only a part of it changes. None if it
-        changes no value of the tape.
+        """Return what an assignment changes: a value, what it is called, and whether only a part of it changes. None if
+        it changes no value of the tape.
 
         Raises:
             NotYet: If the value lies ahead of the cursor.
         """
-        value = self._value(change.target)
+        session = self.session
+        value = value_named(session, change.target)
         if value is not None:
-            return value, change.target.text, False
+            return None if is_set(session, change.target) else (value, change.target.text, False)
         if change.base is not None:
-            value = self._value(change.base)
+            value = value_named(session, change.base)
             if value is not None:
                 return value, change.base.text, True
         return None
@@ -110,11 +117,11 @@ class Changes:
             if not in_part:
                 return given(change.whole())
             array = recorder.handle(value)
-            key = given(change.key("__key__"), __key__=_Key())
+            key = given(change.key("__key__"), __key__=Key())
             new = given(change.value)
             if change.operator is not None:
                 new = given(change.combined("__old__", "__new__"), __old__=array[key], __new__=new)
-            _check_kind(value, name, new)
+            check_kind(value, name, new)
             array[key] = new
             return array
 
@@ -122,22 +129,13 @@ class Changes:
         alias = variable.is_name and value.label is not None and value.label.rpartition(".")[2] != variable.text
         return self.edit(value, name, line, compute, alias)
 
-    def _value(self, parsed: Parsed) -> Value | None:
-        session = self.session
-        try:
-            result = session.expressions.evaluate(parsed, session.where())
-        except UserError:
-            raise
-        except Exception:  # whatever it is, it is no value of the tape: Python will say what is wrong
-            return None
-        if not isinstance(result, mx.array):
-            return None
-        value = session.expressions.value_of(result)
-        if value is None and session.recorder is not None:
-            value = session.recorder.live.get(id(result))
-        if value is not None and value.op is not None and value.op.position >= session.cursor:
-            raise NotYet(f"{parsed.text} lies ahead: {value.op.label} ({value.op.name}) will make it")
-        return value
+    def acts_at_once(self, line: Parsed) -> bool:
+        """Whether a change of a tensor is made at once, where the program waits: it cannot run again for that."""
+        session, restarts = self.session, self.restarts
+        if restarts is None or not session.running or session.cursor < len(session.tape) - 1 or not line.is_plain:
+            return False
+        known = session.expressions.known(session.where())
+        return not restarts.reaches(session.cursor) and not line.read.isdisjoint(known)
 
     def edit(
         self, value: Value, name: str, line: str, compute: Callable[[Recorder], Any], alias: bool = False
@@ -175,7 +173,7 @@ class Changes:
             return self._make(edit, line)
 
     def _check_outside(self, name: str, value: Value | None = None) -> None:
-        """Raises UserError for a change inside of a call that MLX runs by itself."""
+        """Raise UserError for a change inside of a call that MLX runs by itself."""
         op = self.session.op
         inside = None if value is None else value.inside
         if inside is None and (op is None or not op.inner):
@@ -198,7 +196,7 @@ class Changes:
         recoded = any(code.position > position for code in self.timelines.current.codes)
         run = Run(session.tape, position, tuple(edit.ops), session.cursor + moved, recoded=recoded)
         tape, names = self._again(run, None, edit)
-        refused = _refusal(session.tape, tape, position)
+        refused = refusal(session.tape, tape, position)
         if refused is not None:
             self._again(Run(session.tape, len(session.tape), (), session.cursor), self.timelines.live, None)
             self._coming = None
@@ -222,19 +220,38 @@ class Changes:
 
     def state(self, line: Parsed) -> Timeline:
         """Do a line that changes something of the program's where the cursor stands, and run on from there with it.
+        Where nothing can run again for it, it is done at once.
 
         Raises:
             UserError: If that cannot be done; then nothing has changed.
         """
         session = self.session
+        if self.restarts is None or not self.restarts.reaches(session.cursor):
+            return self._do_at_once(line)
         self._check_outside(line.text)
-        change = statement(session, line)
-        run = Run(session.tape, change.position, (), session.cursor, recoded=True)
+        change, doing = as_change(session, line)
+        run = Run(session.tape, change.position, (), session.cursor, recoded=True, behind=lambda: doing.made)
         with held():
-            tape, names = self._again(run, None, change)
-            return self.arrived(tape, names, run.cursor)
+            tape, names = self._again(run, None, change, doing.things(session.where().scope))
+            return self.arrived(tape, names, run.stands() or run.cursor)
 
-    def _again(self, run: Run, timeline: Timeline | None, edit: Edit | CodeChange | None) -> tuple[Tape, ProgramNames]:
+    def _do_at_once(self, line: Parsed) -> Timeline:
+        """Do a line where the program waits, or where nothing runs any more. Raises UserError."""
+        session = self.session
+        go_on = getattr(self.restarts, "go_on", None) if session.running else None
+        if go_on is not None:
+            self.relive()
+        with held():
+            session.codes.wanted = self.timelines.current.codes
+            change, tape, names = at_once(session, line, go_on)
+            session.codes.held += (change,)
+            session.codes.wanted = (*session.codes.wanted, change)
+            self._coming = (None, change)
+            return self.arrived(tape, names, session.cursor)
+
+    def _again(
+        self, run: Run, timeline: Timeline | None, edit: Edit | CodeChange | None, things: Iterable[Any] = ()
+    ) -> tuple[Tape, ProgramNames]:
         """Run again, for a change or to come to a timeline."""
         self._coming = (timeline, edit)
         self._left = (timeline, self.session.tape, self.session.names, self.session.cursor)
@@ -243,7 +260,7 @@ class Changes:
         elif edit is not None:
             self.session.codes.wanted = self.timelines.codes_with(edit)
         try:
-            return self._able().again(run)
+            return self._able().again(run, self.session.codes, things)
         except RunAgain:
             raise
         except BaseException:
@@ -251,7 +268,7 @@ class Changes:
             raise
 
     def arrived(self, tape: Tape, names: ProgramNames, cursor: int) -> Timeline:
-        """What had to run again has run (or runs, on this tape)."""
+        """Note that what had to run again has run (or runs, on this tape)."""
         assert self._coming is not None
         (timeline, edit), self._coming = self._coming, None
         if timeline is not None:
@@ -265,7 +282,7 @@ class Changes:
         return timeline
 
     def failed(self) -> None:
-        """The program went another way when it ran again: everything is seen as it was before."""
+        """Note that the program went another way when it ran again: everything is seen as it was before."""
         timeline, tape, names, cursor = self._left
         if timeline is not None and self.taken:
             timeline.cells.extend(self.taken)
@@ -277,20 +294,37 @@ class Changes:
             self.timelines.drop(self.timelines.current)
         self.session.look_at(tape, names, min(cursor, len(tape)))
 
-    def come_back(self, failure: str) -> RunAgain:
-        """The program could not come to another timeline: it is to run again along the one before, where everything
-        is as it was."""
+    def recorded_before(self, wish: RunAgain) -> RunAgain | None:
+        """Run again, with all recorded that was closed up to where a run along a tape led, which has failed; None where
+        all has been recorded."""
+        run = wish.run
+        steps = closed.closed_between(run.old, 0, len(run.old) if run.opened else run.position)
+        if not steps or run.opened.issuperset(steps):
+            return None
         self.failed()
         self.news = None
+        self.session.hooks.opening(f"step{'s' * (len(steps) > 1)} {closed.stretches(steps)}, which ran natively")
+        return RunAgain(self._along_again(frozenset(steps)))
+
+    def come_back(self, failure: str) -> RunAgain:
+        """Run again along the timeline before, where everything is as it was: the program could not come to the
+        other one."""
+        self.failed()
+        self.news = None
+        return RunAgain(self._along_again(), failure)
+
+    def _along_again(self, opened: frozenset[int] = frozenset()) -> Run:
+        """Return the program is about to run again along the timeline that the user looks at."""
         session, current = self.session, self.timelines.current
         self._coming = (current, None)
         self._left = (current, session.tape, session.names, session.cursor)
         session.codes.wanted = current.codes
-        return RunAgain(replace(self._along(current), cursor=session.cursor), failure)
+        run = replace(self._along(current), cursor=session.cursor)
+        return replace(run, opened=opened, seen=sys.maxsize) if opened else run
 
     def adrift(self) -> None:
-        """The program was interrupted on its way to a timeline: everything is seen as it was before, and the program
-        comes to it when it is to run on."""
+        """Note that the program was interrupted on its way to a timeline: everything is seen as it was before, and the
+        program comes to it when it is to run on."""
         self.failed()
         recorder = self.session.recorder
         assert recorder is not None
@@ -308,7 +342,7 @@ class Changes:
 
     @staticmethod
     def _along(line: Timeline) -> Run:
-        """What leads the program to the end of a timeline, where it is as it was."""
+        """Return what leads the program to the end of a timeline, where it is as it was."""
         end = len(line.tape)
         if line.ended:
             seen = line.seen + (line.seen >= end)  # at the end, what was printed behind the last op as well
@@ -361,7 +395,7 @@ class Changes:
 
     def undo(self) -> Timeline:
         """Take back the last cell that was typed on this timeline and did something, or go to the timeline before the
-        last edit. Cells behind it that only looked go with it.
+        last edit. Cells after it that only looked go with it.
 
         Raises:
             UserError: If there is nothing to take back.
@@ -371,6 +405,8 @@ class Changes:
         does = [at for at in range(current.inherited, len(current.cells)) if not current.cells[at].looks]
         if does:
             self._take_back(current, does[-1])
+        if current.parent is not None:
+            self._come_to(current.parent)
         nothing = "there is nothing to undo: this is timeline 1, without edits"
         looked = "there is nothing to undo: what was typed has only looked"
         return self._show(self.timelines.undo(), looked if current.cells else nothing)
@@ -399,6 +435,8 @@ class Changes:
         session, timelines = self.session, self.timelines
         if timelines.can_redo_cells and not upcoming(session):
             raise UserError("what was taken back comes at the end of the program; goto end leads there")
+        if isinstance(timelines.undone, Timeline):
+            self._come_to(timelines.undone)
         found = timelines.redo()
         if not isinstance(found, tuple):
             return self._show(found, "there is nothing to redo")
@@ -408,11 +446,32 @@ class Changes:
     def switch(self, number: int) -> Timeline:
         """Look at another timeline. Raises UserError."""
         timeline = self.numbered(number)
+        with contextlib.suppress(UserError):  # one may look at it without the program
+            self._come_to(timeline)
         self.timelines.switch(timeline)
         return self._show(timeline, "")
 
+    def _come_to(self, timeline: Timeline) -> None:
+        """Another timeline is to be looked at: what was done at once holds on it or does not, now.
+
+        Raises:
+            UserError: If the program has run on with what would have to be taken back, and cannot run again.
+        """
+        session = self.session
+        held, wanted = ([code for code in codes if code.at_once] for codes in (session.codes.held, timeline.codes))
+        if held == wanted:
+            return
+        other = next(code for code in (*held, *wanted) if (code in held) != (code in wanted))
+        tape = self.timelines.live.tape if session.recorder is None else session.recorder.tape
+        if session.running and any(op not in tape.notes.typed for op in tape.ops[other.position :]):
+            raise UserError(
+                f"the program has run on since {other.text} was done, and cannot run again for that; "
+                "type what is to be another from here on"
+            )
+        session.codes.exchange(wanted)
+
     def numbered(self, number: int) -> Timeline:
-        """The timeline with a number. Raises UserError."""
+        """Return the timeline with a number. Raises UserError."""
         try:
             return self.timelines[number]
         except IndexError:
@@ -434,60 +493,3 @@ class Changes:
             session.hooks.opening(step.title, f"timeline {timeline.number}")
             self.open(frozenset([step.number, *timeline.tape.retraced]), cursor)
         return timeline
-
-
-def _inserted(op: Op, tape: Tape) -> bool:
-    """Whether an op comes from a user: an edit, or the gradient of one."""
-    return op in tape.notes.inserted or (op.of is not None and op.of in tape.notes.inserted)
-
-
-class _Key:
-    """Gives the key of an index: `_Key()[1:, 0]` is `(slice(1, None), 0)`."""
-
-    def __getitem__(self, key: Any) -> Any:
-        return key
-
-
-def _check_kind(value: Value, name: str, new: Any) -> None:
-    """MLX would cut 0.5 down to 0 without a word."""
-    if mx.issubdtype(value.dtype, mx.inexact):
-        return
-    fraction = isinstance(new, float) and not new.is_integer()
-    if fraction or (isinstance(new, mx.array) and mx.issubdtype(new.dtype, mx.inexact)):
-        kind = str(value.dtype).removeprefix("mlx.core.")
-        shown = new if fraction else f"a tensor of {str(new.dtype).removeprefix('mlx.core.')}"
-        raise UserError(f"{name} is {kind}; {shown} does not fit into it without loss")
-
-
-def _refusal(old: Tape, new: Tape, position: int) -> str | None:
-    """Why an edit cannot stay: the op that takes it raises, and nothing had been wrong before."""
-    part = new.passes[-1] if new.passes else None
-    if part is None or part.error is None or (old.passes and old.passes[-1].error is not None):
-        return None
-    op = new.ops[-1]
-    changed = {value for edit in new.ops[position:] if edit in new.notes.edits for value in edit.outputs}
-    changed.update([leaf for leaf in part.wrt if leaf.origin in changed])
-    if op.error is None or changed.isdisjoint(op.inputs):
-        return None
-    return f"{op.label} {op.name} refuses it ({str(op.error).splitlines()[0]})"
-
-
-def same_place(old: Tape, cursor: int, new: Tape) -> int:
-    """Where the cursor is on another tape: before the op that is as many ops of the program's from the start."""
-    if cursor >= len(old):
-        return len(new)
-    begins, start, end = 0, 0, len(new)
-    if old.closed or new.closed:  # of closed steps nobody knows how many ops they have
-        number = old.steps.number_at(cursor)
-        if number > len(new.steps):
-            return len(new)
-        begins, there = old.steps.start_of(number) or 0, new.steps.at(new.steps.start_of(number) or 0)
-        start, end = there.start, there.end
-    wanted = sum(not _inserted(op, old) for op in old.ops[begins:cursor])
-    for at, op in enumerate(new.ops[start:end], start):
-        if _inserted(op, new):
-            continue
-        if not wanted:
-            return at
-        wanted -= 1
-    return end

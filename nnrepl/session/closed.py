@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from nnrepl.session import goals
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.parsed import parse
+from nnrepl.session.scouts import scouts_of
 from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Catch, Hit
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Tape, Value
 
 
 def closed_between(tape: Tape, start: int, end: int) -> list[int]:
-    """The numbers of the steps with closed ops between two positions."""
+    """Return the numbers of the steps with closed ops between two positions."""
     return list(dict.fromkeys([tape.steps.number_at(at) for at in _closed_in(tape, start, end)]))
 
 
@@ -25,12 +27,14 @@ def _closed_in(tape: Tape, start: int, end: int) -> list[int]:
 
 def said_of_closed(tape: Tape) -> str:
     """Which steps are closed: `steps 2 to 99 ran natively and are closed`; "" if none is."""
-    said = natively_said(closed_between(tape, 0, len(tape)))
+    starts = [part.start for part in tape.passes if len(part) == 1]
+    closed = [at for at in starts if tape.ops[at].operation.kind == "closed"]  # also on a saved tape
+    said = natively_said(list(dict.fromkeys([tape.steps.number_at(at) for at in closed])))
     return f"{said}: not looked at" if said else ""
 
 
 def natively_said(numbers: list[int]) -> str:
-    """`steps 2 to 99 ran natively and are closed`; "" of none."""
+    """Return `steps 2 to 99 ran natively and are closed`; "" of none."""
     if not numbers:
         return ""
     many = len(numbers) > 1
@@ -84,29 +88,36 @@ def open_ahead(session: Standing, goal: goals.Goal, found: int | None) -> None:
     ends, so each time that the same command comes here, twice as many are opened. Raises as `open_steps` does."""
     end = len(session.tape) if found is None else found
     steps = closed_between(session.tape, session.cursor + 1, end)
-    if goals.of_loss(goal) and not session.stops.enabled:  # where that is known, it is seen without opening anything
-        steps = [number for number in steps if _may_hold(goals.of_loss(goal), session.tape.steps[number - 1].loss)]
-    elif not session.stops.enabled and goals.needed_from(goal):
-        return
+    scouts = scouts_of(session, goal)
+    if scouts is not None:  # what is known of the losses tells it without opening anything
+        seen = [number for number in steps if any(scout.may(session.tape, number) for scout in scouts)]
+        back = max((scout.back for scout in scouts), default=0)
+        steps = [number for number in steps if any(number <= other <= number + back for other in seen)]
     _open_some(session, steps)
 
 
-def _may_hold(condition: str, loss: Value | None) -> bool:
-    """Whether a condition on the loss may hold in a closed step."""
-    return loss is None or goals.holds(condition, loss.array)
-
-
 def hit_before(session: Standing, goal: goals.Goal, found: int | None) -> list[Hit]:
-    """What is hit on the way to a goal before the first closed call on it, if there is one."""
+    """Return what is hit on the way to a goal before the first closed call on it, if there is one."""
     end = len(session.tape) if found is None else found
     ahead = [] if not session.stops.enabled else _closed_in(session.tape, session.cursor + 1, end)
-    return session.lookout.ahead(ahead[0], goal) if ahead else []
+    return _hit(session, lambda: session.lookout.ahead(ahead[0], goal)) if ahead else []
 
 
 def hit_behind(session: Standing, target: int) -> list[Hit]:
-    """What is hit on the way back to a position behind the last closed call on it, if there is one."""
+    """Return what is hit on the way back to a position after the last closed call on it, if there is one."""
     behind = [] if not session.stops.enabled else _closed_in(session.tape, target, session.cursor)
-    return session.lookout.behind(behind[-1] + 1) if behind else []
+    return _hit(session, lambda: session.lookout.behind(behind[-1] + 1)) if behind else []
+
+
+def _hit(session: Standing, look: Callable[[], list[Hit]]) -> list[Hit]:
+    """Look for what is hit on a part of the way. If nothing is, what it comes by there is counted when the whole way is
+    looked at."""
+    counts, skip = session.stops.counts(), session.lookout.search.skip
+    hits = look()
+    if not hits:
+        session.stops.recount(counts)
+        session.lookout.search.skip = skip
+    return hits
 
 
 def open_behind(session: Standing, target: int, each: bool) -> None:
@@ -126,8 +137,8 @@ def _open_some(session: Standing, steps: list[int]) -> None:
 
 
 def open_maker(session: Standing, target: Value, position: int) -> None:
-    """A change exchanges what an op of the run gave to the program. What was made natively is given by no op, and each
-    run makes it as another object, as a compiled function does with all that it captures: so the steps before are
+    """Have a change exchange what an op of the run gave to the program. What was made natively is given by no op, and
+    each run makes it as another object, as a compiled function does with all that it captures: so the steps before are
     opened, the nearest first, until it is known how it came. Raises as `open_steps` does."""
     tape, op = session.tape, target.op
     is_made = op is not None and not isinstance(op, ClosedOp)
@@ -156,7 +167,7 @@ def open_named(session: Standing, text: str, places: bool) -> None:
 
 
 def _step_of_pass(tape: Tape, number: int) -> int:
-    """The step in which a pass lies, or will be found when that is opened; 0 if the tape does not go as far."""
+    """Return the step in which a pass lies, or will be found when that is opened; 0 if the tape does not go as far."""
     part = next((part for part in tape.passes if part.number >= number), None)
     return 0 if part is None or not len(part) else part.step.number
 
@@ -198,7 +209,7 @@ def _is_finite(loss: Value) -> bool:
 
 
 def open_next(session: Standing) -> None:
-    """Open the step behind the one in which the user stands, if it is closed and its loss is not known: whether an
+    """Open the step after the one in which the user stands, if it is closed and its loss is not known: whether an
     update did any good shows there. Raises as `open_steps` does."""
     steps, tape = session.tape.steps, session.tape
     number = steps.number_at(session.cursor) + 1
@@ -248,7 +259,7 @@ def open_mentioned(session: Standing, text: str) -> None:
 
 
 def _by_tape(session: Standing, name: str) -> Value | None:
-    """The tensor, or the last one, that a name means which no variable has here."""
+    """Return the tensor, or the last one, that a name means which no variable has here."""
     lookup, cursor = session.lookup, session.cursor
     try:
         scope = lookup.frames.scope_at(cursor)
@@ -272,13 +283,13 @@ def open_newer(session: Standing, found: int) -> None:
 
 
 def unseen_since(session: Standing, value: Value | None) -> list[int]:
-    """The steps between the op that made a tensor and the cursor that are closed."""
+    """Return the steps between the op that made a tensor and the cursor that are closed."""
     made = -1 if value is None or value.op is None else value.op.position
     return closed_between(session.tape, made + 1, session.cursor)
 
 
 def open_last(session: Standing) -> None:
-    """Open the last step, if the user stands behind it. Raises as `open_steps` does."""
+    """Open the last step, if the user stands after it. Raises as `open_steps` does."""
     tape = session.tape
     if session.cursor >= len(tape) and tape.ops and isinstance(tape.ops[-1], ClosedOp):
         open_at(session, len(tape) - 1)

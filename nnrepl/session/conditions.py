@@ -1,4 +1,4 @@
-"""Conditions: how one is written behind a place, and of which values it speaks."""
+"""Conditions: how one is written after a place, and of which values it speaks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def condition(text: str) -> Parsed:
 
 
 def named_in(parsed: Parsed, names: ProgramNames) -> tuple[list[str], list[str]]:
-    """The names of the tape in an expression, and those of whose gradients it speaks."""
+    """Return the names of the tape in an expression, and those of whose gradients it speaks."""
     known = names.versions
     plain: list[str] = []
     for path in parsed.plain_names:

@@ -68,7 +68,7 @@ class Matched:
 
 
 def arrangements(ours: Shape, theirs: Shape) -> list[tuple[int, ...]]:
-    """The orders of their axes that give our shape, the usual ones first; `()` for a mere reshape."""
+    """Return the orders of their axes that give our shape, the usual ones first; `()` for a mere reshape."""
     if ours == theirs:
         return [tuple(range(len(ours)))]
     found: list[tuple[int, ...]] = []
@@ -92,13 +92,13 @@ def _fit(ours: Shape, theirs: Shape) -> int:
 
 
 def normal(path: str) -> str:
-    """A path without what differs between frameworks: case, `model.` in front, the spelling of indexes."""
+    """Return a path without what differs between frameworks: case, `model.` in front, the spelling of indexes."""
     plain = re.sub(r"\[(\d+)\]", r".\1", path.lower().replace("/", "."))
     return _PREFIX.sub("", plain)
 
 
 def similar(path: str) -> str:
-    """A path without `.weight` and the like behind it, and without its signs of separation."""
+    """Return a path without `.weight` and the like after it, and without its signs of separation."""
     return re.sub(r"[._]", "", _SUFFIX.sub("", normal(path)))
 
 
@@ -124,7 +124,7 @@ class Stretch:
 
 
 def stretch_for(tape: Tape, cursor: int) -> Stretch | None:
-    """The one with the cursor, if it computes forward; else the last such one before, or the next."""
+    """Return the one with the cursor, if it computes forward; else the last such one before, or the next."""
     parts = [part for part in tape.passes if len(part)]
     if not parts:
         return None
@@ -170,7 +170,7 @@ class Candidates:
         self.modules = {path: [made[::-1] for made in found.values()] for path, found in calls.items() if path}
 
     def _of_pass(self, versions: list[tuple[int, Value]]) -> list[Value]:
-        """The versions of a name that belong to the pass; without any, the newest one before it."""
+        """Return the versions of a name that belong to the pass; without any, the newest one before it."""
         part = self._part
         found = [value for at, value in versions if part.start <= at <= part.end and self._belongs(value)]
         before = [value for at, value in versions if at <= part.start]
@@ -185,7 +185,7 @@ class Candidates:
             values.append(value)
 
     def find(self, key: str, shape: Shape) -> Match | str:
-        """The value that a key means, or why there is none."""
+        """Return the value that a key means, or why there is none."""
         groups = (
             (NAME, self.exact.get(key, [])),
             (MODULE, self._module(key, shape, str)),
@@ -211,7 +211,7 @@ class Candidates:
         return reason
 
     def _module(self, key: str, shape: Shape, form: object) -> list[Value]:
-        """The output of the last call of a module: the last value made in it, or the last one of that shape."""
+        """Return the output of the last call of a module: the last value made in it, or the last one of that shape."""
         for path, calls in self.modules.items():
             if form(path) == key:  # type: ignore[operator]
                 made = calls[-1]
@@ -222,7 +222,7 @@ class Candidates:
         return []
 
     def named(self) -> Iterator[Value]:
-        """The values of the pass that have a name of their own: results, parameters, inputs."""
+        """Yield the values of the pass that have a name of their own: results, parameters, inputs."""
         seen: set[Value] = set()
         for op in self._part.ops:
             if op.phase == BACKWARD:
@@ -234,7 +234,7 @@ class Candidates:
 
 
 def ambiguous(key: str, values: Sequence[Value]) -> str:
-    """What to say where it cannot be told which value is meant."""
+    """Return what to say where it cannot be told which value is meant."""
     numbers = [f"{value.op.label}" for value in values if value.op is not None]
     shown = ", ".join(numbers[:4]) + (", ..." if len(numbers) > 4 else "")
     first = numbers[0] if numbers else values[0].name
@@ -294,7 +294,7 @@ class Renamed:
                 raise UserError(f"the file has no array called {key}{_close(key, shapes)}")
 
     def given(self, key: str) -> tuple[str, bool] | None:
-        """The name that was given, and whether it was given to this very array."""
+        """Return the name that was given, and whether it was given to this very array."""
         if key in self._whole:
             return self._whole[key], True
         for pattern, name in self._paths:
@@ -347,7 +347,7 @@ def order(value: Value, part: Stretch) -> tuple[int, int]:
     """Where a value comes in the order of execution: a leaf, before the first op of the pass that takes it."""
     if value.op is not None and value.op.position >= part.start:
         return value.op.position, 1
-    return next((op.position for op in value.consumers if op.position >= part.start), part.start), 0
+    return next((op.position for op in part.tape.consumers(value) if op.position >= part.start), part.start), 0
 
 
 def _close(name: str, known: Mapping[str, Shape]) -> str:
@@ -356,7 +356,7 @@ def _close(name: str, known: Mapping[str, Shape]) -> str:
 
 
 def region(value: Value, sure: set[Value], part: Stretch) -> list[Op]:
-    """The ops of a pass between what is known to be right and a value, in order: those it is made by."""
+    """Return the ops of a pass between what is known to be right and a value, in order: those it is made by."""
     found: set[Op] = set()
     pending = [value]
     while pending:

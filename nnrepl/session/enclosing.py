@@ -23,7 +23,7 @@ def enclosed(tree: ast.Module) -> tuple[ast.Module, set[str]]:
 
 
 def _set_by(node: ast.AST) -> Iterator[str]:
-    """The variables that a statement sets itself, not in a function of its own."""
+    """Yield the variables that a statement sets itself, not in a function of its own."""
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         yield node.name
     elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):

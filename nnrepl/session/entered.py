@@ -69,7 +69,7 @@ class Entered(Place):
 
 
 def _previous(tape: Tape, at: int) -> Op | None:
-    """The op before a position, if it is in the same pass and phase."""
+    """Return the op before a position, if it is in the same pass and phase."""
     if at == 0 or tape.ops[at - 1].part.outermost is not tape.ops[at].part.outermost:
         return None
     return tape.ops[at - 1]
@@ -87,7 +87,7 @@ class InCall(Entered):
         raise NotImplementedError
 
     def call(self, scope: Activation | None) -> Activation | None:
-        """The outermost call of those meant in which a scope lies."""
+        """Return the outermost call of those meant in which a scope lies."""
         if scope is None:
             return None
         if scope not in self._calls:
@@ -221,7 +221,7 @@ class InCell(InCall):
         return (at for at in within(tape, start, end, reverse) if self.begins(tape, at))
 
 
-class Line(Entered):
+class SourceLine(Entered):
     """A line of source: entered each time the program comes to it, directly or for a call that it makes."""
 
     kind, words = "line", "a line"
@@ -257,7 +257,7 @@ class Line(Entered):
         return found
 
     def _calls(self, scope: Activation) -> list[Activation]:
-        """The calls around (and with) a scope that were made from the line."""
+        """Return the calls around (and with) a scope that were made from the line."""
         known = self._callers.get(scope)
         if known is None:
             parent = scope.parent

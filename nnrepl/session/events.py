@@ -31,10 +31,10 @@ class Catcher(Protocol):
         """Where it may happen."""
 
     def question(self, tape: Tape, position: int) -> Question | None:
-        """What has to be evaluated to be sure."""
+        """Return what has to be evaluated to be sure."""
 
     def finding(self, tape: Tape, position: int) -> Finding:
-        """What there is to tell, where nothing had to be evaluated."""
+        """Return what there is to tell, where nothing had to be evaluated."""
 
 
 def _ops(tape: Tape, start: int, end: int, reverse: bool) -> Iterator[int]:
@@ -56,7 +56,7 @@ class _Flags:
         self._asked: dict[Value, None] = {}
 
     def ask(self, values: list[Value]) -> list[Value]:
-        """The values among some that have to be evaluated first."""
+        """Return the values among some that have to be evaluated first."""
         new = [value for value in values if value not in self._known]
         self._asked.update(dict.fromkeys(new))
         return new
@@ -257,7 +257,7 @@ def _stretched(op: Op) -> bool:
 
 
 def _first_user(tape: Tape, value: Value) -> Op | None:
-    """The first op behind the setup that takes a value."""
+    """Return the first op after the setup that takes a value."""
     return next((user for user in tape.consumers(value) if user.phase != SETUP), None)
 
 

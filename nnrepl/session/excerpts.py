@@ -43,7 +43,7 @@ class Excerpt:
 
 
 def excerpt(session: Reading, text: str, begin: int | None = None) -> Excerpt:
-    """The lines around the cursor or a place.
+    """Return the lines around the cursor or a place.
 
     Args:
         text: "" or "." for the cursor, `10,30`, "all", or a place; any line of a file, whether ops come from it or not.
@@ -67,7 +67,7 @@ def excerpt(session: Reading, text: str, begin: int | None = None) -> Excerpt:
 
 
 def whole_function(session: Reading, text: str = "") -> Excerpt:
-    """The function in which the cursor or a place is; the whole file, outside of functions.
+    """Return the function in which the cursor or a place is; the whole file, outside of functions.
 
     Raises:
         UserError: If there is no such place, or no source.
@@ -99,7 +99,7 @@ def _file(site: Site) -> str:
 
 
 def _line_of(session: Reading, text: str, here: str) -> tuple[str, int]:
-    """The file and the line that a place means."""
+    """Return the file and the line that a place means."""
     found = re.fullmatch(r"(?:(.*?):)?(\d{1,9})", text)
     if found is not None and " cell " not in text and not text.startswith("cell "):
         paths = session.program.named(found[1]) if found[1] else [here]
@@ -132,7 +132,7 @@ def _cut(session: Reading, path: str, first: int, last: int | None = None) -> Ex
 
 
 def _here(op: Op | None, path: str) -> Source | None:
-    """The piece of a file in which an op, or the innermost call in that file that led to it, stands."""
+    """Return the piece of a file in which an op, or the innermost call in that file that led to it, stands."""
     if op is None:
         return None
     scope, lasti = op.scope, op.lasti
@@ -168,7 +168,7 @@ def ops_by_line(session: Reading, path: str) -> dict[int, list[int]]:
 
 
 def _caller_line(scope: Activation, path: str, known: dict[Activation, int]) -> int:
-    """The line of the innermost caller in a file; 0 if none is in it."""
+    """Return the line of the innermost caller in a file; 0 if none is in it."""
     if scope not in known:
         parent = scope.parent
         if parent is None:

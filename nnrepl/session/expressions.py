@@ -17,8 +17,9 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from nnrepl.record.checked import checked
-from nnrepl.record.opaque import set_random_state
+from nnrepl.record.quiet import set_random_state
 from nnrepl.record.recorder import current
+from nnrepl.record.segments import is_library
 from nnrepl.record.stack import is_module
 from nnrepl.session.enclosing import enclosed
 from nnrepl.session.errors import NotYet, Quit, UserError
@@ -72,6 +73,7 @@ class Expressions:
         shown: The last value that was shown (`_`); a tensor of the tape as its Value.
         numbers: Gives the array of a value; None: it is the value's own.
         witness: Who looks on while a line runs, among the variables that it got.
+        assigned: What the last statement gave to variables that do not hold it yet.
     """
 
     def __init__(self, lookup: Lookup) -> None:
@@ -81,26 +83,27 @@ class Expressions:
         self.shown: Any = UNBOUND
         self.numbers: Callable[[Value], mx.array] | None = None
         self.witness: Callable[[dict[str, Any]], AbstractContextManager[None]] = unwatched
+        self.assigned: dict[str, Any] = {}
         self._given: list[Any] = []
         self._things: dict[str, Any] = {}
         self._values: dict[int, tuple[mx.array, Value]] = {}
         self._recorder: Linking | None = None
 
     def value_of(self, array: Any) -> Value | None:
-        """The value that an array stands for which was handed out in this evaluation."""
+        """Return the value that an array stands for which was handed out in this evaluation."""
         found = self._values.get(id(array))
         return found[1] if found is not None else None
 
     def show(self, result: Any) -> None:
-        """A result is shown: `_` means it from now on."""
+        """Note that a result is shown: `_` means it from now on."""
         self.shown = self.value_of(result) or result
 
     def used(self) -> list[Value]:
-        """The values that were handed out in the last evaluation."""
+        """Return the values that were handed out in the last evaluation."""
         return [value for _, value in self._values.values()]
 
     def behind(self, array: mx.array) -> list[Value]:
-        """The values of the tape that a result was computed from in this evaluation: itself, or all that were
+        """Return the values of the tape that a result was computed from in this evaluation: itself, or all that were
         handed out."""
         value = self.value_of(array)
         if value is not None:
@@ -108,13 +111,13 @@ class Expressions:
         return [] if is_evaluated(array) else [value for _, value in self._values.values()]
 
     def evaluate(self, parsed: Parsed, where: Surroundings) -> Any:
-        """The result of a Python expression. Raises what Python raises, or UserError."""
+        """Return the result of a Python expression. Raises what Python raises, or UserError."""
         code, namespace = self._ready(parsed, where)
         with aside(), checked(), self._as_it_was(where), self.witness(namespace):
             return eval(code, namespace)
 
     def compute(self, parsed: Parsed, where: Surroundings, recorder: Linking, **names: Any) -> Any:
-        """The result of a Python expression whose ops are recorded: the new value of an edit. `names` stand for
+        """Return the result of a Python expression whose ops are recorded: the new value of an edit. `names` stand for
         what the user did not write."""
         self._recorder = recorder
         try:
@@ -146,13 +149,15 @@ class Expressions:
             if name not in before or (before[name] is not thing and name not in placeholders)
         }
         changed.pop("__builtins__", None)
-        self._write_back(changed, where)
+        self.assigned = changed
+        if self.witness is unwatched:
+            self.write_back(where)
 
     def _ready(
         self, parsed: Parsed, where: Surroundings, names: Mapping[str, Any] | None = None
     ) -> tuple[CodeType, dict[str, Any]]:
-        """The code of an expression, and the variables that it sees. It is compiled once for all places where the same
-        parts of it mean tensors of the tape."""
+        """Return the code of an expression, and the variables that it sees. It is compiled once for all places where
+        the same parts of it mean tensors of the tape."""
         body = parsed.only()
         meant, placeholders = self._translate(parsed, where)
         if meant not in parsed.codes:
@@ -163,7 +168,7 @@ class Expressions:
         return code, self._namespace(used, {**placeholders, **(names or {})}, where)
 
     def _as_it_was(self, where: Surroundings) -> AbstractContextManager[None]:
-        """The program's containers as they were where the cursor stands; they are so where the program waits."""
+        """Return the program's containers as they were where the cursor stands; they are so where the program waits."""
         if self._is_now(where):
             return nullcontext()
         return then(self.lookup.frames, list(self._given), where.position, self.array_for)
@@ -176,7 +181,7 @@ class Expressions:
         return where.frame is not None and where.position >= len(self.lookup.tape) - 1
 
     def array_for(self, value: Value) -> mx.array:
-        """A handle on a value that Python may do with what it likes."""
+        """Return a handle on a value that Python may do with what it likes."""
         array = _copy(value.array if self.numbers is None else self.numbers(value))
         self._values[id(array)] = (array, value)
         if self._recorder is not None:
@@ -186,7 +191,7 @@ class Expressions:
     # -- names -------------------------------------------------------------------------------------------
 
     def _translate(self, parsed: Parsed, where: Surroundings) -> tuple[tuple[Meant, ...], dict[str, Any]]:
-        """What stands for each name that is mentioned: placeholders for the words of the tape (`#12`, `z1@12`,
+        """Return what stands for each name that is mentioned: placeholders for the words of the tape (`#12`, `z1@12`,
         `∂L/∂z1`) and for paths that begin with a tensor of it (`layers.0.weight`); and what they hold."""
         self._values.clear()
         self._given.clear()
@@ -202,7 +207,8 @@ class Expressions:
         return tuple(self._meant(mention, parsed, where, put) for mention in parsed.mentions), placeholders
 
     def _meant(self, mention: Mention, parsed: Parsed, where: Surroundings, put: Put) -> Meant:
-        """The placeholder for what is mentioned, and the attributes that are asked of it; "" for what stays Python."""
+        """Return the placeholder for what is mentioned, and the attributes that are asked of it; "" for what stays
+        Python."""
         word = mention.word
         if word is None:
             return NOTHING if mention.first in parsed.bound else self._path(mention.path, where, put)
@@ -226,7 +232,7 @@ class Expressions:
         return put(self.lookup.gradient(of, where.position)), tuple(words[count:])
 
     def _path(self, path: str, where: Surroundings, put: Put) -> Meant:
-        """A dotted path that begins with a tensor of the tape; anything else stays Python."""
+        """Return a dotted path that begins with a tensor of the tape; anything else stays Python."""
         words = path.split(".")
         if len(words) == 1 or words[0] in self.variables:
             return NOTHING
@@ -293,7 +299,7 @@ class Expressions:
             return True
 
     def variable(self, name: str, where: Surroundings) -> Any:
-        """A variable of the user's or of the program's; None if there is none."""
+        """Return a variable of the user's or of the program's; None if there is none."""
         if name in self.variables:
             return self.variables[name]
         try:
@@ -305,7 +311,7 @@ class Expressions:
         return None if found is None else self._real(found.thing, name, where)
 
     def _real(self, thing: Any, name: str, where: Surroundings) -> Any:
-        """The object that stands for what the tape knows of a variable."""
+        """Return the object that stands for what the tape knows of a variable."""
         self._given.append(thing)
         return real(self.lookup.frames, thing, where.position, name, self.array_for, self._is_now(where))
 
@@ -320,13 +326,20 @@ class Expressions:
                     found[name] = thing() if isinstance(thing, weakref.ref) else thing
                     if isinstance(thing, Holder):
                         found[name] = thing.refer() or thing
-        if where.scope is not None:
-            for name, thing in list(where.scope.variables.items()):
-                found.setdefault(name, thing)
+        for step in steps:
+            if step is where.scope or not is_library(step.code.co_filename):
+                for name, thing in list(step.variables.items()):
+                    found.setdefault(name, thing)
         return found
 
+    def held(self, names: Iterable[str], where: Surroundings) -> dict[str, Any]:
+        """Return what some names are that Python at the prompt knows."""
+        self._things.clear()
+        found = self._namespace(names, {}, where)
+        return {name: thing for name, thing in found.items() if name != "__builtins__"}
+
     def _namespace(self, names: Iterable[str], placeholders: dict[str, Any], where: Surroundings) -> dict[str, Any]:
-        """What some names are: the user's variables, the program's, MLX, in this order."""
+        """Return what some names are: the user's variables, the program's, MLX, in this order."""
         namespace: dict[str, Any] = {"__builtins__": builtins, "__name__": "__main__", **self._things, **placeholders}
         for name in names:
             if name in namespace:
@@ -354,13 +367,13 @@ class Expressions:
         return namespace
 
     def _at_end(self, thing: Any) -> Any:
-        """What a variable holds at the end of the program; a tensor as the value of the tape that it is."""
+        """Return what a variable holds at the end of the program; a tensor as the value of the tape that it is."""
         recorder = current()
         value = recorder.live.get(id(thing)) if recorder is not None and isinstance(thing, mx.array) else None
         return thing if value is None else self.array_for(value)
 
     def _from_prompt(self, name: str, namespace: dict[str, Any], where: Surroundings) -> None:
-        """What the prompt itself knows, if the program has no such name."""
+        """Answer with what the prompt itself knows, if the program has no such name."""
         if name == "grad":
             namespace[name] = _Grad(self, where)
         elif name == "mx":
@@ -373,7 +386,7 @@ class Expressions:
             namespace[name] = partial(_of_frame, getattr(builtins, name), self, where)
 
     def locals_at(self, where: Surroundings) -> dict[str, Any]:
-        """The variables of the function in which Python at the prompt stands, as they are there."""
+        """Return the variables of the function in which Python at the prompt stands, as they are there."""
         if where.scope is None:
             return {}
         held = self.lookup.tape.bindings.variables(where.scope, where.position)
@@ -394,7 +407,10 @@ class Expressions:
             raise UserError("grad() takes a value of the tape by its name, such as grad(z1) or grad(#3)")
         return self.array_for(self.lookup.gradient(value, where.position))
 
-    def _write_back(self, changed: dict[str, Any], where: Surroundings) -> None:
+    def write_back(self, where: Surroundings) -> None:
+        """Give the variables that the last statement set what it gave them: the program's own where its function still
+        runs, else the user's."""
+        changed, self.assigned = self.assigned, {}
         frame = where.frame
         at_end = where.position >= len(self.lookup.tape) - 1
         if frame is None or not at_end:
@@ -445,7 +461,7 @@ _SHORT = {"nn": "nn", "optim": "optimizers"}
 
 
 def _instead(parsed: Parsed, meant: tuple[Meant, ...]) -> dict[ast.AST, ast.expr]:
-    """What takes the place of the names that are mentioned in a text."""
+    """Return what takes the place of the names that are mentioned in a text."""
     instead: dict[ast.AST, ast.expr] = {}
     for mention, (name, rest) in zip(parsed.mentions, meant, strict=True):
         if name:
@@ -471,7 +487,7 @@ def unwatched(variables: dict[str, Any]) -> AbstractContextManager[None]:
 
 @contextmanager
 def steady() -> Iterator[None]:
-    """The random state is afterwards what it was before."""
+    """Put the random state back afterwards."""
     state = _RANDOM_STATE[0]
     try:
         yield

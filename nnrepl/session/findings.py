@@ -45,6 +45,7 @@ class WentBad:
         count: How many elements are bad.
         origins: What the element was made from.
         apart: Whether inputs of the op are bad as well, at places from which the element is not made.
+        test: Tells such a number.
     """
 
     what: str
@@ -54,7 +55,23 @@ class WentBad:
     number: Any
     count: int
     origins: tuple[Origin, ...]
-    apart: bool = False
+    apart: bool
+    test: Test
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether the element is such a number."""
+        array = self.value.array
+        return bool(_number(self.test(array[self.index] if self.index else array)))
+
+    @property
+    def is_born(self) -> bool:
+        """Whether it is such a number, and no input of the op holds one (in the parts that the element is made from,
+        where other parts do)."""
+        given = [value for value in dict.fromkeys(self.op.inputs) if _is_inexact(value)]
+        parts = [one.value.array if one.index is None else one.value.array[_slices(one.index)] for one in self.origins]
+        looked = parts if self.apart else [value.array for value in given]
+        return self.is_bad and not any(_number(mx.any(self.test(array))) for array in looked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +114,7 @@ class Stretched:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Changed:
     """An expression that has another value than before.
 
     Attributes:
@@ -120,12 +137,12 @@ class Failed:
     reason: str
 
 
-Finding = WentBad | Vanished | Raised | Forced | Stretched | Change | Failed
+Finding = WentBad | Vanished | Raised | Forced | Stretched | Changed | Failed
 """All that can be found; the view has one picture for each."""
 
 
 def source_of(value: Value) -> Value:
-    """The value that a leaf goes on with, the value itself if it is the first of its kind."""
+    """Return the value that a leaf goes on with, the value itself if it is the first of its kind."""
     while value.op is None and value.origin is not None:
         value = value.origin
     return value
@@ -146,7 +163,7 @@ def birth(what: str, test: Test, op: Op, value: Value, places: mx.array | None =
     number = _number(value.array[index] if index else value.array)
     count = int(_number(mx.sum(mask)))
     origins = tuple(_origins(op, value, index, test, _DEPTH)) if value.op is op else ()
-    return WentBad(what, op, value, index, number, count, origins, places is not None)
+    return WentBad(what, op, value, index, number, count, origins, places is not None, test)
 
 
 def _number(array: mx.array) -> Any:
@@ -165,7 +182,7 @@ _DEPTH = 3  # how many ops an Inf is followed back
 
 
 def _origins(op: Op, value: Value, index: tuple[int, ...], test: Test, depth: int) -> Iterator[Origin]:
-    """The parts of the inputs that are enough to make the element bad: single elements if they are, else the row
+    """Yield the parts of the inputs that are enough to make the element bad: single elements if they are, else the row
     and the column of a product, else a row, else the whole inputs."""
     inputs = [taken for taken in dict.fromkeys(op.inputs) if _is_inexact(taken)]
     for choose in (_element, _factor, _row):
@@ -188,7 +205,7 @@ def _is_inexact(value: Value) -> bool:
 
 
 def _element(op: Op, taken: Value, index: tuple[int, ...]) -> tuple[int | None, ...] | None:
-    """The element that broadcasting pairs with `index`; None if the shapes do not go together."""
+    """Return the element that broadcasting pairs with `index`; None if the shapes do not go together."""
     shape = taken.shape
     if len(shape) > len(index):
         return None
@@ -199,7 +216,7 @@ def _element(op: Op, taken: Value, index: tuple[int, ...]) -> tuple[int | None, 
 
 
 def _row(op: Op, taken: Value, index: tuple[int, ...]) -> tuple[int | None, ...] | None:
-    """The row in which the element stands; of what has fewer numbers, the row that belongs to it."""
+    """Return the row in which the element stands; of what has fewer numbers, the row that belongs to it."""
     if taken.shape and index and len(taken.shape) == len(index) + 1:  # the last axis was reduced
         part = _element_of(taken.shape[:-1], index)
         return None if part is None else (*part, None)
@@ -214,7 +231,7 @@ def _element_of(shape: tuple[int, ...], index: tuple[int, ...]) -> tuple[int, ..
 
 
 def _factor(op: Op, taken: Value, index: tuple[int, ...]) -> tuple[int | None, ...] | None:
-    """The row of the first factor of a product, the column of the second."""
+    """Return the row of the first factor of a product, the column of the second."""
     if op.name != "matmul" or len(index) < 2 or len(op.inputs) != 2 or len(taken.shape) != len(index):
         return None
     before = _element_of(taken.shape[:-2], index[:-2])

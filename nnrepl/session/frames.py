@@ -48,8 +48,8 @@ class Frames:
         self.names = names
 
     def scope_at(self, position: int) -> Activation | None:
-        """The call in which the op at a position is made; behind the last op, the program's own outermost call: the
-        others have returned."""
+        """Return the call in which the op at a position is made; after the last op, the program's own outermost call:
+        the others have returned."""
         ops = self.tape.ops
         if position < len(ops):
             return ops[position].scope
@@ -60,7 +60,7 @@ class Frames:
     # -- the frames that are there -------------------------------------------------------------------------
 
     def in_frames(self, name: str, position: int, scope: Activation | None, library: bool = False) -> Held | None:
-        """What a variable of the calls that are running here holds; None if they do not know it.
+        """Return what a variable of the calls that are running here holds; None if they do not know it.
 
         Args:
             library: Whether to ask the frames of libraries that called or were called, and those only.
@@ -86,7 +86,7 @@ class Frames:
         return None
 
     def _in_call(self, name: str, step: Activation, lasti: int, position: int, quiet: bool) -> Held | NotYet | None:
-        """What a variable of one call holds; what is to be said if it is not set yet (nothing, if `quiet`)."""
+        """Return what a variable of one call holds; what is to be said if it is not set yet (nothing, if `quiet`)."""
         thing = self.tape.bindings.held(step, name, position)
         if name in step.code.co_varnames and not variables_of(step.code) and not quiet:
             return NotYet(f"{name} is not known: {step.code.co_name} reads its own locals(), so it is not looked at")
@@ -97,8 +97,8 @@ class Frames:
         return self._coming(name, step, lasti, position)
 
     def _outwards(self, scope: Activation, position: int, library: bool) -> Iterator[tuple[Activation, int]]:
-        """The call in which the cursor stands, and those that led to it, each with where it stands itself (-1 in the
-        innermost). Those of libraries come apart, except the one in which the cursor stands while it runs."""
+        """Yield the call in which the cursor stands, and those that led to it, each with where it stands itself (-1 in
+        the innermost). Those of libraries come apart, except the one in which the cursor stands while it runs."""
         ops = self.tape.ops
         runs = position >= len(ops) or ops[position].of is None
         step: Activation | None = scope
@@ -111,7 +111,7 @@ class Frames:
             step = step.parent
 
     def _global(self, name: str, step: Activation, position: int) -> Held | NotYet | None:
-        """A global variable that a call sees: as it was where the code of its module is on the stack."""
+        """Return a global variable that a call sees: as it was where the code of its module is on the stack."""
         if sources.is_library(step.code.co_filename) and name not in step.code.co_names:
             return None
         outer, lasti = step.parent, step.lasti
@@ -135,8 +135,8 @@ class Frames:
         return Held(thing)
 
     def _of_cell(self, name: str, step: Activation, position: int) -> Held | NotYet | None:
-        """A global variable that the code of a module has set which is not on the stack any more, or not yet: another
-        cell of a notebook."""
+        """Return a global variable that the code of a module has set which is not on the stack any more, or not yet:
+        another cell of a notebook."""
         cells = [
             (at, scope) for at, scope, _ in self.tape.bindings.noted(name, is_module_code)
             if scope.variables is step.variables
@@ -147,13 +147,14 @@ class Frames:
         return self._in_call(name, before[-1] if before else cells[0][1], -1, position, False)
 
     def taken(self, thing: Any) -> Any:
-        """What was kept; the leaf instead of an array that no op had taken at that time."""
+        """Return what was kept; the leaf instead of an array that no op had taken at that time."""
         array = thing() if isinstance(thing, weakref.ref) else None
         return (self.names.leaf_of(array) or thing) if isinstance(array, mx.array) else thing
 
     def _coming(self, name: str, step: Activation, lasti: int, position: int) -> Held | NotYet:
-        """A variable that is not set yet: where it will be made, and what was the last one. While the statement that
-        sets it is under way, in a calling frame, the tensor that it is about to be given if that is made already."""
+        """Return a variable that is not set yet: where it will be made, and what was the last one. While the
+        statement that sets it is under way, in a calling frame, the tensor that it is about to be given if that is
+        made already."""
         where = " in this call" if step.code.co_flags & _OPTIMIZED else ""
         thing = self._next(name, step, position)
         if self._is_pending(name, step, lasti):
@@ -177,16 +178,16 @@ class Frames:
         return NotYet(said, address, last)
 
     def _next(self, name: str, step: Activation, position: int) -> Any:
-        """What a variable is given next; None if that is not known: it may be given another value wherever the program
-        runs natively, which nobody sees."""
+        """Return what a variable is given next; None if that is not known: it may be given another value wherever the
+        program runs natively, which nobody sees."""
         coming = self.tape.bindings.comes(step, name, position)
         if coming is None or any(isinstance(op, ClosedOp) for op in islice(self.tape.ops, position, coming[0])):
             return None
         return coming[1]
 
     def _stale(self, name: str, step: Activation, lasti: int, thing: Any, position: int) -> Held | NotYet | None:
-        """A variable of a calling frame that still holds what the step before gave it, while the statement that gives
-        it another is under way."""
+        """Return a variable of a calling frame that still holds what the step before gave it, while the statement that
+        gives it another is under way."""
         part = self.tape.pass_at(position)
         if lasti < 0 or part is None or not isinstance(thing, (Value, Holder)):
             return self._earlier(thing, position)
@@ -210,7 +211,7 @@ class Frames:
         return None
 
     def _earlier(self, thing: Any, position: int) -> Held | None:
-        """A tensor that an earlier step has made is said to be that."""
+        """Say of a tensor that an earlier step has made that it is that."""
         if position >= len(self.tape):
             return None
         if isinstance(thing, Value) and thing.op is not None and thing.op.part.kind == GRADIENT_PASS:
@@ -238,8 +239,8 @@ class Frames:
     # -- what returned calls left --------------------------------------------------------------------------
 
     def left_behind(self, name: str, position: int) -> Held | None:
-        """What calls that have returned held under a name: of this pass, else of this step, if it is one tensor; an
-        older one is not given, only named."""
+        """Return what calls that have returned held under a name: of this pass, else of this step, if it is one tensor;
+        an older one is not given, only named."""
         here, ahead = self.tape.bindings.newest(name, position, _is_own)
         if not (here or ahead) or not self.tape.passes:
             return None
@@ -271,8 +272,8 @@ class Frames:
         return at if value.op is None else value.op.position
 
     def _last(self, name: str, position: int, step: Activation) -> tuple[str, Value | None, str]:
-        """The last tensor that a variable of this name held in another call of the same function, with its address
-        and whose it is."""
+        """Return the last tensor that a variable of this name held in another call of the same function, with its
+        address and whose it is."""
         found, _ = self.tape.bindings.newest(name, position, lambda code: code is step.code)
         if not found:
             return "", None, ""
@@ -341,7 +342,7 @@ _OPTIMIZED = 0x1
 
 
 def _again(kind: type, name: str) -> Any:
-    """An object that no longer exists, made again without its attributes."""
+    """Return an object that no longer exists, made again without its attributes."""
     try:
         made: Any = object.__new__(kind)
         made.__dict__.clear()
@@ -359,7 +360,7 @@ def real(
     live: bool,
     known: dict[Holder, Any] | None = None,
 ) -> Any:
-    """The object that a kept thing stands for, as Python can work on it.
+    """Return the object that a kept thing stands for, as Python can work on it.
 
     Args:
         array: Makes an array for a Value.

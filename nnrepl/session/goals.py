@@ -9,6 +9,7 @@ from typing import Protocol
 import mlx.core as mx
 
 from nnrepl.record.segments import cell_of
+from nnrepl.replay.run import Run
 from nnrepl.session.entered import InCell
 from nnrepl.session.errors import CannotAsk
 from nnrepl.session.parsed import parse
@@ -32,11 +33,11 @@ class Goal(Protocol):
     sought: str
 
     def find(self, tape: Tape) -> int | None:
-        """The position to stop at, if it has been recorded."""
+        """Return the position to stop at, if it has been recorded."""
 
 
 def missed(goal: Goal | None, tape: Tape) -> str:
-    """What to say where the program has ended before it came to a goal."""
+    """Return what to say where the program has ended before it came to a goal."""
     if goal is None or not goal.sought:
         return ""
     if isinstance(goal, Until) and goal.place.first_after(tape, len(tape)) is not None:
@@ -54,6 +55,18 @@ class At:
 
     def find(self, tape: Tape) -> int | None:
         return self.position if self.position < len(tape) else None
+
+
+class Again(At):
+    """Where the user is to stand once something has run again."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run.cursor)
+        self._run = run
+
+    def find(self, tape: Tape) -> int | None:
+        at = self._run.stands()
+        return None if at is None or at >= len(tape) else at
 
 
 class Stepping(At):
@@ -175,7 +188,7 @@ class Until:
             self._asked = True
 
     def _given_up(self, tape: Tape) -> int | None:
-        """The first op of the step or the pass that is named, if that is over and has nothing at the place."""
+        """Return the first op of the step or the pass that is named, if that is over and has nothing at the place."""
         if not self.place.is_bounded(tape):
             return None
         start, end = self.place.span(tape, 0, len(tape) + 1)
@@ -285,6 +298,26 @@ class InStep:
         return position if position < len(tape) and tape.steps.number_at(position) == self.step else None
 
 
+class AtEvaluation:
+    """The first op after an evaluation that the program has forced.
+
+    Args:
+        count: The how manyth of the run that is.
+    """
+
+    reason = "interrupted"
+    sought = ""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def find(self, tape: Tape) -> int | None:
+        if len(tape.marks) < self._count:
+            return None
+        position = tape.marks[self._count - 1].position
+        return position if position < len(tape) else None
+
+
 class Never:
     """Run to the end."""
 
@@ -296,7 +329,7 @@ class Never:
 
 
 def needed_from(goal: Goal) -> int:
-    """The first training step of which a goal has to see ops; those before may run natively."""
+    """Return the first training step of which a goal has to see ops; those before may run natively."""
     if isinstance(goal, (Never, Ending, Found)):
         return sys.maxsize
     if isinstance(goal, InStep):
@@ -307,7 +340,8 @@ def needed_from(goal: Goal) -> int:
 
 
 def of_loss(goal: Goal) -> str:
-    """The condition that a goal waits for, if that speaks of nothing but the loss of a gradient call; else ""."""
+    """Return the condition that a goal waits for, if that speaks of nothing but the loss of a gradient call; else
+    ""."""
     place = goal.place if isinstance(goal, Until) else None
     if not isinstance(place, Condition) or place.place is not None:
         return ""

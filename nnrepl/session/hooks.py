@@ -49,43 +49,44 @@ class Hooks:
     """What a session tells the outside. The defaults do nothing."""
 
     def interact(self) -> None:
-        """The user has the floor (`Session.stop` says why); returns when the program is to run on."""
+        """Give the user the floor (`TapeSession.stop` says why); return when the program is to run on."""
 
     def pass_started(self) -> None:
-        """A gradient pass is being recorded; nothing is said until its end."""
+        """Note that a gradient pass is being recorded; nothing is said until its end."""
 
     def program_begins(self) -> None:
-        """The program is about to run from its start."""
+        """Note that the program is about to run from its start."""
 
     def unwinding(self) -> None:
-        """The program is about to be taken apart, to run again from its start."""
+        """Note that the program is about to be taken apart, to run again from its start."""
 
     def quitting(self) -> None:
-        """The program is about to be taken apart for good."""
+        """Note that the program is about to be taken apart for good."""
 
     def running_again(self, run: Run, tape: Tape, from_start: bool) -> None:
-        """The program runs again, and writes another tape; what it printed before the run's position has been seen."""
+        """Take note that the program runs again, and writes another tape; what it printed before the run's position has
+        been seen."""
 
     def going_on(self, tape: Tape, old: Tape) -> None:
-        """The program goes on, and writes another tape than the one so far."""
+        """Take note that the program goes on, and writes another tape than the one so far."""
 
     def opening(self, title: str, line: str = "") -> None:
-        """A step that is closed is about to be opened, since the command that runs needs it: it is to be run once more
-        when that has been done, or `line` instead."""
+        """Note that a step that is closed is about to be opened, since the command that runs needs it: it is to be run
+        once more when that has been done, or `line` instead."""
 
     def looks(self) -> bool:
         """Whether somebody looks at the program when it fails."""
         return True
 
     def opened(self, moved: Callable[[int], int], seen: int) -> None:
-        """A step has been opened: positions of the tape have moved, and what the program printed before `seen` has
-        been seen."""
+        """Note that a step has been opened: positions of the tape have moved, and what the program printed before
+        `seen` has been seen."""
 
     def cell_begins(self) -> None:
-        """What was typed at the prompt begins to run for the first time."""
+        """Note that what was typed at the prompt begins to run for the first time."""
 
     def cursor_moved(self, position: int) -> None:
-        """The cursor stands at another place."""
+        """Note that the cursor stands at another place."""
 
     def announce(self, text: str) -> None:
         """Something is about to happen that takes a while."""
@@ -98,5 +99,5 @@ class Hooks:
         """Let another program have the terminal meanwhile. Returns its exit status."""
         return run()
 
-    def progress(self, share: float) -> None:
-        """A long evaluation has come so far."""
+    def progress(self, share: float, doing: str = "evaluating") -> None:
+        """Note that a long evaluation has come so far."""

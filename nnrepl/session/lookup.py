@@ -40,7 +40,7 @@ class Lookup:
         self.frames = Frames(tape, names)
 
     def op(self, text: str) -> Op:
-        """The op with an address: `#12` in the step in which the user stands, `30#12`, `setup#3`.
+        """Return the op with an address: `#12` in the step in which the user stands, `30#12`, `setup#3`.
 
         Raises:
             UserError: If there is none.
@@ -52,7 +52,7 @@ class Lookup:
             raise UserError(f"there is no op {text.strip()}; {self.extent(step)}") from None
 
     def address(self, text: str) -> tuple[int | None, int]:
-        """The step (0: the setup; None: where the user stands) and the number in an op's address.
+        """Return the step (0: the setup; None: where the user stands) and the number in an op's address.
 
         Raises:
             UserError: If it is none.
@@ -109,7 +109,7 @@ class Lookup:
         scope: Activation | _Here | None = HERE,
         labels: bool = True,
     ) -> Held | None:
-        """What a name or a dotted path means where the cursor stands: a tensor of the tape, or an object of the
+        """Return what a name or a dotted path means where the cursor stands: a tensor of the tape, or an object of the
         program's; None if nothing is called so. The one rule of all commands (DESIGN 5).
 
         Args:
@@ -144,7 +144,7 @@ class Lookup:
         )
 
     def find(self, name: str, position: int, scope: Activation | _Here | None = HERE) -> Value | None:
-        """The tensor that a name means where the cursor stands; None if it means none. Raises as `held` does."""
+        """Return the tensor that a name means where the cursor stands; None if it means none. Raises as `held` does."""
         found = self.held(name, position, scope)
         return found.thing if found is not None and isinstance(found.thing, Value) else None
 
@@ -179,7 +179,7 @@ class Lookup:
         return found
 
     def _walk(self, thing: Any, words: list[str], position: int) -> Any:
-        """What lies at a path in a container; UNBOUND where the tape does not know."""
+        """Return what lies at a path in a container; UNBOUND where the tape does not know."""
         for at, word in enumerate(words):
             if isinstance(thing, Value):
                 return UNBOUND
@@ -199,7 +199,7 @@ class Lookup:
         return self.frames.taken(thing)
 
     def _parameter(self, path: str, position: int) -> Held | None:
-        """The parameter at a bare path: of the differentiated model that has it, or of the only one."""
+        """Return the parameter at a bare path: of the differentiated model that has it, or of the only one."""
         owners = self.names.owners(path)
         part = self.tape.pass_at(position)
         leaves = [] if part is None else [leaf for leaf in part.wrt if leaf.label == path]
@@ -264,7 +264,8 @@ class Lookup:
         raise not_made(path, " in this step" if last else "", maker, position, address, last, whose)
 
     def _returned(self, path: str, variable: str, call: Activation, owner: Any, position: int) -> Value | None:
-        """What a variable of a module's call held last, where the call returned it at once: nobody saw it there."""
+        """Return what a variable of a module's call held last, where the call returned it at once: nobody saw it
+        there."""
         if not is_module(owner):
             return self.names.newest(path, position)
         versions = self.names.versions(f"{self.names.path_of(call, owner)}.{variable}")
@@ -272,7 +273,7 @@ class Lookup:
         return next((value for value in reversed(own) if value.op.scope.owner is owner), None)  # type: ignore[union-attr]
 
     def _one_model(self, path: str, here: list[tuple[int, Activation, Value]]) -> None:
-        """Raises UserError if the calls of modules in which a variable is found belong to several models."""
+        """Raise UserError if the calls of modules in which a variable is found belong to several models."""
         calls = {id(step.owner): step for _, step, _ in here}
         if len(calls) > 1:
             variable = path.rpartition(".")[2]
@@ -282,8 +283,8 @@ class Lookup:
             raise UserError(f"{path} is a variable of several models: {', '.join(names)}")
 
     def _known(self, name: str, position: int) -> Held | None:
-        """A tensor that the tape knows by a name that no variable has: the label of an input or an edit, a variable
-        inside of a layer, the state of an optimizer. An older one is only named."""
+        """Return a tensor that the tape knows by a name that no variable has: the label of an input or an edit, a
+        variable inside of a layer, the state of an optimizer. An older one is only named."""
         versions = self.names.versions(name)
         if not versions:
             return None
@@ -317,8 +318,7 @@ class Lookup:
     # -- gradients -------------------------------------------------------------------------------------------
 
     def gradient(self, value: Value, position: int) -> Value:
-        """The gradient of the loss with respect to a value, as far as it has been summed up before
-        `position`.
+        """Return the gradient of the loss with respect to a value, as far as it has been summed up before `position`.
 
         Raises:
             NotYet: If it is not made yet: in this step, for a parameter.
@@ -345,10 +345,10 @@ class Lookup:
             address = "" if last is None else last.op.label if last.op is not None else ""
             where = " in this step" if last is not None else ""
             raise not_made(f"{GRADIENT_SIGN}{name}", where, ahead, position, address, last, whose)
-        raise NoGradient(self._why_none(value, name, position))
+        raise NoGradient(self._why_none(value, name, position), value)
 
     def _gradient_inside(self, value: Value, name: str, inside: Inside, position: int) -> Value:
-        """The gradient of what a call differentiated with respect to a value inside of it."""
+        """Return the gradient of what a call differentiated with respect to a value inside of it."""
         part: Pass | None = inside
         while isinstance(part, Inside):
             grads = part.grads.get(value.canonical)
@@ -358,16 +358,16 @@ class Lookup:
                     return before[-1]
                 raise not_made(f"{sign_of(grads[-1])}{name}", "", grads[-1].op, position)
             part = part.within
-        raise NoGradient(f"no gradient is known with respect to {name}: {lies_inside(inside)}")
+        raise NoGradient(f"no gradient is known with respect to {name}: {lies_inside(inside)}", value)
 
     def name_here(self, value: Value, position: int) -> str:
-        """What a value is called where the cursor stands."""
+        """Return what a value is called where the cursor stands."""
         ops, name = self.tape.ops, value.name
         plain = name.removeprefix(GRADIENT_SIGN).isidentifier() and position < len(ops)
         return self.names.name_at(value, ops[position]) if plain else name
 
     def passes_of(self, value: Value, position: int) -> list[tuple[Pass, Value]]:
-        """The gradient passes that speak of a value, the last one first, each with the value as it is there: a
+        """Return the gradient passes that speak of a value, the last one first, each with the value as it is there: a
         parameter enters each pass as a leaf of its own."""
         own = self.names.identity(value)
         found: list[tuple[Pass, Value]] = []
@@ -389,7 +389,7 @@ class Lookup:
         return self.frames.whose_step(part.start, position)
 
     def _older(self, found: list[tuple[Pass, Value]], part: Pass, position: int) -> tuple[Value | None, str]:
-        """The gradient that the step before gave a parameter."""
+        """Return the gradient that the step before gave a parameter."""
         for other, target in found[[one[0] for one in found].index(part) + 1 :]:
             grads = other.grads.get(target.canonical)
             if grads:
@@ -400,60 +400,19 @@ class Lookup:
         part = self._gradient_pass_of(value, position)
         if part is None:
             return f"no gradient was taken with respect to {name}: it is in no gradient pass"
-        if part.error is not None:
-            return f"∂L/∂{name} was not computed: the pass ended with {type(part.error).__name__}"
-        cut = self._cut(value)
-        if cut is not None:
-            return f"no gradient flows to {name}: it is cut by the edit {cut.source.text!r}, {cut.label}"
-        if not self._is_asked(value, part):
-            return f"no gradient was taken with respect to {name}: it is not differentiated here"
-        return f"no gradient flows to {name} (disconnected): the loss does not depend on it, or not differentiably"
-
-    def _is_asked(self, value: Value, part: Pass) -> bool:
-        """Whether a value is among what a pass differentiates, or is computed from that in the pass."""
-        wrt, origins = set(part.wrt), {leaf.origin for leaf in part.wrt}
-        pending, seen = [value], {value}
-        while pending:
-            held = pending.pop()
-            if held in wrt or (held in origins and any(self.names.stands_for(leaf, held) for leaf in part.wrt)):
-                return True
-            op = held.op if held.op is not None and held.op.position >= part.start else None
-            for taken in op.inputs if op is not None else ():
-                if taken not in seen:
-                    seen.add(taken)
-                    pending.append(taken)
-        return False
-
-    def _cut(self, value: Value) -> Op | None:
-        """The edit that took the place of a value, or of one that was made from it."""
-        edits = {target: op for op, target in self.tape.notes.edits.items() if self._holds(op)}
-        if not edits:
-            return None
-        pending, seen = [value], {value}
-        while pending:
-            held = pending.pop()
-            if held in edits:
-                return edits[held]
-            for made in (output for op in self.tape.consumers(held) if op.of is None for output in op.outputs):
-                if made not in seen:
-                    seen.add(made)
-                    pending.append(made)
-        return None
-
-    def _holds(self, op: Op) -> bool:
-        return op.position < len(self.tape) and self.tape.ops[op.position] is op
+        return f"there is no gradient with respect to {name}"
 
     def _gradient_pass_of(self, value: Value, position: int) -> Pass | None:
-        """The pass of a value; of several that take it, the last one that has begun."""
+        """Return the pass of a value; of several that take it, the last one that has begun."""
         if value.op is not None and value.op.part.kind == GRADIENT_PASS:
             return value.op.part
-        parts = [op.part for op in value.consumers if op.part.kind == GRADIENT_PASS]
+        parts = [op.part for op in self.tape.consumers(value) if op.part.kind == GRADIENT_PASS]
         parts += [part for part in self.tape.passes if value in part.wrt][:1]
         before = [part for part in parts if part.start <= position]
         return before[-1] if before else next(iter(parts), None)
 
     def by_words(self, text: str, position: int, scope: Activation | _Here | None = HERE) -> Value:
-        """A value by anything that names one: `z1`, `z1@12`, `#12`, `∂L/∂z1`, `layers.0.weight`.
+        """Return a value by anything that names one: `z1`, `z1@12`, `#12`, `∂L/∂z1`, `layers.0.weight`.
 
         Raises:
             UserError: If nothing is called so.
@@ -486,7 +445,7 @@ class Lookup:
         return bool(self.tape.bindings.called(name) or self.names.versions(name))
 
     def suggest(self, name: str) -> str:
-        """A hint at a name like this one."""
+        """Return a hint at a name like this one."""
         close = get_close_matches(name, self.names.spellings(), 1)
         return f"; did you mean {close[0]}?" if close else ""
 

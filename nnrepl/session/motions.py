@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from nnrepl.session import goals, places
-from nnrepl.session.entered import InCell, Line
+from nnrepl.session.entered import InCell, SourceLine
 from nnrepl.session.errors import UserError
 from nnrepl.session.findings import source_of
 from nnrepl.session.hooks import END_OF_TAPE, START_OF_TAPE
@@ -68,7 +68,7 @@ class Motions(Reading):
         raise NotImplementedError
 
     def behind(self, target: int, each: bool = True) -> list[Hit]:
-        """What is hit on the way back to a position, where `each` op counts or not."""
+        """Return what is hit on the way back to a position, where `each` op counts or not."""
         raise NotImplementedError
 
     def open_ahead(self, goal: goals.Goal, found: int | None) -> None:
@@ -222,7 +222,7 @@ class Motions(Reading):
 
     def _nowhere(self, place: Place, start: int) -> str:
         """Why no op is at a place from a position on; of a line that has made none, which near it have."""
-        if isinstance(place, Line) and not place.makes_ops(self.tape):
+        if isinstance(place, SourceLine) and not place.makes_ops(self.tape):
             made = sorted(lines_with_ops(self.tape, place.file))
             close = " and ".join(f"{base(place.file)}:{line}" for line in near(made, place.line))
             return f"no op has come from {place.title}" + (f"; the nearest that made some: {close}" if close else "")

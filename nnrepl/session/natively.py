@@ -14,8 +14,9 @@ from nnrepl.replay.run import Run
 from nnrepl.replay.world import World
 from nnrepl.session import goals
 from nnrepl.session.hooks import OPENED, Stop
+from nnrepl.session.scouts import loss_before, scouts_of
 from nnrepl.session.standing import Standing
-from nnrepl.session.state import Going
+from nnrepl.session.state import Going, Replaying
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Tape
 from nnrepl.timeline.timelines import Timeline
 
@@ -35,44 +36,95 @@ def wanted(session: Standing, step: int) -> bool:
         session.caught_up(len(recorder.tape))  # this is the call that made the program run again
     tape = session.tape
     fresh = step > len(tape.steps) or not tape.steps.differentiated()
+    if session.stops.enabled and step <= tape.here + 1:
+        return False  # what has just been hit may well be hit again at once
     return fresh and step < _needed_from(session) and _by_optimizer(session, step - 1)
 
 
+def rests(session: Standing) -> bool:
+    """Whether what the program does after an evaluation is to run natively, as one closed stretch: nothing that is
+    asked for needs its ops, it has forced a few evaluations, and no gradient call has shown that it trains. In a run
+    along a tape, what is closed there, and is not to be opened."""
+    recorder, now = session.recorder, session.course.now
+    if recorder is None or not recorder.started or this_process() != session.process:
+        return False
+    if isinstance(recorder.intake, Replay):
+        return recorder.intake.stretches(recorder)
+    tape = recorder.tape
+    few = len(tape.marks) < _EVALUATIONS or len(tape.late) > _WOKEN
+    if few or session.stops.enabled or not isinstance(now, Going) or goals.of_loss(now.goal):
+        return False
+    if _needed_from(session) <= 1:
+        return False
+    return all(part.kind != GRADIENT_PASS for part in tape.passes)
+
+
+_EVALUATIONS = 3
+"""So many evaluations of a program that makes no gradient calls are recorded."""
+_WOKEN = 3
+"""A program whose stretches end so often is recorded: each time costs milliseconds."""
+
+
+def evaluated(session: Standing, count: int) -> None:
+    """In a closed stretch the program has forced an evaluation. If the user wants it to stop, the stretch is opened
+    up to there.
+
+    Raises RunAgain through the program.
+    """
+    now = session.course.now
+    if isinstance(now, Replaying):
+        if now.interrupted:
+            session.call_left()
+    elif isinstance(now, Going) and now.interrupted and this_process() == session.process:
+        step = session.tape.steps.number_at(len(session.tape) - 1)
+        session.course.rest(Stop("", len(session.tape)))
+        session.hooks.opening(f"step {step}")
+        session.edits.open(frozenset([step]), -1, goals.AtEvaluation(count))
+
+
 def goes_on(session: Standing, op: ClosedOp) -> bool:
-    """Whether the program goes on natively behind a call that has run so."""
+    """Whether the program goes on natively after a call that has run so."""
     recorder = session.recorder
     if this_process() != session.process or recorder is None:
         return True
     if isinstance(recorder.intake, Replay):
         session.call_left()
     if isinstance(recorder.intake, Replay):
+        done, steps = len(recorder.tape.steps), len(recorder.intake.tape.steps)
+        session.hooks.progress(done / max(steps, 1), f"running again, step {done} of {steps}")
         return recorder.intake.natively(recorder)
-    _look_at_loss(session)
-    needed = _needed_from(session)
+    _look_out(session)
+    now, needed = session.course.now, _needed_from(session)
+    if isinstance(now, Going) and now.interrupted:
+        needed = len(session.tape.steps) + 1  # the step is done first: its beginning has not been recorded
     return needed == sys.maxsize or len(session.tape.steps) + (op.part.kind == UPDATE_PASS) < needed
 
 
-def _look_at_loss(session: Standing) -> None:
-    """If the program runs on for a condition on the loss, look whether it holds; then that step is opened, and the
-    command finds it there.
+def _look_out(session: Standing) -> None:
+    """If what the program runs on for, or may be stopped by, can be seen in what a gradient call gives, look there; if
+    it is seen, that step is opened, and the command finds it there.
 
     Raises RunAgain through the program.
     """
-    recorder, now = session.recorder, session.course.now
-    condition = goals.of_loss(now.goal) if isinstance(now, Going) else ""
-    if recorder is None or recorder.levels is None or not condition:
+    recorder, now, tape = session.recorder, session.course.now, session.tape
+    scouts = scouts_of(session, now.goal) if isinstance(now, Going) else None
+    if recorder is None or recorder.levels is None or not scouts:
         return
     fresh = recorder.levels.losses.fresh()
     if fresh is None:
         return
     op, loss = fresh
+    before, returned = loss_before(tape, op), recorder.levels.returned
     with recorder.muted():
-        found = goals.holds(condition, loss)
-    if found:
-        session.course.rest(Stop("", len(session.tape)))
-        step = session.tape.steps.number_at(op.position)
+        seen = [scout for scout in scouts if scout.sees(loss, before, returned)]
+    recorder.levels.losses.settle()  # its number is known from here on
+    if seen:
+        session.course.rest(Stop("", len(tape)))
+        step = tape.steps.number_at(op.position)
+        first = max(step - max(scout.back for scout in seen), 1)
         session.hooks.opening(f"step {step}")
-        session.edits.open(frozenset([step, *session.tape.retraced]), session.cursor)
+        session.stops.recount(session.lookout.counted)  # the command comes by all of it once more
+        session.edits.open(frozenset([*range(first, step + 1), *tape.retraced]), session.cursor)
 
 
 def may_run(session: Standing) -> bool:
@@ -81,11 +133,11 @@ def may_run(session: Standing) -> bool:
 
 
 def _needed_from(session: Standing) -> int:
-    """The first step of which ops are needed."""
+    """Return the first step of which ops are needed."""
     now = session.course.now
-    if not isinstance(now, Going) or now.interrupted or session.stops.enabled:
+    if not isinstance(now, Going) or now.interrupted or session.by_hand or not may_run(session):
         return 0
-    if session.by_hand or not may_run(session):
+    if session.stops.enabled and scouts_of(session, now.goal) is None:
         return 0
     return goals.needed_from(now.goal)
 
@@ -119,24 +171,28 @@ class Frontier:
 
 
 def way_back(session: Standing, run: Run, opening: Opening, then: goals.Goal | None) -> goals.Goal:
-    """The program is about to run again to open steps. Returns up to where it does again what it did."""
+    """Return the program is about to run again to open steps. Returns up to where it does again what it did."""
     session.opening = opening
     session.stood = run.cursor if run.cursor >= 0 else None
+    if isinstance(then, goals.AtEvaluation):
+        return then
     if session.edits.timelines.current.ended or session.stood is None:
         return goals.Ending()
     return Frontier(lambda: opening.reached)
 
 
 def settle(session: Standing) -> None:
-    """A run that opened steps has come to where the run before was."""
+    """Note that a run that opened steps has come to where the run before was."""
     opening, session.opening = session.opening, None
     if opening is None:
         return
+    if session.recorder is not None:
+        opening.close(session.recorder)
     timeline = session.edits.timelines.current
     timeline.seen = opening.moved(timeline.seen)
     _move_changes(session, timeline, opening)
     session.hooks.opened(opening.moved, timeline.seen + (timeline.seen >= len(session.tape)))
-    if session.stood is not None:  # behind the last call natively nothing is seen: the end is further on now
+    if session.stood is not None:  # after the last call natively nothing is seen: the end is further on now
         at_end = timeline.ended and session.stood >= opening.length
         session.stood = len(session.tape) if at_end else opening.moved(session.stood)
     parted = opening.parted()
@@ -145,7 +201,7 @@ def settle(session: Standing) -> None:
 
 
 def _move_changes(session: Standing, timeline: Timeline, opening: Opening) -> None:
-    """The changes that a timeline began with, and those of the source, lie where they lie on its new tape."""
+    """Note that the changes that a timeline began with, and those of the source, lie where they lie on its new tape."""
     edit = timeline.edit
     if edit is not None:
         ops = [opening.remade.edits.get(op, op) for op in edit.ops]
@@ -173,7 +229,8 @@ def opened(session: Standing) -> bool:
 
 
 def remember(reached: tuple[object, ...]) -> Callable[[], None] | None:
-    """What puts back all that can be reached from some things, but for numbers in tensors; None if not all can be."""
+    """Return what puts back all that can be reached from some things, but for numbers in tensors; None if not all can
+    be."""
     world = World(reached, arrays=False)
     return None if world.lost else world.restore
 
@@ -204,7 +261,7 @@ def _sums_up(tape: Tape) -> bool:
 
 
 def look_at_failure(session: Standing, error: BaseException | None) -> None:
-    """The program has ended. Where it failed in a step that is closed, that is opened.
+    """Note that the program has ended. Where it failed in a step that is closed, that is opened.
 
     Raises RunAgain through the program.
     """

@@ -36,7 +36,7 @@ class Word:
         text: The whole word.
         number: `#12`, `30#12.1`; "" for another.
         path: `z1`, `layers.0.weight`; the whole word where it is a gradient that is assigned to.
-        version: `@12` behind the path.
+        version: `@12` after the path.
         partial: Whether `∂L/∂` stands before it.
     """
 
@@ -49,7 +49,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """A name that is read in a text, with the attributes behind it: `z1`, `model.layers`, `#12`.
+    """A name that is read in a text, with the attributes after it: `z1`, `model.layers`, `#12`.
 
     Attributes:
         node: Where it stands in the tree.
@@ -85,13 +85,13 @@ class Assignment:
     value: Parsed
 
     def whole(self) -> Parsed:
-        """What the target becomes."""
+        """Return what the target becomes."""
         if self.operator is None:
             return self.value
         return self.value.of(ast.BinOp(self.target.only(), self.operator, self.value.only()))
 
     def key(self, holder: str) -> Parsed:
-        """The index, of something else: `holder[index]`."""
+        """Return the index, of something else: `holder[index]`."""
         assert self.index is not None
         return self.value.of(ast.Subscript(ast.Name(holder, ast.Load()), self.index, ast.Load()))
 
@@ -124,12 +124,12 @@ class Parsed:
         self._flat = flat
 
     def of(self, node: ast.expr, text: str = "") -> Parsed:
-        """An expression made of parts of this one."""
+        """Return an expression made of parts of this one."""
         statement = ast.fix_missing_locations(ast.copy_location(ast.Expr(node), self.body[0]))
         return Parsed(text or self.text, [statement], self.words, self._flat)
 
     def part(self, node: ast.expr) -> Parsed:
-        """A part of it, with its own text; one that is assigned to is one that is read."""
+        """Return a part of it, with its own text; one that is assigned to is one that is read."""
         text = self.cut(node)
         if isinstance(node, (ast.Name, ast.Attribute, ast.Subscript)) and not isinstance(node.ctx, ast.Load):
             fields = dict(ast.iter_fields(node)) | {"ctx": ast.Load()}
@@ -137,7 +137,7 @@ class Parsed:
         return self.of(node, text)
 
     def cut(self, node: ast.expr) -> str:
-        """The piece of the text that a node of the tree stands for."""
+        """Return the piece of the text that a node of the tree stands for."""
         return self.text[self._at(node.lineno, node.col_offset) : self._at(node.end_lineno, node.end_col_offset)]
 
     def _at(self, line: int | None, column: int | None) -> int | None:
@@ -166,7 +166,7 @@ class Parsed:
         return only.value if isinstance(only, ast.Expr) else None
 
     def only(self) -> ast.expr:
-        """What it is, which must be one expression. Raises SyntaxError."""
+        """Return what it is, which must be one expression. Raises SyntaxError."""
         if self.error is not None:
             raise self.error
         if self.expression is None:
@@ -189,7 +189,7 @@ class Parsed:
         return body is not None and len(self.text) <= _LONGEST and any(isinstance(n, ast.Name) for n in ast.walk(body))
 
     def parts(self) -> list[Parsed]:
-        """The expressions in `a, b[0], f(x, y)`: what `print` shows one by one."""
+        """Return the expressions in `a, b[0], f(x, y)`: what `print` shows one by one."""
         body = self.expression
         if isinstance(body, ast.Tuple) and not self.text.startswith("("):
             return [self.part(node) for node in body.elts]
@@ -231,7 +231,7 @@ class Parsed:
 
     @cached_property
     def mentions(self) -> list[Mention]:
-        """The names that are read in it, with the attributes behind them, in the order in which they stand there."""
+        """The names that are read in it, with the attributes after them, in the order in which they stand there."""
         return [found for statement in self.body for found in self._mentions(statement)]
 
     def _mentions(self, node: ast.AST) -> Iterator[Mention]:
@@ -332,8 +332,8 @@ _SUBSCRIPTED = re.compile(
 
 
 def dotted(text: str) -> str:
-    """A path in Python's spelling as the tape writes it: `model.layers[1].weight` is `model.layers.1.weight`. Any other
-    text as it is."""
+    """Return a path in Python's spelling as the tape writes it: `model.layers[1].weight` is `model.layers.1.weight`.
+    Any other text as it is."""
     if "[" not in text or not _SUBSCRIPTED.fullmatch(text):
         return text
     return _SUBSCRIPT.sub(lambda match: "." + (match[1] or match[2] or match[3] or ""), text)
@@ -353,7 +353,7 @@ def side_by_side(text: str) -> list[str]:
 
 
 def masked(text: str) -> str:
-    """The text with everything that is not Python replaced by names of the same length."""
+    """Return the text with everything that is not Python replaced by names of the same length."""
     return _masked(text)[0]
 
 
@@ -374,7 +374,7 @@ def _masked(text: str) -> tuple[str, dict[tuple[int, int], Word]]:
 
 
 def _word(match: re.Match[str]) -> Word | None:
-    """The word of the tape's that a token is; None for Python."""
+    """Return the word of the tape's that a token is; None for Python."""
     if match["string"]:
         return None
     if match["number"]:
@@ -386,7 +386,7 @@ def _word(match: re.Match[str]) -> Word | None:
 
 
 def _assigned_gradient(text: str) -> str:
-    """The `grad(...)` with which a text begins, if that is what it assigns to."""
+    """Return the `grad(...)` with which a text begins, if that is what it assigns to."""
     if not text.startswith("grad("):
         return ""
     depth = 0
@@ -405,7 +405,7 @@ def _of_gradient(node: ast.AST) -> ast.expr | None:
 
 
 def _bound_by(node: ast.AST) -> Iterator[str]:
-    """The names that a node gives a meaning."""
+    """Yield the names that a node gives a meaning."""
     if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
         yield node.id
     elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -422,7 +422,7 @@ Node = TypeVar("Node", bound=ast.AST)
 
 
 def replaced(node: Node, by: Mapping[ast.AST, ast.expr]) -> Node:
-    """A tree with other expressions in the place of some; the given one stays as it is."""
+    """Return a tree with other expressions in the place of some; the given one stays as it is."""
     if node in by:
         return cast(Node, by[node])
     fields = {name: _replaced_in(field, by) for name, field in ast.iter_fields(node)}

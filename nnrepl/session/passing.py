@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from types import CodeType, FrameType
 from typing import Any
 
-from nnrepl.session.entered import Line
+from nnrepl.session.entered import SourceLine
 from nnrepl.session.goals import Goal, Until
 from nnrepl.session.place import Place
 from nnrepl.session.points import Condition, Within
@@ -26,7 +26,7 @@ class Passing:
         self._before: Any = None
         self._frames: list[FrameType] = []
 
-    def arm(self, tape: Tape, lines: Iterable[Line]) -> None:
+    def arm(self, tape: Tape, lines: Iterable[SourceLine]) -> None:
         """From now on, note on a tape where the program comes to some lines."""
         wanted: dict[str, frozenset[int]] = {}
         for line in lines:
@@ -72,17 +72,17 @@ class Passing:
         return self._came
 
 
-def without_ops(tape: Tape, places: Iterable[Place]) -> Iterator[Line]:
-    """The lines among some places of which no op has come so far."""
+def without_ops(tape: Tape, places: Iterable[Place]) -> Iterator[SourceLine]:
+    """Yield the lines among some places of which no op has come so far."""
     for place in places:
         for line in lines_in(place):
             if not line.cell and not line.makes_ops(tape):
                 yield line
 
 
-def lines_in(place: Place) -> Iterator[Line]:
-    """The lines of which a place speaks."""
-    if isinstance(place, Line):
+def lines_in(place: Place) -> Iterator[SourceLine]:
+    """Yield the lines of which a place speaks."""
+    if isinstance(place, SourceLine):
         yield place
     elif isinstance(place, Within):
         yield from lines_in(place.outer)
@@ -92,12 +92,13 @@ def lines_in(place: Place) -> Iterator[Line]:
 
 
 def place_of(goal: Goal | None) -> list[Place]:
-    """The place that a goal looks for."""
+    """Return the place that a goal looks for."""
     return [goal.place] if isinstance(goal, Until) else []
 
 
 def passed_by(place: Place, tape: Tape, at: int) -> str:
-    """What to say of a stop at a place whose line has made no op; "" where it has made the one that comes next."""
+    """Return what to say of a stop at a place whose line has made no op; "" where it has made the one that comes
+    next."""
     for line in lines_in(place):
         if at in tape.passed.get((line.file, line.line), ()) and (at >= len(tape) or line.begins(tape, at) is None):
             asked = f", where {place.condition} is asked" if place.condition else ""

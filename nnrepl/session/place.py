@@ -46,7 +46,7 @@ class Place:
         return any(True for _ in self.positions(tape, at, at + 1))
 
     def span(self, tape: Tape, start: int, end: int) -> tuple[int, int]:
-        """The part of a range outside of which nothing lies in the place."""
+        """Return the part of a range outside of which nothing lies in the place."""
         return start, end
 
     def gone(self, tape: Tape) -> str:
@@ -54,7 +54,7 @@ class Place:
         return ""
 
     def first_after(self, tape: Tape, position: int) -> int | None:
-        """The first position of the place from `position` on."""
+        """Return the first position of the place from `position` on."""
         return next(self.positions(tape, position, len(tape) + 1), None)
 
     def nearest(self, tape: Tape, cursor: int, find: Find | None = None) -> int | None:
@@ -94,13 +94,13 @@ def ordered(positions: Iterable[int], start: int, end: int, reverse: bool) -> It
 
 
 def within(tape: Tape, start: int, end: int, reverse: bool) -> range:
-    """The positions of the ops in a range, in the order wanted."""
+    """Return the positions of the ops in a range, in the order wanted."""
     end = min(end, len(tape))
     return range(end - 1, start - 1, -1) if reverse else range(start, end)
 
 
 def passes_between(tape: Tape, start: int, end: int) -> list[Pass]:
-    """The passes that have ops in a range."""
+    """Return the passes that have ops in a range."""
     first = max(bisect_right(tape.passes, start, key=_start_of) - 1, 0)
     found = tape.passes[first : bisect_left(tape.passes, end, key=_start_of)]
     return [part for part in found if part.open or part.end > start]

@@ -21,7 +21,7 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.segments import lines_of
 from nnrepl.record.stack import is_module
 from nnrepl.session.conditions import condition, named_in, split_condition
-from nnrepl.session.entered import InCell, InClass, InFunction, InModule, InTyped, Line
+from nnrepl.session.entered import InCell, InClass, InFunction, InModule, InTyped, SourceLine
 from nnrepl.session.errors import UserError
 from nnrepl.session.lookup import NUMBER
 from nnrepl.session.parsed import Parsed, dotted, parse
@@ -79,7 +79,7 @@ class Here:
 
 
 def base(path: str) -> str:
-    """The name of a file, without its folders."""
+    """Return the name of a file, without its folders."""
     return os.path.basename(path)
 
 
@@ -175,14 +175,14 @@ def _typed(number: int, line: int, here: Here) -> Place:
     name = filename(number)
     if not lines_of(name):
         raise UserError(f"nothing was typed as prompt {number}")
-    return Line(f"prompt {number}:{line}", name, line, 0) if line else InTyped(f"prompt {number}", name)
+    return SourceLine(f"prompt {number}:{line}", name, line, 0) if line else InTyped(f"prompt {number}", name)
 
 
 # -- lines ---------------------------------------------------------------------------------------------------
 
 
 def _line(found: re.Match[str], here: Here) -> Place:
-    """A line of a file; of the nearest file of the program, where none is named."""
+    """Return a line of a file; of the nearest file of the program, where none is named."""
     file, line, cell = found["file"], int(found["line"]), int(found["cell"] or 0)
     note = ""
     if not file:
@@ -197,13 +197,13 @@ def _line(found: re.Match[str], here: Here) -> Place:
     title = f"{here.program.short(file) if os.path.isabs(file) else file}{f' cell {cell}' if cell else ''}:{line}"
     if not cell:
         file = _checked(file, line, here)
-    place = Line(title, file, line, cell)
+    place = SourceLine(title, file, line, cell)
     place.note = note
     return place
 
 
 def _cell(number: int, here: Here) -> Place:
-    """A cell of the notebook that runs. Raises UserError if it has none of that number."""
+    """Return a cell of the notebook that runs. Raises UserError if it has none of that number."""
     known = cells_of(here.tape)
     if not known:
         raise UserError("this program has no cells: only notebooks have")
@@ -219,7 +219,7 @@ def check_cells(tape: Tape) -> None:
 
 
 def cells_of(tape: Tape) -> list[int]:
-    """The numbers of the cells of the notebook on a tape; empty for another program."""
+    """Return the numbers of the cells of the notebook on a tape; empty for another program."""
     from nnrepl.record import segments as sources
 
     for op in tape.ops:
@@ -236,7 +236,7 @@ def _source(here: Here, site: Any) -> Any:
 
 
 def _checked(file: str, line: int, here: Here) -> str:
-    """The path of a file on whose line ops can be. Raises UserError."""
+    """Return the path of a file on whose line ops can be. Raises UserError."""
     paths = here.program.named(file)
     if not paths:
         known = sorted({os.path.basename(path) for path in here.program.files()})
@@ -273,7 +273,7 @@ def _in_file(file: str, name: str, here: Here) -> Place:
 
 
 def _named(word: str, here: Here) -> Place:
-    """A word: what Python would say here first, then what MLX calls it. `layers[0]` is `layers.0`."""
+    """Return a word: what Python would say here first, then what MLX calls it. `layers[0]` is `layers.0`."""
     word = dotted(word)
     if here.names.versions(word) or (word == "loss" and any(part.loss is not None for part in here.tape.passes)):
         return Written(word, word, here.names)
@@ -286,7 +286,7 @@ def _named(word: str, here: Here) -> Place:
 
 
 def _defined(word: str, here: Here) -> Place | None:
-    """A function or a class of the program."""
+    """Return a function or a class of the program."""
     if word.startswith("mx."):
         return None
     if any(is_called(name, word) for name in here.program.classes()):
@@ -296,7 +296,7 @@ def _defined(word: str, here: Here) -> Place | None:
 
 
 def _module(word: str, here: Here) -> Place | None:
-    """A module by its path, bare or from a variable that holds its model."""
+    """Return a module by its path, bare or from a variable that holds its model."""
     path = word.rstrip(".")
     model, rest = _model(path, here)
     if model is not None:
@@ -311,8 +311,8 @@ def _module(word: str, here: Here) -> Place | None:
 
 
 def _model(path: str, here: Here) -> tuple[Any, str]:
-    """The model that a path begins with, also in a list, a dict or an object of the program's, and the rest of the
-    path; None if there is none."""
+    """Return the model that a path begins with, also in a list, a dict or an object of the program's, and the rest of
+    the path; None if there is none."""
     first, *words = path.split(".")
     thing = here.variables.get(first)
     while thing is not None and not is_module(thing) and words:
@@ -355,7 +355,7 @@ def _natural(path: str) -> list[tuple[int, str]]:
 
 
 def _module_paths(here: Here) -> list[str]:
-    """The paths of all modules in the models that are known here."""
+    """Return the paths of all modules in the models that are known here."""
     models: dict[int, Any] = {id(thing): thing for thing in here.variables.values() if is_module(thing)}
     scope = here.op.scope if here.op is not None else None
     for step in scope.path() if scope is not None else ():
@@ -371,7 +371,7 @@ def _operation(word: str, here: Here) -> Place | None:
 
 
 def _library(word: str, here: Here) -> Place | None:
-    """A function or a class of a library from which ops have come."""
+    """Return a function or a class of a library from which ops have come."""
     for place in (InFunction(word, word), InClass(word, word)):
         if place.first_after(here.tape, 0) is not None:
             return place
@@ -392,7 +392,7 @@ def _inside(word: str, here: Here) -> Place | None:
 
 
 def _assigned(word: str, here: Here) -> Place | None:
-    """A variable to which the program has yet to assign."""
+    """Return a variable to which the program has yet to assign."""
     if not here.running or word.rpartition(".")[2] not in here.program.variables():
         return None
     place = Written(word, word, here.names)
@@ -403,7 +403,7 @@ def _assigned(word: str, here: Here) -> Place | None:
 
 
 def _value(word: str, name: str, here: Here) -> Place:
-    """A gradient by the value whose it is."""
+    """Return a gradient by the value whose it is."""
     known = here.names.versions(name) or (here.running and name.rpartition(".")[2] in here.program.variables())
     if not known and not (name == "loss" and here.tape.passes):
         close = get_close_matches(name, here.names.spellings(), 1)
@@ -427,7 +427,7 @@ def _meant(close: list[str]) -> str:
 
 
 def _condition(place: Place | None, asked: Parsed, here: Here) -> Place:
-    """A condition at a place, or wherever what it names is made. Raises UserError if it cannot be asked."""
+    """Return a condition at a place, or wherever what it names is made. Raises UserError if it cannot be asked."""
     _check_names(asked, here)
     plain, gradients = named_in(asked, here.names)
     if isinstance(place, Written) and place.key in (*plain, *(f"grad({name})" for name in gradients)):

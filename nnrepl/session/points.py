@@ -7,7 +7,19 @@ from collections.abc import Iterator, Sequence
 
 from nnrepl.record.names import ProgramNames
 from nnrepl.session.place import Place, ordered, passes_between, within
-from nnrepl.tape import BACKWARD, FORWARD, GRADIENT_PASS, RUN_PASS, SETUP_PASS, Leaf, Op, Operation, Tape, Value
+from nnrepl.tape import (
+    BACKWARD,
+    FORWARD,
+    GRADIENT_PASS,
+    RUN_PASS,
+    SETUP_PASS,
+    ClosedOp,
+    Leaf,
+    Op,
+    Operation,
+    Tape,
+    Value,
+)
 
 
 class Number(Place):
@@ -202,8 +214,14 @@ class Within(Place):
         return self.inner.span(tape, *self.outer.span(tape, start, end))
 
     def gone(self, tape: Tape) -> str:
-        over = f"{self.outer.title} has no {self.inner.title}" if self.outer.gone(tape) else ""
-        return over or self.inner.gone(tape)
+        if not self.outer.gone(tape):
+            return self.inner.gone(tape)
+        start, end = self.outer.span(tape, 0, len(tape) + 1)
+        found = next(self.positions(tape, start, end), None) is not None
+        if found or any(isinstance(op, ClosedOp) for op in tape.ops[start:end]):
+            before = self.title if found else self.outer.title
+            return f"{before} lies before this; goto {self.title} leads back there"
+        return f"{self.outer.title} has no {self.inner.title}"
 
 
 class Condition(Place):
@@ -239,7 +257,7 @@ class Condition(Place):
 
 
 def _after(made: Written, tape: Tape, start: int) -> Iterator[int]:
-    """The positions after the ops that make a value."""
+    """Return the positions after the ops that make a value."""
     return (0 if value.op is None else value.op.position + 1 for value in made.values(tape, start))
 
 
@@ -261,7 +279,7 @@ def operation_is(op: Op, name: str) -> bool:
 
 
 def operations(tape: Tape) -> set[str]:
-    """The names of MLX's operations, and of those on a tape."""
+    """Return the names of MLX's operations, and of those on a tape."""
     from nnrepl.record import catalog
 
     names = {catalog.operation(callee).name for callee in catalog.CALLEES if callee.treatment in ("op", "augmented")}

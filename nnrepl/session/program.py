@@ -50,7 +50,7 @@ _files: dict[tuple[str, int], File] = {}
 
 
 def file_of(path: str) -> File:
-    """What a file has; empty if it cannot be read."""
+    """Return what a file has; empty if it cannot be read."""
     lines = sources.lines_of(path)
     key = (path, hash(tuple(lines)))
     if key not in _files:
@@ -129,7 +129,7 @@ class _Reader(ast.NodeVisitor):
         self._file.imports.update(f"{base}.{alias.name}" if node.module else base + alias.name for alias in node.names)
 
 
-class Definition(NamedTuple):
+class DefinitionSite(NamedTuple):
     """Where a function or a class stands in the source."""
 
     path: str
@@ -163,11 +163,11 @@ class Program:
         return list(self._recorded)
 
     def file(self, path: str) -> File:
-        """What one file has."""
+        """Return what one file has."""
         return file_of(path)
 
     def files(self) -> list[str]:
-        """The program's own files: those on the tape, and those that they import and that lie beside them."""
+        """Return the program's own files: those on the tape, and those that they import and that lie beside them."""
         pending = [path for path in self.recorded() if _is_own(path)]
         found: dict[str, None] = {}
         while pending and len(found) < _MOST_FILES:
@@ -178,7 +178,7 @@ class Program:
         return list(found)
 
     def named(self, wanted: str) -> list[str]:
-        """The files that are meant by a name or the end of a path: those of the tape, else those of the program,
+        """Return the files that are meant by a name or the end of a path: those of the tape, else those of the program,
         else one on the disk."""
         for paths in (self.recorded(), self.files()):
             found = [path for path in paths if is_file(path, wanted)]
@@ -188,26 +188,26 @@ class Program:
         return [path] if os.path.isfile(path) else []
 
     def functions(self) -> set[str]:
-        """The qualified names of all functions of the program."""
+        """Return the qualified names of all functions of the program."""
         return {name for path in self.files() for name in file_of(path).functions}
 
     def classes(self) -> set[str]:
-        """The qualified names of all classes of the program."""
+        """Return the qualified names of all classes of the program."""
         return {name for path in self.files() for name in file_of(path).classes}
 
     def variables(self) -> set[str]:
-        """The names of all variables of the program."""
+        """Return the names of all variables of the program."""
         return {name for path in self.files() for name in file_of(path).variables}
 
     def imported(self) -> set[str]:
-        """The names that the program's imports bind."""
+        """Return the names that the program's imports bind."""
         return {name for path in self.files() for name in file_of(path).bound}
 
     def lines(self, path: str) -> list[int]:
-        """The lines of a file from which ops can come or have come, sorted."""
+        """Return the lines of a file from which ops can come or have come, sorted."""
         return sorted({*file_of(path).lines, *lines_with_ops(self._tape, path)})
 
-    def definition(self, name: str, wanted: str = "") -> Definition | None:
+    def definition(self, name: str, wanted: str = "") -> DefinitionSite | None:
         """Where a function or a class stands, by the end of its qualified name."""
         for path in dict.fromkeys([*self.files(), *self.recorded()]):
             if is_file(path, wanted):
@@ -215,15 +215,15 @@ class Program:
                 for is_class, names in ((True, file.classes), (False, file.functions)):
                     for known, span in names.items():
                         if is_called(known, name):
-                            return Definition(path, *span, is_class)
+                            return DefinitionSite(path, *span, is_class)
         return None
 
     def defined(self, path: str) -> list[str]:
-        """The functions and classes of a file."""
+        """Return the functions and classes of a file."""
         return [*file_of(path).functions, *file_of(path).classes]
 
     def short(self, path: str) -> str:
-        """A path by its name, with its folder where another file has the same name."""
+        """Return a path by its name, with its folder where another file has the same name."""
         name = os.path.basename(path)
         others = {other for other in self.recorded() if os.path.basename(other) == name and other != path}
         return os.path.join(os.path.basename(os.path.dirname(path)), name) if others else name
@@ -245,13 +245,13 @@ def is_file(path: str, wanted: str) -> bool:
 
 
 def near(lines: list[int], line: int) -> list[int]:
-    """The lines before and after one."""
+    """Return the lines before and after one."""
     at = bisect_left(lines, line)
     return [*lines[max(at - 1, 0) : at], *lines[at : at + 1]]
 
 
 def lines_with_ops(tape: Tape, path: str) -> set[int]:
-    """The lines of a file from which ops, or calls that make ops, have come."""
+    """Return the lines of a file from which ops, or calls that make ops, have come."""
     lines: set[int] = set()
     known: set[Activation | None] = {None}
     places: set[tuple[CodeType, int]] = set()
@@ -277,7 +277,7 @@ def _is_own(path: str) -> bool:
 
 
 def _imported(path: str) -> Iterator[str]:
-    """The files beside a file (or where Python looks first) that it imports; nothing is imported for that."""
+    """Yield the files beside a file (or where Python looks first) that it imports; nothing is imported for that."""
     folders = dict.fromkeys([os.path.dirname(path), *sys.path[:1]])
     for name in sorted(file_of(path).imports):
         plain = name.lstrip(".")

@@ -13,7 +13,7 @@ from nnrepl.record.intake import Unwinding
 from nnrepl.record.verify import same_bits
 from nnrepl.session.conditions import named_in
 from nnrepl.session.errors import NoGradient, NotYet, UserError
-from nnrepl.session.findings import Change, Failed, Finding, source_of
+from nnrepl.session.findings import Changed, Failed, Finding, source_of
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.points import Written
 from nnrepl.session.reading import Reading
@@ -36,7 +36,7 @@ class Question:
 
     @staticmethod
     def known(answer: Finding | bool) -> Question:
-        """A question that is answered already."""
+        """Return a question that is answered already."""
         return Question((), (), lambda: answer)
 
     @staticmethod
@@ -54,10 +54,10 @@ class Question:
         if isinstance(before, UserError) or isinstance(after, UserError):
             before = None if isinstance(before, UserError) else before
             found: Finding = (
-                Failed(text, str(after)) if isinstance(after, UserError) else Change(text, op, before, after)
+                Failed(text, str(after)) if isinstance(after, UserError) else Changed(text, op, before, after)
             )
             return Question([] if isinstance(after, UserError) else used, (), lambda: found)
-        change = Change(text, op, before, after)
+        change = Changed(text, op, before, after)
         if isinstance(before, mx.array) and isinstance(after, mx.array):
             same = same_bits(before, after)
             return Question([*used, *used_before], [same], lambda: False if same.item() else change)
@@ -72,7 +72,7 @@ def _equal(before: Any, after: Any) -> bool:
 
 
 def _value(session: Reading, parsed: Parsed, position: int) -> tuple[Any, list[Value]]:
-    """The value of an expression as seen from a position (a UserError if it has none there), not evaluated."""
+    """Return the value of an expression as seen from a position (a UserError if it has none there), not evaluated."""
     if position < 0:
         return NotYet(parsed.text), []
     expressions = session.expressions
@@ -115,7 +115,7 @@ def ask_condition(session: Reading, parsed: Parsed, position: int, note: Callabl
 
 
 def watched(session: Reading, parsed: Parsed, start: int, end: int, reverse: bool) -> Iterator[int]:
-    """Where an expression may change: just behind each op that makes one of its values, or with a pass that
+    """Where an expression may change: just after each op that makes one of its values, or with a pass that
     brings one. A parameter that enters a new pass as it left the last one is passed over."""
     tape, names = session.tape, session.names
     found: set[int] = set()

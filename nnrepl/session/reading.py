@@ -22,7 +22,7 @@ from nnrepl.session.place import Place
 from nnrepl.session.places import Here
 from nnrepl.session.program import Program
 from nnrepl.session.state import Course, Going, Over, Replaying, Waiting
-from nnrepl.session.stops import Breakpoint, Entry, Stops
+from nnrepl.session.stops import Breakpoint, Stops, Trigger
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value, own_site
 from nnrepl.timeline.evaluation import Work, evaluate, pending
 from nnrepl.timeline.timelines import Timeline, Timelines
@@ -101,7 +101,7 @@ class Reading:
         raise NotImplementedError
 
     def op_at(self, text: str) -> Op:
-        """The op that a place means from here.
+        """Return the op that a place means from here.
 
         Raises:
             UserError: If there is no such place, or no op is at it.
@@ -142,15 +142,15 @@ class Reading:
         raise NotImplementedError
 
     def breaks_at(self, entry: Breakpoint) -> Place | None:
-        """The place of a breakpoint; None while nothing is called so."""
+        """Return the place of a breakpoint; None while nothing is called so."""
         raise NotImplementedError
 
-    def unasked(self, entry: Entry) -> str | None:
+    def unasked(self, entry: Trigger) -> str | None:
         """Why a condition could not be asked where its place matched; None if it could."""
         raise NotImplementedError
 
     def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:
-        """The first position of a place in a range (the last one, in reverse), its condition included."""
+        """Return the first position of a place in a range (the last one, in reverse), its condition included."""
         raise NotImplementedError
 
     def nearest(self, place: Place) -> int | None:
@@ -159,12 +159,12 @@ class Reading:
 
     @property
     def op(self) -> Op | None:
-        """The op that comes next; None behind the last one."""
+        """The op that comes next; None after the last one."""
         return self.tape.ops[self.cursor] if self.cursor < len(self.tape) else None
 
     @property
     def op_or_last(self) -> Op | None:
-        """The op that comes next; behind the last one, that. None while nothing is recorded."""
+        """The op that comes next; after the last one, that. None while nothing is recorded."""
         return self.op or (self.tape.ops[-1] if self.tape.ops else None)
 
     @property
@@ -185,7 +185,7 @@ class Reading:
         return Surroundings(position, scope, frame)
 
     def named(self, text: str) -> Value:
-        """The tensor that a name means where the user stands. Raises as `Lookup.by_words` does."""
+        """Return the tensor that a name means where the user stands. Raises as `Lookup.by_words` does."""
         return self.lookup.by_words(text, self.cursor, self.where().scope)
 
     def evaluate(self, values: list[Value]) -> Work:
@@ -229,5 +229,5 @@ class Reading:
             self.tape.stand(self.cursor)
 
     def loss_of(self, part: Pass) -> Value | None:
-        """The loss of a gradient pass."""
+        """Return the loss of a gradient pass."""
         return part.loss if part.kind == GRADIENT_PASS else None

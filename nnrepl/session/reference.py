@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from nnrepl.session.counterparts import Match, Stretch, ambiguous, arrangements, order, region
 from nnrepl.tape import Op, Value
+from nnrepl.tape.claims import Claim, Said, say, say_first
 from nnrepl.timeline.compare import Distance, distances
 
 TOLERANCE = 1e-5
@@ -30,6 +31,7 @@ class Compared:
         distance: How far they are apart; None where the shapes do not go together.
         scale: The largest magnitude in the reference (1 where that is 0).
         tolerance: What was allowed, as a share of `scale`.
+        has_scale: Whether the reference has a number that is not 0.
         flipped: The values agree if the axes of the reference are taken in this other order.
     """
 
@@ -40,6 +42,7 @@ class Compared:
     scale: float
     tolerance: float
     flipped: tuple[int, ...] = ()
+    has_scale: bool = True
 
     @property
     def value(self) -> Value:
@@ -72,7 +75,7 @@ class Verdict:
     compared: list[Compared]
     first: Compared | None
     ops: list[Op]
-    hints: list[str]
+    hints: list[Said]
     undecided: dict[str, str]
 
 
@@ -123,7 +126,7 @@ def _decided(
 
 
 def in_order(matches: list[Match], part: Stretch) -> list[Match]:
-    """Matches in order of execution."""
+    """Return matches in order of execution."""
     return sorted(matches, key=lambda match: order(match.value, part))
 
 
@@ -149,9 +152,9 @@ def _measure(matches: Sequence[Match], read: Callable[[str], mx.array], toleranc
     mx.eval(scales)
     best: dict[Match, Compared] = {**lost, **empty}
     for (match, theirs, arrangement), distance, scale in zip(rows, distances(pairs), scales):
-        size = float(_item(scale)) or 1.0
+        size = float(_item(scale))
         allowed = _allowed(match.value.array, theirs, tolerance)
-        one = Compared(match, theirs.shape, arrangement, distance, size, allowed)
+        one = Compared(match, theirs.shape, arrangement, distance, size or 1.0, allowed, has_scale=size > 0)
         if match not in best or one.share < best[match].share:
             best[match] = one
     return [best[match] for match in matches]
@@ -171,7 +174,7 @@ def _scale(array: mx.array) -> mx.array:
 
 
 def arrange(array: mx.array, arrangement: tuple[int, ...], shape: tuple[int, ...]) -> mx.array:
-    """An array with its axes in another order, or in another shape where there is no order."""
+    """Return an array with its axes in another order, or in another shape where there is no order."""
     if arrangement == tuple(range(array.ndim)):
         return array
     return mx.transpose(array, arrangement) if arrangement else array.reshape(shape)
@@ -199,62 +202,82 @@ def _flipped(one: Compared, read: Callable[[str], mx.array]) -> Compared:
 # -- what a difference looks like -----------------------------------------------------------------------------
 
 
-def hints_of(ours: mx.array, theirs: mx.array) -> list[str]:
+def hints_of(ours: mx.array, theirs: mx.array) -> list[Said]:
     """In words, what turns the reference into our value, where something simple does.
 
     Each guess has a residual: the largest |ours - guess| as a share of the largest |ours|; it must be far below
     the difference itself.
     """
-    if mx.issubdtype(ours.dtype, mx.complexfloating) or ours.size < 2:
+    if mx.issubdtype(ours.dtype, mx.complexfloating) or not 2 <= ours.size <= _LARGEST:
         return []
-    a, b = ours.astype(mx.float32), theirs.astype(mx.float32)
-    counts = [mx.sum(mx.isnan(a)), mx.sum(mx.isnan(b)), mx.sum(a != b)]
-    mx.eval(counts)
-    nans, theirs_nans, differing = (int(_item(count)) for count in counts)
-    if nans or theirs_nans:
-        return [f"{nans or 'no'} NaN in ours, {theirs_nans or 'none'} in the reference"]
-    found = _guesses(a, b)
-    if differing <= a.size // 2:
-        found.append(f"only {differing} of {a.size} elements differ")
-    return found
+    with mx.stream(mx.cpu):  # which knows float64: sums of many numbers in float32 are off in the fourth digit
+        return list(_hints(ours.astype(mx.float64), theirs.astype(mx.float64)))
 
 
-def _guesses(a: mx.array, b: mx.array) -> list[str]:
-    size = mx.max(mx.abs(a))
-    apart = a - b
-    factor = mx.sum(a * b) / mx.sum(b * b)
-    offset = mx.mean(apart)
-    guesses: list[tuple[mx.array, str]] = [(factor * b, "times"), (b + offset, "plus")]
-    rows = None
-    if a.ndim >= 2:
+_LARGEST = 2**26
+"""Of so many elements at most a hint is looked for: it takes several times their memory."""
+
+
+def _hints(a: mx.array, b: mx.array) -> Iterator[Said]:
+    bad = [_count(~mx.isfinite(array)) for array in (a, b)]
+    names = [f"{count or 'no'} NaN or ∞ in {whose}" for count, whose in zip(bad, ("ours", "the reference"))]
+    yield from say(Claim("compare: not finite", lambda: any(bad), lambda: ", ".join(names)))
+    if any(bad):
+        return
+    yield from say_first(_Guesses(a, b).claims())
+    differing = _count(a != b)
+    few = 0 < differing <= a.size // 2
+    yield from say(Claim("compare: few", lambda: few, lambda: f"only {differing} of {a.size} elements differ"))
+
+
+def _count(flags: mx.array) -> int:
+    return int(_item(mx.sum(flags)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Guesses:
+    """Our value and the reference, in float64, and what simple thing may turn the one into the other."""
+
+    a: mx.array
+    b: mx.array
+
+    def claims(self) -> Iterator[Claim[str]]:
+        a, b = self.a, self.b
+        apart = a - b
+        factor, offset = mx.sum(a * b) / mx.sum(b * b), mx.mean(apart)
+        yield Claim(
+            "compare: times",
+            lambda: self.fits(factor * b),
+            lambda: (
+                f"ours is {_item(factor):.6g} × the reference everywhere: perhaps a scale is missing, or applied twice"
+            ),
+        )
+        yield Claim("compare: plus", lambda: self.fits(b + offset), lambda: (
+            f"ours is the reference {_item(offset):+.6g} everywhere"))  # fmt: skip
+        if a.ndim < 2:
+            return
         leading = tuple(range(a.ndim - 1))
-        rows = mx.sum(a * b, axis=-1, keepdims=True) / mx.sum(b * b, axis=-1, keepdims=True)
+        mean = mx.mean(apart, axis=leading, keepdims=True)
         columns = mx.sum(a * b, axis=leading, keepdims=True) / mx.sum(b * b, axis=leading, keepdims=True)
-        guesses += [
-            (b + mx.mean(apart, axis=leading, keepdims=True), "bias"),
-            (columns * b, "columns"),
-            (rows * b, "rows"),
-        ]
-    residuals = [mx.max(mx.abs(a - guess)) / size for guess, _ in guesses]
-    whole = mx.max(mx.abs(apart)) / size
-    mx.eval(residuals, whole)
-    limit = 0.02 * float(_item(whole))
-    fitting = [kind for (_, kind), residual in zip(guesses, residuals) if float(_item(residual)) <= limit]
-    return [_said(fitting[0], factor, offset, rows)] if fitting else []
+        rows = mx.sum(a * b, axis=-1, keepdims=True) / mx.sum(b * b, axis=-1, keepdims=True)
+        yield Claim(
+            "compare: bias",
+            lambda: self.fits(b + mean),
+            lambda: "the difference is the same vector in every row: perhaps a bias is missing, or another one",
+        )
+        yield Claim(
+            "compare: columns",
+            lambda: self.fits(columns * b),
+            lambda: "the ratio is the same in every row: perhaps a weight per channel is missing, or another one",
+        )
+        yield Claim("compare: rows", lambda: self.fits(rows * b), lambda: (
+            f"each row is the reference times one number ({_item(mx.min(rows)):.4g} to {_item(mx.max(rows)):.4g}): "
+            "perhaps a normalization, or its eps"))  # fmt: skip
 
-
-def _said(kind: str, factor: mx.array, offset: mx.array, rows: mx.array | None) -> str:
-    if kind == "times":
-        return f"ours is {float(_item(factor)):.6g} × the reference everywhere: a scale is missing, or applied twice"
-    if kind == "plus":
-        return f"ours is the reference {float(_item(offset)):+.6g} everywhere"
-    if kind == "bias":
-        return "the difference is the same vector in every row: a bias is missing, or another one"
-    if kind == "columns":
-        return "the ratio is the same in every row: a weight per channel is missing, or another one"
-    assert rows is not None
-    low, high = float(_item(mx.min(rows))), float(_item(mx.max(rows)))
-    return f"each row is the reference times one number ({low:.4g} to {high:.4g}): a normalization, or its eps"
+    def fits(self, guess: mx.array) -> bool:
+        """Whether a guess leaves next to nothing of the difference."""
+        whole, rest = mx.max(mx.abs(self.a - self.b)), mx.max(mx.abs(self.a - guess))
+        return bool(_item(rest <= 0.02 * whole))
 
 
 def _item(scalar: mx.array) -> Any:

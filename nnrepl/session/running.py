@@ -11,7 +11,7 @@ from nnrepl.session import goals
 from nnrepl.session.place import Place
 from nnrepl.session.reading import Reading
 from nnrepl.session.search import Search
-from nnrepl.session.stops import Breakpoint, Catch, Entry, Hit
+from nnrepl.session.stops import Breakpoint, Catch, Hit, Trigger
 from nnrepl.tape import GRADIENT_PASS, Tape
 
 STRETCH = 128
@@ -23,12 +23,14 @@ class Lookout:
 
     Attributes:
         interrupted: Whether the user interrupted the look at what was recorded last.
+        counted: How often what stops the user had been hit when they began to move.
     """
 
     def __init__(self, session: Reading) -> None:
         self._session = session
         self._tape: Tape | None = None
         self._search = Search(session)
+        self.counted = session.stops.counts()
         self._at_once = 0
         self._in_stretches = 0
         self.interrupted = False
@@ -47,14 +49,15 @@ class Lookout:
         return [place for entry in entries if (place := self.search.place(entry)) is not None]
 
     def begin(self, position: int) -> None:
-        """What is recorded from a position on is looked at."""
+        """Look at what is recorded from a position on."""
         self._at_once = self._in_stretches = position
         self.interrupted = False
 
     def ahead(self, end: int, goal: goals.Goal) -> list[Hit]:
-        """The first hit behind the cursor on the way to a goal, up to `end`; from there on, what is recorded is
+        """Return the first hit after the cursor on the way to a goal, up to `end`; from there on, what is recorded is
         looked at."""
         session = self._session
+        self.counted = session.stops.counts()
         start = session.cursor + 1
         self._at_once = self._in_stretches = max(start, end)
         entries = session.stops.enabled
@@ -62,25 +65,25 @@ class Lookout:
             return []
         return self._taken(self._here(entries, goal) or self.search.first(start, end, entries))
 
-    def _here(self, entries: list[Entry], goal: goals.Goal) -> list[Hit]:
-        """What `continue` comes by at the op at the cursor, which has not been run yet: an event that the user has
-        not been told of there. A breakpoint at the cursor is where one stands."""
+    def _here(self, entries: list[Trigger], goal: goals.Goal) -> list[Hit]:
+        """Return what `continue` comes by at the op at the cursor, which has not been run yet: an event that the user
+        has not been told of there. A breakpoint at the cursor is where one stands."""
         session = self._session
         if not isinstance(goal, goals.Never) or session.cursor >= len(session.tape):
             return []
         told = [hit.entry for hit in session.stop.hits] if session.stop.position == session.cursor else []
-        events: list[Entry] = [entry for entry in entries if isinstance(entry, Catch) and entry not in told]
+        events: list[Trigger] = [entry for entry in entries if isinstance(entry, Catch) and entry not in told]
         return self.search.first(session.cursor, session.cursor + 1, events) if events else []
 
     def behind(self, target: int) -> list[Hit]:
-        """The last hit before the cursor, back to `target`."""
+        """Return the last hit before the cursor, back to `target`."""
         entries = self._session.stops.enabled
         if not entries:
             return []
         return self._taken(self.search.first(target, self._session.cursor, entries, reverse=True))
 
     def recorded(self, found: int | None) -> list[Hit]:
-        """The first hit in what the program has recorded since the last look.
+        """Return the first hit in what the program has recorded since the last look.
 
         Args:
             found: Where the user's own goal is, if it was recorded.
@@ -99,7 +102,7 @@ class Lookout:
             return []
 
     def caught_up(self) -> list[Hit]:
-        """The first hit of what must be evaluated to be seen, in all that has been recorded."""
+        """Return the first hit of what must be evaluated to be seen, in all that has been recorded."""
         slow = [entry for entry in self._session.stops.enabled if self._evaluates(entry)]
         if not slow:
             return []
@@ -110,7 +113,7 @@ class Lookout:
             self._session.course.interrupt()
             return []
 
-    def _recorded(self, entries: list[Entry], end: int, arriving: bool) -> list[Hit]:
+    def _recorded(self, entries: list[Trigger], end: int, arriving: bool) -> list[Hit]:
         slow = [entry for entry in entries if self._evaluates(entry)]
         counts = self._session.stops.counts()
         hits = self.search.first(self._at_once, end, [entry for entry in entries if entry not in slow])
@@ -126,7 +129,7 @@ class Lookout:
         return [*hits, *earlier]
 
     def ended(self) -> list[Hit]:
-        """The first hit in what was recorded last, the end of the program included."""
+        """Return the first hit in what was recorded last, the end of the program included."""
         session = self._session
         entries = session.stops.enabled
         if not entries:
@@ -140,7 +143,7 @@ class Lookout:
         first = min((hit.position for hit in found), default=0)
         return self._taken([hit for hit in found if hit.position == first])
 
-    def _evaluates(self, entry: Entry) -> bool:
+    def _evaluates(self, entry: Trigger) -> bool:
         return isinstance(entry, Catch) and self.search.catcher(entry.text).evaluates
 
     def _is_due(self) -> bool:
@@ -152,7 +155,7 @@ class Lookout:
         )
 
     def _taken(self, hits: list[Hit]) -> list[Hit]:
-        """What a hit does to its entry: a temporary breakpoint is deleted."""
+        """Do what a hit does to its entry: a temporary breakpoint is deleted."""
         for hit in hits:
             if getattr(hit.entry, "temporary", False):
                 self._session.stops.remove(hit.entry)

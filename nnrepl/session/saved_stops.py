@@ -9,9 +9,9 @@ from typing import Any
 from nnrepl.session.events import EVENTS
 from nnrepl.session.files import write_private
 from nnrepl.session.settings import file_name, state_directory
-from nnrepl.session.stops import Breakpoint, Catch, Entry, Stops, Watch
+from nnrepl.session.stops import Breakpoint, Catch, Stops, Trigger, Watch
 
-_KINDS: dict[str, type[Entry]] = {kind.kind: kind for kind in (Breakpoint, Watch, Catch)}
+_KINDS: dict[str, type[Trigger]] = {kind.kind: kind for kind in (Breakpoint, Watch, Catch)}
 
 
 def stops_file(program: str) -> Path:
@@ -67,11 +67,11 @@ class Keeper:
 
 
 def dumped(stops: Stops) -> str:
-    """A list of stops as text."""
+    """Return a list of stops as text."""
     return json.dumps([_row(entry) for entry in stops], indent=1)
 
 
-def _row(entry: Entry) -> dict[str, Any]:
+def _row(entry: Trigger) -> dict[str, Any]:
     row: dict[str, Any] = {"kind": entry.kind, "text": entry.text}
     if isinstance(entry, Breakpoint):
         row |= {"condition": entry.condition, "temporary": entry.temporary}
@@ -93,7 +93,7 @@ def load(stops: Stops, text: str) -> int:
     return len(entries)
 
 
-def _entry(row: Any) -> Entry:
+def _entry(row: Any) -> Trigger:
     if not isinstance(row, dict) or row.get("kind") not in _KINDS or not isinstance(row.get("text"), str):
         raise ValueError("an entry has no kind or no text")
     entry = _KINDS[row["kind"]](row["text"])

@@ -21,11 +21,11 @@ from nnrepl.session.parsed import Parsed, parse
 from nnrepl.session.place import Place
 from nnrepl.session.questions import Question, ask_condition, watched
 from nnrepl.session.reading import Reading
-from nnrepl.session.stops import Breakpoint, Catch, Entry, Hit, Watch
+from nnrepl.session.stops import Breakpoint, Catch, Hit, Trigger, Watch
 
 _eval = mx.eval
 _BATCH = 256
-Candidate = tuple[int, int, Entry]
+Candidate = tuple[int, int, Trigger]
 
 
 class Search:
@@ -41,15 +41,15 @@ class Search:
 
     def __init__(self, session: Reading) -> None:
         self._session = session
-        self._places: dict[tuple[Entry, str], Place] = {}
-        self._unread: dict[tuple[Entry, str], int] = {}
+        self._places: dict[tuple[Trigger, str], Place] = {}
+        self._unread: dict[tuple[Trigger, str], int] = {}
         self._catchers: dict[str, Catcher] = {}
         self._parsed: dict[str, Parsed] = {}
-        self.unasked: dict[Entry, str] = {}
+        self.unasked: dict[Trigger, str] = {}
         self.skip = 0
 
-    def first(self, start: int, end: int, entries: list[Entry], reverse: bool = False) -> list[Hit]:
-        """The hits at the first position from `start` to before `end` (or the last one, in reverse) at which an
+    def first(self, start: int, end: int, entries: list[Trigger], reverse: bool = False) -> list[Hit]:
+        """Return the hits at the first position from `start` to before `end` (or the last one, in reverse) at which an
         enabled entry is hit that does not ignore it. Counts what it comes by.
 
         Raises:
@@ -72,13 +72,13 @@ class Search:
                     waiting, size, limit = [], 0, min(limit * 2, _BATCH)
             return self._settle(waiting)
 
-    def places(self, entry: Entry, start: int, end: int) -> list[int]:
+    def places(self, entry: Trigger, start: int, end: int) -> list[int]:
         """Where an entry may be hit; evaluates nothing."""
         return [position for position, _, _ in self._candidates(entry, start, end, False)]
 
     def place(self, entry: Breakpoint) -> Place | None:
-        """A breakpoint's place; None while nothing is called so (one from last time, of a program that has changed).
-        That is looked at anew with each pass."""
+        """Return a breakpoint's place; None while nothing is called so (one from last time, of a program that has
+        changed). That is looked at anew with each pass."""
         key = (entry, entry.spelled)
         found, passes = self._places.get(key), len(self._session.tape.passes)
         if found is None and self._unread.get(key) != passes:
@@ -89,7 +89,7 @@ class Search:
         return found
 
     def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:
-        """The first position of a place in a range (the last one, in reverse) at which its condition holds.
+        """Return the first position of a place in a range (the last one, in reverse) at which its condition holds.
 
         Raises:
             UserError: If the condition cannot be asked.
@@ -105,18 +105,18 @@ class Search:
         return None
 
     def catcher(self, what: str) -> Catcher:
-        """What finds an event."""
+        """Return what finds an event."""
         if what not in self._catchers:
             self._catchers[what] = EVENTS[what].make()
         return self._catchers[what]
 
     # -- candidates --------------------------------------------------------------------------------------
 
-    def _candidates(self, entry: Entry, start: int, end: int, reverse: bool) -> Iterator[Candidate]:
+    def _candidates(self, entry: Trigger, start: int, end: int, reverse: bool) -> Iterator[Candidate]:
         for position in self._positions(entry, start, end, reverse):
             yield position, entry.number, entry
 
-    def _positions(self, entry: Entry, start: int, end: int, reverse: bool) -> Iterator[int]:
+    def _positions(self, entry: Trigger, start: int, end: int, reverse: bool) -> Iterator[int]:
         tape = self._session.tape
         if isinstance(entry, Breakpoint):
             found = self.place(entry)
@@ -126,7 +126,7 @@ class Search:
         return watched(self._session, self._read(entry.text), start, end, reverse)
 
     def _question(self, candidate: Candidate) -> Question | None:
-        """What has to be evaluated to know whether a candidate is a hit; None if it surely is one."""
+        """Return what has to be evaluated to know whether a candidate is a hit; None if it surely is one."""
         position, _, entry = candidate
         session = self._session
         if isinstance(entry, Breakpoint):
@@ -138,12 +138,12 @@ class Search:
         return self.catcher(entry.text).question(session.tape, position)
 
     def _read(self, text: str) -> Parsed:
-        """A condition or a watched expression: it is asked at many places, and read once."""
+        """Return a condition or a watched expression: it is asked at many places, and read once."""
         if text not in self._parsed:
             self._parsed[text] = parse(text)
         return self._parsed[text]
 
-    def _note(self, entry: Entry) -> Callable[[str], None]:
+    def _note(self, entry: Trigger) -> Callable[[str], None]:
         def note(reason: str) -> None:
             self.unasked[entry] = reason
 

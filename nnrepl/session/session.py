@@ -35,18 +35,18 @@ from nnrepl.session.running import Lookout
 from nnrepl.session.settings import defaults
 from nnrepl.session.standing import Edits, Files, Standing
 from nnrepl.session.state import Course, Going, Replaying, RunAgain
-from nnrepl.session.stops import Breakpoint, Entry, Hit, Stops
+from nnrepl.session.stops import Breakpoint, Hit, Stops, Trigger
 from nnrepl.session.typed import at_end, only_defines, upcoming
 from nnrepl.tape import ClosedOp, Op, Tape
-from nnrepl.timeline.code import Codes
+from nnrepl.timeline.code import SourceChanges
 from nnrepl.timeline.evaluation import Work
 from nnrepl.timeline.history import History
 from nnrepl.timeline.timelines import Timelines
 
-__all__ = ["END_OF_PROGRAM", "END_OF_TAPE", "EXCEPTION", "START_OF_TAPE", "Hooks", "Session", "Stop"]
+__all__ = ["END_OF_PROGRAM", "END_OF_TAPE", "EXCEPTION", "START_OF_TAPE", "Hooks", "Stop", "TapeSession"]
 
 
-class Session(Standing):
+class TapeSession(Standing):
     """A user's place on a tape.
 
     Attributes:
@@ -86,7 +86,7 @@ class Session(Standing):
         self.level = 0
         self.function = None
         self.work: list[Work] = []
-        self.codes = Codes()
+        self.codes = SourceChanges()
         self.files: Files | None = None
         self.on_load: Callable[[str], str] = lambda path: ""
         self.opening: Opening | None = None
@@ -101,7 +101,7 @@ class Session(Standing):
     # -- the program's side ------------------------------------------------------------------------------
 
     def begin(self, at_entry: bool, through: bool = False, reason: str = "first op") -> None:
-        """The program is about to start; run to the first stop, or through to its end, where more is to come."""
+        """Run to the first stop as the program is about to start, or through to its end, where more is to come."""
         self.by_hand = False
         first = goals.Ending() if through else goals.FirstForward(self._forward_started)
         self.course.begin(goals.At(0, reason) if at_entry else first)
@@ -112,7 +112,7 @@ class Session(Standing):
         return not isinstance(self.goal, goals.Never) or bool(self.stops.enabled)
 
     def break_here(self, reason: str) -> None:
-        """The program asks for the floor itself: stop at its next op. What it does again asks for nothing."""
+        """Stop at the program's next op, since it asks for the floor itself. What it does again asks for nothing."""
         if isinstance(self.course.now, Going):
             self.course.redirect(goals.At(len(self.tape), reason))
 
@@ -120,17 +120,17 @@ class Session(Standing):
         return self.recorder is not None and self.recorder.started
 
     def op_recorded(self, op: Op) -> None:
-        """Listener: an op at the top level of the program; the program waits."""
+        """Hear that an op at the top level of the program; the program waits."""
         self.call_started()
         self._recorded()
 
     def call_started(self) -> None:
-        """Listener: the program stands between two ops of its top level, or is about to call a compiled function."""
+        """Hear that the program stands between two ops of its top level, or is about to call a compiled function."""
         if self.recorder is not None:
             self.codes.reach(natively.reached(self, self.recorder))
 
     def pass_started(self, call: GradientCall) -> None:
-        """Listener: a gradient pass begins."""
+        """Hear that a gradient pass begins."""
         if this_process() == self.process:
             self.hooks.pass_started()
             self._kept(call.recorder).trim()
@@ -139,59 +139,67 @@ class Session(Standing):
                 self.restarts.pass_started(call)
 
     def _kept(self, recorder: Recorder) -> History:
-        """What keeps the values of the tape that is recorded within the budget."""
+        """Return what keeps the values of the tape that is recorded within the budget."""
         if self._history is None or self._history.tape is not recorder.tape:
             self._history = History(recorder.tape, int(self.settings["history"]), recorder.drop, recorder.shared)
         self._history.budget = int(self.settings["history"])
         return self._history
 
     def pass_recorded(self, call: GradientCall) -> None:
-        """Listener: a gradient pass has been recorded to its end; the program waits."""
+        """Hear that a gradient pass has been recorded to its end; the program waits."""
         self.call_started()
         self._recorded()
         if self.restarts is not None:
             self.restarts.left()
 
     def runs_natively(self, step: int) -> bool:
-        """Listener: a gradient call of the top level is about to be made, in this step."""
+        """Hear that a gradient call of the top level is about to be made, in this step."""
         return natively.wanted(self, step)
 
     def remember(self, reached: tuple[Any, ...]) -> Callable[[], None] | None:
-        """Listener: keep what a compiled function can reach."""
+        """Keep what a compiled function can reach."""
         return natively.remember(reached)
 
+    def rests(self) -> bool:
+        """Tell whether what comes after an evaluation runs natively, as one stretch."""
+        return natively.rests(self)
+
+    def evaluated_natively(self, count: int) -> None:
+        """Hear that in such a stretch the program has forced an evaluation."""
+        natively.evaluated(self, count)
+
     def may_run_natively(self) -> bool:
-        """Listener: whether calls may run natively."""
+        """Tell whether calls may run natively."""
         return natively.may_run(self)
 
     def not_updated(self) -> None:
-        """Listener: natively, one gradient call follows another."""
+        """Hear that natively, one gradient call follows another."""
         natively.not_updated(self)
 
     def call_closed(self, op: ClosedOp) -> bool:
-        """Listener: a call has run natively; returns whether the program goes on so."""
+        """Hear that a call has run natively; return whether the program goes on so."""
         if self.recorder is not None and op.position % 16 == 0:
             self._kept(self.recorder).trim()
         return natively.goes_on(self, op)
 
     def closed_call_started(self) -> None:
-        """Listener: a gradient call is about to be made natively; new source holds in it."""
+        """Hear that a gradient call is about to be made natively; new source holds in it."""
         if self.recorder is not None:
             self.codes.reach(natively.reached(self, self.recorder), entering=True)
 
     def call_left(self) -> None:
-        """Listener: a call has been made that is closed on the tape, or was."""
+        """Hear that a call has been made that is closed on the tape, or was."""
         now = self.course.now
         if isinstance(now, Replaying) and (now.interrupted or now.goal.find(self.tape) is not None):
             self._again(now)
 
     def out_of_bounds(self, text: str) -> None:
-        """Listener: the program is about to read or write outside of a tensor."""
+        """Hear that the program is about to read or write outside of a tensor."""
         if isinstance(self.course.now, Going) and this_process() == self.process:
             self.hooks.announce(text)
 
     def evaluation_forced(self) -> None:
-        """Listener: the program forces an evaluation; a good moment to look for what only numbers tell."""
+        """Hear that the program forces an evaluation; a good moment to look for what only numbers tell."""
         self.call_started()
         if self.recorder is not None and this_process() == self.process:
             self._kept(self.recorder).evaluated()
@@ -213,7 +221,8 @@ class Session(Standing):
             self.give_floor()
 
     def _anew(self, now: Going) -> None:
-        """The program has done something new: it may have come to what it runs on for, or to a stop on the way."""
+        """Note that the program has done something new: it may have come to what it runs on for, or to a stop on the
+        way."""
         goal = now.goal
         found = None if now.interrupted else goal.find(self.tape)
         hits = [] if now.interrupted else self.lookout.recorded(found)
@@ -229,8 +238,8 @@ class Session(Standing):
         self.give_floor()
 
     def _again(self, now: Replaying) -> None:
-        """The program has done something again that is on the tape. Where that was all, it goes on to what the user
-        wanted, or waits; where the user interrupts it, everything is as it was before."""
+        """Note that the program has done something again that is on the tape. Where that was all, it goes on to what
+        the user wanted, or waits; where the user interrupts it, everything is as it was before."""
         assert self.recorder is not None
         found = None if now.interrupted else now.goal.find(self.tape)
         if now.interrupted:
@@ -259,7 +268,7 @@ class Session(Standing):
         return self.course.caught_up()
 
     def ended(self, error: BaseException | None) -> None:
-        """The program has ended, by itself or by an exception; the user may still look around."""
+        """Note that the program has ended, by itself or by an exception; the user may still look around."""
         self.course.error = error
         self.changes.timelines.live.ended = True
         goal, hits = at_end(self)
@@ -305,22 +314,22 @@ class Session(Standing):
         self.program = Program(tape)
 
     def attach(self, tape: Tape, names: ProgramNames, recorder: Recorder) -> None:
-        """A program is about to run (again), recorded on this tape."""
+        """Note that a program is about to run (again), recorded on this tape."""
         self.recorder = recorder
         if not self.changes.coming:
             self.changes.timelines = Timelines(tape, names)
-            self.codes = Codes()
+            self.codes = SourceChanges()
             self.stops.begin()
         self.restarts = self.changes.restarts = ProgramRestarts(self, recorder)
         self.look_at(tape, names, 0)
         self.lookout.begin(0)
 
     def begin_again(self, wish: RunAgain) -> None:
-        """The program is about to run again along a tape: to where the user stands, or to where that tape ends
-        and then on to what they wanted."""
+        """Note that the program is about to run again along a tape: to where the user stands, or to where that tape
+        ends and then on to what they wanted."""
         run, then = wish.run, wish.then
         self.opening, self.stood = None, None
-        goal: goals.Goal = goals.At(run.cursor if then is None else max(len(run.expected) - 1, 0))
+        goal: goals.Goal = goals.Again(run) if then is None else goals.At(max(len(run.expected) - 1, 0))
         if then is not None and self.changes.timelines.live.below:
             goal = goals.Ending()  # up to the cell that is new
         if then is None and run.part:
@@ -331,7 +340,7 @@ class Session(Standing):
         self.hooks.running_again(run, self.tape, True)
 
     def strand(self, why: str) -> None:
-        """The program could not be run again: the user may look at what there is."""
+        """Note that the program could not be run again: the user may look at what there is."""
         self.restarts = self.changes.restarts = None
         self.course.strand()
         self.arrive(min(self.cursor, len(self.tape)), why, failed=True)
@@ -383,7 +392,7 @@ class Session(Standing):
             self.arrive(len(self.tape), "" if shows else END_OF_TAPE, by=goal)
 
     def ahead(self, goal: goals.Goal, found: int | None) -> list[Hit]:
-        """What is hit on the way to a goal. Raises RunAgain where steps have to be opened first."""
+        """Return what is hit on the way to a goal. Raises RunAgain where steps have to be opened first."""
         hits = closed.hit_before(self, goal, found)
         if hits:
             return hits
@@ -391,8 +400,8 @@ class Session(Standing):
         return self.lookout.ahead(len(self.tape) + (not self.goes_on) if found is None else found + 1, goal)
 
     def behind(self, target: int, each: bool = True) -> list[Hit]:
-        """What is hit on the way back to a position. Raises RunAgain where steps have to be opened first: where `each`
-        op counts, or something may be hit."""
+        """Return what is hit on the way back to a position. Raises RunAgain where steps have to be opened first: where
+        `each` op counts, or something may be hit."""
         hits = closed.hit_behind(self, target)
         if hits:
             return hits
@@ -457,15 +466,15 @@ class Session(Standing):
         return self.changes.timelines
 
     def breaks_at(self, entry: Breakpoint) -> Place | None:
-        """The place of a breakpoint; None while nothing is called so."""
+        """Return the place of a breakpoint; None while nothing is called so."""
         return self.lookout.search.place(entry)
 
-    def unasked(self, entry: Entry) -> str | None:
+    def unasked(self, entry: Trigger) -> str | None:
         """Why a condition could not be asked where its place matched; None if it could."""
         return self.lookout.search.unasked.get(entry)
 
     def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:
-        """The first position of a place in a range (the last one, in reverse), its condition included."""
+        """Return the first position of a place in a range (the last one, in reverse), its condition included."""
         return self.lookout.search.find(place, start, end, reverse)
 
     def where(self) -> Surroundings:

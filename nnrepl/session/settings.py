@@ -80,7 +80,7 @@ SETTINGS: dict[str, Setting] = {
     "dull": _word("whether step stops at ops that only arrange numbers (reshape, astype)", "stop", "pass"),
     "tensors": _word("how the full screen shows tensors (F3 changes it)", "numbers", "heatmap"),
     "skip": Setting(" ".join(SKIPPED), _patterns, "modules whose lines are not yours, such as mlx.*; none for nothing"),
-    "native": _word("whether steps that nobody looks into run as in plain Python, and are opened later", "off", "on"),
+    "native": _word("whether steps that nobody looks into run as in plain Python, and are opened later", "on", "off"),
     "mouse": _word("whether the mouse works in the full screen", "on", "off"),
 }
 
@@ -94,7 +94,7 @@ def defaults() -> dict[str, Any]:
 
 
 def read_setting(name: str, text: str) -> Any:
-    """The value that a text stands for. Raises UserError with what is expected."""
+    """Return the value that a text stands for. Raises UserError with what is expected."""
     if name not in SETTINGS:
         raise UserError(f"there is no setting {name}; config lists them")
     try:
@@ -117,7 +117,7 @@ def state_directory() -> Path:
 
 
 def file_name(program: str) -> str:
-    """What a file about a program is called: its name for people, and a hash of its path."""
+    """Return what a file about a program is called: its name for people, and a hash of its path."""
     name = re.sub(r"[^\w.-]+", "_", os.path.basename(program))[:60] or "nnrepl"
     digest = late("hashlib").sha256(os.path.abspath(program).encode())
     return f"{name}-{digest.hexdigest()[:8]}"
@@ -133,12 +133,12 @@ def _directory(variable: str, windows: str, usual: str) -> Path:
 
 
 def config_file() -> Path:
-    """The file of settings: lines such as `theme light`."""
+    """Return the file of settings: lines such as `theme light`."""
     return config_directory() / "config"
 
 
 def load_settings(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """What a file says that is different from the defaults, and one line for each thing wrong with it."""
+    """Return what a file says that is different from the defaults, and one line for each thing wrong with it."""
     found: dict[str, Any] = {}
     notes: list[str] = []
     try:

@@ -13,7 +13,7 @@ from nnrepl.replay.opening import Opening
 from nnrepl.session.goals import Goal
 from nnrepl.session.motions import Motions
 from nnrepl.tape import Tape
-from nnrepl.timeline.code import CodeChange, Codes
+from nnrepl.timeline.code import CodeChange, SourceChanges
 from nnrepl.timeline.timelines import Timeline, Timelines
 
 
@@ -47,7 +47,7 @@ class Standing(Motions):
         by_hand: Whether the program changes its weights in a way that is not noticed natively.
     """
 
-    codes: Codes
+    codes: SourceChanges
     process: int
     opening: Opening | None
     stood: int | None
@@ -76,16 +76,12 @@ class Standing(Motions):
         raise NotImplementedError
 
     def call_left(self) -> None:
-        """A call has been made that is closed on the tape, or was."""
+        """Note that a call has been made that is closed on the tape, or was."""
         raise NotImplementedError
 
     def caught_up(self, position: int) -> bool:
         """All that was on the tape has been done again: what is recorded from a position on is new, and looked at.
         Returns whether the program has something to run on for."""
-        raise NotImplementedError
-
-    def closed_again(self) -> None:
-        """The program has made a call natively again that is closed on the tape."""
         raise NotImplementedError
 
 
@@ -96,7 +92,7 @@ class Files(Protocol):
         """Take what has changed over; returns what to say if nothing was. Raises UserError."""
 
     def notice(self, session: Standing) -> str:
-        """That a file has changed since it was read, said once for each change; "" if none has."""
+        """Return that a file has changed since it was read, said once for each change; "" if none has."""
 
     def read_again(self) -> None:
-        """The program is about to start anew, from the files as they are now. Raises UserError."""
+        """Note that the program is about to start anew, from the files as they are now. Raises UserError."""

@@ -98,26 +98,26 @@ class Course:
         self.error: BaseException | None = None
 
     def begin(self, goal: Goal) -> None:
-        """The program is about to run from its start, for the first time or anew."""
+        """Note that the program is about to run from its start, for the first time or anew."""
         assert isinstance(self.now, (Waiting, Over)), self.now
         self.now, self.error = Going(goal), None
 
     def follow(self, goal: Goal, then: Goal | None, failure: str = "") -> None:
-        """The program is about to run again along the tape; after a failure only to be there."""
+        """Note that the program is about to run again along the tape; after a failure only to be there."""
         assert isinstance(self.now, (Waiting, Over)), self.now
         self.now = Replaying(goal, then)
         if failure:
             self.now = Replaying(goal, then, True, failure)
 
     def give(self, goal: Goal) -> None:
-        """The floor is the program's, until it has come to a goal; one that has it already goes on to that goal."""
+        """Give the program the floor, until it has come to a goal; one that has it already goes on to that goal."""
         if isinstance(self.now, Replaying):
             self.now.then = self.now.then or goal
         else:
             self.now = Going(goal)
 
     def redirect(self, goal: Goal) -> None:
-        """The program itself asks to be stopped elsewhere."""
+        """Note that the program itself asks to be stopped elsewhere."""
         assert isinstance(self.now, Going), self.now
         self.now.goal = goal
 
@@ -129,18 +129,18 @@ class Course:
         return now.then is not None
 
     def end(self, position: int) -> Goal | None:
-        """The program has come to its end, at a position. Returns what it was to come to."""
+        """Return the program has come to its end, at a position. Returns what it was to come to."""
         assert not isinstance(self.now, Replaying), self.now
         goal = self.now.goal if isinstance(self.now, Going) else None
         self.now = Over(Stop("", position))
         return goal
 
     def strand(self) -> None:
-        """The program went another way when it ran again: it is over."""
+        """Note that the program went another way when it ran again: it is over."""
         self.now = Over(Stop("", 0))
 
     def rest(self, stop: Stop) -> None:
-        """The user has the floor."""
+        """Give the user the floor."""
         self.now = Over(stop) if isinstance(self.now, Over) else Waiting(stop)
 
     def interrupt(self) -> bool:

@@ -11,7 +11,7 @@ from nnrepl.session.findings import Finding
 
 
 @dataclass(eq=False, slots=True)
-class Entry:
+class Trigger:
     """One thing to stop at.
 
     Attributes:
@@ -39,7 +39,7 @@ class Entry:
 
 
 @dataclass(eq=False, slots=True)
-class Breakpoint(Entry):
+class Breakpoint(Trigger):
     """Stops at a place.
 
     Attributes:
@@ -60,14 +60,14 @@ class Breakpoint(Entry):
 
 
 @dataclass(eq=False, slots=True)
-class Watch(Entry):
+class Watch(Trigger):
     """Stops where the value of an expression has changed."""
 
     kind: ClassVar[str] = "watch"
 
 
 @dataclass(eq=False, slots=True)
-class Catch(Entry):
+class Catch(Trigger):
     """Stops at an event: one of `nnrepl.session.events.EVENTS`."""
 
     kind: ClassVar[str] = "catch"
@@ -85,29 +85,29 @@ class Hit:
     """
 
     position: int
-    entry: Entry
+    entry: Trigger
     count: int
     found: Finding | None = None
 
 
-AnEntry = TypeVar("AnEntry", bound=Entry)
+AnEntry = TypeVar("AnEntry", bound=Trigger)
 
 
 class Stops:
     """The entries by number. They outlive a restart of the program."""
 
     def __init__(self) -> None:
-        self._entries: dict[int, Entry] = {}
+        self._entries: dict[int, Trigger] = {}
         self._last = 0
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[Trigger]:
         return iter(list(self._entries.values()))
 
     def __len__(self) -> int:
         return len(self._entries)
 
     @property
-    def enabled(self) -> list[Entry]:
+    def enabled(self) -> list[Trigger]:
         """Those that stop."""
         return [entry for entry in self._entries.values() if entry.enabled]
 
@@ -118,18 +118,18 @@ class Stops:
         self._entries[entry.number] = entry
         return entry
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: Trigger) -> None:
         """Take one out; its number is not used again."""
         self._entries.pop(entry.number, None)
 
-    def last(self) -> Entry:
-        """The one entered last. Raises UserError if there is none."""
+    def last(self) -> Trigger:
+        """Return the one entered last. Raises UserError if there is none."""
         if not self._entries:
             raise UserError("there are no breakpoints; break PLACE sets one")
         return self._entries[max(self._entries)]
 
-    def numbered(self, text: str) -> Entry:
-        """The entry with a number, as typed. Raises UserError if there is none."""
+    def numbered(self, text: str) -> Trigger:
+        """Return the entry with a number, as typed. Raises UserError if there is none."""
         number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
         if number not in self._entries:
             known = ", ".join(str(known) for known in self._entries)
@@ -138,15 +138,15 @@ class Stops:
         return self._entries[number]
 
     def begin(self) -> None:
-        """The program runs from its start: nothing has been hit."""
+        """Note that the program runs from its start: nothing has been hit."""
         for entry in self:
             entry.hits = 0
 
-    def counts(self) -> dict[Entry, tuple[int, int]]:
-        """The hit and ignore counts, to be put back by `recount`."""
+    def counts(self) -> dict[Trigger, tuple[int, int]]:
+        """Return the hit and ignore counts, to be put back by `recount`."""
         return {entry: (entry.hits, entry.ignore) for entry in self}
 
-    def recount(self, counts: dict[Entry, tuple[int, int]]) -> None:
-        """Put counts back: what was counted lies behind where the user stops."""
+    def recount(self, counts: dict[Trigger, tuple[int, int]]) -> None:
+        """Put counts back: what was counted lies after where the user stops."""
         for entry, (hits, ignore) in counts.items():
             entry.hits, entry.ignore = hits, ignore

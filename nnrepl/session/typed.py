@@ -1,6 +1,6 @@
 """Typed: what a line of Python at the prompt is, a look, an edit or the program's next cell; and how cells run.
 
-This is the one place that decides. Where the program is over and the cursor stands behind its last op, Python is the
+This is the one place that decides. Where the program is over and the cursor stands after its last op, Python is the
 program's next cell. Elsewhere an expression is a look and an assignment to a value of the tape an edit: in the past,
 and in the middle of a call, where the program's next lines are written already.
 """
@@ -25,19 +25,19 @@ AT_HAND = ("mx", "nn", "optim")
 
 
 def upcoming(session: Standing) -> int:
-    """The number of the cell that Python typed here and now would be; 0 where it would be none."""
+    """Return the number of the cell that Python typed here and now would be; 0 where it would be none."""
     program = session.debuggee
     return program.upcoming if program is not None and program.waits and _at_end(session) else 0
 
 
 def _at_end(session: Standing) -> bool:
-    """Whether the cursor stands behind the last op, or at one that raised and was the last."""
+    """Whether the cursor stands after the last op, or at one that raised and was the last."""
     left = session.tape.ops[session.cursor :]
     return not left or (len(left) == 1 and left[0] in session.tape.notes.errors)
 
 
 def kind_of(session: Standing, parsed: Parsed) -> str:
-    """What Python typed here and now is: LOOK, EDIT or CELL.
+    """Return what Python typed here and now is: LOOK, EDIT or CELL.
 
     At the end of the program, what only the tape knows is looked at and edited as elsewhere: `#12`, `grad(z1)`, the
     local variables of calls that are over.
@@ -52,7 +52,7 @@ def kind_of(session: Standing, parsed: Parsed) -> str:
 
 
 def _known(session: Standing) -> set[str]:
-    """The names that the program itself knows at its end."""
+    """Return the names that the program itself knows at its end."""
     program = session.debuggee
     return {*AT_HAND, *vars(builtins), *(program.namespace if program is not None else ())}
 
@@ -114,7 +114,7 @@ def append(session: Standing, cells: tuple[Cell, ...], stop: bool = False) -> No
 
 
 def cell_begins(session: Standing, cell: Cell, fresh: bool, seen: bool) -> None:
-    """The program comes to a cell.
+    """Note that the program comes to a cell.
 
     Args:
         fresh: Whether it has never run before.
@@ -126,7 +126,7 @@ def cell_begins(session: Standing, cell: Cell, fresh: bool, seen: bool) -> None:
     if recorder is not None and isinstance(recorder.intake, Replay):
         recorder.intake.opening.close(recorder)
     if levels is not None and levels.native:
-        levels.record_late()  # what the program did before it, behind its last call, has not been recorded
+        levels.record_late()  # what the program did before it, after its last call, has not been recorded
     session.edits.timelines.live.starts.append(len(session.tape))
     if fresh:
         along_done(session)
@@ -148,7 +148,7 @@ def along_done(session: Standing) -> None:
 
 
 def at_end(session: Standing) -> tuple[goals.Goal | None, list[Hit]]:
-    """The program, or its last cell, has come to its end. Returns what it ran on for, and what is hit there.
+    """Return the program, or its last cell, has come to its end. Returns what it ran on for, and what is hit there.
 
     Raises:
         Diverged: If the program has come to its end before, in a run along a tape.
@@ -162,7 +162,7 @@ def at_end(session: Standing) -> tuple[goals.Goal | None, list[Hit]]:
 
 
 def cell_ended(session: Standing, cell: Cell, error: BaseException | None) -> None:
-    """The last cell has run to its end, or raised: the user has the floor."""
+    """Note that the last cell has run to its end, or raised: the user has the floor."""
     goal, hits = at_end(session)
     missed = goals.missed(goal, session.tape)
     if natively.opened(session):

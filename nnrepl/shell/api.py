@@ -17,7 +17,7 @@ from nnrepl.programs.function import Recorded, Trace, restarts_of
 from nnrepl.programs.function import trace as record
 from nnrepl.session.errors import Quit
 from nnrepl.session.hooks import Stop
-from nnrepl.session.session import Session as TapeSession
+from nnrepl.session.session import TapeSession
 from nnrepl.shell.background import adopt
 from nnrepl.tape import Face, Op, Tape
 from nnrepl.view.said import Answer
@@ -28,7 +28,7 @@ P = ParamSpec("P")
 
 
 def _stopping(move: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Session, P], Stop]:
-    """A motion that returns where it has led, as whoever calls it in a program or a cell wants to see it."""
+    """Return a motion that returns where it has led, as whoever calls it in a program or a cell wants to see it."""
 
     @wraps(move)
     def moved(self: Session, /, *args: P.args, **kwargs: P.kwargs) -> Stop:
@@ -41,7 +41,7 @@ def _stopping(move: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate
 
 
 def session_on(trace: Trace) -> TapeSession:
-    """The debugger on a trace: what is changed in it calls the trace's function again."""
+    """Return the debugger on a trace: what is changed in it calls the trace's function again."""
     session = TapeSession(trace.tape, trace.names)
     session.changes.restarts = restarts_of(trace)
     return session
@@ -136,13 +136,13 @@ def answer(interpreter: Interpreter, line: str) -> Answer:
 
 
 def remember(interpreter: Interpreter) -> None:
-    """This is what runs lines on the session that was opened last: the one that `%nnrepl` asks."""
+    """Remember what runs lines on the session that was opened last: the one that `%nnrepl` asks."""
     _last[:] = [interpreter]
     _recorded.clear()
 
 
 def last() -> Interpreter | None:
-    """What runs lines on what was recorded last, if the user still has it; else on the session opened last."""
+    """Return what runs lines on what was recorded last, if the user still has it; else on the session opened last."""
     recorded = _recorded[0]() if _recorded else None
     if isinstance(recorded, Trace):
         remember(Interpreter(session_on(recorded)))
@@ -152,7 +152,7 @@ def last() -> Interpreter | None:
 
 
 def was_recorded(recorded: Recorded) -> None:
-    """This was recorded, and has no session yet."""
+    """Note that this was recorded, and has no session yet."""
     _recorded[:] = [weakref.ref(recorded)]
 
 
@@ -161,6 +161,20 @@ def trace(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) ->
     recorded = record(fn, *args, wrt=wrt, **kwargs)
     was_recorded(recorded)
     return recorded
+
+
+def converse(session: TapeSession, title: str) -> None:
+    """Give the user the floor on what was recorded, until they leave."""
+    from nnrepl.shell.consoles import make_console
+    from nnrepl.shell.shell import Shell, make_reader
+
+    banner = f"nnrepl · {title}, help for more{adopt(session.settings)}"
+    shell = Shell(session, make_console(False), make_reader, banner)
+    remember(shell.interpreter)
+    try:
+        shell.interact()
+    except Quit:
+        pass
 
 
 def debug(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) -> Trace:
@@ -174,16 +188,6 @@ def debug(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) ->
     Raises:
         Whatever `fn` raises, or MLX.
     """
-    from nnrepl.shell.shell import Shell, make_console, make_reader
-
     recorded = record(fn, *args, wrt=wrt, **kwargs)
-    session = session_on(recorded)
-    notes = adopt(session.settings)
-    banner = f"nnrepl · {recorded!r} · step to begin, help for more{notes}"
-    shell = Shell(session, make_console(False), make_reader, banner)
-    remember(shell.interpreter)
-    try:
-        shell.interact()
-    except Quit:
-        pass
+    converse(session_on(recorded), f"{recorded!r} · step to begin")
     return recorded

@@ -37,7 +37,7 @@ def theme_of_terminal() -> str:
 
 
 def from_environment(text: str) -> str:
-    """What COLORFGBG says (`15;0`: the numbers of the colours of text and background), "" for nothing."""
+    """Return what COLORFGBG says (`15;0`: the numbers of the colours of text and background), "" for nothing."""
     last = text.rpartition(";")[2]
     if ";" not in text or not last.isdigit():
         return ""
@@ -94,7 +94,7 @@ def ask(given: int, shown: int, patience: float = PATIENCE) -> bytes:
 
 
 def theme_in(answer: bytes) -> str:
-    """What a terminal's answer says of its background; "" for nothing."""
+    """Return what a terminal's answer says of its background; "" for nothing."""
     found = _COLOUR.search(answer)
     if found is None:
         return ""

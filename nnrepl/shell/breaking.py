@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
-from nnrepl.record.recorder import RECORD
+from nnrepl.record.recorder import NATIVE, RECORD
 from nnrepl.replay.interrupts import at_work, put_off
 
 _TWICE = 0.5
@@ -58,7 +58,8 @@ class Breaking:
             return  # it stops at its next op already
         if not self.at_prompt and session.waits and at_work(frame):
             return
-        idle = recorder is None or (recorder.mode != RECORD and not self.session.replaying and not at_work(frame))
+        runs = recorder is not None and recorder.mode in (RECORD, NATIVE)
+        idle = recorder is None or (not runs and not self.session.replaying and not at_work(frame))
         if self.at_prompt or idle or not self.session.course.interrupt():
             raise KeyboardInterrupt
         self.show(Text("\nstopping at the next op; Ctrl-C again interrupts the program itself", style="hint"))

@@ -15,11 +15,12 @@ from nnrepl.record.recorder import current
 from nnrepl.record.segments import live_name, register_cell
 from nnrepl.replay.world import World
 from nnrepl.session.errors import Quit, UserError
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.shell.api import answer, last, remember
 from nnrepl.shell.background import adopt
+from nnrepl.shell.consoles import make_console
 from nnrepl.shell.in_notebook import CellEnded
-from nnrepl.shell.shell import Shell, make_console, make_reader
+from nnrepl.shell.shell import Shell, make_reader
 from nnrepl.view.said import Answer
 
 _RESULT = "__nnrepl_result__"
@@ -116,12 +117,12 @@ class CellProgram(Script):
         raise UserError("this is a cell of a live notebook: change it there, and run it again")
 
     def result(self) -> Any:
-        """What the last line of the cell gave, if it is an expression; once."""
+        """Return what the last line of the cell gave, if it is an expression; once."""
         return self._shell.user_ns.pop(_RESULT, None) if self._wanted else None
 
 
 def _kept_result(tree: ast.Module) -> tuple[ast.Module, bool]:
-    """A cell whose last expression is kept, to be shown as IPython shows it."""
+    """Return a cell whose last expression is kept, to be shown as IPython shows it."""
     if not tree.body or not isinstance(tree.body[-1], ast.Expr):
         return tree, False
     last_line = tree.body[-1]
@@ -146,7 +147,7 @@ def run_cell(shell: Any, line: str, cell: str) -> Any:
     except SyntaxError as error:
         raise UserError(f"this cell does not parse: {error.msg} (line {error.lineno})") from None
     names = ProgramNames()
-    session = Session(names.tape, names)
+    session = TapeSession(names.tape, names)
     notes = adopt(session.settings)
     session.settings["native"] = "off"  # once the cell is over it cannot run again: nobody could open a step
     debuggee = Debuggee(program, session, live=True)

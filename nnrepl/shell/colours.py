@@ -85,7 +85,7 @@ class LineLexer(Lexer):
         self._table = table
 
     def lex_document(self, document: Document) -> Callable[[int], StyleAndTextTuples]:
-        """A function from a line's number to its pieces."""
+        """Return a function from a line's number to its pieces."""
         lines = document.lines
         is_command = self._is_command(document.text)
 

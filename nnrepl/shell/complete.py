@@ -23,7 +23,7 @@ from nnrepl.record.stack import is_module
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.places import FIXED
 from nnrepl.session.program import Program
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import Holder, Value
 from nnrepl.view.one_op import leaf_text
 from nnrepl.view.tensor import dtype_text, shape_text
@@ -45,7 +45,7 @@ class TapeIndex:
         session: Whose tape it is; it may grow, and be another one after an edit.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: TapeSession) -> None:
         self._session = session
         self._begin()
 
@@ -77,7 +77,7 @@ class TapeIndex:
         return self._session.names.catch_up(count) and end >= len(ops)
 
     def defined(self) -> dict[str, str]:
-        """The functions, methods and classes of the program's source, as places are written."""
+        """Return the functions, methods and classes of the program's source, as places are written."""
         program = self._session.program
         known = (program, len(program.recorded()))
         if known != self._read:
@@ -94,7 +94,7 @@ class TapeIndex:
         return self._sorted
 
     def value(self, name: str) -> tuple[Value | None, bool]:
-        """What a name means at the cursor, and whether that is not made yet (or not known here)."""
+        """Return what a name means at the cursor, and whether that is not made yet (or not known here)."""
         session = self._session
         try:
             value = session.lookup.find(name, session.cursor, session.where().scope)
@@ -106,7 +106,7 @@ class TapeIndex:
 
 
 def matches(word: str, candidates: list[str]) -> list[str]:
-    """The candidates that begin with a word, then those that hold its letters in order, the tightest first.
+    """Return the candidates that begin with a word, then those that hold its letters in order, the tightest first.
 
     Args:
         candidates: Sorted.
@@ -178,7 +178,7 @@ class NameCompleter(Completer):
             yield Completion(name, -len(word), display_meta=candidates[name] or None)
 
     def _first(self, word: str) -> Iterator[Completion]:
-        """The first word of a line: a command, or the beginning of Python."""
+        """Yield the first word of a line: a command, or the beginning of Python."""
         yield from self._offer(word, self._commands())
         if word:
             yield from self._names(word, "names")
@@ -202,7 +202,7 @@ class NameCompleter(Completer):
             yield from self._attributes(bare, set(shown))
 
     @property
-    def _session(self) -> Session:
+    def _session(self) -> TapeSession:
         return self._interpreter.session
 
     def _meta(self, name: str) -> Callable[[], str]:
@@ -223,7 +223,7 @@ class NameCompleter(Completer):
         return self._index.defined() | operations | {module: "module" for module in self._index.modules if module}
 
     def _variables(self) -> dict[str, str]:
-        """The program's variables and the user's, by name and type; nothing is computed."""
+        """Return the program's variables and the user's, by name and type; nothing is computed."""
         session = self._session
         where = session.where()
         found: dict[str, str] = {"grad": "grad(z1): the gradient", "mx": "module"}
@@ -249,7 +249,7 @@ class NameCompleter(Completer):
                 yield Completion(name, -len(word), display_meta=kind_of(thing, name) or None)
 
     def _resolve(self, path: str) -> tuple[bool, Any]:
-        """The object at a dotted path, as far as plain look-ups reach it; no property is called."""
+        """Return the object at a dotted path, as far as plain look-ups reach it; no property is called."""
         first, *rest = path.split(".")
         thing = mx if first == "mx" else self._session.expressions.variable(first, self._session.where())
         if thing is None:
@@ -266,7 +266,7 @@ def _kinds(variables: dict[str, Any]) -> dict[str, str]:
 
 
 def attributes(thing: Any) -> set[str]:
-    """The names after a dot, without asking the object itself (its `__dir__` may compute)."""
+    """Return the names after a dot, without asking the object itself (its `__dir__` may compute)."""
     if is_module(thing):
         return {str(key) for key in dict.keys(thing)} | set(dir(type(thing)))
     if isinstance(thing, (list, tuple)) and thing:
@@ -285,7 +285,7 @@ def _own(thing: Any) -> dict[str, Any]:
 
 
 def static(thing: Any, word: str) -> Any:
-    """An attribute by plain look-up; None where it would have to be computed."""
+    """Return an attribute by plain look-up; None where it would have to be computed."""
     if is_module(thing) and dict.__contains__(thing, word):
         return dict.__getitem__(thing, word)
     if isinstance(thing, (list, tuple)) and word.isdigit() and int(word) < len(thing):
@@ -295,7 +295,7 @@ def static(thing: Any, word: str) -> Any:
 
 
 def kind_of(thing: Any, word: str) -> str:
-    """What an attribute is, in a word."""
+    """Return what an attribute is, in a word."""
     found = inspect.getattr_static(thing, word, None) if not is_module(thing) else static(thing, word)
     if found is None:
         return ""

@@ -16,19 +16,20 @@ from nnrepl.record.recorder import Recorder, current
 from nnrepl.record.segments import locate
 from nnrepl.session import goals
 from nnrepl.session.errors import Quit, UserError
-from nnrepl.session.session import Session
-from nnrepl.shell.api import remember, was_recorded
+from nnrepl.session.session import TapeSession
+from nnrepl.shell.api import converse, remember, was_recorded
 from nnrepl.shell.background import adopt
+from nnrepl.shell.consoles import make_console
 from nnrepl.shell.in_notebook import CellEnded, ipython
-from nnrepl.shell.shell import Shell, make_console, make_reader
+from nnrepl.shell.shell import Shell, make_reader
 from nnrepl.tape import RUN_PASS
 from nnrepl.view.source_lines import place_text
 
-_entered: list[Entered] = []
+_entered: list[EnteredProgram] = []
 _last: list[Recorded] = []
 
 
-class Entered:
+class EnteredProgram:
     """A recording that began in the middle of a program, with a shell.
 
     It ends when the user lets the program run on without a stop ahead, or quits; then MLX is what it was.
@@ -38,7 +39,7 @@ class Entered:
         names = ProgramNames()
         tape = names.tape
         recorder = Recorder(tape, strict=False, base=None)
-        self.session = Session(tape, names, recorder, whole=False)
+        self.session = TapeSession(tape, names, recorder, whole=False)
         recorder.listener = self.session
         notes = adopt(self.session.settings)
         self.shell = _Shell(self, f"nnrepl · recording from {_where(frame)} on · step to begin, help for more{notes}")
@@ -64,7 +65,8 @@ class Entered:
                 self._shell.events.unregister("post_run_cell", self._cell_over)
 
     def _cell_over(self, result: Any) -> None:
-        """The notebook's cell in which the recording began has ended: the user may look back, then it is over."""
+        """Note that the notebook's cell in which the recording began has ended: the user may look back, then it is
+        over."""
         try:
             if self in _entered:
                 self.session.ended(result.error_in_exec)
@@ -77,7 +79,7 @@ class Entered:
 class _Shell(Shell):
     """The shell of a program that was not started by nnrepl: it goes on without it."""
 
-    def __init__(self, entered: Entered, banner: str) -> None:
+    def __init__(self, entered: EnteredProgram, banner: str) -> None:
         super().__init__(entered.session, make_console(False), make_reader, banner)
         self._entered = entered
 
@@ -103,10 +105,10 @@ def set_trace() -> None:
     """
     recorder = current()
     if recorder is None:
-        _entered.append(Entered(sys._getframe(1)))
+        _entered.append(EnteredProgram(sys._getframe(1)))
         if len(_entered) == 1:
             atexit.register(_leave_all)
-    elif isinstance(recorder.listener, Session):
+    elif isinstance(recorder.listener, TapeSession):
         recorder.listener.break_here("set_trace")
     else:
         raise UserError("set_trace() cannot stop inside of trace() or recording(): call nnrepl.debug() instead")
@@ -151,18 +153,11 @@ def post_mortem() -> None:
     if not _last:
         raise UserError("nothing was recorded: run what fails inside of `with nnrepl.recording():` first")
     tape, names = _last[0].tape, _last[0].names
-    session = Session(tape, names)
+    session = TapeSession(tape, names)
     failed = [op.position for op in tape.notes.errors if op.position < len(tape) and tape.ops[op.position] is op]
     position = failed[-1] if failed else len(tape)
     error = tape.ops[position].error if failed else None
     session.goto("end")
     session.look_at(tape, names, position)
     session.arrive(position, "exception" if failed else "end of tape", error)
-    notes = adopt(session.settings)
-    banner = f"nnrepl · post mortem · back goes back, help for more{notes}"
-    shell = Shell(session, make_console(False), make_reader, banner)
-    remember(shell.interpreter)
-    try:
-        shell.interact()
-    except Quit:
-        pass
+    converse(session, "post mortem · back goes back")

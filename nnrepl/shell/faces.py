@@ -73,7 +73,7 @@ class Faces:
 
 
 def text_of(renderable: RenderableType, width: int = WIDTH) -> str:
-    """What rich renders, as plain text in so many columns."""
+    """Return what rich renders, as plain text in so many columns."""
     console = _console(width, "dark", None, True)
     lines = Segment.split_lines(console.render(renderable, console.options.update(height=None)))
     shown = ["".join(piece.text for piece in line if not piece.control).rstrip() for line in lines]
@@ -101,7 +101,7 @@ def _passes(thing: Recorded | Pass) -> list[Pass]:
 
 
 def value_view(value: Value) -> RenderableType:
-    """A tensor (computed, if it was not), and where it comes from."""
+    """Return a tensor (computed, if it was not), and where it comes from."""
     if value.refusal:
         head = Text(f"{value.name} {shape_text(value.shape)} {dtype_text(value.dtype)}", style="value.shape")
         return Group(head, Text(value.refusal, style="hint"), _origin(value))
@@ -124,7 +124,7 @@ def _source(op: Op) -> list[RenderableType]:
 
 
 def op_view(op: Op) -> RenderableType:
-    """An op, its line in the program, and what it gives where that is there or small."""
+    """Return an op, its line in the program, and what it gives where that is there or small."""
     parts: list[RenderableType] = [*_source(op), op_line(op)]
     if op.error is not None:
         return Group(*parts, Text(f"{type(op.error).__name__}: {op.error}", style="error"))

@@ -101,7 +101,7 @@ class Terminal(Vt100_Output):
             self.stdout.flush()
 
 
-class Standing(Application[str]):
+class StandingApplication(Application[str]):
     """An application whose picture stays while a line runs. Others draw a last one, as high as it must be and no
     higher: of this one that would leave nothing but the line that one types."""
 
@@ -195,7 +195,7 @@ class FullScreen:
     # -- for the shell -------------------------------------------------------------------------------------
 
     def read(self, prompt: str, in_thread: bool, begin: Callable[[], None]) -> str | None:
-        """The next line, None on Ctrl-D. Raises KeyboardInterrupt on Ctrl-C."""
+        """Return the next line, None on Ctrl-D. Raises KeyboardInterrupt on Ctrl-C."""
         self._prompt = prompt
         self._seen.look()
         self.output.enter_alternate_screen()
@@ -219,13 +219,13 @@ class FullScreen:
         self.show(Text(self._prompt, style="bold").append(continued(line, self._prompt)))
 
     def printed(self, text: str) -> None:
-        """The program prints on the first screen; it is to be seen on this one as well."""
+        """Note that the program prints on the first screen; it is to be seen on this one as well."""
         *lines, self._begun = (self._begun + text).split("\n")
         for line in lines:
             self.show(Text(line or " "))
 
     def said(self, text: str) -> None:
-        """The program has printed something: shown here, and on the first screen when one goes back to it."""
+        """Note that the program has printed something: shown here, and on the first screen when one goes back to it."""
         if self.output.inside:
             self._held.append(text)
         else:
@@ -245,8 +245,8 @@ class FullScreen:
     def _theme(self) -> Theme:
         return THEMES[self._settings["theme"]]
 
-    def _application(self, source: Input | None) -> Standing:
-        application = Standing(
+    def _application(self, source: Input | None) -> StandingApplication:
+        application = StandingApplication(
             layout=self._screens.layout,
             key_bindings=merge_key_bindings([load_auto_suggest_bindings(), self._keys()]),
             full_screen=True,
@@ -291,7 +291,7 @@ class FullScreen:
         return merge_key_bindings([own, keys])
 
     def run_line(self, line: str) -> None:
-        """A key or a click stands for a line, which is shown as if it had been typed; what one was typing comes back
+        """Run the line that a key or a click stands for, shown as if it had been typed; what one was typing comes back
         afterwards."""
         if self._app.is_running and not self._app.is_done:
             self._typed = self._buffer.text

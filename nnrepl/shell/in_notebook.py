@@ -39,7 +39,7 @@ def in_notebook() -> bool:
 
 
 def notebook_console(stdout: Any, plain: bool, theme: str) -> Console:
-    """A console that prints into the cell, in colour: one stream, and no output of its own for each line."""
+    """Return a console that prints into the cell, in colour: one stream, and no output of its own for each line."""
     colours: Any = None if plain or os.environ.get("NO_COLOR") else "256"
     return Console(
         file=cast(IO[str], stdout), width=WIDTH, theme=THEMES[theme], highlight=False, markup=False, emoji=False,
@@ -64,7 +64,7 @@ class CellReader:
         self._can_ask = True
 
     def read(self, prompt: str = PROMPT) -> str | None:
-        """The next line, or lines that belong together; None at the end. Raises KeyboardInterrupt."""
+        """Return the next line, or lines that belong together; None at the end. Raises KeyboardInterrupt."""
         self._prompt = prompt
         line = self._blocks.read() if self._can_ask else None
         return line if self._can_ask or not self._interpreter.session.running else "continue"

@@ -40,7 +40,7 @@ def bindings(
     buffer: str = "DEFAULT_BUFFER",
     asked: Callable[[str], str] = lambda typed: "help",
 ) -> KeyBindings:
-    """The keys of the prompt.
+    """Return the keys of the prompt.
 
     Args:
         table: The commands, which a line may begin with.
@@ -90,7 +90,7 @@ def _redraw(event: KeyPressEvent, run: Callable[[KeyPressEvent, str], None]) -> 
 
 
 def editing_mode(settings: dict[str, Any]) -> EditingMode:
-    """What the setting `keys` stands for."""
+    """Return what the setting `keys` stands for."""
     return EditingMode.VI if settings["keys"] == "vi" else EditingMode.EMACS
 
 

@@ -32,7 +32,7 @@ from prompt_toolkit.widgets import SearchToolbar
 from rich.theme import Theme
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.shell import keybar
 from nnrepl.shell.colours import LineLexer
 from nnrepl.shell.panes import Pane
@@ -72,7 +72,7 @@ class Screens:
         self._prompt = prompt
         self._run = run
         self._size = size
-        self._toolbars: dict[Session, Toolbar] = {}
+        self._toolbars: dict[TapeSession, Toolbar] = {}
 
         def make(content: Callable[[], Content | None]) -> Pane:
             return Pane(content, theme, colours, run)
@@ -86,14 +86,14 @@ class Screens:
         self.layout = self._layout(interpreter)
 
     @property
-    def _session(self) -> Session:
+    def _session(self) -> TapeSession:
         """The session that is looked at: that of the program, or one inside of an op."""
         return self._interpreter.session
 
     # -- focus ---------------------------------------------------------------------------------------------
 
     def next_pane(self) -> None:
-        """The keys go to the next pane that is seen, and behind the last one to the prompt."""
+        """Give the keys to the next pane that is seen, and after the last one to the prompt."""
         panes = [pane for pane in self._panes() if pane in self._visible()]
         now = get_app().layout.current_control
         at = panes.index(now) + 1 if now in panes else 0
@@ -103,11 +103,11 @@ class Screens:
             self.to_prompt()
 
     def to_prompt(self) -> None:
-        """The keys go to the line that one types."""
+        """Give the keys to the line that one types."""
         get_app().layout.focus(self._buffer)
 
     def drawn(self) -> None:
-        """The screen has been drawn: a pane for which it has become too small has the keys no longer."""
+        """Note that the screen has been drawn: a pane for which it has become too small has the keys no longer."""
         now = get_app().layout.current_control
         if isinstance(now, Pane) and now not in self._visible():
             self.to_prompt()
@@ -125,7 +125,7 @@ class Screens:
         self._run(f"config tensors {other}")
 
     def _key_pressed(self, name: str) -> None:
-        """What a click on the key bar does."""
+        """Do what a click on the key bar does."""
         now = get_app().layout.current_control
         if name == "pane":
             self.next_pane()

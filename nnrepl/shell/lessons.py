@@ -17,7 +17,7 @@ from nnrepl.commands import load_all
 from nnrepl.commands.learning import listed, play, player_of
 from nnrepl.learn.answers import NUMBER
 from nnrepl.learn.asking import holds
-from nnrepl.learn.lesson import Commands, Lesson, Question, Task
+from nnrepl.learn.lesson import Commands, Lesson, LessonQuestion, Task
 from nnrepl.learn.player import Player
 from nnrepl.learn.posing import Posed
 from nnrepl.learn.shelf import find
@@ -25,7 +25,7 @@ from nnrepl.ops.numbers import number
 from nnrepl.programs.debuggee import Debuggee
 from nnrepl.record.names import ProgramNames
 from nnrepl.session.errors import Quit, UserError
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.shell.readers import PROMPT
 from nnrepl.shell.shell import Shell
 from nnrepl.view.prose import prose
@@ -35,7 +35,7 @@ FORMATS = ("html", "ipynb", "cast")
 
 
 def lessons_parser() -> argparse.ArgumentParser:
-    """What `nnrepl learn` accepts."""
+    """Return what `nnrepl learn` accepts."""
     made = argparse.ArgumentParser(
         prog="nnrepl learn", description="Play a lesson: a text that is read and a program that is run, together."
     )
@@ -92,7 +92,7 @@ def _checked(lesson: Lesson, console: Console) -> int:
 
 
 @dataclass
-class Checked:
+class LessonReport:
     """What playing a lesson to its end has found.
 
     Attributes:
@@ -109,10 +109,10 @@ class Checked:
     tasks: int = 0
 
 
-def check(lesson: Lesson) -> Checked:
+def check(lesson: Lesson) -> LessonReport:
     """Play a lesson to its end: each command must work, each question have its answer and know its wrong ones, each
-    task be undone before its solution and done behind it."""
-    found = Checked()
+    task be undone before its solution and done after it."""
+    found = LessonReport()
     student = Student(lesson, found)
     screen = io.StringIO()
     with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(screen):
@@ -134,7 +134,7 @@ def perform(student: Student, console: Console, present: bool = False) -> None:
         student.found.problems.append(f"{lesson.path.name}: {error}")
         return
     names = ProgramNames()
-    session = Session(names.tape, names)
+    session = TapeSession(names.tape, names)
     shell = Shell(session, console, lambda interpreter: student)
     play(shell.interpreter, player)
     student.attend(shell, player)
@@ -158,9 +158,9 @@ class Student:
     pages = False
     screen = None
 
-    def __init__(self, lesson: Lesson, found: Checked | None = None) -> None:
+    def __init__(self, lesson: Lesson, found: LessonReport | None = None) -> None:
         self.lesson = lesson
-        self.found = Checked() if found is None else found
+        self.found = LessonReport() if found is None else found
         self.finished = False
         self._lines: Iterator[str] = iter(())
         self._waited: object = None
@@ -170,7 +170,7 @@ class Student:
         self.shell, self.player = shell, player
 
     def read(self, prompt: str = PROMPT) -> str | None:
-        """What the student types next; None when the lesson is over, or something in it does not hold."""
+        """Return what the student types next; None when the lesson is over, or something in it does not hold."""
         shell, player = self.shell, self.player
         if player.failure or shell.failed:
             self._problem(player.failure or f"{self._where(1)}: {shell.interpreter.log.last()}")
@@ -188,7 +188,7 @@ class Student:
             self._problem(f"{self._where(waits.line)}: {said}")
             return None
         self._waited = waits
-        if isinstance(waits, Question) and player.posed is not None:
+        if isinstance(waits, LessonQuestion) and player.posed is not None:
             self.found.questions += 1
             self._try_wrong_ones(player.posed)
             return player.posed.typed
@@ -201,7 +201,7 @@ class Student:
         return ""
 
     def _undone(self, task: Task) -> str:
-        """What a task lacks behind its solution."""
+        """Return what a task lacks after its solution."""
         said = f"its solution does not bring about {task.until}"
         try:
             holds(self.shell.session, task.until, ahead=False)

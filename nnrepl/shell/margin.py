@@ -39,11 +39,11 @@ class Margin:
         self._own = False
 
     def is_fresh(self, buffer: Buffer) -> bool:
-        """Whether nothing has been typed behind the margin yet."""
+        """Whether nothing has been typed after the margin yet."""
         return buffer.cursor_position == self._fresh
 
     def blank(self, event: KeyPressEvent) -> None:
-        """A blank comes behind a fresh margin: more keys right behind it are a line with its own margin."""
+        """Note that a blank comes after a fresh margin: more keys right after it are a line with its own margin."""
         buffer = event.current_buffer
         if event.key_processor.input_queue:
             buffer.delete_before_cursor(len(buffer.document.current_line_before_cursor))

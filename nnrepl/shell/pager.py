@@ -42,7 +42,7 @@ def ask(theme: str) -> str:
 
 
 def paged(lines: Iterable[T], height: int, theme: str) -> Iterator[T]:
-    """The lines that the user wants to see."""
+    """Yield the lines that the user wants to see."""
     room = page = max(height - 2, 1)
     for line in lines:
         if not room:

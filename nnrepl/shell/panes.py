@@ -44,7 +44,7 @@ _NAMES = (
 
 @lru_cache(maxsize=4096)
 def style_text(style: Style | None) -> str:
-    """A rich style as prompt-toolkit writes it."""
+    """Return a rich style as prompt-toolkit writes it."""
     if style is None:
         return ""
     words = [name for name in ("bold", "italic", "underline", "reverse") if getattr(style, name)]
@@ -60,7 +60,7 @@ def _colour(colour: Color) -> str:
 
 
 def fragments(line: Line) -> StyleAndTextTuples:
-    """A line of rich as prompt-toolkit writes it."""
+    """Return a line of rich as prompt-toolkit writes it."""
     return [(style_text(segment.style), segment.text) for segment in line if not segment.control]
 
 
@@ -119,7 +119,7 @@ class Pane(UIControl):
     # -- what is seen --------------------------------------------------------------------------------------
 
     def create_content(self, width: int, height: int) -> UIContent:
-        """The lines for a window of some size."""
+        """Return the lines for a window of some size."""
         content = self._content()
         focused = get_app().layout.current_control is self
         if content is None or height < 1:
@@ -153,7 +153,7 @@ class Pane(UIControl):
         ]
 
     def _begin(self, content: Content, count: int, height: int, focused: bool) -> int:
-        """The first line that is seen: where the user has moved, with the mark in view."""
+        """Return the first line that is seen: where the user has moved, with the mark in view."""
         last = max(count - height, 0)
         top = min(self._top, last) if self._top is not None else min(content.home(count, height), last)
         if focused and self._mark is None:
@@ -192,7 +192,7 @@ class Pane(UIControl):
         return self._bindings
 
     def mouse_handler(self, mouse_event: MouseEvent) -> NotImplementedOrNone:
-        """The wheel moves what is under it; a click does what the line stands for."""
+        """Return the wheel moves what is under it; a click does what the line stands for."""
         if mouse_event.event_type == MouseEventType.SCROLL_DOWN:
             self.scroll(WHEEL)
         elif mouse_event.event_type == MouseEventType.SCROLL_UP:
@@ -223,7 +223,7 @@ class Pane(UIControl):
         self._top = max(min(self._first, mark), mark - self._height + 1)
 
     def _marked(self) -> int:
-        """The line on which the mark stands, drawn already or not."""
+        """Return the line on which the mark stands, drawn already or not."""
         content = self._content()
         if self._mark is None and content is not None:
             self._mark = max(min(content.chosen(), self._count - 1), 0)
@@ -273,13 +273,13 @@ class Pane(UIControl):
 
 
 def _help_at(text: str, column: int | None = None) -> str:
-    """The command for the ? beside a word of the trade."""
+    """Return the command for the ? beside a word of the trade."""
     word = word_at(text, column)
     return "" if word is None else f"help {word.name}"
 
 
 def marked(line: StyleAndTextTuples, width: int, colours: bool) -> StyleAndTextTuples:
-    """The line on which the user stands, from edge to edge."""
+    """Return the line on which the user stands, from edge to edge."""
     length = sum(get_cwidth(piece[1]) for piece in line)
     mark = "class:marked" if colours else "reverse"
     shown: StyleAndTextTuples = [(f"{piece[0]} {mark}", piece[1]) for piece in line]

@@ -73,7 +73,7 @@ def _error(stop: Stop) -> str:
 
 
 def _over(shell: Shell, player: Player) -> None:
-    """The lesson has the word no longer."""
+    """Note that the lesson has the word no longer."""
     shell.interpreter.player = None
     shell.session.predicting = False
     if player.native:

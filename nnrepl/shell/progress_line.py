@@ -21,12 +21,12 @@ class Progress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._next = 0.0
+        self._next = self._began = 0.0
         self._line = False
         self._waiting: threading.Timer | None = None
 
     def to_first_op(self, say: Callable[[], None]) -> None:
-        """The program begins: say so if it computes long before its first op."""
+        """Say that the program begins if it computes long before its first op."""
         if not self._console.is_terminal or self._console.is_dumb_terminal:
             return
         self._waiting = threading.Timer(_LONG, say)
@@ -34,29 +34,34 @@ class Progress:
         self._waiting.start()
 
     def here(self) -> None:
-        """The user has the floor."""
+        """Give the user the floor."""
+        self.end()
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
 
     def begin(self) -> None:
         """Something begins."""
-        self._next = time.monotonic() + _AFTER
+        self._began = time.monotonic()
+        self._next = self._began + _AFTER
 
-    def evaluated(self, share: float) -> None:
-        """An evaluation has come so far."""
+    def come(self, share: float, doing: str) -> None:
+        """Say how far an evaluation has come, or something else; of that also how long it will take."""
         if self._due():
             self._line = True
-            self._console.file.write(f"\r\x1b[Kevaluating: {share:.0%}, Ctrl-C interrupts")
+            left = (time.monotonic() - self._began) * (1 - share) / max(share, 1e-6)
+            more = "" if doing == "evaluating" else f", about {left:.0f} s more"
+            said = f"{doing}: {share:.0%}{more}, Ctrl-C interrupts"
+            self._console.file.write(f"\r\x1b[K{said[: self._console.width - 1]}")
             self._console.file.flush()
 
     def running(self, passes: int, ops: int) -> None:
-        """The program has come so far."""
+        """Note that the program has come so far."""
         if self._due():
             self._console.set_window_title(f"nnrepl · running · pass {passes} · {ops:,} ops")
 
     def end(self) -> None:
-        """It is over."""
+        """Note that it is over."""
         if self._line:
             self._line = False
             self._console.file.write("\r\x1b[K")

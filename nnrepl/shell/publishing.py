@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 
-from nnrepl.learn.lesson import Commands, Formula, Lesson, Prose, Question, Task
+from nnrepl.learn.lesson import Commands, FormulaBlock, Lesson, LessonQuestion, Prose, Task
 from nnrepl.learn.posing import Posed
 from nnrepl.ops.numbers import number
 from nnrepl.session.errors import UserError
@@ -24,7 +24,7 @@ from nnrepl.session.files import write_text
 from nnrepl.session.parsed import parse
 from nnrepl.shell.lessons import Student, perform
 from nnrepl.shell.readers import PROMPT
-from nnrepl.view.log import Entry, Line
+from nnrepl.view.log import Line, Logged
 from nnrepl.view.theme import THEMES
 
 WIDTH, HEIGHT = 88, 30
@@ -33,7 +33,7 @@ SECONDS_A_WORD = 0.1
 
 
 @dataclass(slots=True)
-class Piece:
+class PlayedPart:
     """A part of a lesson as it was played.
 
     Attributes:
@@ -69,7 +69,7 @@ def publish(lesson: Lesson, form: str, target: Path, force: bool) -> str:
     return f"{lesson.title}: written to {target}"
 
 
-def played(lesson: Lesson) -> list[Piece]:
+def played(lesson: Lesson) -> list[PlayedPart]:
     """Play a lesson, and keep what each of its parts said and showed. Raises UserError."""
     student = Student(lesson)
     screen = io.StringIO()
@@ -93,24 +93,24 @@ def _perform(student: Student, console: Console, screen: Any) -> None:
         raise UserError("; ".join(student.found.problems) or f"{student.lesson.name} did not come to its end")
 
 
-def _pieces(student: Student) -> Iterator[Piece]:
+def _pieces(student: Student) -> Iterator[PlayedPart]:
     player = student.player
     entries = iter(list(student.shell.interpreter.log.entries))
     for at, part in enumerate(student.lesson.parts):
         if isinstance(part, Prose):
-            yield Piece("prose", player.told.get(at, ""))
-        elif isinstance(part, Formula):
-            yield Piece("formula", player.told.get(at, ""))
+            yield PlayedPart("prose", player.told.get(at, ""))
+        elif isinstance(part, FormulaBlock):
+            yield PlayedPart("formula", player.told.get(at, ""))
         elif isinstance(part, Commands):
-            yield Piece("commands", typed=[(line, _shown(entries, line)) for line in part.lines])
-        elif isinstance(part, Question):
-            yield Piece("question", player.asked[at].text, posed=player.asked[at])
+            yield PlayedPart("commands", typed=[(line, _shown(entries, line)) for line in part.lines])
+        elif isinstance(part, LessonQuestion):
+            yield PlayedPart("question", player.asked[at].text, posed=player.asked[at])
         elif isinstance(part, Task):
-            yield Piece("task", player.told.get(at, ""), [(line, []) for line in part.solution])
+            yield PlayedPart("task", player.told.get(at, ""), [(line, []) for line in part.solution])
 
 
-def _shown(entries: Iterator[Entry], line: str) -> list[Line]:
-    """What a line showed: the next entry of the log with it."""
+def _shown(entries: Iterator[Logged], line: str) -> list[Line]:
+    """Return what a line showed: the next entry of the log with it."""
     return next((entry.shown for entry in entries if entry.typed == line), [])
 
 
@@ -142,8 +142,8 @@ footer { color: #666; font-size: .85em; margin-top: 3rem; }
 """
 
 
-def page(lesson: Lesson, pieces: list[Piece]) -> str:
-    """A lesson as a page that stands alone; answers open when they are asked for."""
+def page(lesson: Lesson, pieces: list[PlayedPart]) -> str:
+    """Return a lesson as a page that stands alone; answers open when they are asked for."""
     source = html.escape(lesson.program.read_text(encoding="utf-8"))
     body = "\n".join(_html(piece) for piece in pieces)
     title = html.escape(lesson.title)
@@ -163,7 +163,7 @@ def _markdown(text: str) -> str:
     return str(MarkdownIt("commonmark").enable("table").render(text))
 
 
-def _html(piece: Piece) -> str:
+def _html(piece: PlayedPart) -> str:
     if piece.kind == "prose":
         return _markdown(piece.text)
     if piece.kind == "formula":
@@ -212,9 +212,9 @@ _LIVE = (
 _OF_TIMELINES = ("timeline", "timelines", "undo", "redo", "diff")
 
 
-def notebook(lesson: Lesson, pieces: list[Piece]) -> str:
-    """A lesson as a notebook: the program runs under nnrepl in its first cell, and each command is a cell, with what it
-    showed."""
+def notebook(lesson: Lesson, pieces: list[PlayedPart]) -> str:
+    """Return a lesson as a notebook: the program runs under nnrepl in its first cell, and each command is a cell, with
+    what it showed."""
     program = lesson.program.read_text(encoding="utf-8")
     cells = [_cell(f"# {lesson.title}\n\n{_LIVE}"), _code("%load_ext nnrepl"), _code(SEEDED)]
     cells += [_code(f"%%nnrepl continue\n{program}"), _code("%nnrepl goto start")]
@@ -226,7 +226,7 @@ def notebook(lesson: Lesson, pieces: list[Piece]) -> str:
         for line, shown in piece.typed:
             is_changed |= parse(line).assignment is not None
             is_live = not is_changed and line.split()[0] not in _OF_TIMELINES
-            one = Piece("commands", typed=[(line, shown)])
+            one = PlayedPart("commands", typed=[(line, shown)])
             cells.append(_code(f"%nnrepl {line}", shown) if is_live else _cell(as_markdown(one)))
             is_changed &= line not in ("timeline 1", "undo")
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
@@ -245,8 +245,8 @@ def _code(text: str, shown: list[Line] | None = None) -> dict[str, Any]:
     return cell
 
 
-def as_markdown(piece: Piece) -> str:
-    """A part of a lesson as Markdown; its answer opens at a click."""
+def as_markdown(piece: PlayedPart) -> str:
+    """Return a part of a lesson as Markdown; its answer opens at a click."""
     if piece.kind == "prose":
         return piece.text
     if piece.kind == "formula":
@@ -293,7 +293,7 @@ class _Reader(Student):
 
 
 def recording(lesson: Lesson) -> str:
-    """A lesson as a recording for asciinema (version 2). Raises UserError."""
+    """Return a lesson as a recording for asciinema (version 2). Raises UserError."""
     student, cast = _Reader(lesson), _Cast()
     student.cast = cast
     console = Console(

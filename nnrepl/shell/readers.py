@@ -16,12 +16,12 @@ PROMPT = "(nnrepl) "
 
 
 def prompt_of(number: int) -> str:
-    """What stands before the line: `(nnrepl 3) ` where Python is the program's next cell, `prompt 3`."""
+    """Return what stands before the line: `(nnrepl 3) ` where Python is the program's next cell, `prompt 3`."""
     return f"(nnrepl {number}) " if number else PROMPT
 
 
 def continued(text: str, prompt: str) -> str:
-    """Lines that belong together, as they stand behind a prompt."""
+    """Lines that belong together, as they stand after a prompt."""
     return text.replace("\n", "\n" + "... ".rjust(len(prompt)))
 
 
@@ -44,7 +44,7 @@ class Reader(Protocol):
         """The full screen, if the user wants one."""
 
     def read(self, prompt: str = PROMPT) -> str | None:
-        """The next line, or lines that belong together; None at the end. Raises KeyboardInterrupt."""
+        """Return the next line, or lines that belong together; None at the end. Raises KeyboardInterrupt."""
 
 
 class Queue:

@@ -48,7 +48,7 @@ class Scenes:
         self._norms: tuple[Pass | None, dict[Value, float]] = (None, {})
 
     def source(self) -> SourcePane | None:
-        """The source of the next op."""
+        """Return the source of the next op."""
         session = self._session
         op = session.op_or_last
         if op is None or op.scope is None:
@@ -64,11 +64,11 @@ class Scenes:
         return SourcePane(op, self._gutters[key], session.skip, stops, str(session.settings["theme"]))
 
     def ops(self) -> OpsPane:
-        """The ops around the cursor."""
+        """Return the ops around the cursor."""
         return OpsPane(self._session.tape, self._session.cursor, self._formulas)
 
     def tensors(self) -> Flow:
-        """The inputs, the outputs and the gradients of the next op: those that are evaluated, or small enough to
+        """Return the inputs, the outputs and the gradients of the next op: those that are evaluated, or small enough to
         be shown unasked."""
         op = self._session.op
         key = (id(self._session.tape), self._session.cursor)
@@ -91,12 +91,12 @@ class Scenes:
         return Flow(parts, key)
 
     def displays(self, shown: Sequence[RenderableType]) -> Flow:
-        """The expressions that are shown at each stop."""
+        """Return the expressions that are shown at each stop."""
         texts = list(self._session.displays.values())
         return Flow([Part(one, Item(enter=f"p {text}")) for one, text in zip(shown, texts)], tuple(texts))
 
     def training(self) -> Training:
-        """The loss so far, and the gradients by size."""
+        """Return the loss so far, and the gradients by size."""
         session = self._session
         part = last_call(session)
         if part is not self._norms[0]:
@@ -122,14 +122,14 @@ class Scenes:
         return tensor(label, value.array) if value.size else Text(f"{label} {shape_text(value.shape)} empty")
 
     def _gradient(self, op: Op, value: Value) -> list[Part]:
-        """The gradient with respect to a value, as far as this pass has summed it up before the cursor."""
+        """Return the gradient with respect to a value, as far as this pass has summed it up before the cursor."""
         parts = op.part.grads.get(value.canonical, [])
         before = [part for part in parts if part.op is None or part.op.position < self._session.cursor]
         return [self._value(before[-1], before[-1].name)] if before else []
 
 
 def _item(value: Value) -> Item:
-    """A click leads to the op that makes a value; Enter shows all of it."""
+    """Return a click leads to the op that makes a value; Enter shows all of it."""
     op = value.op
     if op is None:
         return Item(f"what {value.name}", f"p {value.name}")

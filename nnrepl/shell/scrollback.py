@@ -59,11 +59,11 @@ class Output:
         return len(self._lines)
 
     def home(self, count: int, height: int) -> int:
-        """The end."""
+        """Return the end."""
         return max(count - height, 0)
 
     def chosen(self) -> int:
-        """The last line."""
+        """Return the last line."""
         return max(len(self._lines) - 1, 0)
 
     def parts(self, first: int, width: int, height: int, right: int) -> Sequence[Part]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
 import traceback
@@ -23,68 +22,17 @@ from nnrepl.replay.run import Run
 from nnrepl.session.broken_off import standing_still
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, OPENED
-from nnrepl.session.session import EXCEPTION, Hooks, Session
+from nnrepl.session.session import EXCEPTION, Hooks, TapeSession
 from nnrepl.session.typed import upcoming
 from nnrepl.shell import playing
 from nnrepl.shell.breaking import Breaking
-from nnrepl.shell.in_notebook import CellReader, in_notebook, notebook_console
+from nnrepl.shell.consoles import is_painted, lines_of, make_plain
+from nnrepl.shell.in_notebook import CellReader, in_notebook
 from nnrepl.shell.progress_line import Progress
 from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
 from nnrepl.tape import Tape
-from nnrepl.view.glyphs import encodable, fitting, harmless, without_codes
+from nnrepl.view.glyphs import harmless
 from nnrepl.view.theme import THEMES
-
-PLAIN_WIDTH = 100
-
-
-def make_console(plain: bool, theme: str = "dark") -> Console:
-    """A console on the real standard output; without colours and control codes where there is no terminal."""
-    stdout: Any = sys.stdout if sys.stdout is not None else io.StringIO()
-    if in_notebook():
-        return notebook_console(stdout, plain, theme)
-    terminal = stdout.isatty()
-    columns = os.environ.get("COLUMNS", "")
-    width = None if terminal else int(columns) if columns.isdigit() and int(columns) else PLAIN_WIDTH
-    plain = plain or not terminal
-    return Console(
-        file=cast(IO[str], _Tolerant(stdout)),
-        width=width,
-        color_system=None if plain else "auto",
-        force_terminal=False if plain else None,
-        theme=THEMES[theme],
-        highlight=False,
-        markup=False,
-        emoji=False,
-        force_jupyter=False,
-    )
-
-
-def make_plain(width: int, height: int, theme: str) -> Console:
-    """A console without colours that writes nowhere."""
-    return Console(
-        file=io.StringIO(), width=width, height=height, color_system=None, theme=THEMES[theme], highlight=False,
-        markup=False, emoji=False, _environ={},
-    )  # fmt: skip
-
-
-def is_painted(segment: Segment) -> bool:
-    """Whether a piece of a line is a dot of a picture: its background says what it is."""
-    colour = None if segment.style is None else segment.style.bgcolor
-    return colour is not None and colour.triplet is not None
-
-
-class _Tolerant:
-    """A text stream that writes `-` and `dL/dz` where it has no sign for more, and is the given stream otherwise."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        self._stream.write(encodable(text, getattr(self._stream, "encoding", None) or "utf-8"))
-        return len(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
 
 class _Tee:
@@ -133,13 +81,6 @@ _MEND = (
 )
 
 
-def lines_of(console: Console, renderable: RenderableType) -> Iterable[list[Segment]]:
-    """The lines of something, made one after another as they are asked for."""
-    if not console.encoding.startswith("utf"):
-        return fitting(console, renderable)
-    return Segment.split_lines(without_codes(console.render(renderable, console.options.update(height=None))))
-
-
 class Shell(Breaking, Hooks):
     """The loop at each stop.
 
@@ -158,7 +99,7 @@ class Shell(Breaking, Hooks):
 
     def __init__(
         self,
-        session: Session,
+        session: TapeSession,
         console: Console,
         make_reader: Callable[[Interpreter], Reader],
         banner: str = "",
@@ -172,7 +113,7 @@ class Shell(Breaking, Hooks):
         self.banner = banner
         self.quiet = quiet
         self.failed = self.hushed = False
-        self.at_prompt = False
+        self.at_prompt = self._on_its_way = False
         self._theme = ""
         self._line = self._once_more = ""
         self.after_line: Callable[[], str] = str
@@ -181,7 +122,7 @@ class Shell(Breaking, Hooks):
         session.hooks = self
 
     def _recorded(self) -> Tape:
-        """The tape that the program writes, which is not always the one that is looked at."""
+        """Return the tape that the program writes, which is not always the one that is looked at."""
         recorder = self.session.recorder
         tape: Tape = self.session.tape if recorder is None else recorder.tape
         return tape
@@ -195,10 +136,10 @@ class Shell(Breaking, Hooks):
         tape = self.session.tape
         self._progress.running(tape.passes[-1].number if tape.passes else 0, len(tape))
 
-    def progress(self, share: float) -> None:
-        """A long evaluation has come so far; nothing is said about it on the full screen."""
+    def progress(self, share: float, doing: str = "evaluating") -> None:
+        """Note that a long evaluation has come so far; nothing is said about it on the full screen."""
         if self.reader.screen is None:
-            self._progress.evaluated(share)
+            self._progress.come(share, doing)
 
     def program_begins(self) -> None:
         """Nothing of what it prints has been shown, unless it begins again along a tape."""
@@ -210,7 +151,7 @@ class Shell(Breaking, Hooks):
         self._stand_in()
 
     def _still_running(self) -> None:
-        """The program computes for a while before its first op."""
+        """Note that the program computes for a while before its first op."""
         self._end_line()
         self.console.file.write("running to the first op; Ctrl-C interrupts\n")
 
@@ -241,6 +182,7 @@ class Shell(Breaking, Hooks):
         """Keep what the program prints a second time to itself."""
         if from_start and not run.opened:
             self.show(Text("running the program again from its start; Ctrl-C stops at the next op", style="hint"))
+        self._progress.begin()
         if run.seen is None:
             waits = [line.tape for line in self.session.changes.timelines if not line.ended]
             goes_on = run.old in waits and run.position >= len(run.old)  # nothing was printed after the last op
@@ -249,12 +191,13 @@ class Shell(Breaking, Hooks):
             self.held.begin_again(tape, run.old, run.seen, run.seen)
 
     def going_on(self, tape: Tape, old: Tape) -> None:
-        """What the program prints from now on belongs to another tape."""
+        """Take what the program prints from now on as another tape's."""
         self.held.goes_on(tape, old)
 
     def opening(self, title: str, line: str = "") -> None:
         """Run the line again when that is done, or another one instead."""
         self._line = line or self.interpreter.line
+        self._on_its_way = not self.at_prompt
         self.show(Text(f"opening {title}: the program runs again; Ctrl-C stops it", style="hint"))
 
     def looks(self) -> bool:
@@ -262,11 +205,11 @@ class Shell(Breaking, Hooks):
         return not self.quiet
 
     def opened(self, moved: Callable[[int], int], seen: int) -> None:
-        """What was printed has moved with the tape."""
+        """Note that what was printed has moved with the tape."""
         self.held.moved(moved, seen)
 
     def cell_begins(self) -> None:
-        """What was typed runs for the first time: what it prints is shown at once."""
+        """Note that what was typed runs for the first time: what it prints is shown at once."""
         self.held.begin_anew()
 
     def announce(self, text: str) -> None:
@@ -382,7 +325,7 @@ class Shell(Breaking, Hooks):
         return True
 
     def read(self, prompt: str) -> str | None:
-        """The next line, None at the end of input. Raises KeyboardInterrupt, UnicodeDecodeError."""
+        """Return the next line, None at the end of input. Raises KeyboardInterrupt, UnicodeDecodeError."""
         is_key = self.reader.pages or self.reader.screen is not None  # Ctrl-C: half a prompt cannot be left
         with contextlib.nullcontext() if is_key else self._breaking():
             return self.reader.read(prompt)
@@ -407,6 +350,12 @@ class Shell(Breaking, Hooks):
                     shown = self.interpreter.run(line)
             finally:
                 self._progress.end()
+            # where the program came to it as it ran on, a batch says nothing, as where it stops there at once
+            if once_more and self.quiet and self._on_its_way and self.session.waits:
+                if self.session.stop.hits:
+                    self._greet()
+                else:
+                    shown = None
             self.show(shown)
         except (NotYet, NoGradient) as answer:
             self.show(Text(str(answer), style="hint"))
@@ -437,7 +386,8 @@ class Shell(Breaking, Hooks):
         return contextlib.redirect_stdout(cast(IO[str], _Tee(None, said)))
 
     def own_failure(self, line: str, error: Exception) -> None:
-        """A command failed in a way that nobody foresaw: a bug of nnrepl's, but no reason to lose a session."""
+        """Report that a command failed in a way that nobody foresaw: a bug of nnrepl's, but no reason to lose a
+        session."""
         self.failed = True
         if os.environ.get("NNREPL_DEBUG"):
             traceback.print_exception(error)

@@ -90,7 +90,7 @@ class TerminalReader:
         )
 
     def read(self, prompt: str = PROMPT) -> str | None:
-        """The next line, None on Ctrl-D. Raises KeyboardInterrupt on Ctrl-C."""
+        """Return the next line, None on Ctrl-D. Raises KeyboardInterrupt on Ctrl-C."""
         if self.note and self._interpreter.player is None:
             print(self.note)
             self.note = ""
@@ -124,7 +124,7 @@ class TerminalReader:
         return STYLES[self._settings["theme"]]
 
     def _run_key(self, event: KeyPressEvent, line: str) -> None:
-        """A key stands for a line: it is run now, and what one was typing comes back afterwards."""
+        """Run the line that a key stands for; what one was typing comes back afterwards."""
         buffer = self._session.default_buffer
         self._typed = buffer.text
         buffer.text = line
@@ -155,7 +155,7 @@ def begin_indexing(index: TapeIndex) -> None:
 
 
 def title(interpreter: Interpreter) -> str:
-    """What the terminal's title bar says."""
+    """Return what the terminal's title bar says."""
     op = interpreter.session.op
     return "nnrepl" if op is None else f"{op.label} {op.name} · {op.phase} · nnrepl"
 

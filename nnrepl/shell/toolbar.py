@@ -7,12 +7,12 @@ from typing import NamedTuple
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.utils import get_cwidth
 
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.view.source_lines import own_source, place_text
 from nnrepl.view.stopped import count_text
 
 
-class Piece(NamedTuple):
+class ToolbarItem(NamedTuple):
     """A part of the toolbar; the higher its rank, the sooner it goes when there is no room."""
 
     text: str
@@ -27,10 +27,10 @@ class Toolbar:
         session: Whose place is shown.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: TapeSession) -> None:
         self._session = session
         self._known: tuple[object, ...] = ()
-        self._pieces: list[Piece] = []
+        self._pieces: list[ToolbarItem] = []
 
     def fragments(self, width: int) -> StyleAndTextTuples:
         """As much as fits into a width."""
@@ -43,25 +43,25 @@ class Toolbar:
             shown += [("class:toolbar.dim", " · " if at else ""), (piece.style, piece.text[: max(width - 2, 1)])]
         return shown
 
-    def _now(self) -> list[Piece]:
+    def _now(self) -> list[ToolbarItem]:
         session = self._session
         known = (session.cursor, len(session.tape), len(session.work), id(session.tape), session.running)
         if known != self._known:
             self._known, self._pieces = known, self._make()
         return self._pieces
 
-    def _make(self) -> list[Piece]:
+    def _make(self) -> list[ToolbarItem]:
         session = self._session
         part, op = session.part, session.op
         if part is None:
-            return [Piece("no op yet", 0)]
+            return [ToolbarItem("no op yet", 0)]
         phase = op.phase if op is not None else "end"
         strong = "class:toolbar.strong"
-        pieces = [] if part.kind == "setup" else [Piece(session.tape.steps.at(session.cursor).title, 1, strong)]
-        pieces.append(Piece(phase if op is None else f"{phase} {count_text(op)}", 0, strong))
+        pieces = [] if part.kind == "setup" else [ToolbarItem(session.tape.steps.at(session.cursor).title, 1, strong)]
+        pieces.append(ToolbarItem(phase if op is None else f"{phase} {count_text(op)}", 0, strong))
         if op is not None:
             place, module = place_text(own_source(op, session.skip)[0]), op.module
-            pieces += [Piece(module, 3)] if module else []
-            pieces += [Piece(place, 2)] if place else []
+            pieces += [ToolbarItem(module, 3)] if module else []
+            pieces += [ToolbarItem(place, 2)] if place else []
         timelines = session.changes.timelines
-        return [*pieces, Piece(f"timeline {timelines.current.number}", 1 if len(timelines) > 1 else 4)]
+        return [*pieces, ToolbarItem(f"timeline {timelines.current.number}", 1 if len(timelines) > 1 else 4)]

@@ -15,8 +15,8 @@ FIRST_TIME = "Tab completes, F8 steps, F7 steps back, Ctrl-R searches, Ctrl-D le
 
 
 def history_of(program: str) -> tuple[History, str]:
-    """The history of a program, and what a user should know about it: a hint if there never was one, or
-    what is wrong with its file; "" if nothing is."""
+    """Return the history of a program, and what a user should know about it: a hint if there never was one, or what is
+    wrong with its file; "" if nothing is."""
     path = state_directory() / "histories" / file_name(program)
     note = "" if os.path.exists(path.parent) else FIRST_TIME
     try:
@@ -34,7 +34,7 @@ class _LinesInFile(FileHistory):
         super().__init__(str(path))
 
     def load_history_strings(self) -> Iterable[str]:
-        """What was typed, the newest first."""
+        """Return what was typed, the newest first."""
         try:
             return list(super().load_history_strings())
         except OSError:

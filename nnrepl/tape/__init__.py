@@ -27,12 +27,14 @@ from nnrepl.tape.passes import (
     Inside,
     Mark,
     Pass,
+    inside_of,
     outermost,
+    result_inside,
     samples_of,
 )
 from nnrepl.tape.sites import SKIPPED, Site, is_skipped, own_site
 from nnrepl.tape.steps import Step, Steps
-from nnrepl.tape.tape import Names, OpSequence, Tape
+from nnrepl.tape.tape import Namer, OpSequence, Tape
 from nnrepl.tape.value import LEAF_KINDS, Gradient, Leaf, Tangent, Value, is_evaluated
 
 __all__ = [
@@ -62,7 +64,7 @@ __all__ = [
     "Large",
     "Leaf",
     "Mark",
-    "Names",
+    "Namer",
     "Notes",
     "Op",
     "OpSequence",
@@ -78,9 +80,11 @@ __all__ = [
     "arrays_of",
     "draw_with",
     "fill",
+    "inside_of",
     "is_evaluated",
     "is_skipped",
     "outermost",
     "own_site",
+    "result_inside",
     "samples_of",
 ]

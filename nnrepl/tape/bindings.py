@@ -92,7 +92,7 @@ class Noted:
         self._by_name: dict[str, list[Entry]] = {}
 
     def index(self) -> dict[str, list[Entry]]:
-        """What each variable held, in order."""
+        """Return what each variable held, in order."""
         for entry in self.entries[self._sorted :]:
             self._by_name.setdefault(entry[2], []).append(entry)
         self._sorted = len(self.entries)
@@ -127,7 +127,7 @@ class Bindings:
         return len(self.log)
 
     def call(self, scope: Activation) -> Noted:
-        """What is noted of one call."""
+        """Return what is noted of one call."""
         known = self._calls.get(scope)
         if known is None:
             known = self._calls[scope] = Noted()
@@ -138,7 +138,7 @@ class Bindings:
         return known
 
     def note(self, position: int, scope: Activation, name: str, thing: Any) -> None:
-        """A variable of a call holds `thing` when the cursor stands at `position`, and from there on."""
+        """Note that a variable of a call holds `thing` when the cursor stands at `position`, and from there on."""
         entry = (position, scope, name, thing)
         self._enter(entry)
         if type(thing) is Holder:
@@ -154,7 +154,7 @@ class Bindings:
             noted.index()
 
     def fork(self, position: int) -> Bindings:
-        """What holds up to a position, on a tape that goes another way from there."""
+        """Return what holds up to a position, on a tape that goes another way from there."""
         twin = Bindings()
         for entry in self.log:
             if entry[0] <= position:
@@ -172,7 +172,7 @@ class Bindings:
     # -- containers ----------------------------------------------------------------------------------------
 
     def hold(self, position: int, holder: Holder, entries: Any) -> None:
-        """A container holds these (a dict or a list) from `position` on."""
+        """Note that a container holds these (a dict or a list) from `position` on."""
         versions = self._contents.setdefault(holder, [])
         if versions and versions[-1][0] >= position:
             versions.pop()
@@ -180,7 +180,7 @@ class Bindings:
         self.holds.append((position, holder, entries, len(entries)))
 
     def grow(self, position: int, holder: Holder, more: list[Any]) -> bool:
-        """A list has got more entries at its end. Returns whether what was noted of it can be continued."""
+        """Note that a list has got more entries at its end. Returns whether what was noted of it can be continued."""
         versions = self._contents.get(holder)
         if not versions or versions[-1][0] >= position:
             return False
@@ -193,15 +193,15 @@ class Bindings:
         return True
 
     def grown_large(self, position: int, holder: Holder, large: Large) -> None:
-        """A container holds more than can be kept from `position` on."""
+        """Note that a container holds more than can be kept from `position` on."""
         versions = self._contents.setdefault(holder, [])
         if versions and versions[-1][0] >= position:
             versions.pop()
         versions.append((position, large, 0))
 
     def contents(self, holder: Holder, position: int) -> Any:
-        """What a container held when the cursor stands at `position`: a dict or a list; `Large` where that was too
-        much to be kept, None if it is not known."""
+        """Return what a container held when the cursor stands at `position`: a dict or a list; `Large` where that was
+        too much to be kept, None if it is not known."""
         versions = self._contents.get(holder, [])
         found = bisect_right(versions, position, key=_position)
         if not found:
@@ -219,7 +219,7 @@ class Bindings:
         return UNBOUND
 
     def versions(self) -> dict[Holder, list[tuple[int, Any, int]]]:
-        """What each container held: from which position on, its entries (or `Large`), how many of these."""
+        """Return what each container held: from which position on, its entries (or `Large`), how many of these."""
         return self._contents
 
     def recall(
@@ -248,12 +248,12 @@ class Bindings:
         return scope in self.seen
 
     def _of(self, scope: Activation, name: str) -> list[Entry]:
-        """What one variable of a call held, in order."""
+        """Return what one variable of a call held, in order."""
         noted = self._calls.get(scope)
         return _NOTHING if noted is None else noted.index().get(name, _NOTHING)
 
     def held(self, scope: Activation, name: str, position: int) -> Any:
-        """What a variable of a call holds when the cursor stands at `position`; UNBOUND if nothing."""
+        """Return what a variable of a call holds when the cursor stands at `position`; UNBOUND if nothing."""
         track = self._of(scope, name)
         found = bisect_right(track, position, key=_position)
         return track[found - 1][3] if found else UNBOUND
@@ -266,35 +266,36 @@ class Bindings:
         return (track[found - 1][0], track[found - 1][3]) if found else (-1, UNBOUND)
 
     def was_set(self, scope: Activation, name: str, position: int) -> Any:
-        """What a variable that is not set any more held last; UNBOUND if it has not been set before `position`."""
+        """Return what a variable that is not set any more held last; UNBOUND if it has not been set before
+        `position`."""
         track = self._of(scope, name)
         before = [entry[3] for entry in track if entry[0] <= position and entry[3] is not UNBOUND]
         return before[-1] if before else UNBOUND
 
     def comes(self, scope: Activation, name: str, position: int) -> tuple[int, Any] | None:
-        """What a variable of a call holds next, and from where on; None if that is not known."""
+        """Return what a variable of a call holds next, and from where on; None if that is not known."""
         track = self._of(scope, name)
         found = bisect_right(track, position, key=_position)
         return (track[found][0], track[found][3]) if found < len(track) else None
 
     def variables(self, scope: Activation, position: int) -> dict[str, Any]:
-        """What every variable of a call holds that is set when the cursor stands at `position`."""
+        """Return what every variable of a call holds that is set when the cursor stands at `position`."""
         noted = self._calls.get(scope)
         held = {name: self.held(scope, name, position) for name in ([] if noted is None else noted.index())}
         return {name: thing for name, thing in held.items() if thing is not UNBOUND}
 
     def names_in(self, scope: Activation, value: Value) -> list[str]:
-        """The variables of a call that ever held a value, in order."""
-        return [name for _, found, name in self._naming(value) if found is scope]
+        """Return the variables of a call that ever held a value, in order."""
+        return [name for _, found, name in self.naming(value) if found is scope]
 
     def first_names(self, scopes: Sequence[Activation], value: Value) -> list[tuple[Activation, str]]:
-        """The variables of some calls that ever held a value, as they were given it; of those at one moment, that of
-        the call that comes first."""
+        """Return the variables of some calls that ever held a value, as they were given it; of those at one moment,
+        that of the call that comes first."""
         order = {scope: at for at, scope in enumerate(scopes)}
-        found = [(at, scope, name) for at, scope, name in self._naming(value) if scope in order]
+        found = [(at, scope, name) for at, scope, name in self.naming(value) if scope in order]
         return [(scope, name) for _, scope, name in sorted(found, key=lambda one: (one[0], order[one[1]]))]
 
-    def _naming(self, value: Value) -> list[tuple[int, Activation, str]]:
+    def naming(self, value: Value) -> list[tuple[int, Activation, str]]:
         """Each variable that was given a value, in order: from which position on, and of which call."""
         found: list[tuple[int, Activation, str]] = []
         bound = value.bound
@@ -348,13 +349,13 @@ class Bindings:
         return sorted(last, key=_position), min(ahead, key=_position, default=None)
 
     def _tracks(self, name: str, fits: Callable[[CodeType], bool]) -> Iterator[list[Entry]]:
-        """What a variable of this name held, in each call of such code."""
+        """Yield what a variable of this name held, in each call of such code."""
         for code, scopes in self._codes.items():
             if fits(code) and _has_variable(code, name):
                 yield from (self._of(scope, name) for scope in scopes)
 
     def names(self) -> list[str]:
-        """The names of all variables that are noted."""
+        """Return the names of all variables that are noted."""
         return list(dict.fromkeys(entry[2] for entry in self.log))
 
 

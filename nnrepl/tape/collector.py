@@ -1,7 +1,7 @@
 """Collector: keeps Python's garbage collector from walking the tape again and again.
 
 Everything on the tape lives as long as the tape. Each full collection would walk all of it: a pause of a second after
-8,000 small passes. So what was recorded is set aside now and then (`gc.freeze`), behind a collection of what is new;
+8,000 small passes. So what was recorded is set aside now and then (`gc.freeze`), after a collection of what is new;
 and it is given back (`gc.unfreeze`) before the program collects by itself, and where a tape may be let go of.
 """
 
@@ -38,8 +38,7 @@ class Collector:
         self.due = position + _OFTEN
         if gc.isenabled():
             _collect(2 if self._set_aside else 1)
-            gc.freeze()
-            _note(True)
+            set_aside()
             self._set_aside = True
 
 
@@ -55,8 +54,14 @@ def paused() -> Iterator[None]:
             gc.enable()
 
 
+def set_aside() -> None:
+    """Keep the collector from walking what lives now, until `wake`."""
+    gc.freeze()
+    _note(True)
+
+
 def wake() -> None:
-    """A tape may be let go of from here on: the collector looks at everything once more."""
+    """Note that a tape may be let go of from here on: the collector looks at everything once more."""
     if _set_aside:
         gc.unfreeze()
         _note(False)

@@ -48,7 +48,7 @@ class Face:
         cls._repr_pretty_ = Face._repr_pretty_  # type: ignore[method-assign]  # IPython takes a class's own __repr__ first
 
     def _shown(self) -> Any:
-        """What is drawn for it."""
+        """Return what is drawn for it."""
         return self
 
     def __str__(self) -> str:

@@ -41,7 +41,11 @@ class Notes:
         belonging: Ops that a custom function's own backward pass made, and its forward op.
         edits: Ops that the user made in order to change a value, and the value that they changed.
         inserted: All ops that came from the user and not from the program.
+        typed: Ops that a line of the user's has made, which the program runs as one of its own.
         forced: Results of nested transforms that the program has evaluated before the backward pass.
+        looked: Values that the program has evaluated by other means than MLX's own (NumPy) before the backward pass.
+        cut: Values at which MLX's graph ended when the backward pass began (see `nnrepl.record.cuts`).
+        unlinked: Calls of nested transforms, and of their arguments those that no gradient reaches through them.
         inside: Ops of which the places that they take have been looked at and lie inside of their axes.
         calls: The ops of calls that MLX ran by itself, and what happened inside of them.
         entered: What stands inside of such calls for the arrays that went in, and in which.
@@ -60,7 +64,11 @@ class Notes:
     belonging: dict[Op, Op] = field(default_factory=dict)
     edits: dict[Op, Value] = field(default_factory=dict)
     inserted: set[Op] = field(default_factory=set)
+    typed: set[Op] = field(default_factory=set)
     forced: set[Value] = field(default_factory=set)
+    looked: set[Value] = field(default_factory=set)
+    cut: set[Value] = field(default_factory=set)
+    unlinked: dict[Op, frozenset[Value]] = field(default_factory=dict)
     inside: set[Op] = field(default_factory=set)
     calls: dict[Op, Inside] = field(default_factory=dict)
     entered: dict[Value, Inside] = field(default_factory=dict)
@@ -115,8 +123,8 @@ class Notes:
     # -- files ---------------------------------------------------------------------------------------------
 
     def rows(self, ops: Sequence[Op]) -> Iterator[tuple[str, list[tuple[Op, Any]]]]:
-        """What a saved tape keeps: the name of each note, and the ops of a tape of which something is noted there,
-        with that (None where the op says it all). An op that lies on another tape is left out."""
+        """Yield what a saved tape keeps: the name of each note, and the ops of a tape of which something is noted
+        there, with that (None where the op says it all). An op that lies on another tape is left out."""
         for name in KEPT:
             table = getattr(self, name)
             noted = [(op, table[op] if isinstance(table, dict) else None) for op in ops if op in table]

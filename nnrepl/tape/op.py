@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.tape.face import Face
+from nnrepl.tape.passes import RUN_PASS
 from nnrepl.tape.value import Value
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class DrawnKey:
         self.serial = serial
 
     def key(self) -> mx.array:
-        """The key itself: MLX splits the state and uses the second half (mlx/python/src/random.cpp)."""
+        """Return the key itself: MLX splits the state and uses the second half (mlx/python/src/random.cpp)."""
         key: mx.array = _getitem(_split(self.state), 1)
         return key
 
@@ -88,7 +89,7 @@ def _held(value: Value) -> mx.array:
 
 
 def arrays_of(result: Any) -> list[mx.array]:
-    """The arrays in what an MLX function returned, in order."""
+    """Return the arrays in what an MLX function returned, in order."""
     found: list[mx.array] = []
     _gather(result, found)
     return found
@@ -192,7 +193,7 @@ class Op(Face):
         return self.tape.names.source(self)
 
     def called(self, value: Value) -> str:
-        """What one of its operands is called where it takes it."""
+        """Return what one of its operands is called where it takes it."""
         return self.tape.names.name_at(value, self)
 
     @property
@@ -212,7 +213,7 @@ class Op(Face):
         return self.once(lookup) if self not in mapped else _for_all(self, mapped[self], lookup)
 
     def once(self, lookup: Callable[[Value], mx.array]) -> list[mx.array]:
-        """The same, for one sample of each `vmap` around it."""
+        """Return the same, for one sample of each `vmap` around it."""
         args = [lookup(arg) if type(arg) is Value else fill(arg, lookup) for arg in self.args]
         kwargs = {key: fill(arg, lookup) for key, arg in self.kwargs.items()} if self.kwargs else self.kwargs
         streams = self.part.tape.notes.streams
@@ -248,7 +249,8 @@ class ClosedOp(Op):
     somebody looks into its step.
 
     Attributes:
-        kind: The kind of its pass: "gradient" or "update".
+        kind: The kind of its pass: "gradient", "update", or "run" for a stretch of the program: all that it does from
+            an evaluation on, up to the next call that is seen.
         title: What was called: the name of the loss function, the optimizer.
     """
 
@@ -263,8 +265,13 @@ class ClosedOp(Op):
         self.part, self.position = part, part.start
         self.scope, self.lasti = part.scope, part.lasti
 
+    @property
+    def is_stretch(self) -> bool:
+        """Whether it is no call but a stretch of the program."""
+        return self.part.kind == RUN_PASS
+
     def compute(self, lookup: Callable[[Value], mx.array] = _held) -> list[mx.array]:
-        """It cannot be computed again from what the tape holds. Raises LookupError."""
+        """Raise LookupError: it cannot be computed again from what the tape holds."""
         raise LookupError(f"{self.label} is closed: goto {self.step.title} opens it")
 
 
@@ -273,7 +280,7 @@ _NOTHING: dict[str, Any] = {}
 
 @lru_cache(1024)
 def _closed_operation(kind: str, title: str) -> Operation:
-    name = "gradient call" if kind == "gradient" else "update"
+    name = {"gradient": "gradient call", "run": "stretch"}.get(kind, kind)
 
     def run(*args: Any) -> Any:
         raise LookupError(f"the {name} is closed")

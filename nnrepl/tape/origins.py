@@ -47,7 +47,7 @@ class Activation:
         return scope is other
 
     def path(self) -> list[Activation]:
-        """The calls from the bottom of the program down to this one."""
+        """Return the calls from the bottom of the program down to this one."""
         path: list[Activation] = []
         scope: Activation | None = self
         while scope is not None:

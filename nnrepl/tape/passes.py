@@ -32,7 +32,7 @@ class Pass(Face):
         kind: "setup"; "gradient" for one call of a function made by `value_and_grad` (forward and
             backward); "update" for one optimizer update; "run" for ops at the top level of a program.
         title: What was called: the name of the loss function, the optimizer, the script.
-        start, end: The positions of its first op and behind its last.
+        start, end: The positions of its first op and after its last.
         backward: The position of its first backward op; `end` where there is none (while a gradient pass
             runs forward, a position that is never reached).
         loss: The value that was differentiated, if any.
@@ -79,7 +79,7 @@ class Pass(Face):
         return self.tape.ops[self.start : self.end]
 
     def phase_at(self, position: int) -> str:
-        """The phase of the op at `position`."""
+        """Return the phase of the op at `position`."""
         if self.kind == GRADIENT_PASS:
             return "forward" if position < self.backward else "backward"
         return _PHASES[self.kind]
@@ -95,6 +95,12 @@ class Pass(Face):
         """Its own forward ops, without what happened inside of calls that are ops themselves."""
         ops, inner = self.tape.ops[self.start : min(self.backward, self.end)], self.within is not None
         return [op for op in ops if (op.part is self if inner else not op.inner)]
+
+    def adds_to(self, value: Value) -> Value | None:
+        """Return the whole gradient of which a gradient is only a part; None where it is whole itself, or none."""
+        of = value.gradient_of
+        grads = self.grads.get(of.canonical, []) if of is not None else []
+        return grads[-1] if len(grads) > 1 and grads[-1] is not value else None
 
     @property
     def outermost(self) -> Pass:
@@ -147,7 +153,7 @@ class Inside(Pass):
     unfollowed: str = ""
 
     def phase_at(self, position: int) -> str:
-        """The phase of the op at `position`."""
+        """Return the phase of the op at `position`."""
         if self.differentiates or self.within is None:
             return "forward" if position < self.backward else "backward"
         return self.within.phase_at(position)
@@ -156,6 +162,16 @@ class Inside(Pass):
     def differentiates(self) -> bool:
         """Whether it has a backward stretch of its own."""
         return self.transform in GRADIENTS
+
+    def differs(self, value: Value) -> bool:
+        """Whether a value differs from sample to sample of a `vmap`: then it means nothing outside of it."""
+        if not self.size:
+            return False
+        apart = {leaf for leaf in self.leaves if leaf in self.axes}
+        for op in self.ops:
+            if not apart.isdisjoint(op.inputs):
+                apart.update(op.outputs)
+        return value in apart
 
     @property
     def call(self) -> Op | None:
@@ -172,6 +188,28 @@ def outermost(part: Pass) -> Inside:
         part = part.within
     assert isinstance(part, Inside)
     return part
+
+
+def inside_of(op: Op) -> Inside | None:
+    """Return what happened inside of a call that MLX ran by itself, by the op of the call; None if that is not on the
+    tape."""
+    ops = op.part.tape.ops
+    part: Pass | None = ops[op.position - 1].part if op.operation.kind == "opaque" and op.position else None
+    while isinstance(part, Inside):
+        if part.end == op.position:
+            return part
+        part = part.within
+    return None
+
+
+def result_inside(value: Value) -> Value | None:
+    """Return the value inside of a nested gradient call that is its result; None if `value` is no such result, or more
+    was done with it."""
+    inside = inside_of(value.op) if value.op is not None else None
+    if inside is None or not inside.differentiates or isinstance(inside.within, Inside):
+        return None
+    found = next((inner for inner, slot in inside.results if slot == value.slot), None)
+    return found if found is not None and found.shape == value.shape else None
 
 
 def samples_of(value: Value) -> list[tuple[int, int]]:

@@ -32,7 +32,7 @@ class Site(NamedTuple):
 
 
 def own_site(op: Op, skip: Sequence[str] = SKIPPED) -> Site | None:
-    """The innermost site of an op in a module that is not skipped, else the innermost one; None without a scope.
+    """Return the innermost site of an op in a module that is not skipped, else the innermost one; None without a scope.
 
     Args:
         skip: Patterns for names of modules (`mlx.*`). Python's standard library is always skipped.
@@ -63,7 +63,7 @@ def is_skipped(scope: Activation, patterns: tuple[str, ...]) -> bool:
 
 
 def _module_of(file: str) -> str:
-    """The name of a module by its file, for what was saved without it."""
+    """Return the name of a module by its file, for what was saved without it."""
     stem = file.removesuffix(".py").removesuffix("/__init__")
     for folder in ("site-packages/", *(f"{path}/" for path in sys.path if path)):
         _, found, rest = stem.rpartition(folder)

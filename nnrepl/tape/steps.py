@@ -33,7 +33,7 @@ class Step:
         tape: The tape it lies on.
         number: 0 for the setup, then 1, 2, ...
         start: The position of its first op.
-        end: The position behind its last op so far.
+        end: The position after its last op so far.
     """
 
     tape: Tape
@@ -87,7 +87,7 @@ class Steps(Sequence[Step]):
 
     @classmethod
     def known(cls, tape: Tape, starts: Sequence[int]) -> Steps:
-        """The steps of a tape that grows no more, by the positions at which they begin."""
+        """Return the steps of a tape that grows no more, by the positions at which they begin."""
         return cls(tape, list(starts), _seen=sys.maxsize)
 
     @overload
@@ -108,28 +108,28 @@ class Steps(Sequence[Step]):
         return (self._step(at) for at in range(len(self)))
 
     def at(self, position: int) -> Step:
-        """The step in which a position lies (the last one, behind the end), or the setup (number 0)."""
+        """Return the step in which a position lies (the last one, after the end), or the setup (number 0)."""
         self._look()
         found = bisect_right(self._starts, position)
         return self._step(found - 1) if found else self.setup
 
     def number_at(self, position: int) -> int:
-        """The number of the step in which a position lies."""
+        """Return the number of the step in which a position lies."""
         self._look()
         return bisect_right(self._starts, position)
 
     def start_of(self, number: int) -> int | None:
-        """The position at which a step (0: the setup) begins; None if the tape does not reach it."""
+        """Return the position at which a step (0: the setup) begins; None if the tape does not reach it."""
         self._look()
         if number == 0:
             return 0
         return self._starts[number - 1] if number <= len(self._starts) else None
 
     def coming(self, scope: Activation | None, lasti: int) -> int:
-        """The number of the step in which a gradient call will be that is about to be made at a place."""
+        """Return the number of the step in which a gradient call will be that is about to be made at a place."""
         self._look()
         updated, count = self._updated, len(self._starts)
-        if updated is not None and not in_one_turn(updated.ops[-1], scope, lasti):
+        if updated is not None and not in_one_turn(_last_of(updated), scope, lasti):
             return count + 1
         return max(count, 1)
 
@@ -167,7 +167,7 @@ class Steps(Sequence[Step]):
                 if not self._starts:
                     self._starts.append(self.tape.origin)
                 if self._updated is not None:
-                    self._cut(self._updated.ops[-1], part, count if part.open else part.end)
+                    self._cut(_last_of(self._updated), part, count if part.open else part.end)
             if part.open:
                 return
             self._end(part)
@@ -184,7 +184,9 @@ class Steps(Sequence[Step]):
             places = [(part.start, part.scope, part.lasti)]
         else:
             last = part.start + 1 if part.kind == GRADIENT_PASS else end
-            places = [(at, ops[at].scope, ops[at].lasti) for at in range(max(part.start, self._looked), last)]
+            inserted = self.tape.notes.inserted  # what the user puts in belongs to what it stands behind
+            fresh = [at for at in range(max(part.start, self._looked), last) if ops[at] not in inserted]
+            places = [(at, ops[at].scope, ops[at].lasti) for at in fresh]
         self._looked = end
         for at, scope, lasti in places:
             if not in_one_turn(update, scope, lasti):
@@ -200,7 +202,7 @@ class Steps(Sequence[Step]):
 
 
 def weights_of(part: Pass) -> Iterator[Value]:
-    """What a gradient call differentiated with respect to, as the program knows it and as the call does."""
+    """Yield what a gradient call differentiated with respect to, as the program knows it and as the call does."""
     for leaf in part.wrt:
         yield leaf
         if leaf.origin is not None:
@@ -219,7 +221,14 @@ def is_update(part: Pass, weights: Set[Value]) -> bool:
     return any(
         op.operation.kind == "closed" or (op.scope is not None and op.scope.updating) or _reads(op, weights)
         for op in part.ops
+        if op not in part.tape.notes.inserted
     )
+
+
+def _last_of(part: Pass) -> Op:
+    """Return the last op of the program's in a pass: what the user puts in after it stands at its end."""
+    ops, inserted = part.ops, part.tape.notes.inserted
+    return next((op for op in reversed(ops) if op not in inserted), ops[-1])
 
 
 def _reads(op: Op, weights: Set[Value]) -> bool:
@@ -250,7 +259,7 @@ def in_one_turn(before: Op, scope: Activation | None, lasti: int) -> bool:
 def _common(
     one: Activation | None, one_lasti: int, other: Activation | None, other_lasti: int
 ) -> tuple[Activation | None, int, int]:
-    """The innermost call from which two places were reached, and from where in it each was."""
+    """Return the innermost call from which two places were reached, and from where in it each was."""
     while one is not other:
         if one is None or other is None:
             return None, 0, 0
@@ -284,7 +293,7 @@ def _flow(code: CodeType) -> tuple[dict[int, tuple[int, ...]], tuple[tuple[int, 
 @lru_cache(maxsize=4096)
 def _leads(code: CodeType, start: int, end: int) -> bool:
     """Whether control can come from one instruction to a later one without a jump back. (During a call a frame's
-    offset points into the caches behind the instruction.)"""
+    offset points into the caches after the instruction.)"""
     onward, _ = _flow(code)
     offsets = list(onward)
     start, end = (offsets[max(bisect_right(offsets, at) - 1, 0)] for at in (start, end))

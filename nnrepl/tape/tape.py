@@ -23,7 +23,7 @@ _copy = mx.array.__copy__
 _FEW_SCANS, _LONG = 8, 4096
 
 
-class Names(Protocol):
+class Namer(Protocol):
     """Who knows what things are called: resolved when shown, not when recorded.
 
     A tape and its names need each other: whoever makes names makes their tape (`ProgramNames`).
@@ -53,7 +53,7 @@ class Tape:
         here: The number of the step in which the user stands (0: the setup); its ops are `#n` without more.
         names: Resolves names and places.
         notes: What is known about its ops and values. All timelines share it; all else is this tape's own.
-        compiled: Where compiled functions ran that the program had called: the first op, and behind the last.
+        compiled: Where compiled functions ran that the program had called: the first op, and after the last.
         late: Where ops are recorded again in the middle of what ran natively: what came just before was not recorded.
         retraced: The steps in which MLX traced a compiled function while they ran natively.
         bindings: What the program's variables held.
@@ -61,7 +61,7 @@ class Tape:
             positions of the ops that came next.
     """
 
-    def __init__(self, names: Names, notes: Notes | None = None) -> None:
+    def __init__(self, names: Namer, notes: Notes | None = None) -> None:
         self.ops: list[Op] = []
         self.passes: list[Pass] = []
         self.marks: list[Mark] = []
@@ -89,9 +89,9 @@ class Tape:
         ops = self.ops
         return any(isinstance(ops[part.start], ClosedOp) for part in self.passes if len(part) == 1)
 
-    def fork(self, position: int, names: Names) -> Tape:
-        """A new tape that shares everything before `position`: the ops, the values, what is noted about them, and
-        the passes before are the same objects. Costs time in what it shares."""
+    def fork(self, position: int, names: Namer) -> Tape:
+        """Return a new tape that shares everything before `position`: the ops, the values, what is noted about them,
+        and the passes before are the same objects. Costs time in what it shares."""
         wake()  # this one may be let go of from here on
         twin = self.apart(names)
         twin.ops = self.ops[:position]
@@ -100,23 +100,25 @@ class Tape:
         twin.passes = [part if part.end <= position else replace(part, end=position) for part in before]
         twin.marks = [mark for mark in self.marks if mark.position < position]
         twin.compiled = [span for span in self.compiled if span[1] <= position]
+        twin.late = {at for at in self.late if at < position}
         for line, passed in self.passed.items():
             twin.passed[line] = [at for at in passed if at <= position]
         twin.holes = [hole for hole in self.holes if hole.position < position]
         return twin
 
-    def apart(self, names: Names) -> Tape:
-        """A new tape with nothing on it, for ops that take this one's values: what is noted is the same object."""
+    def apart(self, names: Namer) -> Tape:
+        """Return a new tape with nothing on it, for ops that take this one's values: what is noted is the same
+        object."""
         twin = Tape(names, self.notes)
         twin.origin, twin.here = self.origin, self.here
         return twin
 
     def stand(self, position: int) -> None:
-        """The user stands at a position: the ops of its step are called `#n` from now on."""
+        """Note that the user stands at a position: the ops of its step are called `#n` from now on."""
         self.here = self.steps.number_at(min(position, max(len(self.ops) - 1, 0)))
 
     def label(self, position: int) -> str:
-        """The address of an op: `#12` in the step in which the user stands, else `30#12` or `setup#3`."""
+        """Return the address of an op: `#12` in the step in which the user stands, else `30#12` or `setup#3`."""
         step = self.steps.at(position)
         number = f"#{position - step.start + 1}"
         if step.number == self.here:
@@ -124,9 +126,9 @@ class Tape:
         return f"{step.number or 'setup'}{number}"
 
     def position(self, index: int, step: int | None = None) -> int | None:
-        """The position of op number `index` of a step (0: the setup; None: where the user stands).
+        """Return the position of op number `index` of a step (0: the setup; None: where the user stands).
 
-        Returns None where the tape has no such step, and a position behind the step's end where it is shorter.
+        Returns None where the tape has no such step, and a position after the step's end where it is shorter.
         """
         start = self.steps.start_of(self.here if step is None else step)
         return None if start is None else start + index - 1
@@ -144,15 +146,15 @@ class Tape:
         return self.ops[position]
 
     def pass_at(self, position: int) -> Pass | None:
-        """The pass in which `position` lies (the last one, behind the end); None on an empty tape."""
+        """Return the pass in which `position` lies (the last one, after the end); None on an empty tape."""
         if not self.passes:
             return None
         found = bisect_right(self.passes, position, key=_start_of)
         return self.passes[max(found - 1, 0)]
 
     def consumers(self, value: Value) -> tuple[Op, ...]:
-        """The ops that take `value` as an input, in order. Who asks for one or two on a long tape does not wait until
-        all are known."""
+        """Return the ops that take `value` as an input, in order. Who asks for one or two on a long tape does not wait
+        until all are known."""
         if self._scans < _FEW_SCANS and len(self.ops) - self._consumers_known > _LONG:
             self._scans += 1
             return tuple([op for op in self.ops[self._behind(value) :] if value in op.inputs])

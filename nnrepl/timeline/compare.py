@@ -31,7 +31,7 @@ class Distance:
 
 
 def distances(pairs: Sequence[tuple[mx.array, mx.array]]) -> Iterator[Distance]:
-    """The distance of each pair of arrays; both of a pair have the same shape, and elements."""
+    """Yield the distance of each pair of arrays; both of a pair have the same shape, and elements."""
     for batch in batches(pairs, lambda pair: pair):
         groups = alike(batch)
         measured = [_distances(*side_by_side(batch, group)) for group in groups]
@@ -45,7 +45,7 @@ def distances(pairs: Sequence[tuple[mx.array, mx.array]]) -> Iterator[Distance]:
 
 
 def _place(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The index of an element by its number."""
+    """Return the index of an element by its number."""
     index: list[int] = []
     for extent in reversed(shape):
         flat, part = divmod(flat, extent)
@@ -56,13 +56,20 @@ def _place(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _distances(a: mx.array, b: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
     """For each row of two tensors: whether all is equal, the largest distance, the largest relative one, and where."""
     equal = (a == b) | ((a != a) & (b != b))
-    if not mx.issubdtype(a.dtype, mx.complexfloating) and not mx.issubdtype(b.dtype, mx.complexfloating):
+    whole = not mx.issubdtype(a.dtype, mx.inexact) and not mx.issubdtype(b.dtype, mx.inexact)
+    if whole:
+        a, b = a.astype(mx.int64), b.astype(mx.int64)  # of large ones float32 has not every number
+    elif not mx.issubdtype(a.dtype, mx.complexfloating) and not mx.issubdtype(b.dtype, mx.complexfloating):
         a, b = a.astype(mx.float32), b.astype(mx.float32)
-    apart = mx.where(equal, 0.0, mx.abs(a - b))
+    apart = mx.where(equal, 0.0, mx.abs(a - b).astype(mx.float32))
     apart = mx.where(mx.isnan(apart), float("inf"), apart)
+    apart = mx.where(~equal & (apart == 0), _LEAST, apart)  # float64 numbers may be closer than float32 can tell
     scale = mx.maximum(mx.abs(a), mx.abs(b))
     relative = mx.where(apart == 0, 0.0, apart / mx.where(mx.isnan(scale) | (scale == 0), 1.0, scale))
     return mx.all(equal, axis=1), mx.max(apart, axis=1), mx.max(relative, axis=1), mx.argmax(apart, axis=1)
+
+
+_LEAST = 1.2e-38  # the smallest normal number of float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,7 @@ class Change:
 
 
 def pairs_of(before: Tape, after: Tape) -> tuple[list[tuple[Op, Op]], tuple[Op, Op] | None]:
-    """The program's ops on two timelines, side by side, and the first two that are not the same operations.
+    """Return the program's ops on two timelines, side by side, and the first two that are not the same operations.
 
     Forward ops are paired in order, until the program goes another way; a backward op with the one of its
     forward op: an edit may have cut gradients, or added to them. Of steps that are closed on either, what made the
@@ -107,7 +114,7 @@ def pairs_of(before: Tape, after: Tape) -> tuple[list[tuple[Op, Op]], tuple[Op, 
 
 
 def _side_by_side(before: Tape, after: Tape) -> Iterator[tuple[Op, Op]]:
-    """The forward ops of two tapes in order; those of closed steps cannot be counted, so then step by step."""
+    """Yield the forward ops of two tapes in order; those of closed steps cannot be counted, so then step by step."""
     if not before.closed and not after.closed:
         yield from zip(_forward(before.ops, before), _forward(after.ops, after))
         return
@@ -121,7 +128,7 @@ def _side_by_side(before: Tape, after: Tape) -> Iterator[tuple[Op, Op]]:
 
 
 def _losses(step: Step) -> Iterator[Op]:
-    """What made the losses of a step, as far as they are known: from the first that is not, nothing more."""
+    """Yield what made the losses of a step, as far as they are known: from the first that is not, nothing more."""
     for part in step.passes:
         if part.kind == GRADIENT_PASS:
             if part.loss is None or part.loss.op is None:
@@ -130,7 +137,8 @@ def _losses(step: Step) -> Iterator[Op]:
 
 
 def ends_first(before: Tape, after: Tape) -> tuple[Tape, Op] | None:
-    """The tape that was not followed as far as the other, with its last op of the program's; None if both go as far."""
+    """Return the tape that was not followed as far as the other, with its last op of the program's; None if both go as
+    far."""
     ends = [[op for op in tape.ops if op not in tape.notes.inserted] for tape in (before, after)]
     counts: list[Any] = [sum(op.of is None for op in ops) for ops in ends]
     if before.closed or after.closed:
@@ -145,7 +153,7 @@ def _forward(ops: Sequence[Op], tape: Tape) -> Iterator[Op]:
 
 
 def _backward(tape: Tape, twins: dict[Op, Op]) -> Iterator[tuple[tuple[Op, str, int], Op]]:
-    """The backward ops, each under the other tape's forward op, its own name, and how often that came before."""
+    """Yield the backward ops, each under the other tape's forward op, its own name, and how often that came before."""
     seen: Counter[tuple[Op, str]] = Counter()
     for op in tape.ops:
         twin = None if op.of is None else twins.get(op.of)
@@ -156,7 +164,7 @@ def _backward(tape: Tape, twins: dict[Op, Op]) -> Iterator[tuple[tuple[Op, str, 
 
 
 def candidates(pairs: Sequence[tuple[Op, Op]]) -> list[tuple[Op, Op, Value, Value]]:
-    """The outputs that are not the very same value on both sides; gradients of the same value, paired."""
+    """Return the outputs that are not the very same value on both sides; gradients of the same value, paired."""
     found = []
     twins = _leaves(pairs)
     for a, b in pairs:
@@ -175,13 +183,13 @@ def candidates(pairs: Sequence[tuple[Op, Op]]) -> list[tuple[Op, Op, Value, Valu
 
 
 def _leaves(pairs: Sequence[tuple[Op, Op]]) -> dict[Value, Value]:
-    """The leaves of the passes in which paired ops lie, side by side."""
+    """Return the leaves of the passes in which paired ops lie, side by side."""
     passes = {id(a.part): (a.part, b.part) for a, b in pairs}
     return {old: new for a, b in passes.values() for old, new in zip(a.wrt, b.wrt)}
 
 
 def changes(found: Sequence[tuple[Op, Op, Value, Value]]) -> list[Change]:
-    """What differs, in order of execution; the values have been evaluated."""
+    """Return what differs, in order of execution; the values have been evaluated."""
     alike = [entry for entry in found if entry[2].shape == entry[3].shape and entry[2].size]
     measured = dict(zip(map(id, alike), distances([(old.array, new.array) for _, _, old, new in alike])))
     result: dict[Op, Change] = {}

@@ -17,6 +17,7 @@ from nnrepl.record.intake import RECORDING
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.repeat import exchange
 from nnrepl.tape import RUN_PASS, Activation, Gradient, Leaf, Op, Operation, Pass, Tape, Value
+from nnrepl.tape.passes import inside_of
 
 _copy = mx.array.__copy__
 _full = mx.full
@@ -148,14 +149,14 @@ def _apart(recorder: Recorder, tape: Tape) -> Iterator[Tape]:
 
 
 def remember_source(text: str) -> str:
-    """A file name under which the text of an edit can be shown as the source of its ops."""
+    """Return a file name under which the text of an edit can be shown as the source of its ops."""
     filename = f"<edit {next(_numbers)}>"
     linecache.cache[filename] = (len(text), None, [text + "\n"], filename)
     return filename
 
 
 def place_of(tape: Tape, target: Value, cursor: int | None = None) -> tuple[Value, int]:
-    """What an edit of `target` really changes, and from where it takes effect.
+    """Return what an edit of `target` really changes, and from where it takes effect.
 
     A parameter or an input is changed where it enters, so that everything sees it; the result of an op, from
     the cursor on (without a cursor, from where it was made).
@@ -174,11 +175,19 @@ def place_of(tape: Tape, target: Value, cursor: int | None = None) -> tuple[Valu
         part = None if cursor is None else tape.pass_at(cursor)
         return target, 0 if part is None else part.start
     made = target.op.position + 1
-    return target, made if cursor is None else max(cursor, made)
+    return target, before_call(tape, made if cursor is None else max(cursor, made))
+
+
+def before_call(tape: Tape, position: int) -> int:
+    """Return where a change takes effect that is made before the op at `position`: what happened inside of a call that
+    MLX ran by itself lies before the call's own op, and takes the change as the call does."""
+    inside = inside_of(tape.ops[position]) if position < len(tape) else None
+    return position if inside is None else inside.start
 
 
 def _before(tape: Tape, value: Value, cursor: int | None = None) -> tuple[Value, int | None] | None:
-    """What a value of a second run is in the first, and where the cursor would be there; None if it is of none."""
+    """Return what a value of a second run is in the first, and where the cursor would be there; None if it is of
+    none."""
     if isinstance(value, Leaf) and value.origin is not None and not any(value in part.wrt for part in tape.passes):
         return value.origin, cursor
     return in_first_run(tape, value, cursor)

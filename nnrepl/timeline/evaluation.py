@@ -35,7 +35,7 @@ class Work:
 
 
 def pending(values: Iterable[Value], limit: int | None = None) -> list[Op] | None:
-    """The ops that must be evaluated before `values` can be seen, in order of execution.
+    """Return the ops that must be evaluated before `values` can be seen, in order of execution.
 
     Args:
         limit: Give up (and return None) when more than so many elements would have to be computed.

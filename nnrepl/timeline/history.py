@@ -63,8 +63,8 @@ class History:
         self._grown = 0
 
     def evaluated(self) -> None:
-        """The program is about to evaluate: drop what is too much, if a good part of the budget has come to be held
-        since the last time. What the program asked for before is there by now; what it asks for now comes to be."""
+        """Drop what is too much before the program evaluates, if a good part of the budget has come to be held since
+        the last time. What the program asked for before is there by now; what it asks for now comes to be."""
         ops, reached = self.tape.ops, len(self.tape.ops)
         self._grown += sum([_bytes(value) for op in ops[self._measured : self._evaluated] for value in op.outputs])
         coming = ops[self._evaluated :]
@@ -89,7 +89,7 @@ class History:
                     self._let_go(value)
 
     def trim(self) -> None:
-        """A stretch ends, since a gradient pass begins or much is held: take it in, and drop what is too much. What
+        """Take a stretch in that ends, since a gradient pass begins or much is held, and drop what is too much. What
         that takes does not depend on how long the run has been."""
         reached = len(self.tape.ops)
         if reached > self._end:
@@ -118,18 +118,19 @@ class History:
             self._release(at, keep=frozenset())
 
     def _ops(self, at: int) -> list[Op]:
-        """The ops of a stretch."""
+        """Return the ops of a stretch."""
         end = self._starts[at + 1] if at + 1 < len(self._starts) else self._end
         return self.tape.ops[self._starts[at] : end]
 
     def _resize(self, at: int, size: int) -> None:
-        """A stretch holds so many bytes now."""
+        """Note that a stretch holds so many bytes now."""
         self.bytes += size - self._sizes.pop(at, 0)
         if size:
             self._sizes[at] = size
 
     def _note_handed_on(self) -> None:
-        """The values that later stretches begin with: parameters, the optimizer's state, what a loop carries on."""
+        """Note the values that later stretches begin with: parameters, the optimizer's state, what a loop carries
+        on."""
         for at in range(self._noted, len(self._starts)):
             start = self._starts[at]
             for op in self._ops(at):
@@ -139,7 +140,7 @@ class History:
         self._noted = len(self._starts)
 
     def _note_leaves(self) -> None:
-        """The leaves of the passes since the last time, by what they continue."""
+        """Note the leaves of the passes since the last time, by what they continue."""
         passes = self.tape.passes
         fresh, self._noted_passes = passes[self._noted_passes :], max(len(passes) - 1, 0)
         for leaf in [leaf for part in fresh for leaf in part.wrt]:
@@ -149,7 +150,7 @@ class History:
                 self._bring_back(leaf, leaf.origin)
 
     def _bring_back(self, leaf: Value, older: Value | None) -> None:
-        """A leaf continues something that had been dropped before it was made: the array is there, so it counts."""
+        """Count again what had been dropped before a leaf continued it: the array is there."""
         while older is not None and older.held is None and older.dropped and leaf.held is not None:
             older.held = _copy(leaf.held)
             if older.op is not None:
@@ -183,7 +184,8 @@ class History:
         return any([self._is_held(leaf, shared) for leaf in self._leaves.get(value, ())])
 
     def _held_elsewhere(self) -> set[Value]:
-        """The values that the program holds by objects of its own: what these stand for, and what that continues."""
+        """Return the values that the program holds by objects of its own: what these stand for, and what that
+        continues."""
         found: set[Value] = set()
         for value in self._shared():
             older: Value | None = value
@@ -203,8 +205,9 @@ class History:
             pending.extend(self._leaves.get(going, ()))
 
     def _superfluous(self, newest: int) -> list[int]:
-        """The stretches whose handed-on values may go, the oldest first. At a distance of 2^k pairs and more from the
-        present only every 2^k-th pair is kept (a step is often two), so that one that is kept later was kept before."""
+        """Return the stretches whose handed-on values may go, the oldest first. At a distance of 2^k pairs and more
+        from the present only every 2^k-th pair is kept (a step is often two), so that one that is kept later was kept
+        before."""
         pairs = [(at, at // 2) for at in sorted(self._sizes) if at > 0 and at // 2 < newest // 2]
         return [at for at, pair in pairs if pair % (1 << ((newest // 2 - pair).bit_length() - 1))]
 
@@ -214,13 +217,13 @@ _OF_THE_TAPE = 2
 
 
 def _bytes(value: Value) -> int:
-    """What a value holds; nothing that counts if it is one number."""
+    """Return what a value holds; nothing that counts if it is one number."""
     held = value.held
     return held.nbytes if held is not None and held.size > 1 and value.evaluated else 0
 
 
 def default_budget() -> int:
-    """A quarter of the machine's memory, in bytes."""
+    """Return a quarter of the machine's memory, in bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 

@@ -1,6 +1,6 @@
 """Moves: where on a tape a motion leads. Each costs no more than it looks at, and evaluates nothing.
 
-A position points at the op that comes next; `len(tape)` is behind the last op. A function returns None where
+A position points at the op that comes next; `len(tape)` is after the last op. A function returns None where
 the place has not been recorded (yet). The function in which the user stands is the program's own: the innermost call
 whose module is not skipped. `scope` is the call in which they go on by lines, where that is not this one.
 """
@@ -59,8 +59,8 @@ def _runs_on(tape: Tape, at: int, scope: Activation | None) -> bool:
 
 
 def _phase(op: Op, scope: Activation | None) -> tuple[Pass, str]:
-    """The pass of an op and its phase there, as seen from a call: for who stands outside of a call that MLX ran by
-    itself, what happens inside belongs to the pass around it."""
+    """Return the pass of an op and its phase there, as seen from a call: for who stands outside of a call that MLX ran
+    by itself, what happens inside belongs to the pass around it."""
     part = op.part
     while part.within is not None and (scope is None or scope is part.scope or not _is_called_from(scope, part.scope)):
         part = part.within
@@ -68,7 +68,7 @@ def _phase(op: Op, scope: Activation | None) -> tuple[Pass, str]:
 
 
 def _insides(op: Op) -> Iterator[Inside]:
-    """The calls that MLX ran by itself in which an op lies."""
+    """Yield the calls that MLX ran by itself in which an op lies."""
     part: Pass | None = op.part
     while isinstance(part, Inside):
         yield part
@@ -80,7 +80,7 @@ def _is_called_from(scope: Activation, caller: Activation | None) -> bool:
 
 
 def _call_in(op: Op, scope: Activation | None) -> Activation | None:
-    """The call that `scope` made in which an op was made; None if it was made in `scope` itself."""
+    """Return the call that `scope` made in which an op was made; None if it was made in `scope` itself."""
     step, call = op.scope, None
     while step is not None and step is not scope:
         step, call = step.parent, step
@@ -90,9 +90,9 @@ def _call_in(op: Op, scope: Activation | None) -> Activation | None:
 def standing(
     tape: Tape, before: int, position: int, skip: Skip = (), scope: Activation | None = None
 ) -> Activation | None:
-    """The call in which the user goes on by lines at `position`, where a line led from `before`: that in which they
-    stood, or the caller to whose next line it has returned. None, for that of the op, where the caller's line goes on
-    with another call, and in another pass."""
+    """Return the call in which the user goes on by lines at `position`, where a line led from `before`: that in which
+    they stood, or the caller to whose next line it has returned. None, for that of the op, where the caller's line goes
+    on with another call, and in another pass."""
     if (
         position >= len(tape)
         or before >= len(tape)
@@ -108,7 +108,7 @@ def standing(
 def over(
     tape: Tape, position: int, start: int | None = None, skip: Skip = (), scope: Activation | None = None
 ) -> int | None:
-    """The first op of the next line of the function that stands at `position`, or of its caller.
+    """Return the first op of the next line of the function that stands at `position`, or of its caller.
 
     Args:
         start: Where to begin looking, if everything before it has been looked at already.
@@ -123,7 +123,7 @@ def over(
 def out(
     tape: Tape, position: int, start: int | None = None, skip: Skip = (), scope: Activation | None = None
 ) -> int | None:
-    """The next op outside of the function that stands at `position`."""
+    """Return the next op outside of the function that stands at `position`."""
     scope = scope or _scope(tape, position, skip)
     for at in range(position + 1 if start is None else max(start, position + 1), len(tape)):
         if not _inside(tape.ops[at], scope):
@@ -132,7 +132,7 @@ def out(
 
 
 def back_over(tape: Tape, position: int, skip: Skip = (), scope: Activation | None = None) -> int | None:
-    """The first op of this line, or from there of the line before, in the function that stands at `position`."""
+    """Return the first op of this line, or from there of the line before, in the function that stands at `position`."""
     if position == 0 or not tape.ops:
         return None
     scope = scope or _scope(tape, position, skip)
@@ -145,7 +145,7 @@ def back_over(tape: Tape, position: int, skip: Skip = (), scope: Activation | No
 
 
 def back_out(tape: Tape, position: int, skip: Skip = (), scope: Activation | None = None) -> int | None:
-    """The first op of the function that stands at `position`; from there, the last op before it."""
+    """Return the first op of the function that stands at `position`; from there, the last op before it."""
     scope = scope or _scope(tape, position, skip)
     at = position
     while at > 0 and _inside(tape.ops[at - 1], scope):
@@ -158,7 +158,7 @@ def back_out(tape: Tape, position: int, skip: Skip = (), scope: Activation | Non
 def further_down(
     tape: Tape, position: int, start: int | None = None, skip: Skip = (), scope: Activation | None = None
 ) -> int | None:
-    """The next op on a greater line of the same function, or outside of it (pdb's `until`)."""
+    """Return the next op on a greater line of the same function, or outside of it (pdb's `until`)."""
     if position >= len(tape):
         return None
     scope = scope or _scope(tape, position, skip)
@@ -177,7 +177,7 @@ def is_dull(op: Op) -> bool:
 
 
 def back_telling(tape: Tape, position: int, count: int) -> int:
-    """The `count`-th op back that does more than to arrange numbers, or the start."""
+    """Return the `count`-th op back that does more than to arrange numbers, or the start."""
     for at in range(position - 1, -1, -1):
         count -= not is_dull(tape.ops[at])
         if not count:

@@ -67,7 +67,7 @@ class Timeline:
         return self.cells[len(self.starts) :]
 
     def dependents(self) -> list[Op]:
-        """The ops behind the edit whose results depend on it."""
+        """Return the ops after the edit whose results depend on it."""
         if self.edit is None:
             return []
         start = self.edit.position + len(self.edit.ops)
@@ -92,7 +92,7 @@ class Timeline:
         return found
 
     def lost(self) -> list[Edit | CodeChange]:
-        """The changes of the timeline before that lie behind this one: they are not made again."""
+        """Return the changes of the timeline before that lie after this one: they are not made again."""
         began = self.began
         lost: list[Edit | CodeChange] = []
         timeline = self.parent
@@ -125,7 +125,7 @@ class Timelines:
         return len(self._all)
 
     def __getitem__(self, number: int) -> Timeline:
-        """The timeline with a number. Raises IndexError."""
+        """Return the timeline with a number. Raises IndexError."""
         if not 1 <= number <= len(self._all):
             raise IndexError(number)
         return self._all[number - 1]
@@ -140,7 +140,7 @@ class Timelines:
         self.current = self.live = timeline.parent
 
     def branch(self, tape: Tape, names: ProgramNames, began: Edit | CodeChange) -> Timeline:
-        """A change has made a new timeline; it becomes the current one, and the program stands on it."""
+        """Take the new timeline that a change has made for the current one; the program stands on it."""
         edit, code = (None, began) if isinstance(began, CodeChange) else (began, None)
         parent = self.current
         made = Timeline(len(self._all) + 1, tape, names, parent, edit, code, self.codes_with(began))
@@ -151,7 +151,7 @@ class Timelines:
         return made
 
     def codes_with(self, began: Edit | CodeChange) -> tuple[CodeChange, ...]:
-        """The changes of the source that hold behind a change that is made now: what lies further on is not made
+        """Return the changes of the source that hold after a change that is made now: what lies further on is not made
         again."""
         before = tuple(code for code in self.current.codes if code.position <= began.position)
         return (*before, began) if isinstance(began, CodeChange) else before
@@ -191,12 +191,17 @@ class Timelines:
         return found
 
     @property
+    def undone(self) -> Timeline | tuple[Cell, ...] | None:
+        """What `redo` would go back to; None if there is nothing."""
+        return self._undone[-1] if self._undone else None
+
+    @property
     def can_redo_cells(self) -> bool:
         """Whether the last thing that `undo` did was to take cells back."""
         return bool(self._undone) and isinstance(self._undone[-1], tuple)
 
     def typed(self) -> None:
-        """Something is typed behind what was taken back: that is gone."""
+        """Something is typed after what was taken back: that is gone."""
         self._undone.clear()
 
     def switch(self, timeline: Timeline) -> None:
@@ -205,5 +210,5 @@ class Timelines:
         self.current = timeline
 
     def children(self, timeline: Timeline) -> list[Timeline]:
-        """The timelines that branched off one."""
+        """Return the timelines that branched off one."""
         return [other for other in self._all if other.parent is timeline]

@@ -7,13 +7,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from nnrepl.explain.answer import Answer, Link
+from nnrepl.explain.answer import Cause, Link
 from nnrepl.explain.words import cost
 from nnrepl.view.narrow import Grid
 
 
-def why_view(answer: Answer) -> RenderableType:
-    """The answer in one screen: what, why, the evidence, the chain, and what else is to be known."""
+def why_view(answer: Cause) -> RenderableType:
+    """Return the answer in one screen: what, why, the evidence, the chain, and what else is to be known."""
     parts: list[RenderableType] = [Text(answer.headline, style="bold")]
     parts.extend(Padding(Text(reason), (0, 0, 0, 2)) for reason in answer.reasons)
     for item in answer.evidence[:6]:

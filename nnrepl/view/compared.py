@@ -11,6 +11,7 @@ from rich.text import Text
 from nnrepl.session.counterparts import GIVEN, MODULE, NAME, PATH, SIMILAR, TAPE, Matched, computing
 from nnrepl.session.reference import Compared, Verdict
 from nnrepl.tape import SKIPPED, Op, Value
+from nnrepl.tape.claims import Claim, Said, open_said, say
 from nnrepl.view.narrow import Grid
 from nnrepl.view.one_op import leaf_text, op_line
 from nnrepl.view.source_lines import Marked, own_source, place_text
@@ -22,11 +23,13 @@ BEFORE = 3
 
 
 def compare_view(path: str, verdict: Verdict, matched: Matched, unreadable: list[str]) -> RenderableType:
-    """The first difference, what goes into it, the table, and what was not compared."""
+    """Return the first difference, what goes into it, the table, and what was not compared."""
     parts: list[RenderableType] = []
     first = verdict.first
     if first is None:
-        parts.append(_all_agree(path, verdict))
+        parts += [Text("✓ ", style="good").append(said, style="default") for said in _all_agree(path, verdict)]
+        if not verdict.compared:
+            parts.append(Text(open_said(f"nothing of {path} could be compared"), style="warning"))
     else:
         parts.extend(_first(verdict, first))
         parts.append(Text(""))
@@ -36,18 +39,18 @@ def compare_view(path: str, verdict: Verdict, matched: Matched, unreadable: list
     return Group(*parts)
 
 
-def _all_agree(path: str, verdict: Verdict) -> Text:
+def _all_agree(path: str, verdict: Verdict) -> list[Said]:
     count = len(verdict.compared)
-    text = Text("✓ ", style="good")
     what = "the one tensor that was compared agrees" if count == 1 else f"all {count} tensors that were compared agree"
-    return text.append(f"{what} with {path}", style="default")
+    agree = count > 0 and not any(one.differs for one in verdict.compared)
+    return say(Claim("compare: all agree", lambda: agree, lambda: f"{what} with {path}"))
 
 
 # -- the first difference ---------------------------------------------------------------------------------------
 
 
 def _first(verdict: Verdict, first: Compared) -> list[RenderableType]:
-    """What differs first, in which op that came about, and from what inputs."""
+    """Return what differs first, in which op that came about, and from what inputs."""
     title = Text("first difference: ", style="heading")
     op = first.value.op
     if not verdict.ops or op is None:
@@ -71,7 +74,7 @@ def _first(verdict: Verdict, first: Compared) -> list[RenderableType]:
 
 
 def _narrower(suspects: list[Op]) -> list[RenderableType]:
-    """What the file would have to hold as well to say which of the ops it is."""
+    """Return what the file would have to hold as well to say which of the ops it is."""
     names = [value.name for op in suspects[:-1] for value in op.outputs if not value.name.startswith("#")]
     names = list(dict.fromkeys(names))[:4] or [f"{op.label}" for op in suspects[:-1]][:2]
     return [Text(f"  {', '.join(names)} in the file as well would tell which", style="hint")]
@@ -83,7 +86,7 @@ def _source(op: Op) -> list[RenderableType]:
 
 
 def _ops(ops: list[Op]) -> list[RenderableType]:
-    """The ops in question, the last ones if they are many."""
+    """Return the ops in question, the last ones if they are many."""
     shown: list[RenderableType] = []
     if len(ops) > OPS:
         shown.append(Text(f"  {len(ops) - OPS} before these, from {ops[0].label} on", style="dim"))
@@ -106,9 +109,9 @@ def _apart(verdict: Verdict, first: Compared) -> list[RenderableType]:
         )
     else:
         lines.append(Text(f"  {_numbers(first)}", style="warning"))
-    if first.flipped:
-        axes = "transposed" if len(first.flipped) == 2 else f"with its axes in the order {first.flipped}"
-        lines.append(Text(f"  it agrees with the reference {axes}", style="warning"))
+    axes = "transposed" if len(first.flipped) == 2 else f"with its axes in the order {first.flipped}"
+    turned = Claim("compare: turned", lambda: bool(first.flipped), lambda: f"it agrees with the reference {axes}")
+    lines += [Text(f"  {said}", style="warning") for said in say(turned)]
     lines.extend(Text(f"  {hint}", style="warning") for hint in verdict.hints)
     return lines
 
@@ -116,10 +119,11 @@ def _apart(verdict: Verdict, first: Compared) -> list[RenderableType]:
 def _numbers(one: Compared) -> str:
     distance = one.distance
     assert distance is not None
-    apart = "NaN on one side only" if math.isinf(distance.absolute) else f"largest |Δ| {number(distance.absolute)}"
-    share = "" if math.isinf(one.share) else f", {_share(one.share)} of the largest |reference|"
     at = f" at [{', '.join(map(str, distance.index))}]" if distance.index else ""
-    return f"{apart}{share}{at}"
+    if math.isinf(distance.absolute):
+        return f"NaN or ∞{at} in one of the two, where the other has another number"
+    share = f", {_share(one.share)} of the largest |reference|" if one.has_scale else ""
+    return f"largest |Δ| {number(distance.absolute)}{share}{at}"
 
 
 def _share(share: float) -> str:
@@ -127,7 +131,7 @@ def _share(share: float) -> str:
 
 
 def _inputs(verdict: Verdict) -> RenderableType:
-    """What goes into the ops in question, and how far that is from the reference."""
+    """Return what goes into the ops in question, and how far that is from the reference."""
     known = {one.value: one for one in verdict.compared}
     made = {value for op in verdict.ops for value in op.outputs}
     inputs = list(dict.fromkeys(value for op in verdict.ops for value in op.inputs if value not in made))
@@ -169,7 +173,7 @@ def _grid(*titles: str) -> Table:
 
 
 def _table(verdict: Verdict) -> RenderableType:
-    """What was compared, from a little before the first difference on."""
+    """Return what was compared, from a little before the first difference on."""
     every = [one for one in verdict.compared if not _same(one)]
     if not every:
         return Text("  each has the very same numbers", style="dim")
@@ -195,12 +199,12 @@ def _cells(one: Compared) -> tuple[str, str]:
     if one.distance.same:
         return "0", ""
     if math.isinf(one.distance.absolute):
-        return "NaN", ""
-    return number(one.distance.absolute), _share(one.share)
+        return "not finite", ""
+    return number(one.distance.absolute), _share(one.share) if one.has_scale else ""
 
 
 def _matched(one: Compared) -> Text:
-    """What the reference is called and how it was found, where that is not by the same name."""
+    """Return what the reference is called and how it was found, where that is not by the same name."""
     match = one.match
     how = {NAME: "", MODULE: "output", TAPE: ""}.get(match.how, match.how)
     notes = [how] if how else []
@@ -227,7 +231,7 @@ def _counts(verdict: Verdict) -> Text:
 
 
 def _left_out(path: str, matched: Matched, unreadable: list[str]) -> list[RenderableType]:
-    """What was not compared, on either side."""
+    """Return what was not compared, on either side."""
     lines: list[RenderableType] = []
     if matched.unmatched:
         lines.append(Text(f"in {path}, not compared ({len(matched.unmatched)}):", style="warning"))

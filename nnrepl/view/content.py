@@ -43,17 +43,17 @@ class Content(Protocol):
         """How many lines there are, each a part of its own; None for parts that take as many as they need."""
 
     def home(self, count: int, height: int) -> int:
-        """The first line that is seen of itself, of so many, where there is room for `height`."""
+        """Return the first line that is seen of itself, of so many, where there is room for `height`."""
 
     def parts(self, first: int, width: int, height: int, right: int) -> Sequence[Part]:
-        """What is seen: the lines from `first` on, or (where parts take what they need) all there is.
+        """Return what is seen: the lines from `first` on, or (where parts take what they need) all there is.
 
         Args:
             right: How many columns one has moved to the right.
         """
 
     def chosen(self) -> int:
-        """The line on which the mark stands at first."""
+        """Return the line on which the mark stands at first."""
 
 
 class Flow:
@@ -75,7 +75,7 @@ class Flow:
         return None
 
     def home(self, count: int, height: int) -> int:
-        """The beginning, or the end."""
+        """Return the beginning, or the end."""
         return max(count - height, 0) if self._tail else 0
 
     def parts(self, first: int, width: int, height: int, right: int) -> Sequence[Part]:
@@ -83,7 +83,7 @@ class Flow:
         return self._parts
 
     def chosen(self) -> int:
-        """The first line, or the last."""
+        """Return the first line, or the last."""
         return 1 << 30 if self._tail else 0
 
 
@@ -92,8 +92,8 @@ _LINE = re.compile(r"[\w./-]+\.py:\d+")
 
 
 def command_at(text: str, column: int | None = None) -> str:
-    """The command for what stands at a column of some text (for the first such thing, without one): an op's number
-    leads to the op, a place in a file to its source."""
+    """Return the command for what stands at a column of some text (for the first such thing, without one): an op's
+    number leads to the op, a place in a file to its source."""
     for pattern, command in ((_OP, "goto"), (_LINE, "list")):
         for found in pattern.finditer(text):
             if column is None or found.start() <= column < found.end():

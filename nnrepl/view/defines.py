@@ -16,7 +16,8 @@ SHOWN = 12
 
 
 def defined(namespace: dict[str, Any]) -> dict[str, Any]:
-    """The classes and functions that a program defines itself, in its order; those that begin with `_` are its own."""
+    """Return the classes and functions that a program defines itself, in its order; those that begin with `_` are its
+    own."""
     main = namespace.get("__name__")
     return {
         name: thing
@@ -29,7 +30,7 @@ def defined(namespace: dict[str, Any]) -> dict[str, Any]:
 
 
 def models(namespace: dict[str, Any]) -> list[str]:
-    """The variables of a program that hold a model."""
+    """Return the variables of a program that hold a model."""
     return [name for name, thing in namespace.items() if is_module(thing) and not name.startswith("_")]
 
 
@@ -45,7 +46,7 @@ def signature(name: str, thing: Any) -> str:
 
 
 def first_line(namespace: dict[str, Any]) -> str:
-    """A line to begin with that runs as it stands; "" where none is known."""
+    """Return a line to begin with that runs as it stands; "" where none is known."""
     held = models(namespace)
     if held:
         return held[0]
@@ -60,7 +61,7 @@ def _is_model(thing: type) -> bool:
 
 
 def _needed(thing: Any) -> list[str]:
-    """The parameters without which it cannot be called."""
+    """Return the parameters without which it cannot be called."""
     try:
         parameters = inspect.signature(thing).parameters.values()
     except (TypeError, ValueError):
@@ -70,7 +71,7 @@ def _needed(thing: Any) -> list[str]:
 
 
 def defines_view(namespace: dict[str, Any]) -> list[RenderableType]:
-    """The names, with what each takes and the first line of what it says of itself; and a line to try."""
+    """Return the names, with what each takes and the first line of what it says of itself; and a line to try."""
     found = defined(namespace)
     parts: list[RenderableType] = []
     if found:

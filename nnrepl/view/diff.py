@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import mlx.core as mx
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from nnrepl.tape import Op, Value
+from nnrepl.tape.claims import Claim, Said, open_said, say
 from nnrepl.timeline.compare import Change, Distance, ends_first
 from nnrepl.timeline.timelines import Timeline
 from nnrepl.view.narrow import Grid
@@ -21,41 +23,84 @@ ROWS = 20
 def diff_view(
     before: Timeline, after: Timeline, changes: Sequence[Change], same: int, parted: tuple[Op, Op] | None
 ) -> RenderableType:
-    """The first op whose value differs, then the ops with their largest absolute and relative change."""
+    """Return the first op whose value differs, then the ops with their largest absolute and relative change."""
     title = Text(f"timeline {before.number} → timeline {after.number}", style="heading")
-    parts: list[RenderableType] = [title]
-    if not changes:
-        ops = f"{same} op{'s' if same != 1 else ''}"
-        parts.append(Text(f"no value differs: {ops} compared" + (", as far as both go the same way" if parted else "")))
-    else:
-        first = changes[0]
-        line = Text("first difference: ")
-        line.append(f"{first.after.label} {first.after.name}", style="op.name")
-        line.append(f"  {first.new.name}  {place_text(first.after.source)}", style="dim")
-        parts.append(line)
-        parts.append(_table(changes))
-        rest = f", {len(changes) - ROWS} of them not shown" if len(changes) > ROWS else ""
-        many = "op differs" if len(changes) == 1 else "ops differ"
-        parts.append(Text(f"{len(changes)} {many}{rest}; {same} have the same values", style="dim"))
-    if parted is not None:
-        a, b = (f"{op.label} {op.name}" for op in parted)
-        parts.append(Text(f"from here on the program goes another way: {a} became {b}", style="warning"))
-    else:
+    parts: list[RenderableType] = [title, *map(Text, _agree(changes, same, parted))]
+    parts += [_first(changes[0], said) for said in _differs(changes)]
+    parts += [_table(changes)] if changes else []
+    parts += [Text(said, style="dim") for said in _counts(changes, same)]
+    parts += [Text(said, style="warning") for said in _parted(parted)]
+    if parted is None:
         parts += _lengths(before, after)
     return Group(*parts)
 
 
+def _agree(changes: Sequence[Change], same: int, parted: tuple[Op, Op] | None) -> list[Said]:
+    """Return that no value differs, of how many; that none could be compared is another thing."""
+    limit = ", as far as both go the same way" if parted else ""
+    return say(
+        Claim("diff: same", lambda: not changes and same > 0, lambda: (
+            f"no value differs: {_many(same, 'op')} compared{limit}")),
+        Claim("diff: nothing", lambda: not changes and not same, lambda: "no op is on both: nothing was compared"),
+    )  # fmt: skip
+
+
+def _differs(changes: Sequence[Change]) -> list[Said]:
+    first = next(iter(changes), None)
+
+    def holds() -> bool:
+        if first is None:
+            return False
+        old, new = first.old.array, first.new.array
+        earlier = any(one.after.position < first.after.position for one in changes)
+        return not earlier and (old.shape != new.shape or not bool(mx.all(_equal(old, new)).item()))
+
+    return say(Claim("diff: first", holds, lambda: (
+        f"first difference: {changes[0].after.label} {changes[0].after.name}")))  # fmt: skip
+
+
+def _equal(a: mx.array, b: mx.array) -> mx.array:
+    return (a == b) | ((a != a) & (b != b))
+
+
+def _first(change: Change, said: Said) -> Text:
+    head, colon, name = said.partition(": ")
+    line = Text(head + colon).append(name, style="op.name")
+    return line.append(f"  {change.new.name}  {place_text(change.after.source)}", style="dim")
+
+
+def _counts(changes: Sequence[Change], same: int) -> list[Said]:
+    rest = f", {len(changes) - ROWS} of them not shown" if len(changes) > ROWS else ""
+    many = "op differs" if len(changes) == 1 else "ops differ"
+    has = "has" if same == 1 else "have"
+    return say(Claim("diff: counts", lambda: len(changes) > 0, lambda: (
+        f"{len(changes)} {many}{rest}; {same} {has} the same values")))  # fmt: skip
+
+
+def _parted(parted: tuple[Op, Op] | None) -> list[Said]:
+    other = parted is not None and any(
+        one != another for one, another in zip(*[(op.name, len(op.outputs)) for op in parted])
+    )
+    way = " became ".join(f"{op.label} {op.name}" for op in parted or ())
+    return say(Claim("diff: parted", lambda: other, lambda: f"from here on the program goes another way: {way}"))
+
+
 def _lengths(before: Timeline, after: Timeline) -> list[RenderableType]:
-    """That only one of two timelines goes on, and how to let the other one run as far."""
+    """Return that only one of two timelines goes on, and how to let the other one run as far."""
     ended = ends_first(before.tape, after.tape)
     if ended is None:
         return []
     short, long = (before, after) if ended[0] is before.tape else (after, before)
-    said = f"compared up to {short.extent}: there timeline {short.number} ends, and timeline {long.number} goes on to "
-    text = Text(f"{said}{long.extent}", style="warning")
-    if not short.ended:
-        text.append(f"; timeline {short.number}, then until step {long.tape.ops[-1].step.number}, runs it on")
-    return [text]
+    said = say(Claim("diff: ends first", lambda: short.extent != long.extent, lambda: (
+        f"compared up to {short.extent}: there timeline {short.number} ends, and timeline {long.number} goes on to "
+        f"{long.extent}")))  # fmt: skip
+    if said and not short.ended:
+        said += [open_said(f"timeline {short.number}, then until step {long.tape.ops[-1].step.number}, runs it on")]
+    return [Text("; ".join(said), style="warning")] if said else []
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _table(changes: Sequence[Change]) -> Table:
@@ -79,7 +124,7 @@ def _cells(change: Change) -> tuple[str, str, str]:
 
 
 def percent(share: float) -> str:
-    """A relative change: as a percentage where that is readable."""
+    """Return a relative change: as a percentage where that is readable."""
     return f"{100 * share:.3g} %" if share >= 1e-4 else f"{share:.1e}"
 
 
@@ -97,5 +142,10 @@ def diff_of_one(name: str, old: Value, new: Value, before: Timeline, after: Time
         tensor(f"{name} in timeline {after.number}", new.array),
     ]
     if old.shape == new.shape:
-        parts.append(tensor("difference", new.array - old.array))
+        parts.append(tensor("difference", _signed(new.array) - _signed(old.array)))
     return Group(*parts)
+
+
+def _signed(array: mx.array) -> mx.array:
+    """Numbers whose difference can be negative: MLX subtracts unsigned ones in a circle, truth values not at all."""
+    return array if mx.issubdtype(array.dtype, mx.inexact) else array.astype(mx.int64)

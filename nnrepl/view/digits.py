@@ -51,7 +51,7 @@ class Format:
     digits: int = -1
 
     def prepare(self, array: mx.array) -> mx.array:
-        """What is to be converted to Python: the bits as unsigned integers, where these are wanted. Raises
+        """Return what is to be converted to Python: the bits as unsigned integers, where these are wanted. Raises
         UserError for complex numbers, which have two halves."""
         if self.letter not in ("x", "t") or array.dtype == mx.bool_:
             return array

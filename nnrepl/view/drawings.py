@@ -8,7 +8,7 @@ from html import escape
 from itertools import pairwise
 
 from nnrepl.tape import Value
-from nnrepl.view.lanes import Node
+from nnrepl.view.lanes import GraphNode
 from nnrepl.view.tensor import shape_text
 
 _COLOURS = {"setup": "#777777", "forward": "#2563a8", "backward": "#a8327d", "update": "#2e7d32"}
@@ -50,8 +50,8 @@ class Drawing:
     edges: list[tuple[Box, Box, str]] = field(default_factory=list)
 
 
-def drawing_of(nodes: list[Node]) -> Drawing:
-    """What nodes look like: one box for each, and one for each leaf that they take."""
+def drawing_of(nodes: list[GraphNode]) -> Drawing:
+    """Return what nodes look like: one box for each, and one for each leaf that they take."""
     drawn = Drawing()
     makers: dict[Value, Box] = {}
     for node in nodes:
@@ -79,7 +79,7 @@ def _value_text(value: Value) -> str:
 
 
 def dot(drawn: Drawing) -> str:
-    """The drawing for Graphviz."""
+    """Return the drawing for Graphviz."""
     lines = ["digraph nnrepl {", '  node [shape=box, fontname="Helvetica", fontsize=10];', "  edge [fontsize=8];"]
     for box in drawn.boxes:
         label = "\\n".join(line.replace("\\", "\\\\").replace('"', '\\"') for line in box.lines)
@@ -90,7 +90,7 @@ def dot(drawn: Drawing) -> str:
 
 
 def mermaid(drawn: Drawing) -> str:
-    """The drawing for Mermaid."""
+    """Return the drawing for Mermaid."""
     lines = ["flowchart TD"]
     for box in drawn.boxes:
         label = "<br>".join(line.replace("#", "#35;").replace('"', "#quot;") for line in box.lines)
@@ -108,7 +108,7 @@ _HEIGHT = 2 * _LINE + 10
 
 
 def svg(drawn: Drawing) -> str:
-    """The drawing as a picture: in layers, from what comes in at the top to what comes out at the bottom."""
+    """Return the drawing as a picture: in layers, from what comes in at the top to what comes out at the bottom."""
     chains = _layers(drawn)
     rows = _rows(chains, drawn)
     width = _places(rows)
@@ -144,7 +144,7 @@ def _layers(drawn: Drawing) -> list[list[Box]]:
 
 
 def _rows(chains: list[list[Box]], drawn: Drawing) -> list[list[Box]]:
-    """The boxes of each layer, ordered so that few edges cross: each towards the middle of its neighbours."""
+    """Return the boxes of each layer, ordered so that few edges cross: each towards the middle of its neighbours."""
     boxes = dict.fromkeys([*drawn.boxes, *(box for chain in chains for box in chain)])
     rows: list[list[Box]] = [[] for _ in range(max((box.layer for box in boxes), default=0) + 1)]
     above: dict[Box, list[Box]] = {}
@@ -189,7 +189,7 @@ def _top(box: Box) -> float:
 
 
 def _curve(chain: list[Box]) -> str:
-    """An edge, from the bottom of a box by way of its chain to the top of another."""
+    """Return an edge, from the bottom of a box by way of its chain to the top of another."""
     points: list[tuple[float, float]] = [(chain[0].x, _top(chain[0]) + _HEIGHT)]
     for box in chain[1:-1]:
         points += [(box.x, _top(box)), (box.x, _top(box) + _HEIGHT)]

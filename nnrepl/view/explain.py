@@ -14,7 +14,7 @@ from nnrepl.view.one_op import op_line
 
 
 def explain_view(found: Explanation) -> RenderableType:
-    """An explanation in one screen."""
+    """Return an explanation in one screen."""
     parts: list[RenderableType] = [op_line(found.op) if found.op is not None else Text(found.title)]
     if found.rule:
         parts.extend(_lines("rule", found.rule, "bold"))

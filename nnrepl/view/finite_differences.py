@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import mlx.core as mx
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.explain import words
-from nnrepl.explain.check import Checked, Element, Report
-from nnrepl.explain.primitives import Step
+from nnrepl.explain.check import Checked, CheckReport, Element
+from nnrepl.explain.primitives import PrimitiveCall
 from nnrepl.tape import Op
 from nnrepl.view.narrow import Grid
 
 
-def check_view(report: Report) -> RenderableType:
+def check_view(report: CheckReport) -> RenderableType:
     """One line for each gradient; its worst element; kinks explained; what the check took."""
     parts: list[RenderableType] = []
     for one in report.checked:
@@ -23,8 +24,8 @@ def check_view(report: Report) -> RenderableType:
     return Group(*parts)
 
 
-def _aside(report: Report) -> list[RenderableType]:
-    """What holds for several gradients: what was held fixed, whose vjp lies on the way, what was not reached."""
+def _aside(report: CheckReport) -> list[RenderableType]:
+    """Return what holds for several gradients: what was held fixed, whose vjp lies on the way, what was not reached."""
     lines: list[RenderableType] = []
     fixed = list(dict.fromkeys(op for one in report.checked for op in one.fixed))
     if fixed:
@@ -83,6 +84,8 @@ def _verdict(one: Checked) -> str:
     count = len(one.elements) - (0 if one.wrong else len(one.undefined))
     if not one.of.size:
         return f"nothing to check: {words.name(one.of)} is empty"
+    if not mx.issubdtype(one.of.dtype, mx.floating):
+        return f"not checked: differences are taken along real numbers, and {words.name(one.of)} is complex"
     if not count:
         return "nothing to compare: the function or the gradient is not finite"
     share = f"all {count} elements" if count == one.of.size else f"{count} of {one.of.size} elements"
@@ -96,7 +99,7 @@ def _verdict(one: Checked) -> str:
 
 
 def _kink(one: Checked, kink: Element) -> Text:
-    """A place where the slope jumps is no mistake."""
+    """Show a place where the slope jumps, which is no mistake."""
     where = words.element(words.name(one.of), kink.index)
     return Text(
         f"    {where} lies on a kink, or next to one: the slope is {words.number(kink.left)} to its left and "
@@ -112,8 +115,8 @@ def _element(one: Checked, element: Element) -> str:
     )
 
 
-def primitives_view(op: Op, steps: list[Step]) -> RenderableType:
-    """The primitives of an op, one a line, in the order of computation."""
+def primitives_view(op: Op, steps: list[PrimitiveCall]) -> RenderableType:
+    """Return the primitives of an op, one a line, in the order of computation."""
     if not steps:
         return Text(f"{op.label} {op.name} is no primitive at all: its result is one of its inputs", style="hint")
     count = f"{len(steps)} primitive{'s' if len(steps) != 1 else ''}"

@@ -19,7 +19,7 @@ SHORT = 40
 
 
 @dataclass(slots=True)
-class Run:
+class FoldedRun:
     """Neighbouring ops of one module that is folded, or a single op.
 
     Attributes:
@@ -56,7 +56,7 @@ class Folded:
         return self._path(op)[: len(path)] == path
 
     def _path(self, op: Op) -> tuple[str, ...]:
-        """The module of an op; one call of a function lies in one module, but for an update."""
+        """Return the module of an op; one call of a function lies in one module, but for an update."""
         if op.part.kind == UPDATE_PASS or op.scope is None:
             return units(op.module)
         key = id(op.scope)
@@ -64,9 +64,9 @@ class Folded:
             self._paths[key] = units(op.module)
         return self._paths[key]
 
-    def runs(self, ops: list[Op]) -> Iterator[Run]:
-        """What there is a line for."""
-        run: Run | None = None
+    def runs(self, ops: list[Op]) -> Iterator[FoldedRun]:
+        """Yield what there is a line for."""
+        run: FoldedRun | None = None
         for op in ops:
             path = self._path(op)
             shut = next((path[:count] for count in range(len(path) + 1) if path[:count] not in self._open), ())
@@ -77,7 +77,7 @@ class Folded:
                 continue
             if run is not None:
                 yield run
-            run = Run(shut, [op])
+            run = FoldedRun(shut, [op])
         if run is not None:
             yield run
 
@@ -98,7 +98,7 @@ class Folded:
         if folded:
             yield Text("ops MODULE unfolds one, ops all everything", style="hint")
 
-    def _folded(self, run: Run, width: int) -> Text:
+    def _folded(self, run: FoldedRun, width: int) -> Text:
         first, last = run.ops[0], run.ops[-1]
         here = first.position <= self._cursor <= last.position
         row = Text("▶ " if here else "  ", style="source.current", no_wrap=True, overflow="ellipsis")
@@ -115,7 +115,7 @@ class Folded:
 
 
 def _phases(part: Pass) -> list[list[Op]]:
-    """The ops of a pass, forward and backward apart."""
+    """Return the ops of a pass, forward and backward apart."""
     ops = part.ops
     cut = part.backward - part.start if part.kind == GRADIENT_PASS else len(ops)
     return [block for block in (ops[:cut], ops[cut:]) if block]

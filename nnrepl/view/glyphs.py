@@ -36,18 +36,19 @@ ASCII = {
 
 
 def harmless(text: str) -> str:
-    """A text whose control codes are pictures of themselves (`␛`), and whose minus signs can be pasted into Python."""
+    """Return a text whose control codes are pictures of themselves (`␛`), and whose minus signs can be pasted into
+    Python."""
     return text if text.isascii() and text.isprintable() else text.translate(_HARMLESS)
 
 
 def without_codes(segments: Iterable[Segment]) -> Iterator[Segment]:
-    """What is to be printed, its texts made harmless; styles and rich's own controls stay."""
+    """Yield what is to be printed, its texts made harmless; styles and rich's own controls stay."""
     for segment in segments:
         yield segment if segment.control else Segment(harmless(segment.text), segment.style)
 
 
 def encodable(text: str, encoding: str) -> str:
-    """A text in signs that an encoding has: `-6`, `dL/dz1`, and never `?` for what it has not."""
+    """Return a text in signs that an encoding has: `-6`, `dL/dz1`, and never `?` for what it has not."""
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
@@ -58,7 +59,7 @@ def encodable(text: str, encoding: str) -> str:
 
 
 def fitting(console: Console, renderable: RenderableType) -> Iterator[list[Segment]]:
-    """The lines of something for an output that has not every sign. What stands for a sign may be longer (`||`,
+    """Return the lines of something for an output that has not every sign. What stands for a sign may be longer (`||`,
     `sqrt `): it is laid out for as many columns less as it takes for all of it to fit."""
     width = console.width
     while True:

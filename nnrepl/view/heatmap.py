@@ -51,7 +51,7 @@ class Scale:
         return min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
 
     def colour(self, share: float) -> Color:
-        """The colour at a share of the way."""
+        """Return the colour at a share of the way."""
         if math.isnan(share):
             return Color.from_rgb(*_NAN)
         palette = self.palette
@@ -62,7 +62,7 @@ class Scale:
 
 
 def scale_of(summary: Summary, array: mx.array | None = None) -> Scale:
-    """The scale for a tensor: symmetric about zero where there are numbers on both sides.
+    """Return the scale for a tensor: symmetric about zero where there are numbers on both sides.
 
     Args:
         array: The tensor itself, if a few numbers far from the others are not to decide: the ends are then those of the
@@ -80,8 +80,8 @@ def scale_of(summary: Summary, array: mx.array | None = None) -> Scale:
 
 
 def ordinary(array: mx.array) -> tuple[float, float]:
-    """The least and the greatest of the finite numbers that are no further from the middle 98 % than half as far as
-    those reach; of a very large tensor, of an even sample."""
+    """Return the least and the greatest of the finite numbers that are no further from the middle 98 % than half as far
+    as those reach; of a very large tensor, of an even sample."""
     flat = mx.abs(array).flatten() if array.dtype == mx.complex64 else array.flatten().astype(mx.float32)
     flat = flat[:: max(flat.size // SAMPLE, 1)]
     finite = mx.isfinite(flat)
@@ -102,7 +102,7 @@ SAMPLE = 1 << 20
 
 
 def matrix_of(array: mx.array) -> tuple[mx.array, str]:
-    """The matrix that is drawn: a vector as one row, of a batch the first; and which one that is, in words."""
+    """Return the matrix that is drawn: a vector as one row, of a batch the first; and which one that is, in words."""
     if array.dtype == mx.complex64:
         array = mx.abs(array)
     lead = array.shape[:-2]
@@ -113,16 +113,24 @@ def matrix_of(array: mx.array) -> tuple[mx.array, str]:
 
 
 def shrunk(matrix: mx.array, rows: int, columns: int) -> list[list[float]]:
-    """The means of at most `rows` by `columns` blocks of a matrix; a block with a NaN is NaN."""
+    """Return the means of at most `rows` by `columns` blocks of a matrix; a block with a NaN is NaN."""
     for axis, most in ((0, rows), (1, columns)):
         extent = matrix.shape[axis]
         if extent > most:
-            matrix = matrix if matrix.dtype == mx.float64 else matrix.astype(mx.float32)
             cuts = [extent * at // most for at in range(most + 1)]
-            parts = [mx.mean(matrix[a:b] if axis == 0 else matrix[:, a:b], axis=axis) for a, b in pairwise(cuts)]
-            matrix = mx.stack(parts, axis=axis)
+            with mx.stream(
+                mx.cpu
+            ):  # which knows float64: the mean of a million numbers in float32 is off in its digits
+                parts = [_mean(matrix[a:b] if axis == 0 else matrix[:, a:b], axis) for a, b in pairwise(cuts)]
+                matrix = mx.stack(parts, axis=axis)
     numbers: Any = matrix.tolist()
     return [[float(value) for value in row] for row in numbers]
+
+
+def _mean(part: mx.array, axis: int) -> mx.array:
+    mean = mx.mean(part.astype(mx.float64), axis=axis)
+    mx.eval(mean)  # one part after the other: all in float64 would be twice the matrix
+    return mean
 
 
 class Heatmap:
@@ -163,7 +171,7 @@ class Heatmap:
             yield Text(f"{rows} by {columns} cells, each the mean of its part", style="hint")
 
     def _index(self, at: int, count: int, axis: int) -> int:
-        """The first row or column that a cell stands for."""
+        """Return the first row or column that a cell stands for."""
         return self._shape[axis] * at // count
 
     @staticmethod
@@ -172,7 +180,7 @@ class Heatmap:
         return count <= 8 or at % (4 * step) == 0
 
     def _axis(self, count: int, width: int, margin: int) -> Text:
-        """The numbers of columns under the picture."""
+        """Return the numbers of columns under the picture."""
         line = [" "] * (count * width + 8)
         end = -1
         for at in range(count):
@@ -202,7 +210,7 @@ class Heatmap:
             yield line
 
     def _mark(self, value: float) -> str:
-        """The sign of a cell that lies beyond the scale."""
+        """Return the sign of a cell that lies beyond the scale."""
         return "v" if value < self._scale.low else "^" if value > self._scale.high else " "
 
     def _lettered(self, cells: list[list[float]], wide: bool) -> Iterator[Text]:
@@ -220,7 +228,7 @@ class Heatmap:
         return Text(f"'{_LETTERS[0]}' {low} to '{_LETTERS[-1]}' {high}; ? is NaN{self._clipped()}", style="dim")
 
     def _clipped(self) -> str:
-        """What is said of cells beyond the scale."""
+        """Return what is said of cells beyond the scale."""
         parts = [f"{self._below} below (v)" if self._below else "", f"{self._above} above (^)" if self._above else ""]
         said = ", ".join(part for part in parts if part)
         return f"; beyond the scale: {said}" if said else ""

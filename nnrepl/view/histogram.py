@@ -89,7 +89,7 @@ class Histogram:
 
 
 def _bar(length: float, ascii_only: bool) -> str:
-    """A bar of so many columns, to the eighth; what is not nothing is seen."""
+    """Return a bar of so many columns, to the eighth; what is not nothing is seen."""
     if ascii_only:
         return "#" * max(round(length), int(length > 0))
     whole, rest = int(length), int(8 * (length - int(length)))

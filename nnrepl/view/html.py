@@ -114,7 +114,7 @@ _WIDE = 480
 
 
 def picture(array: mx.array) -> str:
-    """A tensor as an image, one pixel a cell, with the scale of its colours; "" for one that has no picture.
+    """Return a tensor as an image, one pixel a cell, with the scale of its colours; "" for one that has no picture.
 
     Args:
         array: Any shape and dtype; of a batch the first matrix is drawn.

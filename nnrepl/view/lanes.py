@@ -14,7 +14,7 @@ from nnrepl.view.tensor import shape_text
 
 
 @dataclass(eq=False, slots=True)
-class Node:
+class GraphNode:
     """One op, or a stretch of ops of one module.
 
     Attributes:
@@ -45,15 +45,15 @@ def _group(op: Op) -> str:
     return op.module or op.source.function or op.phase
 
 
-def nodes_of(ops: Iterable[Op], fold: bool = False) -> list[Node]:
+def nodes_of(ops: Iterable[Op], fold: bool = False) -> list[GraphNode]:
     """Ops as nodes; folded, neighbours of one module and phase are one node."""
-    nodes: list[Node] = []
+    nodes: list[GraphNode] = []
     for op in ops:
         last = nodes[-1].first if nodes else None
         if fold and last is not None and last.phase == op.phase and _group(last) == _group(op):
             nodes[-1].ops.append(op)
         else:
-            nodes.append(Node([op]))
+            nodes.append(GraphNode([op]))
     for node in nodes:
         own = {value for op in node.ops for value in op.outputs}
         taken = [value for op in node.ops for value in flowing(op)]
@@ -63,13 +63,14 @@ def nodes_of(ops: Iterable[Op], fold: bool = False) -> list[Node]:
 
 
 def flowing(op: Op) -> list[Value]:
-    """What flows into an op: of a backward op only the gradients, its forward op holds the rest."""
+    """Return what flows into an op: of a backward op only the gradients, its forward op holds the rest."""
     gradients = [value for value in op.inputs if value.gradient_of is not None]
     return gradients if op.of is not None and gradients else list(op.inputs)
 
 
 def neighbourhood(tape: Tape, op: Op, distance: int = 2) -> list[Op]:
-    """The ops from which an op gets something, directly or over one other, and those that get something from it."""
+    """Return the ops from which an op gets something, directly or over one other, and those that get something from
+    it."""
     found = {op}
     edge = [op]
     for _ in range(distance):
@@ -93,7 +94,7 @@ class Lanes:
         cursor: The position of the op that comes next; its row is marked.
     """
 
-    def __init__(self, nodes: list[Node], cursor: int) -> None:
+    def __init__(self, nodes: list[GraphNode], cursor: int) -> None:
         self._nodes = nodes
         self._cursor = cursor
 
@@ -110,7 +111,7 @@ class Lanes:
             row.truncate(options.max_width, overflow="ellipsis")
             yield row
 
-    def rows(self) -> Iterable[tuple[str, Node]]:
+    def rows(self) -> Iterable[tuple[str, GraphNode]]:
         """Each node with the lanes to the left of it."""
         last_use = {value: at for at, node in enumerate(self._nodes) for value in node.inputs}
         lanes: list[Value | None] = []
@@ -138,7 +139,7 @@ def _held(lanes: list[Value | None], column: int) -> Value:
 
 
 def _free(lanes: list[Value | None], but: int = -1) -> int:
-    """A lane that is not taken, a new one if need be."""
+    """Return a lane that is not taken, a new one if need be."""
     for column, value in enumerate(lanes):
         if value is None and column != but:
             return column
@@ -169,7 +170,7 @@ def _row(lanes: list[Value | None], own: int, used: list[int], ending: list[int]
     return "".join(cells).rstrip()
 
 
-def _label(node: Node, room: int) -> Text:
+def _label(node: GraphNode, room: int) -> Text:
     op = node.first
     text = Text()
     if len(node.ops) == 1:

@@ -16,7 +16,7 @@ from nnrepl.view.prose import line, prose
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LessonRow:
     """A lesson in the list.
 
     Attributes:
@@ -29,8 +29,8 @@ class Row:
     note: str
 
 
-def lessons_view(rows: Sequence[Row]) -> RenderableType:
-    """The lessons that there are."""
+def lessons_view(rows: Sequence[LessonRow]) -> RenderableType:
+    """Return the lessons that there are."""
     grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     grid.add_column(justify="right")
     grid.add_column()
@@ -43,7 +43,7 @@ def lessons_view(rows: Sequence[Row]) -> RenderableType:
 
 
 def head(name: str, title: str, at: int, parts: int) -> RenderableType:
-    """The head of a lesson, and where one goes on in it."""
+    """Return the head of a lesson, and where one goes on in it."""
     shown = Text.assemble((f"Lesson {name}", "heading"), " · ", (title, "bold"))
     if not at:
         return shown
@@ -51,14 +51,14 @@ def head(name: str, title: str, at: int, parts: int) -> RenderableType:
 
 
 def formula(text: str, large: bool) -> RenderableType:
-    """A formula that stands alone; large for a room."""
+    """Return a formula that stands alone; large for a room."""
     if not large:
         return Padding(Text(text, style="bold"), (0, 0, 0, 4))
     return Panel(Align.center(Padding(Text(text, style="bold"), (1, 4))), style="bold")
 
 
 def task_view(text: str) -> RenderableType:
-    """A question, or a task."""
+    """Return a question, or a task."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True)
     grid.add_column()
@@ -67,7 +67,7 @@ def task_view(text: str) -> RenderableType:
 
 
 def options(texts: Sequence[str]) -> RenderableType:
-    """What there is to choose from."""
+    """Return what there is to choose from."""
     grid = Table.grid(padding=(0, 1))
     for number, text in enumerate(texts, 1):
         grid.add_row(Text(f"   {number}.", style="op.name"), line(text))
@@ -75,5 +75,5 @@ def options(texts: Sequence[str]) -> RenderableType:
 
 
 def hint(text: str, arrow: bool = False) -> RenderableType:
-    """What one may type."""
+    """Return what one may type."""
     return Text(f"{'▸' if arrow else ' '} {text}", style="hint")

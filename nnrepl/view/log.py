@@ -20,7 +20,7 @@ KEPT = 50_000
 
 
 @dataclass(slots=True)
-class Entry:
+class Logged:
     """A command and what it showed.
 
     Attributes:
@@ -48,33 +48,33 @@ class Log:
     """What was typed and shown."""
 
     def __init__(self) -> None:
-        self.entries: deque[Entry] = deque()
+        self.entries: deque[Logged] = deque()
         self._lines = 0
 
     def typed(self, line: str) -> None:
-        """A line was typed."""
-        self.entries.append(Entry(line))
+        """Note that a line was typed."""
+        self.entries.append(Logged(line))
         self._count(1)
 
     def showed(self, line: Line) -> None:
-        """A line was shown."""
+        """Note that a line was shown."""
         if not self.entries:
-            self.entries.append(Entry(""))
+            self.entries.append(Logged(""))
         self.entries[-1].shown.append(line)
         self._count(1)
 
     def drew(self, count: int, instead: list[Line]) -> None:
-        """The last `count` lines were a picture: in a text, other lines stand for it."""
+        """Note that the last `count` lines were a picture: in a text, other lines stand for it."""
         entry = self.entries[-1]
         entry.drawn.append((len(entry.shown) - count, len(entry.shown), instead))
 
     def said(self, text: str) -> None:
-        """The program, or Python at the prompt, printed something."""
+        """Note that the program, or Python at the prompt, printed something."""
         for line in text.splitlines():
             self.showed([Segment(line)])
 
     def last(self) -> str:
-        """What was shown last, in one line."""
+        """Return what was shown last, in one line."""
         lines = self.entries[-1].shown if self.entries else []
         return " ".join("".join(segment.text for segment in line).strip() for line in lines)
 
@@ -106,15 +106,15 @@ class Log:
         return "\n".join(parts)
 
     def html(self, prompt: str, title: str, about: str) -> str:
-        """A page of its own, light or dark as its reader wishes."""
+        """Return a page of its own, light or dark as its reader wishes."""
         return log_page(title, about, prompt, [(entry.typed, entry.shown) for entry in self.entries])
 
     def svg(self, prompt: str, title: str, dark: bool) -> str:
-        """A picture of the terminal."""
+        """Return a picture of the terminal."""
         return self._recorded(prompt).export_svg(title=title, theme=MONOKAI if dark else DEFAULT_TERMINAL_THEME)
 
     def _recorded(self, prompt: str) -> Console:
-        """A console that was shown everything."""
+        """Return a console that was shown everything."""
         width = max((Segment.get_line_length(line) for entry in self.entries for line in entry.shown), default=80)
         typed = max((len(prompt + entry.typed) for entry in self.entries), default=0)
         console = Console(
@@ -135,7 +135,7 @@ def _plain(line: Line) -> str:
 
 
 def _longest_ticks(text: str) -> int:
-    """The longest run of backticks: the fence around it must be longer."""
+    """Return the longest run of backticks: the fence around it must be longer."""
     longest = run = 0
     for letter in text:
         run = run + 1 if letter == "`" else 0

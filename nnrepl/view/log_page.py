@@ -26,7 +26,7 @@ summary h2 { display: inline; } summary code { font: 14px ui-monospace, Menlo, C
 
 
 def log_page(title: str, about: str, prompt: str, entries: Iterable[tuple[str, list[list[Segment]]]]) -> str:
-    """The page.
+    """Return the page.
 
     Args:
         prompt: What stands before a command.
@@ -47,7 +47,7 @@ def _section(prompt: str, typed: str, lines: list[list[Segment]]) -> str:
 
 
 def stop_of(lines: list[list[Segment]]) -> str:
-    """The heading of a stop among some lines, `step 1 · forward 2 of 8`; "" if there is none."""
+    """Return the heading of a stop among some lines, `step 1 · forward 2 of 8`; "" if there is none."""
     return next((found[0] for line in lines if (found := _STOP.match(_text(line)))), "")
 
 

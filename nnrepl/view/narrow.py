@@ -54,7 +54,7 @@ class Grid(Table):
 
 
 def ending(name: str, room: int) -> str:
-    """A path in so many columns: of a long one its end, `…blocks.0.conv.weight`."""
+    """Return a path in so many columns: of a long one its end, `…blocks.0.conv.weight`."""
     if cell_len(name) <= room:
         return name
     first = 0

@@ -19,7 +19,7 @@ def value_text(value: Value, taker: Op | None = None, shape: bool = True) -> Tex
 
 
 def constant_text(part: object) -> str:
-    """An argument that is not a tensor, in few characters."""
+    """Return an argument that is not a tensor, in few characters."""
     if isinstance(part, float):
         return number(part)
     if isinstance(part, slice):
@@ -30,11 +30,12 @@ def constant_text(part: object) -> str:
 
 
 def inputs_text(op: Op, shapes: bool = True) -> Text:
-    """What goes in: with its sign between the operands where the op has one; tensors with their shapes, or without."""
+    """Return what goes in: with its sign between the operands where the op has one; tensors with their shapes, or
+    without."""
     parts: list[Text] = []
     if isinstance(op, BackwardOp) or op.operation.kind in ("custom", "checkpoint", "opaque", "jvp"):
         shown = _gradients_first(op) if isinstance(op, BackwardOp) else list(dict.fromkeys(op.inputs))
-        parts = [value_text(value, op, shapes) for value in shown]
+        parts = [_part_text(value, op, shapes) or value_text(value, op, shapes) for value in shown]
     else:
         for arg in op.args:
             parts.append(_argument_text(arg, op, shapes))
@@ -53,6 +54,14 @@ def inputs_text(op: Op, shapes: bool = True) -> Text:
     return Text(", ").join([part for part in parts if part])
 
 
+def _part_text(value: Value, op: Op, shapes: bool) -> Text | None:
+    """Return the address of one of the parts that a sum of gradients adds up; None for anything else."""
+    if op.operation.name != "accumulate" or value.op is None or value.op.part.adds_to(value) is None:
+        return None
+    text = Text(f"{value.op.label}.{value.slot}" if value.slot else value.op.label, style="gradient")
+    return text.append(f" {shape_text(value.shape)}", style="value.shape") if shapes else text
+
+
 def _argument_text(arg: object, op: Op, shapes: bool) -> Text:
     if isinstance(arg, Value):
         return value_text(arg, op, shapes)
@@ -68,7 +77,7 @@ def _argument_text(arg: object, op: Op, shapes: bool) -> Text:
 
 
 def _gradients_first(op: BackwardOp) -> list[Value]:
-    """The gradients that go in; what else the VJP needs stands in its forward op."""
+    """Return the gradients that go in; what else the VJP needs stands in its forward op."""
     gradients = [value for value in op.inputs if value.gradient_of is not None]
     return gradients or list(op.inputs)
 
@@ -80,8 +89,9 @@ _LEAST = 8
 
 
 def flow_text(op: Op, room: int) -> Text:
-    """What goes into an op and what comes out, in so many columns. Where there is no room for all of it the dtype goes
-    first, then the shapes of what goes in, then those of what comes out; at last what goes in is cut: the result stays.
+    """Return what goes into an op and what comes out, in so many columns. Where there is no room for all of it the
+    dtype goes first, then the shapes of what goes in, then those of what comes out; at last what goes in is cut: the
+    result stays.
     """
     text = Text()
     for inputs, shapes, dtype in ((True, True, True), (True, True, False), (False, True, False), (False, False, False)):
@@ -99,8 +109,8 @@ def flow_text(op: Op, room: int) -> Text:
 
 
 def outputs_text(op: Op, shapes: bool = True, dtype: bool = True) -> Text:
-    """What comes out: `z1 (1, 3) float32`; a result without a name has only its shape. Without shapes, or the dtype,
-    if they are not wanted."""
+    """Return what comes out: `z1 (1, 3) float32`; a result without a name has only its shape. Without shapes, or the
+    dtype, if they are not wanted."""
     shown: list[Text] = []
     for value in op.outputs:
         text = Text()
@@ -108,7 +118,7 @@ def outputs_text(op: Op, shapes: bool = True, dtype: bool = True) -> Text:
         if not name.startswith("#"):
             text.append(name, style="gradient" if value.gradient_of is not None else "value.name")
             text.append(" " if shapes else "")
-        if value.gradient_of is not None and _is_part(op, value):
+        if op.part.adds_to(value) is not None:
             text = Text("part of ", style="dim").append_text(text)
         text.append(shape_text(value.shape) if shapes else "", style="value.shape")
         shown += [text] if text else []
@@ -118,13 +128,6 @@ def outputs_text(op: Op, shapes: bool = True, dtype: bool = True) -> Text:
     if op.outputs and dtype:
         line.append(f" {dtype_text(op.outputs[0].dtype)}", style="value.dtype")
     return line
-
-
-def _is_part(op: Op, value: Value) -> bool:
-    """Whether a gradient is only a part of a sum that is not complete with it."""
-    of = value.gradient_of
-    grads = op.part.grads.get(of.canonical, []) if of is not None else []
-    return len(grads) > 1 and grads[-1] is not value
 
 
 def op_line(op: Op, width: int = 4) -> Text:

@@ -18,7 +18,7 @@ _INDENT = 6
 
 
 class DoingLines:
-    """What an op does, fitted to the width: the formula, behind or under it the numbers, and the shapes.
+    """What an op does, fitted to the width: the formula, after or under it the numbers, and the shapes.
 
     Args:
         found: What it does.
@@ -50,7 +50,7 @@ class DoingLines:
 
 
 def _fitted(equation: Equation, room: int, found: Doing) -> list[Text]:
-    """An equation in one line if it fits, with as many terms as fit; else its numbers under it."""
+    """Return an equation in one line if it fits, with as many terms as fit; else its numbers under it."""
     for line in _whole(equation, found):
         if line.cell_len <= room:
             return [line]
@@ -70,7 +70,7 @@ def _formula(equation: Equation, found: Doing) -> Text:
 
 
 def _whole(equation: Equation, found: Doing) -> Iterator[Text]:
-    """Formula and numbers in one line, with fewer and fewer terms; without numbers, the formula."""
+    """Yield formula and numbers in one line, with fewer and fewer terms; without numbers, the formula."""
     formula = _formula(equation, found)
     if equation.arithmetic is None:
         yield formula
@@ -93,8 +93,8 @@ def _numbers(equation: Equation, terms: Sequence[int]) -> Iterator[Text]:
 
 
 def _shapes(rows: list[Text], found: Doing, width: int) -> None:
-    """The operation and the shapes at the right end of a line that has room: of what goes in and comes out, or only of
-    what comes out."""
+    """Put the operation and the shapes at the right end of a line that has room: of what goes in and comes out, or only
+    of what comes out."""
     op = found.op
     out = ", ".join(shape_text(value.shape) for value in op.outputs[:4]) + (", …" if len(op.outputs) > 4 else "")
     result = f"{out} {dtype_text(op.outputs[0].dtype)}" if op.outputs else "no result"

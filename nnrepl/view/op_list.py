@@ -80,7 +80,7 @@ def op_row(op: Op, cursor: int, numbers: int, names: int, width: int, place: boo
 
 
 def block_title(op: Op, part: Pass | None = None) -> str:
-    """What a block of ops is called that begins with an op.
+    """Return what a block of ops is called that begins with an op.
 
     Args:
         part: The pass that is listed, in which the op may lie inside of a call; None: its own.
@@ -94,7 +94,7 @@ def block_title(op: Op, part: Pass | None = None) -> str:
 
 
 def _indented(op: Op) -> str:
-    """The name of an op, further to the right for each call in which it lies."""
+    """Return the name of an op, further to the right for each call in which it lies."""
     part, indent = op.part, ""
     while part.within is not None:
         part, indent = part.within, indent + "  "

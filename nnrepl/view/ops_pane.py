@@ -69,7 +69,7 @@ class OpsPane:
         return "ops" if op is None else f"ops · {op.phase}" + (f" · {op.module}" if op.module else "")
 
     def count(self, width: int) -> int | None:
-        """The ops, and what stands behind the last one if the cursor does."""
+        """Return the ops, and what stands after the last one if the cursor does."""
         count = len(self._tape)
         return count + (self._cursor >= count)
 
@@ -78,7 +78,7 @@ class OpsPane:
         return max(min(self._cursor - height // 3, count - height), 0)
 
     def chosen(self) -> int:
-        """The next op."""
+        """Return the next op."""
         return self._cursor
 
     def parts(self, first: int, width: int, height: int, right: int) -> Sequence[Part]:
@@ -99,12 +99,12 @@ class OpsPane:
 
 
 def item_of(op: Op) -> Item:
-    """What keys and clicks do to an op."""
+    """Return what keys and clicks do to an op."""
     return Item(f"goto {op.label}", f"explain {op.label}", f"break {op.label}", f"until {op.label}")
 
 
 def result_name(op: Op) -> str:
-    """What comes out, by name; "" for a result without one."""
+    """Return what comes out, by name; "" for a result without one."""
     names = [value.name for value in op.outputs[:2] if not value.name.startswith("#")]
     return ", ".join(names) + (", …" if len(op.outputs) > 2 and names else "")
 

@@ -32,7 +32,7 @@ NOT_YET, DROPPED, NONE, FAILED = "not computed yet", "dropped", "–", "failed"
 
 
 @dataclass(frozen=True, slots=True)
-class Branch:
+class ModuleStretch:
     """The ops that one module makes, one after another.
 
     Attributes:
@@ -41,20 +41,20 @@ class Branch:
     """
 
     path: str
-    members: tuple[Op | Branch, ...]
+    members: tuple[Op | ModuleStretch, ...]
 
     def ops(self) -> Iterator[Op]:
         """All of its ops."""
         for member in self.members:
-            if isinstance(member, Branch):
+            if isinstance(member, ModuleStretch):
                 yield from member.ops()
             else:
                 yield member
 
 
-def branches(ops: Sequence[Op], depth: int = 0) -> tuple[Op | Branch, ...]:
+def branches(ops: Sequence[Op], depth: int = 0) -> tuple[Op | ModuleStretch, ...]:
     """Ops in order of execution, those of one module together."""
-    found: list[Op | Branch] = []
+    found: list[Op | ModuleStretch] = []
     for path, run in groupby(ops, lambda op: _path(op, depth)):
         members = list(run)
         if not path:
@@ -62,16 +62,16 @@ def branches(ops: Sequence[Op], depth: int = 0) -> tuple[Op | Branch, ...]:
             continue
         inner = branches(members, depth + 1)
         only = inner[0] if len(inner) == 1 else None
-        found.append(only if isinstance(only, Branch) else Branch(path, inner))
+        found.append(only if isinstance(only, ModuleStretch) else ModuleStretch(path, inner))
     return tuple(found)
 
 
-def by_step(ops: Sequence[Op]) -> tuple[Op | Branch, ...]:
+def by_step(ops: Sequence[Op]) -> tuple[Op | ModuleStretch, ...]:
     """Ops by the training step that they belong to, if there are several, and then by module."""
     steps = [(step, list(run)) for step, run in groupby(ops, lambda op: op.step.number)]
     if len(steps) < 2:
         return branches(ops)
-    return tuple([Branch(f"step {step}" if step else "setup", branches(run)) for step, run in steps])
+    return tuple([ModuleStretch(f"step {step}" if step else "setup", branches(run)) for step, run in steps])
 
 
 def _path(op: Op, depth: int) -> str:
@@ -105,7 +105,7 @@ class Outline:
 
     title: str
     passes: Sequence[Pass]
-    members: tuple[Op | Branch, ...] = ()
+    members: tuple[Op | ModuleStretch, ...] = ()
     norms: dict[Value, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -133,12 +133,12 @@ class Outline:
 
     @staticmethod
     def gradient(part: Pass, value: Value) -> Value | None:
-        """The whole gradient with respect to a value; None where none is taken."""
+        """Return the whole gradient with respect to a value; None where none is taken."""
         found = part.grads.get(value.canonical)
         return found[-1] if found else None
 
     def norm(self, value: Value | None) -> str:
-        """The norm of a value in a few signs, or why there is none."""
+        """Return the norm of a value in a few signs, or why there is none."""
         if value is None:
             return NONE
         if value.dropped:
@@ -149,7 +149,7 @@ class Outline:
         return "" if found is None else number(found)
 
     def size(self, value: Value | None) -> float | None:
-        """The norm of a value; None where its numbers are not there, or are no floats."""
+        """Return the norm of a value; None where its numbers are not there, or are no floats."""
         if value is None or not value.evaluated or not value.size or not mx.issubdtype(value.dtype, mx.inexact):
             return None
         if value not in self.norms:
@@ -170,7 +170,7 @@ class Outline:
         return rows
 
     def parameters(self) -> list[Parameter]:
-        """The leaves with respect to which gradients are taken, in the last call that takes some."""
+        """Return the leaves with respect to which gradients are taken, in the last call that takes some."""
         part = next((part for part in reversed(self.passes) if part.wrt), None)
         if part is None:
             return []
@@ -193,7 +193,7 @@ def _where_text(op: Op) -> str:
 
 
 def outline_of(passes: Sequence[Pass]) -> Outline:
-    """The outline of some passes of a tape; nothing is computed if it would be too much."""
+    """Return the outline of some passes of a tape; nothing is computed if it would be too much."""
     parts = [part for part in passes if len(part)]
     counts = {
         phase: sum(op.outer_phase == phase for part in parts for op in part.ops)
@@ -220,7 +220,7 @@ _WIDEST = 28
 """How wide a column of names is at most."""
 
 
-class Rows:
+class Columns:
     """Rows of words in columns as wide as they need, the last one cut where the line ends.
 
     Args:
@@ -237,7 +237,7 @@ class Rows:
         return len(self._rows)
 
     def add(self, *words: str) -> None:
-        """A row; of one word it is a heading."""
+        """Add a row; of one word it is a heading."""
         self._rows.append(words)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -265,31 +265,31 @@ class Rows:
 
 
 def outline_view(made: Outline) -> RenderableType:
-    """An outline in lines; a long one has a line for each module."""
+    """Return an outline in lines; a long one has a line for each module."""
     count = sum(len(part) for part in made.passes)
-    rows = Rows(_TITLES, _STYLES)
+    rows = Columns(_TITLES, _STYLES)
     left = _add_rows(rows, made, made.members, 0, count > ROWS)
     parts: list[RenderableType] = [Text(made.title, style="heading"), rows]
     if left:
         parts.append(Text(f"… and {left:,} more: trace.ops[i] is one of them", style="hint"))
     if made.parameters():
-        wrt = Rows((*_WRT, ""), ("value.name", "value.shape", "", "gradient", "gradient"))
+        wrt = Columns((*_WRT, ""), ("value.name", "value.shape", "", "gradient", "gradient"))
         for parameter in made.parameters():
             wrt.add(*parameter.cells, "█" * math.ceil(parameter.share * _BAR))
         parts += [Text(""), wrt]
     return Group(*parts, *[Text(note, style="hint") for note in made.notes])
 
 
-def _add_rows(rows: Rows, made: Outline, members: Sequence[Op | Branch], depth: int, folded: bool) -> int:
+def _add_rows(rows: Columns, made: Outline, members: Sequence[Op | ModuleStretch], depth: int, folded: bool) -> int:
     """Rows for ops and modules. Returns how many did not fit."""
     left, margin = 0, "  " * depth
     for member in members:
         if len(rows) >= 2 * ROWS:
             left += 1
-        elif not isinstance(member, Branch):
+        elif not isinstance(member, ModuleStretch):
             for row in made.cells(member):
                 rows.add(margin + row[0] if row[0] else "", *row[1:])
-        elif folded and not any(isinstance(inner, Branch) for inner in member.members):
+        elif folded and not any(isinstance(inner, ModuleStretch) for inner in member.members):
             *_, last = member.ops()
             _, name, shape, norm, gradient, where = made.cells(last)[0]
             rows.add(f"{margin}{member.path}  {_count(member)}", name, shape, norm, gradient, where)
@@ -299,7 +299,7 @@ def _add_rows(rows: Rows, made: Outline, members: Sequence[Op | Branch], depth: 
     return left
 
 
-def _count(branch: Branch) -> str:
+def _count(branch: ModuleStretch) -> str:
     count = sum(1 for _ in branch.ops())
     return f"{count} op{'s' if count != 1 else ''}"
 
@@ -308,7 +308,7 @@ def _count(branch: Branch) -> str:
 
 
 def outline_html(made: Outline) -> str:
-    """An outline for a notebook: modules unfold at a click."""
+    """Return an outline for a notebook: modules unfold at a click."""
     room = [LISTED]
     parts = [f"<b>{escaped(made.title)}</b>", *_html_of(made, made.members, room)]
     left = -room[0]
@@ -326,9 +326,9 @@ def outline_html(made: Outline) -> str:
     return boxed(*parts)
 
 
-def _html_of(made: Outline, members: Sequence[Op | Branch], room: list[int], open_: bool = True) -> list[str]:
+def _html_of(made: Outline, members: Sequence[Op | ModuleStretch], room: list[int], open_: bool = True) -> list[str]:
     parts: list[str] = []
-    for is_branch, run in groupby(members, lambda member: isinstance(member, Branch)):
+    for is_branch, run in groupby(members, lambda member: isinstance(member, ModuleStretch)):
         if not is_branch:
             rows = []
             for op in run:
@@ -338,7 +338,7 @@ def _html_of(made: Outline, members: Sequence[Op | Branch], room: list[int], ope
             parts += [f"<table><tr>{head}</tr>{''.join(rows)}</table>"] if rows else []
             continue
         for branch in run:
-            assert isinstance(branch, Branch)
+            assert isinstance(branch, ModuleStretch)
             if room[0] <= 0:
                 room[0] -= sum(1 for _ in branch.ops())
                 continue
@@ -351,8 +351,8 @@ def _html_of(made: Outline, members: Sequence[Op | Branch], room: list[int], ope
     return parts
 
 
-def _summary(made: Outline, branch: Branch) -> str:
-    """What a module gives: `→ h · (3, 8) · norm 2.4 · gradient 0.1`; of a step, its loss."""
+def _summary(made: Outline, branch: ModuleStretch) -> str:
+    """Return what a module gives: `→ h · (3, 8) · norm 2.4 · gradient 0.1`; of a step, its loss."""
     *_, last = branch.ops()
     if branch.path.startswith("step "):
         losses = [part.loss for part in last.step.passes if part.loss is not None]
@@ -364,7 +364,7 @@ def _summary(made: Outline, branch: Branch) -> str:
 
 
 def _bar(share: float) -> str:
-    """A bar that is as long as a number is large beside the largest one."""
+    """Return a bar that is as long as a number is large beside the largest one."""
     return f'<div style="background:var(--nr5);height:0.7em;width:{160 * share:.0f}px"></div>'
 
 

@@ -99,7 +99,7 @@ class Plot:
         return (place - self._first) / (self._last - self._first) if self._last > self._first else 0.0
 
     def _points(self, curve: Curve, width: int, height: int) -> Iterator[tuple[int, int]]:
-        """The dots of a curve in a grid: columns and rows, of points and of the lines between neighbours."""
+        """Yield the dots of a curve in a grid: columns and rows, of points and of the lines between neighbours."""
         before: tuple[int, int] | None = None
         for place, value in zip(curve.places, curve.values):
             if not math.isfinite(value):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def saved_text(saved: Saved) -> Text:
-    """What was written: `run.safetensors: 16 ops, 20 of 31 values, 12.3 kB`."""
+    """Return what was written: `run.safetensors: 16 ops, 20 of 31 values, 12.3 kB`."""
     text = Text(f"{saved.path}: {_many(saved.ops, 'op')}")
     if saved.timelines > 1:
         text.append(f" ({saved.timelines} timelines)")

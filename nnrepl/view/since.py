@@ -11,7 +11,7 @@ from nnrepl.view.summary import changed
 _copy = mx.array.__copy__
 
 
-class Changes:
+class ShownBefore:
     """Remembers what was shown of each displayed expression.
 
     Attributes:
@@ -23,7 +23,7 @@ class Changes:
         self._shown: dict[tuple[int, str], Any] = {}
 
     def note(self, number: int, text: str, result: Any) -> str:
-        """ "changed" if the result is not what it was; remembers it."""
+        """Return "changed" if the result is not what it was; remember it."""
         key = (number, text)
         known, before = key in self._shown, self._shown.get(key)
         # The program may change its own object in place; a copy shares the numbers and stays as it is.

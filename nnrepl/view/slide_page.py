@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from nnrepl.seen.slide import Row, Slide
+from nnrepl.seen.slide import Slide, SlideRow
 from nnrepl.view.page import page
 from nnrepl.view.slide_text import size_text
 from nnrepl.view.tensor import dtype_text, shape_text
@@ -30,7 +30,7 @@ _FOLDED = 4
 
 
 def slide_page(slide: Slide, title: str, about: str) -> str:
-    """The page.
+    """Return the page.
 
     Args:
         title: What is drawn, and of which program.
@@ -45,7 +45,7 @@ def slide_page(slide: Slide, title: str, about: str) -> str:
     return page(title, about, body, _STYLE)
 
 
-def _row(slide: Slide, row: Row, depth: int) -> str:
+def _row(slide: Slide, row: SlideRow, depth: int) -> str:
     if row.rows and len(row.ops) == 1:
         return "".join(_row(slide, inner, depth) for inner in row.rows)
     line = f"<span>{_forward(slide, row)}</span><span>{_backward(slide, row)}</span>"
@@ -56,7 +56,7 @@ def _row(slide: Slide, row: Row, depth: int) -> str:
     return f"<details><summary>{line}</summary><div>{inside}</div></details>"
 
 
-def _forward(slide: Slide, row: Row) -> str:
+def _forward(slide: Slide, row: SlideRow) -> str:
     head = f'<b>{escape(row.title)}</b> <span class="op">{escape(row.label)}, {len(row.ops)} ops</span>'
     if not row.rows:
         head = f'<span class="op">{escape(row.label)}</span> {escape(row.title)}'
@@ -69,7 +69,7 @@ def _forward(slide: Slide, row: Row) -> str:
     return head
 
 
-def _backward(slide: Slide, row: Row) -> str:
+def _backward(slide: Slide, row: SlideRow) -> str:
     found = slide.gradients(row)
     if not found:
         return '<span class="none">no gradient</span>' if not row.back else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from nnrepl.seen.slide import Row, Slide
+from nnrepl.seen.slide import Slide, SlideRow
 from nnrepl.tape import Value
 from nnrepl.view.glyphs import harmless
 from nnrepl.view.page import COLOURS
@@ -19,8 +19,8 @@ _LETTER = 7.3
 _VALUE = 30
 
 
-def slide_svg(slide: Slide, rows: list[Row], title: str, about: str) -> str:
-    """The picture. `title`: what is drawn, of which program; `about`: of which step, when it was written."""
+def slide_svg(slide: Slide, rows: list[SlideRow], title: str, about: str) -> str:
+    """Return the picture. `title`: what is drawn, of which program; `about`: of which step, when it was written."""
     height = _TOP + len(rows) * _ROW + 20
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" '
@@ -43,7 +43,7 @@ def slide_svg(slide: Slide, rows: list[Row], title: str, about: str) -> str:
 
 
 def _styles(theme: str) -> str:
-    """The colours, written out: not every reader of SVG knows CSS's variables."""
+    """Return the colours, written out: not every reader of SVG knows CSS's variables."""
     use = COLOURS[theme]
     return (
         f".page{{fill:{use['back']}}} .box{{fill:{use['back']};stroke:{use['heading']}}} "
@@ -52,7 +52,7 @@ def _styles(theme: str) -> str:
     )
 
 
-def _boxes(slide: Slide, row: Row, y: int) -> list[str]:
+def _boxes(slide: Slide, row: SlideRow, y: int) -> list[str]:
     values = slide.shown(row)
     sizes = [size_text(slide, value) or shape_text(value.shape) for value in values]
     value = ", ".join(sizes[:3])
@@ -79,8 +79,8 @@ def _boxes(slide: Slide, row: Row, y: int) -> list[str]:
     ]
 
 
-def _edges(slide: Slide, rows: list[Row]) -> list[str]:
-    """What flows from row to row: straight to the next one, round the others at the outer side."""
+def _edges(slide: Slide, rows: list[SlideRow]) -> list[str]:
+    """Return what flows from row to row: straight to the next one, round the others at the outer side."""
     maker: dict[Value, int] = {}
     edges: dict[tuple[int, int], None] = {}
     for at, row in enumerate(rows):

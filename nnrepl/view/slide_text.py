@@ -7,10 +7,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from nnrepl.explain.words import inline
-from nnrepl.seen.slide import Row, Slide
+from nnrepl.seen.slide import Slide, SlideRow
 from nnrepl.tape import Value
 from nnrepl.view.digits import number
-from nnrepl.view.lanes import Lanes, Node
+from nnrepl.view.lanes import GraphNode, Lanes
 from nnrepl.view.narrow import packed_lines
 from nnrepl.view.tensor import shape_text
 
@@ -27,11 +27,11 @@ class SlideText:
         cursor: The position of the op that comes next.
     """
 
-    def __init__(self, slide: Slide, rows: list[Row], cursor: int) -> None:
+    def __init__(self, slide: Slide, rows: list[SlideRow], cursor: int) -> None:
         self._slide = slide
         self._rows = rows
         self._cursor = cursor
-        nodes = [Node(row.ops, _taken(row), [value for op in row.ops for value in op.outputs]) for row in rows]
+        nodes = [GraphNode(row.ops, _taken(row), [value for op in row.ops for value in op.outputs]) for row in rows]
         self._lanes = [lanes for lanes, _ in Lanes(nodes, cursor).rows()]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -63,8 +63,8 @@ class SlideText:
                 text.truncate(width, overflow="ellipsis")
                 yield text
 
-    def _left(self, row: Row, room: int) -> Text:
-        """What a row is, and the size of what it makes, which is seen in any case."""
+    def _left(self, row: SlideRow, room: int) -> Text:
+        """Return what a row is, and the size of what it makes, which is seen in any case."""
         text = Text()
         if row.rows:
             text.append("▸ ", style="dim").append(row.title, style="op.name")
@@ -80,8 +80,9 @@ class SlideText:
         text.truncate(max(room - made.cell_len, 0), overflow="ellipsis")
         return text.append_text(made)
 
-    def _parts(self, row: Row) -> list[Text]:
-        """The gradients of a row: of what it makes, and of what it learns, each with its size; before them a bar."""
+    def _parts(self, row: SlideRow) -> list[Text]:
+        """Return the gradients of a row: of what it makes, and of what it learns, each with its size; before them a
+        bar."""
         parts: list[Text] = []
         for name, value in self._slide.gradients(row):
             gradient = self._slide.gradient(value)
@@ -112,13 +113,13 @@ def _whole(parts: list[Text], room: int) -> Text:
     return line
 
 
-def _taken(row: Row) -> list[Value]:
+def _taken(row: SlideRow) -> list[Value]:
     own = {value for op in row.ops for value in op.outputs}
     return [value for value in dict.fromkeys(value for op in row.ops for value in op.inputs) if value not in own]
 
 
 def size_text(slide: Slide, value: Value) -> str:
-    """A small value itself, `[0 0 0]`; of a larger one its norm; "" where it is not computed."""
+    """Return a small value itself, `[0 0 0]`; of a larger one its norm; "" where it is not computed."""
     stat = slide.stat(value)
     if stat is None:
         return ""
@@ -128,7 +129,7 @@ def size_text(slide: Slide, value: Value) -> str:
 
 
 def bar(share: float) -> str:
-    """A gradient's size beside the largest of the pass: a bar of so many columns."""
+    """Return a gradient's size beside the largest of the pass: a bar of so many columns."""
     eighths = round(8 * BAR * share)
     bar = "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
     return (bar or ("▏" if share > 0 else "")).ljust(BAR)

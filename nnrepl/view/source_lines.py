@@ -63,7 +63,7 @@ def inner_line(op: Op, skip: Sequence[str]) -> InnerLine | None:
 
 
 def _library(scope: Activation) -> str:
-    """What makes an op there: `nn.Linear`, `optim.SGD`, or a function."""
+    """Return what makes an op there: `nn.Linear`, `optim.SGD`, or a function."""
     owner, module = scope.owner, str(scope.variables.get("__name__", ""))
     short = next((name for start, name in _SHORT if module.startswith(start)), "")
     name = type(owner).__name__ if owner is not None else scope.code.co_qualname
@@ -96,7 +96,7 @@ class Marked:
 
     @property
     def indent(self) -> int:
-        """The column at which its first line begins, behind the number of the line."""
+        """The column at which its first line begins, after the number of the line."""
         line = self._lines[self._source.line - 1].expandtabs(4)
         last = min(self._source.end_line, self._source.line + _MOST - 1, len(self._lines))
         return 3 + len(str(last)) + len(line) - len(line.lstrip())
@@ -123,7 +123,7 @@ class Marked:
 
 
 def _window(line: str, start: int, stop: int, room: int) -> tuple[str, tuple[int, int]]:
-    """What is shown of a line in so many columns, and where its segment lies in that: column and width."""
+    """Return what is shown of a line in so many columns, and where its segment lies in that: column and width."""
     first = 0
     if cell_len(line) > room:
         indent = len(line) - len(line.lstrip())

@@ -56,7 +56,7 @@ class SourcePane:
         return place_text(self._source) + inside + ("" if self._inner is None else f" {self._inner.plain.strip()}")
 
     def count(self, width: int) -> int | None:
-        """The lines of the file."""
+        """Return the lines of the file."""
         return len(self._written)
 
     def home(self, count: int, height: int) -> int:
@@ -65,11 +65,11 @@ class SourcePane:
         return max(min(middle - 1 - height // 2, count - height), 0)
 
     def chosen(self) -> int:
-        """The op's own line."""
+        """Return the op's own line."""
         return self._source.line - 1
 
     def parts(self, first: int, width: int, height: int, right: int) -> Sequence[Part]:
-        """The lines of the file from one on."""
+        """Return the lines of the file from one on."""
         shown = range(first, min(first + height, len(self._written)))
         if not shown:
             return []

@@ -13,7 +13,7 @@ from nnrepl.record import segments as sources
 from nnrepl.seen.entries import Listed, Met
 from nnrepl.session.events import EVENTS
 from nnrepl.session.findings import (
-    Change,
+    Changed,
     Failed,
     Finding,
     Forced,
@@ -28,6 +28,7 @@ from nnrepl.session.place import Place
 from nnrepl.session.points import Condition
 from nnrepl.session.stops import Breakpoint, Catch, Hit
 from nnrepl.tape import Op, Value
+from nnrepl.tape.claims import Claim, say, say_first
 from nnrepl.view.one_op import leaf_text, value_text
 from nnrepl.view.source_lines import place_text
 from nnrepl.view.tensor import WHOLE, number, shape_text, summarize, summary_text, tensor
@@ -71,7 +72,7 @@ def entry_line(listed: Listed) -> Text:
 
 
 def _kind(place: Place) -> str:
-    """What a breakpoint's place is, in words; with a condition, what it is without."""
+    """Return what a breakpoint's place is, in words; with a condition, what it is without."""
     inner = place.place if isinstance(place, Condition) else None
     return (inner or place).words
 
@@ -94,13 +95,13 @@ def places_text(ops: Sequence[Op], asked: bool = False) -> str:
 
 
 def hits_view(hits: Sequence[Met], missed: str) -> list[RenderableType]:
-    """What was hit at a stop, and what was found there; and what was wished for and not come to."""
+    """Return what was hit at a stop, and what was found there; and what was wished for and not come to."""
     parts: list[RenderableType] = []
     for met in hits:
         parts.append(_title(met.hit))
         if met.passed:
             parts.append(Text(met.passed, style="hint"))
-        parts.extend(_finding(met.hit.found))
+        parts.extend(finding_view(met.hit.found))
     if hits and missed:
         parts.append(Text(f"({missed})", style="hint"))
     return parts
@@ -112,7 +113,8 @@ def _title(hit: Hit) -> Text:
     return text.append(f" · hit {_times(hit.count, 'time')}", style="dim") if hit.count > 1 else text
 
 
-def _finding(found: Finding | None) -> list[RenderableType]:
+def finding_view(found: Finding | None) -> list[RenderableType]:
+    """Return what was found, in a few lines."""
     match found:
         case None:  # a plain breakpoint
             return []
@@ -127,7 +129,7 @@ def _finding(found: Finding | None) -> list[RenderableType]:
             return [_mark(mark) for mark in found.marks[:4]]
         case Stretched():
             return [_stretched(found.op)]
-        case Change():
+        case Changed():
             return _change(found)
         case Failed():
             return [Text(f"{found.condition} cannot be asked here: {found.reason}", style="error")]
@@ -141,26 +143,41 @@ def _op_text(op: Op) -> str:
 
 def _birth(found: WentBad) -> list[RenderableType]:
     text = Text(f"{found.value.name}{_index(found.index)}", style="value.name")
-    said = found.what
     others = f" ({found.count} of {found.value.size} elements)" if found.value.size > 1 else ""
-    if found.value.op is not found.op:
-        text.append(f" = {number(found.number)}", style="tensor.nan")
-        maker = source_of(found.value).op
-        made = leaf_text(found.value) if maker is None else f"made by {_op_text(maker)}"
-        text.append(f"{others} before anything was run: it is {made}; {_op_text(found.op)} is the first to use it")
-        return [text]
-    if found.op.operation.kind == "data":
-        text.append(f" is {number(found.number)}", style="tensor.nan")
-        return [text.append(f"{others} in the data that {_op_text(found.op)} takes in")]
+    if found.value.op is not found.op or found.op.operation.kind == "data":
+        text.append(f" is {number(found.number)}{others}", style="tensor.nan")
+        return [text.append(f" {said}") for said in say_first(_came(found))]
     text.append(f" becomes {number(found.number)}", style="tensor.nan")
-    one = f"{'a' if said == 'NaN' else 'an'} {said}"
-    nothing = f"and no {said} goes into that element" if found.apart else f"where no input has {one}"
-    text.append(f" in {_op_text(found.op)}{others}, {nothing}:")
-    return [text, *[line for origin in found.origins for line in _origin(origin)]]
+    text.append(f" in {_op_text(found.op)}{others}")
+    lines: list[RenderableType] = [text.append(f", {said}:") for said in say_first(_born(found))] or [text]
+    return [*lines, *[line for origin in found.origins for line in _origin(origin)]]
+
+
+def _came(found: WentBad) -> Iterator[Claim[str]]:
+    """How a number came into an op that it was there before."""
+    maker = source_of(found.value).op
+    made = leaf_text(found.value) if maker is None else f"made by {_op_text(maker)}"
+    inside = found.value.op is found.op
+    yield Claim("catch: in the data", lambda: inside and found.is_bad, lambda: (
+        f"in the data that {_op_text(found.op)} takes in"))  # fmt: skip
+    yield Claim("catch: there before", lambda: found.is_bad and found.value in found.op.inputs, lambda: (
+        f"before anything was run: it is {made}; {_op_text(found.op)} is the first to use it"))  # fmt: skip
+
+
+def _born(found: WentBad) -> Iterator[Claim[str]]:
+    yield Claim("catch: born", lambda: not found.apart and found.is_born, lambda: (
+        f"where no input has {_such(found.what)}"))  # fmt: skip
+    yield Claim("catch: born apart", lambda: found.apart and found.is_born, lambda: (
+        f"and no {found.what} goes into that element"))  # fmt: skip
+
+
+def _such(what: str) -> str:
+    """Return `a NaN`, `an Inf`."""
+    return f"a{'n' if what[:1] in 'AEIOU' else ''} {what}"
 
 
 def _origin(origin: Origin, indent: int = 4) -> Iterator[Text]:
-    """An input's part and its numbers; behind an Inf, the op that made it and from what."""
+    """Yield an input's part and its numbers; after an Inf, the op that made it and from what."""
     text = Text(" " * indent)
     text.append(origin.value.name + (_index(origin.index) if origin.index is not None else ""), style="value.name")
     if origin.low == origin.high or origin.low != origin.low:
@@ -179,12 +196,22 @@ def _index(index: tuple[int | None, ...]) -> str:
 
 
 def _vanished(found: Vanished) -> list[RenderableType]:
-    text = value_text(found.value).append(f" becomes zero in {_op_text(found.op)}")
+    zero = Claim("catch: zero", lambda: not _any(found.value), lambda: f"becomes zero in {_op_text(found.op)}")
+    text = value_text(found.value)
+    for said in say(zero):
+        text.append(f" {said}")
     if found.value.size > 1:
         text.append(", all of it")
-    if found.given:
-        text.append("; what came in is not:")
+    alive = bool(found.given)
+    came = Claim("catch: alive before", lambda: alive and all(map(_any, found.given)), lambda: (
+        "what came in is not"))  # fmt: skip
+    for said in say(came):
+        text.append(f"; {said}:")
     return [text, *[_summary_line(value) for value in (*found.given, *found.others)]]
+
+
+def _any(value: Value) -> bool:
+    return bool(mx.any(value.array != 0).item())
 
 
 def _summary_line(value: Value) -> Text:
@@ -206,11 +233,14 @@ def _mark(mark: Any) -> Text:
 
 
 def _stretched(op: Op) -> Text:
+    shape = op.outputs[0].shape
+    wider = Claim("catch: stretched", lambda: all(value.shape != shape for value in op.inputs), lambda: (
+        f"stretch each other to {shape_text(shape)} in {_op_text(op)}"))  # fmt: skip
     text = Text(" and ").join([value_text(value) for value in dict.fromkeys(op.inputs)])
-    return text.append(f" stretch each other to {shape_text(op.outputs[0].shape)} in {_op_text(op)}")
+    return text.append("".join(f" {said}" for said in say(wider)))
 
 
-def _change(found: Change) -> list[RenderableType]:
+def _change(found: Changed) -> list[RenderableType]:
     maker = f" in {_op_text(found.op)}" if found.op is not None else ""
     before, after = found.before, found.after
     if not isinstance(after, mx.array):

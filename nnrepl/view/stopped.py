@@ -20,7 +20,7 @@ from nnrepl.view.one_op import value_text
 from nnrepl.view.op_lines import DoingLines
 from nnrepl.view.source_lines import Marked, inner_line, own_source, place_text
 from nnrepl.view.stop_list import hits_view
-from nnrepl.view.tensor import WHOLE, Folded, dtype_text, samples_text, tensor
+from nnrepl.view.tensor import WHOLE, OneLine, dtype_text, samples_text, tensor
 
 
 class Heading:
@@ -104,7 +104,7 @@ def _result(value: Value) -> RenderableType:
     rows = math.prod(value.shape[:-1])
     if value.size <= WHOLE and rows <= ROWS:
         return tensor(label, value.array, note=samples_text(value))
-    return Folded(label, value.array)
+    return OneLine(label, value.array)
 
 
 ROWS = 6
@@ -112,7 +112,7 @@ ROWS = 6
 
 
 def stop_view(scene: Scene, brief: bool = False) -> RenderableType:
-    """The whole picture of a stop.
+    """Return the whole picture of a stop.
 
     Args:
         brief: Whether the op itself is seen elsewhere (in the full screen).
@@ -144,7 +144,7 @@ def stop_view(scene: Scene, brief: bool = False) -> RenderableType:
 
 
 def op_view(here: Ahead) -> list[RenderableType]:
-    """The op that comes next: heading, the program's own line, a library's under it, and what the op does.
+    """Return the op that comes next: heading, the program's own line, a library's under it, and what the op does.
 
     `config stop` says how much of it: "full", "values" in the line itself, "formula" without numbers, "short" without
     the source.
@@ -161,13 +161,13 @@ def op_view(here: Ahead) -> list[RenderableType]:
 
 
 def values_view(skip: Sequence[str], op: Op, values: Sequence[Piece]) -> RenderableType | None:
-    """The program's own line, and under it the same with the values in it; None where there are none."""
+    """Return the program's own line, and under it the same with the values in it; None where there are none."""
     source = Marked(*own_source(op, skip), is_marked=False)
     return Group(source, InPlace(values, source.indent)) if source and values else None
 
 
 def failure(op: Op) -> RenderableType:
-    """An op that raised: what it was given, and what it said."""
+    """Return an op that raised: what it was given, and what it said."""
     text = Text()
     for value in dict.fromkeys(op.inputs):
         text.append("    ").append_text(value_text(value)).append(f" {dtype_text(value.dtype)}")

@@ -25,7 +25,7 @@ from nnrepl.view.tensor import dtype_text, number, shape_text, summarize
 
 
 def grid(*titles: str, right: tuple[str, ...] = ()) -> Table:
-    """A table without lines; the columns named in `right` are numbers."""
+    """Return a table without lines; the columns named in `right` are numbers."""
     headed = any(titles)
     table = Grid(show_header=headed, header_style="dim")
     for title in titles:
@@ -46,7 +46,7 @@ def size_text(count: float) -> str:
 
 
 _NEAR = 12
-"""So many passes before and behind the cursor are listed, unless all are asked for."""
+"""So many passes before and after the cursor are listed, unless all are asked for."""
 
 
 def passes_view(tape: Tape, here: Pass | None, everything: bool = False) -> RenderableType:
@@ -90,7 +90,7 @@ def steps_view(tape: Tape, everything: bool = False) -> RenderableType:
 
 
 def _what_counts(shown: list[Step], count: int) -> list[str]:
-    """What has been counted as a step, where that is not plain."""
+    """Return what has been counted as a step, where that is not plain."""
     notes = []
     if any(len(step.updates) > 1 for step in shown):
         notes.append("A step is one turn of the training loop: all updates in it belong to it.")
@@ -131,7 +131,7 @@ def _numbers(part: Pass) -> Text:
 
 
 def _loss(part: Pass, named: bool = False) -> Text:
-    """The loss of a gradient call, with what it is the loss of where the calls are of several functions."""
+    """Return the loss of a gradient call, with what it is the loss of where the calls are of several functions."""
     if part.error is not None:
         return Text(type(part.error).__name__, style="error")
     loss = part.loss
@@ -148,7 +148,8 @@ def _loss(part: Pass, named: bool = False) -> Text:
 
 
 def parameters_view(sizes: Sizes | None) -> RenderableType:
-    """The leaves with respect to which the gradients of a call are taken, with the norms of those that are known."""
+    """Return the leaves with respect to which the gradients of a call are taken, with the norms of those that are
+    known."""
     if sizes is None:
         return Text("no gradients have been taken yet, so nothing is known to be a parameter", style="hint")
     part, norms = sizes.part, sizes.norms
@@ -179,7 +180,7 @@ _FEW = 6
 
 
 def gradients_view(calls: Sequence[Sizes]) -> RenderableType:
-    """The gradients of a training step by size, with bars; of each parameter the last that was taken.
+    """Return the gradients of a training step by size, with bars; of each parameter the last that was taken.
 
     Args:
         calls: Its gradient calls.
@@ -241,7 +242,7 @@ class _Bars:
 
 
 def _bar(share: float, width: int) -> str:
-    """A bar of so many columns for the whole, in eighths; what is not 0 is seen."""
+    """Return a bar of so many columns for the whole, in eighths; what is not 0 is seen."""
     eighths = round(8 * width * share)
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip() or ("▏" if share > 0 else "")
 
@@ -254,7 +255,7 @@ def _item(array: mx.array) -> Any:
 
 
 def memory_view(tape: Tape) -> RenderableType:
-    """What MLX has allocated, and what of it the tape holds."""
+    """Return what MLX has allocated, and what of it the tape holds."""
     held: list[Value] = []
     lazy = dropped = 0
     leaves: set[Value] = set()
@@ -285,7 +286,7 @@ def memory_view(tape: Tape) -> RenderableType:
 
 
 def evaluations_view(tape: Tape, work: Sequence[Work]) -> RenderableType:
-    """What has been evaluated, for whom, and what it cost."""
+    """Return what has been evaluated, for whom, and what it cost."""
     ops = tape.ops
     done = sum(all(value.evaluated for value in op.outputs) for op in ops if op.outputs)
     share = f"{100 * done / len(ops):.0f} %" if ops else "none"
@@ -359,7 +360,7 @@ def _share(count: int, size: int) -> str:
 
 
 def variables_view(found: Variables, what: str) -> RenderableType:
-    """The variables of a call (or only its arguments: `what` says which), as they are where one stands."""
+    """Return the variables of a call (or only its arguments: `what` says which), as they are where one stands."""
     if not found.function:
         return Text("no function was running here", style="hint")
     table = grid("", "")
@@ -369,7 +370,7 @@ def variables_view(found: Variables, what: str) -> RenderableType:
 
 
 def _thing(thing: Any) -> Text:
-    """What a variable holds, in a few words."""
+    """Return what a variable holds, in a few words."""
     if isinstance(thing, Absent):
         return Text(thing.why, style="hint")
     if isinstance(thing, (Value, mx.array)):

@@ -40,7 +40,7 @@ class Summary:
 
 
 def pieces(array: mx.array, limit: int = PIECE) -> Iterator[mx.array]:
-    """An array in slices of at most `limit` elements, along its leading axes; lazy views, no copies."""
+    """Yield an array in slices of at most `limit` elements, along its leading axes; lazy views, no copies."""
     if array.size <= limit:
         yield array
         return

@@ -35,7 +35,7 @@ SYNTAX = {
 
 @lru_cache(maxsize=32)
 def coloured(code: str, theme: str) -> list[Text]:
-    """The lines of some Python.
+    """Return the lines of some Python.
 
     Args:
         theme: "dark" or "light".

@@ -37,7 +37,7 @@ USUAL = Format()
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class TensorStyle:
     """How a tensor is to be shown.
 
     Attributes:
@@ -65,7 +65,7 @@ def dtype_text(dtype: mx.Dtype) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class NumberText:
     """One number as text."""
 
     text: str
@@ -100,12 +100,12 @@ class Block:
         return max(len(cell.text) for cell in _flat(self.cells))
 
 
-def _flat(tree: Any) -> list[Cell]:
+def _flat(tree: Any) -> list[NumberText]:
     return [cell for item in tree for cell in _flat(item)] if isinstance(tree, list) else [tree]
 
 
-def blocks(array: mx.array, look: Look) -> list[Block]:
-    """What is shown of an array: all of it if it is small, else the corners of its matrices."""
+def blocks(array: mx.array, look: TensorStyle) -> list[Block]:
+    """Return what is shown of an array: all of it if it is small, else the corners of its matrices."""
     if not is_folded(array):
         return [_block(array, look, look.before, (), cut=False)]
     lead = array.shape[:-2]
@@ -127,7 +127,7 @@ def _last_two(shape: tuple[int, ...]) -> int:
     return size
 
 
-def _block(array: mx.array, look: Look, before: mx.array | None, at: tuple[int, ...], cut: bool) -> Block:
+def _block(array: mx.array, look: TensorStyle, before: mx.array | None, at: tuple[int, ...], cut: bool) -> Block:
     gaps = []
     for axis, extent in enumerate(array.shape):
         edge = WIDEST if axis == array.ndim - 1 else EDGE
@@ -147,7 +147,7 @@ def _block(array: mx.array, look: Look, before: mx.array | None, at: tuple[int, 
 def _cells(tree: Any, mark: Any, form: Format) -> Any:
     if isinstance(tree, list):
         return [_cells(item, None if mark is None else mark[at], form) for at, item in enumerate(tree)]
-    return Cell(form(tree), bool(mark))
+    return NumberText(form(tree), bool(mark))
 
 
 # -- how it is laid out ----------------------------------------------------------------------------------
@@ -197,8 +197,8 @@ class _Layout:
     def _new_line(self, text: Text, axis: int) -> None:
         text.append("\n" * (self._axes - axis - 1) + " " * (self._indent + axis + 1))
 
-    def _row(self, text: Text, cells: list[Cell]) -> None:
-        """The innermost axis: what does not fit is left out of a large tensor, and wrapped of a small one."""
+    def _row(self, text: Text, cells: list[NumberText]) -> None:
+        """Lay out the innermost axis: what does not fit is left out of a large tensor, and wrapped of a small one."""
         gap, wrap = self._block.gaps[-1], 0
         if gap or (len(cells) > self._room and self._cut):
             keep = max((self._room - 1) // 2, 1)
@@ -222,13 +222,13 @@ class _Layout:
     def _cut(self) -> bool:
         return any(self._block.gaps) or bool(self._block.at)
 
-    def _append(self, text: Text, cell: Cell, width: int) -> None:
+    def _append(self, text: Text, cell: NumberText, width: int) -> None:
         shown = cell.text + ("*" if cell.marked and self._star else " " if self._star else "")
         text.append(shown.rjust(width), style=cell.style)
 
 
 def numbers(array: mx.array, indent: int = 0, width: int = 100) -> Text:
-    """The elements in brackets, aligned, rows under each other; corners only if there are many.
+    """Return the elements in brackets, aligned, rows under each other; corners only if there are many.
 
     Args:
         array: Any shape and dtype; it is evaluated, as far as it is shown.
@@ -238,7 +238,7 @@ def numbers(array: mx.array, indent: int = 0, width: int = 100) -> Text:
     if array.size == 0:
         return Text("[]")
     return Text("\n" + " " * indent).join(
-        [_Layout(block, width, indent, False).text() for block in blocks(array, Look())]
+        [_Layout(block, width, indent, False).text() for block in blocks(array, TensorStyle())]
     )
 
 
@@ -248,10 +248,10 @@ class Tensor:
     Everything is computed when this is made; what is shown of it depends on the width at which it is rendered.
     """
 
-    def __init__(self, name: str, array: mx.array, look: Look | None = None, note: str = "") -> None:
-        look = look or Look()
+    def __init__(self, name: str, array: mx.array, look: TensorStyle | None = None, note: str = "") -> None:
+        look = look or TensorStyle()
         if look.before is not None and (look.before.shape, look.before.dtype) != (array.shape, array.dtype):
-            look = Look(look.format, look.within)
+            look = TensorStyle(look.format, look.within)
         self._name = name
         self._size = array.size
         self._starred = look.within is not None or look.before is not None
@@ -299,20 +299,20 @@ class Tensor:
             yield Text(no_wrap=True).append_text(text).append_text(layout)
 
 
-def tensor(name: str, array: mx.array, look: Look | None = None, note: str = "") -> Tensor:
-    """A named tensor, to be rendered. Evaluates it."""
+def tensor(name: str, array: mx.array, look: TensorStyle | None = None, note: str = "") -> Tensor:
+    """Return a named tensor, to be rendered. Evaluates it."""
     return Tensor(name, array, look, note)
 
 
 def tensor_line(name: str, array: mx.array) -> Text:
-    """A tensor in one line: its shape, dtype and summary."""
+    """Return a tensor in one line: its shape, dtype and summary."""
     text = Text()
     text.append(name, style="value.name")
     text.append(f" {shape_text(array.shape)} {dtype_text(array.dtype)}  ", style="value.shape")
     return text.append_text(summary_text(summarize(array))) if array.size else text.append("empty")
 
 
-class Folded:
+class OneLine:
     """A tensor in one line, with as much of its summary as fits."""
 
     def __init__(self, name: str, array: mx.array) -> None:
@@ -326,8 +326,19 @@ class Folded:
 
 
 __all__ = [
-    "Folded", "Format", "Look", "Summary", "Tensor", "dtype_text", "number", "numbers", "shape_text", "summarize",
-    "summary_text", "tensor", "tensor_line",
+    "Format",
+    "OneLine",
+    "Summary",
+    "Tensor",
+    "TensorStyle",
+    "dtype_text",
+    "number",
+    "numbers",
+    "shape_text",
+    "summarize",
+    "summary_text",
+    "tensor",
+    "tensor_line",
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
 def round_step(span: float, most: int) -> float:
-    """The smallest of 1, 2, 2.5, 5 times a power of ten that cuts a span into at most so many pieces."""
+    """Return the smallest of 1, 2, 2.5, 5 times a power of ten that cuts a span into at most so many pieces."""
     least = span / most
     power = 10.0 ** math.floor(math.log10(least)) if least > 0 else 1.0
     return next((factor * power for factor in _STEPS if factor * power >= least * (1 - 1e-9)), 10 * power)
@@ -26,5 +26,5 @@ def ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def tick_text(value: float) -> str:
-    """A round number as short as it is: `-0.35`, `2e-05`."""
+    """Return a round number as short as it is: `-0.35`, `2e-05`."""
     return f"{value:.6g}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-") if value else "0"

@@ -52,7 +52,8 @@ def edit_text(timeline: Timeline, goes_on: bool) -> Text:
 
 
 def _taken_before(edit: Edit, step: int) -> str:
-    """What took a value last, before a step: `in step 12 that was the update, train.py:46`; "" if nothing did."""
+    """Return what took a value last, before a step: `in step 12 that was the update, train.py:46`; "" if nothing
+    did."""
     taken = [op for op in edit.target.consumers if op.position < edit.position]
     if not taken or not 0 < taken[-1].step.number < step:
         return ""
@@ -61,7 +62,7 @@ def _taken_before(edit: Edit, step: int) -> str:
 
 
 def news_text(timeline: Timeline, goes_on: bool) -> Text:
-    """What the change did with which a timeline began."""
+    """Return what the change did with which a timeline began."""
     if timeline.code is None:
         return edit_text(timeline, goes_on)
     coming = "; from here on the program runs with it" if timeline.code.once else ""
@@ -74,7 +75,7 @@ def news_text(timeline: Timeline, goes_on: bool) -> Text:
 
 
 def below_text(timeline: Timeline) -> Text | None:
-    """The typed cells that come after an edit: they run again, on what it changes."""
+    """Return the typed cells that come after an edit: they run again, on what it changes."""
     below = timeline.below
     if not below:
         return None
@@ -144,9 +145,9 @@ def _name(branch: Branch) -> Text:
 
 
 def _loss(branch: Branch) -> str:
-    """A timeline's last loss."""
+    """Return a timeline's last loss."""
     if branch.losses:
-        return f"loss {number(branch.losses[-1])}"
+        return f"loss {number(branch.losses[-1])}{f' in step {branch.as_of}' if branch.as_of else ''}"
     return "loss not computed yet" if branch.has_loss else ""
 
 
@@ -170,5 +171,5 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def recomputed_text(work: Work) -> Text:
-    """That values had been dropped from the history, and what it took to have them back."""
+    """Return that values had been dropped from the history, and what it took to have them back."""
     return Text(f"dropped before, computed again: {work.again} ops in {1000 * work.seconds:.0f} ms", style="hint")

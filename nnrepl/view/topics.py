@@ -28,7 +28,7 @@ TOPICS: dict[str, Topic] = {
         """\
 The cursor stands between ops and points at the one that comes next. Forwards and backwards cost the same: the tape is
 recorded, and going back runs nothing again. A pass made by value_and_grad is recorded to its end before the first stop
-in it, so you can go to its backward pass at once (goto backward). Behind the last recorded op the program itself runs
+in it, so you can go to its backward pass at once (goto backward). After the last recorded op the program itself runs
 on. Enter repeats a motion.
 A training step is one turn of the program's loop: next step, goto step 30, until loss < 2.5; info steps lists them.""",
         ("forwards", "backwards", "jumps"),

@@ -33,15 +33,15 @@ class Training:
         return None
 
     def home(self, count: int, height: int) -> int:
-        """The beginning."""
+        """Return the beginning."""
         return 0
 
     def chosen(self) -> int:
-        """The first line."""
+        """Return the first line."""
         return 0
 
     def parts(self, first: int, width: int, height: int, right: int) -> Sequence[Part]:
-        """The curve above the bars."""
+        """Return the curve above the bars."""
         bars = _bars(self._gradients, width)
         if not self._losses:
             return [Part(Text("loss: not computed yet", style="hint")), *bars]

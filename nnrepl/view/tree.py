@@ -17,7 +17,7 @@ _SUMMED = 1 << 24
 
 
 def leaves(tree: Any, path: str = "") -> list[tuple[str, Any]]:
-    """The ends of nested lists, tuples and dicts, with their paths."""
+    """Return the ends of nested lists, tuples and dicts, with their paths."""
     items: Any
     if isinstance(tree, dict):
         items = tree.items()
@@ -29,7 +29,7 @@ def leaves(tree: Any, path: str = "") -> list[tuple[str, Any]]:
 
 
 def tensor_tree(tree: Any) -> RenderableType | None:
-    """A tree that holds tensors, one line each; None for anything else (it has a `repr` of its own)."""
+    """Return a tree that holds tensors, one line each; None for anything else (it has a `repr` of its own)."""
     if type(tree) not in (dict, list, tuple):
         return None
     found = leaves(tree)

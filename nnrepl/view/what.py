@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import RenderableType
 from rich.text import Text
 
-from nnrepl.tape import Value
+from nnrepl.tape import Op, Value
 from nnrepl.timeline.evaluation import pending
 from nnrepl.view.narrow import Grid
 from nnrepl.view.one_op import leaf_text, op_line
@@ -15,11 +15,12 @@ from nnrepl.view.source_lines import place_text
 from nnrepl.view.tensor import dtype_text, samples_text, shape_text
 
 
-def what_view(value: Value, names: Iterable[str], gradient: Value | str) -> RenderableType:
-    """A value's shape, maker, users, state and gradient.
+def what_view(value: Value, names: Iterable[str], users: Sequence[Op], gradient: Value | str) -> RenderableType:
+    """Return a value's shape, maker, users, state and gradient.
 
     Args:
         names: All that it is called.
+        users: The ops that take it.
         gradient: Its gradient, or why there is none.
     """
     table = Grid(show_header=False)
@@ -40,7 +41,6 @@ def what_view(value: Value, names: Iterable[str], gradient: Value | str) -> Rend
         table.add_row("is", leaf_text(value))
         if value.origin is not None and value.origin.op is not None:
             table.add_row("came from", op_line(value.origin.op))
-    users = value.consumers
     shown = ", ".join(f"{op.label} {op.name}" for op in users[:6]) + (f", ... ({len(users)})" if len(users) > 6 else "")
     table.add_row("used by", shown or "nothing")
     table.add_row("state", _state(value))

@@ -12,7 +12,7 @@ from nnrepl.view.source_lines import place_text
 
 
 def where_view(op: Op | None) -> RenderableType:
-    """The Python calls from the bottom of the program to the op, with the path of each module."""
+    """Return the Python calls from the bottom of the program to the op, with the path of each module."""
     if op is None:
         return Text("nothing has been recorded yet", style="hint")
     if op.scope is None:

@@ -134,27 +134,27 @@ def bindings_cost(rounds: int) -> Iterator[Figure]:
 
 
 def _unwatched(run: Run, rounds: int) -> list[float]:
-    from nnrepl.record.watch import Watch
+    from nnrepl.record.watch import BindingWatch
 
     names = ("see", "belong", "leave", "settle", "loosen")
-    kept = {name: getattr(Watch, name) for name in names}
+    kept = {name: getattr(BindingWatch, name) for name in names}
 
-    def blind(self: Watch, *_: Any) -> None:
+    def blind(self: BindingWatch, *_: Any) -> None:
         pass
 
-    def belong(self: Watch, frame: Any, scope: Any) -> None:
+    def belong(self: BindingWatch, frame: Any, scope: Any) -> None:
         self._frames[frame].scope = scope
 
-    def leave(self: Watch, frame: Any) -> None:
+    def leave(self: BindingWatch, frame: Any) -> None:
         self._frames.pop(frame, None)
 
     try:
         for name in names:
-            setattr(Watch, name, {"belong": belong, "leave": leave}.get(name, blind))
+            setattr(BindingWatch, name, {"belong": belong, "leave": leave}.get(name, blind))
         return _added(run, rounds)[0]
     finally:
         for name, method in kept.items():
-            setattr(Watch, name, method)
+            setattr(BindingWatch, name, method)
 
 
 _KEPT = """

@@ -1,8 +1,8 @@
 """Random training scripts of steps that run natively, edits in them, and what a plain program says in which those lines
 are written.
 
-A script has places, `#A` to `#E`, where a line may be written: before a step, before its gradient call, behind `z` in
-the forward pass, between the call and the update, and behind the update.
+A script has places, `#A` to `#E`, where a line may be written: before a step, before its gradient call, after `z` in
+the forward pass, between the call and the update, and after the update.
 """
 
 from __future__ import annotations

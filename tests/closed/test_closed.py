@@ -203,7 +203,7 @@ def test_a_condition_on_the_loss_is_asked_without_recording(name: str, tmp_path:
 
 @pytest.mark.parametrize(("kind", "seed"), [("lazy", 1), ("lazy", 10), ("whole", 6), ("batches", 3), ("nested", 1)])
 def test_walks_show_what_a_plain_program_tells(kind: str, seed: int, tmp_path: Path) -> None:
-    """Steps are opened before and behind edits, on any timeline; natively and recorded."""
+    """Steps are opened before and after edits, on any timeline; natively and recorded."""
     (tmp_path / "train.py").write_text(HEAD + KINDS[kind])
     made = walk(kind, seed)
     commands = [part for line in made.commands for part in ("-c", line)]
@@ -228,3 +228,11 @@ def test_what_cannot_run_again_is_recorded(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(program)
     shown = plain_python("train.py", stdin="until step 5\ngoto step 3\np i\nq\n", cwd=tmp_path).stdout
     assert re.search(r"^i = 2$", shown, re.MULTILINE), shown
+
+
+def test_a_saved_tape_knows_what_was_closed(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(HEAD + QUIET + PROGRAMS["adam"].replace("if i % 5 == 0: print", "print"))
+    play(tmp_path / "train.py", "continue", f"save {tmp_path / 'run'}")
+    shown = captured("--batch", "-c", "plot loss", "-c", "health", str(tmp_path / "run.safetensors"))
+    assert "(step 12)" in shown, shown
+    assert "steps 2 to 12 ran natively and are closed: not looked at" in shown, shown

@@ -18,6 +18,8 @@ FAILS = PROGRAMS["adam"].replace("    loss, grads = learn", "    if i == 7: X = 
 AVERAGED = PROGRAMS["adam"].replace(
     "    mx.eval(", "    mean = tree_map(lambda a: a * 0.5, model.parameters())\n    mx.eval("
 )
+CLIPPED = PROGRAMS["adam"].replace("    opt.up", "    grads, norm = optim.clip_grad_norm(grads, 1.0)\n    opt.up")
+CLIPPED = CLIPPED.replace("if i % 5 == 0: print", "print")
 PARAMETERS = ("p first.bias", "p first.weight[0, :2]", "p first.bias.m", "stats last.weight", "display last.bias",
               "info parameters", "what first.bias", "p grad(first.bias)", "info gradients", "p z[0]", "p d",
               "watch last.bias")  # fmt: skip
@@ -43,6 +45,7 @@ def said(native: str, file: Path, *lines: str) -> list[str]:
         (AFTER, ("goto end", "back 200", "where", "goto step 9", "rn 2", "rfin", "where")),
         (FAILS, ("continue", "goto tanh", "where", "goto subtract", "where")),
         (AVERAGED, ("goto step 5", "rs", "p #2")),
+        (CLIPPED, ("continue", "goto step 5 update", "s 4", "ops update", "p opt.step", "info steps all")),
         (AVERAGED, ("continue", "kk = mx.ones((2,)) * 3", "goto step 4", "p last.bias", "goto end", "p kk")),
     ],
     ids=[
@@ -55,6 +58,7 @@ def said(native: str, file: Path, *lines: str) -> list[str]:
         "far back",
         "a place before",
         "an address",
+        "names in an update",
         "a cell behind what was not seen",
     ],
 )

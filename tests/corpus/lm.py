@@ -477,7 +477,7 @@ def _load(name: str) -> ModuleType:
 
 
 def _without_zeros(parameter: mx.array) -> mx.array:
-    """Something random for parameters that begin as zeros, behind which differences would hide."""
+    """Something random for parameters that begin as zeros, after which differences would hide."""
     if parameter.any().item():
         return parameter
     if mx.issubdtype(parameter.dtype, mx.floating):

@@ -427,3 +427,53 @@ def test_the_gradient_of_a_bias_is_what_arrives_added_up(shape: tuple[int, ...])
     said = str(session.run(f"explain grad(b) at {at}"))
     assert f"= {wanted}" in said
     assert "]/∂b[" not in said
+
+
+@pytest.mark.parametrize("how", ["add", "subtract", "multiply", "divide", "maximum", "minimum"])
+def test_numbers_that_are_put_together_at_places_are_written_out(how: str) -> None:
+    """Each element of `x.at[i].add(v)`, one of which meets two numbers of v, and of its gradients."""
+    x, v, at = mx.sin(mx.arange(8.0)).reshape(4, 2), mx.array([[2.0, 3.0], [4.0, 5.0], [0.5, 7.0]]), mx.array([1, 3, 1])
+
+    def loss(x: mx.array, v: mx.array) -> mx.array:
+        r = getattr(x.at[at], how)(v)
+        return mx.sum(r * mx.cos(mx.arange(8.0)).reshape(4, 2))
+
+    learns = how in ("add", "subtract")  # MLX has no gradient of the others with respect to v
+    session = OpenSession(nnrepl.trace(loss, x, v, wrt=(0, 1) if learns else None))
+    made = next(op for op in session.tape.ops if op.name == f"at.{how}" and op.of is None)
+    texts = {at: of_value(Look(session), made.outputs[0], f"[{at}, 1]").lines for at in range(4)}
+    assert [mistakes(lines)[0] for lines in texts.values()] == [[], [], [], []]
+    assert "nothing is put there" in texts[0][0]
+    assert "v[0,1]" in texts[1][0] and "v[2,1]" in texts[1][0]  # noqa: PT018
+    assert "v[1,1]" in texts[3][0]
+    if learns:
+        back = next(op for op in session.tape.ops if op.of is made)
+        given = next(value for value in back.outputs if value.shape == v.shape)
+        line = of_value(Look(session), given, "[2, 0]").lines
+        assert "∂L/∂r[1,0]" in line[0]
+        assert mistakes(line)[0] == []
+
+
+def test_factors_and_determinants_are_written_out() -> None:
+    a = mx.array([[2.0, 1.0, 0.5], [1.0, -3.0, 0.2], [4.0, 0.3, 1.0]])
+
+    def results(a: mx.array) -> list[mx.array]:
+        cpu = mx.cpu
+        return [*mx.linalg.slogdet(a, stream=cpu), *mx.linalg.lu_factor(a, stream=cpu),
+                mx.linalg.norm(a, "nuc", stream=cpu), mx.linalg.norm(a, 2, stream=cpu)]  # fmt: skip
+
+    session = OpenSession(nnrepl.trace(results, a))
+    told = {}
+    for op in session.tape.ops:
+        for slot, value in enumerate(op.outputs):
+            places = ["[2, 1]", "[0, 2]", "[1, 1]"] if len(value.shape) == 2 else [None]
+            for place in places:
+                told[op.label if op.name == "linalg.norm" else op.name, slot, place] = lines = of_value(
+                    Look(session), value, place
+                ).lines
+                assert mistakes(lines, 1e-5)[0] == [], lines
+    assert "= sign(a[0,0] · a[1,1]" in told["linalg.slogdet", 0, None][0]
+    assert "= ln(|a[0,0] · a[1,1]" in told["linalg.slogdet", 1, None][0]
+    for place in ("[2, 1]", "[0, 2]", "[1, 1]"):
+        assert "which is a[" in " ".join(told["linalg.lu_factor", 0, place])
+    assert any("s1 + s2 + s3" in " ".join(lines) for lines in told.values())

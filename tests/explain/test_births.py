@@ -10,7 +10,7 @@ import mlx.nn as nn
 import pytest
 
 import nnrepl
-from nnrepl.explain.answer import Answer
+from nnrepl.explain.answer import Cause
 from nnrepl.explain.health import health
 from nnrepl.explain.look import Look
 from nnrepl.explain.why import why
@@ -22,7 +22,7 @@ def session(fn: Callable[..., Any], *args: Any, wrt: Any = 0) -> OpenSession:
     return OpenSession(nnrepl.trace(fn, *args, wrt=wrt))
 
 
-def text(answer: Answer) -> str:
+def text(answer: Cause) -> str:
     return " ".join([answer.headline, *answer.reasons, *answer.also, answer.advice])
 
 
@@ -173,7 +173,7 @@ def test_many_ops_are_followed_fast() -> None:
 
 
 def test_an_infinite_gradient_that_comes_to_a_softmax_is_no_mask() -> None:
-    """ln(0) behind a softmax: its slope −∞ comes back to the softmax, and is nothing that the program meant."""
+    """ln(0) after a softmax: its slope −∞ comes back to the softmax, and is nothing that the program meant."""
     x = mx.array([[200.0, 0.0], [1.0, 2.0]])
     answer = why(session(lambda x: mx.log(mx.softmax(x, axis=-1))[:, 1].sum(), x), "grad(x) is nan")
     assert "log(" in answer.headline

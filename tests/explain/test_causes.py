@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import nnrepl
-from nnrepl.explain.answer import Answer
+from nnrepl.explain.answer import Cause
 from nnrepl.explain.health import health
 from nnrepl.explain.look import Look
 from nnrepl.explain.sizes import attended
 from nnrepl.explain.why import why
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import GRADIENT_PASS
 from tests.support import OpenSession
 
@@ -26,11 +26,11 @@ X = mx.sin(mx.arange(12)).reshape(4, 3)
 Fn = Callable[[mx.array], mx.array]
 
 
-def ask(fn: Fn, question: str = "grad(w)", of: mx.array = W) -> Answer:
+def ask(fn: Fn, question: str = "grad(w)", of: mx.array = W) -> Cause:
     return why(OpenSession(nnrepl.trace(fn, of, wrt=0)), question)
 
 
-def text(answer: Answer) -> str:
+def text(answer: Cause) -> str:
     return " ".join([answer.headline, *answer.reasons, *answer.also, answer.advice])
 
 
@@ -110,7 +110,7 @@ def test_what_leaves_mlx_and_comes_back_is_named() -> None:
 
 @pytest.mark.parametrize("when", [0, 1, None])
 def test_since_when_a_weight_is_0(when: int | None) -> None:
-    """It is 0 from the start, or since the program multiplied it with 0 behind the first step, or never."""
+    """It is 0 from the start, or since the program multiplied it with 0 after the first step, or never."""
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
     if when == 0:
         model.layers[1].weight = mx.zeros((1, 4))
@@ -122,7 +122,7 @@ def test_since_when_a_weight_is_0(when: int | None) -> None:
             optim.SGD(0.1).update(model, grads)
             if when == 1 and number == 0:
                 model.layers[1].weight = model.layers[1].weight * 0
-    session = Session(recorded.tape, recorded.names)
+    session = TapeSession(recorded.tape, recorded.names)
     session.cursor = [part for part in session.tape.passes if part.kind == GRADIENT_PASS][-1].start
     said = text(why(session, "grad(layers.0.weight)"))
     assert ("is a parameter that is 0" in said) == (when == 0), said
@@ -257,7 +257,7 @@ class Low(nn.Module):
         return self.last(x) * 100 + x @ self.a @ self.b
 
 
-def low(start: float, rate: float) -> list[Session]:
+def low(start: float, rate: float) -> list[TapeSession]:
     """Two steps of it, each with the cursor in its gradient pass."""
     model, optimizer = Low(start), optim.SGD(rate)
     with nnrepl.recording() as recorded:
@@ -268,14 +268,14 @@ def low(start: float, rate: float) -> list[Session]:
     found = []
     for part in recorded.tape.passes:
         if part.kind == GRADIENT_PASS:
-            found.append(Session(recorded.tape, recorded.names))
+            found.append(TapeSession(recorded.tape, recorded.names))
             found[-1].cursor = part.start
     return found
 
 
 def test_what_stands_behind_a_weight_that_begins_at_0_is_no_fault() -> None:
     first, second = low(0.0, 1e-9)
-    assert "No gradient is 0 that should not be" in why(first, "").headline
+    assert "none is 0 that should not be" in why(first, "").headline
     said = text(why(first, "grad(a)"))
     assert "b is a parameter that is 0" in said
     assert "an update that follows it makes b something else than 0" in said

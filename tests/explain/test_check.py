@@ -12,8 +12,8 @@ import pytest
 
 import nnrepl
 from nnrepl.explain.check import Checked, check_op, check_pass
-from nnrepl.explain.differences import Difference
-from nnrepl.session.session import Session
+from nnrepl.explain.differences import Neighbourhood
+from nnrepl.session.session import TapeSession
 from tests.corpus import layers, lm
 from tests.corpus.checks import SEED
 from tests.support import OpenSession
@@ -178,7 +178,7 @@ def test_noise_is_measured() -> None:
     found: list[Any] = []
     with mx.stream(mx.cpu):
         for function in (smooth, rounded):
-            one = Difference(function, x.astype(mx.float64), (2,))
+            one = Neighbourhood(function, x.astype(mx.float64), (2,))
             one.measure()
             found.append((one.noise, one.element(0)))
     assert found[0][0] < 1e-13
@@ -236,7 +236,7 @@ def test_a_nested_gradient_is_checked_with_the_weights_of_its_pass() -> None:
         for _ in range(2):
             _, grads = nn.value_and_grad(model, loss)()
             optim.SGD(0.1).update(model, grads)
-    session = Session(recorded.tape, recorded.names)
+    session = TapeSession(recorded.tape, recorded.names)
     part = next(part for part in session.tape.passes if part.wrt)
     for one in check_pass(session, part, list(part.wrt)).checked:
         assert one.wrong == [], one.name

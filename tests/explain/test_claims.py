@@ -10,7 +10,7 @@ import mlx.nn as nn
 import pytest
 
 import nnrepl
-from nnrepl.explain.answer import Answer
+from nnrepl.explain.answer import Cause
 from nnrepl.explain.health import health
 from nnrepl.explain.why import why
 from tests.support import OpenSession
@@ -20,11 +20,11 @@ ONES = mx.ones((3, 3))
 Fn = Callable[[mx.array], mx.array]
 
 
-def ask(fn: Callable[..., mx.array], text: str = "grad(w)", *args: mx.array, wrt: Any = 0) -> Answer:
+def ask(fn: Callable[..., mx.array], text: str = "grad(w)", *args: mx.array, wrt: Any = 0) -> Cause:
     return why(OpenSession(nnrepl.trace(fn, *(args or (W,)), wrt=wrt)), text)
 
 
-def text(answer: Answer) -> str:
+def text(answer: Cause) -> str:
     return " ".join([answer.headline, *answer.reasons, *answer.also, answer.advice])
 
 

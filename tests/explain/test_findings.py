@@ -13,7 +13,7 @@ import pytest
 
 import nnrepl
 from nnrepl.explain.health import Report, health
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import GRADIENT_PASS
 
 Program = Callable[[bool], None]
@@ -25,7 +25,7 @@ def reports(program: Program, faulty: bool) -> list[Report]:
     mx.random.seed(0)
     with nnrepl.recording() as recorded:
         program(faulty)
-    session = Session(recorded.tape, recorded.names)
+    session = TapeSession(recorded.tape, recorded.names)
     found = []
     for part in session.tape.passes:
         if part.kind == GRADIENT_PASS:
@@ -375,14 +375,14 @@ def test_gradients_that_are_printed_are_used() -> None:
     with nnrepl.recording() as recorded:
         program(False)
         mx.grad(lambda x: (x**2).sum())(mx.array([1.0, 2.0]))  # another pass: the first is over
-    session = Session(recorded.tape, recorded.names)
+    session = TapeSession(recorded.tape, recorded.names)
     first = next(part for part in session.tape.passes if part.kind == GRADIENT_PASS)
     session.cursor = first.start
     assert "forgotten update" not in [finding.kind for finding in health(session).findings]
     with nnrepl.recording() as recorded:
         program(True)
         program(True)
-    session = Session(recorded.tape, recorded.names)
+    session = TapeSession(recorded.tape, recorded.names)
     session.cursor = next(part for part in session.tape.passes if part.kind == GRADIENT_PASS).start
     assert "forgotten update" in [finding.kind for finding in health(session).findings]
 
@@ -399,7 +399,7 @@ def test_an_update_that_is_forgotten_is_one_finding() -> None:
 
 
 def test_a_second_model_that_other_passes_train_is_not_hidden() -> None:
-    """The networks of a GAN, a teacher behind stop_gradient: neither is a forgotten weight."""
+    """The networks of a GAN, a teacher after stop_gradient: neither is a forgotten weight."""
 
     def program(shared: bool) -> None:
         maker, judge = nn.Linear(3, 3), nn.Linear(3, 1)

@@ -13,7 +13,7 @@ import pytest
 import nnrepl
 from nnrepl.explain.health import health
 from nnrepl.explain.paths import same_function
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import GRADIENT_PASS
 from tests.support import OpenSession
 
@@ -151,7 +151,7 @@ def test_a_term_that_is_given_back_or_printed_is_not_left_out() -> None:
     for extra in ("given back", "printed", "left out"):
         with nnrepl.recording() as recorded:
             nn.value_and_grad(model, loss)(model, extra)
-        session = Session(recorded.tape, recorded.names)
+        session = TapeSession(recorded.tape, recorded.names)
         session.cursor = next(part.start for part in session.tape.passes if part.kind == GRADIENT_PASS)
         found = [one.kind for one in health(session).findings if one.kind == "term left out"]
         assert found == (["term left out"] if extra == "left out" else [])
@@ -168,7 +168,7 @@ def test_passes_of_two_functions_with_one_name_are_two_series() -> None:
             optimizer.update(first, grads)
             for model in (first, second):
                 nn.value_and_grad(model, lambda m: m(X).sum())(model)
-    session = Session(recorded.tape, recorded.names)
+    session = TapeSession(recorded.tape, recorded.names)
     parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS]
     for at in range(4):
         assert same_function(session, parts[at]) == [parts[at], parts[at + 4]]

@@ -95,7 +95,7 @@ SIZE: list[Fault] = [lambda x: x * 1e-14, lambda x: x * 1e12]
 
 
 def planted(model: nn.Module, fault: Fault, number: int) -> str:
-    """Put a fault behind a layer of a model; gives the path of the layer."""
+    """Put a fault after a layer of a model; gives the path of the layer."""
     kinds = (nn.Linear, nn.Conv2d, nn.Embedding)
     last = ("head", "layers.6")
     places = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, kinds) and path not in last]

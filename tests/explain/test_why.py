@@ -12,7 +12,7 @@ import pytest
 
 import nnrepl
 from nnrepl import UserError
-from nnrepl.explain.answer import Answer
+from nnrepl.explain.answer import Cause
 from nnrepl.explain.why import why
 from tests.support import OpenSession
 
@@ -21,11 +21,11 @@ def session(fn: Callable[..., Any], *args: Any, wrt: Any = 0) -> OpenSession:
     return OpenSession(nnrepl.trace(fn, *args, wrt=wrt))
 
 
-def ask(text: str, fn: Callable[..., Any], *args: Any, wrt: Any = 0) -> Answer:
+def ask(text: str, fn: Callable[..., Any], *args: Any, wrt: Any = 0) -> Cause:
     return why(session(fn, *args, wrt=wrt), text)
 
 
-def blamed(answer: Answer) -> str:
+def blamed(answer: Cause) -> str:
     assert answer.op is not None, answer
     return (answer.op.of or answer.op).name
 
@@ -159,18 +159,18 @@ def test_vanishing_and_exploding_name_the_repeated_op() -> None:
     assert blamed(ask("grad(x) is exploding", grow, X)) == "multiply"
 
 
-def failing(fn: Callable[..., Any], *args: Any) -> Answer:
+def failing(fn: Callable[..., Any], *args: Any) -> Cause:
     """The call of a session that runs into an error: what the recorder kept of it."""
     from nnrepl.record.intercept import recording
     from nnrepl.record.names import ProgramNames
     from nnrepl.record.recorder import Recorder
-    from nnrepl.session.session import Session
+    from nnrepl.session.session import TapeSession
 
     names = ProgramNames()
     tape = names.tape
     with recording(Recorder(tape, strict=False)), pytest.raises(ValueError, match=r"."):
         fn(*args)
-    return why(Session(tape, names), "error")
+    return why(TapeSession(tape, names), "error")
 
 
 @pytest.mark.parametrize(

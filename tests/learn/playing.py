@@ -57,7 +57,7 @@ class Typist(Student):
 
 
 def lesson_of(folder: Path, text: str, program: str = PROGRAM) -> Lesson:
-    """A lesson on a program, from its text behind the front matter."""
+    """A lesson on a program, from its text after the front matter."""
     (folder / "net.py").write_text(program, encoding="utf-8")
     path = folder / "lesson.md"
     path.write_text(f"---\ntitle: A test\nprogram: net.py\n---\n{text}", encoding="utf-8")

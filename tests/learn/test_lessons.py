@@ -16,8 +16,8 @@ from rich.console import Console
 
 import nnrepl
 from nnrepl.cli import main
-from nnrepl.learn.lesson import LessonError, Prose, Question, parse, read
-from nnrepl.learn.progress import Mark, keep_progress, load_progress
+from nnrepl.learn.lesson import LessonError, LessonQuestion, Prose, parse, read
+from nnrepl.learn.progress import Reached, keep_progress, load_progress
 from nnrepl.learn.shelf import find, lessons, shipped
 from nnrepl.session.errors import UserError
 from nnrepl.shell import api
@@ -68,14 +68,14 @@ def test_the_quiz_holds_whatever_is_drawn(seed: int) -> None:
     found = check(lesson)
     assert not found.problems
     assert found.questions == 7
-    see = [part.see for part in lesson.parts if isinstance(part, Question)]
+    see = [part.see for part in lesson.parts if isinstance(part, LessonQuestion)]
     assert sorted(set(see)) == ["1", "2", "3", "4", "5"]
 
 
 def test_no_shipped_lesson_writes_an_answer_down() -> None:
     for lesson in lessons():
         for part in lesson.parts:
-            if isinstance(part, Question) and part.answer:
+            if isinstance(part, LessonQuestion) and part.answer:
                 with pytest.raises((ValueError, SyntaxError)):
                     ast.literal_eval(part.answer)
 
@@ -532,10 +532,10 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_progress_is_kept_and_a_damaged_file_is_none(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "lessons.json"
     assert load_progress(file) == {}
-    assert keep_progress("lesson 1", Mark(3, 9), file) == ""
-    assert keep_progress("lesson 2", Mark(0, 5, True), file) == ""
-    assert load_progress(file) == {"lesson 1": Mark(3, 9), "lesson 2": Mark(0, 5, True)}
+    assert keep_progress("lesson 1", Reached(3, 9), file) == ""
+    assert keep_progress("lesson 2", Reached(0, 5, True), file) == ""
+    assert load_progress(file) == {"lesson 1": Reached(3, 9), "lesson 2": Reached(0, 5, True)}
     for damaged in ("", "[]", "{", '{"a": 3}', '{"a": {"part": "x"}}'):
         file.write_text(damaged)
         assert load_progress(file) == {}
-    assert "cannot write" in keep_progress("lesson 1", Mark(), tmp_path / "deep" / "lessons.json" / "under")
+    assert "cannot write" in keep_progress("lesson 1", Reached(), tmp_path / "deep" / "lessons.json" / "under")

@@ -11,7 +11,7 @@ import nnrepl
 from nnrepl.explain.look import Look
 from nnrepl.learn import rules
 from nnrepl.learn import wrong_products as products
-from nnrepl.learn.answers import CHOICE, NAMES, NUMBER, SHAPE, Unreadable, near, read, same
+from nnrepl.learn.answers import CHOICE, NAMES, NUMBER, SHAPE, NoAnswer, near, read, same
 from nnrepl.learn.asking import ask
 from nnrepl.learn.mistakes import RULES, mistakes
 from nnrepl.learn.slips import slips
@@ -189,7 +189,7 @@ def test_a_number_however_it_is_typed(typed: str, number: float) -> None:
     "typed", ["", "abc", "1 2", "1,2,3", "__import__('os')", "(1", "2**9**9**9", "1/0", "True", "x"]
 )
 def test_what_is_no_number(typed: str) -> None:
-    with pytest.raises(Unreadable):
+    with pytest.raises(NoAnswer):
         read(typed, NUMBER)
 
 

@@ -28,7 +28,7 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.hooks import Hooks
 from nnrepl.session.parsed import parse
-from nnrepl.session.session import Session, Stop
+from nnrepl.session.session import Stop, TapeSession
 from nnrepl.session.typed import CELL, EDIT, LOOK, kind_of
 from nnrepl.shell.margin import unfinished
 from nnrepl.timeline.typed_cells import make_cell
@@ -41,7 +41,7 @@ load_all()
 class Typist(Hooks):
     """Types lines, and notes what they were and what was wrong with them."""
 
-    def __init__(self, session: Session, lines: list[str]) -> None:
+    def __init__(self, session: TapeSession, lines: list[str]) -> None:
         self.session = session
         self.interpreter = Interpreter(session)
         self.lines = list(lines)
@@ -72,7 +72,7 @@ def _main() -> Iterator[None]:
 def typed(*lines: str, script: Script | None = None) -> tuple[Typist, dict[str, Any], str]:
     """A session in which lines are typed; the program's variables afterwards, and what it printed."""
     names = ProgramNames()
-    session = Session(names.tape, names)
+    session = TapeSession(names.tape, names)
     debuggee = Debuggee(script or empty_script(), session)
     typist = Typist(session, list(lines))
     said = io.StringIO()

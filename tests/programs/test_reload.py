@@ -12,7 +12,7 @@ import pytest
 from nnrepl.programs.kept import Kept
 from nnrepl.programs.reload import Reloader
 from nnrepl.record.names import ProgramNames
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.shell.shell import Shell
 from tests.programs.reloading import HEAD, TAIL, Program, printed
 
@@ -472,7 +472,7 @@ def test_a_file_that_changes_is_noticed_once(program: Program) -> None:
     kept = Kept()
     kept.keep(str(program.path), SCRIPT)
     names = ProgramNames()
-    files, session = Reloader(kept), Session(names.tape, names)
+    files, session = Reloader(kept), TapeSession(names.tape, names)
     assert files.notice(session) == ""
     program.write(SCRIPT)
     assert files.notice(session) == ""

@@ -26,7 +26,7 @@ from nnrepl.programs.saved import open_session
 from nnrepl.programs.saving import save
 from nnrepl.record.verify import same_bits
 from nnrepl.session.errors import UserError
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import BackwardOp, Op, Value
 from nnrepl.view.theme import THEMES
 from tests.corpus import lm
@@ -45,7 +45,7 @@ class Net(nn.Module):
         return self.second(hidden)
 
 
-def train(passes: int) -> Session:
+def train(passes: int) -> TapeSession:
     """A session on a recorded training loop."""
     model = Net()
     mx.eval(model.parameters())
@@ -61,16 +61,16 @@ def train(passes: int) -> Session:
             loss, grads = step(x, x.sum(axis=1, keepdims=True))
             optimizer.update(model, grads)
             mx.eval(model.parameters(), loss)
-    return Session(recorded.tape, recorded.names)
+    return TapeSession(recorded.tape, recorded.names)
 
 
-def language_model() -> Session:
+def language_model() -> TapeSession:
     model = lm.tiny("llama").train()
     trace = nnrepl.trace(lm.loss_of(model), lm.tokens_for("llama"), wrt=model)
     return OpenSession(trace)
 
 
-def odd_dtypes() -> Session:
+def odd_dtypes() -> TapeSession:
     def function(x: mx.array, z: mx.array) -> Any:
         flags = x > 0
         empty = x[:0]
@@ -87,7 +87,7 @@ def odd_dtypes() -> Session:
     return OpenSession(nnrepl.trace(function, mx.array([1.0, -2.0, 0.5]), mx.array([1 + 2j, 3 - 1j])))
 
 
-def edited() -> Session:
+def edited() -> TapeSession:
     def loss_fn(model: Any, x: mx.array) -> mx.array:
         z = x * model["w"]
         a = mx.sin(z)
@@ -102,7 +102,7 @@ def edited() -> Session:
     return session
 
 
-def failing() -> Session:
+def failing() -> TapeSession:
     """Random numbers, an op that raises, and a hole."""
     elsewhere = mx.ones((2, 2))
     with nnrepl.recording() as recorded:
@@ -111,7 +111,7 @@ def failing() -> Session:
         with contextlib.suppress(ValueError):
             mx.matmul(given, noise.T)
         mx.eval(given)
-    return Session(recorded.tape, recorded.names)
+    return TapeSession(recorded.tape, recorded.names)
 
 
 SESSIONS = {
@@ -119,13 +119,13 @@ SESSIONS = {
 }  # fmt: skip
 
 
-def reload(session: Session, path: Path, everything: bool = True) -> Session:
+def reload(session: TapeSession, path: Path, everything: bool = True) -> TapeSession:
     save(session, str(path), everything)
     return open_session(str(path))[0]
 
 
 @pytest.fixture(scope="module", params=SESSIONS)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Session, Session]:
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[TapeSession, TapeSession]:
     """A live session, and the same one loaded."""
     mx.random.seed(3)
     live = SESSIONS[request.param]()
@@ -145,17 +145,17 @@ def described(op: Op) -> Any:
     )  # fmt: skip
 
 
-def every_value(session: Session) -> list[Value]:
+def every_value(session: TapeSession) -> list[Value]:
     values = [value for op in session.tape.ops for value in (*op.inputs, *op.outputs)]
     return values + [grad for part in session.tape.passes for grads in part.grads.values() for grad in grads]
 
 
-def test_every_op_is_as_it_was(pair: tuple[Session, Session]) -> None:
+def test_every_op_is_as_it_was(pair: tuple[TapeSession, TapeSession]) -> None:
     live, loaded = pair
     assert [described(op) for op in loaded.tape.ops] == [described(op) for op in live.tape.ops]
 
 
-def test_every_value_has_the_same_bits(pair: tuple[Session, Session]) -> None:
+def test_every_value_has_the_same_bits(pair: tuple[TapeSession, TapeSession]) -> None:
     live, loaded = pair
     values, again = every_value(live), every_value(loaded)
     assert len(values) == len(again)
@@ -167,7 +167,7 @@ def test_every_value_has_the_same_bits(pair: tuple[Session, Session]) -> None:
             assert same_bits(before.array, after.array).item(), before.name
 
 
-def test_names_mean_the_same(pair: tuple[Session, Session]) -> None:
+def test_names_mean_the_same(pair: tuple[TapeSession, TapeSession]) -> None:
     live, loaded = pair
     assert set(live.names.known()) == set(loaded.names.known())
     for name in live.names.known():
@@ -177,7 +177,7 @@ def test_names_mean_the_same(pair: tuple[Session, Session]) -> None:
         ]
 
 
-def test_gradients_belong_to_the_same_values(pair: tuple[Session, Session]) -> None:
+def test_gradients_belong_to_the_same_values(pair: tuple[TapeSession, TapeSession]) -> None:
     live, loaded = pair
     for before, after in zip(live.tape.passes, loaded.tape.passes):
         assert [(of.name, [grad.name for grad in grads]) for of, grads in before.grads.items()] == [
@@ -190,7 +190,7 @@ def test_gradients_belong_to_the_same_values(pair: tuple[Session, Session]) -> N
     ]
 
 
-def test_timelines_are_kept(pair: tuple[Session, Session]) -> None:
+def test_timelines_are_kept(pair: tuple[TapeSession, TapeSession]) -> None:
     live, loaded = pair
     before, after = list(live.changes.timelines), list(loaded.changes.timelines)
     assert [line.parent and line.parent.number for line in before] == [
@@ -202,7 +202,7 @@ def test_timelines_are_kept(pair: tuple[Session, Session]) -> None:
         assert [op.name for op in old.tape.ops] == [op.name for op in new.tape.ops]
 
 
-def screen(session: Session, lines: list[str]) -> str:
+def screen(session: TapeSession, lines: list[str]) -> str:
     interpreter = Interpreter(session)
     console = Console(width=100, color_system=None, theme=THEMES["dark"], highlight=False, markup=False, emoji=False)
     with console.capture() as captured:
@@ -216,7 +216,7 @@ def screen(session: Session, lines: list[str]) -> str:
     return captured.get()
 
 
-def test_a_loaded_tape_looks_the_same(pair: tuple[Session, Session]) -> None:
+def test_a_loaded_tape_looks_the_same(pair: tuple[TapeSession, TapeSession]) -> None:
     live, loaded = pair
     names = live.names.known()[:6]
     lines = ["goto start", "list", "list source", "where", "s", "s 3", "n", "finish", "back", "rs 2", "goto end", "ll"]
@@ -299,6 +299,28 @@ def test_a_tape_of_an_older_nnrepl_opens() -> None:
     assert "∂L/∂first.weight is 0: it became 0 at 1#6, the VJP of maximum" in said
     assert "there timeline 2 ends, and timeline 1 goes on" in said
     assert "runs it on" not in said  # nothing runs
+
+
+def test_a_tape_of_0_2_opens_with_all_that_it_noted() -> None:
+    """`tape_0_2_0.safetensors`: two steps of a small network with a `vmap`, saved by 0.2.0: variables, steps, what
+    happened inside of the call, and an edit of `h` before it in the second step. A later format must still read it."""
+    loaded, facts = open_session(str(Path(__file__).with_name("tape_0_2_0.safetensors")))
+    assert (facts.nnrepl, facts.kept, len(loaded.changes.timelines)) == ("0.2.0", 123, 2)
+    said = screen(loaded, ["timelines", "info steps", "goto step 2", "until vmap", "p h", "p row", "p rate", "where",
+                           "goto end", "p opt.learning_rate", "timeline 1", "goto end", "p loss", "p i",
+                           "p grad(model.first.weight)", "why", "diff 1 2"])  # fmt: skip
+    assert "2  h = h * 2  before #5" in said
+    assert "38          1  SGD     golden.py:27  0.6570" in said
+    assert "h = [[-1.4249 -0.2431 -0.7692]" in said
+    assert "row = [[-1.4249 -0.2431 -0.7692]" in said
+    assert "2 samples along axis 0" in said
+    assert "rate = {'scale': 0.5}" in said
+    assert "doubled = mx.vmap(lambda row: row * 2)(h)" in said
+    assert "opt.learning_rate = 0.1000" in said
+    assert "loss = 0.1044" in said
+    assert "i = 1" in said
+    assert "∂L/∂first.weight = [[-0.1122 -0.0977]" in said
+    assert "there timeline 2 ends, and timeline 1 goes on" in said
 
 
 def test_what_the_variables_held_is_in_the_file(tmp_path: Path) -> None:
@@ -399,7 +421,7 @@ def test_end_of_input_while_looking_at_a_loaded_tape(tmp_path: Path) -> None:
 # -- writing --------------------------------------------------------------------------------------------------
 
 
-def simple() -> Session:
+def simple() -> TapeSession:
     return OpenSession(nnrepl.trace(lambda x: (x * x).sum(), mx.ones((300,))))
 
 

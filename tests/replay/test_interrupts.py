@@ -24,7 +24,7 @@ from nnrepl.programs.debuggee import Debuggee
 from nnrepl.programs.script import load_script
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
-from nnrepl.record.watch import Watch
+from nnrepl.record.watch import BindingWatch
 from nnrepl.replay.interrupts import is_swallowed, put_off
 from nnrepl.replay.keepers import keep_ndarray
 from nnrepl.session.broken_off import standing_still
@@ -202,7 +202,7 @@ def test_where_an_array_dies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python swallows what is raised there, and shows its traceback: Ctrl-C strikes again a moment later."""
     again: list[int] = []
     monkeypatch.setattr("nnrepl.replay.interrupts.os.kill", lambda pid, number: again.append(number))
-    for function in (Recorder.link, Watch._watch, keep_ndarray):
+    for function in (Recorder.link, BindingWatch._watch, keep_ndarray):
         callbacks = [part for part in function.__code__.co_consts if getattr(part, "co_name", "") == "<lambda>"]
         assert callbacks
         for code in callbacks:

@@ -2,7 +2,7 @@
 
 A program is a training loop (by hand, of a model, compiled, accumulated ...) around one to three features, which
 stand in `features/*.txt`: each is a function `f(h, w)` of a (4, 3) tensor and a (3, 3) parameter, written as in a
-program. A line with `#@` is a place: there a change is typed, of `h` or of the names behind it, in one of the steps
+program. A line with `#@` is a place: there a change is typed, of `h` or of the names after it, in one of the steps
 (`#@@`: the block runs twice, and both runs have the line). The twin is plain Python with that line in it, once.
 Loss, every gradient and all parameters are compared to the last bit, before and after anything was evaluated.
 
@@ -76,7 +76,7 @@ class Program:
         loop = LOOPS[self.loop].replace("<optimizer>", chance.choice(OPTIMIZERS))
         body = re.sub(r"( *)<calls (.*)>", lambda found: _indented(calls, found[1], found[2]), loop)
         self.text = HEAD.replace("<seed>", str(seed)).replace("<features>", features) + body
-        self.changes = [self._change(chance) for _ in range(5)]
+        self.changes = list(dict.fromkeys(self._change(chance) for _ in range(5)))
 
     def _is_uncompiled(self) -> bool:
         return any(word in name for name in self.names for word in UNCOMPILED)

@@ -176,7 +176,7 @@ def nested(chance: random.Random) -> Step:
 
 @dataclass
 class Program:
-    """Steps one after another, each with a mark behind it at which it can be changed."""
+    """Steps one after another, each with a mark after it at which it can be changed."""
 
     seed: int
 

@@ -246,7 +246,7 @@ def test_an_open_file(tmp_path: Path) -> None:
 
 
 def check(program: Program) -> None:
-    """Set w to itself, at the start and behind the first op, with and without everything evaluated."""
+    """Set w to itself, at the start and after the first op, with and without everything evaluated."""
     f, state = program
     trace = nnrepl.trace(lambda w: f(w).sum(), mx.array([1.0, 2.0]), wrt=0)
     after = state()

@@ -23,7 +23,15 @@ for i in range(6):
 def test_the_program_stops_where_the_step_is_over(native: str, tmp_path: Path) -> None:
     program = tmp_path / "train.py"
     program.write_text(PROGRAM)
-    lines = ("goto step 3 softmax", "until step 4 tanh", "goto step 2 addmm", "goto step 2 exp", "goto step 9", "q")
+    lines = (
+        "goto step 3 softmax",
+        "until step 4 tanh",
+        "goto step 2 addmm",
+        "goto step 2 exp",
+        "until step 1 addmm",
+        "goto step 9",
+        "q",
+    )
     ran = nnrepl_cli("--plain", str(program), stdin="\n".join(lines) + "\n", env={"NNREPL_NATIVE": native})
     said = ran.stdout.split("(nnrepl")[1:]
     assert "step 3 has no softmax" in said[0]
@@ -35,4 +43,5 @@ def test_the_program_stops_where_the_step_is_over(native: str, tmp_path: Path) -
     assert "step 2 addmm · 1 of" in said[2]
     assert "step 2 · forward 2 of" in said[2]
     assert said[3].strip().endswith("step 2 has no exp")
-    assert "step 9 was not reached" in said[4]
+    assert "step 1 addmm lies before this; goto step 1 addmm leads back there" in said[4]
+    assert "step 9 was not reached" in said[5]

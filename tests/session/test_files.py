@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nnrepl.learn.progress import Mark, keep_progress
+from nnrepl.learn.progress import Reached, keep_progress
 from nnrepl.session.files import private_directory, replacing, write_private, write_text
 from nnrepl.session.saved_stops import Keeper, stops_file
 from nnrepl.session.settings import config_directory, config_file, defaults, save_settings, state_directory
@@ -106,7 +106,7 @@ def test_whatever_is_kept_is_for_the_user_alone(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     before = os.umask(0)
     try:
-        keep_progress("a lesson", Mark(part=2))
+        keep_progress("a lesson", Reached(part=2))
         save_settings(config_file(), defaults() | {"theme": "light"})
         stops = Stops()
         keeper = Keeper(stops, stops_file("train.py"))

@@ -21,6 +21,7 @@ from nnrepl.programs.script import load_script
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
+from nnrepl.session.entered import SourceLine
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import parse
 from nnrepl.session.place import Place
@@ -270,7 +271,7 @@ def _by_until(session: OpenSession, text: str) -> list[int]:
             said = str(refused)
             break
         found.append(session.cursor)
-    assert re.search("from here on|there is no| has no ", said)
+    assert re.search("from here on|there is no| has no | lies before this", said)
     return found
 
 
@@ -371,3 +372,22 @@ def test_every_kind_of_place_says_what_it_is() -> None:
     """A breakpoint at it is listed by these words."""
     bare = {one.__name__ for one in kinds() if not (one.kind and one.words) and one.__module__.startswith("nnrepl.")}
     assert bare == {"Place", "Entered", "InCall", "Within"}  # what others are made from; one that takes its inner's
+
+
+def test_what_a_loop_asks_its_generator_for_is_no_line_of_its_body(tmp_path: Path) -> None:
+    """To Python 3.11 the whole loop is the place of its next item."""
+    (tmp_path / "train.py").write_text(
+        "import mlx.core as mx\ndef rows():\n    for k in range(3):\n        yield mx.ones(2) * k\n"
+        "for row in map(abs,\n               rows()):\n    total = row.sum()\n    last = total + 1\n"
+    )
+    names = ProgramNames(None)
+    recorder = Recorder(names.tape, strict=True)
+    script = load_script(str(tmp_path / "train.py"), [])
+    with recording(recorder):
+        script.run()
+    tape, file = names.tape, str(tmp_path / "train.py")
+    entered = {
+        line: [tape.ops[at].name for at in SourceLine("", file, line).positions(tape, 0, len(tape))]
+        for line in (4, 7, 8)
+    }
+    assert entered == {4: ["ones"] * 3, 7: ["sum"] * 3, 8: ["add"] * 3}

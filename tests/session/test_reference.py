@@ -22,7 +22,7 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.saving import save
 from nnrepl.session.counterparts import arrangements, normal, similar
 from nnrepl.session.errors import UserError
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.view.theme import THEMES
 from tests.support import OpenSession, nnrepl_cli
 
@@ -86,7 +86,7 @@ class Model(nn.Module):
 IDS = mx.array([[1, 2, 3, 4, 5]])
 
 
-def port(bug: str = "") -> Session:
+def port(bug: str = "") -> TapeSession:
     """The model with a mistake, with the original's weights, recorded and not evaluated."""
     original, model = Model(), Model(bug)
     weights = dict(tree_flatten(original.parameters()))
@@ -138,14 +138,14 @@ def hooks_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def said(session: Session, line: str) -> str:
+def said(session: TapeSession, line: str) -> str:
     console = Console(width=200, color_system=None, theme=THEMES["dark"], highlight=False, markup=False, emoji=False)
     with console.capture() as captured:
         console.print(Interpreter(session).run(line))
     return captured.get()
 
 
-def refusal(session: Session, line: str) -> str:
+def refusal(session: TapeSession, line: str) -> str:
     with pytest.raises(UserError) as caught:
         Interpreter(session).run(line)
     assert "\n" not in str(caught.value)
@@ -328,8 +328,8 @@ def test_half_precision_gets_its_own_tolerance(tmp_path: Path) -> None:
 def test_nan_and_shapes_that_do_not_fit(tmp_path: Path) -> None:
     x = mx.array([1.0, 2.0])
     shown = compared(tmp_path, chain, [x], {"a": mx.array([float("nan"), 0.9092974])})
-    assert "NaN on one side only" in shown
-    assert "no NaN in ours, 1 in the reference" in shown
+    assert "NaN or ∞ at [0] in one of the two" in shown
+    assert "no NaN or ∞ in ours, 1 NaN or ∞ in the reference" in shown
     shown = compared(tmp_path, chain, [x], {"a": mx.zeros((3, 5))})
     assert "shape (2,), in the reference (3, 5)" in shown
     assert "1 agree" in compared(tmp_path, lambda x: chain(x[:0]), [x], {"a": mx.zeros((0,))})

@@ -16,7 +16,7 @@ from rich.console import Console
 import nnrepl
 from nnrepl.session.errors import UserError
 from nnrepl.session.events import EVENTS
-from nnrepl.session.findings import Change, Vanished, WentBad
+from nnrepl.session.findings import Changed, Vanished, WentBad
 from nnrepl.session.search import Search
 from nnrepl.session.stops import Breakpoint
 from tests.corpus import lm
@@ -266,7 +266,7 @@ def test_watch_stops_where_the_value_has_changed_both_ways() -> None:
     session.resume()
     stop = session.stop
     change = stop.hits[0].found
-    assert isinstance(change, Change)
+    assert isinstance(change, Changed)
     assert change.before is None
     assert change.after.tolist() == [2, 2, 2]
     session.resume()
@@ -521,7 +521,7 @@ def overflowing(w: mx.array) -> mx.array:
 
 
 def test_an_event_in_the_op_at_the_cursor_is_caught_once() -> None:
-    """The op at the cursor has not been run: what happens in it is still to come. Once told, it is behind one."""
+    """The op at the cursor has not been run: what happens in it is still to come. Once told, it lies behind one."""
     session = OpenSession(nnrepl.trace(overflowing, mx.array([1.0, 100.0])))
     assert session.cursor == 0
     session.run("catch inf")
@@ -546,7 +546,7 @@ def test_a_breakpoint_at_the_cursor_is_where_one_stands() -> None:
 def test_a_weight_that_is_nan_is_caught_at_its_first_user_at_the_cursor() -> None:
     session = OpenSession(nnrepl.trace(lambda w: (w * 2).sum(), mx.array([1.0, mx.nan]), wrt=0))
     session.run("catch nan")
-    assert "w[1] = nan" in shown(session, "continue")
+    assert "w[1] is nan" in shown(session, "continue")
 
 
 def test_data_that_came_in_bad_are_not_said_to_have_become_so() -> None:
@@ -568,5 +568,5 @@ def test_every_finding_has_a_picture_and_every_event_words() -> None:
     from nnrepl.view import stop_list as view
 
     assert all(event.words for event in events.EVENTS.values())
-    source = __import__("inspect").getsource(view._finding)
+    source = __import__("inspect").getsource(view.finding_view)
     assert all(f"case {kind.__name__}()" in source for kind in get_args(findings.Finding))

@@ -19,7 +19,7 @@ from prompt_toolkit.keys import Keys
 from rich.console import Console
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.shell.complete import TapeIndex
 from nnrepl.shell.full import FullScreen, Terminal
 from nnrepl.shell.readers import PROMPT
@@ -58,7 +58,7 @@ class Desk:
     echoes = pages = False
     note = ""
 
-    def __init__(self, session: Session, keys: PipeInput, columns: int, rows: int) -> None:
+    def __init__(self, session: TapeSession, keys: PipeInput, columns: int, rows: int) -> None:
         self._keys = keys
         self.wire = _Wire(columns, rows)
         self.ran: list[str] = []
@@ -80,7 +80,7 @@ class Desk:
         return self
 
     def read(self, prompt: str = PROMPT) -> str | None:
-        """The line that the keys give; where they give none, Ctrl-C behind the last of them."""
+        """The line that the keys give; where they give none, Ctrl-C after the last of them."""
 
         def begin() -> None:
             if self._esc:  # by itself, no terminal could tell it from the beginning of another key
@@ -126,7 +126,7 @@ class Desk:
         return self.press()
 
     def cells(self) -> list[tuple[str, Any]]:
-        """Each sign that was seen behind the last keys, and how."""
+        """Each sign that was seen after the last keys, and how."""
         return self._cells
 
     def _drawn(self) -> Iterator[tuple[str, Any]]:
@@ -138,7 +138,7 @@ class Desk:
 
 
 @contextmanager
-def desk(session: Session, columns: int = 120, rows: int = 40, **settings: str) -> Iterator[Desk]:
+def desk(session: TapeSession, columns: int = 120, rows: int = 40, **settings: str) -> Iterator[Desk]:
     """A full screen on a session."""
     session.settings.update(settings)
     with create_pipe_input() as keys:

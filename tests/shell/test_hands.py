@@ -15,7 +15,7 @@ import mlx.core as mx
 import pytest
 
 import nnrepl
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from tests.shell.hands import Desk, desk
 from tests.shell.screened import made
 from tests.support import OpenSession
@@ -242,7 +242,7 @@ def test_true_colour_where_the_terminal_has_it(session: OpenSession, monkeypatch
 # -- screens -----------------------------------------------------------------------------------------------------
 
 
-def screens(session: Session, columns: int, height: int, theme: str = "dark") -> Iterator[tuple[str, Desk]]:
+def screens(session: TapeSession, columns: int, height: int, theme: str = "dark") -> Iterator[tuple[str, Desk]]:
     """Some moments at the full screen."""
     with desk(session, columns, height, theme=theme) as it:
         yield it.press("F8", "F8"), it
@@ -253,7 +253,7 @@ def screens(session: Session, columns: int, height: int, theme: str = "dark") ->
         yield it.press("F7", "F2", "F2", "Up"), it
 
 
-def written(session: Session, columns: int, height: int) -> str:
+def written(session: TapeSession, columns: int, height: int) -> str:
     """The moments, as a file keeps them."""
     shown = [seen for seen, _ in screens(session, columns, height)]
     return ("\n" + "=" * columns + "\n").join(shown) + "\n"

@@ -24,7 +24,7 @@ A **layer** has **biases**; the layer and `layer`, a step. What is a layer?
 step
 ```
 
-Behind it, **ReLU**.
+After it, **ReLU**.
 
 ```question
 What?

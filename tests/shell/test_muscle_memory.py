@@ -46,7 +46,7 @@ def session(tape: tuple[Tape, ProgramNames]) -> OpenSession:
 
 
 def screen(session: OpenSession, *lines: str) -> str:
-    """What the last line shows; an answer that is an error stands behind `!`."""
+    """What the last line shows; an answer that is an error stands after `!`."""
     console = Console(width=100, no_color=True, theme=DARK)
     for line in lines:
         with console.capture() as capture:

@@ -18,9 +18,9 @@ from nnrepl.session.errors import UserError
 from nnrepl.view.digits import read_format
 from nnrepl.view.heatmap import Heatmap
 from nnrepl.view.histogram import Histogram, counts
-from nnrepl.view.since import Changes
+from nnrepl.view.since import ShownBefore
 from nnrepl.view.summary import changed, pieces, summarize
-from nnrepl.view.tensor import Look, tensor
+from nnrepl.view.tensor import TensorStyle, tensor
 from nnrepl.view.theme import DARK
 
 DTYPES = (
@@ -47,7 +47,12 @@ shapes = st.lists(st.integers(0, 5), max_size=5).map(tuple)
 @given(shape=shapes, dtype=st.sampled_from(DTYPES), width=st.sampled_from([20, 40, 80, 300]), seed=st.integers(0, 9))
 def test_every_shape_and_dtype_is_shown(shape: tuple[int, ...], dtype: mx.Dtype, width: int, seed: int) -> None:
     array = (mx.random.normal(shape, key=mx.random.key(seed)) * 100).astype(dtype)
-    looks = (tensor("x", array), tensor("x", array, Look(within=(0, 1))), Heatmap("x", array), Histogram("x", array))
+    looks = (
+        tensor("x", array),
+        tensor("x", array, TensorStyle(within=(0, 1))),
+        Heatmap("x", array),
+        Histogram("x", array),
+    )
     for thing in looks:
         for colour in (False, True):
             shown = screen(thing, width, colour)
@@ -142,31 +147,31 @@ def test_batches_are_folded() -> None:
 
 def test_formats() -> None:
     array = mx.array([1.5, -2.25, 300.0])
-    assert screen(tensor("x", array, Look(read_format("1f")))) == "x = [  1.5  -2.2 300.0]\n"
-    assert screen(tensor("x", array, Look(read_format("2e")))) == "x = [ 1.50e+00 -2.25e+00  3.00e+02]\n"
-    assert screen(tensor("x", array, Look(read_format("x")))) == "x = [0x3fc00000 0xc0100000 0x43960000]\n"
-    assert screen(tensor("x", mx.array([-1], dtype=mx.int8), Look(read_format("t")))) == "x = [0b11111111]\n"
-    assert screen(tensor("x", mx.array([1 - 2j]), Look(read_format("1f")))) == "x = [1.0-2.0j]\n"
+    assert screen(tensor("x", array, TensorStyle(read_format("1f")))) == "x = [  1.5  -2.2 300.0]\n"
+    assert screen(tensor("x", array, TensorStyle(read_format("2e")))) == "x = [ 1.50e+00 -2.25e+00  3.00e+02]\n"
+    assert screen(tensor("x", array, TensorStyle(read_format("x")))) == "x = [0x3fc00000 0xc0100000 0x43960000]\n"
+    assert screen(tensor("x", mx.array([-1], dtype=mx.int8), TensorStyle(read_format("t")))) == "x = [0b11111111]\n"
+    assert screen(tensor("x", mx.array([1 - 2j]), TensorStyle(read_format("1f")))) == "x = [1.0-2.0j]\n"
     with pytest.raises(UserError, match="there is no format /q"):
         read_format("q")
 
 
 def test_what_lies_in_a_range_is_marked() -> None:
     array = mx.array([[0.5, 2.0], [math.nan, 1.0]])
-    shown = screen(tensor("x", array, Look(within=(0.5, 1))))
+    shown = screen(tensor("x", array, TensorStyle(within=(0.5, 1))))
     assert shown == "x = [[0.5000*      2 ]\n     [   nan       1*]]\n2 of 4 in [0.5000, 1]\n"
-    assert "\x1b[1;7m" in screen(tensor("x", array, Look(within=(0.5, 1))), colour=True)
+    assert "\x1b[1;7m" in screen(tensor("x", array, TensorStyle(within=(0.5, 1))), colour=True)
 
 
 def test_changes_are_seen_by_element() -> None:
-    changes = Changes()
+    changes = ShownBefore()
     one, other = mx.array([1.0, math.nan]), mx.array([2.0, math.nan])
     assert changes.note(1, "x", one) == ""
     assert changes.note(1, "x", mx.array([1.0, math.nan])) == ""
     assert changes.note(1, "x", other) == "changed"
-    assert screen(tensor("x", other, Look(before=changes.before))) == "x = [  2* nan ]\n"
+    assert screen(tensor("x", other, TensorStyle(before=changes.before))) == "x = [  2* nan ]\n"
     assert changes.note(1, "x", mx.zeros((3,))) == "changed"  # another shape
-    assert screen(tensor("x", mx.zeros((3,)), Look(before=changes.before))) == "x = [0 0 0]\n"
+    assert screen(tensor("x", mx.zeros((3,)), TensorStyle(before=changes.before))) == "x = [0 0 0]\n"
     assert changes.note(2, "y", np.zeros(3)) == ""
     assert changes.note(2, "y", np.zeros(3)) == "changed"  # NumPy gives no single answer
     held = mx.array([1.0])

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.explain.health.report import Check, Checkup, Finding
 from nnrepl.tape import Op, Value
 
 
-def dead(case: Case) -> Iterator[Finding]:
+def dead(case: Checkup) -> Iterator[Finding]:
     """ReLU units that are 0 for every row of the batch."""
     found = [
         (op, op.outputs[0])
@@ -20,6 +20,7 @@ def dead(case: Case) -> Iterator[Finding]:
     ]
     if case.broken or not found:
         return
+    found = [(op, value) for op, value in found if not _is_term(case, op)]
     case.look.stats(value for _, value in found)
     alive = [mx.sum(_alive(value.array)) for _, value in found]
     for (op, value), living in zip(found, case.look.numbers(alive)):
@@ -30,9 +31,38 @@ def dead(case: Case) -> Iterator[Finding]:
         many = rows >= case.limits["dead-rows"] and gone > case.limits["dead"] * units
         if whole or many:
             yield Finding("dead units", f"{gone} of {units} units of {words.name(value)} = {words.call(op)} "
-                                        f"({words.place(op.source)}) are 0 "
+                                        f"({words.spot(op)}) are 0 "
                           f"for every row ({rows})", f"explain {op.label}" if not whole else f"why "
                               f"{_named(value)} == 0", op)  # fmt: skip
+
+
+def _is_term(case: Checkup, op: Op) -> bool:
+    """Whether a ReLU stands in the loss itself, after all weights, and what it takes learns in other ways: a hinge
+    that is satisfied passes nothing on, as it should."""
+    behind = {value.canonical for value in op.outputs}
+    weights = {leaf.canonical for leaf in case.part.wrt}
+    for later in case.forward:
+        if later.position > op.position and any(taken.canonical in behind for taken in later.inputs):
+            if any(taken.canonical in weights for taken in later.inputs):
+                return False
+            behind.update(value.canonical for value in later.outputs)
+    value = op.inputs[0]
+    while True:
+        grads = case.part.grads.get(value.canonical)
+        if not grads:
+            return False
+        if not case.look.stat(grads[-1]).is_zero:
+            return True
+        made = value.op
+        if made is None or made.name not in _SHIFTS:
+            return False
+        taken = [one for one in made.inputs if case.part.grads.get(one.canonical)]
+        if len(taken) != 1:
+            return False
+        value = taken[0]
+
+
+_SHIFTS = ("add", "subtract", "multiply", "divide", "negative")
 
 
 def _named(value: Value) -> str:
@@ -50,7 +80,7 @@ def _alive(array: mx.array) -> mx.array:
     return mx.any(array != 0, axis=list(range(array.ndim - 1))) if array.ndim > 1 else array != 0
 
 
-def saturated(case: Case) -> Iterator[Finding]:
+def saturated(case: Checkup) -> Iterator[Finding]:
     """tanh and sigmoid at their flat ends."""
     found = [(op, op.outputs[0]) for op in case.forward if op.name in ("tanh", "sigmoid") and op.outputs[0].size > 1]
     if case.broken or not found:
@@ -65,7 +95,7 @@ def saturated(case: Case) -> Iterator[Finding]:
             lines[key] = (max(worst, share), first, count + 1)
     for share, op, count in lines.values():
         more = f" (at {count} places of the tape)" if count > 1 else ""
-        yield Finding("saturated units", f"{100 * share:.0f} % of {words.call(op)} ({words.place(op.source)}) "
+        yield Finding("saturated units", f"{100 * share:.0f} % of {words.call(op)} ({words.spot(op)}) "
                                          f"lie at the flat ends of "
                       f"{op.name}, where almost no gradient passes{more}", f"explain "
                           f"grad({words.name(op.inputs[0])})", op)  # fmt: skip
@@ -77,13 +107,13 @@ def _flat(name: str, array: mx.array) -> mx.array:
     return (array < 0.01) | (array > 0.99)
 
 
-def _learns(case: Case, op: Op) -> bool:
+def _learns(case: Checkup, op: Op) -> bool:
     """Whether a gradient is meant to pass: one was taken through the op."""
     return bool(case.part.grads.get(op.inputs[0].canonical))
 
 
-def rounded(case: Case) -> Iterator[Finding]:
-    """A gradient that is cut to whole numbers because its tensor was."""
+def rounded(case: Checkup) -> Iterator[Finding]:
+    """Find a gradient that is cut to whole numbers because its tensor was."""
     for op in case.forward:
         if op.name != "astype" or not op.outputs or mx.issubdtype(op.outputs[0].dtype, mx.inexact):
             continue

@@ -9,12 +9,12 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.explain.health.report import Check, Checkup, Finding
 from nnrepl.ops import Trait, has
 from nnrepl.tape import Op, Value
 
 
-def broadcasting(case: Case) -> Iterator[Finding]:
+def broadcasting(case: Checkup) -> Iterator[Finding]:
     """(N, 1) against (N,): every row meets every other one, which nobody asked for; a mean over an axis that is not
     the first against what it is the mean of: the axes do not meet."""
     for op in case.forward:
@@ -71,7 +71,8 @@ class Reduced:
 
 
 def _reduced_across(whole: Value, part: Value) -> Reduced | None:
-    """The op that reduced `whole` to `part` over axes that are not its first ones, without keeping them; None else."""
+    """Return the op that reduced `whole` to `part` over axes that are not its first ones, without keeping them; None
+    else."""
     if not part.shape or len(part.shape) >= len(whole.shape) or max(part.shape) < 2:
         return None
     op = part.op

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nnrepl.explain.health import (
     activations,
+    arrears,
     broadcasts,
     gradient_findings,
     growth,
@@ -13,21 +14,24 @@ from nnrepl.explain.health import (
     repeats,
     results,
     shares,
+    symmetry,
     update_findings,
 )
 from nnrepl.explain.health.indices import outside
-from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.explain.health.report import Check, Checkup, Finding
 
 __all__ = ["CHECKS", "of_the_step_before", "outside"]
 
 _MODULES = (
     gradient_findings,
     activations,
+    symmetry,
     shares,
     broadcasts,
     precision,
     results,
     update_findings,
+    arrears,
     repeats,
     growth,
     parameters,
@@ -36,13 +40,13 @@ _MODULES = (
 CHECKS: tuple[Check, ...] = (*(check for module in _MODULES for check in module.CHECKS), *results.INSIDE)
 
 
-def of_the_step_before(case: Case) -> list[Finding]:
+def of_the_step_before(case: Checkup) -> list[Finding]:
     """Tell how this step began from the one before, and, where this one's update lies ahead, what the program did with
     the gradients of the one before. Notes in `case` whether the program drops what an update makes."""
     before = case.before
     if before is None:
         return []
-    earlier = Case(case.session, before, case.look, case.limits)
+    earlier = Checkup(case.session, before, case.look, case.limits)
     found: list[Finding] = []
     for check in results.BETWEEN if case.after else (*results.CHECKS, *update_findings.CHECKS):
         found.extend(check(earlier))

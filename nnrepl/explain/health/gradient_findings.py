@@ -11,23 +11,24 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.answer import Answer
-from nnrepl.explain.claims import Reason
+from nnrepl.explain.answer import Cause
 from nnrepl.explain.disconnected import why_none
-from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
+from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding
 from nnrepl.explain.limits import is_lost
 from nnrepl.explain.nonfinite import blamed, born, did, trouble, vanished
 from nnrepl.explain.outside import detours
+from nnrepl.explain.paths import upstream
 from nnrepl.explain.scale import grows, shrinks, weight_of
 from nnrepl.explain.stuck import reason_for
-from nnrepl.explain.zero import blame, cone_stats
+from nnrepl.explain.zero import Blame, blame, cone_stats
+from nnrepl.explain.zero_reasons import Reason
 from nnrepl.explain.zeros import versions
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import INF, is_inexact
 from nnrepl.tape import Op, Value
 
 
-def nonfinite(case: Case) -> Iterator[Finding]:
+def nonfinite(case: Checkup) -> Iterator[Finding]:
     """NaN and ∞ in the loss, in gradients and in what the update makes; and those that vanish again on the way."""
     for part in [case.part, *case.after]:
         found = trouble(case.look, part)
@@ -45,13 +46,13 @@ def nonfinite(case: Case) -> Iterator[Finding]:
                       "gradient shows it", "why inf" if birth.kind == INF else "why nan", birth.op)  # fmt: skip
 
 
-def finals(case: Case) -> dict[Value, Value]:
-    """The whole gradient of each leaf that has one."""
+def finals(case: Checkup) -> dict[Value, Value]:
+    """Return the whole gradient of each leaf that has one."""
     part = case.part
     return {leaf: part.grads[leaf][-1] for leaf in part.wrt if part.grads.get(leaf) and leaf.size}
 
 
-def missing(case: Case) -> Iterator[Finding]:
+def missing(case: Checkup) -> Iterator[Finding]:
     """Parameters that no gradient reaches, grouped by the reason."""
     part = case.part
     none = [leaf for leaf in part.wrt if not part.grads.get(leaf) and leaf.size and is_inexact(leaf)]
@@ -62,7 +63,7 @@ def missing(case: Case) -> Iterator[Finding]:
                       "recorded, so the way may lead through there", "verify", None, NOTE)  # fmt: skip
         return
     reached = {_pattern(leaf.name) for leaf in part.wrt if part.grads.get(leaf)}
-    groups: dict[object, list[tuple[Value, Answer]]] = {}
+    groups: dict[object, list[tuple[Value, Cause]]] = {}
     for leaf in none[:_LOOKED]:
         why = why_none(case.session, leaf)
         sibling = why.cause == "unused" and _pattern(leaf.name) in reached
@@ -97,15 +98,17 @@ class Dead:
         leaves: The parameters.
         reason: Why.
         level: How bad it is: zeros that the model makes on purpose may be meant.
+        ways: Where the gradient of the first of them became 0 on other ways.
     """
 
     op: Op
     leaves: list[Value]
     reason: Reason
     level: str
+    ways: list[Blame]
 
 
-def dead(case: Case) -> Iterator[Dead]:
+def dead(case: Checkup) -> Iterator[Dead]:
     """Parameters whose gradient is 0 everywhere, grouped by the op where it became so; those left out that begin to
     learn by themselves, or belong to how the model works."""
     grads = finals(case)
@@ -114,6 +117,7 @@ def dead(case: Case) -> Iterator[Dead]:
     groups: dict[tuple[Op, str], list[Value]] = {}
     reasons: dict[tuple[Op, str], Reason] = {}
     known: dict[Value, Reason] = {}
+    ways: dict[tuple[Op, str], list[Blame]] = {}
     for leaf in zeros:
         blamed = blame(case.look, grads[leaf], cone_stats(case.look, grads[leaf]))
         if not blamed:
@@ -126,6 +130,7 @@ def dead(case: Case) -> Iterator[Dead]:
         key = first.op, known[first.value].text
         groups.setdefault(key, []).append(leaf)
         reasons.setdefault(key, known[first.value])
+        ways.setdefault(key, blamed[1:])
     for (op, said), leaves in groups.items():
         reason, some = reasons[op, said], len(zeros) < len(grads)
         if some and (_will_move(case, reason.start) or _is_meant(case, op, leaves)):
@@ -134,25 +139,57 @@ def dead(case: Case) -> Iterator[Dead]:
             (has(op.of.name, Trait.STEPS) and 4 * len(leaves) < len(grads)) or has(op.of.name, Trait.PICKS)
         )
         made = reason.start is not None and reason.start.op is not None  # zeros that the program makes in this pass
-        yield Dead(op, leaves, reason, NOTE if step or ((made or reason.cancels) and some) else WARNING)
+        yield Dead(op, leaves, reason, NOTE if step or ((made or reason.cancels) and some) else WARNING,
+                   ways[op, said])  # fmt: skip
 
 
-def zero(case: Case) -> Iterator[Finding]:
+def zero(case: Checkup) -> Iterator[Finding]:
     """Gradients that are 0 everywhere."""
     for one in () if case.broken else dead(case):
         are = "is" if len(one.leaves) == 1 else "are"
         yield Finding("zero gradient", f"{_names(one.leaves, '∂L/∂')} {are} 0: it became 0 at {words.title(one.op)}"
-                      f"{_line(one.op)}: {one.reason.text.rstrip('.')}",
+                      f"{_line(one.op)}: {one.reason.text.rstrip('.')}"
+                      f"{_other_ways(case, one)}",
                       f"why grad({one.leaves[0].name}) == 0", one.reason.op or one.op, one.level)  # fmt: skip
+
+
+def blocked(case: Checkup) -> Iterator[Finding]:
+    """Single numbers of the loss from which nothing goes back to what was computed from the weights, while its other
+    terms do teach them."""
+    if case.broken:
+        return
+    ops = [op for op in case.part.ops if op.of is not None and op.of.part is case.part and op.of.outputs
+           and op.of.outputs[0].size == 1 and op.operation.kind == "vjp" and len(op.outputs) == 1
+           and is_inexact(op.outputs[0]) and op.outputs[0].size == 1]  # fmt: skip
+    stats = case.look.stats(value for op in ops for value in (*upstream(op), *op.outputs))
+    for op in ops:
+        if stats[op.outputs[0]].is_zero and not all(stats[given].is_zero for given in upstream(op)):
+            of = op.outputs[0].gradient_of
+            reason = reason_for(case.look, op, op.outputs[0])
+            if of is not None and of.op is not None and not reason.cancels:
+                yield Finding("zero gradient", f"∂L/∂{of.name} is 0, one term of the loss: it became 0 at "
+                              f"{words.title(op)}{_line(op)}: {reason.text.rstrip('.')}",
+                              f"why {op.outputs[0].name} == 0", reason.op or op, NOTE)  # fmt: skip
+
+
+def _other_ways(case: Checkup, one: Dead) -> str:
+    """Where else the gradient became 0, if it did for another reason."""
+    told, text = {one.reason.op or one.reason.text}, ""
+    for way in one.ways[:3]:
+        reason = reason_for(case.look, way.op, way.value, way.mask)
+        if (reason.op or reason.text) not in told:
+            told.add(reason.op or reason.text)
+            text += f"; on another way it became 0 at {words.title(way.op)}{_line(way.op)}: {reason.text.rstrip('.')}"
+    return text
 
 
 def _line(op: Op) -> str:
     """Where the op stands that a backward op differentiates, in brackets."""
-    where = words.place((op.of or op).source)
+    where = words.spot(op.of or op)
     return f" ({where})" if where else ""
 
 
-def _will_move(case: Case, start: Value | None) -> bool:
+def _will_move(case: Checkup, start: Value | None) -> bool:
     """Whether it is a parameter that is 0 and learns: its zeros are left behind."""
     if start is None or start.op is not None:
         return False
@@ -160,7 +197,7 @@ def _will_move(case: Case, start: Value | None) -> bool:
     return not grads or not case.look.stat(grads[-1]).is_zero
 
 
-def _is_meant(case: Case, op: Op, leaves: list[Value]) -> bool:
+def _is_meant(case: Checkup, op: Op, leaves: list[Value]) -> bool:
     """Zeros that belong to how the model works."""
     forward = op.of
     if forward is None:
@@ -183,7 +220,7 @@ def _names(leaves: list[Value], sign: str = "") -> str:
     return shown + (f" and {len(leaves) - 3} more" if len(leaves) > 3 else "")
 
 
-def scale(case: Case) -> Iterator[Finding]:
+def scale(case: Checkup) -> Iterator[Finding]:
     """Gradients that are tiny against their weight or the other gradients, or huge altogether."""
     if case.broken:
         return
@@ -219,7 +256,7 @@ def scale(case: Case) -> Iterator[Finding]:
                       f"why grad({worst.name}) is tiny", matrices[worst].op, NOTE if cancels else WARNING)  # fmt: skip
 
 
-def _behind_a_beginner(case: Case, gradient: Value) -> bool:
+def _behind_a_beginner(case: Checkup, gradient: Value) -> bool:
     """Whether what shrinks a gradient most is a weight that was 0 a few steps ago, and grows."""
     cause = shrinks(case.look, gradient)
     weight = None if cause is None else next((w for step in cause.steps if (w := weight_of(step)) is not None), None)
@@ -233,7 +270,7 @@ _FEW = 10
 _MASK = 1e6  # an argument with numbers as large as that is a mask
 
 
-def underflow(case: Case) -> Iterator[Finding]:
+def underflow(case: Checkup) -> Iterator[Finding]:
     """float16 gradients below the smallest normal number, where digits are lost, and then everything."""
     grads = [grad for grad in finals(case).values() if grad.dtype == mx.float16]
     if case.broken or not grads:
@@ -252,7 +289,7 @@ def underflow(case: Case) -> Iterator[Finding]:
 _SMALLEST = 6.104e-5  # the smallest normal number of float16 (IEEE 754)
 
 
-def outside(case: Case) -> Iterator[Finding]:
+def outside(case: Checkup) -> Iterator[Finding]:
     """Numbers that leave MLX on their way from a weight to the loss, and come back as data."""
     trained = {leaf.canonical for leaf in case.part.wrt}
     found = list(detours(case.look, case.part))
@@ -266,4 +303,4 @@ def outside(case: Case) -> Iterator[Finding]:
             yield Finding("cut gradient", detour.text, f"what {detour.op.label}", detour.op)
 
 
-CHECKS: list[Check] = [nonfinite, missing, outside, zero, scale, underflow]
+CHECKS: list[Check] = [nonfinite, missing, outside, zero, blocked, scale, underflow]

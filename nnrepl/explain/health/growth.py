@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.explain.health.report import Check, Checkup, Finding
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 
 _STEPS = 3
 """So many passes are looked at: what is evaluated in every second step only is no fault."""
 
 
-def growing(case: Case) -> Iterator[Finding]:
+def growing(case: Checkup) -> Iterator[Finding]:
     """Values that outlive their step while nothing that the program evaluates needs them."""
     tape = case.session.tape
     passes = [part for part in tape.passes if part.kind == GRADIENT_PASS and part.error is None]
@@ -36,7 +36,7 @@ def growing(case: Case) -> Iterator[Finding]:
 
 
 def _evaluated(tape: Tape, end: int) -> set[Value]:
-    """What the program itself has evaluated before a position, with all that was needed for it."""
+    """Return what the program itself has evaluated before a position, with all that was needed for it."""
     stack = [value for mark in tape.marks if mark.position <= end for value in mark.values]
     done: set[Value] = set()
     while stack:
@@ -53,7 +53,7 @@ def _evaluated(tape: Tape, end: int) -> set[Value]:
 
 
 def _outliving(tape: Tape, start: int, end: int) -> Iterator[Value]:
-    """What was made between two positions and is used behind the second."""
+    """Yield what was made between two positions and is used after the second."""
     later: set[Value] = set()
     for op in tape.ops[end:]:
         for taken in op.inputs:

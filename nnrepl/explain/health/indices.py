@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import Case, Finding
-from nnrepl.record.bounds import Place, places
+from nnrepl.explain.health.report import Checkup, Finding
+from nnrepl.record.bounds import TakenPlaces, places
 from nnrepl.session.births import unravel
 from nnrepl.tape import Op, Value
 
 
-def outside(case: Case) -> Iterator[Finding]:
-    """Indices that point outside of the axis that they count. Looks at nothing but the indices themselves."""
+def outside(case: Checkup) -> Iterator[Finding]:
+    """Find indices that point outside of the axis that they count. Looks at nothing but the indices themselves."""
     for op in case.forward:
         for place in places(op):
             text = _outside(case, op, place) if isinstance(place.index, Value) else ""
@@ -24,8 +24,8 @@ def outside(case: Case) -> Iterator[Finding]:
                 return  # what is computed from it is not worth a look
 
 
-def _outside(case: Case, op: Op, place: Place) -> str:
-    """What to say about places that are outside; "" if none is."""
+def _outside(case: Checkup, op: Op, place: TakenPlaces) -> str:
+    """Return what to say about places that are outside; "" if none is."""
     index: Value = place.index
     if not index.size or not mx.issubdtype(index.dtype, mx.integer) or not case.look.can_see(index):
         return ""

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
+from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding
 from nnrepl.ops import Trait, has
 from nnrepl.record import trees
 from nnrepl.record.stack import is_module
@@ -21,7 +21,7 @@ _DEEP = 4
 
 
 def roots(part: Pass) -> list[Any]:
-    """The outermost modules that made ops of a pass."""
+    """Return the outermost modules that made ops of a pass."""
     found: dict[int, Any] = {}
     for op in part.ops:
         for step in op.scope.path() if op.scope is not None else ():
@@ -31,7 +31,7 @@ def roots(part: Pass) -> list[Any]:
     return [root for key, root in found.items() if key not in inner]
 
 
-def contained(case: Case) -> Iterator[Finding]:
+def contained(case: Checkup) -> Iterator[Finding]:
     """Layers in a tuple or in an object of the program's own: MLX looks into lists and dicts only."""
     owners = {id(step.owner) for op in case.forward if op.scope is not None for step in op.scope.path()
               if is_module(step.owner)}  # fmt: skip
@@ -59,14 +59,14 @@ def contained(case: Case) -> Iterator[Finding]:
 
 
 def _attributes(module: Any) -> Iterator[tuple[str, Any]]:
-    """What a module holds where MLX does not look for parameters."""
+    """Yield what a module holds where MLX does not look for parameters."""
     for name, thing in [*dict.items(module), *vars(module).items()]:
         seen = isinstance(thing, (list, dict, mx.array)) or is_module(thing)
         if not seen and not name.startswith("_") and _is_holder(thing):
             yield name, thing
 
 
-def underscored(case: Case) -> Iterator[Finding]:
+def underscored(case: Checkup) -> Iterator[Finding]:
     """Weights under a name that begins with an underscore, which MLX leaves out of the parameters."""
     taken = {id(held): op for op in case.forward if has(op.name, Trait.PRODUCT) for held in _held(op)}
     for root in roots(case.part):
@@ -88,7 +88,7 @@ def underscored(case: Case) -> Iterator[Finding]:
 
 
 def _held(op: Op) -> Iterator[Any]:
-    """The arrays of the program's that a product takes, also transposed."""
+    """Yield the arrays of the program's that a product takes, also transposed."""
     for taken in op.inputs:
         while taken.op is not None and taken.op.inputs and has(taken.op.name, Trait.ARRANGES):
             taken = taken.op.inputs[0]
@@ -103,7 +103,7 @@ def _is_holder(thing: Any) -> bool:
 
 
 def _inside(thing: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
-    """The modules and arrays in a container, with their paths as the program writes them."""
+    """Yield the modules and arrays in a container, with their paths as the program writes them."""
     if depth > _DEEP:
         return
     if is_module(thing) or isinstance(thing, mx.array):
@@ -121,7 +121,7 @@ def _inside(thing: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
 
 
 def _weights(path: str, thing: Any, owners: set[int], used: set[int]) -> Iterator[tuple[str, mx.array]]:
-    """The arrays of a hidden module that has made ops of the pass, or a hidden array that an op has taken."""
+    """Yield the arrays of a hidden module that has made ops of the pass, or a hidden array that an op has taken."""
     if isinstance(thing, mx.array):
         if id(thing) in used and mx.issubdtype(thing.dtype, mx.inexact):
             yield path, thing
@@ -130,7 +130,7 @@ def _weights(path: str, thing: Any, owners: set[int], used: set[int]) -> Iterato
             yield f"{path}.{name}", array
 
 
-def tied(case: Case) -> Iterator[Finding]:
+def tied(case: Checkup) -> Iterator[Finding]:
     """Parameters that were one array when training began: MLX differentiates and updates each of them alone."""
     first = case.series[0]
     shared: dict[Any, list[Leaf]] = {}
@@ -149,7 +149,7 @@ def tied(case: Case) -> Iterator[Finding]:
             f"p {group[0].name} - {group[1].name}", None)  # fmt: skip
 
 
-def _apart(case: Case, names: list[str]) -> str:
+def _apart(case: Checkup, names: list[str]) -> str:
     """How far two parameters are apart in the last pass on the tape."""
     last = case.series[-1]
     leaves = {leaf.name: leaf for leaf in last.wrt}

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
+from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding
 from nnrepl.ops import Trait, has
+from nnrepl.session.births import is_inexact
 from nnrepl.tape import Leaf, Op, Value
 
 _HALF = (mx.float16, mx.bfloat16)
 _FEW = 3
 
 
-def widened(case: Case) -> Iterator[Finding]:
-    """The first op in which a half-precision tensor meets one in float32 that nobody made so on purpose."""
+def widened(case: Checkup) -> Iterator[Finding]:
+    """Find the first op in which a half-precision tensor meets one in float32 that nobody made so on purpose."""
     weights = [leaf for leaf in case.part.wrt if mx.issubdtype(leaf.dtype, mx.floating)]
     if 2 * sum(leaf.dtype in _HALF for leaf in weights) <= len(weights):
         return
@@ -28,7 +29,8 @@ def widened(case: Case) -> Iterator[Finding]:
         behind = _wide_behind(case, op)
         if len(behind) < _FEW:
             continue
-        level = NOTE if isinstance(wide, Leaf) and wide.kind == "parameter" else WARNING
+        works = any(has(one.name, Trait.PRODUCT) for one in behind)
+        level = NOTE if (isinstance(wide, Leaf) and wide.kind == "parameter") or not works else WARNING
         yield Finding(
             "runs in float32",
             f"{op.label} {words.call(op)} ({words.place(op.source)}) takes {words.name(half)} in "
@@ -39,7 +41,7 @@ def widened(case: Case) -> Iterator[Finding]:
 
 
 def _meeting(op: Op) -> tuple[Value, Value] | None:
-    """The half-precision operand of an op with a float32 result, and the float32 one."""
+    """Return the half-precision operand of an op with a float32 result, and the float32 one."""
     if not op.outputs or op.outputs[0].dtype != mx.float32 or has(op.name, Trait.CONVERTS):
         return None
     half = next((taken for taken in op.inputs if taken.dtype in _HALF), None)
@@ -48,13 +50,14 @@ def _meeting(op: Op) -> tuple[Value, Value] | None:
 
 
 def _on_purpose(wide: Value) -> bool:
-    """Whether a conversion stands behind the float32 operand."""
+    """Whether a conversion of numbers stands behind the float32 operand; that of a mask or of indices has no digits to
+    keep."""
     stack, seen = [wide], {wide}
     while stack and len(seen) < 500:
         op = stack.pop().op
         if op is None:
             continue
-        if op.name == "astype":
+        if op.name == "astype" and is_inexact(op.inputs[0]):
             return True
         for taken in op.inputs:
             if taken not in seen:
@@ -63,8 +66,9 @@ def _on_purpose(wide: Value) -> bool:
     return False
 
 
-def _wide_behind(case: Case, first: Op) -> list[Op]:
-    """The forward ops that give float32 because of one: what it makes goes into them, and no other op makes it so."""
+def _wide_behind(case: Checkup, first: Op) -> list[Op]:
+    """Return the forward ops that give float32 because of one: what it makes goes into them, and no other op makes it
+    so."""
     wide = set(first.outputs)
     found = [first]
     for op in case.forward:

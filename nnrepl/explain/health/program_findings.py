@@ -10,13 +10,13 @@ import mlx.core as mx
 from nnrepl.explain import words
 from nnrepl.explain.disconnected import leads_to_loss
 from nnrepl.explain.health.parameters import roots
-from nnrepl.explain.health.report import NOTE, Case, Check, Finding
+from nnrepl.explain.health.report import NOTE, Check, Checkup, Finding
 from nnrepl.record import segments as sources
 from nnrepl.record.stack import is_module
 from nnrepl.tape import RUN_PASS, Leaf, Op, Pass
 
 
-def frozen(case: Case) -> Iterator[Finding]:
+def frozen(case: Checkup) -> Iterator[Finding]:
     """Parameters that the pass uses but does not differentiate: meant in fine-tuning, a mistake elsewhere."""
     wrt = {leaf.name for leaf in case.part.wrt}
     kept = _untrained(case, wrt)
@@ -32,8 +32,8 @@ def frozen(case: Case) -> Iterator[Finding]:
         )
 
 
-def _untrained(case: Case, wrt: set[str]) -> list[str]:
-    """The parameters of the model that are not trained, without statistics and quantized weights."""
+def _untrained(case: Checkup, wrt: set[str]) -> list[str]:
+    """Return the parameters of the model that are not trained, without statistics and quantized weights."""
     used: dict[str, int] = {}
     for root in roots(case.part):
         trainable = {id(array) for _, array in _flat(root.trainable_parameters())}
@@ -51,7 +51,7 @@ def _flat(tree: Any) -> list[tuple[str, Any]]:
     return list(trees.paths(tree))
 
 
-def modes(case: Case) -> Iterator[Finding]:
+def modes(case: Checkup) -> Iterator[Finding]:
     """Dropout and BatchNorm in the wrong mode: asleep while training, awake while evaluating."""
     asleep = [
         (name, module)
@@ -99,8 +99,8 @@ def _awake(part: Pass) -> tuple[str, Op] | None:
     return None
 
 
-def forced(case: Case) -> Iterator[Finding]:
-    """Evaluations that the program forces inside of the pass: they wait for the result each time."""
+def forced(case: Checkup) -> Iterator[Finding]:
+    """Find evaluations that the program forces inside of the pass: they wait for the result each time."""
     part = case.part
     marks = [mark for mark in case.session.tape.marks if part.start < mark.position < part.end]
     if marks:
@@ -112,12 +112,12 @@ def forced(case: Case) -> Iterator[Finding]:
                       "for the result", f"goto {_at(case, mark.position)}", None, NOTE)  # fmt: skip
 
 
-def _at(case: Case, position: int) -> str:
+def _at(case: Checkup, position: int) -> str:
     ops = case.session.tape.ops
     return ops[min(position, len(ops) - 1)].label
 
 
-def captured(case: Case) -> Iterator[Finding]:
+def captured(case: Checkup) -> Iterator[Finding]:
     """Tensors that look like weights but are no parameters of the model: made with random numbers in setup, used by
     a matrix product, never trained."""
     known = {leaf.name for leaf in case.part.wrt} | set(_untrained(case, set()))
@@ -134,7 +134,7 @@ def captured(case: Case) -> Iterator[Finding]:
             if case.session.names.homes.objects(taken):
                 continue
             if not leads_to_loss(case.session, case.part, taken):
-                continue  # a teacher, a target, behind stop_gradient
+                continue  # a teacher, a target, after stop_gradient
             made, owner = taken.op, taken.op.scope.owner if taken.op.scope is not None else None
             if is_module(owner) and taken.op.scope is not None and taken.op.scope.code.co_name == "__init__":
                 yield Finding(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.explain.health.report import Check, Checkup, Finding
 from nnrepl.ops import Trait, has
 from nnrepl.tape import Op, Pass, Value
 
@@ -17,7 +17,7 @@ _ENOUGH = 32
 _PASSES = 4
 
 
-def repeated(case: Case) -> Iterator[Finding]:
+def repeated(case: Checkup) -> Iterator[Finding]:
     """Noise and dropout masks that are the same, bit for bit, in two passes of one function that follow each other."""
     at = case.series.index(case.part)
     start = max(at - 1, 0)
@@ -47,7 +47,7 @@ def _draws(op: Op) -> bool:
     return op.error is None and has(op.name, Trait.RANDOM) and bool(op.outputs) and op.outputs[0].size >= _ENOUGH
 
 
-def _are_same(case: Case, first: Op, second: Op) -> bool:
+def _are_same(case: Checkup, first: Op, second: Op) -> bool:
     a, b = first.outputs[0], second.outputs[0]
     if first.name != second.name or a.shape != b.shape or not (case.look.can_see(a) and case.look.can_see(b)):
         return False
@@ -56,7 +56,7 @@ def _are_same(case: Case, first: Op, second: Op) -> bool:
     return bool(same) and low != high
 
 
-def stale(case: Case) -> Iterator[Finding]:
+def stale(case: Checkup) -> Iterator[Finding]:
     """Tensors that a compiled function took when it was traced, and that the program has replaced since."""
     before, tape = case.before, case.session.tape
     inside = any(start <= case.part.start < end for start, end in tape.compiled)
@@ -77,7 +77,7 @@ def stale(case: Case) -> Iterator[Finding]:
                     "captures is a constant, unless inputs= names it", f"what {name}", op)  # fmt: skip
 
 
-def _is_replaced(case: Case, value: Value) -> bool:
+def _is_replaced(case: Checkup, value: Value) -> bool:
     """Whether other numbers lie now where a tensor lay."""
     now = case.session.names.now(value)
     if now is None or now is value.held or now.shape != value.shape or not case.look.can_see(value):

@@ -48,6 +48,7 @@ class Report:
         refused: How many tensors could not be looked at.
         unsafe: Whether nothing but the indices was looked at, because one of them is out of range.
         unseen: What was not looked at, because it is not on the tape.
+        others: How many other gradient calls the step has, which were not looked at.
     """
 
     part: Pass
@@ -58,6 +59,7 @@ class Report:
     refused: int = 0
     unsafe: bool = False
     unseen: list[str] = field(default_factory=list)
+    others: int = 0
 
     @property
     def warnings(self) -> list[Finding]:
@@ -66,7 +68,7 @@ class Report:
 
 
 @dataclass
-class Case:
+class Checkup:
     """What a check looks at.
 
     Attributes:
@@ -75,7 +77,7 @@ class Case:
         look: Sees numbers.
         limits: The thresholds by name.
         broken: Whether non-finite numbers were found: then other numbers say little.
-        unsafe: Whether an index points outside of its tensor: then no number behind it says anything.
+        unsafe: Whether an index points outside of its tensor: then no number after it says anything.
         unapplied: Whether the program drops what the update makes.
         hidden: The `id`s of arrays in containers that MLX does not look into.
     """
@@ -96,7 +98,7 @@ class Case:
 
     @property
     def after(self) -> list[Pass]:
-        """The passes behind this one, up to the next gradient pass: clipping, the update, what is logged."""
+        """The passes after this one, up to the next gradient pass: clipping, the update, what is logged."""
         found: list[Pass] = []
         passes = self.session.tape.passes
         for later in passes[passes.index(self.part) + 1 :]:
@@ -122,7 +124,7 @@ class Case:
         return next(iter(self.series[self.series.index(self.part) + 1 :]), None)
 
 
-Check = Callable[[Case], Iterator[Finding]]
+Check = Callable[[Checkup], Iterator[Finding]]
 
 
 def health(session: Reading, **limits: float) -> Report:
@@ -138,7 +140,7 @@ def health(session: Reading, **limits: float) -> Report:
         raise UserError(f"{part.address} ended with {type(part.error).__name__}; why error tells more")
     look = Look(session)
     values = usual() | limits
-    case = Case(session, part, look, values)
+    case = Checkup(session, part, look, values)
     report = Report(part)
     report.findings.extend(outside(case))
     checks: Sequence[Check] = () if case.unsafe else CHECKS
@@ -151,6 +153,7 @@ def health(session: Reading, **limits: float) -> Report:
     report.checks, report.unsafe = len(checks) + 1, case.unsafe
     report.findings.sort(key=lambda finding: finding.level != WARNING)
     report.looked, report.ops, report.refused = look.looked, look.ops, look.refused
+    report.others = sum(other.kind == GRADIENT_PASS and other is not part for other in part.step.passes)
     if not case.after and case.next is None:
         instead = f" ({before.address} was looked at instead)" if before is not None else ""
         report.unseen.append(f"the update{instead}")

@@ -7,15 +7,14 @@ from collections.abc import Iterator
 from nnrepl.explain import words
 from nnrepl.explain.disconnected import ends_here
 from nnrepl.explain.health.gradient_findings import finals
-from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.explain.health.report import Check, Checkup, Finding
 from nnrepl.explain.health.update_findings import changes, same_weight
 from nnrepl.explain.paths import leaves_later
-from nnrepl.record import segments as sources
-from nnrepl.tape import Op, Pass, Source, Value
+from nnrepl.tape import Op, Pass, Tape, Value
 
 
-def unapplied(case: Case) -> Iterator[Finding]:
-    """New weights that the next step does not begin with."""
+def unapplied(case: Checkup) -> Iterator[Finding]:
+    """Find new weights that the next step does not begin with."""
     moved = changes(case)
     after = case.next
     if after is None:
@@ -34,8 +33,8 @@ def unapplied(case: Case) -> Iterator[Finding]:
     yield _not_kept(case, after, _listed([one.name for one in lost]), op, lost[0].name)
 
 
-def _misdirected(case: Case, after: Pass, later: dict[Value, Value]) -> Iterator[Finding]:
-    """An optimizer that takes the gradients, and changes none of the weights that they belong to."""
+def _misdirected(case: Checkup, after: Pass, later: dict[Value, Value]) -> Iterator[Finding]:
+    """Find an optimizer that takes the gradients, and changes none of the weights that they belong to."""
     grads = finals(case)
     updates = [op for part in case.after for op in part.ops if op.scope is not None and op.scope.updating]
     same = [leaf for leaf in grads if same_weight(leaf, later.get(leaf))]
@@ -48,35 +47,37 @@ def _misdirected(case: Case, after: Pass, later: dict[Value, Value]) -> Iterator
     if all(stat.is_zero for stat in stats.values()):
         return
     case.unapplied = True
-    made = next((op for op in reversed(updates) if op.outputs and not op.outputs[0].consumers), updates[-1])
+    users = case.session.tape.consumers
+    made = next((op for op in reversed(updates) if op.outputs and not users(op.outputs[0])), updates[-1])
     names = _listed([leaf.name for leaf in same])
     returned = made.scope is not None and "update" not in [step.code.co_name for step in made.scope.path()]
-    if returned and not made.outputs[0].consumers:
+    if returned and not users(made.outputs[0]):
         yield _not_kept(case, after, names, made, same[0].name)
         return
     yield Finding(
         "discarded update",
-        f"the update ({made.label} {words.call(made)}, {words.place(_call_of(made))}) changes none of the weights that "
-        f"were differentiated ({names}): {after.address} begins with the weights of {case.part.address}. Was the "
+        f"the update ({made.label} {words.call(made)}, {words.place(words.call_of(made))}) changes none of the weights "
+        f"that were differentiated ({names}): {after.address} begins with the weights of {case.part.address}. Was the "
         "optimizer given another model, or is a compiled step without outputs=?",
         f"what {same[0].name}", made)  # fmt: skip
 
 
-def _half_kept(case: Case, after: Pass, same: list[Value]) -> Iterator[Finding]:
-    """Some of the weights stay what they are, although the optimizer took gradients of theirs that are not 0."""
+def _half_kept(case: Checkup, after: Pass, same: list[Value]) -> Iterator[Finding]:
+    """Find weights that stay what they are, although the optimizer took gradients of theirs that are not 0."""
     grads = {leaf: grad for leaf, grad in finals(case).items() if leaf in same}
-    taken = {leaf: next((op for op in grad.consumers if op.scope is not None and op.scope.updating), None)
+    consumers = case.session.tape.consumers
+    taken = {leaf: next((op for op in consumers(grad) if op.scope is not None and op.scope.updating), None)
              for leaf, grad in grads.items()}  # fmt: skip
     # A compiled function that is repeated computes no more than its outputs: what is not kept is not made.
     compiled = any(start <= case.part.start < end for start, end in case.session.tape.compiled)
-    alone = [leaf for leaf, grad in grads.items() if compiled and all(op.part is case.part for op in grad.consumers)]
+    alone = [leaf for leaf, grad in grads.items() if compiled and all(op.part is case.part for op in consumers(grad))]
     stats = case.look.stats(grads.values())
     kept = [leaf for leaf in grads if (taken[leaf] is not None or leaf in alone) and not stats[grads[leaf]].is_zero]
     if not kept:
         return
     op, names = taken[kept[0]], _listed([leaf.name for leaf in kept])
     what = (f"the gradients of {names} are used by nothing" if op is None else
-            f"the update takes the gradients of {names} ({op.label}, {words.place(_call_of(op))})")  # fmt: skip
+            f"the update takes the gradients of {names} ({op.label}, {words.place(words.call_of(op))})")  # fmt: skip
     yield Finding(
         "discarded update",
         f"{what}, but {after.address} begins with the weights of {case.part.address}: the program does not keep the "
@@ -84,26 +85,15 @@ def _half_kept(case: Case, after: Pass, same: list[Value]) -> Iterator[Finding]:
         f"what {kept[0].name}", op)  # fmt: skip
 
 
-def _not_kept(case: Case, after: Pass, names: str, op: Op, first: str) -> Finding:
+def _not_kept(case: Checkup, after: Pass, names: str, op: Op, first: str) -> Finding:
     return Finding(
         "discarded update",
-        f"the new {names} ({op.label}, {words.place(_call_of(op))}) are used by nothing: {after.address} begins "
+        f"the new {names} ({op.label}, {words.place(words.call_of(op))}) are used by nothing: {after.address} begins "
         f"with the weights of {case.part.address}. optimizer.apply_gradients returns the new weights, and the "
         "program has to keep them", f"what {first}", op)  # fmt: skip
 
 
-def _call_of(op: Op) -> Source:
-    """The line of the program that called the library in which an op was made."""
-    lasti, found = op.lasti, op.source
-    for step in reversed(op.scope.path() if op.scope is not None else []):
-        found = sources.locate(step.code, lasti)
-        if "/mlx/" not in step.code.co_filename:
-            break
-        lasti = step.lasti
-    return found
-
-
-def discarded(case: Case) -> Iterator[Finding]:
+def discarded(case: Checkup) -> Iterator[Finding]:
     """Gradients that were clipped or scaled, and then not used, while the update takes the old ones."""
     grads = finals(case)
     raw = {grad: leaf for leaf, grad in grads.items()}
@@ -121,7 +111,7 @@ def discarded(case: Case) -> Iterator[Finding]:
             for value in op.outputs:
                 if whose is not None and value.shape == whose.shape:
                     made[value] = whose
-                    if not value.consumers and value not in shown:
+                    if not case.session.tape.consumers(value) and value not in shown:
                         lost.append(value)
     whose_lost = {made[value] for value in lost}
     if len(whose_lost) < len(grads) or len(grads) == 0:
@@ -137,7 +127,7 @@ def discarded(case: Case) -> Iterator[Finding]:
 
 
 def _function(op: Op) -> str:
-    """The function of a library (else of the program) in which an op was made: `clip_grad_norm`."""
+    """Return the function of a library (else of the program) in which an op was made: `clip_grad_norm`."""
     steps = op.scope.path() if op.scope is not None else []
     named = [step.code.co_name for step in steps if not step.code.co_name.startswith("<")]
     library = [
@@ -148,12 +138,12 @@ def _function(op: Op) -> str:
     return library[0] if library else named[-1] if named else f"{op.label}"  # fmt: skip
 
 
-def of_the_data(case: Case) -> Iterator[Finding]:
-    """A gradient with respect to one argument that is subtracted from another."""
+def of_the_data(case: Checkup) -> Iterator[Finding]:
+    """Find a gradient with respect to one argument that is subtracted from another."""
     own = {leaf.origin or leaf: leaf for leaf in case.part.wrt}
     others = _arguments(case.part) - set(own)
     for leaf, grad in finals(case).items():
-        for op, step in _steps_of(grad, case.after):
+        for op, step in _steps_of(case.session.tape, grad, case.after):
             taken = [value for value in op.inputs if value is not step]
             for value in taken:
                 begun = value.origin or value
@@ -168,7 +158,7 @@ def of_the_data(case: Case) -> Iterator[Finding]:
 
 
 def _arguments(part: Pass) -> set[Value]:
-    """What a pass takes from outside, by the values that it goes on with."""
+    """Return what a pass takes from outside, by the values that it goes on with."""
     found: set[Value] = set()
     for op in part.forward:
         for taken in op.inputs:
@@ -177,8 +167,9 @@ def _arguments(part: Pass) -> set[Value]:
     return found
 
 
-def left_out(case: Case) -> Iterator[Finding]:
-    """A number that is computed from what is trained, and used by nothing: a term of the loss that is not added."""
+def left_out(case: Checkup) -> Iterator[Finding]:
+    """Find a number that is computed from what is trained, and used by nothing: a term of the loss that is not
+    added."""
     part = case.part
     if part.returned is None:
         return
@@ -190,7 +181,12 @@ def left_out(case: Case) -> Iterator[Finding]:
             continue
         trained.update(value.canonical for value in op.outputs)
         for value in op.outputs:
-            alone = value.size == 1 and not value.consumers and value not in known and len(op.outputs) == 1
+            alone = (
+                value.size == 1
+                and not case.session.tape.consumers(value)
+                and value not in known
+                and len(op.outputs) == 1
+            )
             if alone and not case.session.names.homes.objects(value):
                 yield Finding(
                     "term left out",
@@ -199,12 +195,12 @@ def left_out(case: Case) -> Iterator[Finding]:
                     f"explain {op.label}", op)  # fmt: skip
 
 
-def _steps_of(grad: Value, parts: list[Pass]) -> Iterator[tuple[Op, Value]]:
-    """The ops behind a pass that take a gradient, or a multiple of it."""
+def _steps_of(tape: Tape, grad: Value, parts: list[Pass]) -> Iterator[tuple[Op, Value]]:
+    """Yield the ops after a pass that take a gradient, or a multiple of it."""
     stack = [grad]
     while stack:
         value = stack.pop()
-        for user in value.consumers:
+        for user in tape.consumers(value):
             if user.part in parts:
                 yield user, value
                 if user.name in ("multiply", "divide", "negative") and len(user.inputs) == 1:

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.explain.broken import is_log_of_shares
+from nnrepl.explain.health.report import NOTE, Check, Checkup, Finding
 from nnrepl.explain.known import arguments
 from nnrepl.ops import Trait, has
+from nnrepl.session.births import is_inexact
 from nnrepl.tape import Leaf, Op, Value
 
 
 def maker(value: Value) -> Op | None:
-    """The op that made a value, past those that only change its shape or dtype."""
+    """Return the op that made a value, past those that only change its shape or dtype."""
     op = value.op
     while op is not None and op.inputs and has(op.name, Trait.ARRANGES, Trait.CONVERTS):
         op = op.inputs[0].op
@@ -22,7 +24,7 @@ def maker(value: Value) -> Op | None:
 
 
 def unscaled(value: Value) -> Op | None:
-    """The same, past a single number that it was multiplied with or divided by."""
+    """Return the same, past a single number that it was multiplied with or divided by."""
     op = maker(value)
     while op is not None and op.name in ("multiply", "divide"):
         tensors = [taken for taken in op.inputs if taken.size > 1]
@@ -32,7 +34,7 @@ def unscaled(value: Value) -> Op | None:
     return op
 
 
-def twice(case: Case) -> Iterator[Finding]:
+def twice(case: Checkup) -> Iterator[Finding]:
     """softmax before a loss that takes a softmax itself, sigmoid before one that takes a sigmoid."""
     for op in case.forward:
         if not op.inputs:
@@ -59,7 +61,7 @@ def twice(case: Case) -> Iterator[Finding]:
 
 
 def _logits(op: Op) -> Value | None:
-    """What an op takes as logits: all that a softmax or a logsumexp takes, x in ln(1 + eˣ) of a loss."""
+    """Return what an op takes as logits: all that a softmax or a logsumexp takes, x in ln(1 + eˣ) of a loss."""
     if op.name in ("logsumexp", "softmax", "fast.cross_entropy"):
         return op.inputs[0]
     if op.name != "logaddexp" or len(op.inputs) > 2:
@@ -69,11 +71,11 @@ def _logits(op: Op) -> Value | None:
     logits = max(tensors, key=lambda value: value.size)
     rest = [arg for arg in args if arg is not logits]
     zero = all(arg == 0 if isinstance(arg, (int, float)) else isinstance(arg, Value) and arg.size == 1 for arg in rest)
-    products = [user for user in logits.consumers if user.name == "multiply" and user.scope is op.scope]
+    products = [user for user in op.tape.consumers(logits) if user.name == "multiply" and user.scope is op.scope]
     return logits if zero and products else None  # ln(1 + eˣ) − x·t: a loss, and no softplus
 
 
-def axis(case: Case) -> Iterator[Finding]:
+def axis(case: Checkup) -> Iterator[Finding]:
     """softmax and log-softmax over another axis than what follows counts, over the batch, over one of length 1."""
     for op in case.forward:
         if op.name not in ("softmax", "logsumexp") or not op.inputs:
@@ -88,20 +90,23 @@ def axis(case: Case) -> Iterator[Finding]:
         said = ""
         if shape[at] == 1 and op.name == "softmax" and max(shape) > 1 and (len(shape) == 2 or _by_a_layer(op)):
             said = ", which has length 1: every share is 1"
+        elif shape[at] == 1 and op.scope is not None and op.scope.code.co_name == "cross_entropy":
+            said = ", which has length 1: there is one class, its share is 1, and so the loss is 0, whatever goes in"
         elif shape[at] > 1:
             said = _used_otherwise(case, op, at) or _over_the_batch(op, at)
         if said:
             yield Finding("softmax axis", where + said, f"explain {op.label}", op)
 
 
-def _used_otherwise(case: Case, op: Op, at: int) -> str:
+def _used_otherwise(case: Checkup, op: Op, at: int) -> str:
     """Whether what follows shows that the shares are meant to run along another axis."""
     for user, value in _uses(op):
         rank = len(value.shape)
         if user.name == "take_along_axis" and user.inputs[0] is value:
             index = user.inputs[1]
             along = user.kwargs.get("axis", user.args[2] if len(user.args) > 2 else None)
-            if isinstance(along, int) and along % rank != at and index.shape[along] == 1 and index.shape[at] > 1:
+            picked = user.outputs[0].shape if user.outputs else ()
+            if isinstance(along, int) and along % rank != at and index.shape[along] == 1 and picked[at] > 1:
                 return (f", but {user.label} take_along_axis ({words.place(user.source)}) picks one of axis "
                         f"{along % rank}: the shares of what it picks from do not add up to 1")  # fmt: skip
         elif user.name == "matmul" and value.op is not None and maker(value) is op and _is_scores(op):
@@ -121,7 +126,7 @@ def _used_otherwise(case: Case, op: Op, at: int) -> str:
 
 
 def _uses(op: Op) -> Iterator[tuple[Op, Value]]:
-    """The ops that take the shares (of a log-softmax: x − logsumexp(x)), past logarithms and signs."""
+    """Yield the ops that take the shares (of a log-softmax: x − logsumexp(x)), past logarithms and signs."""
     stack = list(op.outputs)
     if op.name == "logsumexp":
         stack = [out for user in _past_shapes(op.outputs[0]) if user.name == "subtract" for out in user.outputs
@@ -132,7 +137,7 @@ def _uses(op: Op) -> Iterator[tuple[Op, Value]]:
         if value in seen or len(seen) > 64:
             continue
         seen.add(value)
-        for user in value.consumers:
+        for user in op.tape.consumers(value):
             if user.part is not op.part or user.phase != op.phase:
                 continue
             yield user, value
@@ -148,7 +153,10 @@ def _past_shapes(value: Value) -> Iterator[Op]:
 
 
 def _is_scores(op: Op) -> bool:
-    """Whether what goes into a softmax compares two activations with each other: queries with keys."""
+    """Whether what goes into a softmax compares two activations with each other: queries with keys, each node with
+    each."""
+    if _each_with_each(op.inputs[0]):
+        return True
     made = unscaled(op.inputs[0])
     while made is not None and made.name in ("add", "where"):
         made = next((found for taken in made.inputs if (found := unscaled(taken)) is not None
@@ -158,15 +166,33 @@ def _is_scores(op: Op) -> bool:
     return all(_source(taken) is None for taken in made.inputs)
 
 
+def _each_with_each(value: Value) -> bool:
+    """Whether scores are a column of computed numbers and a row of such added up, `a[:, None] + b`, past a mask and
+    what is done with each number alone."""
+    for _ in range(8):
+        op = maker(value)
+        if op is None or op.part is not (value.op.part if value.op is not None else None):
+            return False
+        ends = [tuple(taken.shape[-2:]) for taken in op.inputs]
+        size = tuple(value.shape[-2:])
+        if op.name == "add" and len(size) == 2 and set(ends) == {(size[0], 1), (1, size[1])} and min(size) > 1:
+            return all(_source(taken) is None for taken in op.inputs)
+        same = [taken for taken in op.inputs if taken.shape == value.shape and is_inexact(taken)]
+        if (not has(op.name, Trait.CHOOSES) and op.name not in ("add", "multiply", "divide", "tanh")) or not same:
+            return False
+        value = same[-1]
+    return False
+
+
 def _source(value: Value) -> Leaf | None:
-    """The leaf that a value is, past changes of its shape."""
+    """Return the leaf that a value is, past changes of its shape."""
     while value.op is not None and value.op.inputs and has(value.op.name, Trait.ARRANGES, Trait.CONVERTS):
         value = value.op.inputs[0]
     return value if isinstance(value, Leaf) else None
 
 
-def _one_hot(case: Case, value: Value) -> int | None:
-    """The axis along which a tensor of zeros and ones has one 1 in each row; None if it is no such tensor."""
+def _one_hot(case: Checkup, value: Value) -> int | None:
+    """Return the axis along which a tensor of zeros and ones has one 1 in each row; None if it is no such tensor."""
     if not case.look.can_see(value) or len(value.shape) < 2 or case.part.grads.get(value.canonical):
         return None
     array = case.look.array(value).astype(mx.float32)
@@ -194,8 +220,8 @@ def _by_a_layer(op: Op) -> bool:
     return made is not None and has(made.name, Trait.PRODUCT) and _source(made.inputs[-1]) is not None
 
 
-def masked_by_zeros(case: Case) -> Iterator[Finding]:
-    """A mask of zeros and ones multiplied into the scores: exp(0) is 1, so what is masked gets its share."""
+def masked_by_zeros(case: Checkup) -> Iterator[Finding]:
+    """Find a mask of zeros and ones multiplied into the scores: exp(0) is 1, so what is masked gets its share."""
     for op in case.forward:
         if op.name != "softmax" or not op.inputs:
             continue
@@ -214,8 +240,9 @@ def masked_by_zeros(case: Case) -> Iterator[Finding]:
                     f"explain {op.label}", product)  # fmt: skip
 
 
-def added_mask(case: Case) -> Iterator[Finding]:
-    """A mask of zeros and ones added to the scores of queries and keys: e to 1 is what it favours, and no more."""
+def added_mask(case: Checkup) -> Iterator[Finding]:
+    """Find a mask of zeros and ones added to the scores of queries and keys: e to 1 is what it favours, and no
+    more."""
     for op in case.forward:
         if op.name != "softmax" or not op.inputs or not _is_scores(op):
             continue
@@ -234,13 +261,13 @@ def added_mask(case: Case) -> Iterator[Finding]:
 
 
 def _product(value: Value) -> Op | None:
-    """The product of two tensors that goes into a softmax, past scales by single numbers."""
+    """Return the product of two tensors that goes into a softmax, past scales by single numbers."""
     op = unscaled(value)
     return op if op is not None and op.name == "multiply" and len(op.inputs) == 2 else None
 
 
-def _share_of_masked(case: Case, op: Op, mask: Value, shape: tuple[int, ...]) -> float:
-    """The largest share where a tensor of zeros and ones, some of each in a row, is 0; 0.0 if it is no mask."""
+def _share_of_masked(case: Checkup, op: Op, mask: Value, shape: tuple[int, ...]) -> float:
+    """Return the largest share where a tensor of zeros and ones, some of each in a row, is 0; 0.0 if it is no mask."""
     if len(mask.shape) < 2 or case.part.grads.get(mask.canonical) or not case.look.can_see(mask):
         return 0.0
     result = op.outputs[0]
@@ -255,7 +282,43 @@ def _share_of_masked(case: Case, op: Op, mask: Value, shape: tuple[int, ...]) ->
     return float(found[2]) if found[0] and found[1] else 0.0
 
 
-def no_logarithms(case: Case) -> Iterator[Finding]:
+def without_answer(case: Checkup) -> Iterator[Finding]:
+    """Rows of a one-hot table without a 1: nothing is asked of them."""
+    for op in case.forward:
+        if op.name != "multiply" or len(op.inputs) != 2 or op.inputs[0].shape != op.inputs[1].shape:
+            continue
+        for hot, other in (op.inputs, op.inputs[::-1]):
+            if hot.op is None or len(hot.shape) < 2 or hot.shape[-1] < 2 or not _is_log_share(other):
+                continue
+            if case.part.grads.get(hot.canonical) or not case.look.can_see(hot):
+                continue
+            array = case.look.array(hot).astype(mx.float32)
+            rows = mx.sum(array, axis=-1)
+            plain, whole, none = case.look.numbers(
+                [mx.all((array == 0) | (array == 1)), mx.sum(rows == 1), mx.sum(rows == 0)]
+            )
+            if plain and none and whole + none == rows.size and whole:
+                yield Finding(
+                    "no answer",
+                    f"{none} of {rows.size} rows of {words.made(hot, hot.op)} have no 1: {op.label} "
+                    f"{words.call(op)} ({words.place(op.source)}) asks nothing of them. Is a label outside of 0 to "
+                    f"{hot.shape[-1] - 1}?", f"explain {op.label}", op, NOTE)  # fmt: skip
+
+
+def _is_log_share(value: Value) -> bool:
+    """Whether a tensor is the logarithm of shares, made by a log-softmax."""
+    op = maker(value)
+    if op is not None and op.name == "negative":
+        op = maker(op.inputs[0])
+    return op is not None and (is_log_of_shares(op) or (op.name == "log" and _shares(op.inputs[0])))
+
+
+def _shares(value: Value) -> bool:
+    op = maker(value)
+    return op is not None and op.name == "softmax"
+
+
+def no_logarithms(case: Checkup) -> Iterator[Finding]:
     """nll_loss and kl_div_loss take the logarithms of shares: shares, or logits as they are, give a loss that means
     nothing."""
     for op in case.forward:
@@ -278,8 +341,8 @@ def no_logarithms(case: Case) -> Iterator[Finding]:
                         f"explain {op.label}", op)  # fmt: skip
 
 
-def _no_logarithms(case: Case, given: Value, along: int) -> str:
-    """What to say about numbers whose exponentials do not add up to 1; "" where they do."""
+def _no_logarithms(case: Checkup, given: Value, along: int) -> str:
+    """Return what to say about numbers whose exponentials do not add up to 1; "" where they do."""
     array = case.look.array(given).astype(mx.float32)
     sums, plain = mx.logsumexp(array, axis=along), mx.sum(array, axis=along)
     tests = [mx.max(mx.abs(sums)), mx.max(mx.abs(plain - 1)), mx.min(array), mx.exp(mx.flatten(sums)[0])]
@@ -292,4 +355,4 @@ def _no_logarithms(case: Case, given: Value, along: int) -> str:
 
 _OFF = 0.05
 
-CHECKS: list[Check] = [twice, no_logarithms, axis, masked_by_zeros, added_mask]
+CHECKS: list[Check] = [twice, no_logarithms, axis, masked_by_zeros, added_mask, without_answer]

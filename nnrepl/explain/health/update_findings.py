@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.health.gradient_findings import finals
-from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
+from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding
+from nnrepl.explain.paths import leaves_later
 from nnrepl.record.batches import total
-from nnrepl.tape import GRADIENT_PASS, Value
+from nnrepl.session.births import is_inexact
+from nnrepl.tape import GRADIENT_PASS, Op, Value
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ParameterUpdate:
     """A parameter before and after its update, and its gradient."""
 
     name: str
@@ -25,16 +27,18 @@ class Change:
     gradient: Value
 
 
-def changes(case: Case) -> list[Change]:
-    """The parameters that the update after a pass has changed."""
+def changes(case: Checkup) -> list[ParameterUpdate]:
+    """Return the parameters that the update after a pass has changed."""
     parts = case.after
     if not parts:
         return []
     found = []
+    start, end = parts[0].start, parts[-1].end
+    later = leaves_later(case.part, case.next) if case.next is not None else {}
     for leaf, gradient in finals(case).items():
-        after = _newest(case, leaf, parts[0].start, parts[-1].end)
+        after = _newest(case, leaf, start, end) or _goes_on(later.get(leaf), start, end)
         if after is not None and after.shape == leaf.shape:
-            found.append(Change(leaf.name, leaf, after, gradient))
+            found.append(ParameterUpdate(leaf.name, leaf, after, gradient))
     return found
 
 
@@ -49,15 +53,22 @@ def _oldest(value: Value) -> Value:
     return value
 
 
-def _newest(case: Case, leaf: Value, start: int, end: int) -> Value | None:
-    """What an update made of a parameter."""
+def _newest(case: Checkup, leaf: Value, start: int, end: int) -> Value | None:
+    """Return what an update made of a parameter."""
     versions = case.session.names.versions(leaf.name)
     made = [value for _, value in versions if value.op is not None and start <= value.op.position < end]
     return made[-1] if made else None
 
 
-def steps(case: Case) -> Iterator[Finding]:
-    """Updates that are too large, go uphill, or are lost to rounding."""
+def _goes_on(later: Value | None, start: int, end: int) -> Value | None:
+    """Return what an update made of which the next pass takes the numbers, under another name (`p.layers.0` of
+    `weights`)."""
+    made = later.origin if later is not None else None
+    return made if made is not None and made.op is not None and start <= made.op.position < end else None
+
+
+def steps(case: Checkup) -> Iterator[Finding]:
+    """Find updates that are too large, go uphill, or are lost to rounding."""
     moved = changes(case)
     if case.broken or not moved:
         return
@@ -76,15 +87,16 @@ def steps(case: Case) -> Iterator[Finding]:
     numbers: list[list[float]] = look.numbers(parts)
     if not case.unapplied:
         yield from _leaps(case, moved, numbers)
-    yield from _uphill(moved, numbers)
+    yield from _uphill(case, moved, numbers)
     yield from _idle(case, moved, numbers)
     yield from _lost(case, moved, numbers)
 
 
-def _leaps(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
-    """Updates that are large beside the weights. A weight that began at 0 (or next to it) leaps and is sound: what
+def _leaps(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]]) -> Iterator[Finding]:
+    """Find updates that are large beside the weights. A weight that began at 0 (or next to it) leaps and is sound: what
     counts is whether all weights together do, or the greater part of the matrices."""
-    matrices = [(change, part[0], part[1]) for change, part in zip(moved, numbers) if len(change.before.shape) > 1]
+    weights = [(change, part[0], part[1]) for change, part in zip(moved, numbers)]
+    matrices = [one for one in weights if len(one[0].before.shape) > 1] or weights
     grown = [(change, delta, weight) for change, delta, weight in matrices if not _began_small(case, change, delta)]
     ratios = {change.name: math.sqrt(delta / weight) for change, delta, weight in grown if weight > 0}
     large = {name: ratio for name, ratio in ratios.items() if ratio > case.limits["update"]}
@@ -101,7 +113,7 @@ def _leaps(case: Case, moved: list[Change], numbers: list[list[float]]) -> Itera
 _SMALL = 0.01  # weights of which a typical element is no larger are young, or begin small on purpose
 
 
-def _began_small(case: Case, change: Change, delta: float) -> bool:
+def _began_small(case: Checkup, change: ParameterUpdate, delta: float) -> bool:
     """Whether a weight began at 0, or so small that a few such steps make all of it."""
     first = next((leaf for part in case.session.tape.passes for leaf in part.wrt if leaf.name == change.name), None)
     if first is None or first.shape != change.before.shape or not case.look.can_see(first):
@@ -112,8 +124,8 @@ def _began_small(case: Case, change: Change, delta: float) -> bool:
     return stat.is_zero or (typical < _SMALL and step < _SMALL)
 
 
-def _what_came(case: Case) -> str:
-    """What the loss did behind the update, where that is on the tape."""
+def _what_came(case: Checkup) -> str:
+    """Return what the loss did after the update, where that is on the tape."""
     before, after = case.part.loss, case.next.loss if case.next is not None else None
     if before is None or after is None or before.size != 1 or after.size != 1 or not case.look.can_see(after):
         return ""
@@ -124,9 +136,11 @@ def _what_came(case: Case) -> str:
     return f", and the loss went from {words.number(float(old))} to {words.number(float(new))}: a lower learning rate?"
 
 
-def _idle(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
-    """An update that leaves the weights as they are, or nearly, although there are gradients."""
-    wide = [part for change, part in zip(moved, numbers) if change.before.dtype == mx.float32]
+def _idle(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]]) -> Iterator[Finding]:
+    """Find an update that leaves the weights as they are, or nearly, although there are gradients."""
+    wide = [
+        part for change, part in zip(moved, numbers) if change.before.dtype == mx.float32 or _is_no_step(case, change)
+    ]
     delta, weight = sum(part[0] for part in wide), sum(part[1] for part in wide)
     gradient = sum(part[5] for part in wide)
     if not wide or not gradient or not weight or math.sqrt(delta / weight) > case.limits["idle"]:
@@ -134,21 +148,42 @@ def _idle(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterat
     op = moved[0].after.op
     command = f"explain {op.label}" if op is not None else "explain"
     if delta == 0:
-        yield Finding("idle update", f"the update leaves all {len(wide)} weights exactly as they were, although their "
-                      "gradients are not 0", command, op, NOTE if _moves_later(case) else WARNING)  # fmt: skip
+        yield Finding("idle update", f"the update leaves {_all(len(wide))} exactly as they were, although there are "
+                      "gradients that are not 0", command, op, NOTE if _moves_later(case) else WARNING)  # fmt: skip
     else:
         ratio = words.number(math.sqrt(delta / weight))
         yield Finding("idle update", f"the update is {ratio} times as large as the weights (all {len(wide)} together; "
-                      "usual is about 0.001): it changes next to nothing", command, op,
-                      NOTE if _moves_later(case) else WARNING)  # fmt: skip
+                      f"usual is about 0.001): it changes next to nothing{_one_weight(moved, numbers, weight)}",
+                      command, op, NOTE if _moves_later(case) else WARNING)  # fmt: skip
 
 
-def _moves_later(case: Case) -> bool:
+def _all(count: int) -> str:
+    return f"all {count} weights" if count > 1 else "the weight"
+
+
+def _one_weight(moved: list[ParameterUpdate], numbers: list[list[float]], whole: float) -> str:
+    """Return that one weight is nearly all that the others are measured by, "" if none is."""
+    if len(moved) < 2:
+        return ""
+    change, size = max(zip((one.name for one in moved), (part[1] for part in numbers)), key=lambda one: one[1])
+    return f"; {change} alone has norm {words.number(math.sqrt(size))}" if size > 0.9999 * whole else ""
+
+
+def _is_no_step(case: Checkup, change: ParameterUpdate) -> bool:
+    """Whether what is taken from a weight, or added to it, is 0 everywhere: nothing is lost to rounding there."""
+    op = change.after.op
+    if op is None or op.name not in ("subtract", "add"):
+        return False
+    steps = [taken for taken in op.inputs if taken.canonical is not change.before.canonical and is_inexact(taken)]
+    return len(steps) == 1 and case.look.can_see(steps[0]) and case.look.stat(steps[0]).is_zero
+
+
+def _moves_later(case: Checkup) -> bool:
     """Whether a later update does change the weights: a learning rate that is warmed up begins at 0."""
     after = case.next
     if after is None:
         return False
-    later = Case(case.session, after, case.look, case.limits)
+    later = Checkup(case.session, after, case.look, case.limits)
     for change in changes(later):
         case.look.see([change.before, change.after])
         size = total(mx.square(change.before.array.astype(mx.float32)))
@@ -159,20 +194,55 @@ def _moves_later(case: Case) -> bool:
     return False
 
 
-def _uphill(moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
+def _uphill(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]]) -> Iterator[Finding]:
     along = sum(part[2] for part in numbers)
     size = math.sqrt(sum(part[0] for part in numbers) * sum(part[3] for part in numbers))
-    if size > 0 and along > 0.1 * size:
+    if size > 0 and along > 0.1 * size and _adds_the_gradient(case, moved, along):
         op = moved[0].after.op
         yield Finding("uphill", "the update goes along the gradient instead of against it (their cosine is "
-                      f"{words.number(along / size)}): the loss will grow; a sign is probably wrong",
-                      f"explain {op.label}" if op is not None else "explain", op)  # fmt: skip
+                      f"{words.number(along / size)}), and turned round the gradients would lead down: a sign is "
+                      "probably wrong", f"explain {op.label}" if op is not None else "explain", op)  # fmt: skip
 
 
-def _lost(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
+def _adds_the_gradient(case: Checkup, moved: list[ParameterUpdate], along: float) -> bool:
+    """Whether an update with the same gradients turned round goes less far along them: what is left of earlier steps
+    (a momentum) may go along a gradient as well, and is no fault."""
+    known = {change.gradient: -change.gradient.array for change in moved}
+    turned = Turned([op for part in case.after for op in part.ops], known)
+    try:
+        new = [(turned.of(change.after), change) for change in moved]
+        case.look.see([change.before for change in moved])
+        parts = [total((after - one.before.array).astype(mx.float32) * one.gradient.array.astype(mx.float32))
+                 for after, one in new]  # fmt: skip
+        return bool(sum(case.look.numbers(parts)) < along)
+    except (LookupError, ValueError, RuntimeError, TypeError):
+        return False  # an op that cannot be computed again: nothing is known
+
+
+class Turned:
+    """What some ops would give if some tensors were others.
+
+    Args:
+        ops: The ops, in order.
+        known: What is other, with its numbers.
+    """
+
+    def __init__(self, ops: Sequence[Op], known: dict[Value, mx.array]) -> None:
+        self._known = known
+        for op in ops:
+            if op.error is None and any(taken in known for taken in op.inputs):
+                known.update(zip(op.outputs, op.compute(self.of)))
+
+    def of(self, value: Value) -> mx.array:
+        """Return the numbers of a value then."""
+        return self._known.get(value, value.array)
+
+
+def _lost(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]]) -> Iterator[Finding]:
     small = [
         (change, still / count) for change, (*_, still, count) in zip(moved, numbers)
         if change.before.dtype in (mx.float16, mx.bfloat16) and count and still > case.limits["lost"] * count
+        and not _is_no_step(case, change)
     ]  # fmt: skip
     if small:
         change, share = max(small, key=lambda item: item[1])
@@ -185,7 +255,7 @@ def _lost(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterat
                       WARNING if 2 * len(small) > len(moved) else NOTE)  # fmt: skip
 
 
-def forgotten(case: Case) -> Iterator[Finding]:
+def forgotten(case: Checkup) -> Iterator[Finding]:
     """Gradients that nobody uses, although the program has gone on to take others."""
     passes = case.session.tape.passes
     later = [part for part in passes[passes.index(case.part) + 1 :] if part.kind == GRADIENT_PASS]
@@ -193,7 +263,7 @@ def forgotten(case: Case) -> Iterator[Finding]:
     grads = finals(case)
     if not over or not grads:
         return
-    if any(op.part is not case.part for grad in grads.values() for op in grad.consumers):
+    if any(op.part is not case.part for grad in grads.values() for op in case.session.tape.consumers(grad)):
         return
     seen = {value for mark in case.session.tape.marks if mark.how not in _WAITS for value in mark.values}
     if any(grad in seen for grad in grads.values()):

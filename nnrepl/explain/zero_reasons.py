@@ -1,8 +1,7 @@
-"""Claims: a sentence with its own check on the values it speaks of, which is run before the sentence is said."""
+"""Reasons: why something is 0, with what shows it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from nnrepl.explain.answer import Evidence
@@ -26,24 +25,3 @@ class Reason:
     op: Op | None = None
     start: Value | None = None
     cancels: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A sentence that is said only if it is so.
-
-    Attributes:
-        holds: Looks at the numbers.
-        reason: The sentence; made only where it holds.
-    """
-
-    holds: Callable[[], bool]
-    reason: Callable[[], Reason]
-
-
-def first_proved(claims: Iterable[Claim], otherwise: Callable[[], Reason]) -> Reason:
-    """The first claim that holds; where none does, what can be said without one."""
-    for claim in claims:
-        if claim.holds():
-            return claim.reason()
-    return otherwise()

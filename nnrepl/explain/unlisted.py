@@ -1,0 +1,107 @@
+"""Unlisted: what can be said of an op that the table of operations does not have: a call that MLX runs by itself, a
+function with a rule of its own, a kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+from nnrepl.explain import words
+from nnrepl.explain.cases import names_for
+from nnrepl.explain.elements import Index, named, unravel
+from nnrepl.explain.in_numbers import linear_in, result_at
+from nnrepl.explain.look import Look
+from nnrepl.ops.numbers import element
+from nnrepl.record.custom import Custom
+from nnrepl.tape import Inside, Op, Value
+
+
+@dataclass(slots=True)
+class Unlisted:
+    """What is said of one result.
+
+    Attributes:
+        rule: What it is, where that is known.
+        words: The same in a sentence.
+        lines: One element with its numbers.
+        notes: How the element changes with what goes in.
+    """
+
+    words: str
+    rule: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def forward(look: Look, op: Op, value: Value, place: Index) -> Unlisted:
+    """Explain a result of an op without an entry.
+
+    Args:
+        place: The element, where the result has any.
+    """
+    names = names_for(op)
+    left = element(names(value), place)
+    right = f"{left} = {words.number(result_at(look, value, place))}" if value.size else ""
+    made = _handed_on(op, value)
+    if made is not None:
+        lines = [f"{left} = {element(names(made), place)} = {words.number(result_at(look, made, place))}"]
+        return Unlisted(_of_function(op, made), [f"{names(value)} = {names(made)}"], lines if value.size else [])
+    inside = op.tape.notes.calls.get(op)
+    text = (
+        _of_inside(op, inside)
+        if inside is not None
+        else f"nnrepl's table has no entry for {op.name}. Its inputs and its result are what they are:"
+    )
+    notes = _jacobian(look, op, value, place) if value.size else []
+    return Unlisted(text, lines=[right] if right else [], notes=notes)
+
+
+def _handed_on(op: Op, value: Value) -> Value | None:
+    """Return what a checkpoint, or a function with a rule of its own, has computed inside and gives back as a
+    result."""
+    if op.operation.kind not in ("custom", "checkpoint") or len(op.args) < 2 or not isinstance(op.args[1], int):
+        return None
+    given = op.args[2 + op.args[1] :]
+    made = given[value.slot] if len(given) == len(op.outputs) else None
+    return made if isinstance(made, Value) and made.shape == value.shape else None
+
+
+def _of_function(op: Op, made: Value) -> str:
+    where = f"made by {made.op.label} {made.op.name}" if made.op is not None else "what went in"
+    back = ""
+    if op.operation.kind == "checkpoint":
+        back = " In the backward pass it runs once more, so that nothing in there needs to be kept."
+    elif isinstance(op.args[0], Custom):
+        back = " How a gradient passes is its own rule, which the program has written."
+    return f"It gives back what its function has computed, {where}.{back}"
+
+
+def _jacobian(look: Look, op: Op, value: Value, place: Index) -> list[str]:
+    """How much the chosen element changes with what goes in, by MLX's own VJP."""
+    notes = []
+    for taken in dict.fromkeys(op.inputs):
+        if not mx.issubdtype(taken.dtype, mx.floating) or not mx.issubdtype(value.dtype, mx.floating):
+            continue
+        try:
+            row = linear_in(look, op, taken, value, place).flatten()
+            order, slopes = look.numbers([mx.argsort(-mx.abs(row))[:4], row])
+        except (ValueError, RuntimeError) as error:
+            notes.append(f"MLX has no VJP for {op.name}: {str(error).splitlines()[0]}")
+            continue
+        shown = ", ".join(f"{words.number(slopes[at])} with {named(taken, unravel(at, taken.shape))}" for at in order)
+        notes.append(f"{named(value, place)} changes (its Jacobian, the largest entries): {shown}.")
+    return notes
+
+
+def _of_inside(op: Op, inside: Inside) -> str:
+    """Return what is said of a call that MLX ran by itself, of which is known what happened inside."""
+    first, last = inside.ops[0].label, inside.ops[-1].label
+    results = [value.op.label for value, _ in inside.results if value.op is not None]
+    made = f", {_and(results[:3])} made what it returns" if 0 < len(results) <= 3 else ""
+    where = first if len(inside) == 1 else f"{first} to {last}"
+    return f"One call of MLX's. What happened inside is {where}{made}; goto {first} leads there."
+
+
+def _and(texts: list[str]) -> str:
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"

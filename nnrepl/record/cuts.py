@@ -1,0 +1,121 @@
+"""Cuts: where MLX lets go of its graph, in a gradient call whose function evaluates tensors.
+
+While a function is differentiated MLX marks what depends on its arguments, and evaluating keeps the graph of what is
+marked. A nested `grad`, `vjp` or `jvp` takes the marks away, from all that its function was made of: what is evaluated
+after that (`.item()`, a `print`, NumPy) loses its graph, and the gradient ends there. What a VJP makes is marked. An
+argument of the outer function that has lost its mark is taken for a leftover by the next nested call, and no gradient
+reaches it through that. Mathematically all of this is wrong, but it is what MLX gives to the program.
+Source: `make_tracer`, `vjp`, `jvp` and `eval_impl` in mlx/transforms.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nnrepl.record.anatomy import is_node
+from nnrepl.tape import Inside, Op, Pass, Tape, Value
+
+_UNMARKING = frozenset(("grad", "value_and_grad", "vjp", "jvp"))
+
+
+def note_cuts(tape: Tape, part: Pass, looked: Iterable[Value] | None) -> None:
+    """Note where the graph of a pass is cut when its backward pass begins.
+
+    Args:
+        looked: What was evaluated of it by other means than MLX's own; None where all that has its numbers was.
+    """
+    ops = [op for op in tape.ops[part.start :] if op.part is part]
+    calls = {op: inside for op in ops if (inside := tape.notes.calls.get(op)) and inside.transform in _UNMARKING}
+    if not calls:
+        return
+    graph = _Graph(tape, part, calls)
+    marks = iter([mark for mark in tape.marks if mark.position >= part.start])
+    mark = next(marks, None)
+    for op in ops:
+        while mark is not None and mark.position <= op.position:
+            graph.evaluate(mark.values)
+            mark = next(marks, None)
+        graph.add(op)
+    while mark is not None:
+        graph.evaluate(mark.values)
+        mark = next(marks, None)
+    if looked is None:
+        tape.notes.looked.update(value for op in ops for value in op.outputs if graph.is_news(value))
+        looked = tape.notes.looked
+    else:
+        tape.notes.looked.update(looked)
+    graph.evaluate([value for op in ops for value in op.outputs if value in looked])
+
+
+class _Graph:
+    """MLX's graph of a pass, op by op, with its marks."""
+
+    def __init__(self, tape: Tape, part: Pass, calls: dict[Op, Inside]) -> None:
+        self._notes = tape.notes
+        self._part = part
+        self._calls = calls
+        self._marked = set(part.wrt)
+        self._evaluated: set[Value] = set()
+
+    def add(self, op: Op) -> None:
+        """Note that one more op has been made."""
+        inside = self._calls.get(op)
+        if inside is None:
+            if not self._marked.isdisjoint(op.inputs):
+                self._marked.update(op.outputs)
+            return
+        captured = op.args[2]
+        taken = [value for value in op.inputs if value not in captured]
+        leftovers = [value for value in taken if value in self._part.wrt and value not in self._marked]
+        if leftovers:
+            self._notes.unlinked[op] = frozenset(leftovers)
+        tangents = taken[len(inside.leaves) :]
+        if inside.transform == "jvp":
+            made = op.outputs[-len(tangents) :] if not self._marked.isdisjoint(tangents) else ()
+        else:
+            made = op.outputs[_results(op, inside) - len(inside.wrt) : _results(op, inside)]
+        for value in self._before(captured):
+            self._marked.discard(value)
+        self._marked.update(made)
+
+    def evaluate(self, values: Iterable[Value]) -> None:
+        """Evaluate some values: of what they were made, what is not marked loses its graph."""
+        for value in self._before(values):
+            self._evaluated.add(value)
+            if value.op is None:
+                continue
+            if value.op in self._calls:
+                self._notes.forced.add(value)
+            if value not in self._marked:
+                self._notes.cut.add(value)
+
+    def is_news(self, value: Value) -> bool:
+        """Whether a value has its numbers though nothing is known to have evaluated it."""
+        op, array = value.op, value.held
+        if (
+            op is None
+            or array is None
+            or value in self._evaluated
+            or op.operation.kind == "data"
+            or not value.evaluated
+        ):
+            return False
+        return not any(taken.held is not None and is_node(array, taken.held) for taken in op.inputs)
+
+    def _before(self, values: Iterable[Value]) -> set[Value]:
+        """Return some values of the pass and all that MLX's graph still knows that they were made of."""
+        seen: set[Value] = set()
+        pending = list(values)
+        while pending:
+            value = pending.pop()
+            if value in seen or value in self._notes.cut:
+                continue
+            seen.add(value)
+            if value.op is not None and value.op.part is self._part:
+                pending.extend(value.op.inputs)
+        return seen
+
+
+def _results(op: Op, inside: Inside) -> int:
+    """How many of its outputs a call gives back."""
+    return max([slot for _, slot in inside.results], default=len(op.outputs) - 1) + 1

@@ -1,0 +1,120 @@
+"""Leavings: arrays made inside of a call that MLX ran by itself, which the program has kept.
+
+A statistic of a normalization in a nested loss, a tensor appended to a list: MLX's graph goes on from it. When the
+program takes it outside, it becomes one more result of the call.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from nnrepl.record.anatomy import of_call
+from nnrepl.tape import Inside, Op, Value
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from nnrepl.record.recorder import Recorder
+
+_copy = mx.array.__copy__
+Mark = tuple[Any, int, int]
+"""Which array it is: the code and the offset of the op that made it, and how often that had run."""
+
+
+class Leavings:
+    """What the program has kept of what was made inside.
+
+    Attributes:
+        kept: Each array that is still there, by `id`, and what it is inside.
+        made: In a run that follows a tape: what is made inside now.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[int, tuple[weakref.ref[mx.array], Value]] = {}
+        self.made: dict[Mark, weakref.ref[mx.array]] | None = None
+        self._counts: dict[tuple[Any, int], int] = {}
+
+    def keep(self, arrays: Iterable[tuple[weakref.ref[mx.array], Value]]) -> None:
+        """Keep what is still there of what was made inside of a call that is over."""
+        for reference, value in arrays:
+            array = reference()
+            if array is not None:
+                self.kept[id(array)] = weakref.ref(array, self._forgetter(id(array))), value
+
+    def _forgetter(self, key: int) -> Callable[[Any], Any]:
+        return lambda _: self.kept.pop(key, None)
+
+    def follow(self) -> tuple[Any, Any]:
+        """Begin to note what is made inside of a call that is on the tape. Returns what `followed` takes."""
+        before = self.made, self._counts
+        self.made, self._counts = {}, {}
+        return before
+
+    def followed(self, before: tuple[Any, Any]) -> dict[Mark, weakref.ref[mx.array]]:
+        """End that, and return what was made inside."""
+        found, (self.made, self._counts) = self.made or {}, before
+        return found
+
+    def note(self, frame: FrameType, result: Any) -> None:
+        """Note that a line of the program's has made something inside."""
+        place = frame.f_code, frame.f_lasti
+        number = self._counts[place] = self._counts.get(place, -1) + 1
+        if self.made is not None and type(result) is mx.array:
+            self.made[*place, number] = weakref.ref(result)
+
+
+def mark_of(part: Inside, value: Value) -> Mark | None:
+    """Which of the arrays that are made inside of a call it is."""
+    op = value.op
+    if op is None or op.scope is None:
+        return None
+    before = [
+        other
+        for other in op.tape.ops[part.start : op.position]
+        if other.lasti == op.lasti and other.scope is not None and other.scope.code is op.scope.code
+    ]
+    return op.scope.code, op.lasti, len(before)
+
+
+def taken(recorder: Recorder, array: mx.array) -> Value | None:
+    """Return what an array is that was made inside of a call and is taken outside; None if it was not."""
+    _, value = recorder.leavings.kept.get(id(array), (None, None))
+    if value is None:
+        return None
+    part = value.inside
+    while part is not None and not _runs_in(recorder, part):
+        call = part.call
+        found = None if call is None else _result(recorder, call, part, value, array)
+        if found is None:
+            return None
+        value, part = found, found.inside
+    del recorder.leavings.kept[id(array)]
+    recorder.link(array, value)
+    return value
+
+
+def _runs_in(recorder: Recorder, part: Inside) -> bool:
+    """Whether the program runs inside of a call."""
+    around: Any = recorder.part
+    while around is not None and around is not part:
+        around = around.within
+    return recorder.inside is not None and around is part
+
+
+def _result(recorder: Recorder, call: Op, part: Inside, inner: Value, array: mx.array) -> Value | None:
+    """One more result of a call."""
+    run: Any = call.operation.run
+    recipe = getattr(run, "recipe", None)
+    if recipe is None or not call.outputs or part.differs(inner) or not recipe.keeps(inner):
+        return None
+    value = Value(call, len(call.outputs), _copy(array))
+    call.outputs = (*call.outputs, value)
+    run.marks.append(mark_of(part, inner))
+    if recorder.differentiating or recorder.inside is not None:
+        given = [taken.array for taken in call.inputs]
+        run.groups = of_call(call, any(output.evaluated for output in call.outputs), given)
+    return value

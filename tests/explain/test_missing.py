@@ -1,0 +1,121 @@
+"""Why there is no gradient: each reason is another answer, and every command gives the same one."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+import nnrepl
+from nnrepl.session.errors import UserError
+from tests.support import OpenSession
+
+SAID = {
+    "frozen": "frozen in the model",
+    "asked": "nobody asked",
+    "unused": "used",
+    "behind": "used",
+    "data": "only used as",
+    "cut": "stop_gradient",
+    "edit": "edit of|cut by the edit",
+    "zero": "is 0|[0 0 0]",
+    "alive": "norm|[",
+}
+"""What an answer about a tensor says, and no answer about one of the others."""
+
+TABLE = {
+    "unused": "not used",
+    "behind": "not used",
+    "cut": "cut at #",
+    "edit": "cut by an edit",
+    "zero": "0, all of it",
+}
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.ice = nn.Linear(3, 3)
+        self.ice.freeze()
+        for name in ("alive", "unused", "behind", "w_cut", "w_first", "zero"):
+            self[name] = mx.array([0.5, 1.5, 2.5])
+
+    def __call__(self, x: mx.array, scale: mx.array, rows: mx.array) -> mx.array:
+        x = self.ice(x * self.alive) * scale
+        lost = self.behind * 3  # noqa: F841
+        early = self.w_first * 2
+        x = x + mx.array([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])[rows] + early
+        return x + mx.stop_gradient(self.w_cut * 2) + self.zero * 0
+
+
+@pytest.fixture(scope="module")
+def session() -> OpenSession:
+    model = Model()
+    args = mx.ones((3, 3)), mx.ones((3,)), mx.array([0, 1, 1])
+    found = OpenSession(nnrepl.trace(lambda x, scale, rows: model(x, scale, rows).sum(), *args, wrt=model))
+    for line in ("until early", "step", "early = mx.ones((3,))", "goto end"):
+        found.run(line)
+    return found
+
+
+NAMES = {"frozen": "ice.weight", "asked": "scale", "data": "rows", "cut": "w_cut", "edit": "w_first"}
+
+
+def asked(session: OpenSession, line: str) -> str:
+    try:
+        return " ".join(str(session.run(line)).split())
+    except UserError as error:
+        return str(error)
+
+
+def has(text: str, cause: str) -> bool:
+    return any(word in text for word in SAID[cause].split("|"))
+
+
+@pytest.mark.parametrize("cause", [cause for cause in SAID if cause != "alive"])
+def test_each_command_gives_the_same_reason(session: OpenSession, cause: str) -> None:
+    name = NAMES.get(cause, cause)
+    lines = ["why grad({})", "p grad({})"]
+    if cause != "zero":
+        lines += ["why grad({}) is none", "why grad({}) == 0", "explain grad({})", "check grad({})"]
+        lines += ["what {}", "stats grad({})", "hist grad({})"]
+    others = [other for other in SAID if SAID[other] != SAID[cause] and other not in ("alive", "unused", "behind")]
+    for line in lines:
+        text = asked(session, line.format(name))
+        assert has(text, cause), (line, text)
+        wrong = [other for other in others if has(text, other)]
+        assert not wrong, (line, wrong, text)
+
+
+def test_tables_give_the_reason_in_a_word(session: OpenSession) -> None:
+    for command in ("info parameters", "info gradients"):
+        rows = {row.split()[0].removeprefix("∂L/∂"): row for row in str(session.run(command)).splitlines() if row}
+        for cause, word in TABLE.items():
+            told = word if command == "info parameters" or cause != "zero" else " 0"
+            assert told in rows[NAMES.get(cause, cause)], (command, rows[NAMES.get(cause, cause)])
+            others = {other for other in TABLE.values() if other not in (word, "0, all of it")}
+            assert not any(other in rows[NAMES.get(cause, cause)] for other in others), rows[NAMES.get(cause, cause)]
+        assert "none" not in rows["alive"]
+
+
+def test_health_groups_by_the_same_reasons(session: OpenSession) -> None:
+    found = str(session.run("health"))
+    for line in ("unused never gets", "w_cut never gets", "w_first never gets", "∂L/∂zero is 0"):
+        assert line in found, found
+    assert "alive never" not in found
+    assert "are frozen: used by the pass" in " ".join(found.split())
+
+
+def test_a_failed_pass_and_no_pass_are_two_other_reasons() -> None:
+    def loss(w: mx.array) -> mx.array:
+        raise ValueError("no more")
+
+    with nnrepl.recording() as recorded, pytest.raises(ValueError, match="no more"):
+        mx.value_and_grad(loss)(mx.ones((2, 2)))
+    failed = OpenSession(recorded)
+    failed.run("goto end")
+    forward = OpenSession(nnrepl.trace(lambda w: (w * 2).sum(), mx.ones((2,)), wrt=None))
+    forward.run("goto end")
+    for line in ("p grad(w)", "why grad(w)", "explain grad(w)", "check grad(w)"):
+        assert "ended with ValueError" in asked(failed, line), line
+        assert "no gradient pass" in asked(forward, line) or "No gradient was taken" in asked(forward, line), line
