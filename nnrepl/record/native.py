@@ -195,11 +195,14 @@ class Levels:
 
     # -- stretches -------------------------------------------------------------------------------------------
 
-    def rest(self, scope: Activation | None, lasti: int) -> None:
-        """Note that the program has forced an evaluation while ops are recorded: what it does next becomes a closed
+    def forced(self, scope: Activation | None, lasti: int) -> None:
+        """Tell that the program has forced an evaluation while ops are recorded. What it does next becomes a closed
         stretch, if nobody needs what is in it."""
         recorder, listener = self.recorder, self.recorder.listener
-        if listener is None or self.blocked or recorder.tracing or not listener.rests():
+        if listener is None:
+            return
+        listener.evaluation_forced()
+        if self.blocked or recorder.tracing or not listener.rests():
             return
         recorder.intake.enter(recorder)
         self.resting, self.evaluations = True, len(recorder.tape.marks)
