@@ -24,6 +24,7 @@ import mlx.core as mx
 
 from nnrepl.record.caller import Caller
 from nnrepl.record.frame_variables import first_argument
+from nnrepl.record.handing_back import hand_back
 from nnrepl.record.kept_number import KeptNumber
 from nnrepl.record.numbering import Numbering
 from nnrepl.record.patches import Patches
@@ -155,7 +156,8 @@ class Levels:
         for frame in recorder.stack.watched(Quiet()):
             if frame is not None:
                 recorder.watch.see(frame)  # what they have got since their last op is not known later
-        recorder.watch.loosen()
+        recorder.watch.rest()
+        hand_back(recorder)
         self._patches.undo()
         self._calls(self, self._patches)
         self._sparse = True
