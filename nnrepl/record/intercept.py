@@ -15,7 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import before, catalog, compiled, custom, opaque, special, strays, transforms
+from nnrepl.record import before, catalog, compiled, custom, kernels, opaque, special, strays, transforms
 from nnrepl.record.bounds import check_bounds
 from nnrepl.record.catalog import Callee
 from nnrepl.record.native import IN_PLACE, Levels, evaluating, in_place, optimizers, update_hook
@@ -125,7 +125,7 @@ def _wrapper(recorder: Recorder, callee: Callee) -> Any:
         case "transform":
             return transforms.wrapper(recorder, callee)
         case "maker":
-            return opaque.maker(recorder, callee)
+            return kernels.maker(recorder, callee)
         case "stream":
             return special.stream(recorder, callee)
         case "switch":
