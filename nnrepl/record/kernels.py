@@ -1,4 +1,4 @@
-"""Kernels: what MLX makes functions of, a kernel of the program's own or an imported graph. Their calls are ops."""
+"""Kernels: `mx.fast.metal_kernel` and `mx.import_function` return functions whose calls are ops."""
 
 from __future__ import annotations
 

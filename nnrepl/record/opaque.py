@@ -19,7 +19,6 @@ import mlx.core as mx
 
 from nnrepl.record import trees
 from nnrepl.record.anatomy import Group, of_call
-from nnrepl.record.data import construct
 from nnrepl.record.leavings import Mark
 from nnrepl.record.nested_calls import Given, InsideRecording, given_of
 from nnrepl.record.objects import deliver, hand_out
@@ -267,8 +266,7 @@ class OpaqueCall:
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Make the program's call."""
-        recorder = self.recorder
-        intake = recorder.intake
+        recorder, intake = self.recorder, self.recorder.intake
         intake.enter(recorder)
         inputs: list[Value] = []
         template = recorder.scan(args, inputs, frame)
@@ -295,42 +293,45 @@ class OpaqueCall:
         if _RANDOM_STATE[0] is not state:
             self.state, recorder.draws = state, draws
             recorder.seeded(("opaque", draws))
-        extra = self._takes(touched)
-        left = self._changes(changed, inside)
+        extra, left = self._takes(touched), self._changes(changed, inside)
         op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
-        if inside is None:
-            part = self._followed(frame)
-        else:
+        part = self._followed(frame) if inside is None else part
+        if inside is not None:
             inside.note_reads(op)
-        if part is not None:
-            recorder.tape.notes.calls[op] = part
+        calls = recorder.tape.notes.calls
+        calls.update({} if part is None else {op: part})
         if error is not None:
             recorder.fail(op, error, frame)
             raise error
-        self._relink_survivors()
+        self._link_survivors()
         twin = intake.given(recorder, op, frame)
         if twin is not None:
-            if part is not None:
-                recorder.tape.notes.calls[twin] = part
+            calls.update({} if part is None else {twin: part})
             self._leave_again(twin, left, len(arrays_of(result)), made)
             return hand_out(recorder, twin)
         recorder.finish(op, result, frame)
         self._leave(op, left)
         if recorder.differentiating or recorder.inside is not None:
-            self._read_groups(op, given if len(given) == len(inputs) else [value.array for value in inputs], left)
+            self.groups = of_call(op, recorder.forced, self._taken(inputs, given, left))
         return result
 
-    def _read_groups(self, op: Op, given: list[mx.array], left: list[tuple[mx.array, Value]]) -> None:
-        """Note how gradients pass through the call, while MLX's graph of it is there."""
-        now, pairs = {id(array) for array, _ in left}, [*zip(op.inputs, given), *self.touched.items()]
-        taken = [value.array if id(array) in now else array for value, array in pairs]
-        self.groups = of_call(op, self.recorder.forced, taken)
-
-    def _relink_survivors(self) -> None:
+    def _link_survivors(self) -> None:
+        """Know the objects that MLX has handed over and that live on."""
+        live = self.recorder.live
         for reference, value in self.survivors:
             array = reference()
-            if array is not None and id(array) not in self.recorder.live:
+            if array is not None and id(array) not in live:
                 self.recorder.link(array, value)
+
+    def _taken(
+        self, inputs: Sequence[Value], given: list[mx.array], left: Sequence[tuple[mx.array, Value]]
+    ) -> list[mx.array]:
+        """Return what it was given for its inputs, as that was before it."""
+        now = {id(array) for array, _ in left}
+        if len(given) != len(inputs):
+            given = [value.array for value in inputs]
+        pairs = [*zip(inputs, given), *self.touched.items()]
+        return [value.array if id(array) in now else array for value, array in pairs]
 
     def _changes(
         self, changed: dict[int, tuple[mx.array, Value]], inside: InsideRecording | None
@@ -344,8 +345,8 @@ class OpaqueCall:
                 inside.recipe.captured, inside.recipe.kept = tuple(self.touched), tuple(kept.values())
                 self.recipe = inside.recipe if inside.recipe.is_whole() else None
         around = self.recorder.inside
-        for array, value in changed.values():
-            if around is not None:
+        if around is not None:
+            for array, value in changed.values():
                 around.change(value, array)
         self.changed = [array for array, _ in changed.values()]
         return list(changed.values())
@@ -378,8 +379,7 @@ class OpaqueCall:
             recorder.watch.changed(array, old)
         marks = twin.operation.run.marks  # type: ignore[attr-defined]
         for mark, value in zip(marks, twin.outputs[count + len(left) :]):
-            reference = made.get(mark)
-            kept = None if reference is None else reference()
+            kept = made[mark]() if mark in made else None
             if kept is not None:
                 deliver(recorder, kept, value)
 
@@ -472,6 +472,3 @@ def construct_aside(recorder: Recorder, array: mx.array, args: tuple[Any, ...], 
     _init(array, *args, **kwargs)
     if recorder.mode == RECORD and not recorder.closed:
         recorder.leaf(array, "thread", None)
-
-
-__all__ = ["Transform", "aside", "construct", "run_transform"]

@@ -1,9 +1,9 @@
 """Replay: the intake of a run that follows a tape, and goes on from there.
 
-Up to the edit, each op of the run must be the op of the tape (the same operation, with the same constants, at
-the same place, on the same values); it is not computed, the program gets a fresh handle on what was recorded. Ops
-that the user inserted follow at their places. After that, an op that is the same as one of the old tape, on the very
-same values, gives the very same values: only what depends on the edit is new.
+Up to the edit, each op of the run must be the op of the tape (the same operation, with the same constants, at the same
+place, on the same values); it is not computed, the program gets a fresh handle on what was recorded. Ops that the user
+inserted follow at their places. After that, an op that is the same as one of the old tape, on the very same values,
+gives those very values: only what depends on the edit is new.
 """
 
 from __future__ import annotations
@@ -146,7 +146,6 @@ class Replay(Intake):
         return twin
 
     def looked(self) -> set[Value] | None:
-        """Return what the tape tells."""
         return self.tape.notes.looked
 
     def has_inside(self, recorder: Recorder) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from tests.corpus.checks import Call
 from tests.corpus.programs import built, differentiated
@@ -183,3 +184,72 @@ def statistics_of_a_nested_loss():
         return ((mx.linalg.norm(slope, axis=1) - 1) ** 2).mean() + critic(x).mean()
 
     return Call(loss, [mx.arange(12.0).reshape(4, 3) / 7], critic, after=lambda: critic.state)
+
+
+# -- what is evaluated behind a nested gradient -------------------------------------------------------------------
+
+
+@differentiated((3, 3), (3, 3))
+def captured_by_a_grad_and_evaluated_after_it(x, w):
+    pulled = mx.grad(lambda p: (p * w).sum())(x)
+    squares = w * w
+    mx.eval(squares)
+    return (squares * x).sum() + (w * w).sum() + pulled.sum()
+
+
+@differentiated((3, 3), (3, 3))
+def made_before_a_grad_and_evaluated_after_it(x, w):
+    squares = w * w
+    pulled = mx.grad(lambda p: (p * squares).sum())(x)
+    total = squares.sum()
+    total.item()
+    return total * x.sum() + pulled.sum()
+
+
+@differentiated((3, 3), (3, 3))
+def result_of_a_grad_read_by_numpy(x, w):
+    pulled = mx.grad(lambda p: (mx.sin(p @ w) * p).sum())(x)
+    mean = float(np.array(pulled).mean())
+    return pulled.square().mean() + (x @ w).square().mean() * mean
+
+
+@differentiated((3, 3), (3, 3))
+def result_of_a_grad_read_through_a_memoryview(x, w):
+    largest = max(memoryview(mx.tanh(mx.grad(lambda p: (p * p * w).sum())(x))).tolist()[0])
+    pulled = mx.grad(lambda p: (p * p * w).sum())(x)
+    return pulled.square().mean() * largest
+
+
+@differentiated((3, 3), (3, 3))
+def penalty_printed_in_the_loss(x, w):
+    slope = mx.grad(lambda q: mx.tanh(q @ w).sum())(x)
+    penalty = ((mx.linalg.norm(slope, axis=1) - 1) ** 2).mean()
+    penalty.item()
+    return (x @ w).mean() + 10 * penalty
+
+
+@differentiated((3, 3), (3, 3))
+def inner_steps_that_print_their_loss(x, w):
+    def inner(p):
+        return ((x @ p) ** 2).mean()
+
+    p = w
+    for _ in range(2):
+        value, slope = mx.value_and_grad(inner)(p)
+        p = p - 0.1 * slope
+        value.item()
+    return inner(p)
+
+
+@differentiated((3, 3), (3, 3))
+def given_to_a_grad_after_another_has_captured_it(x, w):
+    first = mx.grad(lambda p: (p * w * w).sum())(x)
+    second = mx.grad(lambda p: (p * p * p).sum())(w)
+    return first.sum() + second.sum()
+
+
+@differentiated((3, 3), (3, 3))
+def pulled_back_and_evaluated(x, w):
+    outputs, pulled = mx.vjp(lambda p: p * w * p, [x], [w * x])
+    mx.eval(pulled)
+    return pulled[0].sum() + outputs[0].sum()
