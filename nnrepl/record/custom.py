@@ -43,7 +43,7 @@ def _pass_on(_: Composite, count: int, *arrays: mx.array) -> list[mx.array]:
 
 
 @dataclass(frozen=True)
-class Again:
+class RanAgain:
     """What the backward pass of a composite ran of the program's.
 
     Attributes:
@@ -80,7 +80,7 @@ class Composite(Repeatable):
         self.result: Any = None
         self.state: mx.array | None = None
         self.ops: list[Op] = []
-        self.again: Again | None = None
+        self.again: RanAgain | None = None
         self.repeats: Callable[[Sequence[Value]], list[Value]] | None = None
 
     def native(self, op: Op, lookup: Callable[[Value], mx.array]) -> list[mx.array]:
@@ -131,7 +131,7 @@ class Composite(Repeatable):
             returned = trees.arrays(call())
             recorder.intake.enter(recorder)
             results = [recorder.value_of(array, _getframe(0)) for array in returned]
-        self.again = Again(recorder.tape.ops[start:], list(given), results)
+        self.again = RanAgain(recorder.tape.ops[start:], list(given), results)
         _belong(recorder, start, op)
         return results
 
@@ -155,7 +155,7 @@ class Composite(Repeatable):
         if earlier.again is not None:
             again = earlier.again
             ops = [repetition.made[op] for op in again.ops if op in repetition.made]
-            self.again = Again(ops, list(repetition.images(again.given)), list(repetition.images(again.results)))
+            self.again = RanAgain(ops, list(repetition.images(again.given)), list(repetition.images(again.results)))
 
     def cotangents(self, sweep: Sweep, op: Op, reached: tuple[int, ...], gradients: tuple[Value, ...]) -> list[Value]:
         """Return a gradient for every output: zeros for one that none has reached."""

@@ -266,9 +266,8 @@ class OpaqueCall:
         self.marks: list[Mark | None] = []
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        """Return the program's call."""
-        recorder = self.recorder
-        intake = recorder.intake
+        """Make the program's call."""
+        recorder, intake = self.recorder, self.recorder.intake
         intake.enter(recorder)
         inputs: list[Value] = []
         template = recorder.scan(args, inputs, frame)
@@ -276,8 +275,7 @@ class OpaqueCall:
         given = trees.arrays((args, kwargs))
         captured, recorder.captured = recorder.captured, {}
         overwrites, recorder.overwrites = recorder.overwrites, {}
-        draws: tuple[Any, int] = recorder.draws
-        state: Any = _RANDOM_STATE[0]
+        draws, state = recorder.draws, _RANDOM_STATE[0]
         inside = self._inside(args, kwargs, inputs, frame)
         function = self.fun if self.make is None else self.make(self._relinking(inputs, inside))
         error: Exception | None = None
@@ -315,12 +313,14 @@ class OpaqueCall:
         recorder.finish(op, result, frame)
         self._leave(op, left)
         if recorder.differentiating or recorder.inside is not None:
-            if len(given) != len(inputs):
-                given = [value.array for value in inputs]
-            now, pairs = {id(array) for array, _ in left}, [*zip(inputs, given), *self.touched.items()]
-            taken = [value.array if id(array) in now else array for value, array in pairs]
-            self.groups = of_call(op, recorder.forced, taken)
+            self._read_groups(op, given if len(given) == len(inputs) else [value.array for value in inputs], left)
         return result
+
+    def _read_groups(self, op: Op, given: list[mx.array], left: list[tuple[mx.array, Value]]) -> None:
+        """Note how gradients pass through the call, while MLX's graph of it is there."""
+        now, pairs = {id(array) for array, _ in left}, [*zip(op.inputs, given), *self.touched.items()]
+        taken = [value.array if id(array) in now else array for value, array in pairs]
+        self.groups = of_call(op, self.recorder.forced, taken)
 
     def _relink_survivors(self) -> None:
         for reference, value in self.survivors:

@@ -34,7 +34,7 @@ class Changing(Protocol):
         """Take note that the program has come to a position of the tape."""
 
 
-class Kept:
+class KeptMoment:
     """A moment of what can be reached from some things, to come back to.
 
     Args:
@@ -82,7 +82,7 @@ class Kept:
         recorder.draws = self._draws
 
 
-class RestartPoint(Kept):
+class RestartPoint(KeptMoment):
     """The entry of a pass: everything that a second run must find as the first one did.
 
     Attributes:

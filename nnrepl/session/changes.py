@@ -19,7 +19,7 @@ from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import allowed, held, hold_on
 from nnrepl.replay.run import Run
 from nnrepl.session import closed
-from nnrepl.session.assigned import Key, is_set, value_named
+from nnrepl.session.assigned import IndexKey, is_set, value_named
 from nnrepl.session.errors import UserError
 from nnrepl.session.goals import Goal
 from nnrepl.session.instantly import at_once
@@ -117,7 +117,7 @@ class Changes:
             if not in_part:
                 return given(change.whole())
             array = recorder.handle(value)
-            key = given(change.key("__key__"), __key__=Key())
+            key = given(change.key("__key__"), __key__=IndexKey())
             new = given(change.value)
             if change.operator is not None:
                 new = given(change.combined("__old__", "__new__"), __old__=array[key], __new__=new)

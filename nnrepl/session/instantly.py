@@ -11,13 +11,13 @@ from typing import Any
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.replay.divergence import CannotExchange
-from nnrepl.replay.restart_point import Kept
+from nnrepl.replay.restart_point import KeptMoment
 from nnrepl.replay.run import Run
 from nnrepl.replay.world import World
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.standing import Standing
-from nnrepl.session.typed_lines import Line, frames_of, running_frames
+from nnrepl.session.typed_lines import EditedLine, frames_of, running_frames
 from nnrepl.tape import Activation, Tape
 from nnrepl.timeline.code import CodeChange
 
@@ -35,7 +35,7 @@ def at_once(session: Standing, line: Parsed, go_on: GoOn | None) -> tuple[CodeCh
         UserError: If it fails; then nothing has changed.
     """
     recorder = session.recorder if go_on is not None else None
-    doing = Line(line, dict(session.expressions.variables))
+    doing = EditedLine(line, dict(session.expressions.variables))
     things = doing.things(_last(session))
     run = Run(session.tape, len(session.tape), (), session.cursor)
     old = None if recorder is None else (recorder.tape, recorder.part)
@@ -60,7 +60,9 @@ def at_once(session: Standing, line: Parsed, go_on: GoOn | None) -> tuple[CodeCh
     return _change(doing, said, run.position, before, after), tape, names
 
 
-def _change(doing: Line, said: str, position: int, before: Callable[[], None], after: Callable[[], None]) -> CodeChange:
+def _change(
+    doing: EditedLine, said: str, position: int, before: Callable[[], None], after: Callable[[], None]
+) -> CodeChange:
     """Return a line that has been done as a change that can be taken back, and made again."""
     made = [True]
 
@@ -89,7 +91,7 @@ def _behind(session: Standing) -> str:
 
 def _kept(recorder: Recorder | None, things: list[Any]) -> Callable[[], None]:
     """Return what puts some things back to what they are now."""
-    return World(things).restore if recorder is None else Kept(recorder, things).restore
+    return World(things).restore if recorder is None else KeptMoment(recorder, things).restore
 
 
 def _last(session: Standing) -> Activation | None:
@@ -97,7 +99,7 @@ def _last(session: Standing) -> Activation | None:
     return session.tape.ops[-1].scope if session.tape.ops else None
 
 
-def _do(session: Standing, doing: Line, recorder: Recorder | None) -> None:
+def _do(session: Standing, doing: EditedLine, recorder: Recorder | None) -> None:
     """Run the line. What it computes is recorded where a program runs."""
     if recorder is None:
         scope = _last(session)
