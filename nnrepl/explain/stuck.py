@@ -39,7 +39,7 @@ def reason_for(look: Look, op: Op, gradient: Value, mask: Mask | None = None) ->
         return _cancelled(look, op, gradient)
     forward, of = op.of, gradient.gradient_of
     if op.root is not op and of is None and op.phase == "backward":
-        made = f"{op.label} {words.call(op)} ({words.place(op.source)})"
+        made = f"{op.label} {words.call(op)} ({words.spot(op)})"
         return Reason(f"the program's own backward rule ({op.root.name}) gives 0 in {made}.",
                       shown(look, [*upstream(op), gradient]))  # fmt: skip
     if forward is None or of is None:
@@ -90,7 +90,7 @@ class Stuck:
             yield Claim("0: too small", lambda: self._product_peak == 0, self._too_small)
             yield Claim("0: sum cancels", lambda: self.given.shape != self.gradient.shape, self._sum_cancels)
             return
-        yield Claim("0: even", self._is_even, self._even)
+        yield Claim("0: even", lambda: self._length != 1 and self._is_even(), self._even)
         yield Claim("0: dead", lambda: self._dead_operand is not None, self._dead)
         yield Claim("0: alone", lambda: self._length == 1, self._alone)
         yield Claim("0: saturated", lambda: self._smallest_peak > 0.9999, self._saturated)
@@ -152,9 +152,7 @@ class Stuck:
         kind = words.dtype(self.of.dtype)
         made = ""
         if at.op is not None:
-            made = (
-                f" It was made by {at.op.label} {words.call(at.op)} ({words.place(at.op.source)}), which has no slope."
-            )
+            made = f" It was made by {at.op.label} {words.call(at.op)} ({words.spot(at.op)}), which has no slope."
         text = (
             f"{words.name(self.of)} holds whole numbers ({kind}): MLX cuts the gradient of whole numbers to whole "
             f"numbers, here to 0.{made}"
@@ -162,7 +160,7 @@ class Stuck:
         return Reason(text, shown(self.look, [*upstream(self.op), self.of, self.gradient]), at.op)
 
     def _left_out(self) -> Reason:
-        where = words.place(self.forward.source)
+        where = words.spot(self.forward)
         return Reason(
             f"{words.call(self.forward)} ({where}) leaves out the part of {self.of.name} that counts here "
             f"({places(self.look, self.mask)} of {self.of.size} elements), and so no gradient comes back to it.",

@@ -48,7 +48,7 @@ def zero_value(look: Look, value: Value, mask: Mask | None = None) -> Reason:
 def _came_in(look: Look, value: Value, mask: Mask | None) -> Reason:
     made = _since(look, value)
     if made is not None:
-        return Reason(f"{value.name} is 0 since {made.label} {words.call(made)} ({words.place(made.source)}).",
+        return Reason(f"{value.name} is 0 since {made.label} {words.call(made)} ({words.spot(made)}).",
                       shown(look, [value]))  # fmt: skip
     kind = "a parameter that is 0" if isinstance(value, Leaf) and value.kind == "parameter" else "0 as it came in"
     where = f" at the {places(look, mask)} places that count" if mask is not None else ""

@@ -130,7 +130,7 @@ class _NoProgram:
         raise UserError(self._refusal)
 
     def reaches(self, position: int) -> bool:
-        """Return true: it is for `again` to refuse."""
+        """Leave it to `again` to refuse."""
         return True
 
     def again(self, run: Run, codes: object, things: object = ()) -> tuple[Tape, ProgramNames]:

@@ -59,6 +59,7 @@ class _Graph:
 
     def add(self, op: Op) -> None:
         """Note that one more op has been made."""
+        self.evaluate(self._notes.read.get(op, ()))
         inside = self._calls.get(op)
         if inside is None:
             if not self._marked.isdisjoint(op.inputs):
@@ -74,7 +75,7 @@ class _Graph:
             made = op.outputs[-len(tangents) :] if not self._marked.isdisjoint(tangents) else ()
         else:
             made = op.outputs[_results(op, inside) - len(inside.wrt) : _results(op, inside)]
-        for value in self._before(captured):
+        for value in self._before(_reached(inside, captured)):
             self._marked.discard(value)
         self._marked.update(made)
 
@@ -114,6 +115,20 @@ class _Graph:
             if value.op is not None and value.op.part is self._part:
                 pending.extend(value.op.inputs)
         return seen
+
+
+def _reached(inside: Inside, captured: Iterable[Value]) -> set[Value]:
+    """Return which of the captured values the results of the function were made of."""
+    known, seen = set(captured), set[Value]()
+    made = [value for value, _ in inside.results if value.gradient_of is None and value.tangent_of is None]
+    pending = [*made, *([] if inside.loss is None else [inside.loss])]
+    while pending:
+        value = pending.pop()
+        if value not in seen:
+            seen.add(value)
+            if value not in known and value.op is not None and value.op.part is inside:
+                pending.extend(value.op.inputs)
+    return seen & known
 
 
 def _results(op: Op, inside: Inside) -> int:

@@ -96,3 +96,6 @@ class Touching(Protocol):
 
     def evaluate(self, arrays: Sequence[mx.array]) -> None:
         """Note that the program evaluates arrays in the function."""
+
+    def read(self, values: tuple[Value, ...]) -> None:
+        """Hear that values are evaluated in the function."""

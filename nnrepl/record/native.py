@@ -282,9 +282,7 @@ class Levels:
                 elif op.part.gives_loss and loss is not None:
                     self.losses.made(op, loss(result))
                 recorder.intake.closed(recorder, op)
-            self.returned = result
-            self._left(op)
-            self.returned = None
+            self._left(op, result)
         return result
 
     def _look_for_update(self) -> None:
@@ -296,10 +294,11 @@ class Levels:
         if isinstance(last, ClosedOp) and last.part.kind == GRADIENT_PASS and listener is not None:
             listener.not_updated()
 
-    def _left(self, op: ClosedOp) -> None:
-        listener = self.recorder.listener
+    def _left(self, op: ClosedOp, result: Any = None) -> None:
+        listener, self.returned = self.recorder.listener, result
         if listener is not None and not listener.call_closed(op) and self.native:
             self.record()
+        self.returned = None
 
     @contextmanager
     def recorded(self, calls: list[Call]) -> Iterator[None]:

@@ -204,8 +204,25 @@ class InsideRecording:
     def evaluate(self, arrays: Sequence[mx.array]) -> None:
         """Note that the program evaluates arrays in the function."""
         live = self.recorder.live
-        values = tuple([live[id(array)] for array in arrays if id(array) in live])
+        self.read(tuple([live[id(array)] for array in arrays if id(array) in live]))
+
+    def read(self, values: tuple[Value, ...]) -> None:
+        """Note that values are evaluated in the function."""
         self.evaluated.append((len(self.recorder.tape), values))
+
+    def note_reads(self, call: Op) -> None:
+        """Note with the op of the call what of the values from outside was evaluated in the function."""
+        seen: set[Value] = set()
+        pending = [value for _, values in self.evaluated for value in values]
+        while pending:
+            value = pending.pop()
+            if value not in seen:
+                seen.add(value)
+                pending.extend(value.op.inputs if value.op is not None and self._is_mine(value) else ())
+        if seen:
+            read = self.recorder.tape.notes.read[call] = tuple([value for value in seen if not self._is_mine(value)])
+            if self._around is not None:
+                self._around.read(read)
 
     def _is_mine(self, value: Value) -> bool:
         if value.op is None:

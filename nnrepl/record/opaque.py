@@ -267,7 +267,8 @@ class OpaqueCall:
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Make the program's call."""
-        recorder, intake = self.recorder, self.recorder.intake
+        recorder = self.recorder
+        intake = recorder.intake
         intake.enter(recorder)
         inputs: list[Value] = []
         template = recorder.scan(args, inputs, frame)
@@ -297,7 +298,10 @@ class OpaqueCall:
         extra = self._takes(touched)
         left = self._changes(changed, inside)
         op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
-        part = self._followed(frame) if inside is None else part
+        if inside is None:
+            part = self._followed(frame)
+        else:
+            inside.note_reads(op)
         if part is not None:
             recorder.tape.notes.calls[op] = part
         if error is not None:

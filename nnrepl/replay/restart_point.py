@@ -31,7 +31,7 @@ class Changing(Protocol):
         """Bring the living program to what it is to be at a position."""
 
     def reach(self, position: int, *, entering: bool = False, alive: bool = True, due: bool = False) -> None:
-        """Take note that the program has come to a position of the tape."""
+        """Note that the program has come to a position of the tape."""
 
 
 class KeptMoment:
@@ -53,7 +53,7 @@ class KeptMoment:
         self._draws = recorder.draws
 
     def reaches(self, things: Iterable[Any]) -> None:
-        """Keep more than what could be reached: the user may change it, and it is as it was at that moment."""
+        """Keep more, which is as it was at that moment: the user may change it."""
         more = list(things)
         if more:
             self.things += more

@@ -51,7 +51,7 @@ def value_named(session: Reading, parsed: Parsed) -> Value | None:
 
 
 class IndexKey:
-    """Gives the key of an index: `Key()[1:, 0]` is `(slice(1, None), 0)`."""
+    """Gives the key of an index: `IndexKey()[1:, 0]` is `(slice(1, None), 0)`."""
 
     def __getitem__(self, key: Any) -> Any:
         return key

@@ -57,7 +57,7 @@ class At:
         return self.position if self.position < len(tape) else None
 
 
-class Again(At):
+class RunBehind(At):
     """Where the user is to stand once something has run again."""
 
     def __init__(self, run: Run) -> None:

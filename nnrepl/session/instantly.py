@@ -17,7 +17,7 @@ from nnrepl.replay.world import World
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.standing import Standing
-from nnrepl.session.typed_lines import EditedLine, frames_of, running_frames
+from nnrepl.session.typed_lines import PromptLine, frames_of, running_frames
 from nnrepl.tape import Activation, Tape
 from nnrepl.timeline.code import CodeChange
 
@@ -35,7 +35,7 @@ def at_once(session: Standing, line: Parsed, go_on: GoOn | None) -> tuple[CodeCh
         UserError: If it fails; then nothing has changed.
     """
     recorder = session.recorder if go_on is not None else None
-    doing = EditedLine(line, dict(session.expressions.variables))
+    doing = PromptLine(line, dict(session.expressions.variables))
     things = doing.things(_last(session))
     run = Run(session.tape, len(session.tape), (), session.cursor)
     old = None if recorder is None else (recorder.tape, recorder.part)
@@ -61,7 +61,7 @@ def at_once(session: Standing, line: Parsed, go_on: GoOn | None) -> tuple[CodeCh
 
 
 def _change(
-    doing: EditedLine, said: str, position: int, before: Callable[[], None], after: Callable[[], None]
+    doing: PromptLine, said: str, position: int, before: Callable[[], None], after: Callable[[], None]
 ) -> CodeChange:
     """Return a line that has been done as a change that can be taken back, and made again."""
     made = [True]
@@ -99,7 +99,7 @@ def _last(session: Standing) -> Activation | None:
     return session.tape.ops[-1].scope if session.tape.ops else None
 
 
-def _do(session: Standing, doing: EditedLine, recorder: Recorder | None) -> None:
+def _do(session: Standing, doing: PromptLine, recorder: Recorder | None) -> None:
     """Run the line. What it computes is recorded where a program runs."""
     if recorder is None:
         scope = _last(session)

@@ -101,7 +101,7 @@ class ProgramRestarts:
         names = ProgramNames(run.old, point.start)
         tape = names.tape
         self._session.hooks.running_again(run, tape, False)
-        wanted, come_back = codes.wanted, codes.moment()
+        come_back, wanted = codes.moment(), codes.wanted
         point.reaches(things)
         try:
             point.again(run, tape, codes)

@@ -30,7 +30,7 @@ Variables = list[tuple[FrameType | dict[str, Any], str, Any]]
 """What variables hold, of a call or of a module."""
 
 
-class EditedLine:
+class PromptLine:
     """A line as one of the program's.
 
     Args:
@@ -172,7 +172,7 @@ def _names(code: CodeType) -> frozenset[str]:
     return frozenset(code.co_names).union(*map(_names, inner))
 
 
-def as_change(session: Reading, line: Parsed) -> tuple[CodeChange, EditedLine]:
+def as_change(session: Reading, line: Parsed) -> tuple[CodeChange, PromptLine]:
     """Return a line as a change of the program: done once in each run that comes by, where the cursor stands now:
     before the line of the program's that makes the next op.
 
@@ -180,7 +180,7 @@ def as_change(session: Reading, line: Parsed) -> tuple[CodeChange, EditedLine]:
         UserError: If it cannot stand there.
     """
     op = session.op
-    doing = EditedLine(line, dict(session.expressions.variables))
+    doing = PromptLine(line, dict(session.expressions.variables))
     scope = _home(session, doing, session.where().scope)
     at = _first_of_line(session.tape, session.cursor, scope)
     if op is not None and runs_twice(session.tape, op):
@@ -213,7 +213,7 @@ def as_change(session: Reading, line: Parsed) -> tuple[CodeChange, EditedLine]:
     return change, doing
 
 
-def _home(session: Reading, line: EditedLine, scope: Activation | None) -> Activation | None:
+def _home(session: Reading, line: PromptLine, scope: Activation | None) -> Activation | None:
     """Return the call in which a line stands: the innermost function that has a variable to which it assigns; else the
     innermost of the program's own, or a library's if it speaks of a variable of that."""
     path = [] if scope is None else scope.path()[::-1]
@@ -248,7 +248,7 @@ def _site(op: Op, scope: Activation) -> tuple[Activation | None, int] | None:
 
 
 def _awaited(session: Reading, op: Op, at: int, scope: Activation | None) -> Awaited | None:
-    """Return what waits for the line of the program's that makes an op, or leads to it; None where no line does."""
+    """Wait for the line of the program's that makes an op, or leads to it; None where no line does."""
     here = scope if scope is not None and _site(op, scope) is not None else op.scope
     if here is None:
         return None

@@ -184,11 +184,9 @@ class Shell(Breaking, Hooks):
             self.show(Text("running the program again from its start; Ctrl-C stops at the next op", style="hint"))
         self._progress.begin()
         if run.seen is None:
-            goes_on = run.position >= len(run.old) and any(
-                [line.tape is run.old and not line.ended for line in self.session.changes.timelines]
-            )  # the program has not printed anything after the last op
-            seen = run.position + len(run.ops) - goes_on
-            self.held.begin_again(tape, run.old, run.position, seen)
+            waits = [line.tape for line in self.session.changes.timelines if not line.ended]
+            goes_on = run.old in waits and run.position >= len(run.old)  # nothing was printed after the last op
+            self.held.begin_again(tape, run.old, run.position, run.position + len(run.ops) - goes_on)
         else:
             self.held.begin_again(tape, run.old, run.seen, run.seen)
 
@@ -328,7 +326,8 @@ class Shell(Breaking, Hooks):
 
     def read(self, prompt: str) -> str | None:
         """Return the next line, None at the end of input. Raises KeyboardInterrupt, UnicodeDecodeError."""
-        with self._breaking():
+        is_key = self.reader.pages or self.reader.screen is not None  # Ctrl-C: half a prompt cannot be left
+        with contextlib.nullcontext() if is_key else self._breaking():
             return self.reader.read(prompt)
 
     def typed(self, line: str) -> None:
@@ -352,12 +351,10 @@ class Shell(Breaking, Hooks):
             finally:
                 self._progress.end()
             # where the program came to it as it ran on, a batch says nothing, as where it stops there at once
-            if once_more and self.quiet and self._on_its_way and self.session.waits:
-                if self.session.stop.hits:
-                    self._greet()
-                else:
-                    shown = None
-            self.show(shown)
+            on_its_way = once_more and self.quiet and self._on_its_way and self.session.waits
+            if on_its_way and self.session.stop.hits:
+                self._greet()
+            self.show(None if on_its_way and not self.session.stop.hits else shown)
         except (NotYet, NoGradient) as answer:
             self.show(Text(str(answer), style="hint"))
         except UserError as error:

@@ -110,8 +110,8 @@ class SourceChanges:
             change.prepare()
 
     def leave(self, position: int) -> None:
-        """Take back what was done once after a position, to which the living program is about to be put back,
-        where that has given variables something that nothing else puts back."""
+        """Take back what is done once behind a position, to which the living program is about to be put back:
+        it may have given variables something that nothing else puts back."""
         for change in reversed(self.held):
             if change.once and change.is_behind(position):
                 change.give_back(True)

@@ -18,6 +18,8 @@ from rich.console import Console
 
 import nnrepl
 from nnrepl.commands.interpreter import Interpreter
+from nnrepl.explain.look import Look
+from nnrepl.explain.nonfinite import _all_finite
 from nnrepl.programs.saved import open_session
 from nnrepl.record.verify import TensorDifference
 from nnrepl.session.counterparts import Match, Matched
@@ -258,7 +260,10 @@ def whys(folder: Path) -> str:
     sound.run(f"save {folder / 't.safetensors'}")
     loaded, _ = open_session(str(folder / "t.safetensors"))
     said = " ".join(lines(session, "why nan") for session in (sound, masked, whole))
-    return said + shown(answer(Interpreter(loaded), "why nan"))
+    bad = trace(plain, W * mx.nan)  # what would be shown if a fault of nnrepl's had overlooked the NaN
+    look = Look(bad)
+    look.finite([value for op in bad.tape.ops for value in op.outputs])
+    return said + shown(answer(Interpreter(loaded), "why nan")) + shown(_all_finite(look, bad.tape.passes))
 
 
 def healths() -> str:

@@ -462,3 +462,12 @@ def test_what_grows_a_nested_gradient_is_named_inside_of_it() -> None:
     for inner, named in ((swollen, True), (sound, False)):
         text = said(through(inner), "grad(w)")
         assert (f"Inside of that call: multiply at {line_of(inner, 'return')}" in text) == named, text
+
+
+def test_a_step_function_of_a_library_is_told_with_the_line_that_calls_it() -> None:
+    def stepped(h: mx.array) -> mx.array:
+        return nn.step(h) * 1.0
+
+    place = line_of(stepped, "step(h)")
+    for text in (said(opened(stepped)), said(opened(stepped), "grad(first.weight)")):
+        assert re.search(rf"activations\.py:\d+, from {place}", text) is not None, text

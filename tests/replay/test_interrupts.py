@@ -33,6 +33,7 @@ from nnrepl.session.hooks import Hooks
 from nnrepl.session.parsed import parse
 from nnrepl.session.session import Session
 from nnrepl.shell.breaking import Breaking
+from nnrepl.shell.shell import Shell
 from tests.support import OpenSession, assert_same_bits
 
 pytestmark = pytest.mark.skipif(
@@ -234,6 +235,11 @@ def test_when_ctrl_c_does_nothing() -> None:
     shell._interrupted(signal.SIGINT, None)
     with shell._breaking(), pytest.raises(KeyboardInterrupt):
         shell._interrupted(signal.SIGINT, None)
+    for pages, broken in ((True, 0), (False, 1)):  # where it is a key, a prompt that is being set up is left alone
+        shell.reader = SimpleNamespace(pages=pages, screen=None, read=lambda _: shell._interrupted(signal.SIGINT, None))
+        found = pytest.raises(KeyboardInterrupt) if broken else contextlib.nullcontext()
+        with found:
+            Shell.read(shell, "")
     shell.at_prompt = shell.session.waits = False
     shell._interrupted(signal.SIGINT, None)  # at once behind the one before
     shell._pressed = 0.0
