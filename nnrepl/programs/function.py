@@ -262,7 +262,7 @@ class FunctionCall:
 
     def _run(self, recorder: Recorder, names: ProgramNames) -> Trace:
         recorder.stack.begin(sys._getframe())
-        recorder.intake.enter(recorder, calling=True)
+        recorder.intake.enter(recorder)
         recorder.start()
         _enter_arguments(recorder, self.fn, self.args, self.kwargs)
         value, grads = run(recorder, self.fn, self.args, self.kwargs, self.wrt)

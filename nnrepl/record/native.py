@@ -24,6 +24,7 @@ import mlx.core as mx
 
 from nnrepl.record.caller import Caller
 from nnrepl.record.frame_variables import first_argument
+from nnrepl.record.handing_back import hand_back
 from nnrepl.record.kept_number import KeptNumber
 from nnrepl.record.numbering import Numbering
 from nnrepl.record.patches import Patches
@@ -155,7 +156,8 @@ class Levels:
         for frame in recorder.stack.watched(Quiet()):
             if frame is not None:
                 recorder.watch.see(frame)  # what they have got since their last op is not known later
-        recorder.watch.loosen()
+        recorder.watch.rest()
+        hand_back(recorder)
         self._patches.undo()
         self._calls(self, self._patches)
         self._sparse = True
@@ -195,11 +197,14 @@ class Levels:
 
     # -- stretches -------------------------------------------------------------------------------------------
 
-    def rest(self, scope: Activation | None, lasti: int) -> None:
-        """Note that the program has forced an evaluation while ops are recorded: what it does next becomes a closed
+    def forced(self, scope: Activation | None, lasti: int) -> None:
+        """Tell that the program has forced an evaluation while ops are recorded. What it does next becomes a closed
         stretch, if nobody needs what is in it."""
         recorder, listener = self.recorder, self.recorder.listener
-        if listener is None or self.blocked or recorder.tracing or not listener.rests():
+        if listener is None:
+            return
+        listener.evaluation_forced()
+        if self.blocked or recorder.tracing or not listener.rests():
             return
         recorder.intake.enter(recorder)
         self.resting, self.evaluations = True, len(recorder.tape.marks)

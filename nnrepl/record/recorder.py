@@ -348,10 +348,8 @@ class Recorder:
             self.watch.settle()
             self.watch.loosen()
         self.tape.marks.append(Mark(len(self.tape), how, values, scope, frame.f_lasti))
-        if self.listener is not None and not self.differentiating:
-            self.listener.evaluation_forced()
-            if self.levels is not None:
-                self.levels.rest(scope, frame.f_lasti)
+        if self.levels is not None and not self.differentiating:
+            self.levels.forced(scope, frame.f_lasti)
 
     def drawn(self) -> DrawnKey:
         """Return the key that the next random op will draw from the global state."""

@@ -108,6 +108,8 @@ class Notes:
             self.edits[new] = now.get(target, target)
         if old in self.inserted:
             self.inserted.add(new)
+        if old in self.typed:
+            self.typed.add(new)
 
     def carry_value(self, old: Value, new: Value, image: Callable[[Value], Value] | None = None) -> None:
         """Note of a value that stands for another one: its label, and its shape where it has no array either.

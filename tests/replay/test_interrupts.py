@@ -31,7 +31,7 @@ from nnrepl.session.broken_off import standing_still
 from nnrepl.session.errors import UserError
 from nnrepl.session.hooks import Hooks
 from nnrepl.session.parsed import parse
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.shell.breaking import Breaking
 from nnrepl.shell.shell import Shell
 from tests.support import OpenSession, assert_same_bits
@@ -127,7 +127,7 @@ def test_a_pass_of_a_program(tmp_path: Path) -> None:
     path.write_text(PROGRAM)
     names = ProgramNames()
     tape = names.tape
-    session = Session(tape, names)
+    session = TapeSession(tape, names)
     missed: list[int] = []
     losses: list[float] = []
 
