@@ -267,8 +267,7 @@ class OpaqueCall:
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Make the program's call."""
-        recorder = self.recorder
-        intake = recorder.intake
+        recorder, intake = self.recorder, self.recorder.intake
         intake.enter(recorder)
         inputs: list[Value] = []
         template = recorder.scan(args, inputs, frame)
@@ -292,16 +291,13 @@ class OpaqueCall:
             changed, recorder.overwrites = recorder.overwrites, overwrites
             made = {} if before is None else recorder.leavings.followed(before)
         part = None if inside is None else inside.close(error)
-        if _RANDOM_STATE[0] is not state:
-            self.state, recorder.draws = state, draws
-            recorder.seeded(("opaque", draws))
+        self._note_draws(state, draws)
         extra = self._takes(touched)
         left = self._changes(changed, inside)
         op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
-        if inside is None:
-            part = self._followed(frame)
-        else:
+        if inside is not None:
             inside.note_reads(op)
+        part = self._followed(frame) if inside is None else part
         if part is not None:
             recorder.tape.notes.calls[op] = part
         if error is not None:
@@ -319,6 +315,12 @@ class OpaqueCall:
         if recorder.differentiating or recorder.inside is not None:
             self._read_groups(op, given if len(given) == len(inputs) else [value.array for value in inputs], left)
         return result
+
+    def _note_draws(self, state: Any, draws: tuple[Any, int]) -> None:
+        """Note that the call has drawn from the random state, if it has."""
+        if _RANDOM_STATE[0] is not state:
+            self.state, self.recorder.draws = state, draws
+            self.recorder.seeded(("opaque", draws))
 
     def _read_groups(self, op: Op, given: list[mx.array], left: list[tuple[mx.array, Value]]) -> None:
         """Note how gradients pass through the call, while MLX's graph of it is there."""
