@@ -149,8 +149,7 @@ class BindingWatch:
                 self.see(module)
 
     def leave(self, frame: FrameType) -> None:
-        """Note what the variables of a frame held at its end; of a library's, what the containers among them hold:
-        its call has returned."""
+        """Note what the variables of a frame held as it returned; of a library, what the containers of them hold."""
         state = self._frames.get(frame)
         if state is None:
             return
