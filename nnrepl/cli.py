@@ -28,8 +28,9 @@ from nnrepl.session.saved_stops import Keeper, stops_file
 from nnrepl.session.session import TapeSession
 from nnrepl.session.settings import config_directory, config_file, load_settings
 from nnrepl.shell.background import theme_of_terminal
+from nnrepl.shell.consoles import make_console
 from nnrepl.shell.readers import Chain, Queue, Reader
-from nnrepl.shell.shell import Shell, is_capable, make_console, make_reader
+from nnrepl.shell.shell import Shell, is_capable, make_reader
 from nnrepl.timeline.history import parse_size
 from nnrepl.timeline.typed_cells import make_cell
 
@@ -90,7 +91,7 @@ def machine() -> str:
 
 
 def versions() -> str:
-    """`nnrepl 0.1.0 · mlx 0.32.4 on cpu`."""
+    """`nnrepl 0.2.0 · mlx 0.32.4 on cpu`."""
     mlx: str = mx.__version__  # type: ignore[attr-defined]  # its stubs do not know it
     return f"nnrepl {VERSION} · mlx {mlx} on {mx.default_device().type.name}"
 

@@ -1,4 +1,4 @@
-"""Mutate: break lines of the rooms that compute and navigate, one at a time, and see whether a test notices.
+"""Mutate: break lines, one at a time, and see whether a test notices.
 
     python -m tests.mutate                      every room, 20 lines drawn anew each time
     python -m tests.mutate timeline --count 50 --seed 7
@@ -36,6 +36,13 @@ TESTS = {
     "replay": "tests/replay tests/timeline tests/programs/test_training.py",
     "timeline": f"tests/timeline tests/replay tests/session {_SCREENS}",
     "session": f"tests/session tests/timeline {_SCREENS} tests/shell/test_muscle_memory.py",
+    "explain": f"tests/explain {_SCREENS}",
+    "programs": f"tests/programs {_SCREENS}",
+    "seen": f"tests/view tests/commands {_SCREENS}",
+    "view": f"tests/view tests/commands {_SCREENS} tests/session/test_stops.py tests/session/test_reference.py",
+    "commands": f"tests/commands tests/session/test_stops.py tests/shell/test_muscle_memory.py {_SCREENS}",
+    "learn": "tests/learn tests/commands/test_help.py",
+    "shell": f"tests/shell/test_completing.py tests/shell tests/programs/test_starting.py {_SCREENS}",
 }
 """The tests of each room, those that notice most first."""
 PATIENCE = 400.0
@@ -94,6 +101,8 @@ def mutants(path: Path) -> Iterator[Mutant]:
             yield made(node, f"({whole(node.operand)})")
         elif isinstance(node, (ast.If, ast.IfExp)):
             yield made(node.test, f"(not ({whole(node.test)}))")
+        elif isinstance(node, ast.Return) and isinstance(node.value, ast.Constant) and type(node.value.value) is bool:
+            yield made(node.value, str(not node.value.value))  # None would only be another way of saying False
         elif isinstance(node, ast.Return) and node.value is not None and whole(node) != "return None":
             yield made(node, "return None")
         elif isinstance(node, ast.Constant) and type(node.value) is int and node.value < 10:

@@ -144,7 +144,8 @@ def catch(it: Interpreter, text: str) -> RenderableType | None:
     numbers. `catch zero-grad`: a gradient that is not zero goes into an op, and zeros come out.
     `catch exception`: an op raises, also where the program handles it. `catch sync`: the program forces an
     evaluation. `catch shape`: two operands stretch each other to a shape that neither has.
-    nan, inf and zero-grad evaluate what is run over, many ops at a time.
+    nan, inf and zero-grad evaluate what is run over, many ops at a time. Of steps that run natively `catch nan`
+    looks at the loss and the gradients, and opens the one in which there is a NaN.
     """
     if text not in EVENTS:
         close = get_close_matches(text, EVENTS, 1)

@@ -152,7 +152,8 @@ class Interpreter:
             assert parsed.parsed is not None
             return None, self.python(parsed.parsed)
         hint = self._hints.of(parsed, line.strip())
-        shown = looks.with_closed(self.session, parsed.command, parsed.command.run(self, parsed.text))
+        shown, away = parsed.command.run(self, parsed.text), self.session is not self._home
+        shown = looks.with_unseen(self.session, parsed.command, shown, away)
         if parsed.command.repeats:
             self.repeat = line.strip() or parsed.command.names[0]
         return hint, shown
@@ -283,16 +284,14 @@ class Interpreter:
         session = self.session
         if kind_of(session, parsed) == CELL:
             return self.cell(parsed)
-        if any(map(self._gives_a_name, parsed.statements)):
+        if parsed.statements and all(map(self._changes_a_tensor, parsed.statements)):
             first, *others = parsed.statements
             self._behind.extendleft([line.text for line in reversed(others)])
             return self.python(first)
-        if parsed.assignment is not None:
+        if parsed.assignment is not None and not session.changes.acts_at_once(parsed):
             shown = self.edit(parsed.assignment, parsed.text)
             if shown is not None:
                 return shown
-        if not session.changes.can_run_again or session.cursor >= len(session.tape):
-            return self._python(parsed)
         with noticing(session, parsed) as effect:
             self._result = None
             shown = self._python(parsed)
@@ -304,10 +303,10 @@ class Interpreter:
         session.changes.state(parsed)
         return self.moved_in_time(self.news() or Text(""))
 
-    def _gives_a_name(self, line: Parsed) -> bool:
-        """Whether one of several statements changes a tensor: it stands on a timeline of its own."""
+    def _changes_a_tensor(self, line: Parsed) -> bool:
+        """Whether one of several statements changes a tensor, and no more: it stands on a timeline of its own."""
         change = line.assignment
-        if change is None or not change.target.is_name:
+        if change is None:
             return False
         try:
             return self.session.changes.target(change) is not None

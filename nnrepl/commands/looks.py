@@ -99,8 +99,20 @@ def _asks_tape(session: TapeSession, text: str) -> bool:
     return any(on_tape(session, name) for name in names - known)
 
 
-def with_closed(session: TapeSession, command: Command, shown: RenderableType | None) -> RenderableType | None:
-    """Return what a command shows, and what of the tape it has not looked at."""
-    if shown is None or not session.tape.closed or command.names[0] not in _WHOLE:
+def with_unseen(
+    session: TapeSession, command: Command, shown: RenderableType | None, away: bool
+) -> RenderableType | None:
+    """Return what a command shows, and what of the program it has not looked at.
+
+    Args:
+        away: Whether the user looks at what one op does inside: that is a tape of its own.
+    """
+    name = command.names[0]
+    if shown is None or name not in _WHOLE:
         return shown
-    return Group(shown, Text(closed.said_of_closed(session.tape), style="hint"))
+    if away and name not in ("explain", "last", "what"):
+        return Group(
+            shown, Text("This is about what is inside of the op, and nothing else; out leads back.", style="hint")
+        )
+    said = closed.said_of_closed(session.tape)
+    return Group(shown, Text(said, style="hint")) if said else shown

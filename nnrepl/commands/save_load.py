@@ -40,6 +40,7 @@ def save_(it: Interpreter, text: str) -> RenderableType | None:
     with `all`, every value is evaluated and kept. The file is a safetensors file; `nnrepl run.safetensors`,
     or `load run` at the prompt, opens it. A file of that name is replaced once the new one is complete.
     """
+    text = text.removeprefix("-f ")  # as `export` has it; here a file is always replaced
     name, _, last = text.rpartition(" ")
     everything = bool(name.strip()) and last == "all"
     from nnrepl.programs.saving import save as write

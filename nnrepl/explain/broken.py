@@ -129,6 +129,8 @@ def _forward_rule(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> tu
     if name in _RANGES and first is not None and not _RANGES[name](first):
         return f"{name} has no finite value there.", "Clip it to the allowed range, a little inside of its ends."
     if name in ("subtract", "add") and _infinite(first) and _infinite(second):
+        if is_of_shares(op) and isinstance(first, float) and first < 0:
+            return f"{_EMPTY_ROW} What is taken from it is −∞ as well, and −∞ − (−∞) is no number.", _LEAVE_ONE
         return "∞ − ∞ is no number.", ""
     if name == "multiply" and 0 in (first, second) and (_infinite(first) or _infinite(second)):
         return "0 · ∞ is no number.", "Mask with mx.where instead of multiplying by 0."
@@ -139,8 +141,47 @@ def _forward_rule(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> tu
     if name in ("softmax", "logsumexp"):
         return _whole_row(look, birth, op)
     if name == "fast.scaled_dot_product_attention":
-        return _scores(look, op)
+        empty = _nobody_to_attend_to(look, op)
+        return empty if empty[0] else _scores(look, op)
     return _overflow(look, birth, op, first)
+
+
+_EMPTY_ROW = "A whole row of −∞ went in."
+_LEAVE_ONE = "Leave at least one position of each row unmasked, or mask with a large negative number."
+
+
+def is_log_of_shares(op: Op) -> bool:
+    """Whether an op takes from numbers the logarithm of the sum of their exponentials: a log-softmax by hand."""
+    return _taken_out(op) == "logsumexp"
+
+
+def is_of_shares(op: Op) -> bool:
+    """Whether an op belongs to a softmax by hand: it takes from numbers the largest of their row, or ln Σ exp of it."""
+    return _taken_out(op) in ("logsumexp", "max")
+
+
+def _taken_out(op: Op) -> str:
+    """Say what of a row an op takes from its numbers: "max", "logsumexp"; "" if nothing of the kind."""
+    made = op.inputs[-1].op if op.name == "subtract" and len(op.inputs) == 2 else None
+    while made is not None and made.inputs and (has(made.name, Trait.ARRANGES) or made.name == "stop_gradient"):
+        made = made.inputs[0].op
+    of_it = made is not None and made.inputs and made.inputs[0].canonical is op.inputs[0].canonical
+    return made.name if made is not None and of_it else ""
+
+
+def _nobody_to_attend_to(look: Look, op: Op) -> tuple[str, str]:
+    """Whether the mask of an attention leaves some query without a key."""
+    mask = op.kwargs.get("mask")
+    if not isinstance(mask, Value) or not look.can_see(mask) or not mask.shape:
+        return "", ""
+    array = look.array(mask)
+    closed = ~array if array.dtype == mx.bool_ else array == -mx.inf
+    rows = mx.all(closed, axis=-1)
+    count, first = look.numbers([mx.sum(rows), mx.argmax(rows.flatten())])
+    if not count:
+        return "", ""
+    row = words.element(words.name(mask), unravel(int(first), (*mask.shape[:-1], 1)))
+    return f"The mask leaves no key to the query of row {row.rpartition(',')[0]},:]: its shares are 0/0.", _LEAVE_ONE
 
 
 _RANGES = {
@@ -159,10 +200,7 @@ def _whole_row(look: Look, birth: Birth, op: Op) -> tuple[str, str]:
         array = _line(array, index, axis)
     all_low, any_high = look.numbers([mx.all(array == -mx.inf), mx.any(array == mx.inf)])
     if all_low:
-        return (
-            "A whole row of −∞ went in: its shares would be 0/0.",
-            "Leave at least one position of each row unmasked, or mask with a large negative number.",
-        )
+        return f"{_EMPTY_ROW} Its shares would be 0/0.", _LEAVE_ONE
     return ("An ∞ went in: its share would be ∞/∞.", "") if any_high else ("", "")
 
 
@@ -266,6 +304,8 @@ def _backward_rule(look: Look, op: Op, numbers: list[Number], came: Number) -> t
         where = "" if came != 0 else " Before this op: where() afterwards does not help, because 0 · ∞ is NaN."
         advice = f"Keep {operand} away from 0{': ' + keep.format(operand) if keep else ''}.{where}"
         return rule + times, advice
+    if name == "fast.scaled_dot_product_attention":
+        return _nobody_to_attend_to(look, op)
     if name == "divide" and second == 0:
         below = op.inputs[-1].name
         return f"The slope of a / b divides by b, which is 0.{times}", f"Keep {below} away from 0 before this op."

@@ -200,6 +200,9 @@ def _first(op: Op) -> object:
 
 def _of_op(look: Look, session: Reading, op: Op) -> list[GradientQuestion]:
     backward = op if op.of is not None else _backward_of(session, op)
+    if backward is not None and backward.operation.kind == "accumulate":
+        parts = ", ".join(dict.fromkeys(value.op.label for value in backward.inputs if value.op is not None))
+        raise UserError(f"{backward.label} adds gradients up; check what it adds: {parts}")
     rule = rule_of(backward) if backward is not None else None
     if backward is None or rule is None:
         raise UserError(
@@ -210,8 +213,6 @@ def _of_op(look: Look, session: Reading, op: Op) -> list[GradientQuestion]:
             f"{backward.label} lies in a vmap, where each sample has a gradient of its own; call {backward.part.title} "
             "on one sample to check it"
         )
-    if backward.operation.kind == "accumulate":
-        raise UserError(f"{backward.label} adds gradients; check the op before it")
     forward = rule.op
     look.see([*backward.inputs, *backward.outputs, *forward.inputs])
     cotangents = upstream(backward)[: len(rule.outputs)]
@@ -370,7 +371,7 @@ _NEAR = 6
 
 def _compare(question: GradientQuestion) -> Checked:
     found = Checked(question.name, question.of)
-    if not question.of.size:
+    if not question.of.size or not mx.issubdtype(question.of.dtype, mx.floating):
         return found
     function = _function(question, found)
     flat = question.gradient.flatten()

@@ -378,6 +378,11 @@ def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str])
     if forward is None or of is None:
         return []
     notes = []
+    whole = op.part.adds_to(value)
+    if whole is not None and whole.op is not None:
+        sign = op.called(whole)
+        notes.append(f"It is a part of {sign}: {words.name(of, op)} is used more than once, and {whole.op.label} adds "
+                     "the parts up.")  # fmt: skip
     if len(upstream(op)) == 1 and of is not forward.outputs[0]:
         arrives = op.called(upstream(op)[0])
         notes.append(f"The chain rule: what arrives, {arrives}, times what {forward.name} does on the way.")
@@ -400,9 +405,15 @@ def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str])
     if rule is not None and len(rule.wanted) > 1:
         others = [rule.inputs[slot] for slot in rule.wanted if rule.inputs[slot].canonical is not of.canonical]
         if others:
-            names = " and ".join(f"grad({words.name(other, op)})" for other in others[:3])
+            names = " and ".join(f"{_partly(op, other)}grad({words.name(other, op)})" for other in others[:3])
             notes.append(f"The same op also gives {names}.")
     return notes
+
+
+def _partly(op: Op, of: Value) -> str:
+    """Say that an op gives only a part of the gradient of a value, "" where it gives all of it."""
+    given = [value for value in op.outputs if value.gradient_of is of.canonical]
+    return "a part of " if any(op.part.adds_to(value) is not None for value in given) else ""
 
 
 # -- the loss ------------------------------------------------------------------------------------------------------

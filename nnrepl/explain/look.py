@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record.batches import of_one_size, rows, totals
+from nnrepl.record.batches import PIECE, of_one_size, pieces, rows, totals
 from nnrepl.session.expressions import aside
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Value
@@ -86,6 +86,9 @@ class Look:
         self.see(new)
         with aside():
             for group in of_one_size(new):
+                if group[0].size > PIECE:
+                    self._finite[group[0]] = all(_is_finite(part) for part in pieces(group[0].array))
+                    continue
                 flags: Any = mx.all(mx.isfinite(rows(group)), axis=1).tolist()
                 self._finite.update(zip(group, flags))
         return {value: self._finite[value] for value in wanted if value in self._finite}
@@ -120,7 +123,10 @@ class Look:
         self.see(new)
         with aside():
             for group in of_one_size(new):
-                self._stats.update(zip(group, _stats(group)))
+                if group[0].size > PIECE:
+                    self._stats[group[0]] = _together([_stats(part)[0] for part in pieces(group[0].array)])
+                else:
+                    self._stats.update(zip(group, _stats(rows(group))))
         return {value: self._stats[value] for value in wanted}
 
     def stat(self, value: Value) -> Stat:
@@ -128,12 +134,28 @@ class Look:
         return self.stats([value])[value]
 
 
-def _stats(group: list[Value]) -> list[Stat]:
-    """Values of one size and dtype in a few numbers."""
-    size = group[0].size
+def _is_finite(row: mx.array) -> bool:
+    flag: Any = mx.all(mx.isfinite(row)).item()
+    return bool(flag)
+
+
+def _together(parts: list[Stat]) -> Stat:
+    """Pieces of one tensor as a whole."""
+    return Stat(
+        sum(part.size for part in parts),
+        sum(part.zeros for part in parts),
+        sum(part.nans for part in parts),
+        sum(part.infs for part in parts),
+        max(part.peak for part in parts),
+        math.hypot(*(part.norm for part in parts)),
+    )
+
+
+def _stats(array: mx.array) -> list[Stat]:
+    """Each row in a few numbers."""
+    count, size = array.shape
     if not size:
-        return [Stat(0, 0, 0, 0, 0.0, 0.0)] * len(group)
-    array = rows(group)
+        return [Stat(0, 0, 0, 0, 0.0, 0.0)] * count
     inexact = mx.issubdtype(array.dtype, mx.inexact)
     kept = mx.abs(array).astype(mx.float32) if array.dtype != mx.bool_ else array.astype(mx.float32)
     if inexact:
@@ -147,7 +169,7 @@ def _stats(group: list[Value]) -> list[Stat]:
     mx.eval(parts)
     found: list[Any] = [part.tolist() for part in parts]
     zeros, peaks, squares, *bad = found
-    nans, infs = bad if bad else ([0] * len(group), [0] * len(group))
+    nans, infs = bad if bad else ([0] * count, [0] * count)
     return [
         Stat(size, int(zero), int(nan), int(inf), float(top), math.sqrt(square) * max(float(top), 1e-30))
         for zero, nan, inf, top, square in zip(zeros, nans, infs, peaks, squares)

@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause, Evidence
-from nnrepl.explain.broken import broken
+from nnrepl.explain.broken import broken, is_of_shares
 from nnrepl.explain.forward import made_large
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass_or_none
@@ -18,6 +18,7 @@ from nnrepl.ops import Trait, has
 from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_inexact, unravel
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Leaf, Op, Pass, Value
+from nnrepl.tape.claims import Claim, say, say_first
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,17 @@ def blamed(birth: Birth) -> Birth:
         return birth
     root = blamed(birth.before)
     # What masks goes into a softmax; an ∞ that comes back to one is a gradient.
-    shares = birth.op is not None and birth.op.of is None and has(birth.op.root.name, Trait.SHARES)
+    shares = birth.op is not None and _makes_shares(birth.op, birth.before)
     return birth if (shares and root.negative and _may_mask(root)) or _on_purpose(root) else root
+
+
+def _makes_shares(op: Op, came: Birth) -> bool:
+    """Whether an op makes shares of what may be masked, or differentiates an op that does."""
+    if op.of is None:
+        return has(op.root.name, Trait.SHARES) or is_of_shares(op)
+    return has(op.of.name, Trait.SHARES, Trait.ATTENDS) and came.value.canonical in [
+        one.canonical for one in op.of.inputs
+    ]
 
 
 def _may_mask(birth: Birth) -> bool:
@@ -184,16 +194,26 @@ def why_nonfinite(session: Reading, kind: str = "") -> Cause:
 def _all_finite(look: Look, parts: list[Pass]) -> str:
     """Return what was looked at, where nothing was found."""
     over = "no pass" if not parts else f"{parts[0].address}" if len(parts) == 1 else f"{len(parts)} passes"
+    seen = f"{words.counted(look.looked, 'tensor')} of {over}"
     unseen = sum(bool(value.refusal) for part in parts for op in part.ops for value in op.outputs)
-    rest = f" {words.counted(unseen, 'tensor')} could not be looked at: their numbers are not kept." if unseen else ""
-    if not look.looked:
-        return f"Nothing was looked at: there is no floating-point tensor with numbers in {over}.{rest}"
-    if look.all_finite:
-        return f"Every number that was looked at is finite: {words.counted(look.looked, 'tensor')} of {over}.{rest}"
-    return (
-        f"Every loss and every gradient is finite ({words.counted(look.looked, 'tensor')} of {over}); inside of a pass "
-        f"there are infinite numbers, but a softmax, an exp or a comparison makes finite ones of them.{rest}"
-    )
+
+    def ends_are_finite() -> bool:
+        return look.looked > 0 and _first_not_finite(look, [end for part in parts for end in ends(part)]) is None
+
+    return " ".join([
+        *say_first([
+            Claim("why: nothing seen", lambda: not look.looked, lambda: (
+                f"Nothing was looked at: there is no floating-point tensor with numbers in {over}.")),
+            Claim("why: all finite", lambda: look.looked > 0 and look.all_finite, lambda: (
+                f"Every number that was looked at is finite: {seen}.")),
+            Claim("why: ends finite", ends_are_finite, lambda: (
+                f"Every loss and every gradient is finite ({seen}); there are numbers inside that are not, and none of "
+                "them reaches a loss or a gradient.")),
+        ]),
+        *say(Claim("why: unseen", lambda: unseen > 0, lambda: (
+            f"{words.counted(unseen, 'tensor')} could not be looked at: "
+            f"{'its' if unseen == 1 else 'their'} numbers are not kept."))),
+    ])  # fmt: skip
 
 
 def _passes(session: Reading) -> list[Pass]:

@@ -26,7 +26,7 @@ def same_since(look: Look, value: Value) -> str:
 
 
 def _told(op: Op, value: Value, rows: int) -> str:
-    where = words.place(op.source)
+    where = words.spot(op)
     at = f"{op.label}, {where}" if where else op.label
     return f"All {rows} rows are the same since {words.name(value)} = {words.call(op)} ({at}): what goes in differs."
 

@@ -23,7 +23,7 @@ from nnrepl.record.batches import total
 from nnrepl.record.gradient_names import start_of
 from nnrepl.session.births import is_inexact
 from nnrepl.session.reading import Reading
-from nnrepl.tape import Op, Pass, Value
+from nnrepl.tape import Op, Pass, Value, result_inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +194,7 @@ class LineSteps:
     effect: float = 1.0
     cancels: Cancelled | None = None
     sized: Growth | None = None
+    inside: LineSteps | None = None
 
     @property
     def worst(self) -> Factor:
@@ -216,6 +217,8 @@ class LineSteps:
         sized = f" {self.sized.text}" if self.sized is not None else ""
         if self.cancels is not None:
             sized += self.cancels.because
+        if self.inside is not None:
+            sized += f" Inside of that call: {self.inside.say(verb)}"
         if len(self.steps) == 1:
             module = f" in {op.module}" if op.module else ""
             return (
@@ -244,7 +247,17 @@ def _groups(look: Look, steps: list[Factor], how: str) -> list[LineSteps]:
     for group in found[:_SHOWN]:
         group.cancels = cancelled(look, group.worst.op, group.worst.value) if how == "small" else None
         group.sized = _size_behind(look, group, how) if group.cancels is None and group.effect > NOTABLE else None
+        group.inside = _inside(look, group, how)
     return found
+
+
+def _inside(look: Look, group: LineSteps, how: str) -> LineSteps | None:
+    """Return what changes the gradient most that a nested gradient call takes inside, where a line is such a call."""
+    forward = group.worst.op.of
+    inner = result_inside(forward.outputs[0]) if forward is not None and len(forward.outputs) == 1 else None
+    if inner is None or inner.op is None or not look.can_see(inner):
+        return None
+    return shrinks(look, inner) if how == "small" else grows(look, inner)
 
 
 def _is_seen(value: Value) -> bool:

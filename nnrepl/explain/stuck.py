@@ -16,9 +16,9 @@ from nnrepl.explain.known import FIXED, entry_for
 from nnrepl.explain.local import factor_array, factor_text, in_float32
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
-from nnrepl.explain.reasons import Reason
 from nnrepl.explain.regions import Mask, is_zero_on, moves, places
 from nnrepl.explain.sizes import attended, sizes
+from nnrepl.explain.zero_reasons import Reason
 from nnrepl.explain.zeros import shown, units_of, zero_value
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import filler, is_inexact
@@ -39,7 +39,7 @@ def reason_for(look: Look, op: Op, gradient: Value, mask: Mask | None = None) ->
         return _cancelled(look, op, gradient)
     forward, of = op.of, gradient.gradient_of
     if op.root is not op and of is None and op.phase == "backward":
-        made = f"{op.label} {words.call(op)} ({words.place(op.source)})"
+        made = f"{op.label} {words.call(op)} ({words.spot(op)})"
         return Reason(f"the program's own backward rule ({op.root.name}) gives 0 in {made}.",
                       shown(look, [*upstream(op), gradient]))  # fmt: skip
     if forward is None or of is None:
@@ -90,13 +90,12 @@ class Stuck:
             yield Claim("0: too small", lambda: self._product_peak == 0, self._too_small)
             yield Claim("0: sum cancels", lambda: self.given.shape != self.gradient.shape, self._sum_cancels)
             return
+        yield Claim("0: even", lambda: self._length != 1 and self._is_even(), self._even)
         yield Claim("0: dead", lambda: self._dead_operand is not None, self._dead)
         yield Claim("0: alone", lambda: self._length == 1, self._alone)
         yield Claim("0: saturated", lambda: self._smallest_peak > 0.9999, self._saturated)
-        yield Claim("0: even", self._is_even, self._even)
         entry = entry_for(self.forward)
         yield Claim("0: fixed", lambda: entry is not None and entry.kind == FIXED, self._fixed)
-        yield Claim("0: custom", lambda: self.forward.operation.kind == "custom", self._custom)
         yield Claim("0: flat", lambda: not self._passes_another, self._flat)
         yield Claim("0: terms cancel", lambda: self._sizes(False) > 0, self._terms_cancel)
         yield Claim("0: product too small", lambda: self._sizes(True) > 0, self._product_too_small)
@@ -153,9 +152,7 @@ class Stuck:
         kind = words.dtype(self.of.dtype)
         made = ""
         if at.op is not None:
-            made = (
-                f" It was made by {at.op.label} {words.call(at.op)} ({words.place(at.op.source)}), which has no slope."
-            )
+            made = f" It was made by {at.op.label} {words.call(at.op)} ({words.spot(at.op)}), which has no slope."
         text = (
             f"{words.name(self.of)} holds whole numbers ({kind}): MLX cuts the gradient of whole numbers to whole "
             f"numbers, here to 0.{made}"
@@ -163,7 +160,7 @@ class Stuck:
         return Reason(text, shown(self.look, [*upstream(self.op), self.of, self.gradient]), at.op)
 
     def _left_out(self) -> Reason:
-        where = words.place(self.forward.source)
+        where = words.spot(self.forward)
         return Reason(
             f"{words.call(self.forward)} ({where}) leaves out the part of {self.of.name} that counts here "
             f"({places(self.look, self.mask)} of {self.of.size} elements), and so no gradient comes back to it.",
@@ -310,7 +307,9 @@ class Stuck:
         self.look.see(self.op.inputs)
         again = self.op.compute(lambda value: filler(value) if value is dead else value.array)
         slot = self.gradient.slot if self.gradient.slot < len(again) else 0
-        return bool(self.look.numbers([mx.any(again[slot] != 0)])[0])
+        # What is left of a sum that cancels is rounding, and no gradient that passes.
+        least = _ROUNDING.get(self.gradient.dtype, 3e-6) * self.look.stat(self.given).peak
+        return bool(self.look.numbers([mx.any(mx.abs(again[slot]) > least)])[0])
 
     def _dead(self) -> Reason:
         dead = self._dead_operand
@@ -389,10 +388,6 @@ class Stuck:
         text = f"{words.call(self.forward)} passes nothing: {why_end(self.forward)}"
         return Reason(text, shown(self.look, [*upstream(self.op), self.gradient]))
 
-    def _custom(self) -> Reason:
-        text = f"the program's own backward rule ({self.forward.name}) gives 0."
-        return Reason(text, shown(self.look, [*upstream(self.op), self.gradient]))
-
     @cached_property
     def _passes_another(self) -> bool:
         """Whether another gradient of the result, all of whose elements are there, would pass."""
@@ -411,6 +406,10 @@ class Stuck:
         grew = self._largest() if has(self.forward.name, Trait.NORMALIZES, Trait.SHARES) else ""
         return Reason(f"{words.call(self.forward)} passes nothing on to {self.of.name}, whatever comes in{local}."
                       f"{grew}", self._evidence())  # fmt: skip
+
+
+_ROUNDING = {mx.float16: 4e-3, mx.bfloat16: 3e-2, mx.float64: 1e-14}
+"""By how much a sum of few terms may be off, as a share of the largest; for other dtypes it is float32's."""
 
 
 def _compares(forward: Op) -> bool:

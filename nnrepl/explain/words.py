@@ -17,8 +17,8 @@ from nnrepl.tape import Op, Source, Value
 
 FEW = 6
 
-__all__ = ["FEW", "MINUS", "call", "call_of", "cost", "count_of", "counted", "dtype", "element", "factor", "inline",
-           "made", "name", "nested", "number", "operand", "place", "spot", "substitute", "title"]  # fmt: skip
+__all__ = ["FEW", "MINUS", "address", "call", "call_of", "cost", "count_of", "counted", "dtype", "element", "factor",
+           "inline", "made", "name", "nested", "number", "operand", "place", "spot", "substitute", "title"]  # fmt: skip
 
 
 def inline(array: mx.array) -> str:
@@ -107,6 +107,14 @@ def name(value: Value, taker: Op | None = None) -> str:
         inner = op.called(op.inputs[0])
         return called if inner.startswith("#") else f"{inner}ᵀ"
     return called
+
+
+def address(value: Value) -> str:
+    """Return the name of a value; of what is only a part of a gradient its address: `#27`, `#34.1`."""
+    made = value.op
+    if made is None or made.part.adds_to(value) is None:
+        return value.name
+    return f"{made.label}.{value.slot}" if value.slot else made.label
 
 
 def call(op: Op, called: Callable[[Value], str] | None = None) -> str:

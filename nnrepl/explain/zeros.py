@@ -10,9 +10,9 @@ from nnrepl.explain import words
 from nnrepl.explain.answer import Evidence
 from nnrepl.explain.known import entry_for
 from nnrepl.explain.look import Look
-from nnrepl.explain.reasons import Reason
 from nnrepl.explain.regions import Mask, backwards, is_zero_on, moves, places
 from nnrepl.explain.sameness import same_since
+from nnrepl.explain.zero_reasons import Reason
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import filler, is_inexact
 from nnrepl.tape import Leaf, Op, Value, result_inside
@@ -22,7 +22,7 @@ def shown(look: Look, values: list[Value]) -> list[Evidence]:
     """Tensors as evidence, each once."""
     from nnrepl.explain.links import shown as in_short
 
-    return [Evidence(value.name, in_short(look, value)) for value in dict.fromkeys(values)]
+    return [Evidence(words.address(value), in_short(look, value)) for value in dict.fromkeys(values)]
 
 
 def zero_value(look: Look, value: Value, mask: Mask | None = None) -> Reason:
@@ -48,7 +48,7 @@ def zero_value(look: Look, value: Value, mask: Mask | None = None) -> Reason:
 def _came_in(look: Look, value: Value, mask: Mask | None) -> Reason:
     made = _since(look, value)
     if made is not None:
-        return Reason(f"{value.name} is 0 since {made.label} {words.call(made)} ({words.place(made.source)}).",
+        return Reason(f"{value.name} is 0 since {made.label} {words.call(made)} ({words.spot(made)}).",
                       shown(look, [value]))  # fmt: skip
     kind = "a parameter that is 0" if isinstance(value, Leaf) and value.kind == "parameter" else "0 as it came in"
     where = f" at the {places(look, mask)} places that count" if mask is not None else ""
@@ -170,8 +170,21 @@ def _made_zero(look: Look, op: Op, value: Value, mask: Mask | None) -> str:
         return f"{value.name} is 0 as the program gave it{at}."
     said = f"{value.name} = {words.call(op)} gives 0 everywhere{at}."
     equal = op.inputs[0] if has(op.name, Trait.DIFFERENCE) and op.inputs else None
-    more = _operands(look, op) or (same_since(look, equal) if equal is not None else "") or _inside(look, value)
+    same = same_since(look, equal) if equal is not None else ""
+    more = _too_small(look, op, value) or _operands(look, op) or same or _inside(look, value)
     return f"{said} {more}".rstrip()
+
+
+def _too_small(look: Look, op: Op, value: Value) -> str:
+    """Say that a product is 0 only because half precision has no number so small."""
+    if value.dtype not in (mx.float16, mx.bfloat16) or op.operation.kind != "op" or has(op.name, Trait.CONVERTS):
+        return ""
+    look.see(op.inputs)
+    wide = op.compute(lambda taken: taken.array.astype(mx.float32) if is_inexact(taken) else taken.array)
+    peak = look.numbers([mx.max(mx.abs(wide[value.slot].astype(mx.float32)))])[0]
+    if not peak > 0:
+        return ""
+    return f"In float32 its largest number would be {words.number(peak)}, too small for {words.dtype(value.dtype)}."
 
 
 def _operands(look: Look, op: Op) -> str:

@@ -29,6 +29,7 @@ from nnrepl.session.changes import Restarts
 from nnrepl.session.errors import NoGradient, UserError
 from nnrepl.session.lookup import Lookup
 from nnrepl.tape import RUN_PASS, Face, Op, OpSequence, Tape, Value
+from nnrepl.timeline.code import SourceChanges
 from nnrepl.timeline.edits import BadEdit, make_edit, place_of
 
 
@@ -179,7 +180,11 @@ def restarts_of(trace: Trace) -> Restarts:
 
 
 class FunctionCall:
-    """One call of a function, which can be made again from the state in which it was first made."""
+    """One call of a function, which can be made again from the state in which it was first made.
+
+    Attributes:
+        lost: What cannot be put back to that state, in words.
+    """
 
     def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], wrt: Any) -> None:
         self.fn = fn
@@ -187,7 +192,8 @@ class FunctionCall:
         self.kwargs = kwargs
         self.wrt = wrt
         self._roots = [fn, args, kwargs, wrt]
-        self._world = World(self._roots)
+        self._worlds = [World(self._roots)]
+        self.lost = self._worlds[0].lost
 
     def first(self) -> Trace:
         """Make the call, and record it."""
@@ -197,34 +203,43 @@ class FunctionCall:
         with recording(recorder), _same_objects(recorder, self.wrt):
             return self._run(recorder, names)
 
-    def again(self, run: Run) -> Trace:
+    def again(self, run: Run, codes: SourceChanges | None = None, things: Sequence[Any] = ()) -> Trace:
         """Make the call again with an edit; afterwards everything is as it was before.
+
+        Args:
+            codes: What is done in it that is no edit of a tensor.
+            things: What that may change.
 
         Raises:
             UserError: If that cannot be done, or the function does something else when it runs again.
         """
-        if self._world.lost:
-            raise UserError(f"this cannot run again: {self._world.lost[0]} cannot be put back to where it was")
+        if self.lost:
+            raise UserError(f"this cannot run again: {self.lost[0]} cannot be put back to where it was")
+        codes = codes or SourceChanges()
+        self._roots += things
+        self._worlds += [World(things)] if things else []
         try:
-            trace, replay = self._follow(run)
+            trace, replay = self._follow(run, codes)
             if replay.other_way is not None:  # because of the edit, if without it the function does the same again
-                self._follow(Run(run.old, len(run.old), (), 0))
+                self._follow(Run(run.old, len(run.old), (), 0), codes)
         except (Diverged, CannotExchange) as error:
             raise UserError(f"{error}; nothing has changed") from None
         return trace
 
-    def _follow(self, run: Run) -> tuple[Trace, Replay]:
+    def _follow(self, run: Run, codes: SourceChanges) -> tuple[Trace, Replay]:
         """Make the call again along a tape. Raises Diverged, CannotExchange."""
         old = run.old
         names = ProgramNames(old)
         tape = names.tape
-        replay = Replay(run)
+        replay = Replay(run, reach=codes.reach)
         recorder = self.recorder(tape, replay, old)
         with held():
             now = World([*self._roots, *(leaf.held for leaf in leaves_of(old))])
-            self._world.restore()
+            for world in reversed(self._worlds):
+                world.restore()
             try:
                 with allowed(), recording(recorder), _same_objects(recorder, self.wrt):
+                    codes.start()
                     trace = self._run(recorder, names)
                     replay.ended(recorder)
             except Exception as error:
@@ -270,10 +285,14 @@ class _CallRestarts:
         with recording(recorder):
             yield recorder
 
-    def again(self, run: Run) -> tuple[Tape, ProgramNames]:
+    def reaches(self, position: int) -> bool:
+        """Whether what lies behind a position can run again: when the call is over nothing more comes."""
+        return position < len(self._tape) and not self._call.lost
+
+    def again(self, run: Run, codes: SourceChanges, things: Iterable[Any] = ()) -> tuple[Tape, ProgramNames]:
         """Make the call again."""
         try:
-            trace = self._call.again(run)
+            trace = self._call.again(run, codes, list(things))
         except UserError:
             raise
         except Exception as error:

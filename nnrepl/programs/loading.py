@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nnrepl.programs.arrays import SUFFIX
 from nnrepl.programs.examples import example
+from nnrepl.programs.notebook import is_in_cells
 from nnrepl.programs.script import CannotLoad, Script, load_module, load_script
 from nnrepl.session.errors import UserError
 
@@ -48,7 +49,7 @@ def program_of(text: str) -> Script | None:
 
 def _is_program(path: Path) -> bool:
     """Whether a file is to be run, and not to be looked at."""
-    if path.suffix in (".py", ".ipynb") or path.is_dir():
+    if path.suffix == ".py" or is_in_cells(str(path)) or path.is_dir():
         return True
     if path.suffix in (SUFFIX, ".npz", ".npy") or not path.is_file():
         return False

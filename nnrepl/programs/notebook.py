@@ -7,6 +7,7 @@ import io
 import re
 import tokenize
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,28 +33,17 @@ class Notebook:
 
 
 def read_notebook(path: str, *, known: bool = False) -> Notebook:
-    """Read a notebook of any version.
+    """Read a program in cells: `.ipynb` of any version, or what else READERS has.
 
     Args:
         known: Whether its cells are known already, and what is shown of them stays what it is.
 
     Raises:
-        ValueError: If it is not a notebook, or the package that reads notebooks is missing; with one line
-            that says what to do.
+        ValueError: If it is none, or the package that reads it is missing; with one line that says what to do.
         OSError: If the file cannot be read.
     """
     text = Path(path).read_text(encoding="utf-8", errors="replace")
-    try:
-        nbformat = late("nbformat")
-    except ImportError:
-        raise ValueError("reading notebooks needs nbformat: pip install 'nnrepl[notebook]'") from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about cells without ids, which nobody here needs
-            document = nbformat.reads(text, as_version=4)
-        sources = [str(cell.source) for cell in document.cells if cell.cell_type == "code"]
-    except Exception:  # nbformat raises whatever its parsers raise
-        raise ValueError(f"{path} is not a notebook: it does not hold a notebook's JSON") from None
+    sources = READERS[Path(path).suffix](path, text)
     notebook = Notebook()
     for number, source in enumerate(sources, 1):
         kept = _without_magics(source, number, notebook.notes)
@@ -62,6 +52,32 @@ def read_notebook(path: str, *, known: bool = False) -> Notebook:
             register_cell(cell.filename, str(Path(path).resolve()), number, kept)
         notebook.cells.append(cell)
     return notebook
+
+
+def _ipynb(path: str, text: str) -> list[str]:
+    """Return the sources of the code cells of a Jupyter notebook."""
+    try:
+        nbformat = late("nbformat")
+    except ImportError:
+        raise ValueError("reading notebooks needs nbformat: pip install 'nnrepl[notebook]'") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about cells without ids, which nobody here needs
+            document = nbformat.reads(text, as_version=4)
+        return [str(cell.source) for cell in document.cells if cell.cell_type == "code"]
+    except Exception:  # nbformat raises whatever its parsers raise
+        raise ValueError(f"{path} is not a notebook: it does not hold a notebook's JSON") from None
+
+
+READERS: dict[str, Callable[[str, str], list[str]]] = {".ipynb": _ipynb}
+"""The kinds of programs in cells, by the ends of their files' names: each gives the sources of the cells, from the path
+and the text of a file, or raises ValueError with one line. A kind that is entered here is run, loaded, reloaded and
+listed as notebooks are."""
+
+
+def is_in_cells(path: str) -> bool:
+    """Whether a file is a program in cells."""
+    return Path(path).suffix in READERS
 
 
 def _without_magics(source: str, number: int, notes: list[str]) -> str:

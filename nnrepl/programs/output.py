@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import IO, Any
 
-from nnrepl.programs.printed import Output, Piece, Printed
+from nnrepl.programs.printed import Printed, PrintedPiece, TapeOutput
 from nnrepl.record.process import this_process
 from nnrepl.tape import Tape
 
@@ -121,7 +121,7 @@ class HeldOutput:
         self._unwinding = False
         self._tell: Callable[[str], None] | None = None
         self._elsewhere: set[bytes] | None = None
-        self._last: Piece | None = None
+        self._last: PrintedPiece | None = None
         self._process = this_process()
 
     # -- when -------------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ class HeldOutput:
         if self._unwinding or not data:
             return self.holds
         tape = self._tape()
-        output, piece = self._printed.on(tape), Piece(len(tape), stream, data)
+        output, piece = self._printed.on(tape), PrintedPiece(len(tape), stream, data)
         if piece.position <= output.seen and self._elsewhere is None:
             return True
         if self.holds:
@@ -256,18 +256,18 @@ class HeldOutput:
         self._printed.new(output)
         self.settle()
 
-    def _new(self, output: Output, pieces: list[Piece]) -> list[Piece]:
+    def _new(self, output: TapeOutput, pieces: list[PrintedPiece]) -> list[PrintedPiece]:
         """Return what is to be shown of what the cursor has passed."""
         if self._elsewhere is None:
             shown = [part for piece in pieces for part in output.fresh(piece)]
         else:
             lines = [(stream, line) for stream, data in self._runs(pieces) for line in data.splitlines(keepends=True)]
-            shown = [Piece(0, stream, line) for stream, line in lines if line not in self._elsewhere]
+            shown = [PrintedPiece(0, stream, line) for stream, line in lines if line not in self._elsewhere]
         self._last = shown[-1] if shown else self._last
         return shown
 
     @staticmethod
-    def _runs(pieces: list[Piece]) -> list[tuple[_Stream, bytes]]:
+    def _runs(pieces: list[PrintedPiece]) -> list[tuple[_Stream, bytes]]:
         """Pieces for the same stream, together."""
         runs: list[tuple[_Stream, bytes]] = []
         for piece in pieces:

@@ -18,7 +18,7 @@ _REMEMBERED = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class PrintedPiece:
     """Something that was printed.
 
     Attributes:
@@ -42,11 +42,11 @@ class _Same:
     """
 
     others: list[bytes]
-    withheld: list[Piece] = field(default_factory=list)
+    withheld: list[PrintedPiece] = field(default_factory=list)
 
 
 @dataclass(slots=True)
-class Output:
+class TapeOutput:
     """What was printed on one tape.
 
     Attributes:
@@ -57,20 +57,20 @@ class Output:
         same: The streams on which nothing new has been printed.
     """
 
-    passed: list[Piece] = field(default_factory=list)
+    passed: list[PrintedPiece] = field(default_factory=list)
     forgotten: dict[Any, int] = field(default_factory=dict)
-    waiting: list[Piece] = field(default_factory=list)
+    waiting: list[PrintedPiece] = field(default_factory=list)
     seen: int = -1
     same: dict[Any, _Same] = field(default_factory=dict)
 
-    def take(self, position: int | None) -> list[Piece]:
+    def take(self, position: int | None) -> list[PrintedPiece]:
         """Return the cursor comes to a position (or to the end): what waits no more."""
         taken = [piece for piece in self.waiting if position is None or piece.position <= position]
         if taken:
             self.waiting = [] if position is None else [piece for piece in self.waiting if piece.position > position]
         return taken
 
-    def fresh(self, piece: Piece) -> list[Piece]:
+    def fresh(self, piece: PrintedPiece) -> list[PrintedPiece]:
         """Return the cursor passes a piece. Returns what is to be shown for it."""
         self.passed.append(piece)
         if len(self.passed) > _REMEMBERED:
@@ -90,18 +90,18 @@ class Output:
             return [replace(piece, data=data[max(over) :])]
         return [*same.withheld, piece]
 
-    def until(self, position: int) -> Output:
+    def until(self, position: int) -> TapeOutput:
         """Return a tape begins that shares what was printed up to a position."""
-        return Output([piece for piece in self.passed if piece.position <= position], dict(self.forgotten))
+        return TapeOutput([piece for piece in self.passed if piece.position <= position], dict(self.forgotten))
 
-    def beyond(self, other: Output, stream: Any) -> bytes:
+    def beyond(self, other: TapeOutput, stream: Any) -> bytes:
         """Return what has been printed to a stream after what it shares with another; nothing where that is not all."""
         (start, mine), (begin, theirs) = self._text(stream), other._text(stream)
         known = max(start, begin)
         mine, theirs = mine[known - start :], theirs[known - begin :]
         return mine[len(theirs) :] if mine.startswith(theirs) else b""
 
-    def later(self, other: Output, stream: Any) -> bytes:
+    def later(self, other: TapeOutput, stream: Any) -> bytes:
         """Return what has been printed to a stream after as much as another has."""
         (start, mine), (begin, theirs) = self._text(stream), other._text(stream)
         return mine[max(begin + len(theirs) - start, 0) :]
@@ -120,17 +120,17 @@ class Printed:
     """What was printed, tape by tape."""
 
     def __init__(self) -> None:
-        self._outputs: WeakKeyDictionary[Tape, Output] = WeakKeyDictionary()
-        self._latest: Output | None = None
+        self._outputs: WeakKeyDictionary[Tape, TapeOutput] = WeakKeyDictionary()
+        self._latest: TapeOutput | None = None
 
-    def on(self, tape: Tape) -> Output:
+    def on(self, tape: Tape) -> TapeOutput:
         """Return what was printed on a tape."""
         output = self._outputs.get(tape)
         if output is None:
-            output = self._outputs[tape] = Output()
+            output = self._outputs[tape] = TapeOutput()
         return output
 
-    def passing(self, tape: Tape, streams: list[Any]) -> Output:
+    def passing(self, tape: Tape, streams: list[Any]) -> TapeOutput:
         """Return what was printed on a tape, of which more is passed now: held against what was shown meanwhile of
         others."""
         output = self.on(tape)
@@ -157,11 +157,11 @@ class Printed:
         self._outputs[tape] = begun
         self._compare(begun, streams)
 
-    def new(self, output: Output) -> None:
+    def new(self, output: TapeOutput) -> None:
         """Take what is printed from now on as never seen."""
         self._latest, output.same = output, {}
 
-    def _compare(self, output: Output, streams: list[Any]) -> None:
+    def _compare(self, output: TapeOutput, streams: list[Any]) -> None:
         self._latest = output
         for stream in streams:
             withheld = output.same.pop(stream, _Same([])).withheld
@@ -172,7 +172,7 @@ class Printed:
     def goes_on(self, tape: Tape, old: Tape) -> None:
         """Take note that the program goes on, and writes another tape, which shares all with the old one."""
         before = self.on(old)
-        self._outputs[tape] = Output(list(before.passed), dict(before.forgotten), list(before.waiting))
+        self._outputs[tape] = TapeOutput(list(before.passed), dict(before.forgotten), list(before.waiting))
 
     def elsewhere(self, tape: Tape, streams: list[Any]) -> set[bytes]:
         """Return the lines that have been seen on other tapes only."""

@@ -129,7 +129,11 @@ class _NoProgram:
         """Refuses. Raises UserError."""
         raise UserError(self._refusal)
 
-    def again(self, run: Run) -> tuple[Tape, ProgramNames]:
+    def reaches(self, position: int) -> bool:
+        """Leave it to `again` to refuse."""
+        return True
+
+    def again(self, run: Run, codes: object, things: object = ()) -> tuple[Tape, ProgramNames]:
         """Refuses. Raises UserError."""
         raise UserError(self._refusal)
 

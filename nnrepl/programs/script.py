@@ -19,7 +19,7 @@ from typing import Any
 from nnrepl.programs.cells import Loop
 from nnrepl.programs.display import provide, shown
 from nnrepl.programs.kept import Kept
-from nnrepl.programs.notebook import Notebook, read_notebook
+from nnrepl.programs.notebook import Notebook, is_in_cells, read_notebook
 from nnrepl.programs.reload import read
 from nnrepl.record.segments import register_text
 from nnrepl.replay.world import is_library
@@ -63,7 +63,7 @@ class Script:
         self._code = list(zip(code, texts))
         self.kept = Kept()
         for part, text in self._code:
-            self.kept.keep(part.co_filename, text, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if self._path_names(path) else 0)
+            self.kept.keep(part.co_filename, text, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if is_in_cells(path) else 0)
         self._spec: Any = None
         self._begun = False
         self.loop = Loop()
@@ -121,7 +121,7 @@ class Script:
         """Return the text of one of the program's files as it is on disk now. Raises UserError."""
         if filename == STANDARD_INPUT:
             return self._code[0][1]
-        if not self._path_names(self.path) or "#" not in filename:
+        if not is_in_cells(self.path) or "#" not in filename:
             return read(filename)
         try:
             cells = {cell.filename: cell.text for cell in read_notebook(self.path, known=True).cells}
@@ -148,7 +148,7 @@ class Script:
             module.__dict__.update(
                 __package__=self._spec.parent, __loader__=self._spec.loader, __cached__=self._spec.cached
             )
-        is_notebook = self._path_names(self.path)
+        is_notebook = is_in_cells(self.path)
         provide(is_notebook)
         if is_notebook:
             module.__dict__["display"] = shown
@@ -157,11 +157,6 @@ class Script:
             sys.path[:1] = [self._first_path]
         self._begun = True
         return module
-
-    @staticmethod
-    def _path_names(path: str) -> bool:
-        """Whether the program is a notebook, in which IPython's `display` is known."""
-        return path.endswith(".ipynb")
 
 
 def load_script(path: str, args: list[str]) -> Script:
@@ -177,7 +172,7 @@ def load_script(path: str, args: list[str]) -> Script:
             if not (file / "__main__.py").exists():
                 raise CannotLoad(f"{path} is a directory; name a program in it, such as {file / 'train.py'}")
             first, file = Path(os.path.abspath(path)), file / "__main__.py"
-        if file.suffix == ".ipynb":
+        if is_in_cells(str(file)):
             return _notebook(path, args)
         source = file.read_bytes() if path else b""
     except FileNotFoundError:

@@ -18,6 +18,8 @@ _ROWS, _ELEMENTS = 512, 1 << 21
 """Values that are asked together, and their elements."""
 _SMALL, _TOGETHER = 2**12, 2**20
 """Elements of a tensor that is laid beside others, and of all that are laid side by side."""
+PIECE = 1 << 24
+"""Elements of one tensor that are looked at together: the numbers in between take several times their memory."""
 _BLOCK = 512
 """Elements that are added up in one go."""
 
@@ -146,6 +148,13 @@ def rows(group: Sequence[Value]) -> mx.array:
     if len(group) == 1:
         return group[0].array.reshape(1, size)
     return mx.concatenate([value.array.reshape(-1) for value in group]).reshape(len(group), size)
+
+
+def pieces(array: mx.array) -> Iterator[mx.array]:
+    """Give a large tensor in rows of one piece each, in order."""
+    flat = array.reshape(-1)
+    for start in range(0, array.size, PIECE):
+        yield flat[start : start + PIECE].reshape(1, -1)
 
 
 def totals(array: mx.array) -> mx.array:

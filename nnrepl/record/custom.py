@@ -43,7 +43,7 @@ def _pass_on(_: Composite, count: int, *arrays: mx.array) -> list[mx.array]:
 
 
 @dataclass(frozen=True)
-class Again:
+class RanAgain:
     """What the backward pass of a composite ran of the program's.
 
     Attributes:
@@ -80,7 +80,7 @@ class Composite(Repeatable):
         self.result: Any = None
         self.state: mx.array | None = None
         self.ops: list[Op] = []
-        self.again: Again | None = None
+        self.again: RanAgain | None = None
         self.repeats: Callable[[Sequence[Value]], list[Value]] | None = None
 
     def native(self, op: Op, lookup: Callable[[Value], mx.array]) -> list[mx.array]:
@@ -131,7 +131,7 @@ class Composite(Repeatable):
             returned = trees.arrays(call())
             recorder.intake.enter(recorder)
             results = [recorder.value_of(array, _getframe(0)) for array in returned]
-        self.again = Again(recorder.tape.ops[start:], list(given), results)
+        self.again = RanAgain(recorder.tape.ops[start:], list(given), results)
         _belong(recorder, start, op)
         return results
 
@@ -155,7 +155,7 @@ class Composite(Repeatable):
         if earlier.again is not None:
             again = earlier.again
             ops = [repetition.made[op] for op in again.ops if op in repetition.made]
-            self.again = Again(ops, list(repetition.images(again.given)), list(repetition.images(again.results)))
+            self.again = RanAgain(ops, list(repetition.images(again.given)), list(repetition.images(again.results)))
 
     def cotangents(self, sweep: Sweep, op: Op, reached: tuple[int, ...], gradients: tuple[Value, ...]) -> list[Value]:
         """Return a gradient for every output: zeros for one that none has reached."""
@@ -346,6 +346,15 @@ def in_first_run(tape: Tape, value: Value, cursor: int | None) -> tuple[Value, i
     if cursor is not None:
         cursor = first.position + max(0, min(cursor - value.op.position, len(composite.ops) - at))
     return first.outputs[value.slot], cursor
+
+
+def runs_twice(tape: Tape, op: Op) -> bool:
+    """Whether an op lies in a block that runs once more in the backward pass, in either run."""
+    if op in tape.notes.belonging:
+        return True
+    part = op.part
+    composites = [other.args[0] for other in part.tape.ops[op.position : part.end] if other.args]
+    return any(isinstance(one, Rerun) and one.again is not None and op in one.ops for one in composites)
 
 
 class Checkpointed(opaque.Transform):

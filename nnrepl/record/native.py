@@ -11,7 +11,6 @@ stretch, which ends where a call is made that has to be seen.
 from __future__ import annotations
 
 import functools
-import gc
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -25,12 +24,15 @@ import mlx.core as mx
 
 from nnrepl.record.caller import Caller
 from nnrepl.record.frame_variables import first_argument
+from nnrepl.record.handing_back import hand_back
+from nnrepl.record.kept_number import KeptNumber
 from nnrepl.record.numbering import Numbering
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import NATIVE, RECORD, Recorder, noticing, ready
 from nnrepl.record.segments import is_library
 from nnrepl.record.stack import UPDATES
 from nnrepl.tape import GRADIENT_PASS, RUN_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Value, is_evaluated
+from nnrepl.tape.collector import set_aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class Levels:
         numbering: Numbers their passes.
         resting: Whether the program is in a closed stretch: until the next call.
         evaluations: How many evaluations the program has forced up to now, if it is.
+        returned: What the call gives back that has just been closed.
     """
 
     def __init__(
@@ -115,6 +118,7 @@ class Levels:
         self.numbering = Numbering()
         self.resting = False
         self.evaluations = 0
+        self.returned: Any = None
         self._depth = 0
         self._sparse = False
 
@@ -152,12 +156,13 @@ class Levels:
         for frame in recorder.stack.watched(Quiet()):
             if frame is not None:
                 recorder.watch.see(frame)  # what they have got since their last op is not known later
-        recorder.watch.loosen()
+        recorder.watch.rest()
+        hand_back(recorder)
         self._patches.undo()
         self._calls(self, self._patches)
         self._sparse = True
         recorder.mode = NATIVE
-        gc.freeze()  # what is on the tape stays there: Python need not walk it again and again
+        set_aside()  # what is on the tape stays there: Python need not walk it again and again
 
     def record(self) -> None:
         """From here on every op is recorded."""
@@ -192,11 +197,14 @@ class Levels:
 
     # -- stretches -------------------------------------------------------------------------------------------
 
-    def rest(self, scope: Activation | None, lasti: int) -> None:
-        """Note that the program has forced an evaluation while ops are recorded: what it does next becomes a closed
+    def forced(self, scope: Activation | None, lasti: int) -> None:
+        """Tell that the program has forced an evaluation while ops are recorded. What it does next becomes a closed
         stretch, if nobody needs what is in it."""
         recorder, listener = self.recorder, self.recorder.listener
-        if listener is None or self.blocked or recorder.tracing or not listener.rests():
+        if listener is None:
+            return
+        listener.evaluation_forced()
+        if self.blocked or recorder.tracing or not listener.rests():
             return
         recorder.intake.enter(recorder)
         self.resting, self.evaluations = True, len(recorder.tape.marks)
@@ -279,7 +287,7 @@ class Levels:
                 elif op.part.gives_loss and loss is not None:
                     self.losses.made(op, loss(result))
                 recorder.intake.closed(recorder, op)
-            self._left(op)
+            self._left(op, result)
         return result
 
     def _look_for_update(self) -> None:
@@ -291,10 +299,11 @@ class Levels:
         if isinstance(last, ClosedOp) and last.part.kind == GRADIENT_PASS and listener is not None:
             listener.not_updated()
 
-    def _left(self, op: ClosedOp) -> None:
-        listener = self.recorder.listener
+    def _left(self, op: ClosedOp, result: Any = None) -> None:
+        listener, self.returned = self.recorder.listener, result
         if listener is not None and not listener.call_closed(op) and self.native:
             self.record()
+        self.returned = None
 
     @contextmanager
     def recorded(self, calls: list[Call]) -> Iterator[None]:
@@ -370,7 +379,8 @@ class ClosedLosses:
 
     def _keep(self, loss: mx.array) -> Value:
         assert self._op is not None
-        value = Value(self._op, 0, _copy(loss))
+        plain = not loss.ndim and is_evaluated(loss)
+        value = KeptNumber(self._op, loss) if plain else Value(self._op, 0, _copy(loss))
         self._op.outputs, self._op.part.loss = (value,), value
         return value
 
@@ -421,8 +431,10 @@ def _closed(numbering: Numbering, recorder: Recorder, call: Call, scope: Activat
     tape = recorder.tape
     passes, ops = tape.passes, tape.ops
     position = len(ops)
-    part = Pass(tape, 0, call.kind, call.title, position, position + 1, position + 1)
-    part.scope, part.lasti, part.code, part.open, part.grads = scope, lasti, call.code, False, _NO_GRADIENTS
+    end = position + 1
+    part = Pass(tape, 0, call.kind, call.title, position, end, end)
+    part.scope, part.code, part.open, part.grads = scope, call.code, False, _NO_GRADIENTS
+    part.lasti = _OFFSETS.setdefault(lasti, lasti)
     part.number = numbering.coming(tape, part)
     op = ClosedOp(call.kind, call.title, part)
     ops.append(op)
@@ -432,6 +444,8 @@ def _closed(numbering: Numbering, recorder: Recorder, call: Call, scope: Activat
 
 _NO_GRADIENTS: dict[Value, list[Value]] = {}
 """Those of closed calls: one for all, since a long run has many."""
+_OFFSETS: dict[int, int] = {}
+"""The numbers that say where in their functions closed calls are made: each once."""
 
 
 def keep_contents(recorder: Recorder, array: mx.array) -> None:

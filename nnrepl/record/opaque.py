@@ -265,7 +265,7 @@ class OpaqueCall:
         self.marks: list[Mark | None] = []
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        """Return the program's call."""
+        """Make the program's call."""
         recorder, intake = self.recorder, self.recorder.intake
         intake.enter(recorder)
         inputs: list[Value] = []

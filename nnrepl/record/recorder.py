@@ -1,7 +1,6 @@
 """Recorder: writes down what the program calls, as it calls it.
 
-This is the hot path: a recorded op may cost a few microseconds. Names and places are kept as a code object
-and an offset, and resolved when somebody looks.
+This is the hot path: an op may cost a few microseconds. Names and places are code objects and offsets until asked for.
 """
 
 from __future__ import annotations
@@ -349,10 +348,8 @@ class Recorder:
             self.watch.settle()
             self.watch.loosen()
         self.tape.marks.append(Mark(len(self.tape), how, values, scope, frame.f_lasti))
-        if self.listener is not None and not self.differentiating:
-            self.listener.evaluation_forced()
-            if self.levels is not None:
-                self.levels.rest(scope, frame.f_lasti)
+        if self.levels is not None and not self.differentiating:
+            self.levels.forced(scope, frame.f_lasti)
 
     def drawn(self) -> DrawnKey:
         """Return the key that the next random op will draw from the global state."""
@@ -464,8 +461,7 @@ def ready() -> Recorder | None:
 
 
 def noticing() -> Levels | None:
-    """Return what notices a call that is made here and now, natively and not within another one; None if nothing
-    does."""
+    """Return what notices a call made natively here and now, not within another one; None if nothing does."""
     if _installed:
         recorder = _installed[-1]
         if recorder.mode == NATIVE and get_ident() == recorder.thread:

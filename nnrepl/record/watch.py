@@ -386,6 +386,12 @@ class BindingWatch:
             state.containers = []
             state.shared = None
 
+    def rest(self) -> None:
+        """Hold nothing of the program's until `resume`, not what its modules hold either."""
+        self.loosen()
+        for watched in self._known.values():
+            watched.last = None
+
     # -- arrays that change --------------------------------------------------------------------------------
 
     def changed(self, array: mx.array, old: Value) -> None:

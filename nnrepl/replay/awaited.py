@@ -61,7 +61,9 @@ class Awaited:
         then = self._then
         if then is None:
             return None
-        if event == "line" and frame.f_lineno == self._line and self._is_meant(frame.f_locals):
+        variables = frame.f_locals  # held on to: before 3.13 the frame gets back what is in it, so nobody may clear it
+        if event == "line" and frame.f_lineno == self._line and self._is_meant(variables):
             then()
+            del variables
             return None
         return self._came

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -108,13 +109,21 @@ def _is_ours() -> bool:
 
 
 def put_off(frame: FrameType | None) -> bool:
-    """Whether Ctrl-C struck where something has just died: nothing can be raised from there, so it strikes again a
-    moment later."""
-    for _ in range(3):
-        if frame is not None and frame.f_code.co_qualname in _CALLBACKS:
-            threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+    """Whether Ctrl-C struck where nothing can be raised from: then it strikes again a moment later."""
+    if not is_swallowed(frame):
+        return False
+    threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+    return True
+
+
+def is_swallowed(frame: FrameType | None) -> bool:
+    """Whether Python swallows what is raised in a frame: something dies there, or the collector tells of its work."""
+    telling = [getattr(callback, "__code__", None) for callback in gc.callbacks]
+    while frame is not None:
+        code = frame.f_code
+        if code.co_qualname in _CALLBACKS or code.co_name == "__del__" or code in telling:
             return True
-        frame = None if frame is None else frame.f_back
+        frame = frame.f_back
     return False
 
 

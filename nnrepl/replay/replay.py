@@ -454,13 +454,11 @@ class Replay(Intake):
                 self._rebinding = rebinding
 
     def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
-        """Return the arguments of an op of the program's, some of which it had read before an edit gave a name
-        another."""
+        """Return an op's arguments, of which the program had read some before an edit gave a name another."""
         return args if self._rebinding is None else self._rebinding.taken(args, frame)
 
     def _exchange(self, recorder: Recorder, old: Value, new: Value) -> None:
-        """From now on everything that held `old` holds `new`. Arrays that the program has had for longer are
-        changed in place."""
+        """Let all that held `old` hold `new`. Arrays that the program has had for longer are changed in place."""
         content = self.content(new)
         for key, value in recorder.live.copy().items():
             if value is old:
@@ -496,5 +494,6 @@ def _nothing(position: int, due: bool = False) -> None:
 def _overwrite(recorder: Recorder, array: mx.array, old: Value, content: Value) -> None:
     if old.held is array:
         old.held = _copy(array)
+        recorder.link(array, old)  # nothing else keeps an eye on it from here on
         recorder.overwritten.append((old, array))
     refill(array, content.array)

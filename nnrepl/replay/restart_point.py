@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 import mlx.core as mx
 
@@ -21,23 +21,43 @@ from nnrepl.tape import GRADIENT_PASS, Pass, Tape, Value
 _copy = mx.array.__copy__
 
 
-class RestartPoint:
-    """The entry of a pass: everything that a second run must find as the first one did.
+class Changing(Protocol):
+    """What changes in the program on the way."""
+
+    def leave(self, position: int) -> None:
+        """Take back what was done once behind a position."""
+
+    def stand(self, position: int) -> None:
+        """Bring the living program to what it is to be at a position."""
+
+    def reach(self, position: int, *, entering: bool = False, alive: bool = True, due: bool = False) -> None:
+        """Note that the program has come to a position of the tape."""
+
+
+class KeptMoment:
+    """A moment of what can be reached from some things, to come back to.
+
+    Args:
+        things: What is to be found then as it is now.
 
     Attributes:
-        start: The position of the first op after it.
-        lost: What the world holds that cannot be put back, in words.
+        lost: What cannot be put back, in words.
     """
 
-    def __init__(self, recorder: Recorder, call: GradientCall) -> None:
-        self.call = call
-        self.start = len(recorder.tape)
+    def __init__(self, recorder: Recorder, things: Iterable[Any]) -> None:
         self._recorder = recorder
-        self._world = World([call.fun, call.given])
-        self.lost = self._world.lost
+        self.things = list(things)
+        self._worlds = [World(self.things)]
+        self.lost = self._worlds[0].lost
         self._known = [(weakref.ref(array), value) for array, value in _objects(recorder)]
         self._draws = recorder.draws
-        self._restored: Callable[[], None] = _nothing
+
+    def reaches(self, things: Iterable[Any]) -> None:
+        """Keep more, which is as it was at that moment: the user may change it."""
+        more = list(things)
+        if more:
+            self.things += more
+            self._worlds.append(World(more))
 
     def restore(self) -> None:
         """Put everything back: the program's objects are refilled, while the values keep what they held."""
@@ -48,7 +68,8 @@ class RestartPoint:
             # of its own (the same buffer, no numbers are copied).
             if value.held is array:
                 value.held = _copy(array)
-        self._world.restore()
+        for world in reversed(self._worlds):
+            world.restore()
         recorder.live.clear()
         recorder.guards.clear()
         for array, value in objects:
@@ -60,27 +81,40 @@ class RestartPoint:
                 recorder.link(known, value)
         recorder.draws = self._draws
 
-    def again(self, run: Run, tape: Tape, restored: Callable[[], None]) -> None:
+
+class RestartPoint(KeptMoment):
+    """The entry of a pass: everything that a second run must find as the first one did.
+
+    Attributes:
+        start: The position of the first op behind it.
+    """
+
+    def __init__(self, recorder: Recorder, call: GradientCall, things: Iterable[Any] = ()) -> None:
+        super().__init__(recorder, [call.fun, call.given, *things])
+        self.call = call
+        self.start = len(recorder.tape)
+
+    def again(self, run: Run, tape: Tape, changes: Changing) -> None:
         """Make the call again, on `tape`. Whatever happens on the way, everything is then as it was.
 
         Args:
-            restored: Called when the world is as it was at the entry: brings the program's source to where it is to be.
+            changes: Brings the program's source to where it is to be, and does what the user does in it.
 
         Raises:
             Diverged: If the program does not do the same when it runs again.
             CannotExchange: If an edit cannot stand where it is to stand.
             KeyboardInterrupt: If the user interrupts it.
         """
-        now = _Moment(self._recorder, self.call)
-        self._restored = restored
+        now = _Moment(self._recorder, self.call, self.things)
         with held():
             try:
                 with allowed():
-                    replay = self._follow(run, tape)
+                    replay = self._follow(run, tape, changes)
                     # A program with a clock in it goes another way by itself: only a run without the edit can tell.
                     if replay.other_way is not None:
-                        self._control(run)
+                        self._control(run, changes)
             except BaseException:
+                changes.leave(self.start)
                 now.come_back()
                 raise
 
@@ -88,17 +122,18 @@ class RestartPoint:
         """Where on a tape the pass ends that begins here."""
         return next((part.end for part in tape.passes if part.kind == GRADIENT_PASS and part.start >= self.start), 0)
 
-    def _follow(self, run: Run, tape: Tape) -> Replay:
+    def _follow(self, run: Run, tape: Tape, changes: Changing) -> Replay:
         """Make the call again along a tape."""
         recorder, call = self._recorder, self.call
-        replay = Replay(run, end=max(self.end_of(run.old), run.position))
+        replay = Replay(run, end=max(self.end_of(run.old), run.position), reach=changes.reach)
         mode = recorder.mode
         try:
             recorder.tape, recorder.intake, recorder.part, recorder.mode = tape, replay, None, RECORD
             recorder.overwritten.clear()
             with held():
+                changes.leave(self.start)
                 self.restore()
-                self._restored()
+                changes.stand(self.start)
                 replay.refresh(recorder)
             call.attempt()
             if isinstance(call.error, KeyboardInterrupt):
@@ -108,17 +143,17 @@ class RestartPoint:
             recorder.intake, recorder.mode, recorder.part = RECORDING, mode, None
         return replay
 
-    def _control(self, run: Run) -> None:
+    def _control(self, run: Run, changes: Changing) -> None:
         """Note that the program went another way after an edit. It was because of the edit if it does the same again
         without it.
 
         Raises:
             Diverged: If it does not.
         """
-        edited = _Moment(self._recorder, self.call)
+        edited = _Moment(self._recorder, self.call, self.things)
         try:
             plain = run.old.fork(self.start, run.old.names)
-            self._follow(Run(run.old, self.end_of(run.old), (), 0), plain)
+            self._follow(Run(run.old, self.end_of(run.old), (), 0), plain, changes)
         finally:
             edited.come_back()
 
@@ -126,8 +161,8 @@ class RestartPoint:
 class _Moment:
     """The present, to come back to."""
 
-    def __init__(self, recorder: Recorder, call: GradientCall) -> None:
-        self._point = RestartPoint(recorder, call)
+    def __init__(self, recorder: Recorder, call: GradientCall, things: Iterable[Any]) -> None:
+        self._point = RestartPoint(recorder, call, things)
         self._recorder = recorder
         self._state = {name: getattr(recorder, name) for name in _STATE}
         running: list[list[Any]] = [recorder.sweeps, recorder.tracing]
@@ -146,10 +181,6 @@ class _Moment:
             call = self._point.call
             call.part = self._part
             call.result, call.error = self._outcome
-
-
-def _nothing() -> None:
-    """Note that the source is what it was."""
 
 
 _STATE = ("tape", "intake", "mode", "part", "differentiating", "captured", "stream", "started")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from nnrepl.tape import Op, Tape
@@ -19,6 +20,7 @@ class Run:
         part: In which pass they are to stand instead, by its number, where other ops may come before; 0: none.
         recoded: Whether the program runs other source from the position on: whatever it does there is right.
         opened: The numbers of steps of which every op is to be recorded: they are closed on the old tape.
+        behind: How many ops come from what happens there; the user is to stand behind them. None: not known yet.
         seen: Up to where on the new tape the user has seen what the program prints; by default that is all before
             the position.
     """
@@ -31,6 +33,14 @@ class Run:
     recoded: bool = False
     opened: frozenset[int] = frozenset()
     seen: int | None = None
+    behind: Callable[[], int | None] | None = None
+
+    def stands(self) -> int | None:
+        """Where on the new tape the user is to stand; None while that is not known."""
+        if self.behind is None or self.cursor < self.position:
+            return self.cursor
+        more = self.behind()
+        return None if more is None else self.cursor + more
 
     @property
     def expected(self) -> list[Op]:

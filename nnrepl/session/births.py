@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from nnrepl.ops import ELEMENTWISE, ENTRIES, Trait, has
+from nnrepl.record.batches import PIECE, pieces
 from nnrepl.tape import Inside, Op, Value, inside_of, result_inside
 
 
@@ -136,12 +137,15 @@ def first_bad(sight: Sight, value: Value, kind: str = "") -> int | None:
     if not value.size or not is_inexact(value):
         return None
     sight.see([value])
-    flat = value.array.flatten()
-    nan, inf = mx.isnan(flat), mx.isinf(flat)
-    any_nan, at_nan, any_inf, at_inf = sight.numbers([mx.any(nan), mx.argmax(nan), mx.any(inf), mx.argmax(inf)])
-    if any_nan and kind != INF:
-        return int(at_nan)
-    return int(at_inf) if any_inf and kind != NAN else None
+    infinite: int | None = None
+    for number, piece in enumerate(pieces(value.array)):
+        nan, inf = mx.isnan(piece), mx.isinf(piece)
+        any_nan, at_nan, any_inf, at_inf = sight.numbers([mx.any(nan), mx.argmax(nan), mx.any(inf), mx.argmax(inf)])
+        if any_nan and kind != INF:
+            return number * PIECE + int(at_nan)
+        if any_inf and infinite is None:
+            infinite = number * PIECE + int(at_inf)
+    return infinite if kind != NAN else None
 
 
 def is_inexact(value: Value) -> bool:

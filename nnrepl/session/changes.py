@@ -7,30 +7,30 @@ itself runs again from its start, and what it does up to the edit comes from the
 
 from __future__ import annotations
 
-import ast
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Protocol
-
-import mlx.core as mx
 
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import allowed, held, hold_on
 from nnrepl.replay.run import Run
 from nnrepl.session import closed
-from nnrepl.session.errors import NotYet, UserError
+from nnrepl.session.assigned import IndexKey, is_set, value_named
+from nnrepl.session.errors import UserError
 from nnrepl.session.goals import Goal
-from nnrepl.session.other_tape import refusal, same_place
+from nnrepl.session.instantly import at_once
+from nnrepl.session.other_tape import check_kind, refusal, same_place
 from nnrepl.session.parsed import Assignment, Parsed
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
-from nnrepl.session.statements import statement
 from nnrepl.session.typed import append, upcoming
+from nnrepl.session.typed_lines import as_change
 from nnrepl.tape import ClosedOp, Tape, Value, outermost
-from nnrepl.timeline.code import CodeChange
+from nnrepl.timeline.code import CodeChange, SourceChanges
 from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
 from nnrepl.timeline.timelines import Timeline, Timelines
 from nnrepl.timeline.typed_cells import Cell
@@ -42,9 +42,13 @@ class Restarts(Protocol):
     def computing(self) -> AbstractContextManager[Recorder]:
         """Return a recorder, installed, for the ops of an edit."""
 
-    def again(self, run: Run) -> tuple[Tape, ProgramNames]:
-        """Run again what has to. Raises UserError if that fails, and everything is as it was; or unwinds the
-        program, and it is `Changes.arrived` that goes on."""
+    def reaches(self, position: int) -> bool:
+        """Whether what lies behind a position can run again."""
+
+    def again(self, run: Run, codes: SourceChanges, things: Iterable[Any] = ()) -> tuple[Tape, ProgramNames]:
+        """Run again what has to, with other source and what the user does in it, which may change some things. Raises
+        UserError if that fails, and everything is as it was; or unwinds the program, and it is `Changes.arrived` that
+        goes on."""
 
 
 class Changes:
@@ -88,11 +92,12 @@ class Changes:
         Raises:
             NotYet: If the value lies ahead of the cursor.
         """
-        value = self._value(change.target)
+        session = self.session
+        value = value_named(session, change.target)
         if value is not None:
-            return None if self._is_set(change.target) else (value, change.target.text, False)
+            return None if is_set(session, change.target) else (value, change.target.text, False)
         if change.base is not None:
-            value = self._value(change.base)
+            value = value_named(session, change.base)
             if value is not None:
                 return value, change.base.text, True
         return None
@@ -112,11 +117,11 @@ class Changes:
             if not in_part:
                 return given(change.whole())
             array = recorder.handle(value)
-            key = given(change.key("__key__"), __key__=_Key())
+            key = given(change.key("__key__"), __key__=IndexKey())
             new = given(change.value)
             if change.operator is not None:
                 new = given(change.combined("__old__", "__new__"), __old__=array[key], __new__=new)
-            _check_kind(value, name, new)
+            check_kind(value, name, new)
             array[key] = new
             return array
 
@@ -124,36 +129,13 @@ class Changes:
         alias = variable.is_name and value.label is not None and value.label.rpartition(".")[2] != variable.text
         return self.edit(value, name, line, compute, alias)
 
-    def _is_set(self, parsed: Parsed) -> bool:
-        """Whether a property takes what is assigned, and does with it what it will: `learning_rate` of an optimizer
-        keeps it, that of several hands it on."""
-        path = parsed.only()
-        if not isinstance(path, ast.Attribute):
+    def acts_at_once(self, line: Parsed) -> bool:
+        """Whether a change of a tensor is made at once, where the program waits: it cannot run again for that."""
+        session, restarts = self.session, self.restarts
+        if restarts is None or not session.running or session.cursor < len(session.tape) - 1 or not line.is_plain:
             return False
-        try:
-            holder = self.session.expressions.evaluate(parsed.of(path.value), self.session.where())
-        except Exception:  # a path of a model's that no variable leads to
-            return False
-        found = getattr(type(holder), path.attr, None)
-        setter = found.fset if isinstance(found, property) else None
-        return setter is not None and getattr(setter, "__qualname__", "") != "Optimizer.learning_rate"
-
-    def _value(self, parsed: Parsed) -> Value | None:
-        session = self.session
-        try:
-            result = session.expressions.evaluate(parsed, session.where())
-        except UserError:
-            raise
-        except Exception:  # whatever it is, it is no value of the tape: Python will say what is wrong
-            return None
-        if not isinstance(result, mx.array):
-            return None
-        value = session.expressions.value_of(result)
-        if value is None and session.recorder is not None:
-            value = session.recorder.live.get(id(result))
-        if value is not None and value.op is not None and value.op.position >= session.cursor:
-            raise NotYet(f"{parsed.text} lies ahead: {value.op.label} ({value.op.name}) will make it")
-        return value
+        known = session.expressions.known(session.where())
+        return not restarts.reaches(session.cursor) and not line.read.isdisjoint(known)
 
     def edit(
         self, value: Value, name: str, line: str, compute: Callable[[Recorder], Any], alias: bool = False
@@ -238,19 +220,38 @@ class Changes:
 
     def state(self, line: Parsed) -> Timeline:
         """Do a line that changes something of the program's where the cursor stands, and run on from there with it.
+        Where nothing can run again for it, it is done at once.
 
         Raises:
             UserError: If that cannot be done; then nothing has changed.
         """
         session = self.session
+        if self.restarts is None or not self.restarts.reaches(session.cursor):
+            return self._do_at_once(line)
         self._check_outside(line.text)
-        change = statement(session, line)
-        run = Run(session.tape, change.position, (), session.cursor, recoded=True)
+        change, doing = as_change(session, line)
+        run = Run(session.tape, change.position, (), session.cursor, recoded=True, behind=lambda: doing.made)
         with held():
-            tape, names = self._again(run, None, change)
-            return self.arrived(tape, names, run.cursor)
+            tape, names = self._again(run, None, change, doing.things(session.where().scope))
+            return self.arrived(tape, names, run.stands() or run.cursor)
 
-    def _again(self, run: Run, timeline: Timeline | None, edit: Edit | CodeChange | None) -> tuple[Tape, ProgramNames]:
+    def _do_at_once(self, line: Parsed) -> Timeline:
+        """Do a line where the program waits, or where nothing runs any more. Raises UserError."""
+        session = self.session
+        go_on = getattr(self.restarts, "go_on", None) if session.running else None
+        if go_on is not None:
+            self.relive()
+        with held():
+            session.codes.wanted = self.timelines.current.codes
+            change, tape, names = at_once(session, line, go_on)
+            session.codes.held += (change,)
+            session.codes.wanted = (*session.codes.wanted, change)
+            self._coming = (None, change)
+            return self.arrived(tape, names, session.cursor)
+
+    def _again(
+        self, run: Run, timeline: Timeline | None, edit: Edit | CodeChange | None, things: Iterable[Any] = ()
+    ) -> tuple[Tape, ProgramNames]:
         """Run again, for a change or to come to a timeline."""
         self._coming = (timeline, edit)
         self._left = (timeline, self.session.tape, self.session.names, self.session.cursor)
@@ -259,7 +260,7 @@ class Changes:
         elif edit is not None:
             self.session.codes.wanted = self.timelines.codes_with(edit)
         try:
-            return self._able().again(run)
+            return self._able().again(run, self.session.codes, things)
         except RunAgain:
             raise
         except BaseException:
@@ -343,7 +344,10 @@ class Changes:
     def _along(line: Timeline) -> Run:
         """Return what leads the program to the end of a timeline, where it is as it was."""
         end = len(line.tape)
-        seen = line.seen + (line.seen >= end)  # at the end, what was printed behind the last op as well
+        if line.ended:
+            seen = line.seen + (line.seen >= end)  # at the end, what was printed behind the last op as well
+        else:
+            seen = min(line.seen, end - 1)  # after the last op nothing has been printed yet
         return Run(line.tape, end, (), end, seen=seen)
 
     def look_alive(self) -> None:
@@ -401,6 +405,8 @@ class Changes:
         does = [at for at in range(current.inherited, len(current.cells)) if not current.cells[at].looks]
         if does:
             self._take_back(current, does[-1])
+        if current.parent is not None:
+            self._come_to(current.parent)
         nothing = "there is nothing to undo: this is timeline 1, without edits"
         looked = "there is nothing to undo: what was typed has only looked"
         return self._show(self.timelines.undo(), looked if current.cells else nothing)
@@ -429,6 +435,8 @@ class Changes:
         session, timelines = self.session, self.timelines
         if timelines.can_redo_cells and not upcoming(session):
             raise UserError("what was taken back comes at the end of the program; goto end leads there")
+        if isinstance(timelines.undone, Timeline):
+            self._come_to(timelines.undone)
         found = timelines.redo()
         if not isinstance(found, tuple):
             return self._show(found, "there is nothing to redo")
@@ -438,8 +446,29 @@ class Changes:
     def switch(self, number: int) -> Timeline:
         """Look at another timeline. Raises UserError."""
         timeline = self.numbered(number)
+        with contextlib.suppress(UserError):  # one may look at it without the program
+            self._come_to(timeline)
         self.timelines.switch(timeline)
         return self._show(timeline, "")
+
+    def _come_to(self, timeline: Timeline) -> None:
+        """Another timeline is to be looked at: what was done at once holds on it or does not, now.
+
+        Raises:
+            UserError: If the program has run on with what would have to be taken back, and cannot run again.
+        """
+        session = self.session
+        held, wanted = ([code for code in codes if code.at_once] for codes in (session.codes.held, timeline.codes))
+        if held == wanted:
+            return
+        other = next(code for code in (*held, *wanted) if (code in held) != (code in wanted))
+        tape = self.timelines.live.tape if session.recorder is None else session.recorder.tape
+        if session.running and any(op not in tape.notes.typed for op in tape.ops[other.position :]):
+            raise UserError(
+                f"the program has run on since {other.text} was done, and cannot run again for that; "
+                "type what is to be another from here on"
+            )
+        session.codes.exchange(wanted)
 
     def numbered(self, number: int) -> Timeline:
         """Return the timeline with a number. Raises UserError."""
@@ -464,21 +493,3 @@ class Changes:
             session.hooks.opening(step.title, f"timeline {timeline.number}")
             self.open(frozenset([step.number, *timeline.tape.retraced]), cursor)
         return timeline
-
-
-class _Key:
-    """Gives the key of an index: `_Key()[1:, 0]` is `(slice(1, None), 0)`."""
-
-    def __getitem__(self, key: Any) -> Any:
-        return key
-
-
-def _check_kind(value: Value, name: str, new: Any) -> None:
-    """MLX would cut 0.5 down to 0 without a word."""
-    if mx.issubdtype(value.dtype, mx.inexact):
-        return
-    fraction = isinstance(new, float) and not new.is_integer()
-    if fraction or (isinstance(new, mx.array) and mx.issubdtype(new.dtype, mx.inexact)):
-        kind = str(value.dtype).removeprefix("mlx.core.")
-        shown = new if fraction else f"a tensor of {str(new.dtype).removeprefix('mlx.core.')}"
-        raise UserError(f"{name} is {kind}; {shown} does not fit into it without loss")

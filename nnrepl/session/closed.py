@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from nnrepl.session import goals
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.parsed import parse
+from nnrepl.session.scouts import scouts_of
 from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Catch, Hit
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Tape, Value
@@ -25,7 +27,9 @@ def _closed_in(tape: Tape, start: int, end: int) -> list[int]:
 
 def said_of_closed(tape: Tape) -> str:
     """Which steps are closed: `steps 2 to 99 ran natively and are closed`; "" if none is."""
-    said = natively_said(closed_between(tape, 0, len(tape)))
+    starts = [part.start for part in tape.passes if len(part) == 1]
+    closed = [at for at in starts if tape.ops[at].operation.kind == "closed"]  # also on a saved tape
+    said = natively_said(list(dict.fromkeys([tape.steps.number_at(at) for at in closed])))
     return f"{said}: not looked at" if said else ""
 
 
@@ -84,29 +88,36 @@ def open_ahead(session: Standing, goal: goals.Goal, found: int | None) -> None:
     ends, so each time that the same command comes here, twice as many are opened. Raises as `open_steps` does."""
     end = len(session.tape) if found is None else found
     steps = closed_between(session.tape, session.cursor + 1, end)
-    if goals.of_loss(goal) and not session.stops.enabled:  # where that is known, it is seen without opening anything
-        steps = [number for number in steps if _may_hold(goals.of_loss(goal), session.tape.steps[number - 1].loss)]
-    elif not session.stops.enabled and goals.needed_from(goal):
-        return
+    scouts = scouts_of(session, goal)
+    if scouts is not None:  # what is known of the losses tells it without opening anything
+        seen = [number for number in steps if any(scout.may(session.tape, number) for scout in scouts)]
+        back = max((scout.back for scout in scouts), default=0)
+        steps = [number for number in steps if any(number <= other <= number + back for other in seen)]
     _open_some(session, steps)
-
-
-def _may_hold(condition: str, loss: Value | None) -> bool:
-    """Whether a condition on the loss may hold in a closed step."""
-    return loss is None or goals.holds(condition, loss.array)
 
 
 def hit_before(session: Standing, goal: goals.Goal, found: int | None) -> list[Hit]:
     """Return what is hit on the way to a goal before the first closed call on it, if there is one."""
     end = len(session.tape) if found is None else found
     ahead = [] if not session.stops.enabled else _closed_in(session.tape, session.cursor + 1, end)
-    return session.lookout.ahead(ahead[0], goal) if ahead else []
+    return _hit(session, lambda: session.lookout.ahead(ahead[0], goal)) if ahead else []
 
 
 def hit_behind(session: Standing, target: int) -> list[Hit]:
     """Return what is hit on the way back to a position after the last closed call on it, if there is one."""
     behind = [] if not session.stops.enabled else _closed_in(session.tape, target, session.cursor)
-    return session.lookout.behind(behind[-1] + 1) if behind else []
+    return _hit(session, lambda: session.lookout.behind(behind[-1] + 1)) if behind else []
+
+
+def _hit(session: Standing, look: Callable[[], list[Hit]]) -> list[Hit]:
+    """Look for what is hit on a part of the way. If nothing is, what it comes by there is counted when the whole way is
+    looked at."""
+    counts, skip = session.stops.counts(), session.lookout.search.skip
+    hits = look()
+    if not hits:
+        session.stops.recount(counts)
+        session.lookout.search.skip = skip
+    return hits
 
 
 def open_behind(session: Standing, target: int, each: bool) -> None:

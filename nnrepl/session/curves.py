@@ -13,7 +13,7 @@ from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.expressions import Surroundings, aside
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.reading import Reading
-from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, ClosedOp, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, Pass, Value
 
 
 def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
@@ -38,14 +38,14 @@ def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
         last.popitem()
     for number, part in last.items() if len(last) > 1 else enumerate(parts, 1):
         loss = part.loss.array if part.loss is not None and _is_given(part, parsed) else None
-        if isinstance(part.ops[0], ClosedOp) and (loss is not None or parsed.text != "loss"):
+        if _is_closed(part) and (loss is not None or parsed.text != "loss"):
             closed += [] if loss is None else [(number, loss)]
             continue  # what other variables held nobody has noted
         where = _moment(session, parsed, part, part.step.start if len(last) > 1 else part.start)
         if where is None:
             continue
         behind = Surroundings(where.position, session.lookup.frames.scope_at(where.position), None)
-        for one in (where, behind) if isinstance(part.ops[-1], ClosedOp) else (where,):
+        for one in (where, behind) if _is_closed(part) else (where,):
             try:  # in the call that asked for gradients; else where it has returned, and the program has what it gave
                 found.append((number, session.expressions.evaluate(parsed, one)))
                 is_loss = is_loss and loss is not None and _is_same(found[-1][1], loss)
@@ -57,6 +57,11 @@ def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
     with aside():
         mx.eval([result for _, result in found if isinstance(result, mx.array)])
         return [(number, _number(parsed.text, result)) for number, result in found]
+
+
+def _is_closed(part: Pass) -> bool:
+    """Whether a call ran natively, also on a saved tape."""
+    return part.ops[-1].operation.kind == "closed"
 
 
 def _is_same(thing: Any, loss: mx.array) -> bool:
@@ -93,7 +98,7 @@ def _asker(part: Pass) -> Activation | None:
 
 def _moment(session: Reading, parsed: Parsed, part: Pass, start: int) -> Surroundings | None:
     """Where an expression is asked in a step that begins at `start`; None if a variable has another step's value."""
-    if isinstance(part.ops[-1], ClosedOp):  # nobody has looked at variables there
+    if _is_closed(part):  # nobody has looked at variables there
         return Surroundings(part.end, part.ops[-1].scope, None)
     asker, bindings = _asker(part), session.tape.bindings
     where = Surroundings(part.end, asker, None)

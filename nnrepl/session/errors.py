@@ -51,7 +51,9 @@ def not_made(
         address: Under what the last one is known; `whose` it is, such as "layers.0's".
     """
     said = f"{name} is not made yet{where}"
-    if maker is not None:
+    if maker is not None and maker.position < position:  # the tensor is there, but not under that name
+        said = f"{name} is not set yet{where}: it will hold what {maker.label} ({maker.name}) has made"
+    elif maker is not None:
         ahead = maker.position - position + 1
         said += f": {maker.label} ({maker.name}) makes it, {ahead} op{'s' if ahead > 1 else ''} on"
     if last is not None:

@@ -19,6 +19,7 @@ import mlx.core as mx
 from nnrepl.record.checked import checked
 from nnrepl.record.quiet import set_random_state
 from nnrepl.record.recorder import current
+from nnrepl.record.segments import is_library
 from nnrepl.record.stack import is_module
 from nnrepl.session.enclosing import enclosed
 from nnrepl.session.errors import NotYet, Quit, UserError
@@ -72,6 +73,7 @@ class Expressions:
         shown: The last value that was shown (`_`); a tensor of the tape as its Value.
         numbers: Gives the array of a value; None: it is the value's own.
         witness: Who looks on while a line runs, among the variables that it got.
+        assigned: What the last statement gave to variables that do not hold it yet.
     """
 
     def __init__(self, lookup: Lookup) -> None:
@@ -81,6 +83,7 @@ class Expressions:
         self.shown: Any = UNBOUND
         self.numbers: Callable[[Value], mx.array] | None = None
         self.witness: Callable[[dict[str, Any]], AbstractContextManager[None]] = unwatched
+        self.assigned: dict[str, Any] = {}
         self._given: list[Any] = []
         self._things: dict[str, Any] = {}
         self._values: dict[int, tuple[mx.array, Value]] = {}
@@ -146,7 +149,9 @@ class Expressions:
             if name not in before or (before[name] is not thing and name not in placeholders)
         }
         changed.pop("__builtins__", None)
-        self._write_back(changed, where)
+        self.assigned = changed
+        if self.witness is unwatched:
+            self.write_back(where)
 
     def _ready(
         self, parsed: Parsed, where: Surroundings, names: Mapping[str, Any] | None = None
@@ -321,10 +326,17 @@ class Expressions:
                     found[name] = thing() if isinstance(thing, weakref.ref) else thing
                     if isinstance(thing, Holder):
                         found[name] = thing.refer() or thing
-        if where.scope is not None:
-            for name, thing in list(where.scope.variables.items()):
-                found.setdefault(name, thing)
+        for step in steps:
+            if step is where.scope or not is_library(step.code.co_filename):
+                for name, thing in list(step.variables.items()):
+                    found.setdefault(name, thing)
         return found
+
+    def held(self, names: Iterable[str], where: Surroundings) -> dict[str, Any]:
+        """Return what some names are that Python at the prompt knows."""
+        self._things.clear()
+        found = self._namespace(names, {}, where)
+        return {name: thing for name, thing in found.items() if name != "__builtins__"}
 
     def _namespace(self, names: Iterable[str], placeholders: dict[str, Any], where: Surroundings) -> dict[str, Any]:
         """Return what some names are: the user's variables, the program's, MLX, in this order."""
@@ -395,7 +407,10 @@ class Expressions:
             raise UserError("grad() takes a value of the tape by its name, such as grad(z1) or grad(#3)")
         return self.array_for(self.lookup.gradient(value, where.position))
 
-    def _write_back(self, changed: dict[str, Any], where: Surroundings) -> None:
+    def write_back(self, where: Surroundings) -> None:
+        """Give the variables that the last statement set what it gave them: the program's own where its function still
+        runs, else the user's."""
+        changed, self.assigned = self.assigned, {}
         frame = where.frame
         at_end = where.position >= len(self.lookup.tape) - 1
         if frame is None or not at_end:

@@ -9,6 +9,7 @@ from typing import Protocol
 import mlx.core as mx
 
 from nnrepl.record.segments import cell_of
+from nnrepl.replay.run import Run
 from nnrepl.session.entered import InCell
 from nnrepl.session.errors import CannotAsk
 from nnrepl.session.parsed import parse
@@ -54,6 +55,18 @@ class At:
 
     def find(self, tape: Tape) -> int | None:
         return self.position if self.position < len(tape) else None
+
+
+class RunBehind(At):
+    """Where the user is to stand once something has run again."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run.cursor)
+        self._run = run
+
+    def find(self, tape: Tape) -> int | None:
+        at = self._run.stands()
+        return None if at is None or at >= len(tape) else at
 
 
 class Stepping(At):

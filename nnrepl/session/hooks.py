@@ -99,5 +99,5 @@ class Hooks:
         """Let another program have the terminal meanwhile. Returns its exit status."""
         return run()
 
-    def progress(self, share: float) -> None:
+    def progress(self, share: float, doing: str = "evaluating") -> None:
         """Note that a long evaluation has come so far."""

@@ -14,6 +14,7 @@ from nnrepl.replay.run import Run
 from nnrepl.replay.world import World
 from nnrepl.session import goals
 from nnrepl.session.hooks import OPENED, Stop
+from nnrepl.session.scouts import loss_before, scouts_of
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import Going, Replaying
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Tape
@@ -35,6 +36,8 @@ def wanted(session: Standing, step: int) -> bool:
         session.caught_up(len(recorder.tape))  # this is the call that made the program run again
     tape = session.tape
     fresh = step > len(tape.steps) or not tape.steps.differentiated()
+    if session.stops.enabled and step <= tape.here + 1:
+        return False  # what has just been hit may well be hit again at once
     return fresh and step < _needed_from(session) and _by_optimizer(session, step - 1)
 
 
@@ -49,7 +52,9 @@ def rests(session: Standing) -> bool:
         return recorder.intake.stretches(recorder)
     tape = recorder.tape
     few = len(tape.marks) < _EVALUATIONS or len(tape.late) > _WOKEN
-    if few or not isinstance(now, Going) or _needed_from(session) <= 1 or goals.of_loss(now.goal):
+    if few or session.stops.enabled or not isinstance(now, Going) or goals.of_loss(now.goal):
+        return False
+    if _needed_from(session) <= 1:
         return False
     return all(part.kind != GRADIENT_PASS for part in tape.passes)
 
@@ -85,35 +90,41 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
     if isinstance(recorder.intake, Replay):
         session.call_left()
     if isinstance(recorder.intake, Replay):
+        done, steps = len(recorder.tape.steps), len(recorder.intake.tape.steps)
+        session.hooks.progress(done / max(steps, 1), f"running again, step {done} of {steps}")
         return recorder.intake.natively(recorder)
-    _look_at_loss(session)
+    _look_out(session)
     now, needed = session.course.now, _needed_from(session)
-    if isinstance(now, Going) and now.interrupted and not session.stops.enabled:
+    if isinstance(now, Going) and now.interrupted:
         needed = len(session.tape.steps) + 1  # the step is done first: its beginning has not been recorded
     return needed == sys.maxsize or len(session.tape.steps) + (op.part.kind == UPDATE_PASS) < needed
 
 
-def _look_at_loss(session: Standing) -> None:
-    """If the program runs on for a condition on the loss, look whether it holds; then that step is opened, and the
-    command finds it there.
+def _look_out(session: Standing) -> None:
+    """If what the program runs on for, or may be stopped by, can be seen in what a gradient call gives, look there; if
+    it is seen, that step is opened, and the command finds it there.
 
     Raises RunAgain through the program.
     """
-    recorder, now = session.recorder, session.course.now
-    condition = goals.of_loss(now.goal) if isinstance(now, Going) else ""
-    if recorder is None or recorder.levels is None or not condition:
+    recorder, now, tape = session.recorder, session.course.now, session.tape
+    scouts = scouts_of(session, now.goal) if isinstance(now, Going) else None
+    if recorder is None or recorder.levels is None or not scouts:
         return
     fresh = recorder.levels.losses.fresh()
     if fresh is None:
         return
     op, loss = fresh
+    before, returned = loss_before(tape, op), recorder.levels.returned
     with recorder.muted():
-        found = goals.holds(condition, loss)
-    if found:
-        session.course.rest(Stop("", len(session.tape)))
-        step = session.tape.steps.number_at(op.position)
+        seen = [scout for scout in scouts if scout.sees(loss, before, returned)]
+    recorder.levels.losses.settle()  # its number is known from here on
+    if seen:
+        session.course.rest(Stop("", len(tape)))
+        step = tape.steps.number_at(op.position)
+        first = max(step - max(scout.back for scout in seen), 1)
         session.hooks.opening(f"step {step}")
-        session.edits.open(frozenset([step, *session.tape.retraced]), session.cursor)
+        session.stops.recount(session.lookout.counted)  # the command comes by all of it once more
+        session.edits.open(frozenset([*range(first, step + 1), *tape.retraced]), session.cursor)
 
 
 def may_run(session: Standing) -> bool:
@@ -124,9 +135,9 @@ def may_run(session: Standing) -> bool:
 def _needed_from(session: Standing) -> int:
     """Return the first step of which ops are needed."""
     now = session.course.now
-    if not isinstance(now, Going) or now.interrupted or session.stops.enabled:
+    if not isinstance(now, Going) or now.interrupted or session.by_hand or not may_run(session):
         return 0
-    if session.by_hand or not may_run(session):
+    if session.stops.enabled and scouts_of(session, now.goal) is None:
         return 0
     return goals.needed_from(now.goal)
 

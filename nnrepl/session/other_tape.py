@@ -1,8 +1,24 @@
-"""Other tape: what is where on the tape of another timeline, and why an edit cannot stay on one."""
+"""Other tape: what is where on the tape of another timeline, and why an edit cannot be made or stay."""
 
 from __future__ import annotations
 
-from nnrepl.tape import Op, Tape
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.session.errors import UserError
+from nnrepl.tape import Op, Tape, Value
+
+
+def check_kind(value: Value, name: str, new: Any) -> None:
+    """MLX would cut 0.5 down to 0 without a word."""
+    if mx.issubdtype(value.dtype, mx.inexact):
+        return
+    fraction = isinstance(new, float) and not new.is_integer()
+    if fraction or (isinstance(new, mx.array) and mx.issubdtype(new.dtype, mx.inexact)):
+        kind = str(value.dtype).removeprefix("mlx.core.")
+        shown = new if fraction else f"a tensor of {str(new.dtype).removeprefix('mlx.core.')}"
+        raise UserError(f"{name} is {kind}; {shown} does not fit into it without loss")
 
 
 def refusal(old: Tape, new: Tape, position: int) -> str | None:
@@ -40,5 +56,6 @@ def same_place(old: Tape, cursor: int, new: Tape) -> int:
 
 
 def _inserted(op: Op, tape: Tape) -> bool:
-    """Whether an op comes from a user: an edit, or the gradient of one."""
-    return op in tape.notes.inserted or (op.of is not None and op.of in tape.notes.inserted)
+    """Whether an op comes from a user: an edit, what a typed line makes, or the gradient of one."""
+    notes, made = tape.notes, op if op.of is None else op.of
+    return op in notes.inserted or made in notes.inserted or made in notes.typed

@@ -220,9 +220,9 @@ _LARGEST = 2**26
 
 def _hints(a: mx.array, b: mx.array) -> Iterator[Said]:
     bad = [_count(~mx.isfinite(array)) for array in (a, b)]
+    names = [f"{count or 'no'} NaN or ∞ in {whose}" for count, whose in zip(bad, ("ours", "the reference"))]
+    yield from say(Claim("compare: not finite", lambda: any(bad), lambda: ", ".join(names)))
     if any(bad):
-        names = [f"{count or 'no'} NaN or ∞ in {whose}" for count, whose in zip(bad, ("ours", "the reference"))]
-        yield from say(Claim("compare: not finite", lambda: any(bad), lambda: ", ".join(names)))
         return
     yield from say_first(_Guesses(a, b).claims())
     differing = _count(a != b)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from typing import Any, NoReturn
 
 from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import MUTED, Recorder
-from nnrepl.replay.divergence import CannotExchange, Diverged, Lost
+from nnrepl.replay.divergence import CannotExchange, Diverged
 from nnrepl.replay.interrupts import hold_on
 from nnrepl.replay.restart_point import RestartPoint
 from nnrepl.replay.run import Run
@@ -18,7 +19,8 @@ from nnrepl.session import closed
 from nnrepl.session.errors import UserError
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
-from nnrepl.tape import Tape
+from nnrepl.tape import Op, Tape
+from nnrepl.timeline.code import SourceChanges
 
 _SHARE, _FREE_SECONDS = 0.1, 0.5
 
@@ -66,50 +68,72 @@ class ProgramRestarts:
         finally:
             recorder.mode = before
 
-    def again(self, run: Run) -> tuple[Tape, ProgramNames]:
+    def reaches(self, position: int) -> bool:
+        """Whether what lies behind a position can run again."""
+        point = self._point
+        if self.whole:
+            return True
+        tape = self._session.tape
+        return point is not None and not point.lost and self._within(Run(tape, position, (), position), point)
+
+    def again(self, run: Run, codes: SourceChanges, things: Iterable[Any] = ()) -> tuple[Tape, ProgramNames]:
         """Run again what has to.
+
+        Args:
+            codes: What of the program's source is to be another, and what the user does in it.
+            things: What that may change.
 
         Raises:
             UserError: If that cannot be done; then everything is as it was.
             RunAgain: Unwinds the program, if it has to run again from its start.
         """
         point = self._point
-        codes = self._session.codes
-        anew = codes.anew(len(run.old) if point is None else point.start)
+        anew = codes.anew(len(run.old) if point is None else point.start, not self.whole)
         anew = anew or bool(run.opened)
-        if not anew and self._is_over(run):
-            return self._go_on(run)
+        if not anew and self._is_over(run, codes):
+            return self.go_on(run)
         if anew or point is None or not self._within(run, point) or point.lost:
             if self.whole:
-                self._session.hooks.unwinding()
-                hold_on()
-                raise RunAgain(run)
+                self._from_start(run)
             if point is not None and point.lost:
                 raise UserError(f"this cannot run again: {point.lost[0]} cannot be put back to where it was")
             raise UserError("only what lies in the pass in which the program waits can be changed here")
         names = ProgramNames(run.old, point.start)
         tape = names.tape
         self._session.hooks.running_again(run, tape, False)
-        held = codes.held
+        come_back, wanted = codes.moment(), codes.wanted
+        point.reaches(things)
         try:
-            point.again(run, tape, lambda: codes.stand(point.start))
+            point.again(run, tape, codes)
         except BaseException as error:
-            codes.wanted = held
-            codes.stand(point.start)
+            come_back()
             if isinstance(error, (Diverged, CannotExchange)):
-                if isinstance(error, Lost) and self.whole:
-                    closed.open_steps(self._session, closed.closed_between(run.old, 0, run.position))
+                if self.whole and closed.closed_between(run.old, 0, run.position):
+                    codes.wanted = wanted
+                    self._from_start(run)  # what a restart point keeps natively may not be all that there is
                 raise UserError(f"{error}; nothing has changed") from None
             raise
         return tape, names
 
-    def _is_over(self, run: Run) -> bool:
+    def _from_start(self, run: Run) -> NoReturn:
+        """Unwind the program, which then runs again from its start. Raises RunAgain."""
+        self._session.hooks.unwinding()
+        hold_on()
+        raise RunAgain(run)
+
+    def _is_over(self, run: Run, codes: SourceChanges) -> bool:
         """Whether nothing has to run again: all that was recorded stays, and only what comes is different."""
         recorder = self._recorder
-        at_end = not run.ops and run.position == len(run.old) and run.old is recorder.tape
-        return at_end and not recorder.differentiating and self._point is None and self._session.failure is None
+        at_end = not run.ops and run.position == len(run.old) and not run.opened
+        if not at_end or recorder.differentiating or self._session.failure is not None:
+            return False
+        if self._point is not None and not codes.same_behind(self._point.start):
+            return False
+        if run.old is recorder.tape:
+            return True
+        return not self.whole and _same(_before_typed(run.old), _before_typed(recorder.tape))
 
-    def _go_on(self, run: Run) -> tuple[Tape, ProgramNames]:
+    def go_on(self, run: Run) -> tuple[Tape, ProgramNames]:
         """Let the program go on from where it waits, on a tape of its own."""
         recorder = self._recorder
         names = ProgramNames(run.old, run.position)
@@ -128,5 +152,17 @@ class ProgramRestarts:
         start = point.start
         if not self._session.running or not start <= run.position <= point.end_of(run.old):
             return False
-        mine, theirs = self._recorder.tape.ops[:start], run.old.ops[:start]
-        return all(a.outputs == b.outputs for a, b in zip(mine, theirs, strict=True))
+        return _same(self._recorder.tape.ops[:start], run.old.ops[:start])
+
+
+def _before_typed(tape: Tape) -> Sequence[Op]:
+    """Return a tape without what the user's own lines made at its end: they have been taken back, or made again."""
+    end = len(tape)
+    while end and tape.ops[end - 1] in tape.notes.typed:
+        end -= 1
+    return tape.ops[:end]
+
+
+def _same(a: Sequence[Op], b: Sequence[Op]) -> bool:
+    """Whether two stretches of tape hold the same values."""
+    return len(a) == len(b) and all(map(lambda one, other: one.outputs == other.outputs, a, b))

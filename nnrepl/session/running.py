@@ -23,12 +23,14 @@ class Lookout:
 
     Attributes:
         interrupted: Whether the user interrupted the look at what was recorded last.
+        counted: How often what stops the user had been hit when they began to move.
     """
 
     def __init__(self, session: Reading) -> None:
         self._session = session
         self._tape: Tape | None = None
         self._search = Search(session)
+        self.counted = session.stops.counts()
         self._at_once = 0
         self._in_stretches = 0
         self.interrupted = False
@@ -55,6 +57,7 @@ class Lookout:
         """Return the first hit after the cursor on the way to a goal, up to `end`; from there on, what is recorded is
         looked at."""
         session = self._session
+        self.counted = session.stops.counts()
         start = session.cursor + 1
         self._at_once = self._in_stretches = max(start, end)
         entries = session.stops.enabled

@@ -329,7 +329,7 @@ class TapeSession(Standing):
         ends and then on to what they wanted."""
         run, then = wish.run, wish.then
         self.opening, self.stood = None, None
-        goal: goals.Goal = goals.At(run.cursor if then is None else max(len(run.expected) - 1, 0))
+        goal: goals.Goal = goals.RunBehind(run) if then is None else goals.At(max(len(run.expected) - 1, 0))
         if then is not None and self.changes.timelines.live.below:
             goal = goals.Ending()  # up to the cell that is new
         if then is None and run.part:

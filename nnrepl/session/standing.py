@@ -84,10 +84,6 @@ class Standing(Motions):
         Returns whether the program has something to run on for."""
         raise NotImplementedError
 
-    def closed_again(self) -> None:
-        """Note that the program has made a call natively again that is closed on the tape."""
-        raise NotImplementedError
-
 
 class Files(Protocol):
     """The files of the program, which may change while it runs."""

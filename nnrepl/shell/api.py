@@ -163,6 +163,20 @@ def trace(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) ->
     return recorded
 
 
+def converse(session: TapeSession, title: str) -> None:
+    """Give the user the floor on what was recorded, until they leave."""
+    from nnrepl.shell.consoles import make_console
+    from nnrepl.shell.shell import Shell, make_reader
+
+    banner = f"nnrepl · {title}, help for more{adopt(session.settings)}"
+    shell = Shell(session, make_console(False), make_reader, banner)
+    remember(shell.interpreter)
+    try:
+        shell.interact()
+    except Quit:
+        pass
+
+
 def debug(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) -> Trace:
     """Open the shell on one call of a function; arguments as for `trace`.
 
@@ -174,16 +188,6 @@ def debug(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) ->
     Raises:
         Whatever `fn` raises, or MLX.
     """
-    from nnrepl.shell.shell import Shell, make_console, make_reader
-
     recorded = record(fn, *args, wrt=wrt, **kwargs)
-    session = session_on(recorded)
-    notes = adopt(session.settings)
-    banner = f"nnrepl · {recorded!r} · step to begin, help for more{notes}"
-    shell = Shell(session, make_console(False), make_reader, banner)
-    remember(shell.interpreter)
-    try:
-        shell.interact()
-    except Quit:
-        pass
+    converse(session_on(recorded), f"{recorded!r} · step to begin")
     return recorded

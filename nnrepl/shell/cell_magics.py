@@ -18,8 +18,9 @@ from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.session import TapeSession
 from nnrepl.shell.api import answer, last, remember
 from nnrepl.shell.background import adopt
+from nnrepl.shell.consoles import make_console
 from nnrepl.shell.in_notebook import CellEnded
-from nnrepl.shell.shell import Shell, make_console, make_reader
+from nnrepl.shell.shell import Shell, make_reader
 from nnrepl.view.said import Answer
 
 _RESULT = "__nnrepl_result__"

@@ -17,10 +17,11 @@ from nnrepl.record.segments import locate
 from nnrepl.session import goals
 from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.session import TapeSession
-from nnrepl.shell.api import remember, was_recorded
+from nnrepl.shell.api import converse, remember, was_recorded
 from nnrepl.shell.background import adopt
+from nnrepl.shell.consoles import make_console
 from nnrepl.shell.in_notebook import CellEnded, ipython
-from nnrepl.shell.shell import Shell, make_console, make_reader
+from nnrepl.shell.shell import Shell, make_reader
 from nnrepl.tape import RUN_PASS
 from nnrepl.view.source_lines import place_text
 
@@ -159,11 +160,4 @@ def post_mortem() -> None:
     session.goto("end")
     session.look_at(tape, names, position)
     session.arrive(position, "exception" if failed else "end of tape", error)
-    notes = adopt(session.settings)
-    banner = f"nnrepl · post mortem · back goes back, help for more{notes}"
-    shell = Shell(session, make_console(False), make_reader, banner)
-    remember(shell.interpreter)
-    try:
-        shell.interact()
-    except Quit:
-        pass
+    converse(session, "post mortem · back goes back")

@@ -21,7 +21,7 @@ class Progress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._next = 0.0
+        self._next = self._began = 0.0
         self._line = False
         self._waiting: threading.Timer | None = None
 
@@ -35,19 +35,24 @@ class Progress:
 
     def here(self) -> None:
         """Give the user the floor."""
+        self.end()
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
 
     def begin(self) -> None:
         """Something begins."""
-        self._next = time.monotonic() + _AFTER
+        self._began = time.monotonic()
+        self._next = self._began + _AFTER
 
-    def evaluated(self, share: float) -> None:
-        """Note that an evaluation has come so far."""
+    def come(self, share: float, doing: str) -> None:
+        """Say how far an evaluation has come, or something else; of that also how long it will take."""
         if self._due():
             self._line = True
-            self._console.file.write(f"\r\x1b[Kevaluating: {share:.0%}, Ctrl-C interrupts")
+            left = (time.monotonic() - self._began) * (1 - share) / max(share, 1e-6)
+            more = "" if doing == "evaluating" else f", about {left:.0f} s more"
+            said = f"{doing}: {share:.0%}{more}, Ctrl-C interrupts"
+            self._console.file.write(f"\r\x1b[K{said[: self._console.width - 1]}")
             self._console.file.flush()
 
     def running(self, passes: int, ops: int) -> None:

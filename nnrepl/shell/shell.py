@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
 import traceback
@@ -20,70 +19,20 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.output import HeldOutput
 from nnrepl.record.intake import Unwinding
 from nnrepl.replay.run import Run
+from nnrepl.session.broken_off import standing_still
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, OPENED
 from nnrepl.session.session import EXCEPTION, Hooks, TapeSession
 from nnrepl.session.typed import upcoming
 from nnrepl.shell import playing
 from nnrepl.shell.breaking import Breaking
-from nnrepl.shell.in_notebook import CellReader, in_notebook, notebook_console
+from nnrepl.shell.consoles import is_painted, lines_of, make_plain
+from nnrepl.shell.in_notebook import CellReader, in_notebook
 from nnrepl.shell.progress_line import Progress
 from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
 from nnrepl.tape import Tape
-from nnrepl.view.glyphs import encodable, fitting, harmless, without_codes
+from nnrepl.view.glyphs import harmless
 from nnrepl.view.theme import THEMES
-
-PLAIN_WIDTH = 100
-
-
-def make_console(plain: bool, theme: str = "dark") -> Console:
-    """Return a console on the real standard output; without colours and control codes where there is no terminal."""
-    stdout: Any = sys.stdout if sys.stdout is not None else io.StringIO()
-    if in_notebook():
-        return notebook_console(stdout, plain, theme)
-    terminal = stdout.isatty()
-    columns = os.environ.get("COLUMNS", "")
-    width = None if terminal else int(columns) if columns.isdigit() and int(columns) else PLAIN_WIDTH
-    plain = plain or not terminal
-    return Console(
-        file=cast(IO[str], _Tolerant(stdout)),
-        width=width,
-        color_system=None if plain else "auto",
-        force_terminal=False if plain else None,
-        theme=THEMES[theme],
-        highlight=False,
-        markup=False,
-        emoji=False,
-        force_jupyter=False,
-    )
-
-
-def make_plain(width: int, height: int, theme: str) -> Console:
-    """Return a console without colours that writes nowhere."""
-    return Console(
-        file=io.StringIO(), width=width, height=height, color_system=None, theme=THEMES[theme], highlight=False,
-        markup=False, emoji=False, _environ={},
-    )  # fmt: skip
-
-
-def is_painted(segment: Segment) -> bool:
-    """Whether a piece of a line is a dot of a picture: its background says what it is."""
-    colour = None if segment.style is None else segment.style.bgcolor
-    return colour is not None and colour.triplet is not None
-
-
-class _Tolerant:
-    """A text stream that writes `-` and `dL/dz` where it has no sign for more, and is the given stream otherwise."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        self._stream.write(encodable(text, getattr(self._stream, "encoding", None) or "utf-8"))
-        return len(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
 
 class _Tee:
@@ -130,13 +79,6 @@ _MEND = (
     "The program is over. Walk back from here; change a value where it is made; or mend the file and reload: the "
     "program goes on from the entry of the failed call."
 )
-
-
-def lines_of(console: Console, renderable: RenderableType) -> Iterable[list[Segment]]:
-    """Return the lines of something, made one after another as they are asked for."""
-    if not console.encoding.startswith("utf"):
-        return fitting(console, renderable)
-    return Segment.split_lines(without_codes(console.render(renderable, console.options.update(height=None))))
 
 
 class Shell(Breaking, Hooks):
@@ -194,10 +136,10 @@ class Shell(Breaking, Hooks):
         tape = self.session.tape
         self._progress.running(tape.passes[-1].number if tape.passes else 0, len(tape))
 
-    def progress(self, share: float) -> None:
+    def progress(self, share: float, doing: str = "evaluating") -> None:
         """Note that a long evaluation has come so far; nothing is said about it on the full screen."""
         if self.reader.screen is None:
-            self._progress.evaluated(share)
+            self._progress.come(share, doing)
 
     def program_begins(self) -> None:
         """Nothing of what it prints has been shown, unless it begins again along a tape."""
@@ -240,8 +182,11 @@ class Shell(Breaking, Hooks):
         """Keep what the program prints a second time to itself."""
         if from_start and not run.opened:
             self.show(Text("running the program again from its start; Ctrl-C stops at the next op", style="hint"))
+        self._progress.begin()
         if run.seen is None:
-            self.held.begin_again(tape, run.old, run.position, run.position + len(run.ops))
+            waits = [line.tape for line in self.session.changes.timelines if not line.ended]
+            goes_on = run.old in waits and run.position >= len(run.old)  # nothing was printed after the last op
+            self.held.begin_again(tape, run.old, run.position, run.position + len(run.ops) - goes_on)
         else:
             self.held.begin_again(tape, run.old, run.seen, run.seen)
 
@@ -381,7 +326,8 @@ class Shell(Breaking, Hooks):
 
     def read(self, prompt: str) -> str | None:
         """Return the next line, None at the end of input. Raises KeyboardInterrupt, UnicodeDecodeError."""
-        with self._breaking():
+        is_key = self.reader.pages or self.reader.screen is not None  # Ctrl-C: half a prompt cannot be left
+        with contextlib.nullcontext() if is_key else self._breaking():
             return self.reader.read(prompt)
 
     def typed(self, line: str) -> None:
@@ -400,12 +346,15 @@ class Shell(Breaking, Hooks):
         self._progress.begin()
         try:
             try:
-                with self._breaking(), self._printing():
+                with self._breaking(), standing_still(self.session), self._printing():
                     shown = self.interpreter.run(line)
             finally:
                 self._progress.end()
             # where the program came to it as it ran on, a batch says nothing, as where it stops there at once
-            self.show(None if once_more and self.quiet and self._on_its_way else shown)
+            on_its_way = once_more and self.quiet and self._on_its_way and self.session.waits
+            if on_its_way and self.session.stop.hits:
+                self._greet()
+            self.show(None if on_its_way and not self.session.stop.hits else shown)
         except (NotYet, NoGradient) as answer:
             self.show(Text(str(answer), style="hint"))
         except UserError as error:

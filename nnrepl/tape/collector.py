@@ -38,8 +38,7 @@ class Collector:
         self.due = position + _OFTEN
         if gc.isenabled():
             _collect(2 if self._set_aside else 1)
-            gc.freeze()
-            _note(True)
+            set_aside()
             self._set_aside = True
 
 
@@ -53,6 +52,12 @@ def paused() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
+
+
+def set_aside() -> None:
+    """Keep the collector from walking what lives now, until `wake`."""
+    gc.freeze()
+    _note(True)
 
 
 def wake() -> None:

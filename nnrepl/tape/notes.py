@@ -41,6 +41,7 @@ class Notes:
         belonging: Ops that a custom function's own backward pass made, and its forward op.
         edits: Ops that the user made in order to change a value, and the value that they changed.
         inserted: All ops that came from the user and not from the program.
+        typed: Ops that a line of the user's has made, which the program runs as one of its own.
         forced: Results of nested transforms that the program has evaluated before the backward pass.
         looked: Values that the program has evaluated by other means than MLX's own (NumPy) before the backward pass.
         read: Calls of nested transforms, and what from outside was evaluated while they ran.
@@ -64,6 +65,7 @@ class Notes:
     belonging: dict[Op, Op] = field(default_factory=dict)
     edits: dict[Op, Value] = field(default_factory=dict)
     inserted: set[Op] = field(default_factory=set)
+    typed: set[Op] = field(default_factory=set)
     forced: set[Value] = field(default_factory=set)
     looked: set[Value] = field(default_factory=set)
     read: dict[Op, tuple[Value, ...]] = field(default_factory=dict)
@@ -106,6 +108,8 @@ class Notes:
             self.edits[new] = now.get(target, target)
         if old in self.inserted:
             self.inserted.add(new)
+        if old in self.typed:
+            self.typed.add(new)
 
     def carry_value(self, old: Value, new: Value, image: Callable[[Value], Value] | None = None) -> None:
         """Note of a value that stands for another one: its label, and its shape where it has no array either.

@@ -96,6 +96,12 @@ class Pass(Face):
         ops, inner = self.tape.ops[self.start : min(self.backward, self.end)], self.within is not None
         return [op for op in ops if (op.part is self if inner else not op.inner)]
 
+    def adds_to(self, value: Value) -> Value | None:
+        """Return the whole gradient of which a gradient is only a part; None where it is whole itself, or none."""
+        of = value.gradient_of
+        grads = self.grads.get(of.canonical, []) if of is not None else []
+        return grads[-1] if len(grads) > 1 and grads[-1] is not value else None
+
     @property
     def outermost(self) -> Pass:
         """The pass of the tape's list in which it lies: itself, unless it is what happened inside of a call."""

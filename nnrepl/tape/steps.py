@@ -184,7 +184,9 @@ class Steps(Sequence[Step]):
             places = [(part.start, part.scope, part.lasti)]
         else:
             last = part.start + 1 if part.kind == GRADIENT_PASS else end
-            places = [(at, ops[at].scope, ops[at].lasti) for at in range(max(part.start, self._looked), last)]
+            inserted = self.tape.notes.inserted  # what the user puts in belongs to what it stands behind
+            fresh = [at for at in range(max(part.start, self._looked), last) if ops[at] not in inserted]
+            places = [(at, ops[at].scope, ops[at].lasti) for at in fresh]
         self._looked = end
         for at, scope, lasti in places:
             if not in_one_turn(update, scope, lasti):

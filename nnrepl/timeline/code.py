@@ -30,8 +30,9 @@ class CodeChange:
         give_back: Brings it back to the old source.
         once: Whether it is done once where the program comes by (a statement), so that only a run from the start is
             without it.
+        at_once: Whether it was made where the program waits, which cannot run again for it.
         wait: Waits for the line before which it is to be done, once the op before has been made, and calls what it is
-            given there; None where it is done at once.
+            given there; None where it waits for none.
     """
 
     text: str
@@ -46,6 +47,11 @@ class CodeChange:
     give_back: Callable[[bool], None]
     once: bool = False
     wait: Callable[[Callable[[], None]], None] | None = None
+    at_once: bool = False
+
+    def is_behind(self, position: int) -> bool:
+        """Whether a run from a position on comes to it: also right there, where it waits for its line."""
+        return self.position > position or (self.position == position and self.wait is not None)
 
 
 def recalled(text: str, said: tuple[str, ...], position: int) -> CodeChange:
@@ -73,6 +79,7 @@ class SourceChanges:
         self.wanted: Sequence[CodeChange] = ()
         self.held: tuple[CodeChange, ...] = ()
         self._ahead: list[CodeChange] = []
+        self._taking = False
 
     def start(self) -> None:
         """Note that the program is about to run from its start, along `wanted`."""
@@ -88,14 +95,45 @@ class SourceChanges:
 
     def stand(self, position: int) -> None:
         """Note that the living program stands at a position, on the timeline of `wanted`."""
-        wanted = tuple(change for change in self.wanted if change.position <= position)
+        wanted = tuple(change for change in self.wanted if not change.is_behind(position))
         same = _common(self.held, wanted)
         for change in reversed(self.held[same:]):
             change.give_back(True)
         for change in wanted:  # also those that hold: putting a world back takes away what they had added to classes
-            change.take(True)
+            if not change.once:
+                change.take(True)
         self.held = wanted
-        self._ahead = [change for change in self.wanted if change.position > position]
+        for change in self._ahead:
+            change.prepare()
+        self._ahead = [change for change in self.wanted if change.is_behind(position)]
+        for change in self._ahead:
+            change.prepare()
+
+    def leave(self, position: int) -> None:
+        """Take back what is done once behind a position, to which the living program is about to be put back:
+        it may have given variables something that nothing else puts back."""
+        for change in reversed(self.held):
+            if change.once and change.is_behind(position):
+                change.give_back(True)
+        self.held = tuple([change for change in self.held if not (change.once and change.is_behind(position))])
+
+    def moment(self) -> Callable[[], None]:
+        """Return what brings back what holds now, and what is still to come, where a run has not come to its end."""
+        held, ahead = self.held, list(self._ahead)
+
+        def come_back() -> None:
+            self.wanted = (*held, *ahead)
+            for change in self._ahead:
+                change.prepare()  # it may wait for its line still
+            for change in reversed(self.held):
+                if change not in held and not change.once:
+                    change.give_back(True)
+            for change in held:
+                if not change.once:
+                    change.take(True)
+            self.held, self._ahead = held, ahead
+
+        return come_back
 
     def reach(self, position: int, *, entering: bool = False, alive: bool = True, due: bool = False) -> None:
         """Note that the program has come to a position of the tape.
@@ -103,16 +141,19 @@ class SourceChanges:
         Args:
             due: Whether the op there is about to be made, or its line to be run; else only the op before has been.
         """
-        while self._ahead and self._ahead[0].position <= position:
+        while self._ahead and self._ahead[0].position <= position and not self._taking:
             change = self._ahead[0]
-            if change.position == position:
-                if change.wait is not None and not due:
-                    change.wait(partial(self.reach, position, due=True))
-                    return
-                if change.wait is None and change.entering and not entering:
-                    return
+            if change.wait is not None and not due:  # its line comes later, whatever was put on the tape before that
+                change.wait(partial(self.reach, position, due=True))
+                return
+            if change.position == position and change.wait is None and change.entering and not entering:
+                return
             self._ahead.pop(0)
-            change.take(alive)
+            self._taking = True  # a line's own ops come by here
+            try:
+                change.take(alive)
+            finally:
+                self._taking = False
             self.held += (change,)
 
     def restate(self, codes: Mapping[CodeChange, CodeChange]) -> None:
@@ -121,11 +162,34 @@ class SourceChanges:
         self.held = tuple([codes.get(change, change) for change in self.held])
         self._ahead = [codes.get(change, change) for change in self._ahead]
 
-    def anew(self, start: int) -> bool:
-        """Whether only a run from the program's start comes to `wanted`, not one from position `start`."""
+    def same_behind(self, start: int) -> bool:
+        """Whether what is done once behind a position has been done as it is wanted."""
+        done = [
+            [change for change in some if change.once and change.is_behind(start)] for some in (self.held, self.wanted)
+        ]
+        return done[0] == done[1]
+
+    def exchange(self, wanted: Sequence[CodeChange]) -> None:
+        """Let those changes that were made at once hold that are wanted, and no others of them."""
+        for change in reversed(self.held):
+            if change.at_once and change not in wanted:
+                change.give_back(True)
+        kept = [change for change in self.held if not change.at_once or change in wanted]
+        for change in wanted:
+            if change.at_once and change not in kept:
+                change.take(True)
+                kept.append(change)
+        self.held = tuple(kept)
+
+    def anew(self, start: int, within: bool) -> bool:
+        """Whether only a run from the program's start comes to `wanted`, not one from position `start`.
+
+        Args:
+            within: Whether a run from `start` may do what is done once behind it.
+        """
         held, wanted = self.held, self.wanted
         return any(change.early and change not in held for change in wanted) or any(
-            change.once and (change.position > start or (change in held) != (change in wanted))
+            change.once and (not within if change.is_behind(start) else (change in held) != (change in wanted))
             for change in (*held, *wanted)
         )
 

@@ -17,6 +17,7 @@ from nnrepl.record.intake import RECORDING
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.repeat import exchange
 from nnrepl.tape import RUN_PASS, Activation, Gradient, Leaf, Op, Operation, Pass, Tape, Value
+from nnrepl.tape.passes import inside_of
 
 _copy = mx.array.__copy__
 _full = mx.full
@@ -174,7 +175,14 @@ def place_of(tape: Tape, target: Value, cursor: int | None = None) -> tuple[Valu
         part = None if cursor is None else tape.pass_at(cursor)
         return target, 0 if part is None else part.start
     made = target.op.position + 1
-    return target, made if cursor is None else max(cursor, made)
+    return target, before_call(tape, made if cursor is None else max(cursor, made))
+
+
+def before_call(tape: Tape, position: int) -> int:
+    """Return where a change takes effect that is made before the op at `position`: what happened inside of a call that
+    MLX ran by itself lies before the call's own op, and takes the change as the call does."""
+    inside = inside_of(tape.ops[position]) if position < len(tape) else None
+    return position if inside is None else inside.start
 
 
 def _before(tape: Tape, value: Value, cursor: int | None = None) -> tuple[Value, int | None] | None:

@@ -11,9 +11,14 @@ from __future__ import annotations
 import os
 import re
 import sys
+from bisect import bisect_right
 from collections.abc import Callable
 
-from nnrepl.tape import Op, Tape, Value
+import mlx.core as mx
+
+from nnrepl.tape import Leaf, Op, Tape, Value
+
+_copy = mx.array.__copy__
 
 RECENT = 2
 """So many of the newest stretches make a step: nobody knows yet what of them is handed on, so what the program still
@@ -75,12 +80,12 @@ class History:
     def _forgo(self, coming: list[Op]) -> None:
         """Let go of what is about to be computed and the program does not hold, while it is lazy: MLX then reuses each
         buffer as soon as it can, as in plain Python, where the tape would hold a whole step's at once."""
-        shared = self._shared()
+        shared = self._held_elsewhere()
         for op in coming:
             if op.operation.kind == "data":
                 continue
             for value in op.outputs:
-                if value.held is not None and value.size > 1 and not _is_held(value, shared):
+                if value.held is not None and value.size > 1 and not self._is_held(value, shared):
                     self._let_go(value)
 
     def trim(self) -> None:
@@ -91,6 +96,7 @@ class History:
             self._starts.append(self._end)
             self._end = self._measured = self._evaluated = reached
         self._grown = 0
+        self._note_leaves()
         count = len(self._starts)
         recent = range(max(count - RECENT, 0), count)
         for at in range(max(count - RECENT - 1, self._thinned), count):  # some of it has been evaluated meanwhile
@@ -125,12 +131,6 @@ class History:
     def _note_handed_on(self) -> None:
         """Note the values that later stretches begin with: parameters, the optimizer's state, what a loop carries
         on."""
-        passes = self.tape.passes
-        fresh, self._noted_passes = passes[self._noted_passes :], max(len(passes) - 1, 0)
-        for leaf in [leaf for part in fresh for leaf in part.wrt]:
-            if leaf.origin is not None and leaf not in self._leaves.get(leaf.origin, ()):
-                self._handed_on.add(leaf.origin)
-                self._leaves.setdefault(leaf.origin, []).append(leaf)
         for at in range(self._noted, len(self._starts)):
             start = self._starts[at]
             for op in self._ops(at):
@@ -139,28 +139,70 @@ class History:
                         self._handed_on.add(value)
         self._noted = len(self._starts)
 
+    def _note_leaves(self) -> None:
+        """Note the leaves of the passes since the last time, by what they continue."""
+        passes = self.tape.passes
+        fresh, self._noted_passes = passes[self._noted_passes :], max(len(passes) - 1, 0)
+        for leaf in [leaf for part in fresh for leaf in part.wrt]:
+            if leaf.origin is not None and leaf not in self._leaves.get(leaf.origin, ()):
+                self._handed_on.add(leaf.origin)
+                self._leaves.setdefault(leaf.origin, []).append(leaf)
+                self._bring_back(leaf, leaf.origin)
+
+    def _bring_back(self, leaf: Value, older: Value | None) -> None:
+        """Count again what had been dropped before a leaf continued it: the array is there."""
+        while older is not None and older.held is None and older.dropped and leaf.held is not None:
+            older.held = _copy(leaf.held)
+            if older.op is not None:
+                at = bisect_right(self._starts, older.op.position) - 1
+                self._resize(at, self._sizes.get(at, 0) + _bytes(older))
+            older = older.origin if isinstance(older, Leaf) else None
+
     def _release(self, at: int, keep: set[Value] | frozenset[Value], and_held: bool = False) -> None:
         """Drop what a stretch holds, but for `keep` and (if so wished) what the program itself holds."""
-        left, shared = 0, self._shared() if and_held else set()
+        left, shared = 0, self._held_elsewhere() if and_held else set()
         for op in self._ops(at):
             if op.operation.kind == "data":
                 continue  # the op itself holds it
             for value in op.outputs:
                 if value.held is None:
                     continue
-                if value in keep or (value.size == 1 and value.evaluated) or (and_held and _is_held(value, shared)):
+                if (
+                    value in keep
+                    or (value.size == 1 and value.evaluated)
+                    or (and_held and self._is_held(value, shared))
+                ):
                     left += _bytes(value)
                 else:
                     self._let_go(value)
         self._resize(at, left)
 
+    def _is_held(self, value: Value, shared: set[Value]) -> bool:
+        """Whether the program holds a value: its array, that of a leaf which continues it, or another object for it."""
+        if value in shared or (value.held is not None and sys.getrefcount(value.held) > _OF_THE_TAPE):
+            return True
+        return any([self._is_held(leaf, shared) for leaf in self._leaves.get(value, ())])
+
+    def _held_elsewhere(self) -> set[Value]:
+        """Return the values that the program holds by objects of its own: what these stand for, and what that
+        continues."""
+        found: set[Value] = set()
+        for value in self._shared():
+            older: Value | None = value
+            while older is not None and older not in found:
+                found.add(older)
+                older = older.origin if isinstance(older, Leaf) else None
+        return found
+
     def _let_go(self, value: Value) -> None:
-        """Drop a value, and the leaves by which later passes hold the same buffer."""
-        self._drop(value)
-        self.dropped += 1
-        for leaf in self._leaves.pop(value, ()):
-            if leaf.held is not None:
-                self._drop(leaf)
+        """Drop a value, and the leaves by which later passes hold the same buffer: one continues the other."""
+        pending = [value]
+        while pending:
+            going = pending.pop()
+            if going.held is not None:
+                self._drop(going)
+                self.dropped += 1
+            pending.extend(self._leaves.get(going, ()))
 
     def _superfluous(self, newest: int) -> list[int]:
         """Return the stretches whose handed-on values may go, the oldest first. At a distance of 2^k pairs and more
@@ -172,11 +214,6 @@ class History:
 
 _OF_THE_TAPE = 2
 """An array that only its value holds has so many references: that one, and the look at it."""
-
-
-def _is_held(value: Value, shared: set[Value]) -> bool:
-    """Whether the program holds a value: its array, or another object for it."""
-    return value in shared or sys.getrefcount(value.held) > _OF_THE_TAPE
 
 
 def _bytes(value: Value) -> int:

@@ -5,7 +5,7 @@ A timeline shares with its parent everything before the edit: the same values, o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from nnrepl.record.names import ProgramNames
@@ -164,6 +164,19 @@ class Timelines:
             self.current = parent
         return parent
 
+    def bookmark(self) -> Callable[[Tape], bool]:
+        """Give what goes back to the timeline that the user looks at now, if it still has a tape and none has been made
+        meanwhile; returns whether it did."""
+        count, line, undone = len(self._all), self.current, list(self._undone)
+
+        def back(tape: Tape) -> bool:
+            if len(self._all) != count or line.tape is not tape:
+                return False
+            self.current, self._undone = line, undone
+            return True
+
+        return back
+
     def taken_back(self, cells: tuple[Cell, ...]) -> None:
         """Cells have been taken back from the current timeline."""
         self._undone.append(cells)
@@ -176,6 +189,11 @@ class Timelines:
         if isinstance(found, Timeline):
             self.current = found
         return found
+
+    @property
+    def undone(self) -> Timeline | tuple[Cell, ...] | None:
+        """What `redo` would go back to; None if there is nothing."""
+        return self._undone[-1] if self._undone else None
 
     @property
     def can_redo_cells(self) -> bool:

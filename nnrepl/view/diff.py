@@ -26,10 +26,9 @@ def diff_view(
     """Return the first op whose value differs, then the ops with their largest absolute and relative change."""
     title = Text(f"timeline {before.number} → timeline {after.number}", style="heading")
     parts: list[RenderableType] = [title, *map(Text, _agree(changes, same, parted))]
-    if changes:
-        parts += [_first(changes[0], said) for said in _differs(changes)]
-        parts.append(_table(changes))
-        parts += [Text(said, style="dim") for said in _counts(changes, same)]
+    parts += [_first(changes[0], said) for said in _differs(changes)]
+    parts += [_table(changes)] if changes else []
+    parts += [Text(said, style="dim") for said in _counts(changes, same)]
     parts += [Text(said, style="warning") for said in _parted(parted)]
     if parted is None:
         parts += _lengths(before, after)
@@ -47,14 +46,17 @@ def _agree(changes: Sequence[Change], same: int, parted: tuple[Op, Op] | None) -
 
 
 def _differs(changes: Sequence[Change]) -> list[Said]:
-    first = changes[0]
+    first = next(iter(changes), None)
 
     def holds() -> bool:
+        if first is None:
+            return False
         old, new = first.old.array, first.new.array
         earlier = any(one.after.position < first.after.position for one in changes)
         return not earlier and (old.shape != new.shape or not bool(mx.all(_equal(old, new)).item()))
 
-    return say(Claim("diff: first", holds, lambda: f"{first.after.label} {first.after.name}"))
+    return say(Claim("diff: first", holds, lambda: (
+        f"first difference: {changes[0].after.label} {changes[0].after.name}")))  # fmt: skip
 
 
 def _equal(a: mx.array, b: mx.array) -> mx.array:
@@ -62,7 +64,8 @@ def _equal(a: mx.array, b: mx.array) -> mx.array:
 
 
 def _first(change: Change, said: Said) -> Text:
-    line = Text("first difference: ").append(said, style="op.name")
+    head, colon, name = said.partition(": ")
+    line = Text(head + colon).append(name, style="op.name")
     return line.append(f"  {change.new.name}  {place_text(change.after.source)}", style="dim")
 
 
@@ -75,12 +78,11 @@ def _counts(changes: Sequence[Change], same: int) -> list[Said]:
 
 
 def _parted(parted: tuple[Op, Op] | None) -> list[Said]:
-    if parted is None:
-        return []
-    a, b = parted
-    other = a.name != b.name or len(a.outputs) != len(b.outputs)
-    return say(Claim("diff: parted", lambda: other, lambda: (
-        f"from here on the program goes another way: {a.label} {a.name} became {b.label} {b.name}")))  # fmt: skip
+    other = parted is not None and any(
+        one != another for one, another in zip(*[(op.name, len(op.outputs)) for op in parted])
+    )
+    way = " became ".join(f"{op.label} {op.name}" for op in parted or ())
+    return say(Claim("diff: parted", lambda: other, lambda: f"from here on the program goes another way: {way}"))
 
 
 def _lengths(before: Timeline, after: Timeline) -> list[RenderableType]:

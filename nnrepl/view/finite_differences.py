@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mlx.core as mx
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -83,6 +84,8 @@ def _verdict(one: Checked) -> str:
     count = len(one.elements) - (0 if one.wrong else len(one.undefined))
     if not one.of.size:
         return f"nothing to check: {words.name(one.of)} is empty"
+    if not mx.issubdtype(one.of.dtype, mx.floating):
+        return f"not checked: differences are taken along real numbers, and {words.name(one.of)} is complex"
     if not count:
         return "nothing to compare: the function or the gradient is not finite"
     share = f"all {count} elements" if count == one.of.size else f"{count} of {one.of.size} elements"

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from nnrepl.explain.health.report import WARNING, Report
 from nnrepl.explain.limits import THRESHOLDS
-from nnrepl.explain.words import cost
+from nnrepl.explain.words import cost, counted
+from nnrepl.tape.claims import Claim, Said, say
 
 
 def health_view(report: Report) -> RenderableType:
@@ -22,20 +23,19 @@ def health_view(report: Report) -> RenderableType:
         line.append(finding.text, style="" if serious else "dim")
         parts.append(line)
         parts.append(Padding(Text(finding.command, style="op.name"), (0, 0, 0, 4)))
-    if not report.warnings:
-        parts.insert(0, _clean_bill(report))
+    parts[:0] = [Text(f"✓ {said}", style="good") for said in _clean_bill(report)]
     parts.extend(Text(unseen, style="hint") for unseen in _unseen(report))
     parts.append(Text(cost(report.ops), style="hint"))
     return Group(*parts)
 
 
-def _clean_bill(report: Report) -> Text:
-    """Return that nothing was found, and in what."""
+def _clean_bill(report: Report) -> list[Said]:
+    """Say that nothing was found, and in what."""
     part = report.part
-    return Text(
-        f"✓ nothing is wrong with {part.address} · {part.title}: {report.checks} checks, {report.looked} tensors",
-        style="good",
-    )
+    clean = not report.warnings and report.looked > 0
+    return say(Claim("health: clean", lambda: clean, lambda: (
+        f"nothing is wrong with {part.address} · {part.title}: {report.checks} checks, "
+        f"{counted(report.looked, 'tensor')}")))  # fmt: skip
 
 
 def _unseen(report: Report) -> list[str]:
@@ -46,7 +46,11 @@ def _unseen(report: Report) -> list[str]:
     elif report.unseen:
         lines.append(f"Not on the tape, and not looked at: {', and '.join(report.unseen)}.")
     if report.refused:
-        lines.append(f"{report.refused} tensors were dropped and could not be looked at.")
+        lines.append(f"{counted(report.refused, 'tensor')} could not be looked at: their numbers are not kept.")
+    if not report.looked and not report.unsafe:
+        lines.append("No tensor was looked at: none that was differentiated has a number.")
+    if report.others:
+        lines.append(f"Not looked at: {counted(report.others, 'other gradient call')} of {report.part.step.title}.")
     return lines
 
 

@@ -117,12 +117,20 @@ def shrunk(matrix: mx.array, rows: int, columns: int) -> list[list[float]]:
     for axis, most in ((0, rows), (1, columns)):
         extent = matrix.shape[axis]
         if extent > most:
-            matrix = matrix if matrix.dtype == mx.float64 else matrix.astype(mx.float32)
             cuts = [extent * at // most for at in range(most + 1)]
-            parts = [mx.mean(matrix[a:b] if axis == 0 else matrix[:, a:b], axis=axis) for a, b in pairwise(cuts)]
-            matrix = mx.stack(parts, axis=axis)
+            with mx.stream(
+                mx.cpu
+            ):  # which knows float64: the mean of a million numbers in float32 is off in its digits
+                parts = [_mean(matrix[a:b] if axis == 0 else matrix[:, a:b], axis) for a, b in pairwise(cuts)]
+                matrix = mx.stack(parts, axis=axis)
     numbers: Any = matrix.tolist()
     return [[float(value) for value in row] for row in numbers]
+
+
+def _mean(part: mx.array, axis: int) -> mx.array:
+    mean = mx.mean(part.astype(mx.float64), axis=axis)
+    mx.eval(mean)  # one part after the other: all in float64 would be twice the matrix
+    return mean
 
 
 class Heatmap:

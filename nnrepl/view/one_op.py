@@ -35,7 +35,7 @@ def inputs_text(op: Op, shapes: bool = True) -> Text:
     parts: list[Text] = []
     if isinstance(op, BackwardOp) or op.operation.kind in ("custom", "checkpoint", "opaque", "jvp"):
         shown = _gradients_first(op) if isinstance(op, BackwardOp) else list(dict.fromkeys(op.inputs))
-        parts = [value_text(value, op, shapes) for value in shown]
+        parts = [_part_text(value, op, shapes) or value_text(value, op, shapes) for value in shown]
     else:
         for arg in op.args:
             parts.append(_argument_text(arg, op, shapes))
@@ -52,6 +52,14 @@ def inputs_text(op: Op, shapes: bool = True) -> Text:
     if op.operation.name == "accumulate" and len(parts) == 2:
         return parts[0].append(" + ").append_text(parts[1])
     return Text(", ").join([part for part in parts if part])
+
+
+def _part_text(value: Value, op: Op, shapes: bool) -> Text | None:
+    """Return the address of one of the parts that a sum of gradients adds up; None for anything else."""
+    if op.operation.name != "accumulate" or value.op is None or value.op.part.adds_to(value) is None:
+        return None
+    text = Text(f"{value.op.label}.{value.slot}" if value.slot else value.op.label, style="gradient")
+    return text.append(f" {shape_text(value.shape)}", style="value.shape") if shapes else text
 
 
 def _argument_text(arg: object, op: Op, shapes: bool) -> Text:
@@ -110,7 +118,7 @@ def outputs_text(op: Op, shapes: bool = True, dtype: bool = True) -> Text:
         if not name.startswith("#"):
             text.append(name, style="gradient" if value.gradient_of is not None else "value.name")
             text.append(" " if shapes else "")
-        if value.gradient_of is not None and _is_part(op, value):
+        if op.part.adds_to(value) is not None:
             text = Text("part of ", style="dim").append_text(text)
         text.append(shape_text(value.shape) if shapes else "", style="value.shape")
         shown += [text] if text else []
@@ -120,13 +128,6 @@ def outputs_text(op: Op, shapes: bool = True, dtype: bool = True) -> Text:
     if op.outputs and dtype:
         line.append(f" {dtype_text(op.outputs[0].dtype)}", style="value.dtype")
     return line
-
-
-def _is_part(op: Op, value: Value) -> bool:
-    """Whether a gradient is only a part of a sum that is not complete with it."""
-    of = value.gradient_of
-    grads = op.part.grads.get(of.canonical, []) if of is not None else []
-    return len(grads) > 1 and grads[-1] is not value
 
 
 def op_line(op: Op, width: int = 4) -> Text:

@@ -101,7 +101,7 @@ def hits_view(hits: Sequence[Met], missed: str) -> list[RenderableType]:
         parts.append(_title(met.hit))
         if met.passed:
             parts.append(Text(met.passed, style="hint"))
-        parts.extend(_finding(met.hit.found))
+        parts.extend(finding_view(met.hit.found))
     if hits and missed:
         parts.append(Text(f"({missed})", style="hint"))
     return parts
@@ -113,7 +113,8 @@ def _title(hit: Hit) -> Text:
     return text.append(f" · hit {_times(hit.count, 'time')}", style="dim") if hit.count > 1 else text
 
 
-def _finding(found: Finding | None) -> list[RenderableType]:
+def finding_view(found: Finding | None) -> list[RenderableType]:
+    """Return what was found, in a few lines."""
     match found:
         case None:  # a plain breakpoint
             return []

@@ -228,3 +228,11 @@ def test_what_cannot_run_again_is_recorded(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(program)
     shown = plain_python("train.py", stdin="until step 5\ngoto step 3\np i\nq\n", cwd=tmp_path).stdout
     assert re.search(r"^i = 2$", shown, re.MULTILINE), shown
+
+
+def test_a_saved_tape_knows_what_was_closed(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(HEAD + QUIET + PROGRAMS["adam"].replace("if i % 5 == 0: print", "print"))
+    play(tmp_path / "train.py", "continue", f"save {tmp_path / 'run'}")
+    shown = captured("--batch", "-c", "plot loss", "-c", "health", str(tmp_path / "run.safetensors"))
+    assert "(step 12)" in shown, shown
+    assert "steps 2 to 12 ran natively and are closed: not looked at" in shown, shown

@@ -95,3 +95,27 @@ def test_a_property_does_with_what_is_assigned_what_it_will(native: str, tmp_pat
     (tmp_path / "plain.py").write_text(plain + "print(len(log), [round(number, 4) for number in log])\n")
     printed = plain_python("plain.py", cwd=tmp_path).stdout
     assert re.sub(r"\s", "", printed.partition(" ")[2]) in re.sub(r"\s", "", shown), shown
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_an_edit_behind_an_evaluation_is_none_of_the_ops_of_the_step_that_begins(native: str, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(TRAIN.replace("shown = mark * i;", "held = model(X).mean();"))
+    shown = play(tmp_path / "train.py", f"config native {native}", "continue", "goto step 4",
+                 "opt.learning_rate = 0.5", "what #1", "p i")  # fmt: skip
+    assert re.search(r"made by +#1 +transpose", shown), shown
+    assert re.search(r"^i = 3$", shown, re.MULTILINE), shown
+
+
+def test_an_edit_behind_one_that_was_put_in_again(tmp_path: Path) -> None:
+    """Opening a step before an edit makes that anew: the program's object is known as what it holds then."""
+    text = TRAIN.replace("loss, grads = learn(model, X)", "x = X * 1; y = mark + 1\n    loss, grads = learn(model, x)")
+    text = text.replace("(model(x) ** 2)", "(mx.tanh(model(x)) ** 2)")
+    (tmp_path / "train.py").write_text(text)
+    first, second = "x = x * 2", "x[0] = 0.5"
+    shown = play(tmp_path / "train.py", "continue", "goto step 3 add", first, "health", "goto step 3 addmm", second,
+                 "goto end", "continue", "p [round(number, 4) for number in log]")  # fmt: skip
+    assert "cannot" not in shown, shown
+    plain = text.replace("    loss, grads", f"    if i == 2: {first}; {second}\n    loss, grads")
+    (tmp_path / "plain.py").write_text(plain + "print(len(log), [round(number, 4) for number in log])\n")
+    printed = plain_python("plain.py", cwd=tmp_path).stdout
+    assert re.sub(r"\s", "", printed.partition(" ")[2]) in re.sub(r"\s", "", shown), shown

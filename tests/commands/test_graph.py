@@ -18,7 +18,7 @@ from nnrepl.view.drawings import drawing_of
 from nnrepl.view.html import _LIGHT, _NIGHT
 from nnrepl.view.lanes import flowing, nodes_of
 from nnrepl.view.log_page import _NAMES
-from nnrepl.view.page import COLOURS, contrast
+from nnrepl.view.page import COLOURS
 from nnrepl.view.theme import THEMES
 from tests.corpus import lm
 from tests.support import OpenSession
@@ -181,6 +181,18 @@ def test_a_page_holds_every_op_folded_and_needs_nothing_else(tmp_path: Path) -> 
         if op.phase == "forward":
             assert op.label in seen
     assert "∂L/∂" in seen
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast of two colours `#rrggbb`, 1 to 21, by WCAG 2 (https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio)."""
+    lighter, darker = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def test_colours_of_pages_can_be_read() -> None:

@@ -1,13 +1,18 @@
-"""Every command is typed for its result: in a transcript, or in the test that is named here."""
+"""Every command is typed for its result: in a transcript that shows it, or in the test that is named here."""
 
 from __future__ import annotations
 
 import re
 
+import mlx.core as mx
+import pytest
+
+import nnrepl
 from nnrepl.commands import load_all
 from nnrepl.commands.table import TABLE
-from tests.shell.test_transcripts import TRANSCRIPTS, split
-from tests.support import ROOT
+from nnrepl.session.errors import Quit
+from tests.shell.test_transcripts import TRANSCRIPTS
+from tests.support import PROMPT, ROOT, OpenSession
 
 ELSEWHERE = {
     "compare": "tests/session/test_reference.py",
@@ -15,21 +20,63 @@ ELSEWHERE = {
     "examples": "tests/programs/test_load.py",
     "learn": "tests/learn/test_lessons.py",
     "load": "tests/programs/test_load.py",
+    "quit": "tests/commands/test_typed.py",
     "reload": "tests/programs/test_reload.py",
     "save": "tests/programs/test_saved.py",
     "source": "tests/shell/test_muscle_memory.py",
+    "unalias": "tests/commands/test_typed.py",
+    "undisplay": "tests/commands/test_typed.py",
 }
-"""What writes or reads files, or needs a program that is being changed."""
+"""What writes or reads files, needs a program that is being changed, or has an effect and nothing to show."""
 
 
 def test_every_command_is_typed() -> None:
     load_all()
-    typed: set[str] = set()
+    answered: set[str] = set()
     for path in TRANSCRIPTS.glob("*.txt"):
-        lines = split(path.read_text(encoding="utf-8"))[1].splitlines()
-        typed |= {words[0] for line in lines for words in (line.split(),) if words}
-    never = {command.names[0] for command in TABLE.commands if not typed.intersection(command.names)}
+        for line, _, shown in (step.partition("\n") for step in PROMPT.split(path.read_text(encoding="utf-8"))[1:]):
+            if shown.strip():  # a transcript is compared to the letter: what it shows is held
+                answered.update(line.split()[:1])
+    never = {command.names[0] for command in TABLE.commands if not answered.intersection(command.names)}
     assert never == ELSEWHERE.keys()
     for name, file in ELSEWHERE.items():
         text = (ROOT / file).read_text(encoding="utf-8")
         assert re.search(rf"(\"|\\n){name}( |\")", text), f"{file} does not type {name}"
+
+
+@pytest.fixture
+def session() -> OpenSession:
+    """A session at the start of a small call."""
+    opened = OpenSession(nnrepl.trace(lambda x: ((x * 2) + 1).sum(), mx.ones((2,)), wrt=0))
+    opened.run("goto start")
+    return opened
+
+
+def test_what_is_no_longer_displayed_is_not_shown(session: OpenSession) -> None:
+    session.run("display x")
+    session.run("display x + 1")
+    assert str(session.run("step")).count("x + 1 = [2 2]") == 1
+    session.run("undisplay 2")
+    shown = str(session.run("step"))
+    assert "x = [1 1]" in shown
+    assert "x + 1" not in shown
+    session.run("undisplay")
+    assert "x = [1 1]" not in str(session.run("back"))
+    with pytest.raises(nnrepl.UserError, match="display"):
+        session.run("undisplay 7")
+
+
+def test_what_is_no_alias_is_not_known(session: OpenSession) -> None:
+    session.run("alias twice p %1 * 2")
+    assert str(session.run("twice x")) == "x * 2 = [2 2]"
+    session.run("unalias twice")
+    with pytest.raises(nnrepl.UserError):
+        session.run("twice x")
+    with pytest.raises(nnrepl.UserError, match="twice"):
+        session.run("unalias twice")
+
+
+def test_quit_leaves(session: OpenSession) -> None:
+    for line in ("quit", "q", "exit"):
+        with pytest.raises(Quit):
+            session.interpreter.run(line)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import mlx.core as mx
 import pytest
@@ -10,8 +12,11 @@ from rich.console import Console
 
 import nnrepl
 from nnrepl.explain.check import check_pass
+from nnrepl.explain.look import Look, Stat
 from nnrepl.explain.loss import verdict, why_loss
 from nnrepl.explain.why import why
+from nnrepl.record import batches
+from nnrepl.session.births import first_bad
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import TapeSession
 from nnrepl.view.finite_differences import check_view
@@ -118,3 +123,76 @@ def test_an_element_is_told_how_it_is_asked_about(text: str) -> None:
         session.run(f"why {text}")
     assert str(refused.value).endswith(f"asked about as a whole: explain {name} at [1]")
     session.run(f"explain {name} at [1]")
+
+
+@pytest.mark.parametrize("bad", [mx.nan, mx.inf, 0.5])
+def test_of_numbers_that_are_none_nothing_is_said_about_their_size(bad: float) -> None:
+    session = OpenSession(nnrepl.trace(lambda w: mx.square(w).sum(), mx.array([bad, 0.25]), wrt=0))
+    for question in ("grad(w) == 0", "grad(w) is tiny", "grad(w)"):
+        answer = why(session, question)
+        text = " ".join([answer.headline, *answer.reasons, *answer.also])
+        assert ("norm" in text) == (bad == 0.5), text
+        assert ("came in as" in text) == (bad != 0.5), text
+
+
+@pytest.mark.parametrize("complex_", [True, False])
+def test_a_complex_leaf_is_not_held_against_differences(complex_: bool) -> None:
+    c = mx.array([1 + 2j, 0.5 - 1j]) if complex_ else mx.array([1.0, 0.5])
+    session = OpenSession(nnrepl.trace(lambda c: mx.abs(c * c).sum(), c, wrt=0))
+    assert ("c is complex" in shown(session)) == complex_
+    assert ("✓" in shown(session)) != complex_
+
+
+def test_a_gradient_that_is_a_sum_is_checked_by_its_parts() -> None:
+    def loss(w: mx.array) -> mx.array:
+        h = w * 2
+        return (mx.sin(h) + mx.cos(h)).sum()
+
+    session = OpenSession(nnrepl.trace(loss, mx.array([1.0, 2.0]), wrt=0))
+    session.run("goto end")
+    with pytest.raises(UserError, match="adds gradients up; check what it adds: #8, #9"):
+        session.run("check grad(h)")
+    assert "✓" in str(session.run("check #8"))
+
+
+def test_why_alone_says_what_there_was_to_look_at() -> None:
+    def said(fn: Callable[..., mx.array], wrt: int | None) -> str:
+        return why(OpenSession(nnrepl.trace(fn, mx.ones((2, 2)), wrt=wrt)), "").headline
+
+    assert "No gradient was taken" in said(lambda w: (w @ w).sum(), None)
+    assert "Of 1 gradient none is 0" in said(lambda w: (w @ w).sum(), 0)
+    assert "None reaches w: why grad(w)" in said(lambda w: mx.stop_gradient(w).sum(), 0)
+    with nnrepl.recording() as recorded:
+        pass
+    assert why(TapeSession(recorded.tape, recorded.names), "").headline.startswith("Nothing has been recorded")
+
+
+def test_a_large_tensor_is_looked_at_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = [0.0, 2.0, mx.nan, -3.0, mx.inf, 0.0, 1.0]
+
+    def stat() -> Stat:
+        session = OpenSession(nnrepl.trace(lambda w: w * 1, mx.array(numbers), wrt=None))
+        look, value = Look(session), session.tape.ops[0].outputs[0]
+        assert look.finite([value]) == {value: False}
+        assert first_bad(look, value) == 2
+        assert first_bad(look, value, "inf") == 4
+        return look.stat(value)
+
+    whole = stat()
+    monkeypatch.setattr(batches, "PIECE", 2)
+    monkeypatch.setattr("nnrepl.explain.look.PIECE", 2)
+    monkeypatch.setattr("nnrepl.session.births.PIECE", 2)
+    parts = stat()
+    assert replace(parts, norm=0) == replace(whole, norm=0)
+    assert parts.norm == pytest.approx(whole.norm)
+
+
+def test_unsigned_numbers_and_large_ones_are_told_apart() -> None:
+    from nnrepl.timeline.compare import distances
+    from nnrepl.view.diff import _signed
+
+    a, b = mx.array([2**24 + 1, 5], mx.int32), mx.array([2**24, 5], mx.int32)
+    (found,) = distances([(a, b)])
+    assert (found.same, found.absolute) == (False, 1.0)
+    assert (_signed(mx.array([1], mx.uint32)) - _signed(mx.array([2], mx.uint32))).tolist() == [-1]
+    assert (_signed(mx.array([False])) - _signed(mx.array([True]))).tolist() == [-1]

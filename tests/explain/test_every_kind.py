@@ -12,6 +12,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 import pytest
+from mlx.utils import tree_map
 
 from nnrepl.explain import health as checks
 from tests.explain.test_findings import KINDS, Program, captured, reports, rows, squares, train
@@ -174,6 +175,42 @@ def twice(faulty: bool) -> None:
     train(model, lambda m, x: nn.losses.cross_entropy(m(x), targets, reduction="mean"), rows(4, 3))
 
 
+def symmetric(faulty: bool) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    if faulty:
+        model.layers[0].weight, model.layers[0].bias = mx.full((4, 3), 0.5), mx.zeros((4,))
+        model.layers[2].weight = mx.full((2, 4), 0.5)
+    train(model, squares, rows(6, 3), rows(6, 2))
+
+
+def heaped(faulty: bool) -> None:
+    """Gradients of all steps are added up; or those of two batches, and a momentum is made by hand."""
+    model, optimizer = nn.Linear(3, 2), optim.SGD(1e-3)
+    step, x, y = nn.value_and_grad(model, squares), rows(4, 3), rows(4, 2)
+    heap: Any = None
+    for turn in range(6):
+        _, grads = step(model, x, y)
+        if faulty:
+            heap = grads if heap is None else tree_map(lambda a, b: a + b, heap, grads)
+            optimizer.update(model, heap)
+        elif turn % 2:
+            heap = tree_map(lambda a, b: 0.9 * a + b, heap, grads)
+            optimizer.update(model, heap)
+        else:
+            heap = grads if heap is None else tree_map(lambda a, b: a * 0 + b, heap, grads)
+        mx.eval(model.parameters(), heap)
+
+
+def unasked(faulty: bool) -> None:
+    labels = mx.array([0, 1, 2, 3 if faulty else 2])
+
+    def loss(m: nn.Module, x: mx.array) -> mx.array:
+        hot = (mx.arange(3) == labels[:, None]).astype(mx.float32)
+        return -(hot * nn.log_softmax(m(x))).sum(axis=-1).mean()
+
+    train(nn.Linear(4, 3), loss, rows(4, 4))
+
+
 OTHERS: dict[str, tuple[str, Program]] = {
     "dead units": ("dead units", dead), "saturated units": ("saturated units", saturated),
     "whole numbers": ("whole numbers", whole), "cut gradient": ("cut gradient", cut),
@@ -184,7 +221,8 @@ OTHERS: dict[str, tuple[str, Program]] = {
     "float16 underflow": ("float16 underflow", underflow), "forced evaluation": ("forced evaluation", forced),
     "frozen": ("frozen", frozen), "asleep": ("wrong mode", asleep), "awake": ("wrong mode", awake),
     "hidden weight": ("hidden weight", hidden), "double softmax": ("double softmax", twice),
-    "stale constant": ("stale constant", captured),
+    "stale constant": ("stale constant", captured), "same units": ("same units", symmetric),
+    "old gradients": ("old gradients", heaped), "no answer": ("no answer", unasked),
 }  # fmt: skip
 ELSEWHERE = {"hole"}
 """No program of the tests makes an array that nothing has recorded."""

@@ -383,3 +383,91 @@ def test_what_a_checkpoint_gives_back_is_what_was_computed_inside() -> None:
         text = str(session.run(f"explain {op.label}"))
         assert "Jacobian" not in text
         assert own in re.sub(r"\s+", " ", text)
+
+
+# -- reports that people have written ------------------------------------------------------------------------
+
+
+def masked_logits(open_row: bool) -> OpenSession:
+    """The logarithm of a mask is added, of which one row is all 0 (allennlp, issue 890)."""
+    model, mask = nn.Linear(3, 4), mx.array([[1.0] * 4, [1.0 * open_row, 0, 0, 0], [1.0] * 4, [0, 0, 1, 1]])
+
+    def loss(m: nn.Linear) -> mx.array:
+        return nn.losses.cross_entropy(m(X) + mx.log(mask), mx.array([1, 0, 2, 3]), reduction="sum")
+
+    return OpenSession(nnrepl.trace(loss, model, wrt=model))
+
+
+def test_a_row_that_is_masked_altogether_is_told_and_not_the_mask() -> None:
+    text = said(masked_logits(False), "nan")
+    assert "A whole row of −∞ went in" in text
+    assert "Keep it above 0" not in text
+    assert "NaN" not in said(masked_logits(True), "nan")
+
+
+def test_a_query_without_keys_is_told_where_its_result_is_thrown_away() -> None:
+    """The loss leaves the query out, and its gradient is NaN nevertheless (pytorch, issue 41508)."""
+
+    def traced(hidden: float) -> OpenSession:
+        attention = nn.MultiHeadAttention(3, 1)
+        mask = mx.array([[0.0, -mx.inf, 0, 0], [hidden, -mx.inf, -mx.inf, -mx.inf], [0] * 4, [0] * 4])
+        keep = mx.array([[1], [0], [1], [1]]) > 0
+        x = X[None]
+        return OpenSession(
+            nnrepl.trace(lambda m: mx.sum(mx.square(mx.where(keep, m(x, x, x, mask), 0))), attention, wrt=attention)
+        )
+
+    text = said(traced(-float("inf")), "nan")
+    assert "The mask leaves no key to the query of row mask[1,:]" in text, text
+    assert "is finite" in said(traced(0.0), "nan")
+
+
+def test_a_cross_entropy_over_one_class_is_told() -> None:
+    for classes in (1, 2):
+        model = nn.Linear(3, classes)
+        targets = mx.zeros((4,), mx.int32)
+        text = said(OpenSession(nnrepl.trace(lambda m, y=targets: nn.losses.cross_entropy(m(X), y).sum(), model,
+                                             wrt=model)))  # fmt: skip
+        assert ("there is one class, its share is 1" in text) == (classes == 1)
+
+
+def test_zeros_of_half_precision_are_told_as_such() -> None:
+    def squared(size: float) -> OpenSession:
+        return opened(lambda h: h * mx.square(mx.abs(h).astype(mx.float16) * size + size).astype(mx.float32))
+
+    assert "too small for float16" in said(squared(1e-5), "grad(first.weight)")
+    assert "too small" not in said(squared(1.0), "grad(first.weight)")
+
+
+def test_a_part_of_a_gradient_is_not_called_by_the_name_of_the_whole() -> None:
+    """x is used twice: what one op gives is no ∂L/∂x, and each equation is so of the numbers that the tape has."""
+    session = OpenSession(nnrepl.trace(lambda x: mx.sum(mx.exp(x) * mx.sin(x)), X, wrt=0))
+    back = {op.of.name: op for op in session.tape.ops if op.of is not None and op.operation.kind == "vjp"}
+    told = {name: re.sub(r"\s+", " ", str(session.run(f"explain {back[name].label} at [1, 2]"))) for name in back}
+    partial = [name for name in ("exp", "sin") if session.tape.passes[0].adds_to(back[name].outputs[0]) is not None]
+    assert partial
+    for name in partial:
+        label = back[name].label
+        assert f"{label}[1,2] = " in told[name]
+        assert "∂L/∂x[1,2] =" not in told[name]
+        assert "It is a part of ∂L/∂x" in told[name]
+    assert "part of" not in told["multiply"]
+
+
+def swollen(h: mx.array) -> mx.array:
+    return h * h * 1e12
+
+
+def test_what_grows_a_nested_gradient_is_named_inside_of_it() -> None:
+    for inner, named in ((swollen, True), (sound, False)):
+        text = said(through(inner), "grad(w)")
+        assert (f"Inside of that call: multiply at {line_of(inner, 'return')}" in text) == named, text
+
+
+def test_a_step_function_of_a_library_is_told_with_the_line_that_calls_it() -> None:
+    def stepped(h: mx.array) -> mx.array:
+        return nn.step(h) * 1.0
+
+    place = line_of(stepped, "step(h)")
+    for text in (said(opened(stepped)), said(opened(stepped), "grad(first.weight)")):
+        assert re.search(rf"activations\.py:\d+, from {place}", text) is not None, text

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 
-from nnrepl.programs.notebook import read_notebook
+from nnrepl.programs.loading import program_of
+from nnrepl.programs.notebook import READERS, read_notebook
 from nnrepl.programs.script import CannotLoad, load_script
 from tests.support import PROMPT, nnrepl_cli
 
@@ -348,3 +350,27 @@ def test_a_cell_that_the_notebook_has_not(tmp_path: Path) -> None:
     path = notebook(tmp_path / "lesson.ipynb", *CELLS)
     result = nnrepl_cli("--batch", "--stop-at-entry", "-c", "break cell 9", str(path))
     assert "there is no cell 9; the notebook has cells 1 to 5" in result.stdout
+
+
+# -- other kinds of programs in cells -------------------------------------------------------------------------
+
+
+def test_another_kind_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader in the table is all that a kind needs: it is loaded, its cells are called as a notebook's, and `load`
+    takes it for a program."""
+    monkeypatch.setitem(READERS, ".cells", lambda path, text: text.split("%%\n"))
+    file = tmp_path / "two.cells"
+    file.write_text("a = 1\n%%\nb = a + 1\ndisplay(b)\n")
+    script = program_of(str(file))
+    assert script is not None
+    assert script.on_disk(f"{file}#2") == "b = a + 1\ndisplay(b)\n"
+    main, argv, paths = sys.modules["__main__"], sys.argv, list(sys.path)
+    try:
+        module = script.enter()
+        script.run()
+        assert (module.b, module.__file__) == (2, str(file))
+    finally:
+        sys.modules["__main__"], sys.argv, sys.path[:] = main, argv, paths
+    file.write_text("a = (\n")
+    with pytest.raises(CannotLoad, match=r"two\.cells, cell 1, line 1: '\(' was never closed"):
+        load_script(str(file), [])

@@ -301,6 +301,28 @@ def test_a_tape_of_an_older_nnrepl_opens() -> None:
     assert "runs it on" not in said  # nothing runs
 
 
+def test_a_tape_of_0_2_opens_with_all_that_it_noted() -> None:
+    """`tape_0_2_0.safetensors`: two steps of a small network with a `vmap`, saved by 0.2.0: variables, steps, what
+    happened inside of the call, and an edit of `h` before it in the second step. A later format must still read it."""
+    loaded, facts = open_session(str(Path(__file__).with_name("tape_0_2_0.safetensors")))
+    assert (facts.nnrepl, facts.kept, len(loaded.changes.timelines)) == ("0.2.0", 123, 2)
+    said = screen(loaded, ["timelines", "info steps", "goto step 2", "until vmap", "p h", "p row", "p rate", "where",
+                           "goto end", "p opt.learning_rate", "timeline 1", "goto end", "p loss", "p i",
+                           "p grad(model.first.weight)", "why", "diff 1 2"])  # fmt: skip
+    assert "2  h = h * 2  before #5" in said
+    assert "38          1  SGD     golden.py:27  0.6570" in said
+    assert "h = [[-1.4249 -0.2431 -0.7692]" in said
+    assert "row = [[-1.4249 -0.2431 -0.7692]" in said
+    assert "2 samples along axis 0" in said
+    assert "rate = {'scale': 0.5}" in said
+    assert "doubled = mx.vmap(lambda row: row * 2)(h)" in said
+    assert "opt.learning_rate = 0.1000" in said
+    assert "loss = 0.1044" in said
+    assert "i = 1" in said
+    assert "∂L/∂first.weight = [[-0.1122 -0.0977]" in said
+    assert "there timeline 2 ends, and timeline 1 goes on" in said
+
+
 def test_what_the_variables_held_is_in_the_file(tmp_path: Path) -> None:
     class Settings:
         def __init__(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 from tests.support import nnrepl_cli
@@ -20,6 +22,29 @@ pathlib.Path("note.txt").write_text("x")
 mx.save("w.npy", w)
 assert open("note.txt").read() == "x"
 """
+
+
+OTHERS = """
+import os, sqlite3
+import mlx.core as mx
+os.makedirs("out/deep", exist_ok=True)
+with open("part", "w") as file:
+    file.write("x")
+os.replace("part", "whole")
+kept = sqlite3.connect("kept.db")
+kept.execute("create table if not exists losses (number)")
+kept.commit()
+l, g = mx.value_and_grad(lambda w: (w * w).sum())(mx.array([1.0]))
+"""
+
+
+def test_other_ways_to_write(tmp_path: Path) -> None:
+    """Folders that it makes, files put in another's place, and what a library opens itself."""
+    path = tmp_path / "program.py"
+    path.write_text(OTHERS)
+    shown = nnrepl_cli("--plain", str(path), stdin="c\ngoto start\nw = w * 2\nq\n", cwd=tmp_path).stdout
+    kept = ", kept.db" if sys.platform == "linux" else ""
+    assert f"it writes its files again: out, out/deep, part, whole{kept}\n" in shown.replace(os.sep, "/")
 
 
 def test_named_before_it_runs_again(tmp_path: Path) -> None:

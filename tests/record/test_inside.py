@@ -286,10 +286,12 @@ for i in range(2):
 """
 
 
-def test_a_change_before_a_call_is_that_line_and_what_happens_inside_keeps_its_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize("move", ["step", "next", "until vmap"])
+def test_a_change_before_a_call_is_that_line_and_what_happens_inside_keeps_its_names(tmp_path: Path, move: str) -> None:
+    """Whether it is typed at the first op inside or at the call's own op, which comes after those inside."""
     path = tmp_path / "loop.py"
     path.write_text(LOOP.format(h_line="pass"))
-    lines = ["step", "h = h * 3", "p row", "where", "row = row * 2", "c"]
+    lines = [move, "h = h * 3", "goto row", "p row", "where", "row = row * 2", "c"]
     shown = nnrepl_cli("--plain", str(path), stdin="\n".join([*lines, "q\n"])).stdout
     assert "h edited before #3" in shown
     assert "row = [[" in shown

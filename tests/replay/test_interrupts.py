@@ -4,6 +4,8 @@ The interrupts are sent from within, at the n-th call that Python makes, so that
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import signal
 import sys
 import threading
@@ -23,13 +25,15 @@ from nnrepl.programs.script import load_script
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.watch import BindingWatch
-from nnrepl.replay.interrupts import put_off
+from nnrepl.replay.interrupts import is_swallowed, put_off
 from nnrepl.replay.keepers import keep_ndarray
+from nnrepl.session.broken_off import standing_still
 from nnrepl.session.errors import UserError
 from nnrepl.session.hooks import Hooks
 from nnrepl.session.parsed import parse
 from nnrepl.session.session import TapeSession
 from nnrepl.shell.breaking import Breaking
+from nnrepl.shell.shell import Shell
 from tests.support import OpenSession, assert_same_bits
 
 pytestmark = pytest.mark.skipif(
@@ -45,7 +49,8 @@ def interrupted_at(call: int) -> Iterator[None]:
     def count(frame: FrameType, event: str, _: Any) -> None:
         if event == "call":
             left[0] -= 1
-            if left[0] == 0:
+            if left[0] <= 0 and not is_swallowed(frame):
+                sys.setprofile(None)
                 handler: Any = signal.getsignal(signal.SIGINT)
                 handler(signal.SIGINT, frame)
 
@@ -160,6 +165,30 @@ def _plain() -> list[float]:
     return losses
 
 
+def broken_off(session: OpenSession, line: str) -> tuple[Any, ...]:
+    """Press Ctrl-C when a line has done what it does. Returns what it had come to."""
+    found: list[tuple[Any, ...]] = []
+    with contextlib.suppress(KeyboardInterrupt), standing_still(session):
+        session.run(line)
+        found.append(state_of(session))
+        raise KeyboardInterrupt
+    return found[0]
+
+
+def test_a_move_that_is_broken_off() -> None:
+    """Ctrl-C while the place is shown to which a command has led: the user stands where they stood."""
+    trace = nnrepl.trace(lambda w: ((w * 2) ** 2).sum(), mx.array([1.0]), wrt=0)
+    session = OpenSession(trace)
+    session.run("w = w * 2")
+    before, stop = state_of(session), session.stop
+    for line in ("undo", "timeline 1", "goto end"):
+        assert broken_off(session, line) != before
+        assert state_of(session) == before
+        assert session.stop is stop
+        with pytest.raises(UserError):
+            session.changes.redo()
+
+
 def test_user_error_leaves_nothing(tmp_path: Path) -> None:
     trace = nnrepl.trace(lambda w: (w * 2).sum(), mx.array([1.0]), wrt=0)
     session = OpenSession(trace)
@@ -179,6 +208,20 @@ def test_where_an_array_dies(monkeypatch: pytest.MonkeyPatch) -> None:
         for code in callbacks:
             assert put_off(cast(FrameType, SimpleNamespace(f_code=code, f_back=None)))
     assert not put_off(sys._getframe())
+    dying: list[bool] = []
+
+    class Dies:
+        def __del__(self) -> None:
+            dying.append(is_swallowed(sys._getframe()))
+
+    def told(phase: str, info: dict[str, int]) -> None:
+        dying.append(is_swallowed(sys._getframe()))
+
+    Dies()
+    gc.callbacks.append(told)
+    gc.collect()
+    gc.callbacks.remove(told)
+    assert dying == [True] * 3
     time.sleep(0.1)
     assert again == [signal.SIGINT] * 3
 
@@ -192,8 +235,13 @@ def test_when_ctrl_c_does_nothing() -> None:
     shell._interrupted(signal.SIGINT, None)
     with shell._breaking(), pytest.raises(KeyboardInterrupt):
         shell._interrupted(signal.SIGINT, None)
+    for pages, broken in ((True, 0), (False, 1)):  # where it is a key, a prompt that is being set up is left alone
+        shell.reader = SimpleNamespace(pages=pages, screen=None, read=lambda _: shell._interrupted(signal.SIGINT, None))
+        found = pytest.raises(KeyboardInterrupt) if broken else contextlib.nullcontext()
+        with found:
+            Shell.read(shell, "")
     shell.at_prompt = shell.session.waits = False
-    shell._interrupted(signal.SIGINT, None)  # at once after the one before
+    shell._interrupted(signal.SIGINT, None)  # at once behind the one before
     shell._pressed = 0.0
     with pytest.raises(KeyboardInterrupt):
         shell._interrupted(signal.SIGINT, None)

@@ -48,7 +48,7 @@ def test_catch_nan_on_programs_from_outside(
 def test_a_nan_that_the_data_brings_along_is_told_as_such(tmp_path: Path) -> None:
     screen = play(tmp_path, programs.BROUGHT_ALONG, "catch nan", "c", arguments=("--stop-at-entry",))
     screen = " ".join(screen.split())
-    assert "rows[1, 1] = nan (1 of 4 elements) before anything was run" in screen
+    assert "rows[1, 1] is nan (1 of 4 elements) before anything was run" in screen
     assert "#1 matmul is the first to use it" in screen
 
 

@@ -17,7 +17,9 @@ import nnrepl
 from nnrepl.commands.export import KINDS
 from nnrepl.session.errors import UserError
 from nnrepl.shell import pager
-from nnrepl.shell.shell import Shell, lines_of
+from nnrepl.shell.consoles import lines_of
+from nnrepl.shell.progress_line import Progress
+from nnrepl.shell.shell import Shell
 from nnrepl.view.theme import DARK
 from tests.shell.screen import Screen
 from tests.support import OpenSession, nnrepl_cli
@@ -137,6 +139,20 @@ def test_an_export_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in result.stdout + result.stderr
     with pytest.raises(UserError, match="is none of them"):
         OpenSession(nnrepl.trace(lambda: mx.ones(2) * 2)).run("export x.pdf")
+
+
+def test_how_long_a_program_runs_again_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a line that is gone when the user has the floor."""
+    now = iter([100.0, 101.0, 102.0])
+    monkeypatch.setattr("nnrepl.shell.progress_line.time.monotonic", lambda: next(now))
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, _environ={"TERM": "xterm"})
+    progress = Progress(console)
+    progress.begin()
+    progress.come(0.25, "running again, step 500 of 2000")
+    progress.here()
+    written = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "running again, step 500 of 2000: 25%, about 6 s more, Ctrl-C interrupts" in written
+    assert written.endswith("\r\x1b[K")
 
 
 def test_what_is_shown_does_not_follow_a_line_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:

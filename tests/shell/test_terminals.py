@@ -17,7 +17,7 @@ from rich.text import Text
 import nnrepl
 from nnrepl.programs.output import HeldOutput
 from nnrepl.record.names import ProgramNames
-from nnrepl.shell.shell import _Tolerant, lines_of
+from nnrepl.shell.consoles import _Tolerant, lines_of
 from nnrepl.view.digits import number
 from nnrepl.view.glyphs import ASCII, encodable, harmless
 from nnrepl.view.narrow import Grid

@@ -12,7 +12,10 @@ import nnrepl
 from nnrepl.record.names import ProgramNames
 from nnrepl.tape import KEPT, Notes, Op, Operation, Value
 
-NOT_CARRIED = {"inside": "the places of the new op have not been looked at"}
+NOT_CARRIED = {
+    "inside": "the places of the new op have not been looked at",
+    "unlinked": "it is found anew when a backward pass begins",
+}
 """The notes about ops that do not go with an op that is made again, and why."""
 
 

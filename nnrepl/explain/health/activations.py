@@ -90,7 +90,7 @@ def saturated(case: Checkup) -> Iterator[Finding]:
     lines: dict[str, tuple[float, Op, int]] = {}
     for (op, _), share in zip(found, case.look.numbers(shares)):
         if share > case.limits["saturated"] and _learns(case, op):
-            key = f"{words.place(op.source)} {op.module}"
+            key = f"{words.spot(op)} {op.module}"
             worst, first, count = lines.get(key, (share, op, 0))
             lines[key] = (max(worst, share), first, count + 1)
     for share, op, count in lines.values():
@@ -119,7 +119,7 @@ def rounded(case: Checkup) -> Iterator[Finding]:
             continue
         if mx.issubdtype(op.inputs[0].dtype, mx.inexact) and _learns(case, op):
             kind = words.dtype(op.outputs[0].dtype)
-            yield Finding("whole numbers", f"{op.label} {words.call(op)} ({words.place(op.source)}) makes "
+            yield Finding("whole numbers", f"{op.label} {words.call(op)} ({words.spot(op)}) makes "
                                            f"{kind} out of a tensor that is "
                           "learned: its gradient is cut to whole numbers as well, mostly to 0",
                           f"explain grad({words.name(op.inputs[0])})", op)  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nnrepl.explain.health import (
     activations,
+    arrears,
     broadcasts,
     gradient_findings,
     growth,
@@ -13,6 +14,7 @@ from nnrepl.explain.health import (
     repeats,
     results,
     shares,
+    symmetry,
     update_findings,
 )
 from nnrepl.explain.health.indices import outside
@@ -23,11 +25,13 @@ __all__ = ["CHECKS", "of_the_step_before", "outside"]
 _MODULES = (
     gradient_findings,
     activations,
+    symmetry,
     shares,
     broadcasts,
     precision,
     results,
     update_findings,
+    arrears,
     repeats,
     growth,
     parameters,

@@ -18,10 +18,10 @@ from nnrepl.explain.limits import is_lost
 from nnrepl.explain.nonfinite import blamed, born, did, trouble, vanished
 from nnrepl.explain.outside import detours
 from nnrepl.explain.paths import upstream
-from nnrepl.explain.reasons import Reason
 from nnrepl.explain.scale import grows, shrinks, weight_of
 from nnrepl.explain.stuck import reason_for
 from nnrepl.explain.zero import Blame, blame, cone_stats
+from nnrepl.explain.zero_reasons import Reason
 from nnrepl.explain.zeros import versions
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import INF, is_inexact

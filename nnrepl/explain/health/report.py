@@ -48,6 +48,7 @@ class Report:
         refused: How many tensors could not be looked at.
         unsafe: Whether nothing but the indices was looked at, because one of them is out of range.
         unseen: What was not looked at, because it is not on the tape.
+        others: How many other gradient calls the step has, which were not looked at.
     """
 
     part: Pass
@@ -58,6 +59,7 @@ class Report:
     refused: int = 0
     unsafe: bool = False
     unseen: list[str] = field(default_factory=list)
+    others: int = 0
 
     @property
     def warnings(self) -> list[Finding]:
@@ -151,6 +153,7 @@ def health(session: Reading, **limits: float) -> Report:
     report.checks, report.unsafe = len(checks) + 1, case.unsafe
     report.findings.sort(key=lambda finding: finding.level != WARNING)
     report.looked, report.ops, report.refused = look.looked, look.ops, look.refused
+    report.others = sum(other.kind == GRADIENT_PASS and other is not part for other in part.step.passes)
     if not case.after and case.next is None:
         instead = f" ({before.address} was looked at instead)" if before is not None else ""
         report.unseen.append(f"the update{instead}")

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import Check, Checkup, Finding
+from nnrepl.explain.broken import is_log_of_shares
+from nnrepl.explain.health.report import NOTE, Check, Checkup, Finding
 from nnrepl.explain.known import arguments
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import is_inexact
@@ -53,8 +54,8 @@ def twice(case: Checkup) -> Iterator[Finding]:
         what = "are shares already" if first.name == "softmax" else "are probabilities already"
         yield Finding(
             f"double {takes}" if takes == first.name else f"{first.name} before a {takes}",
-            f"{words.name(logits)} {what} ({first.label} {first.name}, {words.place(first.source)}), and {op.label} "
-            f"{op.name} ({words.place(op.source)}) takes the {takes} of them again: give the loss the logits"
+            f"{words.name(logits)} {what} ({first.label} {first.name}, {words.spot(first)}), and {op.label} "
+            f"{op.name} ({words.spot(op)}) takes the {takes} of them again: give the loss the logits"
             + (", or tell it that they are none (with_logits=False)" if op.name == "logaddexp" else ""),
             f"explain {op.label}", first)  # fmt: skip
 
@@ -85,10 +86,12 @@ def axis(case: Checkup) -> Iterator[Finding]:
         if not isinstance(over, int) or not shape:
             continue
         at = over % len(shape)
-        where = f"{op.label} {op.name} ({words.place(op.source)}) runs over axis {over} of {tuple(shape)}"
+        where = f"{op.label} {op.name} ({words.spot(op)}) runs over axis {over} of {tuple(shape)}"
         said = ""
         if shape[at] == 1 and op.name == "softmax" and max(shape) > 1 and (len(shape) == 2 or _by_a_layer(op)):
             said = ", which has length 1: every share is 1"
+        elif shape[at] == 1 and op.scope is not None and op.scope.code.co_name == "cross_entropy":
+            said = ", which has length 1: there is one class, its share is 1, and so the loss is 0, whatever goes in"
         elif shape[at] > 1:
             said = _used_otherwise(case, op, at) or _over_the_batch(op, at)
         if said:
@@ -104,20 +107,20 @@ def _used_otherwise(case: Checkup, op: Op, at: int) -> str:
             along = user.kwargs.get("axis", user.args[2] if len(user.args) > 2 else None)
             picked = user.outputs[0].shape if user.outputs else ()
             if isinstance(along, int) and along % rank != at and index.shape[along] == 1 and picked[at] > 1:
-                return (f", but {user.label} take_along_axis ({words.place(user.source)}) picks one of axis "
+                return (f", but {user.label} take_along_axis ({words.spot(user)}) picks one of axis "
                         f"{along % rank}: the shares of what it picks from do not add up to 1")  # fmt: skip
         elif user.name == "matmul" and value.op is not None and maker(value) is op and _is_scores(op):
             left = user.inputs[0] is value
             along = rank - 1 if left else rank - 2
             if along != at and rank >= 2 and len(user.inputs) == 2:
-                return (f", but {user.label} {words.call(user)} ({words.place(user.source)}) sums over axis {along}: "
+                return (f", but {user.label} {words.call(user)} ({words.spot(user)}) sums over axis {along}: "
                         "the weights of that sum do not add up to 1")  # fmt: skip
         elif user.name == "multiply" and len(user.inputs) == 2:
             other = user.inputs[1] if user.inputs[0] is value else user.inputs[0]
             along = _one_hot(case, other) if other.shape == value.shape else None
             if along is not None and along != at:
                 return (f", but {words.name(other)}, which {user.label} multiplies it with "
-                        f"({words.place(user.source)}), has its single ones along axis {along}: the shares along "
+                        f"({words.spot(user)}), has its single ones along axis {along}: the shares along "
                         "that axis do not add up to 1")  # fmt: skip
     return ""
 
@@ -231,8 +234,8 @@ def masked_by_zeros(case: Checkup) -> Iterator[Finding]:
             if share:
                 yield Finding(
                     "mask of zeros",
-                    f"{product.label} {words.call(product)} ({words.place(product.source)}) makes the masked scores "
-                    f"0, and {op.label} softmax ({words.place(op.source)}) gives a 0 the share exp(0) / Σ: masked "
+                    f"{product.label} {words.call(product)} ({words.spot(product)}) makes the masked scores "
+                    f"0, and {op.label} softmax ({words.spot(op)}) gives a 0 the share exp(0) / Σ: masked "
                     f"places get up to {words.number(share)}. Mask with −∞: mx.where(mask, scores, -mx.inf)",
                     f"explain {op.label}", product)  # fmt: skip
 
@@ -251,8 +254,8 @@ def added_mask(case: Checkup) -> Iterator[Finding]:
             if share:
                 yield Finding(
                     "mask of zeros",
-                    f"{added.label} {words.call(added)} ({words.place(added.source)}) adds 0 or 1 to the scores, and "
-                    f"{op.label} softmax ({words.place(op.source)}) still gives the places with 0 a share of up to "
+                    f"{added.label} {words.call(added)} ({words.spot(added)}) adds 0 or 1 to the scores, and "
+                    f"{op.label} softmax ({words.spot(op)}) still gives the places with 0 a share of up to "
                     f"{words.number(share)}. Mask with −∞: mx.where(mask, scores, -mx.inf)",
                     f"explain {op.label}", added)  # fmt: skip
 
@@ -279,6 +282,42 @@ def _share_of_masked(case: Checkup, op: Op, mask: Value, shape: tuple[int, ...])
     return float(found[2]) if found[0] and found[1] else 0.0
 
 
+def without_answer(case: Checkup) -> Iterator[Finding]:
+    """Rows of a one-hot table without a 1: nothing is asked of them."""
+    for op in case.forward:
+        if op.name != "multiply" or len(op.inputs) != 2 or op.inputs[0].shape != op.inputs[1].shape:
+            continue
+        for hot, other in (op.inputs, op.inputs[::-1]):
+            if hot.op is None or len(hot.shape) < 2 or hot.shape[-1] < 2 or not _is_log_share(other):
+                continue
+            if case.part.grads.get(hot.canonical) or not case.look.can_see(hot):
+                continue
+            array = case.look.array(hot).astype(mx.float32)
+            rows = mx.sum(array, axis=-1)
+            plain, whole, none = case.look.numbers(
+                [mx.all((array == 0) | (array == 1)), mx.sum(rows == 1), mx.sum(rows == 0)]
+            )
+            if plain and none and whole + none == rows.size and whole:
+                yield Finding(
+                    "no answer",
+                    f"{none} of {rows.size} rows of {words.made(hot, hot.op)} have no 1: {op.label} "
+                    f"{words.call(op)} ({words.spot(op)}) asks nothing of them. Is a label outside of 0 to "
+                    f"{hot.shape[-1] - 1}?", f"explain {op.label}", op, NOTE)  # fmt: skip
+
+
+def _is_log_share(value: Value) -> bool:
+    """Whether a tensor is the logarithm of shares, made by a log-softmax."""
+    op = maker(value)
+    if op is not None and op.name == "negative":
+        op = maker(op.inputs[0])
+    return op is not None and (is_log_of_shares(op) or (op.name == "log" and _shares(op.inputs[0])))
+
+
+def _shares(value: Value) -> bool:
+    op = maker(value)
+    return op is not None and op.name == "softmax"
+
+
 def no_logarithms(case: Checkup) -> Iterator[Finding]:
     """nll_loss and kl_div_loss take the logarithms of shares: shares, or logits as they are, give a loss that means
     nothing."""
@@ -296,7 +335,7 @@ def no_logarithms(case: Checkup) -> Iterator[Finding]:
                 if said:
                     yield Finding(
                         "no logarithms",
-                        f"{words.name(given)} {said}, and {op.label} of {loss} ({words.place(op.source)}) takes them "
+                        f"{words.name(given)} {said}, and {op.label} of {loss} ({words.spot(op)}) takes them "
                         "as logarithms: give it nn.log_softmax of the logits"
                         + (", or use nn.losses.cross_entropy" if loss == "nll_loss" else ""),
                         f"explain {op.label}", op)  # fmt: skip
@@ -316,4 +355,4 @@ def _no_logarithms(case: Checkup, given: Value, along: int) -> str:
 
 _OFF = 0.05
 
-CHECKS: list[Check] = [twice, no_logarithms, axis, masked_by_zeros, added_mask]
+CHECKS: list[Check] = [twice, no_logarithms, axis, masked_by_zeros, added_mask, without_answer]

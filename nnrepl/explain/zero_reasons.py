@@ -1,4 +1,4 @@
-"""Reasons: why something is 0, with what shows it."""
+"""Zero reasons: why something is 0, with what shows it."""
 
 from __future__ import annotations
 

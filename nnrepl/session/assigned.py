@@ -1,0 +1,57 @@
+"""Assigned: what an assignment at the prompt changes."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.session.errors import NotYet, UserError
+from nnrepl.session.parsed import Parsed
+from nnrepl.session.reading import Reading
+from nnrepl.tape import Value
+
+
+def is_set(session: Reading, parsed: Parsed) -> bool:
+    """Whether a property takes what is assigned, and does with it what it will: `learning_rate` of an optimizer
+    keeps it, that of several hands it on."""
+    path = parsed.only()
+    if not isinstance(path, ast.Attribute):
+        return False
+    try:
+        holder = session.expressions.evaluate(parsed.of(path.value), session.where())
+    except Exception:  # a path of a model's that no variable leads to
+        return False
+    found = getattr(type(holder), path.attr, None)
+    setter = found.fset if isinstance(found, property) else None
+    return setter is not None and getattr(setter, "__qualname__", "") != "Optimizer.learning_rate"
+
+
+def value_named(session: Reading, parsed: Parsed) -> Value | None:
+    """Return the value of the tape that is written so; None if it is something else.
+
+    Raises:
+        NotYet: If it lies ahead of the cursor.
+    """
+    try:
+        result = session.expressions.evaluate(parsed, session.where())
+    except UserError:
+        raise
+    except Exception:  # whatever it is, it is no value of the tape: Python will say what is wrong
+        return None
+    if not isinstance(result, mx.array):
+        return None
+    value = session.expressions.value_of(result)
+    if value is None and session.recorder is not None:
+        value = session.recorder.live.get(id(result))
+    if value is not None and value.op is not None and value.op.position >= session.cursor:
+        raise NotYet(f"{parsed.text} lies ahead: {value.op.label} ({value.op.name}) will make it")
+    return value
+
+
+class IndexKey:
+    """Gives the key of an index: `IndexKey()[1:, 0]` is `(slice(1, None), 0)`."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return key

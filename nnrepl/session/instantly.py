@@ -1,0 +1,115 @@
+"""Instantly: a change that is made where the program waits, because it cannot run again for it: under `set_trace`, or
+where what was recorded is over. It stands on the timeline, and is taken back and made again there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.recorder import RECORD, Recorder
+from nnrepl.replay.divergence import CannotExchange
+from nnrepl.replay.restart_point import KeptMoment
+from nnrepl.replay.run import Run
+from nnrepl.replay.world import World
+from nnrepl.session.errors import UserError
+from nnrepl.session.parsed import Parsed
+from nnrepl.session.standing import Standing
+from nnrepl.session.typed_lines import PromptLine, frames_of, running_frames
+from nnrepl.tape import Activation, Tape
+from nnrepl.timeline.code import CodeChange
+
+GoOn = Callable[[Run], tuple[Tape, ProgramNames]]
+
+
+def at_once(session: Standing, line: Parsed, go_on: GoOn | None) -> tuple[CodeChange, Tape, ProgramNames]:
+    """Do a line where the program waits, or where nothing runs any more. Returns the change that it is, and the tape on
+    which the program goes on.
+
+    Args:
+        go_on: Lets the program go on, on a tape of its own; None where none runs.
+
+    Raises:
+        UserError: If it fails; then nothing has changed.
+    """
+    recorder = session.recorder if go_on is not None else None
+    doing = PromptLine(line, dict(session.expressions.variables))
+    things = doing.things(_last(session))
+    run = Run(session.tape, len(session.tape), (), session.cursor)
+    old = None if recorder is None else (recorder.tape, recorder.part)
+    before = _kept(recorder, things)
+    if go_on is not None:
+        tape, names = go_on(run)
+    else:
+        names = ProgramNames(run.old, run.position)
+        tape = names.tape
+    try:
+        _do(session, doing, recorder)
+    except CannotExchange as error:
+        before()
+        doing.take_back()
+        if recorder is not None and old is not None:
+            recorder.tape, recorder.part = old
+        raise UserError(f"{error}; nothing has changed") from None
+    after = _kept(recorder, things)
+    said = f"done at once, where the program waits{_behind(session)}; it cannot run again from here"
+    if recorder is None:
+        said = "done at once: nothing runs again here, and the prompt shows what was recorded"
+    return _change(doing, said, run.position, before, after), tape, names
+
+
+def _change(
+    doing: PromptLine, said: str, position: int, before: Callable[[], None], after: Callable[[], None]
+) -> CodeChange:
+    """Return a line that has been done as a change that can be taken back, and made again."""
+    made = [True]
+
+    def take(alive: bool) -> None:
+        if not made:
+            made.append(True)
+            after()
+            doing.take_again()
+
+    def give_back(alive: bool) -> None:
+        if made:
+            made.clear()
+            before()
+            doing.take_back()
+
+    return CodeChange(
+        text=doing.text, said=(said,), position=position, entering=False, texts={}, left=(), early=False,
+        prepare=lambda: None, take=take, give_back=give_back, at_once=True,
+    )  # fmt: skip
+
+
+def _behind(session: Standing) -> str:
+    op = session.tape.ops[-1] if session.tape.ops else None
+    return "" if op is None else f", behind {op.label}"
+
+
+def _kept(recorder: Recorder | None, things: list[Any]) -> Callable[[], None]:
+    """Return what puts some things back to what they are now."""
+    return World(things).restore if recorder is None else KeptMoment(recorder, things).restore
+
+
+def _last(session: Standing) -> Activation | None:
+    """Return the call that made the last op."""
+    return session.tape.ops[-1].scope if session.tape.ops else None
+
+
+def _do(session: Standing, doing: PromptLine, recorder: Recorder | None) -> None:
+    """Run the line. What it computes is recorded where a program runs."""
+    if recorder is None:
+        scope = _last(session)
+        outside = {} if scope is None else scope.path()[0].variables
+        doing.run_over(session.expressions.held(doing.named, session.where()), outside)
+        return
+    frames = frames_of(_last(session)) or running_frames()
+    listener, mode, recorder.listener, recorder.mode = recorder.listener, recorder.mode, None, RECORD
+    try:
+        with nullcontext() if recorder.levels is None else recorder.levels.awake():
+            doing.run(recorder, frames)
+    finally:
+        recorder.listener, recorder.mode = listener, mode

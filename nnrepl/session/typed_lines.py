@@ -1,0 +1,299 @@
+"""Lines: what is typed at the prompt as a line of the program: it runs among the variables of the call in which the
+cursor stands, where the program comes by, and what it computes is recorded like the program's own lines.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from types import CodeType, FrameType, FunctionType, ModuleType
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.record import segments as sources
+from nnrepl.record.custom import runs_twice
+from nnrepl.record.frame_variables import OPTIMIZED
+from nnrepl.record.recorder import Recorder, current
+from nnrepl.replay.awaited import Awaited
+from nnrepl.replay.divergence import CannotExchange, said_of
+from nnrepl.replay.rebinding import set_variables
+from nnrepl.session.errors import UserError
+from nnrepl.session.parsed import Parsed
+from nnrepl.session.reading import Reading
+from nnrepl.session.statements import stored_by
+from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, Op, Tape
+from nnrepl.timeline.code import CodeChange
+from nnrepl.timeline.edits import remember_source
+
+Variables = list[tuple[FrameType | dict[str, Any], str, Any]]
+"""What variables hold, of a call or of a module."""
+
+
+class PromptLine:
+    """A line as one of the program's.
+
+    Args:
+        known: The variables of the user's that it may name.
+
+    Attributes:
+        named: The names that it speaks of.
+        stored: Those that it sets or deletes.
+        made: How many ops it has put on the tape; None before it has run.
+    """
+
+    def __init__(self, line: Parsed, known: dict[str, Any]) -> None:
+        self.text = line.text
+        self.made: int | None = None
+        self._body = line.body
+        self._known = known
+        self._before: Variables = []
+        self._after: Variables = []
+        self._file = remember_source(self.text)
+        plain = compile(ast.Module(line.body, []), self._file, "exec", dont_inherit=True)
+        self.stored = stored_by(plain)
+        self.named = _names(plain)
+
+    def run(self, recorder: Recorder | None, frames: list[FrameType]) -> None:
+        """Run it among the variables of a frame and of its callers; what it assigns to them is theirs.
+
+        Raises:
+            CannotExchange: If it fails.
+        """
+        if not frames:
+            raise CannotExchange(
+                f"{self.text} cannot be done here: no line of the program's runs; NAME = EXPRESSION changes a tensor"
+            )
+        before = 0 if recorder is None else len(recorder.tape)
+        local, owners = self._given(frames)
+        self._run(local, owners, frames[0].f_globals)
+        if recorder is not None:
+            self.made = len(recorder.tape) - before
+            recorder.tape.notes.typed.update(recorder.tape.ops[before:])
+            if self.made and recorder.tracing:
+                raise CannotExchange(
+                    f"{self.text} cannot be done inside of a compiled function: only NAME = EXPRESSION and "
+                    "NAME[INDEX] = EXPRESSION change tensors there"
+                )
+
+    def run_over(self, held: dict[str, Any], outside: dict[str, Any]) -> None:
+        """Run it where nothing runs any more, among global variables and what others had held.
+
+        Raises:
+            CannotExchange: If it fails.
+        """
+        self._run({name: thing for name, thing in held.items() if name not in outside}, {}, outside)
+
+    def _run(self, local: dict[str, Any], owners: dict[str, FrameType], outside: dict[str, Any]) -> None:
+        places = {name: owners.get(name, outside) for name in self.stored if name in owners or name not in local}
+        self._before = [(where, name, _held(where, name)) for name, where in places.items()]
+        found = self._call(local, outside)
+        for name, owner in owners.items():
+            if name in found and found[name] is not local[name]:
+                set_variables(owner, {name: found[name]})
+        self._after = [(where, name, found.get(name, UNBOUND) if name in local else _held(where, name))
+                       for name, where in places.items()]  # fmt: skip
+
+    def things(self, scope: Activation | None) -> list[Any]:
+        """Return what its names stand for in the modules of a call and in the calls that run: what it may change."""
+        spaces = [step.variables for step in (() if scope is None else scope.path())]
+        for frame in running_frames():
+            if not sources.is_library(frame.f_code.co_filename):
+                spaces += [frame.f_locals, frame.f_globals]
+        found = [space[name] for name in self.named for space in spaces if name in space]
+        return [thing for thing in found if not isinstance(thing, ModuleType)]
+
+    def take_back(self) -> None:
+        """Give the variables that it had set what they held before, where they are still there."""
+        _put(self._before)
+
+    def take_again(self) -> None:
+        """Give them again what it gave them."""
+        _put(self._after)
+
+    def _given(self, frames: list[FrameType]) -> tuple[dict[str, Any], dict[str, FrameType]]:
+        """Return the variables that it has as its own: the user's, and those of the program's calls, innermost first;
+        and whose they are. The others are global ones of the innermost call."""
+        local = {name: thing for name, thing in self._known.items() if name in self.named}
+        owners: dict[str, FrameType] = {}
+        for name in self.named - local.keys():
+            for frame in frames:
+                variables = frame.f_locals
+                if name in variables and variables is not frame.f_globals:
+                    local[name], owners[name] = variables[name], frame
+                elif name in frame.f_globals and frame.f_globals is not frames[0].f_globals:
+                    local[name] = frame.f_globals[name]
+                elif name not in frame.f_globals:
+                    continue
+                break
+        return local, owners
+
+    def _call(self, local: dict[str, Any], outside: dict[str, Any]) -> dict[str, Any]:
+        """Run it as the body of a function that has these variables. Returns what they are afterwards."""
+        others = [name for name in self.stored if name not in local]
+        body: list[ast.stmt] = [ast.Global(others)] if others else []
+        body += [*self._body, ast.parse("return locals()").body[0]]
+        given = ast.arguments([], [ast.arg(name) for name in local], None, [], [], None, [])
+        tree = ast.Module([ast.FunctionDef("line", given, body, [], None)], [])
+        code = compile(ast.fix_missing_locations(tree), self._file, "exec", dont_inherit=True)
+        inner = next(part for part in code.co_consts if isinstance(part, CodeType))
+        lent = {"mx": mx} if "mx" in self.named and "mx" not in outside and "mx" not in local else {}
+        outside.update(lent)
+        try:
+            return dict(FunctionType(inner.replace(co_name="<module>"), outside)(**local))
+        except Exception as error:
+            raise CannotExchange(f"{self.text} fails where the program runs again ({said_of(error)})") from None
+        finally:
+            for name in lent:
+                outside.pop(name, None)
+
+
+def _held(where: FrameType | dict[str, Any], name: str) -> Any:
+    """Return what a variable holds; UNBOUND if there is none."""
+    return (where.f_locals if isinstance(where, FrameType) else where).get(name, UNBOUND)
+
+
+def _put(variables: Variables) -> None:
+    """Let variables hold what they held, those of calls only while they run."""
+    running = running_frames()
+    for where, name, thing in variables:
+        if isinstance(where, FrameType):
+            if where in running:
+                set_variables(where, {name: thing})
+        elif thing is UNBOUND:
+            where.pop(name, None)
+        else:
+            where[name] = thing
+
+
+def _names(code: CodeType) -> frozenset[str]:
+    """Every name that some Python speaks of."""
+    inner = [const for const in code.co_consts if isinstance(const, CodeType)]
+    return frozenset(code.co_names).union(*map(_names, inner))
+
+
+def as_change(session: Reading, line: Parsed) -> tuple[CodeChange, PromptLine]:
+    """Return a line as a change of the program: done once in each run that comes by, where the cursor stands now:
+    before the line of the program's that makes the next op.
+
+    Raises:
+        UserError: If it cannot stand there.
+    """
+    op = session.op
+    doing = PromptLine(line, dict(session.expressions.variables))
+    scope = _home(session, doing, session.where().scope)
+    at = _first_of_line(session.tape, session.cursor, scope)
+    if op is not None and runs_twice(session.tape, op):
+        raise UserError(
+            f"{line.text} cannot be done here: this runs twice, in a checkpoint; NAME = EXPRESSION changes a tensor"
+        )
+    done: list[bool] = []
+    awaited = None if op is None or op.of is not None else _awaited(session, session.tape.ops[at], at, scope)
+
+    def take(alive: bool) -> None:
+        if not done and (alive or awaited is None):
+            done.append(True)
+            forget()
+            doing.run(current(), frames_of(scope))
+
+    def forget() -> None:
+        if awaited is not None:
+            awaited.disarm()
+
+    def prepare() -> None:
+        done.clear()
+        doing.made = None
+        forget()
+
+    entering = any(part.start == at and part.kind == GRADIENT_PASS for part in session.tape.passes)
+    change = CodeChange(
+        text=line.text, said=(), position=at, entering=entering, texts={}, left=(), early=False, prepare=prepare,
+        take=take, give_back=lambda alive: doing.take_back(), once=True, wait=None if awaited is None else awaited.arm,
+    )  # fmt: skip
+    return change, doing
+
+
+def _home(session: Reading, line: PromptLine, scope: Activation | None) -> Activation | None:
+    """Return the call in which a line stands: the innermost function that has a variable to which it assigns; else the
+    innermost of the program's own, or a library's if it speaks of a variable of that."""
+    path = [] if scope is None else scope.path()[::-1]
+    held = [session.tape.bindings.variables(step, session.cursor) for step in path]
+    for step, variables in zip(path, held):
+        if step.code.co_flags & OPTIMIZED and not variables.keys().isdisjoint(line.stored):
+            return step
+    for step, variables in zip(path, held):
+        if not sources.is_library(step.code.co_filename) or not variables.keys().isdisjoint(line.named):
+            return step
+    return scope
+
+
+def _first_of_line(tape: Tape, cursor: int, scope: Activation | None) -> int:
+    """Where the ops begin of the call in which the cursor stands, as the function sees it that makes the call (`up`);
+    the cursor itself, where that function makes the op."""
+    op = tape.ops[cursor] if cursor < len(tape) else None
+    if op is None or scope is None or op.scope is scope:
+        return cursor
+    site, at = _site(op, scope), cursor
+    while site is not None and at > op.part.start and _site(tape.ops[at - 1], scope) == site:
+        at -= 1
+    return at
+
+
+def _site(op: Op, scope: Activation) -> tuple[Activation | None, int] | None:
+    """Return the call, and its place in a function, that leads to an op; None where the function does not."""
+    step, inner, lasti = op.scope, None, op.lasti
+    while step is not None and step is not scope:
+        inner, lasti, step = step, step.lasti, step.parent
+    return None if step is None else (inner, lasti)
+
+
+def _awaited(session: Reading, op: Op, at: int, scope: Activation | None) -> Awaited | None:
+    """Wait for the line of the program's that makes an op, or leads to it; None where no line does."""
+    here = scope if scope is not None and _site(op, scope) is not None else op.scope
+    if here is None:
+        return None
+    site = _site(op, here)
+    assert site is not None
+    held = session.tape.bindings.variables(here, at)
+    plain = {name: thing for name, thing in held.items() if type(thing) in (int, str, bool)}
+    return Awaited(here.code, _line(site[1], here), plain)
+
+
+def _line(lasti: int, scope: Activation) -> int:
+    """Return the first line of the statement in which a call stands, or an op."""
+    line = sources.span_of(scope.code, lasti)[0]
+    try:
+        tree = ast.parse("".join(sources.lines_of(sources.file_of(scope.code))))
+    except (SyntaxError, ValueError):
+        return line
+    around = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno)
+    ]
+    return max(around, default=line)
+
+
+def frames_of(scope: Activation | None) -> list[FrameType]:
+    """Return the program's frames that run now and that a line would see, innermost first: that of the innermost
+    function around it that has begun, and its callers; of libraries only one in which it would stand."""
+    path = [] if scope is None else scope.path()[::-1]
+    codes = [step.code for step in path if step is scope or not sources.is_library(step.code.co_filename)]
+    running = running_frames()
+    for code in codes:
+        for at, found in enumerate(running):
+            if found.f_code == code:
+                own = [frame for frame in running[at + 1 :] if not sources.is_library(frame.f_code.co_filename)]
+                return [found, *own]
+    return []
+
+
+def running_frames() -> list[FrameType]:
+    """Return the frames that run now and are none of nnrepl's own, innermost first."""
+    frame: FrameType | None = sys._getframe(1)
+    running: list[FrameType] = []
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] != "nnrepl":
+            running.append(frame)
+        frame = frame.f_back
+    return running

@@ -1,0 +1,127 @@
+"""Programs that make no gradient calls run natively as stretches, which are opened to the bits of plain MLX."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.closed.test_closed import BITS, QUIET, TOLD, _main, captured, plainly, play  # noqa: F401
+
+MODEL = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+from functools import partial
+mx.random.seed(3)
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.names, self.key, self.out = nn.Embedding(16, 8), nn.Linear(8, 8, bias=False), nn.Linear(8, 16)
+    def __call__(self, tokens, cache):
+        x = self.names(tokens); keys = self.key(x)
+        if cache: keys = mx.concatenate([cache[0], keys], 1)
+        cache[:] = [keys]
+        return self.out(mx.softmax(x @ keys.swapaxes(1, 2), -1) @ keys)
+model = Reader(); mx.eval(model.parameters())
+"""
+TOKENS = """
+cache, token, found = [], mx.array([[1, 2, 3]]), []
+for i in range(14):
+    z = model(token, cache)[:, -1]; seen(z)
+    token = mx.random.categorical(z)[:, None]
+    found.append(token.item())
+    if i % 5 == 0: print(i, found[-1], z.max().item())
+print(found)
+"""
+SAMPLED = """
+@partial(mx.compile, inputs=mx.random.state, outputs=mx.random.state)
+def pick(z, heat): return mx.random.categorical(z / heat)
+for i in range(14):
+    z = model(mx.random.randint(0, 16, (1, 3 + i // 6)), [])[:, -1]; seen(z)
+    token = pick(z, 0.5 if i < 8 else 0.75)
+    print(i, token.item())
+"""
+"""A compiled function gets arguments of a new kind in the middle of it: MLX traces it then."""
+EVALUATED = """
+for i in range(10):
+    batch = mx.random.randint(0, 16, (2, 5))
+    z = nn.losses.cross_entropy(model(batch, []), batch); seen(z)
+    loss = z.mean()
+    print(i, loss.item())
+"""
+TRAINED = """
+def loss_fn(model, batch): return nn.losses.cross_entropy(model(batch, []), batch).mean()
+learn = nn.value_and_grad(model, loss_fn); opt = optim.Adam(1e-2)
+for k in range(8):
+    loss, grads = learn(model, mx.random.randint(0, 16, (2, 5))); opt.update(model, grads)
+    mx.eval(model.state, opt.state)
+    print(k, loss.item())
+"""
+PULLED = """
+for k in range(4):
+    [out], [pull] = mx.vjp(lambda x: model.out(x), [mx.random.normal((2, 8))], [mx.ones((2, 16))])
+    print(out.sum().item(), pull.sum().item())
+"""
+PROGRAMS = {
+    "tokens": TOKENS,
+    "sampled": SAMPLED,
+    "evaluated": EVALUATED,
+    "then trained": EVALUATED + TRAINED,
+    "then pulled back": EVALUATED + PULLED,
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_an_opened_stretch_is_the_plain_program(name: str, tmp_path: Path) -> None:
+    text = PROGRAMS[name]
+    printed, told = plainly(MODEL + TOLD + text)
+    (tmp_path / "run.py").write_text(MODEL + QUIET + text)
+    line = 1 + (MODEL + QUIET + text)[: (MODEL + QUIET + text).index("seen(z)\n")].count("\n") + 1
+    lines = [
+        part for i in (9, 4) for part in ("goto start", f"tbreak run.py:{line}, i == {i}", "continue", f"p {BITS}")
+    ]
+    shown = play(tmp_path / "run.py", "continue", "info passes all", *lines)
+    assert shown.startswith("native on\n" + printed)
+    assert re.search(r"^▶? +2 +run .* 1  \S*#\d+", shown, re.MULTILINE), shown  # one op, until it was opened
+    assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[9], told[4]], shown
+    assert shown.count("opening") == 1
+
+
+def test_an_edit_in_an_opened_stretch_is_the_program_with_that_line(tmp_path: Path) -> None:
+    text = MODEL + QUIET + TOKENS
+    changed = text.replace("seen(z)\n    token", "seen(z)\n    if i == 7: z = z * -2.0\n    token")
+    printed, _ = plainly(changed.replace(QUIET, TOLD))
+    (tmp_path / "run.py").write_text(text)
+    line = 1 + text[: text.index("    token = ")].count("\n")
+    shown = play(tmp_path / "run.py", "continue", "goto start", f"break run.py:{line}, i == 7", "continue",
+                 "z = z * -2.0", "clear 1", "continue", "p found")  # fmt: skip
+    assert printed.splitlines()[-1] in shown.splitlines(), shown
+    assert printed.splitlines()[-1] != plainly(text.replace(QUIET, TOLD))[0].splitlines()[-1]
+
+
+def test_a_program_that_fails_in_a_stretch_is_opened_where_it_fails(tmp_path: Path) -> None:
+    text = MODEL + QUIET + TOKENS.replace("    found.append", "    if i == 9: z @ z\n    found.append")
+    (tmp_path / "run.py").write_text(text)
+    lines = [part for line in ("config native on", "continue", "p i", "p z.shape") for part in ("-c", line)]
+    shown = captured("--plain", *lines, str(tmp_path / "run.py"))
+    assert re.search(r"^i = 9$", shown, re.MULTILINE), shown
+    assert "if i == 9: z @ z" in shown
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_an_interrupt_stops_a_native_program_which_can_go_on(trains: bool, tmp_path: Path) -> None:
+    """At the op behind the next evaluation, or where the next step begins."""
+    text = TRAINED if trains else TOKENS
+    last, when, name = ("    print(k, loss", "k == 3", "k") if trains else ("    if i % 5", "i == 8", "i")
+    once = f"    if {when} and not hasattr(sys, 'told'): sys.told = 1; os.kill(os.getpid(), signal.SIGINT)\n"
+    (tmp_path / "run.py").write_text(MODEL + QUIET + "import os, signal, sys\n" + text.replace(last, once + last))
+    commands = ("config native on", "continue", f"p ({name},)", "where", "continue", f"p ({name},)")
+    lines = [part for line in commands for part in ("-c", line)]
+    run = [sys.executable, "-m", "nnrepl", "--plain", *lines, str(tmp_path / "run.py")]
+    shown = subprocess.run(run, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+    assert re.findall(r"\((\d+),\)", shown) == (["5", "7"] if trains else ["10", "13"]), shown
+    assert "The program has ended" in shown
+    if trains:
+        assert re.search(r"^step 6 · forward 1", shown, re.MULTILINE), shown

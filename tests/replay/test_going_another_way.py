@@ -1,0 +1,62 @@
+"""A program that does not do again what it did: it is said, and all is as it was. Random draws are the same again."""
+
+from __future__ import annotations
+
+import os
+
+import mlx.core as mx
+import pytest
+
+import nnrepl
+from tests.support import OpenSession
+
+FLAG = "NNREPL_TEST_CALLED_BEFORE"
+"""Where a function remembers what nnrepl cannot put back."""
+
+
+def test_a_function_that_ends_earlier_loses_no_edit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edit that the second run does not come to would be gone without a word."""
+    monkeypatch.delenv(FLAG, raising=False)
+
+    def forgetful(w: mx.array) -> mx.array:
+        s = w.sum()
+        if FLAG in os.environ:
+            return s
+        monkeypatch.setenv(FLAG, "1")
+        a = s * 2
+        return a + 1
+
+    session = OpenSession(nnrepl.trace(forgetful, mx.array([1.0, 2.0])))
+    session.run("goto add")
+    with pytest.raises(nnrepl.UserError, match="where the tape has #2 multiply, it called nothing"):
+        session.run("a = a * 5")
+    assert len(session.changes.timelines) == 1
+    assert str(session.run("p a")) == "a = 6"
+    session.run("goto end")
+    assert session.tape.ops[-1].outputs[0].array.item() == 7.0
+
+
+def test_draws_are_the_same_again() -> None:
+    """After an edit the draws before it and after it have the keys that they had, at any number of edits."""
+
+    def noisy(w: mx.array) -> mx.array:
+        first = mx.random.normal((2,))
+        a = w * 2
+        second = mx.random.normal((2,))
+        return (a + first * second).sum()
+
+    mx.random.seed(4)
+    noise = [mx.random.normal((2,)) for _ in range(2)]
+    product = (noise[0] * noise[1]).sum()
+    mx.random.seed(4)
+    session = OpenSession(nnrepl.trace(noisy, mx.array([1.0, 2.0]), wrt=0))
+    before = [op.outputs[0] for op in session.tape.ops if op.name.endswith("normal")]
+    for factor, place in ((3, "#3"), (9, "#4")):
+        session.run(f"goto {place}")
+        session.run("a = a * 3")  # before the second draw
+        loss = session.tape.passes[-1].loss
+        assert loss is not None
+        assert mx.allclose(loss.array, mx.array([2.0 * factor, 4.0 * factor]).sum() + product)
+        again = [op.outputs[0] for op in session.tape.ops if op.name.endswith("normal")]
+        assert [value.array.tolist() for value in again] == [value.array.tolist() for value in before]
+    assert len(before) == 2

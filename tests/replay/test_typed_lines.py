@@ -1,0 +1,179 @@
+"""A line typed at the prompt that is no edit of one tensor runs as a line of the program, where the cursor stands: what
+it computes is recorded, and gradients flow through it. Where the program cannot run again it is done at once."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import mlx.core as mx
+import pytest
+
+import nnrepl
+from tests.support import PROMPT, OpenSession, assert_same_bits, nnrepl_cli, plain_python
+
+PROGRAM = """\
+from collections import deque
+import mlx.core as mx
+import mlx.nn as nn
+class Slots:
+    __slots__ = ("v",)
+layer = nn.Linear(2, 2)
+layer.update({"weight": mx.array([[1.0, -2.0], [0.5, 3.0]]), "bias": mx.array([0.5, -0.5])})
+cfg, queue, slots, count = {"k": 2.0, "j": [1.0, 2.0]}, deque([1.0, 2.0], maxlen=3), Slots(), 1
+slots.v = 1.5
+def f(w):
+    h = w * cfg.get("k", 5.0)
+    z = layer(h) * slots.v  # z
+    y = z * sum(queue) * count  # y
+    return (y * sum(cfg["j"]) * h).square().sum()
+"""
+LINES = [
+    ("z", "h = h * 2; cfg['j'].append(4.0)"), ("z", "h[0] = 1; slots.v = 2.0"), ("z", "h, other = h * 2, 3"),
+    ("y", "for n in range(3): z = z * 2"), ("y", "if slots.v > 1: z = z.square()"), ("y", "z = once = z * 2"),
+    ("y", "z[0], z[1] = z[1], z[0]"), ("y", "(z := z * 3)"), ("y", "[z := z * n for n in (2, 3)]"),
+    ("y", "z: mx.array = z - 1"), ("y", "for n in range(2): z[n] = n"), ("y", "del cfg['k']; z += 1"),
+    ("y", "queue.append(5.0)"), ("y", "slots.v, z = 3.0, z * slots.v"), ("y", "count += 2"),
+    ("y", "with mx.stream(mx.cpu): z = mx.exp(z)"), ("y", "setattr(slots, 'v', 9.0)"),
+    ("y", "def twice(a): return a * 2\nz = twice(z)"), ("z", "setattr(layer, 'bias', h * 2)"),
+    ("z", "layer.load_weights([('weight', mx.eye(2))], strict=False)"), ("z", "layer.apply(lambda p: p * 0.5)"),
+    ("z", "for key in list(layer.parameters()): layer[key] = layer[key] * 2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("place", "line"), LINES, ids=map(" ".join, LINES))
+def test_its_twin(place: str, line: str, tmp_path: Path) -> None:
+    """Loss and gradient are those of the function with the line in it; and those of before when it is taken back."""
+    program = _load(tmp_path / f"plain_{abs(hash((place, line)))}.py", PROGRAM)
+    number = next(at for at, text in enumerate(PROGRAM.splitlines(), 1) if text.endswith(f"# {place}"))
+    text = PROGRAM.splitlines()[number - 1]
+    written = "".join(f"    {part}\n" for part in ("global count", *line.splitlines()))
+    twin = _load(tmp_path / "twin.py", PROGRAM.replace(text, written + text))
+    w = mx.array([1.0, 2.0])
+    session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
+    before = session.tape.passes[-1]
+    session.run(f"until {Path(program.__file__ or '').name}:{number}")
+    session.run(line)
+    _assert_is(session, mx.value_and_grad(twin.f)(w))
+    session.run("undo")
+    assert session.tape.passes[-1] is before
+    session.run("redo")
+    again = _load(tmp_path / "twin.py", PROGRAM.replace(text, written + text))
+    _assert_is(session, mx.value_and_grad(again.f)(w))
+    assert (program.count, program.cfg, list(program.queue)) == (1, {"k": 2.0, "j": [1.0, 2.0]}, [1.0, 2.0])
+
+
+def test_lines_on_lines(tmp_path: Path) -> None:
+    """A change before a line runs it again; one of a tensor behind it stands on what it made."""
+    program = _load(tmp_path / "plain_lines.py", PROGRAM)
+    w = mx.array([1.0, 2.0])
+    session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
+    for line in ("until plain_lines.py:13", "for n in range(2): z = z * 2", "slots.v = 2.0", "z = z + 1"):
+        session.run(line)
+    session.run("goto end")
+    written = "    for n in range(2): z = z * 2\n    slots.v = 2.0\n    z = z + 1\n    y = z *"
+    twin = _load(tmp_path / "twin.py", PROGRAM.replace("    y = z *", written))
+    _assert_is(session, mx.value_and_grad(twin.f)(w))
+
+
+SET_TRACE = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim, nnrepl
+model, opt, counter, kept = nn.Linear(2, 2), optim.SGD(learning_rate=0.01), 0, [1.0]
+model.update({"weight": mx.array([[1.0, -2.0], [0.5, 1.0]]), "bias": mx.zeros(2)})
+scale = 1.0
+def loss_fn(model, x):
+    global counter
+    counter += 1
+    y = model(x) * scale
+    return (y * counter * sum(kept)).square().mean()  # inside
+step = nn.value_and_grad(model, loss_fn)
+nnrepl.set_trace()
+for i in range(4):
+    x = mx.ones((4, 2)) * (i + 1)
+    n = x * 1  # here
+    loss, g = step(model, n)
+    opt.update(model, g)
+    print("LOSS", i, loss.item(), counter, kept)
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [("inside", "counter += 10"), ("inside", "opt.learning_rate = 0.5"), ("inside", "for n in (1, 2): y = y * n"),
+     ("here", "opt.learning_rate = 0.5"), ("here", "kept.append(2.0)"), ("here", "model.freeze(keys='bias')")],
+    ids=str,
+)  # fmt: skip
+def test_under_set_trace(place: str, line: str, tmp_path: Path) -> None:
+    """In the pass in which the program waits it runs again; elsewhere the line is done at once. Both can be undone."""
+    path, twin = tmp_path / "traced.py", tmp_path / "twin.py"
+    path.write_text(SET_TRACE)
+    number = next(at for at, text in enumerate(SET_TRACE.splitlines(), 1) if text.endswith(f"# {place}"))
+    plain = SET_TRACE.replace("nnrepl.set_trace()\n", "")
+    text = SET_TRACE.splitlines()[number - 1]
+    twin.write_text(plain.replace(text, f"    if i == 1:\n        {line}\n{text}"))
+    for lines, expected in (([line], twin), ([line, "undo"], None), ([line, "undo", "redo"], twin)):
+        script = "\n".join(["until step 2", f"until traced.py:{number}", *lines, "c", "q", ""])
+        shown = plain_python(str(path), stdin=script).stdout
+        if expected is None:
+            (tmp_path / "plain.py").write_text(plain)
+            expected = tmp_path / "plain.py"
+        assert _losses(shown) == _losses(plain_python(str(expected)).stdout), shown
+        assert ("done at once" in shown) == (place == "here")
+
+
+def test_what_has_run_on_is_not_taken_back(tmp_path: Path) -> None:
+    path = tmp_path / "traced.py"
+    path.write_text(SET_TRACE)
+    shown = plain_python(str(path), stdin="until step 2\nkept.append(2.0)\nuntil step 3\nundo\ntimelines\nc\n").stdout
+    assert "the program has run on since kept.append(2.0) was done, and cannot run again" in " ".join(shown.split())
+    assert re.search(r"▶ └ 2 +kept.append", PROMPT.split(shown)[5])
+    assert len(_losses(shown)) == 4
+
+
+def test_where_nothing_runs_any_more(tmp_path: Path) -> None:
+    program = _load(tmp_path / "plain_over.py", PROGRAM)
+    session = OpenSession(nnrepl.trace(program.f, mx.array([1.0, 2.0]), wrt=0))
+    session.run("goto end")
+    assert "done at once" in str(session.run("cfg['k'] = 7.0"))
+    assert program.cfg["k"] == 7.0
+    session.run("undo")
+    assert program.cfg["k"] == 2.0
+    session.run("redo")
+    assert program.cfg["k"] == 7.0
+
+
+def test_inside_a_checkpoint_it_is_refused(tmp_path: Path) -> None:
+    """The block runs twice, and the line would stand in one run only."""
+    path = tmp_path / "twice.py"
+    path.write_text(
+        "import mlx.core as mx\nkept = [1.0]\n@mx.checkpoint\ndef block(w):\n"
+        "    h = mx.exp(w)\n    return h * sum(kept)\n"
+        "print(mx.value_and_grad(lambda w: block(w).sum())(mx.array([1.0, 2.0])))\n"
+    )
+    shown = nnrepl_cli(
+        "--plain", str(path), stdin="until twice.py:6\nfor n in (1, 2): h = h * n\ntimelines\nc\nq\n"
+    ).stdout
+    assert "cannot be done here: this runs twice, in a checkpoint" in shown
+    assert "timeline 2" not in shown
+
+
+def _assert_is(session: OpenSession, expected: object) -> None:
+    part = session.tape.passes[-1]
+    assert part.loss is not None
+    assert_same_bits(expected, (part.loss.array, part.given[0].array))
+
+
+def _load(path: Path, text: str) -> ModuleType:
+    path.write_text(text)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _losses(text: str) -> list[str]:
+    return re.findall(r"^LOSS .*", text, re.MULTILINE)
