@@ -1,7 +1,7 @@
 """Watch: looks at the variables of the program's functions as ops are recorded, and notes what has changed.
 
-A frame in which nothing has changed costs the reading of its variables and one comparison by identity: hot path. Nothing
-noted keeps an array alive: tensors are noted as Values, other objects by weak references.
+On the hot path: a frame in which nothing has changed costs the reading of its variables and one comparison by identity.
+Nothing noted keeps an array alive: tensors are noted as Values, other objects by weak references.
 """
 
 from __future__ import annotations
