@@ -302,6 +302,7 @@ class InsideRecording:
         part, notes = self.part, self.recorder.tape.notes
         made = [value for op in part.ops if op.part is part for value in op.outputs]
         there = [(weakref.ref(value.held), value) for value in made if value.held is not None]
+        there += self._other_handles()
         for leaf in self.leaves:
             self._forget(leaf)
         for op in part.ops:
@@ -319,6 +320,16 @@ class InsideRecording:
             if leaf in part.axes:
                 self._spread(leaf, part.axes[leaf])
         self.recorder.leavings.keep(there)
+
+    def _other_handles(self) -> list[tuple[weakref.ref[mx.array], Value]]:
+        """Forget other objects of the program's for what was made inside. Returns them."""
+        recorder, found = self.recorder, []
+        for key, guard in list(recorder.guards.items()):
+            value, array = recorder.live.get(key), guard()
+            if array is not None and value is not None and value.op is not None and value.op.part is self.part:
+                found.append((weakref.ref(array), value))
+                del recorder.guards[key], recorder.live[key]
+        return found
 
     def _follow_origins(self, value: Value) -> None:
         """Note that what a call within this one has taken differs from sample to sample as what it was there does."""

@@ -1,7 +1,7 @@
 """Watch: looks at the variables of the program's functions as ops are recorded, and notes what has changed.
 
-This is on the hot path: a frame in which nothing has changed costs the reading of its variables and one comparison by
-identity. Nothing that is noted keeps an array alive: tensors are noted as Values, other objects by weak references.
+On the hot path: a frame in which nothing has changed costs the reading of its variables and one comparison by identity.
+Nothing noted keeps an array alive: tensors are noted as Values, other objects by weak references.
 """
 
 from __future__ import annotations
@@ -270,8 +270,7 @@ class BindingWatch:
         if kind in _PLAIN:
             return thing
         if kind is _array:
-            value = self.recorder.live.get(id(thing)) or taken(self.recorder, thing)
-            if value is None and self._resuming:
+            if (value := self.recorder.live.get(id(thing)) or taken(self.recorder, thing)) is None and self._resuming:
                 self.recorder.tape.bindings.alive.append(thing)
             return weakref.ref(thing) if value is None else value
         watched = self._known.get(id(thing))

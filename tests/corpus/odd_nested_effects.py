@@ -253,3 +253,18 @@ def pulled_back_and_evaluated(x, w):
     outputs, pulled = mx.vjp(lambda p: p * w * p, [x], [w * x])
     mx.eval(pulled)
     return pulled[0].sum() + outputs[0].sum()
+
+
+@differentiated((4, 3))
+def kept_two_calls_deep(x):
+    kept = {}
+
+    def outer(q):
+        def inner(r):
+            kept["u"] = r * r
+            return (kept["u"] * r).sum()
+
+        return (mx.grad(inner)(q) * kept["u"]).sum()
+
+    slope = mx.grad(outer)(x)
+    return (slope * 0.1 + kept["u"]).square().mean()
