@@ -23,6 +23,8 @@ from nnrepl.tape import GRADIENT_PASS, Face, Hole, Inside, Op, Pass, Tape, Value
 
 _moveaxis, _expand_dims, _broadcast_to = map(raw, (mx.moveaxis, mx.expand_dims, mx.broadcast_to))
 
+_eval = mx.eval
+
 
 @dataclass(frozen=True, slots=True)
 class TensorDifference:
@@ -253,12 +255,20 @@ def _compare_gradients(part: Pass) -> tuple[int, tuple[TensorDifference, ...], s
 
 
 def native_gradients(part: Pass, wanted: list[Value]) -> list[mx.array]:
-    """Return the gradients that MLX's own transform gives for the forward ops of a pass."""
+    """Return the gradients that MLX's own transform gives for the forward ops of a pass, evaluated where the program
+    did so: MLX may end a gradient there (`nnrepl.record.cuts`)."""
     forward = part.tape.ops[part.start : part.backward]
+    marks = [mark for mark in part.tape.marks if part.start <= mark.position <= part.start + len(forward)]
 
     def run(*leaves: mx.array) -> list[mx.array]:
         now = dict(zip(wanted, leaves))
-        replay(forward, now, _held)
+        done = part.start
+        for mark in marks:
+            replay(part.tape.ops[done : mark.position], now, _held)
+            done = mark.position
+            _eval([now[value] for value in mark.values if value in now])
+        replay(part.tape.ops[done : part.backward], now, _held)
+        _eval([now[value] for value in now if value in part.tape.notes.looked])
         return [now.get(root, root.array) for root, _ in part.roots]
 
     state = mx.random.state[0]  # type: ignore[index]
