@@ -83,7 +83,9 @@ class _Graph:
         """Evaluate some values: of what they were made, what is not marked loses its graph."""
         for value in self._before(values):
             self._evaluated.add(value)
-            if value.op is None:
+            # What another pass has made (a loss that is printed after it) has its gradients already, and keeps them
+            # where that pass runs again: the notes are shared by all timelines.
+            if value.op is None or value.op.part is not self._part:
                 continue
             if value.op in self._calls:
                 self._notes.forced.add(value)
