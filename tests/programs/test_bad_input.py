@@ -373,7 +373,6 @@ def test_script_of_commands(tmp_path: Path, net: str) -> None:
         "import sys; sys.setrecursionlimit(60)",
         "print type('A', (), {'__repr__': lambda self: 1/0})()",
         "import os; os.chdir('/')",
-        "del mx, model",
         "\x1b[A",
         "print\x00 1",
         "\x7f\x01\x02",
@@ -386,6 +385,14 @@ def test_the_person_is_never_thrown_out(net: str, line: str) -> None:
     assert "\n1001\n" in result.stdout
     assert "\nloss -0.48" in result.stdout
     assert result.stderr == ""
+    assert not OWN.search(result.stdout)
+
+
+def test_a_line_that_breaks_the_program_can_be_taken_back(net: str) -> None:
+    """It is the program with that line in it, and fails as that would."""
+    result = shell(net, "del mx, model", "continue", "undo", "continue")
+    assert "name 'mx' is not defined" in result.stdout or "name 'model' is not defined" in result.stdout
+    assert "\nloss -0.48" in result.stdout.partition("undo")[2]
     assert not OWN.search(result.stdout)
 
 
