@@ -123,7 +123,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return file.read_bytes()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_file_gets_one_line(good: bytes, tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(good)
@@ -150,7 +150,7 @@ def test_a_damaged_file_gets_one_line(good: bytes, tmp_path: Path, data: st.Data
         screen(session, ["goto start", "ll", "goto end", "p loss"])
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_file_with_anything_in_its_tables(good: bytes, tmp_path: Path, data: st.DataObject) -> None:
     """Some part of the JSON is replaced by something else, with a right checksum."""
@@ -193,9 +193,9 @@ def test_nothing_is_run(tmp_path: Path) -> None:
 def test_one_flipped_bit_of_a_number_is_noticed(good: bytes, tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
     file.write_bytes(good)
-    entries = read_header(str(file)).entries.values()
-    assert len(entries) > 3
-    for entry in entries:
+    entries = list(read_header(str(file)).entries.values())
+    assert len(entries) > 9
+    for entry in (*entries[::3], entries[-1]):
         content = bytearray(good)
         content[entry.end - 1] ^= 1
         file.write_bytes(bytes(content))

@@ -75,14 +75,15 @@ def _answers(path: Path, *lines: str) -> list[str]:
 def test_questions_about_a_path_are_answered_as_about_the_tapes_own(tmp_path: Path, decorator: str) -> None:
     """Wherever one stands, before and after the gradient is made, and in a call in which no Python runs."""
     places = ("goto step 3 forward", "goto step 3 backward", "goto step 3 update", "goto step 4")
-    asked = ("why grad({})", "explain grad({})", "check grad({})", "why {}", "last {}")
+    asked = ("why grad({})", "explain grad({})", "why {}", "last {}")
     found = []
     for name in ("layers.1.weight", "model.layers[1].weight", "model.layers[-1].weight"):
         lines = [line for place in places for each in asked for line in (place, each.format(name))]
+        lines += [places[0], f"check grad({name})"]
         answers = _answers(_program(tmp_path, decorator), "until step 5", *lines)[2::2]
         found.append([" ".join(answer.replace(name, "layers.1.weight").split()) for answer in answers])
     assert not any("nothing on the tape" in answer or "not made yet" in answer for answer in found[0])
-    assert all("Nothing is wrong with ∂L/∂layers.1.weight" in answer for answer in found[0][:: len(asked)])
+    assert all("Nothing is wrong with ∂L/∂layers.1.weight" in answer for answer in found[0][: -1 : len(asked)])
     assert found[1] == found[0]
     assert found[2] == found[0]
 
