@@ -131,7 +131,7 @@ def opening(rounds: int, quick: bool) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         path = Scripts(folder).path(work)
         for step in (1, count // 2, count):
-            look = ("-c", f"goto step {step}", "-c", "list", "-c", "next", "-c", "until backward")
+            look = ("-c", f"goto step {step}", "-c", "list", "-c", "next", "-c", f"goto step {step} backward")
             extra = []
             for _ in range(rounds):
                 base = spent([*_OURS, *_CONTINUE, path])
