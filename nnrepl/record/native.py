@@ -31,6 +31,7 @@ from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import NATIVE, RECORD, Recorder, noticing, ready
 from nnrepl.record.segments import is_library
 from nnrepl.record.stack import UPDATES
+from nnrepl.record.watch import BindingWatch
 from nnrepl.tape import GRADIENT_PASS, RUN_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Value, is_evaluated
 from nnrepl.tape.collector import set_aside
 
@@ -63,7 +64,15 @@ _AUGMENTED = "add sub mul truediv floordiv mod pow and or xor lshift rshift matm
 
 
 class Quiet:
-    """Stands in for the watch over variables: natively nobody looks at any."""
+    """Stands in for the watch over variables: natively nobody looks at any. What it held it lets go of as calls return:
+    a frame that is held keeps all that its variables hold.
+
+    Args:
+        watch: What looked at them before.
+    """
+
+    def __init__(self, watch: BindingWatch) -> None:
+        self._watch = watch
 
     def enter(self, frame: FrameType) -> Any:
         """Return the first argument of a function, which may be a Module or an Optimizer."""
@@ -76,10 +85,12 @@ class Quiet:
         """Nothing is noted."""
 
     def leave(self, frame: FrameType) -> None:
-        """Nothing is noted."""
+        """Let go of the frame; nothing is noted."""
+        self._watch.forget(frame)
 
     def release(self) -> None:
-        """Nothing is held."""
+        """Let go of all frames; nothing is noted."""
+        self._watch.forget_all()
 
 
 class Levels:
@@ -153,7 +164,7 @@ class Levels:
         """From here on only calls are noticed. The program stands between two calls of its top level."""
         recorder = self.recorder
         recorder.close_pass()
-        for frame in recorder.stack.watched(Quiet()):
+        for frame in recorder.stack.watched(Quiet(recorder.watch)):
             if frame is not None:
                 recorder.watch.see(frame)  # what they have got since their last op is not known later
         recorder.watch.rest()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.record.containers import entries_of, view_of
 from nnrepl.record.frame_variables import OPTIMIZED, looked_at, read, sets_globals
 from nnrepl.record.leavings import taken
 from nnrepl.record.segments import is_library
@@ -160,15 +161,13 @@ class BindingWatch:
                 watched = self._known.get(id(thing))
                 if watched is not None and not _same(watched):
                     self._look(watched, len(self.recorder.tape.ops))
-        del self._frames[frame]
-        if not state.optimized and self._modules.get(id(frame.f_globals)) is frame:
-            del self._modules[id(frame.f_globals)]
+        self.forget(frame)
 
     def resume(self, frames: Mapping[FrameType | None, Activation | None]) -> None:
         """Look again, after a stretch in which nobody did: these calls are running now."""
         self._resuming = True  # what is noted of arrays made meanwhile must keep them: no op will make them again
         for gone in [frame for frame in self._frames if frame not in frames]:
-            del self._frames[gone]
+            self.forget(gone)
         for watched in self._known.values():
             watched.last = None
         for frame, scope in frames.items():
@@ -237,7 +236,7 @@ class BindingWatch:
                 continue
             watched = self._known.get(id(thing))
             if watched is not None and watched.last is not None:
-                containers.append((_view(thing), watched))
+                containers.append((view_of(thing), watched))
         return containers
 
     def _inside(self, thing: Any) -> list[tuple[Any, _Watched]]:
@@ -245,7 +244,7 @@ class BindingWatch:
         if id(thing) not in self._known or isinstance(thing, (dict, list, tuple)):
             return []
         inner = [(one, self._known.get(id(one))) for one in vars(thing).values() if type(one) is dict]
-        return [(_view(one), watched) for one, watched in inner if watched is not None and watched.last is not None]
+        return [(view_of(one), watched) for one, watched in inner if watched is not None and watched.last is not None]
 
     def _shared(self, frame: FrameType, position: int) -> list[tuple[Any, _Watched]]:
         """Return the containers that a function of the program's knows as global variables."""
@@ -259,7 +258,7 @@ class BindingWatch:
                 self.keep(thing, position)
             watched = self._known.get(id(thing))
             if watched is not None and watched.last is not None:
-                found.append((_view(thing), watched))
+                found.append((view_of(thing), watched))
         return found
 
     # -- things --------------------------------------------------------------------------------------------
@@ -290,8 +289,8 @@ class BindingWatch:
             return thing
 
     def _watch(self, thing: Any, position: int) -> Any:
-        if len(_entries(thing)) > _MOST:
-            return Large(type(thing), len(_entries(thing)))
+        if len(entries_of(thing)) > _MOST:
+            return Large(type(thing), len(entries_of(thing)))
         try:
             key = id(thing)
             reference = weakref.ref(thing, lambda _: self._known.pop(key, None))
@@ -311,7 +310,7 @@ class BindingWatch:
         thing = watched.refer()
         if holder.kind is not type(thing):
             return False
-        entries, noted = _entries(thing), self.recorder.tape.bindings.contents(holder, position)
+        entries, noted = entries_of(thing), self.recorder.tape.bindings.contents(holder, position)
         if noted is None or len(noted) != len(entries) or (isinstance(entries, dict) and list(entries) != list(noted)):
             return False
         values = list(entries.values()) if isinstance(entries, dict) else list(entries)
@@ -328,7 +327,7 @@ class BindingWatch:
         thing = watched.refer()
         if thing is None:
             return
-        entries = _entries(thing)
+        entries = entries_of(thing)
         values = list(entries.values()) if isinstance(entries, dict) else list(entries)
         before = watched.last
         if before is not None and len(values) == len(before) and all(map(is_, values, before)):
@@ -361,6 +360,17 @@ class BindingWatch:
                     box.let_go()
                     del self._known[key]
                     pending = True
+
+    def forget(self, frame: FrameType) -> None:
+        """Let go of a frame that has returned; nothing is noted of it."""
+        state = self._frames.pop(frame, None)
+        if state is not None and not state.optimized and self._modules.get(id(frame.f_globals)) is frame:
+            del self._modules[id(frame.f_globals)]
+
+    def forget_all(self) -> None:
+        """Let go of all frames; nothing is noted of them."""
+        for frame in list(self._frames):
+            self.forget(frame)
 
     def loosen(self) -> None:
         """Hold nothing of the program's any longer until it goes on: it may let go of it now. Lists and dicts that lie
@@ -465,26 +475,12 @@ class _Box:
         self.box.clear()
 
 
-def _entries(thing: Any) -> Any:
-    """Return what a container holds: a dict or a sequence. Never asks the object itself."""
-    if isinstance(thing, dict):
-        return thing if type(thing) is dict else dict(dict.items(thing))
-    return thing if isinstance(thing, (list, tuple)) else thing.__dict__
-
-
-def _view(thing: Any) -> Any:
-    """Return the entries of a container without their keys, as they are at any moment."""
-    if isinstance(thing, dict):
-        return dict.values(thing)
-    return thing if isinstance(thing, (list, tuple)) else thing.__dict__.values()
-
-
 def _same(watched: _Watched) -> bool:
     """Whether a container holds what it held when it was looked at last."""
     thing, last = watched.refer(), watched.last
     if thing is None or type(thing) is tuple:
         return True
-    view = _view(thing)
+    view = view_of(thing)
     return last is not None and len(view) == len(last) and all(map(is_, view, last))
 
 

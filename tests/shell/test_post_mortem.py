@@ -49,6 +49,7 @@ def test_where_nothing_failed_it_opens_at_the_end(
     assert len(first.tape) == 2
     shown = typed(monkeypatch, capsys, "p d\nrewind\nq\n")
     assert "This is the end of the tape." in shown
+    # With its address where the outermost frame is not pytest's but that of a process that runs tests for it.
     assert re.search(r"\bd(@2)? = \[ 5 10\]", shown), "the last recording, not the first"
     assert "#1  array()" in shown
 

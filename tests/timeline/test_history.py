@@ -103,8 +103,7 @@ AVERAGE = "averaged = tree_map(lambda a, b: 0.9 * a + 0.1 * b, averaged, model.p
 STEPS = {
     "a step": ("l = update()", 3),
     "a compiled step": ("l = compiled()", 3),
-    # and once the weights with which the recorded step ended, which the program may write over natively
-    "gradients of several passes": ("l = accumulated()", 4),
+    "gradients of several passes": ("l = accumulated()", 3),
     "Adam": ("opt = opt if i else optim.Adam(1e-4); l = update()", 5),
     "an average of the weights": (f"l = update(); mx.eval(l, model.state); {AVERAGE}", 4),
 }
