@@ -109,6 +109,10 @@ class Changes:
             return None
         value, name, in_part = found
         session = self.session
+        held = session.expressions.found.get(name)
+        if held is not None and held.address and value.op is not None and upcoming(session):
+            raise UserError(f"{name} was a variable of a call that has returned, and the program has ended: "
+                            f"goto {value.op.label} leads to where it is made; change it there")  # fmt: skip
 
         def compute(recorder: Recorder) -> Any:
             def given(parsed: Parsed, **names: Any) -> Any:

@@ -386,6 +386,18 @@ def test_a_line_that_breaks_the_program_can_be_taken_back(net: str) -> None:
     assert not OWN.search(result.stdout)
 
 
+@pytest.mark.parametrize("line", ["z = z * 2", "z[0] = 2"])
+def test_a_change_where_nothing_can_take_it(net: str, line: str) -> None:
+    """The call of the variable has returned, and nothing comes any more: it is said where it can be changed."""
+    result = shell(net, "continue", line, "timelines")
+    assert re.search(
+        r"z was a variable of a call that has returned, .*: goto #\d+ leads to where it is made", result.stdout
+    )
+    assert "running the program again" not in result.stdout
+    assert "▶ 1  as it is" in result.stdout
+    assert "  2  " not in result.stdout
+
+
 def test_input_that_is_not_utf8(net: str) -> None:
     typed = b"print '\xff\xfe'\nprint 1000 + 1\ncontinue\n"
     result = subprocess.run(
