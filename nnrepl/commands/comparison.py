@@ -49,22 +49,22 @@ def compare_(it: Interpreter, text: str) -> RenderableType | None:
     bfloat16. Only what is compared is evaluated, in batches.
     """
     wish = _read(text)
-    part = stretch_for(it.session.tape, it.session.cursor)
-    if part is None:
+    stretch = stretch_for(it.session.tape, it.session.cursor)
+    if stretch is None:
         raise UserError("nothing has been recorded yet; step to the first op, then compare")
     if _is_tape(wish.path):
-        return _with_tape(it, wish, part)
+        return _with_tape(it, wish, stretch)
     reference = open_reference(wish.path)
-    matched = match(it.session.lookup, part, reference.shapes, wish.mapping)
+    matched = match(it.session.lookup, stretch, reference.shapes, wish.mapping)
     if not matched.matches:
         raise UserError(_nothing(wish.path, matched))
     it.session.evaluate([value for found in matched.matches for value in found.possible])
     with aside():
-        verdict = compare(matched.matches, reference.read, part, wish.tolerance)
+        verdict = compare(matched.matches, reference.read, stretch, wish.tolerance)
         matched.unmatched.update(verdict.undecided)
         shown = compare_view(wish.path, verdict, matched, reference.unreadable)
-    if part.open and it.session.running and matched.unmatched:
-        note = f"the program stands at {part.ops[-1].label} of this pass: go on (continue, finish) and compare again"
+    if stretch.open and it.session.running and matched.unmatched:
+        note = f"the program stands at {stretch.ops[-1].label} of this pass: go on (continue, finish) and compare again"
         return Group(shown, Text(note, style="warning"))
     return shown
 
@@ -123,7 +123,7 @@ def _is_tape(path: str) -> bool:
     return find(path).endswith(".safetensors") and "nnrepl" in read_header(find(path)).metadata
 
 
-def _with_tape(it: Interpreter, wish: Wish, part: Stretch) -> RenderableType:
+def _with_tape(it: Interpreter, wish: Wish, stretch: Stretch) -> RenderableType:
     """Compare op by op with a saved tape of the same program."""
     if wish.mapping:
         raise UserError(f"{wish.path} is a saved tape: it is compared op by op, without map")
@@ -147,5 +147,5 @@ def _with_tape(it: Interpreter, wish: Wish, part: Stretch) -> RenderableType:
     it.session.evaluate([found.value for found in matches])
     unmatched = {} if parted is None else {f"{parted[0].label} {parted[0].name}": f"is {parted[1].name} here"}
     with aside():
-        verdict = compare(in_order(matches, part), lambda key: theirs[key].array, part, wish.tolerance)
+        verdict = compare(in_order(matches, stretch), lambda key: theirs[key].array, stretch, wish.tolerance)
         return compare_view(wish.path, verdict, Matched(matches, unmatched, []), [])

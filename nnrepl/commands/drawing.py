@@ -60,10 +60,10 @@ def graph(it: Interpreter, text: str) -> RenderableType | None:
 def _write(session: TapeSession, what: str, file: Path) -> RenderableType:
     """Write a drawing into a file: a gradient pass as a slide or a page, anything else as boxes and arrows."""
     ops = _chosen(session, what)
-    part = ops[0].part
-    title, about = f"{part.title} · {session.program_name}", f"{part.address} · nnrepl · {date.today():%Y-%m-%d}"
-    if what == "pass" and _has_gradients(part) and file.suffix in (".svg", ".html"):
-        slide = Slide(session, part)
+    pass_ = ops[0].pass_
+    title, about = f"{pass_.title} · {session.program_name}", f"{pass_.address} · nnrepl · {date.today():%Y-%m-%d}"
+    if what == "pass" and _has_gradients(pass_) and file.suffix in (".svg", ".html"):
+        slide = Slide(session, pass_)
         written = slide_page(slide, title, about)
         if file.suffix == ".svg":
             written = slide_svg(slide, slide.rows(SLIDE_ROWS), title, about)
@@ -78,22 +78,22 @@ def _write(session: TapeSession, what: str, file: Path) -> RenderableType:
     return Text(f"Wrote {len(ops)} ops to {file}.", style="hint")
 
 
-def _has_gradients(part: Pass) -> bool:
-    return part.kind == GRADIENT_PASS and part.backward < part.end
+def _has_gradients(pass_: Pass) -> bool:
+    return pass_.kind == GRADIENT_PASS and pass_.backward < pass_.end
 
 
 def _slide(session: TapeSession, numbers: bool) -> RenderableType:
     """Return a whole gradient pass, forward and backward beside each other; another pass as lanes."""
     ops = _chosen(session, "pass")
-    part = ops[0].part
-    if not _has_gradients(part):
+    pass_ = ops[0].pass_
+    if not _has_gradients(pass_):
         return Lanes(nodes_of(ops, len(ops) > FOLDED), session.cursor)
-    slide = Slide(session, part, numbers)
+    slide = Slide(session, pass_, numbers)
     rows = slide.rows(ROWS)
     shown = SlideText(slide, rows, session.cursor)
     hints = [f"{len(ops)} ops, folded by module; graph MODULE unfolds one."] if any(row.rows for row in rows) else []
-    if part is not session.part:
-        hints.append(f"The gradient call of {part.address}; graph update draws the update.")
+    if pass_ is not session.pass_:
+        hints.append(f"The gradient call of {pass_.address}; graph update draws the update.")
     hints += ["Sizes that are not computed are left out; graph pass norms computes them."] if slide.lacks else []
     return Group(shown, *[Text(hint, style="hint") for hint in hints])
 
@@ -115,15 +115,15 @@ def _split(text: str) -> tuple[str, Path | None]:
 
 def _chosen(session: TapeSession, what: str) -> list[Op]:
     """Return the ops that a drawing is about."""
-    part = session.part
-    if part is None or not len(part):
+    pass_ = session.pass_
+    if pass_ is None or not len(pass_):
         raise UserError("nothing has been recorded yet; step to the first op, then graph")
     if what == "pass":
         before = last_call(session)
-        return part.ops if before is None or before.step.number != part.step.number or part.wrt else before.ops
+        return pass_.ops if before is None or before.step.number != pass_.step.number or pass_.wrt else before.ops
     if not what:
         return neighbourhood(session.tape, session.op or session.tape.ops[-1])
     place, op = session.place(what), session.op_at(what)
     if not place.whole:
         return neighbourhood(session.tape, op)
-    return [other for other in op.part.ops if place.holds(session.tape, other.position)]
+    return [other for other in op.pass_.ops if place.holds(session.tape, other.position)]

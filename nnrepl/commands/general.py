@@ -23,11 +23,11 @@ def verify(it: Interpreter, text: str) -> RenderableType | None:
     of MLX's own `value_and_grad` over the same ops; MLX's own lazy graph is searched for primitives that no
     recorded op accounts for; holes are listed. This evaluates the pass.
     """
-    part = it.session.part
-    if part is None or not len(part):
+    pass_ = it.session.pass_
+    if pass_ is None or not len(pass_):
         raise UserError("nothing has been recorded yet; step to the first op, then verify")
     with aside():
-        return receipt_view(take_receipt(it.session.tape, part, progress=it.session.hooks.progress))
+        return receipt_view(take_receipt(it.session.tape, pass_, progress=it.session.hooks.progress))
 
 
 @command("help", "h", takes=Grammar("[COMMAND | TOPIC | WORD | all]", lambda text: True, "help"), group=GENERAL)

@@ -68,7 +68,7 @@ def ops(it: Interpreter, text: str) -> RenderableType | None:
     """
     session = it.session
     if text in ("pass", "all"):
-        return pass_listing(session.part, session.cursor, "all" if text == "all" else "")
+        return pass_listing(session.pass_, session.cursor, "all" if text == "all" else "")
     if text in ("", "."):
         begin = None if text else it.list_on("ops")
         start = max(session.cursor - AROUND // 2, 0) if begin is None or begin >= len(session.tape) else begin
@@ -81,9 +81,9 @@ def ops(it: Interpreter, text: str) -> RenderableType | None:
 def _at_place(session: TapeSession, text: str) -> RenderableType:
     place, op = session.place(text), session.op_at(text)
     pattern = getattr(place, "pattern", "")
-    if pattern and "*" not in pattern and op.part is session.part:
+    if pattern and "*" not in pattern and op.pass_ is session.pass_:
         try:
-            return pass_listing(session.part, session.cursor, pattern)
+            return pass_listing(session.pass_, session.cursor, pattern)
         except UserError:  # a module that only hands its calls on has no op of its own
             pass
     if place.whole:

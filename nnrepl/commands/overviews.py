@@ -69,7 +69,7 @@ TOPICS: dict[str, tuple[str, Topic]] = {
     ),
     "passes": (
         "each pass: what it is, its ops, its loss where that is evaluated",
-        lambda session: passes_view(session.tape, session.part),
+        lambda session: passes_view(session.tape, session.pass_),
     ),
     "parameters": (
         "shape, size and gradient norm of each parameter (this evaluates the gradients)",
@@ -108,7 +108,7 @@ def info(it: Interpreter, text: str) -> RenderableType | None:
         return Group(*(Text(f"info {name:<12} {summary}") for name, (summary, _) in TOPICS.items()))
     if text.split()[1:] == ["all"] and text.split()[0] in ("steps", "passes"):
         tape = it.session.tape
-        return steps_view(tape, True) if text.startswith("steps") else passes_view(tape, it.session.part, True)
+        return steps_view(tape, True) if text.startswith("steps") else passes_view(tape, it.session.pass_, True)
     name = _SHORT.get(text, text)
     if name not in TOPICS:
         close = [topic for topic in TOPICS if topic.startswith(name)]

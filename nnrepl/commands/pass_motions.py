@@ -56,7 +56,9 @@ def _closed(line: Timeline, curves: Sequence[Curve]) -> str:
     """Return what to say of the steps that are in no curve because nobody has looked into them; "" if there are
     none."""
     drawn = {place for curve in curves for place in curve.places}
-    closed = {part.step.number for part in line.tape.passes if len(part) and isinstance(part.ops[0], ClosedOp)} - drawn
+    closed = {
+        pass_.step.number for pass_ in line.tape.passes if len(pass_) and isinstance(pass_.ops[0], ClosedOp)
+    } - drawn
     if not closed:
         return ""
     which = f"step {min(closed)}" if len(closed) == 1 else f"{len(closed)} steps from {min(closed)} to {max(closed)}"

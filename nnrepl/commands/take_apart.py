@@ -102,9 +102,9 @@ def check(it: Interpreter, text: str) -> RenderableType | None:
     session = it.session
     with aside():
         if text == "pass":
-            part = gradient_pass(session)
-            leaves = [leaf for leaf in part.wrt if part.grads.get(leaf)]
-            return check_view(check_pass(session, part, leaves))
+            pass_ = gradient_pass(session)
+            leaves = [leaf for leaf in pass_.wrt if pass_.grads.get(leaf)]
+            return check_view(check_pass(session, pass_, leaves))
         inner = inner_of_gradient(text)
         value = value_of(session, inner) if inner else None
         found = None if value is None else differentiated(session, value) or last_with(session, value)

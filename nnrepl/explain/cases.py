@@ -42,7 +42,7 @@ class Names:
         return f"{name}@{value.op.label.removeprefix('#')}"
 
     def _plain(self, value: Value) -> str:
-        if value.op is not None and value.op.part.adds_to(value) is not None:
+        if value.op is not None and value.op.pass_.adds_to(value) is not None:
             return _number(value)  # ∂L/∂x is the sum of all its parts
         taken = value in self._taken or value.gradient_of is not None
         return words.name(value, self._taker if taken else None)

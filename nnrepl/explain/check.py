@@ -210,8 +210,8 @@ def _of_op(look: Look, session: Reading, op: Op) -> list[GradientQuestion]:
         )
     if backward in backward.tape.notes.mapped:
         raise UserError(
-            f"{backward.label} lies in a vmap, where each sample has a gradient of its own; call {backward.part.title} "
-            "on one sample to check it"
+            f"{backward.label} lies in a vmap, where each sample has a gradient of its own; call "
+            f"{backward.pass_.title} on one sample to check it"
         )
     forward = rule.op
     look.see([*backward.inputs, *backward.outputs, *forward.inputs])
@@ -232,7 +232,7 @@ def _of_composite(look: Look, session: Reading, op: Op) -> list[GradientQuestion
     composite = _first(op)
     assert isinstance(composite, Composite)
     outputs = [value for value in op.outputs if mx.issubdtype(value.dtype, mx.floating)]
-    grads = {value: op.part.grads.get(value.canonical) for value in outputs}
+    grads = {value: op.pass_.grads.get(value.canonical) for value in outputs}
     reached = [value for value in outputs if grads[value]]
     if not reached:
         raise UserError(f"no gradient reaches {op.label} {op.name}, so that there is nothing to check")
@@ -260,7 +260,7 @@ def _backward_of(session: Reading, op: Op) -> Op | None:
     for later in session.tape.ops[op.position + 1 :]:
         if later.of is op and rule_of(later) is not None and later.operation.kind == "vjp":
             return later
-        if later.part.outermost is not op.part.outermost:
+        if later.pass_.outermost is not op.pass_.outermost:
             break
     return None
 
@@ -268,7 +268,7 @@ def _backward_of(session: Reading, op: Op) -> Op | None:
 # -- whole passes ------------------------------------------------------------------------------------------------------
 
 
-def check_pass(session: Reading, part: Pass, leaves: Sequence[Value]) -> CheckReport:
+def check_pass(session: Reading, pass_: Pass, leaves: Sequence[Value]) -> CheckReport:
     """Check whole gradients of a pass: the forward ops are computed again for each element, so only few are taken one
     by one. Ctrl-C stops it with what it has.
 
@@ -276,16 +276,16 @@ def check_pass(session: Reading, part: Pass, leaves: Sequence[Value]) -> CheckRe
         UserError: If it has no gradient of any of these leaves.
     """
     if not leaves:
-        raise UserError(_nothing_in(part))
+        raise UserError(_nothing_in(pass_))
     begin = time.perf_counter()
     look = Look(session)
-    gradients = {leaf: part.grads[leaf][-1] for leaf in leaves}
+    gradients = {leaf: pass_.grads[leaf][-1] for leaf in leaves}
     look.see([value for pair in gradients.items() for value in pair])
     report = CheckReport(left=len(leaves))
     try:
-        _forewarn(session, look, part, leaves)
+        _forewarn(session, look, pass_, leaves)
         for leaf, gradient in gradients.items():
-            replayed = Recomputed(part, leaf)
+            replayed = Recomputed(pass_, leaf)
             look.see(replayed.taken)
             peak = _peak(look, gradient)
             question = GradientQuestion(
@@ -304,13 +304,13 @@ def check_pass(session: Reading, part: Pass, leaves: Sequence[Value]) -> CheckRe
     return report
 
 
-def _nothing_in(part: Pass) -> str:
+def _nothing_in(pass_: Pass) -> str:
     """Why there is no gradient in a pass that could be checked."""
-    if part.error is not None:
-        return f"{part.address} ended with {type(part.error).__name__} before it had a gradient; why error tells more"
-    if part.open:
-        return f"{part.address} has no gradient yet; go on (until update), then check pass"
-    return f"no gradient flows to a parameter in {part.address}; health says where the way ends"
+    if pass_.error is not None:
+        return f"{pass_.address} ended with {type(pass_.error).__name__} before it had a gradient; why error tells more"
+    if pass_.open:
+        return f"{pass_.address} has no gradient yet; go on (until update), then check pass"
+    return f"no gradient flows to a parameter in {pass_.address}; health says where the way ends"
 
 
 _EVALUATIONS = 80
@@ -318,9 +318,9 @@ _EVALUATIONS = 80
 _LONG = 5.0
 
 
-def _forewarn(session: Reading, look: Look, part: Pass, leaves: Sequence[Value]) -> None:
+def _forewarn(session: Reading, look: Look, pass_: Pass, leaves: Sequence[Value]) -> None:
     """Say how long a check will take, if that is long: what one computation of the loss takes, times their number."""
-    replayed = Recomputed(part, leaves[0])
+    replayed = Recomputed(pass_, leaves[0])
     look.see([*replayed.taken, leaves[0]])
     with aside(), mx.stream(mx.cpu), contextlib.suppress(ValueError, RuntimeError):
         run, given = _on_cpu(replayed.at(mx.float64)), leaves[0].array.astype(mx.float64)
@@ -492,6 +492,8 @@ def _settle() -> None:
 
 def last_with(session: Reading, value: Value) -> tuple[Pass, Value] | None:
     """Return the last gradient pass that has a whole gradient of a value, on either side of the cursor."""
-    parts = (part for part in reversed(session.tape.passes) if part.kind == GRADIENT_PASS and part.grads.get(value))
-    part = next(parts, None)
-    return None if part is None else (part, value)
+    passes = (
+        pass_ for pass_ in reversed(session.tape.passes) if pass_.kind == GRADIENT_PASS and pass_.grads.get(value)
+    )
+    pass_ = next(passes, None)
+    return None if pass_ is None else (pass_, value)

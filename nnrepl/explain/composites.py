@@ -176,7 +176,7 @@ def _effect(look: Look, session: Reading, values: list[Value], names: Names) -> 
     """How the loss depends on what came out, and on what went in."""
     lines = []
     for value in values[:5]:
-        grads = [part.grads.get(value.canonical) for part in session.tape.passes]
+        grads = [pass_.grads.get(value.canonical) for pass_ in session.tape.passes]
         last = next((found[-1] for found in grads if found), None)
         if last is not None:
             lines.append(f"∂L/∂{names(value)} = {shown(look, last)}")

@@ -29,24 +29,24 @@ def why_none(session: Reading, value: Value) -> Cause:
     if value.inside is not None:
         return _inside(value, value.inside)
     tape = session.tape
-    value, namesake = _meant(tape, session.part, value)
-    part = _pass_of(session, value)
+    value, namesake = _meant(tape, session.pass_, value)
+    pass_ = _pass_of(session, value)
     name = value.name
-    if part is None:
+    if pass_ is None:
         return Cause(f"No gradient was taken in which {name} takes part.", advice=_how_to(value))
-    cone = _forward_cone(session, part, value)
-    if part.error is not None:
+    cone = _forward_cone(session, pass_, value)
+    if pass_.error is not None:
         return Cause(
-            f"∂L/∂{name} was not computed: the pass ended with {type(part.error).__name__}. why error tells more.",
+            f"∂L/∂{name} was not computed: the pass ended with {type(pass_.error).__name__}. why error tells more.",
             cause="failed",
         )
-    asked = value in part.wrt or value.canonical in cone.asked
+    asked = value in pass_.wrt or value.canonical in cone.asked
     head = f"∂L/∂{name} does not exist"
     if not cone.reached and not cone.edits:
-        also = [_namesake(tape, name, namesake)] if namesake is not None else _other_model(session, part, value)
-        return Cause(f"{head}: {name} is never used in {part.address}, so the loss does not depend on it.",
+        also = [_namesake(tape, name, namesake)] if namesake is not None else _other_model(session, pass_, value)
+        return Cause(f"{head}: {name} is never used in {pass_.address}, so the loss does not depend on it.",
                       reasons=[_never(tape, value), *also], advice=_how_to_use(value), cause="unused")  # fmt: skip
-    into_loss = _ancestors_of_loss(part)
+    into_loss = _ancestors_of_loss(pass_)
     answer = Cause(f"{head}: no gradient flows from the loss to {name}.")
     for edit in cone.edits:
         target = tape.notes.edits[edit]
@@ -54,10 +54,10 @@ def why_none(session: Reading, value: Value) -> Cause:
         answer.reasons.append(f"The edit of {target.name} ({edit.label} {words.call(edit)}) put other numbers in its "
                               f"place, which are not computed from {name}.")  # fmt: skip
     if not cone.arrives:
-        _tell_detours(session, answer, cone, part)
-        _tell_ends(answer, cone, part, value)
+        _tell_detours(session, answer, cone, pass_)
+        _tell_ends(answer, cone, pass_, value)
     if not answer.cause:
-        _tell_rest(session, answer, cone, part, value, asked, into_loss)
+        _tell_rest(session, answer, cone, pass_, value, asked, into_loss)
     if tape.holes and answer.cause == "unused":
         answer.reasons.append(
             f"{len(tape.holes)} tensors came from something that was not recorded; the way may lead through there."
@@ -67,7 +67,7 @@ def why_none(session: Reading, value: Value) -> Cause:
 
 def _inside(value: Value, inside: Inside) -> Cause:
     """Return what is to be said of a value inside of a call that MLX ran by itself."""
-    differentiated = next((part for part in _around(inside) if part.roots), None)
+    differentiated = next((pass_ for pass_ in _around(inside) if pass_.roots), None)
     if differentiated is None or differentiated is not inside:
         return Cause(f"No gradient of {value.name} is known: {lies_inside(inside)}.", cause="inside")
     return Cause(
@@ -78,28 +78,28 @@ def _inside(value: Value, inside: Inside) -> Cause:
 
 def _around(inside: Inside) -> Iterator[Inside]:
     """Yield a call and those around it, outwards."""
-    part: Pass | None = inside
-    while isinstance(part, Inside):
-        yield part
-        part = part.within
+    pass_: Pass | None = inside
+    while isinstance(pass_, Inside):
+        yield pass_
+        pass_ = pass_.within
 
 
-def _tell_detours(session: Reading, answer: Cause, cone: Cone, part: Pass) -> None:
+def _tell_detours(session: Reading, answer: Cause, cone: Cone, pass_: Pass) -> None:
     """Where the way leaves MLX and what it leads to comes back as data."""
     reached = set(cone.reached)
-    for detour in detours(Look(session), part):
+    for detour in detours(Look(session), pass_):
         if detour.value.op in reached:
             answer.reasons.append(f"{detour.text}.")
             answer.op, answer.cause = answer.op or detour.op, "cut"
 
 
-def _tell_ends(answer: Cause, cone: Cone, part: Pass, value: Value) -> None:
+def _tell_ends(answer: Cause, cone: Cone, pass_: Pass, value: Value) -> None:
     """Note the ops at which the way ends, those first that stop it on purpose. Where the loss takes what was made after
     one of them, the others are no reason: without them no gradient would arrive either."""
-    onward = _towards_loss(part)
+    onward = _towards_loss(pass_)
     cuts = [op for op in cone.ends if any(output.canonical in onward for output in op.outputs)]
     ends = sorted(cuts or cone.ends, key=lambda op: (op.name != "stop_gradient", op.position))
-    if not cuts and tails(part, cone.reached, cone.ends):
+    if not cuts and tails(pass_, cone.reached, cone.ends):
         return
     for op in ends[:4]:
         rest = "" if cuts else " (and its result does not reach the loss either)"
@@ -120,13 +120,13 @@ def _takes_as_data(op: Op, value: Value) -> bool:
 
 
 def _tell_rest(
-    session: Reading, answer: Cause, cone: Cone, part: Pass, value: Value, asked: bool, into_loss: set[Op]
+    session: Reading, answer: Cause, cone: Cone, pass_: Pass, value: Value, asked: bool, into_loss: set[Op]
 ) -> None:
     """Note what is to be said where no op ends the way: nobody asked for the gradient, or the loss does not take it."""
     name = value.name
     used = [op for op in cone.reached if op in into_loss]
     if cone.arrives or used:
-        whose = _frozen_in(session, part, value)
+        whose = _frozen_in(session, pass_, value)
         why = (
             f"it is frozen in the model ({whose}.unfreeze() lets it be trained)" if whose
             else "nobody asked for its gradient" if not asked else "its gradient was asked for and does not arrive"
@@ -137,7 +137,7 @@ def _tell_rest(
         answer.advice, answer.owner = "" if whose or asked else _how_to(value), whose
         answer.cause = "frozen" if whose else "lost" if asked else "asked"
         return
-    last = tails(part, cone.reached, cone.ends)
+    last = tails(pass_, cone.reached, cone.ends)
     answer.op, answer.cause = max(cone.reached, key=lambda op: op.position), "unused"
     answer.reasons.append(
         f"{name} is used by {_ops(cone.reached)}, but nothing that is computed from it goes into the loss"
@@ -145,7 +145,7 @@ def _tell_rest(
     )
 
 
-def _frozen_in(session: Reading, part: Pass, value: Value) -> str:
+def _frozen_in(session: Reading, pass_: Pass, value: Value) -> str:
     """Return what the program calls the model (else its class) that has a value as a parameter and does not train it,
     "" if none does."""
     from nnrepl.explain.health.parameters import roots
@@ -153,7 +153,7 @@ def _frozen_in(session: Reading, part: Pass, value: Value) -> str:
 
     held = {id(one.held) for one in (value, value.origin) if one is not None and one.held is not None}
     held |= {id(array) for array in session.names.homes.objects(value)}
-    for root in roots(part):
+    for root in roots(pass_):
         trained = {id(array) for _, array in trees.paths(root.trainable_parameters())}
         if any(id(array) in held and id(array) not in trained for _, array in trees.paths(root.parameters())):
             return session.names.homes.name_of(root) or type(root).__name__
@@ -163,39 +163,39 @@ def _frozen_in(session: Reading, part: Pass, value: Value) -> str:
 def _meant(tape: Tape, here: Pass | None, value: Value) -> tuple[Value, Value | None]:
     """Return the tensor that a name means where two have it: the one that was differentiated and is not used, if the
     pass takes another of that name; and the other."""
-    parts = [here] if here is not None and here.kind == GRADIENT_PASS else tape.passes
-    for part in parts:
-        if value in part.wrt:
-            return value, _other_of_that_name(tape, part, value)
-        twin = next((leaf for leaf in part.wrt if leaf.name == value.name and leaf is not value), None)
-        if twin is not None and not tape.consumers(twin) and not part.grads.get(twin):
+    passes = [here] if here is not None and here.kind == GRADIENT_PASS else tape.passes
+    for pass_ in passes:
+        if value in pass_.wrt:
+            return value, _other_of_that_name(tape, pass_, value)
+        twin = next((leaf for leaf in pass_.wrt if leaf.name == value.name and leaf is not value), None)
+        if twin is not None and not tape.consumers(twin) and not pass_.grads.get(twin):
             return twin, value
     return value, None
 
 
-def _other_of_that_name(tape: Tape, part: Pass, value: Value) -> Value | None:
-    for op in part.forward:
+def _other_of_that_name(tape: Tape, pass_: Pass, value: Value) -> Value | None:
+    for op in pass_.forward:
         for taken in op.inputs:
-            outside = taken.op is None or taken.op.position < part.start
+            outside = taken.op is None or taken.op.position < pass_.start
             if outside and taken is not value and taken.name == value.name:
                 return taken
     return None
 
 
 def _namesake(tape: Tape, name: str, other: Value) -> str:
-    user = next((op for op in tape.consumers(other) if op.part.kind == GRADIENT_PASS), None)
+    user = next((op for op in tape.consumers(other) if op.pass_.kind == GRADIENT_PASS), None)
     by = f": {user.label} {words.call(user)} ({words.place(user.source)})" if user is not None else ""
     return f"The pass takes another tensor that is called {name}, and was not differentiated{by}."
 
 
-def _other_model(session: Reading, part: Pass, value: Value) -> list[str]:
+def _other_model(session: Reading, pass_: Pass, value: Value) -> list[str]:
     """Return what the pass takes at the same path from another model, where the value's own model is not asked: one
     line."""
     homes = session.names.homes
     own = homes.of(value)
     beside = [] if own is None else [home for home in homes.at_path(homes.path(own)[1]) if home != own]
     held = {other: home for home in beside for _, other in homes.held(home) if other is not value}
-    for op in part.forward:
+    for op in pass_.forward:
         for taken in op.inputs:
             if taken in held:
                 where = words.place(op.source)
@@ -211,17 +211,17 @@ def _ops(ops: list[Op]) -> str:
 def _pass_of(session: Reading, value: Value) -> Pass | None:
     """Return the gradient pass in which a value takes part; of several the one of the cursor, else the last before
     it."""
-    if value.op is not None and value.op.part.kind == GRADIENT_PASS:
-        return value.op.part
+    if value.op is not None and value.op.pass_.kind == GRADIENT_PASS:
+        return value.op.pass_
     stands_for = session.names.stands_for
-    users = {op.part for op in session.tape.consumers(value)}
-    parts = [
-        part
-        for part in session.tape.passes
-        if part.kind == GRADIENT_PASS and (part in users or any(stands_for(leaf, value) for leaf in part.wrt))
+    users = {op.pass_ for op in session.tape.consumers(value)}
+    passes = [
+        pass_
+        for pass_ in session.tape.passes
+        if pass_.kind == GRADIENT_PASS and (pass_ in users or any(stands_for(leaf, value) for leaf in pass_.wrt))
     ]
-    before = [part for part in parts if part.start <= session.cursor]
-    return before[-1] if before else next(iter(parts), None)
+    before = [pass_ for pass_ in passes if pass_.start <= session.cursor]
+    return before[-1] if before else next(iter(passes), None)
 
 
 @dataclass(slots=True)
@@ -243,12 +243,12 @@ class Cone:
     asked: set[Value] = field(default_factory=set)
 
 
-def _forward_cone(session: Reading, part: Pass, value: Value) -> Cone:
+def _forward_cone(session: Reading, pass_: Pass, value: Value) -> Cone:
     """Follow a value through the forward ops of a pass."""
     tape = session.tape
-    cone = Cone(asked={leaf for leaf in part.wrt if leaf is not value and session.names.stands_for(leaf, value)})
+    cone = Cone(asked={leaf for leaf in pass_.wrt if leaf is not value and session.names.stands_for(leaf, value)})
     alive = {value.canonical, *cone.asked}
-    for op in part.forward:
+    for op in pass_.forward:
         takes = any(taken.canonical in alive for taken in op.inputs)
         if op in tape.notes.edits and tape.notes.edits[op].canonical in alive and not takes:
             cone.edits.append(op)
@@ -261,7 +261,7 @@ def _forward_cone(session: Reading, part: Pass, value: Value) -> Cone:
             cone.ends.append(op)
         else:
             alive.update(output.canonical for output in op.outputs)
-    cone.arrives = any(root.canonical in alive for root, _ in part.roots)
+    cone.arrives = any(root.canonical in alive for root, _ in pass_.roots)
     return cone
 
 
@@ -276,7 +276,7 @@ def _stays_inside(op: Op, alive: set[Value], cone: Cone) -> bool:
     ):
         return False
     inner, reached, ends = set(alive), [], []
-    for one in op.part.tape.ops[inside.start : inside.end]:
+    for one in op.pass_.tape.ops[inside.start : inside.end]:
         if any(taken.canonical in inner for taken in one.inputs):
             reached.append(one)
             if ends_here(one, inner):
@@ -290,9 +290,9 @@ def _stays_inside(op: Op, alive: set[Value], cone: Cone) -> bool:
     return True
 
 
-def leads_to_loss(session: Reading, part: Pass, value: Value) -> bool:
+def leads_to_loss(session: Reading, pass_: Pass, value: Value) -> bool:
     """Whether a gradient could flow from the loss of a pass to a value, had it been asked for."""
-    return _forward_cone(session, part, value).arrives
+    return _forward_cone(session, pass_, value).arrives
 
 
 def ends_here(op: Op, alive: set[Value]) -> bool:
@@ -331,13 +331,13 @@ def why_end(op: Op) -> str:
     return "no gradient passes through it."
 
 
-def _towards_loss(part: Pass) -> set[Value]:
+def _towards_loss(pass_: Pass) -> set[Value]:
     """Return the values from which a gradient way leads to the loss of a pass."""
-    stack = [root.canonical for root, _ in part.roots] or ([part.loss.canonical] if part.loss is not None else [])
+    stack = [root.canonical for root, _ in pass_.roots] or ([pass_.loss.canonical] if pass_.loss is not None else [])
     found = set(stack)
     while stack:
         op = stack.pop().op
-        if op is None or op.position < part.start:
+        if op is None or op.position < pass_.start:
             continue
         inside = inside_of(op)
         inner = [] if inside is None else [value for value, _ in inside.results]
@@ -348,19 +348,19 @@ def _towards_loss(part: Pass) -> set[Value]:
     return found
 
 
-def _ancestors_of_loss(part: Pass) -> set[Op]:
+def _ancestors_of_loss(pass_: Pass) -> set[Op]:
     found: set[Op] = set()
-    stack = [root for root, _ in part.roots] or ([part.loss] if part.loss is not None else [])
+    stack = [root for root, _ in pass_.roots] or ([pass_.loss] if pass_.loss is not None else [])
     while stack:
         op = stack.pop().op
-        if op is not None and op not in found and op.position >= part.start:
+        if op is not None and op not in found and op.position >= pass_.start:
             found.add(op)
             stack.extend(op.inputs)
     return found
 
 
 def _never(tape: Tape, value: Value) -> str:
-    elsewhere = [op for op in tape.consumers(value) if op.part.kind != GRADIENT_PASS
+    elsewhere = [op for op in tape.consumers(value) if op.pass_.kind != GRADIENT_PASS
                  and (op.scope is None or not op.scope.updating)]  # fmt: skip
     if elsewhere:
         return f"It is used only outside of the pass: {_ops(elsewhere)}."

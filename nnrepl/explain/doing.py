@@ -241,7 +241,7 @@ def _address(value: Value) -> str:
 def is_part(value: Value) -> bool:
     """Whether a gradient is only a part of a sum that is not complete with it."""
     op, of = value.op, value.gradient_of
-    grads = op.part.grads.get(of.canonical, []) if of is not None and op is not None else []
+    grads = op.pass_.grads.get(of.canonical, []) if of is not None and op is not None else []
     return len(grads) > 1 and grads[-1] is not value
 
 

@@ -122,7 +122,7 @@ def _find(session: Reading, target: str) -> tuple[Op | None, Value | None]:
 def _updated(session: Reading, name: str) -> Value:
     """Return the next new value that an update gives to a parameter."""
     versions = [value for _, value in session.names.versions(name)]
-    made = [value for value in versions if value.op is not None and value.op.part.kind == UPDATE_PASS]
+    made = [value for value in versions if value.op is not None and value.op.pass_.kind == UPDATE_PASS]
     if not made:
         raise UserError(f"no update of {name} is on the tape; go on until the optimizer has run")
     later = [value for value in made if value.op is not None and value.op.position >= session.cursor]
@@ -232,7 +232,7 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
     if entry.valid:
         found.rule[0] += f"     ({words.substitute(entry.valid, names_of(entry, op, names))})"
     # Of an update no gradient is taken: how one would pass does not belong here.
-    found.words = template(entry.words, names_of(entry, op, names)) if op.part.kind != UPDATE_PASS else ""
+    found.words = template(entry.words, names_of(entry, op, names)) if op.pass_.kind != UPDATE_PASS else ""
     if not value.size:
         return
     arithmetic = worked.forward(look, op, entry, value, place, names)
@@ -333,11 +333,11 @@ def _backward(look: Look, found: Explanation, op: Op, entry: Entry | None, value
 def _as_a_whole(look: Look, op: Op, value: Value, place: Index, names: Names) -> list[str]:
     """Return what the gradient of logits is, where a cross-entropy made it in several ops and this is the last of
     them."""
-    of, part = value.gradient_of, op.part
-    if of is None or not value.size or value not in part.grads.get(of.canonical, ())[-1:]:
+    of, pass_ = value.gradient_of, op.pass_
+    if of is None or not value.size or value not in pass_.grads.get(of.canonical, ())[-1:]:
         return []
-    whole = surprise.around(part, of)
-    arrived = part.grads.get(whole.loss.canonical) if whole is not None else None
+    whole = surprise.around(pass_, of)
+    arrived = pass_.grads.get(whole.loss.canonical) if whole is not None else None
     if whole is None or not arrived:
         return []
     lines = surprise.backward(look, whole, value, arrived[-1], place, names)
@@ -378,7 +378,7 @@ def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str])
     if forward is None or of is None:
         return []
     notes = []
-    whole = op.part.adds_to(value)
+    whole = op.pass_.adds_to(value)
     if whole is not None and whole.op is not None:
         sign = op.called(whole)
         notes.append(f"It is a part of {sign}: {words.name(of, op)} is used more than once, and {whole.op.label} adds "
@@ -413,7 +413,7 @@ def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str])
 def _partly(op: Op, of: Value) -> str:
     """Say that an op gives only a part of the gradient of a value, "" where it gives all of it."""
     given = [value for value in op.outputs if value.gradient_of is of.canonical]
-    return "a part of " if any(op.part.adds_to(value) is not None for value in given) else ""
+    return "a part of " if any(op.pass_.adds_to(value) is not None for value in given) else ""
 
 
 # -- the loss ------------------------------------------------------------------------------------------------------
@@ -422,8 +422,8 @@ def _partly(op: Op, of: Value) -> str:
 def chain_to(session: Reading, value: Value) -> list[Op]:
     """Return the ops between a value and what the cursor's op makes: how the loss depends on where one stands."""
     here = session.op
-    part = here.part if here is not None else None
-    if here is None or part is None or value.op is None:
+    pass_ = here.pass_ if here is not None else None
+    if here is None or pass_ is None or value.op is None:
         return []
     reached: set[Value] = set(here.outputs)
     way: list[Op] = []

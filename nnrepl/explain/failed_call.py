@@ -42,15 +42,15 @@ def why_error(session: Reading) -> Cause:
 
 def _of_the_program(session: Reading) -> Cause:
     """Return what the program itself raised in a gradient call, where no op failed."""
-    part = next((part for part in reversed(session.tape.passes) if part.error is not None), None)
-    if part is None or part.error is None:
+    pass_ = next((pass_ for pass_ in reversed(session.tape.passes) if pass_.error is not None), None)
+    if pass_ is None or pass_.error is None:
         raise UserError("no op on the tape has failed")
-    error = part.error
+    error = pass_.error
     said = str(error).splitlines()[0][:200] if str(error) else ""
     lines = traceback.extract_tb(error.__traceback__)
     where = f" ({os.path.basename(lines[-1].filename)}:{lines[-1].lineno})" if lines else ""
-    last = f"; the last op before it is {part.ops[-1].label} {part.ops[-1].name}" if len(part) else ""
-    return Cause(f"{part.address} ended with {type(error).__name__}{where}: {said}",
+    last = f"; the last op before it is {pass_.ops[-1].label} {pass_.ops[-1].name}" if len(pass_) else ""
+    return Cause(f"{pass_.address} ended with {type(error).__name__}{where}: {said}",
                   reasons=[f"No op failed: what ran between the ops raised it{last}."])  # fmt: skip
 
 

@@ -89,10 +89,10 @@ def _ancestors(value: Value) -> list[Value]:
     """Return a tensor, and all from which it was made in its pass, as far as their numbers can be had."""
     found: dict[Value, None] = {value: None}
     stack = [value]
-    part = None if value.op is None else value.op.part
+    pass_ = None if value.op is None else value.op.pass_
     while stack and len(found) < _LOOKED:
         op = stack.pop().op
-        if op is None or op.part is not part:
+        if op is None or op.pass_ is not pass_:
             continue
         for taken in op.inputs:
             if taken not in found and taken.size and is_inexact(taken) and not taken.refusal:

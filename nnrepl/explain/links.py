@@ -46,7 +46,7 @@ def _kept(count: int, at: int | None) -> list[int]:
 def _link(look: Look, gradient: Value, mark: str) -> Link:
     op = gradient.op
     name = gradient.name if op is None else op.called(gradient)
-    if op is not None and op.part.adds_to(gradient) is not None:
+    if op is not None and op.pass_.adds_to(gradient) is not None:
         name = f"part of {name}"
     value = shown(look, gradient)
     if op is None or op.phase != "backward":

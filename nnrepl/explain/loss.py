@@ -90,7 +90,7 @@ def _not_finite(went: str, first: float, second: float, look: Look) -> Cause:
 def _pair(session: Reading) -> tuple[Pass, Pass]:
     """Return the pass at the cursor and the one before it of the same function, else the one after."""
     here = gradient_pass(session)
-    same = [part for part in same_function(session, here) if part.loss is not None]
+    same = [pass_ for pass_ in same_function(session, here) if pass_.loss is not None]
     if len(same) < 2 or here not in same:
         raise UserError(
             "why loss compares two passes of the same function; go on until the next one (c, or until forward)"
@@ -119,7 +119,7 @@ def _others(look: Look, before: Pass, after: Pass) -> list[str]:
         if has(one.name, Trait.RANDOM):
             pairs += zip(one.outputs, other.outputs)
         for old, new in pairs:
-            made = old.op is not None and old.op.part is before and not has(old.op.name, Trait.RANDOM)
+            made = old.op is not None and old.op.pass_ is before and not has(old.op.name, Trait.RANDOM)
             if made or old is new or old in wrt or new in wrt or not (look.can_see(old) and look.can_see(new)):
                 continue
             look.see([old, new])
@@ -146,8 +146,8 @@ def _on_old_data(before: Pass, after: Pass) -> mx.array:
     return now.get(before.loss.canonical, before.loss.array)
 
 
-def _forward(part: Pass) -> list[Op]:
-    return [op for op in part.forward if op.error is None]
+def _forward(pass_: Pass) -> list[Op]:
+    return [op for op in pass_.forward if op.error is None]
 
 
 def signed(number: float) -> str:

@@ -28,9 +28,9 @@ def edited_pass(session: Reading) -> tuple[Timeline, Pass, Pass] | None:
     here = gradient_pass(session)
     if not here.start - len(timeline.edit.ops) <= timeline.edit.position < here.end or here.loss is None:
         return None
-    for part in timeline.parent.tape.passes:
-        if part.kind == GRADIENT_PASS and part.number == here.number and part.loss is not None:
-            return timeline.parent, part, here
+    for pass_ in timeline.parent.tape.passes:
+        if pass_.kind == GRADIENT_PASS and pass_.number == here.number and pass_.loss is not None:
+            return timeline.parent, pass_, here
     return None
 
 

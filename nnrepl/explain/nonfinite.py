@@ -26,7 +26,7 @@ class Trouble:
     """A tensor that matters and holds numbers that are none, and where the first of them was born."""
 
     end: Value
-    part: Pass
+    pass_: Pass
     birth: Birth
 
     @property
@@ -69,22 +69,22 @@ def _on_purpose(birth: Birth) -> bool:
 # -- looking -------------------------------------------------------------------------------------------------
 
 
-def trouble(look: Look, part: Pass) -> Trouble | None:
+def trouble(look: Look, pass_: Pass) -> Trouble | None:
     """Return what is not finite at the ends of a pass: its loss, its gradients, what an update made."""
-    bad = _first_not_finite(look, ends(part))
+    bad = _first_not_finite(look, ends(pass_))
     if bad is None:
         return None
     at = first_bad(look, bad)
-    return None if at is None else Trouble(bad, part, follow(look, bad, at))
+    return None if at is None else Trouble(bad, pass_, follow(look, bad, at))
 
 
-def ends(part: Pass) -> list[Value]:
+def ends(pass_: Pass) -> list[Value]:
     """Return what a pass is run for, the loss first."""
-    if part.kind == GRADIENT_PASS:
-        found = [part.loss] if part.loss is not None else [root for root, _ in part.roots]
-        found += [grads[-1] for leaf in part.wrt if (grads := part.grads.get(leaf))]
+    if pass_.kind == GRADIENT_PASS:
+        found = [pass_.loss] if pass_.loss is not None else [root for root, _ in pass_.roots]
+        found += [grads[-1] for leaf in pass_.wrt if (grads := pass_.grads.get(leaf))]
     else:
-        found = [value for op in part.ops if op.error is None for value in op.outputs]
+        found = [value for op in pass_.ops if op.error is None for value in op.outputs]
     return [value for value in found if is_inexact(value) and not value.refusal]
 
 
@@ -94,11 +94,11 @@ def _first_not_finite(look: Look, values: Iterable[Value]) -> Value | None:
     return next((value for value in wanted if not finite[value]), None)
 
 
-def vanished(look: Look, part: Pass) -> Iterator[tuple[Birth, Op]]:
+def vanished(look: Look, pass_: Pass) -> Iterator[tuple[Birth, Op]]:
     """Numbers that are none inside of a pass whose ends are finite: where each was born, and the op that makes a
     finite number of it again. Infinities that only mask (what takes them is a softmax, an exp, a comparison) are
     left out."""
-    values = _inside(part)
+    values = _inside(pass_)
     finite = look.finite(values)
     seen: set[Op | Value] = set()
     for value in values:
@@ -113,15 +113,15 @@ def vanished(look: Look, part: Pass) -> Iterator[tuple[Birth, Op]]:
         seen.add(birth.op or birth.value)
         ending = _ending(look, birth.value if birth.op is not None else value)
         # A weight is never infinite on purpose.
-        trained = any(birth.value in (leaf, leaf.origin) for leaf in part.wrt)
+        trained = any(birth.value in (leaf, leaf.origin) for leaf in pass_.wrt)
         if ending is not None and (trained or not _masks(look, birth, ending)):
             yield birth, ending
 
 
-def _inside(part: Pass) -> list[Value]:
+def _inside(pass_: Pass) -> list[Value]:
     """All tensors of a pass, what comes in included."""
     found: dict[Value, None] = {}
-    for op in part.ops:
+    for op in pass_.ops:
         if op.error is None:
             found.update(dict.fromkeys(value for value in op.inputs if value.op is None))
             found.update(dict.fromkeys(op.outputs))
@@ -172,9 +172,9 @@ def why_nonfinite(session: Reading, kind: str = "") -> Cause:
     of the pass at the cursor."""
     look = Look(session)
     looked: list[Pass] = []
-    for part in _passes(session):
-        looked.append(part)
-        found = trouble(look, part)
+    for pass_ in _passes(session):
+        looked.append(pass_)
+        found = trouble(look, pass_)
         if found is not None:
             answer = _answer(look, found)
             if kind == INF and found.cause.kind == NAN:
@@ -183,22 +183,22 @@ def why_nonfinite(session: Reading, kind: str = "") -> Cause:
             if since:
                 answer.also.append(since)
             return answer
-    here = session.part
+    here = session.pass_
     inside = [here] if here is not None and len(here) else []
-    for part in [*inside, *(part for part in looked if part is not here)]:
-        for birth, ending in vanished(look, part):
+    for pass_ in [*inside, *(pass_ for pass_ in looked if pass_ is not here)]:
+        for birth, ending in vanished(look, pass_):
             return _divided_away(look, birth, ending)
     return Cause(_all_finite(look, looked), ops=look.ops)
 
 
-def _all_finite(look: Look, parts: list[Pass]) -> str:
+def _all_finite(look: Look, passes: list[Pass]) -> str:
     """Return what was looked at, where nothing was found."""
-    over = "no pass" if not parts else f"{parts[0].address}" if len(parts) == 1 else f"{len(parts)} passes"
+    over = "no pass" if not passes else f"{passes[0].address}" if len(passes) == 1 else f"{len(passes)} passes"
     seen = f"{words.counted(look.looked, 'tensor')} of {over}"
-    unseen = sum(bool(value.refusal) for part in parts for op in part.ops for value in op.outputs)
+    unseen = sum(bool(value.refusal) for pass_ in passes for op in pass_.ops for value in op.outputs)
 
     def ends_are_finite() -> bool:
-        return look.looked > 0 and _first_not_finite(look, [end for part in parts for end in ends(part)]) is None
+        return look.looked > 0 and _first_not_finite(look, [end for pass_ in passes for end in ends(pass_)]) is None
 
     return " ".join([
         *say_first([
@@ -219,18 +219,20 @@ def _all_finite(look: Look, parts: list[Pass]) -> str:
 def _passes(session: Reading) -> list[Pass]:
     """Return the gradient pass at the cursor (or before) first, then all in order, but for those that are closed."""
     ops = session.tape.ops
-    parts = [part for part in session.tape.passes if len(part) and not isinstance(ops[part.start], ClosedOp)]
+    passes = [pass_ for pass_ in session.tape.passes if len(pass_) and not isinstance(ops[pass_.start], ClosedOp)]
     here = gradient_pass_or_none(session)
-    return [here, *(part for part in parts if part is not here)] if here in parts and here is not None else parts
+    return [here, *(pass_ for pass_ in passes if pass_ is not here)] if here in passes and here is not None else passes
 
 
 def _since(look: Look, session: Reading, found: Trouble) -> str:
     """Since which pass the loss has been so."""
-    parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS and part.loss is not None]
-    losses = [part.loss for part in parts if part.loss is not None and not part.loss.refusal and is_inexact(part.loss)]
+    passes = [pass_ for pass_ in session.tape.passes if pass_.kind == GRADIENT_PASS and pass_.loss is not None]
+    losses = [
+        pass_.loss for pass_ in passes if pass_.loss is not None and not pass_.loss.refusal and is_inexact(pass_.loss)
+    ]
     finite = look.finite(losses)
-    bad = [part for part in parts if part.loss in finite and not finite[part.loss]]
-    if not bad or found.part.kind != GRADIENT_PASS:
+    bad = [pass_ for pass_ in passes if pass_.loss in finite and not finite[pass_.loss]]
+    if not bad or found.pass_.kind != GRADIENT_PASS:
         return ""
     if len(bad) == 1:
         return f"Of {len(losses)} losses on the tape only that of {bad[0].address} is not finite." if len(
@@ -248,9 +250,9 @@ def why_nonfinite_value(session: Reading, value: Value, kind: str = "") -> Cause
     at = first_bad(look, value, kind)
     wanted = at if at is not None else first_bad(look, value)
     assert wanted is not None
-    part = value.op.part if value.op is not None else session.part
-    assert part is not None
-    answer = _answer(look, Trouble(value, part, follow(look, value, wanted)))
+    pass_ = value.op.pass_ if value.op is not None else session.pass_
+    assert pass_ is not None
+    answer = _answer(look, Trouble(value, pass_, follow(look, value, wanted)))
     if at is None and stat.size > 1:
         answer.also.append(f"{value.name} holds no {_SIGN[kind]}, but {_amount(stat.nans, stat.infs, stat.size)}.")
     return answer
@@ -298,7 +300,7 @@ def came_in(birth: Birth) -> str:
     elif isinstance(value, Leaf) and value.kind in _KINDS:
         what = f"{_KINDS[value.kind]} {what}"
     user = birth.through or next(iter(value.consumers), None)
-    first = f"; {did(user)} of {user.part.address}, takes it" if user is not None else ""
+    first = f"; {did(user)} of {user.pass_.address}, takes it" if user is not None else ""
     return what + first
 
 
@@ -319,8 +321,8 @@ def _answer(look: Look, found: Trouble) -> Cause:
     root = found.cause
     end = found.end
     stat = look.stat(end)
-    is_loss = end is found.part.loss
-    whose = f"The loss of {found.part.address}" if is_loss else end.name
+    is_loss = end is found.pass_.loss
+    whose = f"The loss of {found.pass_.address}" if is_loss else end.name
     verb = f"is {_shown(look, end, 0)}" if end.size == 1 else f"has {_amount(stat.nans, stat.infs, stat.size)}"
     answer = Cause(f"{whose} {verb}: {born(root)}.", root.op)
     _tell(look, answer, root)

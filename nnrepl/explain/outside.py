@@ -39,10 +39,10 @@ class Detour:
         )
 
 
-def detours(look: Look, part: Pass) -> Iterator[Detour]:
+def detours(look: Look, pass_: Pass) -> Iterator[Detour]:
     """Each tensor of the forward part of a pass that left MLX and came back with the same numbers."""
     before: dict[tuple[int, ...], list[Value]] = {}
-    for op in part.forward:
+    for op in pass_.forward:
         if op.error is not None:
             continue
         if op.operation.kind == "data" and op.outputs and _counts(op.outputs[0]):

@@ -66,8 +66,8 @@ def gradient_of(session: Reading, value: Value) -> Value:
     """
     found = differentiated(session, value)
     if found is not None:
-        part, target = found
-        return part.grads[target.canonical][-1]
+        pass_, target = found
+        return pass_.grads[target.canonical][-1]
     try:
         return session.lookup.gradient(value, session.cursor)
     except NoGradient:
@@ -78,21 +78,23 @@ def differentiated(session: Reading, value: Value) -> tuple[Pass, Value] | None:
     """Return the pass that has a gradient for a value, that of the cursor or another of this step, and the value as
     it is there: a parameter enters each pass as a leaf of its own. None if no pass before the cursor or in this step
     has."""
-    part = last_pass_with(session, value)
-    if part is not None:
-        return part, value
+    pass_ = last_pass_with(session, value)
+    if pass_ is not None:
+        return pass_, value
     step = session.tape.steps.at(session.cursor)
-    for part, target in session.lookup.passes_of(value, step.end - 1):
-        if part.start >= step.start and part.grads.get(target.canonical):
-            return part, target
+    for pass_, target in session.lookup.passes_of(value, step.end - 1):
+        if pass_.start >= step.start and pass_.grads.get(target.canonical):
+            return pass_, target
     return None
 
 
 def last_pass_with(session: Reading, value: Value) -> Pass | None:
     """Return the gradient pass that a value belongs to: the one of the cursor, if it has a gradient for it."""
-    parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS and part.grads.get(value.canonical)]
-    here = session.part
-    return here if here in parts else next((p for p in reversed(parts) if p.start <= session.cursor), None)
+    passes = [
+        pass_ for pass_ in session.tape.passes if pass_.kind == GRADIENT_PASS and pass_.grads.get(value.canonical)
+    ]
+    here = session.pass_
+    return here if here in passes else next((p for p in reversed(passes) if p.start <= session.cursor), None)
 
 
 def value_of(session: Reading, text: str) -> Value:
@@ -102,10 +104,10 @@ def value_of(session: Reading, text: str) -> Value:
         UserError: If nothing is called so.
     """
     lookup, scope = session.lookup, session.where().scope
-    part = session.part
+    pass_ = session.pass_
     try:
         value = session.named(text)
-        if part is None or not _is_older(value, part):
+        if pass_ is None or not _is_older(value, pass_):
             return value
     except NotYet as answer:
         if answer.maker is not None and len(answer.maker.outputs) == 1:
@@ -117,16 +119,16 @@ def value_of(session: Reading, text: str) -> Value:
         if unused is None:
             raise
         return unused
-    end = part.end if part is not None and part.end > session.cursor else len(session.tape)
+    end = pass_.end if pass_ is not None and pass_.end > session.cursor else len(session.tape)
     try:
         return lookup.by_words(text, end, scope)
     except NotYet:
         return lookup.by_words(text, len(session.tape))
 
 
-def _is_older(value: Value, part: Pass) -> bool:
+def _is_older(value: Value, pass_: Pass) -> bool:
     """Whether a value was made before this pass, so that a newer one of its name may be in it."""
-    return value.op is not None and value.op.position < part.start
+    return value.op is not None and value.op.position < pass_.start
 
 
 def target_of(session: Reading, text: str) -> Value:
@@ -188,13 +190,13 @@ def inner_of_gradient(text: str) -> str | None:
     return without_sign(text)
 
 
-def same_function(session: Reading, part: Pass) -> list[Pass]:
+def same_function(session: Reading, pass_: Pass) -> list[Pass]:
     """Return the gradient passes of the function that a pass differentiates, of the same model, in order. Where the
     model is not known (in a compiled call that is repeated), the function alone counts."""
-    whose = _model_of(session, part)
+    whose = _model_of(session, pass_)
     return [
         other for other in session.tape.passes
-        if other is part or (other.kind == GRADIENT_PASS and other.title == part.title and other.code == part.code
+        if other is pass_ or (other.kind == GRADIENT_PASS and other.title == pass_.title and other.code == pass_.code
                              and (whose is None or _model_of(session, other) in (None, whose)))
     ]  # fmt: skip
 
@@ -208,9 +210,9 @@ def leaves_later(before: Pass, after: Pass) -> dict[Value, Value]:
     return {leaf: named[leaf.name] for leaf in before.wrt if leaf.name in named}
 
 
-def _model_of(session: Reading, part: Pass) -> Any:
+def _model_of(session: Reading, pass_: Pass) -> Any:
     """Return the model in which the first of what was differentiated lies; None where it is in none."""
-    leaf = next(iter(part.wrt), None)
+    leaf = next(iter(pass_.wrt), None)
     if leaf is None:
         return None
     home = session.names.homes.of(leaf)
@@ -232,9 +234,9 @@ def gradient_pass(session: Reading) -> Pass:
 
 def gradient_pass_or_none(session: Reading) -> Pass | None:
     """Return the same; None if there is none."""
-    parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS]
-    here = session.part
-    if here in parts:
+    passes = [pass_ for pass_ in session.tape.passes if pass_.kind == GRADIENT_PASS]
+    here = session.pass_
+    if here in passes:
         return here
-    before = [part for part in parts if part.start <= session.cursor]
-    return before[-1] if before else next(iter(parts), None)
+    before = [pass_ for pass_ in passes if pass_.start <= session.cursor]
+    return before[-1] if before else next(iter(passes), None)

@@ -64,7 +64,7 @@ def _descent(op: Op) -> str:
     gradient = next((value for value in step.inputs if value.gradient_of is not None), None)
     if gradient is None or gradient.shape != sides[0].shape:
         return ""
-    where = "of the optimizer" if op.part.kind == UPDATE_PASS else "by hand"
+    where = "of the optimizer" if op.pass_.kind == UPDATE_PASS else "by hand"
     return f"This is a step of gradient descent, {where}: against {gradient.name}, times the learning rate."
 
 

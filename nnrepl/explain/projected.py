@@ -63,13 +63,13 @@ class Recomputed:
     steps. Otherwise a difference would see what the gradient is told not to see.
     """
 
-    def __init__(self, part: Pass, leaf: Value) -> None:
-        self.part, self.leaf = part, leaf
+    def __init__(self, pass_: Pass, leaf: Value) -> None:
+        self.pass_, self.leaf = pass_, leaf
         reached = {leaf.canonical}
         self.needed: list[Op] = []
         self.fixed: list[Op] = []
         self.custom: list[Op] = []
-        for op in part.forward:
+        for op in pass_.forward:
             if op.error is not None or not any(value.canonical in reached for value in op.inputs):
                 continue
             if _is_fixed(op):
@@ -121,7 +121,7 @@ class Recomputed:
                 results = run_again(lookup) if chosen is None else [chosen]
                 for value, result in zip(op.outputs, results):
                     now[value.canonical] = result
-            roots = [(now[root.canonical], seed.array) for root, seed in self.part.roots if root.canonical in now]
+            roots = [(now[root.canonical], seed.array) for root, seed in self.pass_.roots if root.canonical in now]
             return weighed(roots, dtype)
 
         return run
@@ -129,7 +129,7 @@ class Recomputed:
     def value(self) -> float:
         """Return the loss as the program had it, weighed as `at` weighs it."""
         reached = {self.leaf.canonical, *(value.canonical for op in self.needed for value in op.outputs)}
-        roots = [(root.array, seed.array) for root, seed in self.part.roots if root.canonical in reached]
+        roots = [(root.array, seed.array) for root, seed in self.pass_.roots if root.canonical in reached]
         with mx.stream(mx.cpu):
             found: Any = weighed(roots, mx.float64).item()
         return float(found)

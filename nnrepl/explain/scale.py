@@ -48,7 +48,7 @@ def why_scale(session: Reading, gradient: Value, how: str, name: str = "") -> Ca
         how = "small" if last < first else "large"
     verb = "shrinks" if how == "small" else "grows"
     ordinary = _is_ordinary(look, gradient, first, last)
-    through = [detour.text for detour in detours(look, part)] if (part := _pass_of(gradient)) is not None else []
+    through = [detour.text for detour in detours(look, pass_)] if (pass_ := _pass_of(gradient)) is not None else []
     groups = _groups(look, steps, how)
     worst = groups[0].cancels if groups else None
     rounding = (
@@ -102,7 +102,7 @@ than the smaller number in any case."""
 
 
 def _pass_of(gradient: Value) -> Pass | None:
-    return None if gradient.op is None else gradient.op.part
+    return None if gradient.op is None else gradient.op.pass_
 
 
 def _is_ordinary(look: Look, gradient: Value, first: float, last: float) -> bool:
@@ -110,8 +110,8 @@ def _is_ordinary(look: Look, gradient: Value, first: float, last: float) -> bool
     any other beside what it began as."""
     if not first or 1 / _SURELY < last / first < _SURELY:
         return True  # the other gradients need not be computed for it
-    part = _pass_of(gradient)
-    finals = {} if part is None else {leaf: part.grads[leaf][-1] for leaf in part.wrt if part.grads.get(leaf)}
+    pass_ = _pass_of(gradient)
+    finals = {} if pass_ is None else {leaf: pass_.grads[leaf][-1] for leaf in pass_.wrt if pass_.grads.get(leaf)}
     own = next((leaf for leaf, final in finals.items() if final is gradient and is_inexact(leaf)), None)
     if own is None:
         return 1 / _ORDINARY < last / first < _ORDINARY
@@ -316,6 +316,6 @@ def weight_of(step: Factor) -> Value | None:
         leaf = taken
         while leaf.op is not None and leaf.op.inputs and has(leaf.op.name, Trait.ARRANGES, Trait.CONVERTS):
             leaf = leaf.op.inputs[0]
-        if leaf.kind == "parameter" or leaf in step.op.part.wrt:
+        if leaf.kind == "parameter" or leaf in step.op.pass_.wrt:
             return leaf
     return None

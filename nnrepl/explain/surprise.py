@@ -56,10 +56,10 @@ def find(ops: Iterable[Op]) -> CrossEntropy | None:
     return CrossEntropy(logits, targets, loss)
 
 
-def around(part: Pass | None, logits: Value) -> CrossEntropy | None:
+def around(pass_: Pass | None, logits: Value) -> CrossEntropy | None:
     """Return the cross-entropy of a pass that takes some logits; None where none does."""
     calls: dict[object, list[Op]] = {}
-    for op in () if part is None else part.forward:
+    for op in () if pass_ is None else pass_.forward:
         for step in op.scope.path() if op.scope is not None else ():
             if step.code.co_name == "cross_entropy" and step.code.co_filename.replace("\\", "/").endswith("losses.py"):
                 calls.setdefault(step, []).append(op)

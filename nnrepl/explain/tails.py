@@ -13,17 +13,17 @@ _SHOWN = 3
 _WAITS = ("mx.eval", "mx.async_eval")
 
 
-def tails(part: Pass, reached: Iterable[Op], ends: Iterable[Op]) -> list[Op]:
+def tails(pass_: Pass, reached: Iterable[Op], ends: Iterable[Op]) -> list[Op]:
     """Return the ops among `reached` whose results nothing in the forward part of a pass takes, the last one first;
     `ends` pass no gradient anyway."""
-    known = {root.canonical for root, _ in part.roots} | {value.canonical for value in part.returned or ()}
+    known = {root.canonical for root, _ in pass_.roots} | {value.canonical for value in pass_.returned or ()}
     last = set(reached) - set(ends)
-    return sorted((op for op in last if op.outputs and not any(_goes_on(part, value, known) for value in op.outputs)),
+    return sorted((op for op in last if op.outputs and not any(_goes_on(pass_, value, known) for value in op.outputs)),
                   key=lambda op: -op.position)  # fmt: skip
 
 
-def _goes_on(part: Pass, value: Value, known: set[Value]) -> bool:
-    taken = any(part.start <= user.position < part.end and (user.part is not part or user.phase == "forward")
+def _goes_on(pass_: Pass, value: Value, known: set[Value]) -> bool:
+    taken = any(pass_.start <= user.position < pass_.end and (user.pass_ is not pass_ or user.phase == "forward")
                 for user in value.consumers)  # fmt: skip
     return taken or value.canonical in known
 

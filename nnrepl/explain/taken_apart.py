@@ -111,10 +111,12 @@ def open_op(session: TapeSession, op: Op) -> InsideSession:
     if not tape.ops:
         raise UserError(f"{forward.name} is a textbook op already; explain {op.label} shows its numbers")
     rule = rule_of(op)
-    for part in tape.passes:
-        part.title = words.call(forward)
+    for pass_ in tape.passes:
+        pass_.title = words.call(forward)
         if rule is not None:
-            tape.notes.labels.update({leaf: words.name(rule.inputs[slot]) for leaf, slot in zip(part.wrt, rule.wanted)})
+            tape.notes.labels.update(
+                {leaf: words.name(rule.inputs[slot]) for leaf, slot in zip(pass_.wrt, rule.wanted)}
+            )
     return InsideSession(session, op, tape, names, results)
 
 
@@ -222,6 +224,6 @@ def lent_recorder(tape: Tape, stack: type[Stack]) -> Iterator[Recorder]:
 
 
 _LENT = (
-    "tape", "strict", "mode", "live", "guards", "stack", "part", "differentiating", "captured", "listener", "started",
+    "tape", "strict", "mode", "live", "guards", "stack", "pass_", "differentiating", "captured", "listener", "started",
     "intake", "sweeps", "overwritten", "stream", "watch",
 )  # fmt: skip

@@ -43,13 +43,13 @@ def update_of(value: Value) -> Update | None:
     """Return the update that made a parameter's new value; None if the value is no such thing or the optimizer is
     unknown."""
     op = value.op
-    if op is None or op.part.kind != UPDATE_PASS or op.scope is None or op.name != "subtract":
+    if op is None or op.pass_.kind != UPDATE_PASS or op.scope is None or op.name != "subtract":
         return None
     owner = next((step.owner for step in reversed(op.scope.path()) if is_optimizer(step.owner)), None)
     recipe = RECIPES.get(type(owner).__name__)
     if recipe is None:
         return None
-    ops = [other for other in op.part.ops if other.scope is not None and _same_call(other, op)]
+    ops = [other for other in op.pass_.ops if other.scope is not None and _same_call(other, op)]
     taken = [given for other in ops for given in other.inputs]
     gradient = next((given for given in taken if given.gradient_of is not None), None)
     parameters = [given for given in taken if isinstance(given, Leaf) and given.kind == "parameter"]
@@ -71,7 +71,7 @@ def _same_call(other: Op, op: Op) -> bool:
 
 
 def _step_of(op: Op) -> Value | None:
-    counts = [other.outputs[0] for other in op.part.ops[: op.position - op.part.start + 1]
+    counts = [other.outputs[0] for other in op.pass_.ops[: op.position - op.pass_.start + 1]
               if other.name == "add" and other.outputs and other.outputs[0].shape == ()]  # fmt: skip
     return counts[0] if counts else None
 

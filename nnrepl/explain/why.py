@@ -140,7 +140,7 @@ def _chain(session: Reading, gradient: Value) -> list[Link]:
 
 def _anything(session: Reading) -> Cause:
     """`why` alone: the first thing that is wrong."""
-    if session.tape.notes.errors or any(part.error is not None for part in session.tape.passes[-1:]):
+    if session.tape.notes.errors or any(pass_.error is not None for pass_ in session.tape.passes[-1:]):
         return why_error(session)
     answer = why_nonfinite(session)
     if answer.op is not None or answer.reasons:
@@ -148,26 +148,26 @@ def _anything(session: Reading) -> Cause:
     if not len(session.tape):
         return Cause("Nothing has been recorded yet: step to the first op, then ask why.")
     look = Look(session)
-    parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS and part.error is None]
-    for part in parts:
-        case = Checkup(session, part, look, usual())
+    passes = [pass_ for pass_ in session.tape.passes if pass_.kind == GRADIENT_PASS and pass_.error is None]
+    for pass_ in passes:
+        case = Checkup(session, pass_, look, usual())
         found = next((one for one in dead(case) if one.level == WARNING), None)
         if found is not None:
-            said = why_zero(session, part.grads[found.leaves[0]][-1])
+            said = why_zero(session, pass_.grads[found.leaves[0]][-1])
             said.ops += look.ops + answer.ops
             return said
     answer.ops += look.ops
-    answer.headline += f" {_of_gradients(parts)} No op failed; health looks further."
+    answer.headline += f" {_of_gradients(passes)} No op failed; health looks further."
     return answer
 
 
-def _of_gradients(parts: list[Pass]) -> str:
+def _of_gradients(passes: list[Pass]) -> str:
     """Return that no gradient is 0 that should not be: of how many, and which leaves have none."""
-    if not parts:
+    if not passes:
         return "No gradient was taken, so none was looked at."
-    with_one = [leaf for part in parts for leaf in part.wrt if part.grads.get(leaf)]
+    with_one = [leaf for pass_ in passes for leaf in pass_.wrt if pass_.grads.get(leaf)]
     count = sum(leaf.size > 0 for leaf in with_one)
-    none = dict.fromkeys(leaf.name for part in parts for leaf in part.wrt if not part.grads.get(leaf))
+    none = dict.fromkeys(leaf.name for pass_ in passes for leaf in pass_.wrt if not pass_.grads.get(leaf))
     said = f"Of {count} gradient{'s' if count != 1 else ''} none is 0 that should not be." if count else (
         "There is no gradient that could be 0.")  # fmt: skip
     empty = dict.fromkeys(leaf.name for leaf in with_one if not leaf.size)

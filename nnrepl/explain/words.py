@@ -112,7 +112,7 @@ def name(value: Value, taker: Op | None = None) -> str:
 def address(value: Value) -> str:
     """Return the name of a value; of what is only a part of a gradient its address: `#27`, `#34.1`."""
     made = value.op
-    if made is None or made.part.adds_to(value) is None:
+    if made is None or made.pass_.adds_to(value) is None:
         return value.name
     return f"{made.label}.{value.slot}" if value.slot else made.label
 

@@ -51,7 +51,7 @@ def why_zero(session: Reading, gradient: Value, name: str = "") -> Cause:
             f"It also became 0 on another way, at {words.title(other.op)}, {_made(other.op)}: {why.text}"
         )
     answer.also.extend(_others(look, gradient, first, reason.text))
-    answer.also.extend(_beginner(look, op.part, reason.start))
+    answer.also.extend(_beginner(look, op.pass_, reason.start))
     answer.ops = look.ops
     return answer
 
@@ -157,10 +157,10 @@ def _made(op: Op) -> str:
 
 def _others(look: Look, gradient: Value, culprit: Blame, text: str) -> list[str]:
     """Return what became of the other parameters of the pass: which are 0 for the same reason, which still learn."""
-    part: Pass | None = gradient.op.part if gradient.op is not None else None
-    if part is None:
+    pass_: Pass | None = gradient.op.pass_ if gradient.op is not None else None
+    if pass_ is None:
         return []
-    finals = {leaf: part.grads[leaf][-1] for leaf in part.wrt if leaf.size and part.grads.get(leaf)}
+    finals = {leaf: pass_.grads[leaf][-1] for leaf in pass_.wrt if leaf.size and pass_.grads.get(leaf)}
     stats = look.stats(finals.values())
     same: list[str] = []
     other: list[str] = []
@@ -199,9 +199,9 @@ def _others(look: Look, gradient: Value, culprit: Blame, text: str) -> list[str]
     return lines
 
 
-def _beginner(look: Look, part: Pass, start: Value | None) -> list[str]:
+def _beginner(look: Look, pass_: Pass, start: Value | None) -> list[str]:
     """Return that a parameter whose zeros are the reason learns itself."""
-    grads = part.grads.get(start) if start is not None else None
+    grads = pass_.grads.get(start) if start is not None else None
     if start is None or not grads or look.stat(grads[-1]).is_zero:
         return []
     return [f"∂L/∂{start.name} is not 0: an update that follows it makes {start.name} something else than 0."]

@@ -170,23 +170,23 @@ def _phase(session: TapeSession, phase: str) -> str:
 
 
 def _loss(session: TapeSession) -> str:
-    part = _gradient_pass(session)
-    if part is None or part.loss is None:
+    pass_ = _gradient_pass(session)
+    if pass_ is None or pass_.loss is None:
         return ""
-    return f"loss{_shown(session, part.loss)}, in step {part.step.number}"
+    return f"loss{_shown(session, pass_.loss)}, in step {pass_.step.number}"
 
 
 def _gradient_pass(session: TapeSession) -> Pass | None:
-    parts = [part for part in session.tape.passes if part.loss is not None and part.start <= session.cursor]
-    return parts[-1] if parts else None
+    passes = [pass_ for pass_ in session.tape.passes if pass_.loss is not None and pass_.start <= session.cursor]
+    return passes[-1] if passes else None
 
 
 def _gradient(session: TapeSession) -> str:
-    part = _gradient_pass(session)
-    if part is None:
+    pass_ = _gradient_pass(session)
+    if pass_ is None:
         return ""
-    for leaf in part.wrt:
-        versions = part.grads.get(leaf, [])
+    for leaf in pass_.wrt:
+        versions = pass_.grads.get(leaf, [])
         if versions:
             made = versions[-1].op
             by = f", made by {made.label} {made.name}" if made is not None else ""
@@ -240,10 +240,10 @@ def _relu(session: TapeSession) -> str:
 
 
 def _parameters(session: TapeSession) -> str:
-    part = _gradient_pass(session)
-    if part is None or not part.wrt:
+    pass_ = _gradient_pass(session)
+    if pass_ is None or not pass_.wrt:
         return ""
-    return f"{len(part.wrt)} tensors with {sum(leaf.size for leaf in part.wrt)} numbers are learned in this pass"
+    return f"{len(pass_.wrt)} tensors with {sum(leaf.size for leaf in pass_.wrt)} numbers are learned in this pass"
 
 
 def _tape(session: TapeSession) -> str:

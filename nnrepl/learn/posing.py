@@ -209,8 +209,8 @@ def _of_a_number(found: Asked) -> list[Mistake]:
 
 def _parameters(session: TapeSession, answer: Any) -> tuple[str, ...]:
     """Return the names of what the pass differentiates by, and those that are right."""
-    part = session.part
-    known = [] if part is None else [session.names.name(leaf) for leaf in part.wrt]
+    pass_ = session.pass_
+    known = [] if pass_ is None else [session.names.name(leaf) for leaf in pass_.wrt]
     return tuple(dict.fromkeys([*known, *sorted(answer)]))
 
 

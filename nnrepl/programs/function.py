@@ -307,7 +307,7 @@ class _CallRestarts:
 def leaves_of(tape: Tape) -> Iterator[Value]:
     """Yield the leaves of a tape that came from outside: inputs, parameters, captured arrays."""
     seen: set[Value] = set()
-    own = {leaf for part in tape.passes for leaf in part.wrt}
+    own = {leaf for pass_ in tape.passes for leaf in pass_.wrt}
     candidates = [value for op in tape.ops for value in op.inputs]
     candidates += [leaf.origin for leaf in own if leaf.origin is not None]
     for value in candidates:

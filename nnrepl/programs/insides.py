@@ -50,17 +50,17 @@ def read(
         number = as_number(row["within"], len(found), -1)
         first, last = as_number(start, len(tape)), as_number(end, len(tape))
         demand(first < last)
-        around: Pass = found[number] if number >= 0 else tape.ops[last].part
+        around: Pass = found[number] if number >= 0 else tape.ops[last].pass_
         demand(number < 0 or (found[number].start <= first and last < found[number].end))
-        part = Inside(tape, around.number, row["kind"], as_text(row["title"]), first)
-        fill(part, row)
-        part.within, part.transform = around, as_text(row["transform"])
-        part.size = as_number(row["size"], 2**31)
-        part.axes = {value(one): as_number(axis, _LARGEST_AXIS) for one, axis in row["axes"]}
-        part.results = tuple([(value(one), as_number(slot, 2**31)) for one, slot in row["results"]])
-        part.leaves = tuple([value(one) for one in row["leaves"]])
-        for op in tape.ops[part.start : part.end]:
-            op.part = part
-        tape.notes.calls[tape.ops[part.end]] = part
-        tape.notes.entered.update(dict.fromkeys(part.leaves, part))
-        found.append(part)
+        pass_ = Inside(tape, around.number, row["kind"], as_text(row["title"]), first)
+        fill(pass_, row)
+        pass_.within, pass_.transform = around, as_text(row["transform"])
+        pass_.size = as_number(row["size"], 2**31)
+        pass_.axes = {value(one): as_number(axis, _LARGEST_AXIS) for one, axis in row["axes"]}
+        pass_.results = tuple([(value(one), as_number(slot, 2**31)) for one, slot in row["results"]])
+        pass_.leaves = tuple([value(one) for one in row["leaves"]])
+        for op in tape.ops[pass_.start : pass_.end]:
+            op.pass_ = pass_
+        tape.notes.calls[tape.ops[pass_.end]] = pass_
+        tape.notes.entered.update(dict.fromkeys(pass_.leaves, pass_))
+        found.append(pass_)

@@ -352,10 +352,10 @@ def place_of(session: Standing, difference: SourceDifference) -> tuple[HoldsFrom
         path = _failed_path(tape, session.failure)
     early, ahead = _early(path, difference)
     places = [HoldsFrom(len(tape) if at_end else cursor)]
-    part = tape.pass_at(cursor)
-    over = at_end and session.failure is not None and part is not None and part.error is not session.failure
-    if part is not None and part.kind == GRADIENT_PASS and path and not over:
-        places.append(HoldsFrom(part.start, True, part.title))
+    pass_ = tape.pass_at(cursor)
+    over = at_end and session.failure is not None and pass_ is not None and pass_.error is not session.failure
+    if pass_ is not None and pass_.kind == GRADIENT_PASS and path and not over:
+        places.append(HoldsFrom(pass_.start, True, pass_.title))
     places += [
         HoldsFrom(start, False, "the compiled function") for start, end in tape.compiled if start <= cursor < end
     ]

@@ -263,7 +263,7 @@ class _Reader:
                 names.modules[op] = as_text(module)
         tape.origin = as_number(row["origin"], len(tape) + 1)
         self._passes(tape, row["passes"])
-        insides.read(tape, row.get("insides", []), self._part, self.value)  # (none in tapes of 0.1.0)
+        insides.read(tape, row.get("insides", []), self._pass, self.value)  # (none in tapes of 0.1.0)
         starts = row["steps"] if "steps" in row else _counted(tape)  # (none in tapes of 0.1.0)
         demand(is_counts(starts, len(tape)) and starts == sorted(set(starts)))
         tape.steps = Steps.known(tape, starts)
@@ -346,34 +346,34 @@ class _Reader:
         before = 0
         for row in rows:
             start = row["range"][0]
-            part = Pass(tape, as_number(row["number"], LARGEST, -1), row["kind"], as_text(row["title"]), start)
+            pass_ = Pass(tape, as_number(row["number"], LARGEST, -1), row["kind"], as_text(row["title"]), start)
             as_number(start, len(tape) + 1, before)
-            self._part(part, row)
-            before = part.end
-            for op in tape.ops[part.start : part.end]:
-                op.part = part
-            tape.passes.append(part)
-        demand(all(hasattr(op, "part") for op in tape.ops))
+            self._pass(pass_, row)
+            before = pass_.end
+            for op in tape.ops[pass_.start : pass_.end]:
+                op.pass_ = pass_
+            tape.passes.append(pass_)
+        demand(all(hasattr(op, "pass_") for op in tape.ops))
 
-    def _part(self, part: Pass, row: dict[str, Any]) -> None:
+    def _pass(self, pass_: Pass, row: dict[str, Any]) -> None:
         """Read what a file says of a pass, or of what happened inside of a call."""
-        tape = part.tape
+        tape = pass_.tape
         start, end, backward = row["range"]
-        demand(part.kind in (SETUP_PASS, GRADIENT_PASS, UPDATE_PASS, RUN_PASS))
-        part.start = as_number(start, len(tape) + 1)
-        part.end = as_number(end, len(tape) + 1, part.start)
-        part.backward = as_number(backward, LARGEST)
-        part.loss = None if row["loss"] is None else self.value(row["loss"])
+        demand(pass_.kind in (SETUP_PASS, GRADIENT_PASS, UPDATE_PASS, RUN_PASS))
+        pass_.start = as_number(start, len(tape) + 1)
+        pass_.end = as_number(end, len(tape) + 1, pass_.start)
+        pass_.backward = as_number(backward, LARGEST)
+        pass_.loss = None if row["loss"] is None else self.value(row["loss"])
         given = row.get("gives loss", "alone")
-        part.gives_loss = given if given in ("", "first") else "alone"
-        part.wrt = self._all(row["wrt"])
-        part.roots = tuple([(self.value(value), self.value(seed)) for value, seed in row["roots"]])
-        part.grads = {self.value(of): list(self._all(grads)) for of, grads in row["grads"]}
-        part.given = self._all(row.get("given", []))
-        part.error = None if row["error"] is None else _exception(row["error"])
-        part.scope, part.lasti = self._place(row["place"])
-        part.open = row["open"] is True
-        for leaf in part.wrt:
+        pass_.gives_loss = given if given in ("", "first") else "alone"
+        pass_.wrt = self._all(row["wrt"])
+        pass_.roots = tuple([(self.value(value), self.value(seed)) for value, seed in row["roots"]])
+        pass_.grads = {self.value(of): list(self._all(grads)) for of, grads in row["grads"]}
+        pass_.given = self._all(row.get("given", []))
+        pass_.error = None if row["error"] is None else _exception(row["error"])
+        pass_.scope, pass_.lasti = self._place(row["place"])
+        pass_.open = row["open"] is True
+        for leaf in pass_.wrt:
             self._meet(leaf, tape)
 
     def _notes(self, tape: Tape, row: dict[str, Any]) -> None:
@@ -429,10 +429,10 @@ def _counted(tape: Tape) -> list[int]:
     update."""
     starts = [tape.origin] if tape.origin < len(tape) else []
     updated = False
-    for part in tape.passes:
-        if updated and part.kind == GRADIENT_PASS and len(part):
-            starts.append(part.start)
-        updated = is_update(part, set()) or (updated and part.kind != GRADIENT_PASS)
+    for pass_ in tape.passes:
+        if updated and pass_.kind == GRADIENT_PASS and len(pass_):
+            starts.append(pass_.start)
+        updated = is_update(pass_, set()) or (updated and pass_.kind != GRADIENT_PASS)
     return starts
 
 

@@ -209,7 +209,7 @@ class Tables:
             "origin": tape.origin,
             "steps": [step.start for step in tape.steps],
             "ops": ops,
-            "passes": [self._pass(part) for part in tape.passes],
+            "passes": [self._pass(pass_) for pass_ in tape.passes],
             "insides": insides.rows(tape, self._pass, self.value),
             "marks": [
                 [mark.position, harmless(mark.how), self._all(mark.values), *self._place(mark.scope, mark.lasti)]
@@ -244,21 +244,21 @@ class Tables:
             if value in tape.notes.aliases:
                 yield [self.value(value), self.value(value.canonical)]
 
-    def _pass(self, part: Pass) -> dict[str, Any]:
+    def _pass(self, pass_: Pass) -> dict[str, Any]:
         return {
-            "number": part.number,
-            "kind": part.kind,
-            "title": harmless(part.title),
-            "range": [part.start, part.end, part.backward],
-            "loss": None if part.loss is None else self.value(part.loss),
-            "gives loss": part.gives_loss,
-            "wrt": self._all(part.wrt),
-            "roots": [self._all(pair) for pair in part.roots],
-            "grads": [[self.value(of), self._all(grads)] for of, grads in part.grads.items()],
-            "given": self._all(part.given),
-            "error": None if part.error is None else _error(part.error),
-            "place": self._place(part.scope, part.lasti),
-            "open": part.open,
+            "number": pass_.number,
+            "kind": pass_.kind,
+            "title": harmless(pass_.title),
+            "range": [pass_.start, pass_.end, pass_.backward],
+            "loss": None if pass_.loss is None else self.value(pass_.loss),
+            "gives loss": pass_.gives_loss,
+            "wrt": self._all(pass_.wrt),
+            "roots": [self._all(pair) for pair in pass_.roots],
+            "grads": [[self.value(of), self._all(grads)] for of, grads in pass_.grads.items()],
+            "given": self._all(pass_.given),
+            "error": None if pass_.error is None else _error(pass_.error),
+            "place": self._place(pass_.scope, pass_.lasti),
+            "open": pass_.open,
         }
 
     # -- values --------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def _go_together(op: Op, value: Value) -> bool:
 
 
 def _differentiated(ops: list[Op]) -> set[Value]:
-    return {leaf for part in {op.part: None for op in ops} for leaf in part.wrt}
+    return {leaf for pass_ in {op.pass_: None for op in ops} for leaf in pass_.wrt}
 
 
 def drawn_keys(op: Op) -> Iterator[DrawnKey]:

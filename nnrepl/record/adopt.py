@@ -84,7 +84,7 @@ def computed_from(recorder: Recorder, array: mx.array, since: int = 0) -> tuple[
     the array may have been made of it before the recording began."""
     if is_evaluated(array):
         return None, False
-    wrt = recorder.part.wrt if recorder.differentiating and recorder.part is not None else ()
+    wrt = recorder.pass_.wrt if recorder.differentiating and recorder.pass_ is not None else ()
     alive = recorder.live.copy().values()  # arrays may die meanwhile, and their entries with them
     values = [
         value for value in alive if value.held is not None and value.op is not None and value.op.position >= since

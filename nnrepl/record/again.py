@@ -38,8 +38,8 @@ class InsideAgain:
         self._repetition = repetition
         self._recorder = repetition.recorder
         self._notes = repetition.recorder.tape.notes
-        self._part = self._notes.calls[op]
-        self._parts: dict[Pass, Inside] = {}
+        self._pass = self._notes.calls[op]
+        self._passes: dict[Pass, Inside] = {}
 
     def run(self, within: Pass, draws: bool) -> Inside:
         """Put its ops on the tape again.
@@ -49,10 +49,10 @@ class InsideAgain:
             draws: Whether random numbers are drawn anew.
         """
         recorder, state, count = self._recorder, _RANDOM_STATE[0], self._recorder.draws
-        found = self._begin(self._part, within)
-        for op in self._part.ops:
+        found = self._begin(self._pass, within)
+        for op in self._pass.ops:
             self._op(op, draws)
-        for old, new in self._parts.items():
+        for old, new in self._passes.items():
             assert isinstance(old, Inside)
             self._end(old, new)
         if _RANDOM_STATE[0] is not state:  # the call itself draws them again
@@ -63,7 +63,7 @@ class InsideAgain:
     def _begin(self, old: Inside, within: Pass) -> Inside:
         image, tape = self._repetition.image, self._recorder.tape
         shift = len(tape) - old.start
-        new = self._parts[old] = replace(
+        new = self._passes[old] = replace(
             old, tape=tape, number=within.number, within=within, start=old.start + shift, end=old.end + shift,
             backward=old.backward + shift, scope=self._repetition.scope(old.scope), axes={}, grads={},
         )  # fmt: skip
@@ -81,22 +81,22 @@ class InsideAgain:
 
     def _op(self, old: Op, draws: bool) -> None:
         repetition, tape = self._repetition, self._recorder.tape
-        part = self._parts.get(old.part)
-        if part is None:
-            assert isinstance(old.part, Inside)
-            assert old.part.within is not None
-            part = self._begin(old.part, self._parts[old.part.within])
+        pass_ = self._passes.get(old.pass_)
+        if pass_ is None:
+            assert isinstance(old.pass_, Inside)
+            assert old.pass_.within is not None
+            pass_ = self._begin(old.pass_, self._passes[old.pass_.within])
         new = repetition.again(old)
         if draws and any(isinstance(one, DrawnKey) for one in (*new.args, *new.kwargs.values())):
             repetition.draw_anew(new)
-        new.part = part
+        new.pass_ = pass_
         new.outputs = tuple([self._value(new, value) for value in old.outputs])
         repetition.made[old] = new
         repetition.variables(old.position)
         new.position = len(tape.ops)
         tape.ops.append(new)
         if old in self._notes.calls:
-            self._notes.calls[new] = self._parts[self._notes.calls[old]]
+            self._notes.calls[new] = self._passes[self._notes.calls[old]]
 
     def _value(self, op: Op, old: Value) -> Value:
         """Return what stands for a value, not computed: it has the same shape."""
@@ -149,49 +149,49 @@ class InsideFollowed:
         self._bindings = bindings
         self._copy = copy
         self._scope, self._lasti = scope, lasti
-        self._parts: dict[Pass, Inside] = {}
+        self._passes: dict[Pass, Inside] = {}
         self._twins: dict[Op, Op] = {}
         self._caller = Caller(None, None, -1)
 
     def run(self) -> Inside | None:
         """Do it. Returns what is on the tape now; None if nothing was there."""
         recorder, expected = self._recorder, self._expected
-        tape, around = recorder.tape, recorder.part
+        tape, around = recorder.tape, recorder.pass_
         at = start = len(tape)
         if around is None or at >= len(expected) or not expected[at].inner:
             return None
-        part = expected[at].part
-        while isinstance(part.within, Inside):
-            part = part.within
-        self._caller = Caller(part.scope, self._scope, self._lasti)
+        pass_ = expected[at].pass_
+        while isinstance(pass_.within, Inside):
+            pass_ = pass_.within
+        self._caller = Caller(pass_.scope, self._scope, self._lasti)
         while at < len(expected) and expected[at].inner:
             self._op(expected[at], around)
             at += 1
         self._variables(expected[start].position, start, at - start)
-        return next((part for part in self._parts.values() if part.within is around), None)
+        return next((pass_ for pass_ in self._passes.values() if pass_.within is around), None)
 
     def _op(self, old: Op, around: Pass) -> None:
         notes, tape = self._recorder.tape.notes, self._recorder.tape
-        twin = self._twins[old] = self._copy(old, self._part(old.part, around), len(tape))
+        twin = self._twins[old] = self._copy(old, self._pass(old.pass_, around), len(tape))
         twin.scope = self._caller.scope(old.scope)
         _refer(twin, self._twins)
         if old in notes.calls:
-            notes.calls[twin] = self._parts[notes.calls[old]]
+            notes.calls[twin] = self._passes[notes.calls[old]]
         if old in notes.mapped:
-            notes.mapped[twin] = tuple([self._parts.get(level, level) for level in notes.mapped[old]])
+            notes.mapped[twin] = tuple([self._passes.get(level, level) for level in notes.mapped[old]])
         tape.ops.append(twin)
 
-    def _part(self, old: Pass, around: Pass) -> Pass:
+    def _pass(self, old: Pass, around: Pass) -> Pass:
         if not isinstance(old, Inside) or old.within is None:
             return around
-        if old not in self._parts:
+        if old not in self._passes:
             tape = self._recorder.tape
             shift = len(tape) - old.start
-            self._parts[old] = replace(
-                old, tape=tape, within=self._part(old.within, around), start=old.start + shift, end=old.end + shift,
+            self._passes[old] = replace(
+                old, tape=tape, within=self._pass(old.within, around), start=old.start + shift, end=old.end + shift,
                 backward=old.backward + shift, scope=self._caller.scope(old.scope),
             )  # fmt: skip
-        return self._parts[old]
+        return self._passes[old]
 
     def _variables(self, before: int, now: int, count: int) -> None:
         """Note that what the variables of the calls inside held, from a position of the tape before, holds from one of

@@ -203,13 +203,15 @@ class Twin:
     @classmethod
     def of(cls, trace: FirstCall) -> Twin:
         """Return what a first run shows."""
-        parts = dict.fromkeys([op.part for op in trace.ops if op.part.kind in (GRADIENT_PASS, UPDATE_PASS)])
-        losses = [part.loss.canonical for part in parts if part.kind == GRADIENT_PASS and part.loss is not None]
+        passes = dict.fromkeys([op.pass_ for op in trace.ops if op.pass_.kind in (GRADIENT_PASS, UPDATE_PASS)])
+        losses = [pass_.loss.canonical for pass_ in passes if pass_.kind == GRADIENT_PASS and pass_.loss is not None]
         returned: list[Value] = []
         _map_values(trace.result, returned.append)  # type: ignore[arg-type]  # what is built of it is not looked at
         found = [at for at, value in enumerate(returned) if value.canonical in losses]
-        places = [(part, *own_place(part)) for part in parts]
-        calls = [Call(part.kind, part.title, part.code, scope, lasti, trace.scope) for part, scope, _, lasti in places]
+        places = [(pass_, *own_place(pass_)) for pass_ in passes]
+        calls = [
+            Call(pass_.kind, pass_.title, pass_.code, scope, lasti, trace.scope) for pass_, scope, _, lasti in places
+        ]
         return cls(tuple(calls), found[0] if found else -1)
 
     def loss(self, result: Any) -> Any:

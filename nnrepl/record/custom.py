@@ -275,7 +275,7 @@ class Rerun(Composite):
         leaves = [_unedited(recorder, recorder.live[id(mark)]) for mark in marks]
         assert self.again is not None
         self.again.given[:] = leaves
-        inner = Sweep(recorder, sweep.part, start, leaves)
+        inner = Sweep(recorder, sweep.pass_, start, leaves)
         found = inner.run(list(zip(again, self.cotangents(sweep, op, reached, gradients))))
         parts: dict[int, list[Value]] = {}
         for taken, leaf in zip(self.inputs, leaves):
@@ -352,8 +352,8 @@ def runs_twice(tape: Tape, op: Op) -> bool:
     """Whether an op lies in a block that runs once more in the backward pass, in either run."""
     if op in tape.notes.belonging:
         return True
-    part = op.part
-    composites = [other.args[0] for other in part.tape.ops[op.position : part.end] if other.args]
+    pass_ = op.pass_
+    composites = [other.args[0] for other in pass_.tape.ops[op.position : pass_.end] if other.args]
     return any(isinstance(one, Rerun) and one.again is not None and op in one.ops for one in composites)
 
 

@@ -18,18 +18,18 @@ from nnrepl.tape import Inside, Op, Pass, Tape, Value
 _UNMARKING = frozenset(("grad", "value_and_grad", "vjp", "jvp"))
 
 
-def note_cuts(tape: Tape, part: Pass, looked: Iterable[Value] | None) -> None:
+def note_cuts(tape: Tape, pass_: Pass, looked: Iterable[Value] | None) -> None:
     """Note where the graph of a pass is cut when its backward pass begins.
 
     Args:
         looked: What was evaluated of it by other means than MLX's own; None where all that has its numbers was.
     """
-    ops = [op for op in tape.ops[part.start :] if op.part is part]
+    ops = [op for op in tape.ops[pass_.start :] if op.pass_ is pass_]
     calls = {op: inside for op in ops if (inside := tape.notes.calls.get(op)) and inside.transform in _UNMARKING}
     if not calls:
         return
-    graph = _Graph(tape, part, calls)
-    marks = iter([mark for mark in tape.marks if mark.position >= part.start])
+    graph = _Graph(tape, pass_, calls)
+    marks = iter([mark for mark in tape.marks if mark.position >= pass_.start])
     mark = next(marks, None)
     for op in ops:
         while mark is not None and mark.position <= op.position:
@@ -50,11 +50,11 @@ def note_cuts(tape: Tape, part: Pass, looked: Iterable[Value] | None) -> None:
 class _Graph:
     """MLX's graph of a pass, op by op, with its marks."""
 
-    def __init__(self, tape: Tape, part: Pass, calls: dict[Op, Inside]) -> None:
+    def __init__(self, tape: Tape, pass_: Pass, calls: dict[Op, Inside]) -> None:
         self._notes = tape.notes
-        self._part = part
+        self._pass = pass_
         self._calls = calls
-        self._marked = set(part.wrt)
+        self._marked = set(pass_.wrt)
         self._evaluated: set[Value] = set()
 
     def add(self, op: Op) -> None:
@@ -67,7 +67,7 @@ class _Graph:
             return
         captured = op.args[2]
         taken = [value for value in op.inputs if value not in captured]
-        leftovers = [value for value in taken if value in self._part.wrt and value not in self._marked]
+        leftovers = [value for value in taken if value in self._pass.wrt and value not in self._marked]
         if leftovers:
             self._notes.unlinked[op] = frozenset(leftovers)
         tangents = taken[len(inside.leaves) :]
@@ -85,7 +85,7 @@ class _Graph:
             self._evaluated.add(value)
             # What another pass has made (a loss that is printed after it) has its gradients already, and keeps them
             # where that pass runs again: the notes are shared by all timelines.
-            if value.op is None or value.op.part is not self._part:
+            if value.op is None or value.op.pass_ is not self._pass:
                 continue
             if value.op in self._calls:
                 self._notes.forced.add(value)
@@ -114,7 +114,7 @@ class _Graph:
             if value in seen or value in self._notes.cut:
                 continue
             seen.add(value)
-            if value.op is not None and value.op.part is self._part:
+            if value.op is not None and value.op.pass_ is self._pass:
                 pending.extend(value.op.inputs)
         return seen
 
@@ -128,7 +128,7 @@ def _reached(inside: Inside, captured: Iterable[Value]) -> set[Value]:
         value = pending.pop()
         if value not in seen:
             seen.add(value)
-            if value not in known and value.op is not None and value.op.part is inside:
+            if value not in known and value.op is not None and value.op.pass_ is inside:
                 pending.extend(value.op.inputs)
     return seen & known
 

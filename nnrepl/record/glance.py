@@ -38,7 +38,7 @@ class Glance:
     def _look(self) -> None:
         ops = self._tape.ops
         for op in ops[self._seen :]:
-            for value in (*op.inputs, *op.part.wrt) if op.position == op.part.start else op.inputs:
+            for value in (*op.inputs, *op.pass_.wrt) if op.position == op.pass_.start else op.inputs:
                 if value.op is None:
                     self._enter(value)
             self._read(op)

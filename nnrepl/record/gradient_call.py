@@ -31,7 +31,7 @@ class GradientCall:
         body: Does it, on the pass that is open.
 
     Attributes:
-        part: The pass of the last attempt.
+        pass_: The pass of the last attempt.
         result: What the program gets; `error` if it gets an exception.
     """
 
@@ -46,7 +46,7 @@ class GradientCall:
         self.recorder = recorder
         self.fun = fun
         self.given = given
-        self.part: Pass
+        self.pass_: Pass
         self.result: Any = None
         self.error: BaseException | None = None
         self._scope = recorder.stack.enter(frame)
@@ -61,35 +61,35 @@ class GradientCall:
         """
         recorder = self.recorder
         recorder.intake.enter(recorder, calling=True)
-        part = self._open()
+        pass_ = self._open()
         recorder.differentiating += 1
         self.result = self.error = None
         try:
             with paused():  # everything that a pass allocates stays on the tape
                 self.result = self._body(self)
                 recorder.intake.enter(recorder)
-                part.returned = self._returned()
+                pass_.returned = self._returned()
         except Unwinding:
             raise
         except BaseException as error:
-            part.error = self.error = error
+            pass_.error = self.error = error
         finally:
             recorder.differentiating -= 1
             recorder.close_pass()
             # A function that raised was never swept: its backward pass is empty, and lies at its end.
-            part.backward = min(part.backward, part.end)
-            if part.end >= recorder.collector.due:
-                recorder.collector.rest(part.end)
+            pass_.backward = min(pass_.backward, pass_.end)
+            if pass_.end >= recorder.collector.due:
+                recorder.collector.rest(pass_.end)
 
     def _open(self) -> Pass:
         recorder = self.recorder
         recorder.start()
-        part = self.part = recorder.open_pass(GRADIENT_PASS, self._title())
-        part.scope, part.lasti, part.code = self._scope, self._lasti, self._code()
+        pass_ = self.pass_ = recorder.open_pass(GRADIENT_PASS, self._title())
+        pass_.scope, pass_.lasti, pass_.code = self._scope, self._lasti, self._code()
         if recorder.levels is not None:
-            recorder.levels.count(part)
-        part.backward = sys.maxsize
-        return part
+            recorder.levels.count(pass_)
+        pass_.backward = sys.maxsize
+        return pass_
 
     def _body(self, call: GradientCall) -> Any:
         return self._run(call)
@@ -135,7 +135,7 @@ class RepeatedPass(GradientCall):
         super().attempt()
 
     def _body(self, call: GradientCall) -> Any:
-        self._repetition.gradient_pass(self._old, self.part, self._ops)
+        self._repetition.gradient_pass(self._old, self.pass_, self._ops)
         return self._repetition.standing()
 
     def _title(self) -> str:
@@ -160,23 +160,23 @@ def make_call(call: GradientCall) -> Any:
 
 
 def take_gradients(
-    recorder: Recorder, part: Pass, roots: Sequence[tuple[Value, mx.array]], wrt: Sequence[Value]
+    recorder: Recorder, pass_: Pass, roots: Sequence[tuple[Value, mx.array]], wrt: Sequence[Value]
 ) -> list[mx.array]:
     """Sweep backwards; the gradients as MLX would return them: zeros where none flows."""
-    note_cuts(recorder.tape, part, recorder.intake.looked())
-    given = part.given = swept(recorder, part, roots, wrt)
+    note_cuts(recorder.tape, pass_, recorder.intake.looked())
+    given = pass_.given = swept(recorder, pass_, roots, wrt)
     return [recorder.intake.gradient(recorder, gradient) for gradient in given]
 
 
 def swept(
-    recorder: Recorder, part: Pass, roots: Sequence[tuple[Value, mx.array]], wrt: Sequence[Value]
+    recorder: Recorder, pass_: Pass, roots: Sequence[tuple[Value, mx.array]], wrt: Sequence[Value]
 ) -> tuple[Value, ...]:
     """Sweep backwards from some values with their cotangents. Returns a gradient for each of `wrt`."""
-    sweep = Sweep(recorder, part, part.start, wrt)
-    part.roots = tuple(
+    sweep = Sweep(recorder, pass_, pass_.start, wrt)
+    pass_.roots = tuple(
         (root, seed(recorder, root, cotangent, number)) for number, (root, cotangent) in enumerate(roots)
     )
-    found = sweep.run(part.roots)
+    found = sweep.run(pass_.roots)
     # Zeros, as MLX has them (`zeros_like(primal, s)` at the end of `vjp`); the tape calls them disconnected.
     return tuple([found[leaf] if leaf in found else _disconnected(recorder, leaf) for leaf in wrt])
 

@@ -15,12 +15,12 @@ def sign_of(gradient: Value) -> str:
     differentiates something of its own `∂u/∂`, with what that is."""
     of = gradient.gradient_of
     made = gradient.op or (None if of is None else of.op)
-    part: Pass | None = None if made is None else made.part
-    while isinstance(part, Inside) and part.loss is None:
-        part = part.within
-    if not isinstance(part, Inside) or len(part.roots) != 1 or part.loss is None:
+    pass_: Pass | None = None if made is None else made.pass_
+    while isinstance(pass_, Inside) and pass_.loss is None:
+        pass_ = pass_.within
+    if not isinstance(pass_, Inside) or len(pass_.roots) != 1 or pass_.loss is None:
         return GRADIENT_SIGN
-    return f"∂{part.loss.name}/∂"
+    return f"∂{pass_.loss.name}/∂"
 
 
 def start_of(gradient: Value) -> str:

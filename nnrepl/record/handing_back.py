@@ -22,10 +22,10 @@ def hand_back(recorder: Recorder) -> None:
     tape = recorder.tape
     number = tape.steps.number_at(len(tape))
     shared = {recorder.live.get(key) for key, guard in recorder.guards.copy().items() if guard() is not None}
-    for part in [part for step in tape.steps[max(number - 2, 0) : number] for part in step.passes]:
-        taken = [leaf.origin for leaf in part.wrt if leaf.origin is not None]
-        if part.kind == UPDATE_PASS:
-            by_optimizer = [op for op in part.ops if op.scope is not None and op.scope.updating]
+    for pass_ in [pass_ for step in tape.steps[max(number - 2, 0) : number] for pass_ in step.passes]:
+        taken = [leaf.origin for leaf in pass_.wrt if leaf.origin is not None]
+        if pass_.kind == UPDATE_PASS:
+            by_optimizer = [op for op in pass_.ops if op.scope is not None and op.scope.updating]
             taken += [value for op in by_optimizer for value in op.outputs]
         for value in taken:
             op = value.op
@@ -33,7 +33,7 @@ def hand_back(recorder: Recorder) -> None:
                 continue
             if value in shared or sys.getrefcount(value.held) > _OF_THE_TAPE:
                 _let_go(recorder, value)
-        for leaf in part.wrt:
+        for leaf in pass_.wrt:
             if leaf.held is not None and leaf.origin is not None and leaf.origin.held is None:
                 _let_go(recorder, leaf)
 

@@ -67,14 +67,14 @@ class Leavings:
             self.made[*place, number] = weakref.ref(result)
 
 
-def mark_of(part: Inside, value: Value) -> Mark | None:
+def mark_of(pass_: Inside, value: Value) -> Mark | None:
     """Which of the arrays that are made inside of a call it is."""
     op = value.op
     if op is None or op.scope is None:
         return None
     before = [
         other
-        for other in op.tape.ops[part.start : op.position]
+        for other in op.tape.ops[pass_.start : op.position]
         if other.lasti == op.lasti and other.scope is not None and other.scope.code is op.scope.code
     ]
     return op.scope.code, op.lasti, len(before)
@@ -85,35 +85,35 @@ def taken(recorder: Recorder, array: mx.array) -> Value | None:
     _, value = recorder.leavings.kept.get(id(array), (None, None))
     if value is None:
         return None
-    part = value.inside
-    while part is not None and not _runs_in(recorder, part):
-        call = part.call
-        found = None if call is None else _result(recorder, call, part, value, array)
+    pass_ = value.inside
+    while pass_ is not None and not _runs_in(recorder, pass_):
+        call = pass_.call
+        found = None if call is None else _result(recorder, call, pass_, value, array)
         if found is None:
             return None
-        value, part = found, found.inside
+        value, pass_ = found, found.inside
     del recorder.leavings.kept[id(array)]
     recorder.link(array, value)
     return value
 
 
-def _runs_in(recorder: Recorder, part: Inside) -> bool:
+def _runs_in(recorder: Recorder, pass_: Inside) -> bool:
     """Whether the program runs inside of a call."""
-    around: Any = recorder.part
-    while around is not None and around is not part:
+    around: Any = recorder.pass_
+    while around is not None and around is not pass_:
         around = around.within
-    return recorder.inside is not None and around is part
+    return recorder.inside is not None and around is pass_
 
 
-def _result(recorder: Recorder, call: Op, part: Inside, inner: Value, array: mx.array) -> Value | None:
+def _result(recorder: Recorder, call: Op, pass_: Inside, inner: Value, array: mx.array) -> Value | None:
     """One more result of a call."""
     run: Any = call.operation.run
     recipe = getattr(run, "recipe", None)
-    if recipe is None or not call.outputs or part.differs(inner) or not recipe.keeps(inner):
+    if recipe is None or not call.outputs or pass_.differs(inner) or not recipe.keeps(inner):
         return None
     value = Value(call, len(call.outputs), _copy(array))
     call.outputs = (*call.outputs, value)
-    run.marks.append(mark_of(part, inner))
+    run.marks.append(mark_of(pass_, inner))
     if recorder.differentiating or recorder.inside is not None:
         given = [taken.array for taken in call.inputs]
         run.groups = of_call(call, any(output.evaluated for output in call.outputs), given)

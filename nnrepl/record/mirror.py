@@ -70,8 +70,8 @@ class Mirror:
         inputs = tuple([now.get(value, value) for value in old.inputs])
         new = Op(old.operation, repeat.exchange(old.args, now), repeat.exchange(old.kwargs, now), inputs)
         new.scope, new.lasti = old.scope, old.lasti
-        assert recorder.part is not None
-        new.part, new.position = recorder.part, len(tape)
+        assert recorder.pass_ is not None
+        new.pass_, new.position = recorder.pass_, len(tape)
         notes.carry_all(old, new, now)
         with recorder.muted():
             arrays = new.compute()

@@ -57,7 +57,7 @@ class ProgramNames:
     def module(self, op: Op) -> str:
         """Return the path of the innermost Module whose code made the op, in the outermost one on its stack; in an
         update, the path of the parameter that is updated."""
-        if op.part.kind == UPDATE_PASS:
+        if op.pass_.kind == UPDATE_PASS:
             subject = self._updated(op)
             return "" if subject is None else subject.name
         modules = [step.owner for step in _path(op.scope) if is_module(step.owner)]
@@ -127,7 +127,7 @@ class ProgramNames:
             yield from (name for name in names if name == placed or name != shared)
             if placed is not None:
                 yield placed
-            elif value.op.part.kind == UPDATE_PASS:
+            elif value.op.pass_.kind == UPDATE_PASS:
                 yield from self._result_of_update(value)
         label = value.label
         if label is not None:
@@ -168,12 +168,12 @@ class ProgramNames:
         name = value.name  # by the tape that it is on, which may be that of another timeline
         if value.gradient_of is not None:
             of, forward = value.gradient_of, op.of or op
-            taken = op.part.kind == GRADIENT_PASS and (of.op is None or of in forward.inputs)
+            taken = op.pass_.kind == GRADIENT_PASS and (of.op is None or of in forward.inputs)
             return sign_of(value) + self.name_at(of, op) if taken else name
         op = op.of or op
         steps = _path(op.scope)[::-1]
         home, own = self.homes.of(value), None
-        if value.op is None or value.op.part is not op.part:
+        if value.op is None or value.op.pass_ is not op.pass_:
             own = self.homes.at(value, op.position, [step.owner for step in steps if is_module(step.owner)])
             if own is not None and is_module_type(own.holder.kind) and own != home:
                 return self.placed(value, own) or name
@@ -247,7 +247,7 @@ class ProgramNames:
                 lasti, scope, slot = scope.lasti, scope.parent, 0
                 continue
             name, up = None, None
-            leaves = op.part.kind == GRADIENT_PASS and op.of is None and scope is op.part.scope
+            leaves = op.pass_.kind == GRADIENT_PASS and op.of is None and scope is op.pass_.scope
             for use in sources.uses_of(scope.code, sources.span_of(scope.code, lasti)):
                 if use.returned:
                     up = use
@@ -264,10 +264,10 @@ class ProgramNames:
             elif up.slot >= 0:
                 slot = up.slot
             row = -1
-            if op.part.kind == GRADIENT_PASS and op.of is None and scope.parent is op.part.scope:
-                if not op.part.gives_loss:
+            if op.pass_.kind == GRADIENT_PASS and op.of is None and scope.parent is op.pass_.scope:
+                if not op.pass_.gives_loss:
                     break  # the program gets the gradients alone
-                element, slot = (slot if op.part.gives_loss == "first" else -1), 0  # it comes first in what it gets
+                element, slot = (slot if op.pass_.gives_loss == "first" else -1), 0  # it comes first in what it gets
             lasti, scope = scope.lasti, scope.parent
 
     def _is_one_of_several(self, op: Op) -> bool:
@@ -325,7 +325,7 @@ class ProgramNames:
     def _updated(self, op: Op) -> Value | None:
         """Return the parameter that an op of an update works for."""
         scope = op.scope
-        for other in op.part.ops if scope is not None and scope.code.co_name == "apply_single" else (op,):
+        for other in op.pass_.ops if scope is not None and scope.code.co_name == "apply_single" else (op,):
             if other.scope is not scope:
                 continue
             for value in other.inputs:
@@ -336,7 +336,7 @@ class ProgramNames:
 
     def _state_name(self, op: Op, name: str) -> str | None:
         """`state["v"]` in an optimizer's update, by the path of the parameter that it belongs to."""
-        if op.part.kind != UPDATE_PASS or op.scope is None:
+        if op.pass_.kind != UPDATE_PASS or op.scope is None:
             return None
         name = sources.stored(op.scope.code, name) or name
         if not name.startswith("state."):
@@ -354,7 +354,7 @@ class ProgramNames:
         returned = any(use.returned for use in sources.uses_of(op.scope.code, span))
         by_hand = not op.scope.updating
         direct = by_hand and any(taken is subject for taken in op.inputs) and _works_on_gradient(op, subject)
-        if returned or (direct and all(user.part is not op.part for user in value.consumers)):
+        if returned or (direct and all(user.pass_ is not op.pass_ for user in value.consumers)):
             yield subject.name
 
     # -- looking values up by name ------------------------------------------------------------------------
@@ -404,7 +404,7 @@ class ProgramNames:
         ops = self.tape.ops
         start, self._indexed = self._indexed, len(ops) if end is None else min(end, len(ops))
         for op in ops[start : self._indexed]:
-            for value in (*op.inputs, *op.part.wrt) if op.position == op.part.start else op.inputs:
+            for value in (*op.inputs, *op.pass_.wrt) if op.position == op.pass_.start else op.inputs:
                 if value.op is None and value not in self._leaves_seen:
                     self._leaves_seen.add(value)
                     self._enter_leaf(op, value)
@@ -422,7 +422,7 @@ class ProgramNames:
     def _enter_leaf(self, op: Op, value: Value) -> None:
         if value.gradient_of is not None or value.label is None:
             return
-        start = op.part.start if op.part.kind == GRADIENT_PASS else op.position
+        start = op.pass_.start if op.pass_.kind == GRADIENT_PASS else op.position
         self._enter(value.label, start, value)
 
     def identity(self, value: Value) -> Home | str | None:

@@ -291,11 +291,11 @@ class Levels:
                 inner = made.scope is not None
                 place = (within.scope(made.scope), made.lasti) if inner else (scope, lasti)
                 op = _closed(self.numbering, recorder, made, *place)
-                op.part.gives_loss = _gives(result) if made.kind == GRADIENT_PASS and loss is not None else ""
+                op.pass_.gives_loss = _gives(result) if made.kind == GRADIENT_PASS and loss is not None else ""
                 if error is not None:
-                    op.part.error = error
+                    op.pass_.error = error
                     recorder.tape.notes.errors[op] = error
-                elif op.part.gives_loss and loss is not None:
+                elif op.pass_.gives_loss and loss is not None:
                     self.losses.made(op, loss(result))
                 recorder.intake.closed(recorder, op)
             self._left(op, result)
@@ -307,7 +307,7 @@ class Levels:
         recorder = self.recorder
         ops, listener = recorder.tape.ops, recorder.listener
         last = ops[-1] if ops else None
-        if isinstance(last, ClosedOp) and last.part.kind == GRADIENT_PASS and listener is not None:
+        if isinstance(last, ClosedOp) and last.pass_.kind == GRADIENT_PASS and listener is not None:
             listener.not_updated()
 
     def _left(self, op: ClosedOp, result: Any = None) -> None:
@@ -330,13 +330,13 @@ class Levels:
         if calls and not self._depth and self.recorder.listener is not None:
             self.recorder.listener.call_left()
 
-    def count(self, part: Pass) -> None:
+    def count(self, pass_: Pass) -> None:
         """Give the pass of a recorded call its number, where a closed one comes before it: what lies between was not
         seen."""
         tape = self.recorder.tape
         if tape.ops and isinstance(tape.ops[-1], ClosedOp):
             before = tape.passes[-2]
-            part.number = before.number + self.numbering.between(before, part)
+            pass_.number = before.number + self.numbering.between(before, pass_)
 
     def record_late(self) -> None:
         """Note that what is about to be called has to be recorded, although what came just before has not been."""
@@ -392,7 +392,7 @@ class ClosedLosses:
         assert self._op is not None
         plain = not loss.ndim and is_evaluated(loss)
         value = KeptNumber(self._op, loss) if plain else Value(self._op, 0, _copy(loss))
-        self._op.outputs, self._op.part.loss = (value,), value
+        self._op.outputs, self._op.pass_.loss = (value,), value
         return value
 
 
@@ -443,13 +443,13 @@ def _closed(numbering: Numbering, recorder: Recorder, call: Call, scope: Activat
     passes, ops = tape.passes, tape.ops
     position = len(ops)
     end = position + 1
-    part = Pass(tape, 0, call.kind, call.title, position, end, end)
-    part.scope, part.code, part.open, part.grads = scope, call.code, False, _NO_GRADIENTS
-    part.lasti = _OFFSETS.setdefault(lasti, lasti)
-    part.number = numbering.coming(tape, part)
-    op = ClosedOp(call.kind, call.title, part)
+    pass_ = Pass(tape, 0, call.kind, call.title, position, end, end)
+    pass_.scope, pass_.code, pass_.open, pass_.grads = scope, call.code, False, _NO_GRADIENTS
+    pass_.lasti = _OFFSETS.setdefault(lasti, lasti)
+    pass_.number = numbering.coming(tape, pass_)
+    op = ClosedOp(call.kind, call.title, pass_)
     ops.append(op)
-    passes.append(part)
+    passes.append(pass_)
     return op
 
 

@@ -137,7 +137,7 @@ class InsideRecording:
         self.given = given
         self._title = title
         self._frame = frame
-        self._within = recorder.part
+        self._within = recorder.pass_
         self._around = recorder.inside
         self._start = len(recorder.tape)
         self.leaves: list[Leaf] = []
@@ -158,38 +158,38 @@ class InsideRecording:
             return function(*args, **kwargs)
         self._begun = True
         self._enter(handed)
-        mode, intake, part = recorder.mode, recorder.intake, recorder.part
-        recorder.mode, recorder.intake, recorder.part, recorder.inside = RECORD, RECORDING, self.part, self
+        mode, intake, pass_ = recorder.mode, recorder.intake, recorder.pass_
+        recorder.mode, recorder.intake, recorder.pass_, recorder.inside = RECORD, RECORDING, self.pass_, self
         try:
             result = function(*args, **kwargs)
             self._outputs = [recorder.value_of(array, self._frame) for array in arrays_of(result)]
             self.recipe = self._recipe(result)
-            if self.part.size:
+            if self.pass_.size:
                 axes = enumerate(_axes(self.given.out_axes, result))
-                self.part.out_axes = {slot: axis for slot, axis in axes if axis}
+                self.pass_.out_axes = {slot: axis for slot, axis in axes if axis}
             self._ended = True
             return result
         finally:
-            recorder.mode, recorder.intake, recorder.part, recorder.inside = mode, intake, part, self._around
+            recorder.mode, recorder.intake, recorder.pass_, recorder.inside = mode, intake, pass_, self._around
 
     def _enter(self, handed: Sequence[mx.array]) -> None:
         recorder, given = self.recorder, self.given
         within = self._within
         assert within is not None
         kind = GRADIENT_PASS if given.transform in GRADIENTS else within.kind
-        part = self.part = Inside(recorder.tape, within.number, kind, self._title, self._start, self._start)
-        part.transform, part.within, part.backward = given.transform, within, sys.maxsize
-        part.scope, part.lasti, part.gives_loss = recorder.stack.scope, self._frame.f_lasti, ""
+        pass_ = self.pass_ = Inside(recorder.tape, within.number, kind, self._title, self._start, self._start)
+        pass_.transform, pass_.within, pass_.backward = given.transform, within, sys.maxsize
+        pass_.scope, pass_.lasti, pass_.gives_loss = recorder.stack.scope, self._frame.f_lasti, ""
         for array, value, label, axis in zip(handed, given.primals, given.labels, given.axes):
             leaf = recorder.leaf(array, "input", label or None, value)
             self.leaves.append(leaf)
             self.own.add(leaf)
             if axis is not None:
-                part.axes[leaf] = axis
-                part.size = value.shape[axis]
-        part.leaves = tuple(self.leaves)
-        recorder.tape.notes.entered.update(dict.fromkeys(self.leaves, part))
-        part.wrt = tuple([leaf for leaf, wanted in zip(self.leaves, given.wanted) if wanted])
+                pass_.axes[leaf] = axis
+                pass_.size = value.shape[axis]
+        pass_.leaves = tuple(self.leaves)
+        recorder.tape.notes.entered.update(dict.fromkeys(self.leaves, pass_))
+        pass_.wrt = tuple([leaf for leaf, wanted in zip(self.leaves, given.wanted) if wanted])
 
     def touch(self, value: Value, array: mx.array) -> None:
         """Note that the function takes a value: one that was there before, it has captured."""
@@ -227,15 +227,15 @@ class InsideRecording:
     def _is_mine(self, value: Value) -> bool:
         if value.op is None:
             return value in self.own
-        part: Pass | None = value.op.part
-        while part is not None and part is not self.part:
-            part = part.within
-        return part is not None
+        pass_: Pass | None = value.op.pass_
+        while pass_ is not None and pass_ is not self.pass_:
+            pass_ = pass_.within
+        return pass_ is not None
 
     def _recipe(self, result: Any) -> TransformRecipe:
         """How to do again what the function has done by now."""
         tape = self.recorder.tape
-        ops = [op for op in tape.ops[self._start :] if op.part is self.part and op.error is None]
+        ops = [op for op in tape.ops[self._start :] if op.pass_ is self.pass_ and op.error is None]
         before = [(sum(op.position < at for op in ops), values) for at, values in self.evaluated]
         return TransformRecipe(self.leaves, ops, before, TransformRecipe.structure(result), self._outputs)
 
@@ -250,43 +250,45 @@ class InsideRecording:
         """
         if not self._begun:
             return None
-        recorder, part = self.recorder, self.part
+        recorder, pass_ = self.recorder, self.pass_
         recorder.stand(self._frame)  # what the variables of the function hold at its end is noted
         before, recorder.inside = recorder.inside, self
-        outer, recorder.part = recorder.part, part
+        outer, recorder.pass_ = recorder.pass_, pass_
         intake, recorder.intake = recorder.intake, RECORDING
         try:
             if self._ended and error is None:
                 left = [(array, recorder.live[key]) for key, (array, _) in self.changed.items()]
-                self.left = [(array, value) for array, value in left if not self.part.differs(value)]
+                self.left = [(array, value) for array, value in left if not self.pass_.differs(value)]
                 self._follow()
         finally:
-            recorder.inside, recorder.part, recorder.intake = before, outer, intake
-        part.end = len(recorder.tape)
-        part.backward = min(part.backward, part.end)
-        part.open = False
+            recorder.inside, recorder.pass_, recorder.intake = before, outer, intake
+        pass_.end = len(recorder.tape)
+        pass_.backward = min(pass_.backward, pass_.end)
+        pass_.open = False
         self._let_go()
         if error is not None:
             self._lose()
-        return part if len(part) else None
+        return pass_ if len(pass_) else None
 
     def _follow(self) -> None:
         """Note what MLX did after the function's own ops."""
-        part, given, outputs = self.part, self.given, self._outputs
+        pass_, given, outputs = self.pass_, self.given, self._outputs
         made: Sequence[Value | None] = outputs
         if given.transform in GRADIENTS and outputs:
             roots = self._roots()
-            part.loss, part.backward = outputs[0], len(self.recorder.tape)
-            part.roots = tuple([(root, seed(self.recorder, root, start, at)) for at, (root, start) in enumerate(roots)])
-            found = _StructureOnly(self.recorder, part, self._start, part.wrt).run(part.roots)
-            gradients = [found.get(leaf) for leaf in part.wrt]
-            part.given = tuple([value for value in gradients if value is not None])
+            pass_.loss, pass_.backward = outputs[0], len(self.recorder.tape)
+            pass_.roots = tuple(
+                [(root, seed(self.recorder, root, start, at)) for at, (root, start) in enumerate(roots)]
+            )
+            found = _StructureOnly(self.recorder, pass_, self._start, pass_.wrt).run(pass_.roots)
+            gradients = [found.get(leaf) for leaf in pass_.wrt]
+            pass_.given = tuple([value for value in gradients if value is not None])
             made = gradients if given.transform == "grad" else [*outputs, *gradients]
         elif given.transform == "jvp":
             start: dict[Value, Value] = dict(zip(self.leaves, given.others))
-            found = sweep_forward(self.recorder, part, self._start, start)
+            found = sweep_forward(self.recorder, pass_, self._start, start)
             made = [*outputs, *(found.get(value) for value in outputs)]
-        part.results = tuple([(value, slot) for slot, value in enumerate(made) if value is not None])
+        pass_.results = tuple([(value, slot) for slot, value in enumerate(made) if value is not None])
 
     def _roots(self) -> list[tuple[Value, mx.array]]:
         """Return what is differentiated, each with what the backward pass starts from."""
@@ -299,26 +301,26 @@ class InsideRecording:
     def _let_go(self) -> None:
         """Hold no array of what happened inside, and say of what lies in a `vmap` that it differs from sample to
         sample."""
-        part, notes = self.part, self.recorder.tape.notes
-        made = [value for op in part.ops if op.part is part for value in op.outputs]
+        pass_, notes = self.pass_, self.recorder.tape.notes
+        made = [value for op in pass_.ops if op.pass_ is pass_ for value in op.outputs]
         there = [(weakref.ref(value.held), value) for value in made if value.held is not None]
         there += self._other_handles()
         for leaf in self.leaves:
             self._forget(leaf)
-        for op in part.ops:
+        for op in pass_.ops:
             differs = False
-            for value in op.inputs if part.size else ():
+            for value in op.inputs if pass_.size else ():
                 self._follow_origins(value)
-                differs = differs or value in part.axes
+                differs = differs or value in pass_.axes
             if differs:
-                notes.mapped[op] = (part, *notes.mapped.get(op, ()))
+                notes.mapped[op] = (pass_, *notes.mapped.get(op, ()))
             for value in op.outputs:
                 self._forget(value)
                 if differs:
                     self._spread(value, 0)
         for leaf in self.leaves:
-            if leaf in part.axes:
-                self._spread(leaf, part.axes[leaf])
+            if leaf in pass_.axes:
+                self._spread(leaf, pass_.axes[leaf])
         self.recorder.leavings.keep(there)
 
     def _other_handles(self) -> list[tuple[weakref.ref[mx.array], Value]]:
@@ -326,14 +328,14 @@ class InsideRecording:
         recorder, found = self.recorder, []
         for key, guard in list(recorder.guards.items()):
             value, array = recorder.live.get(key), guard()
-            if array is not None and value is not None and value.op is not None and value.op.part is self.part:
+            if array is not None and value is not None and value.op is not None and value.op.pass_ is self.pass_:
                 found.append((weakref.ref(array), value))
                 del recorder.guards[key], recorder.live[key]
         return found
 
     def _follow_origins(self, value: Value) -> None:
         """Note that what a call within this one has taken differs from sample to sample as what it was there does."""
-        axes, taken = self.part.axes, []
+        axes, taken = self.pass_.axes, []
         origin: Value | None = value
         while origin is not None and origin not in axes:
             taken.append(origin)
@@ -343,7 +345,7 @@ class InsideRecording:
 
     def _lose(self) -> None:
         """Note that the call has failed: MLX may be unable to do for all samples what the function did for one."""
-        for op in self.part.ops:
+        for op in self.pass_.ops:
             if op in self.recorder.tape.notes.mapped:
                 op.__class__ = _lost(type(op))
                 for value in op.outputs:
@@ -361,10 +363,10 @@ class InsideRecording:
 
     def _spread(self, value: Value, axis: int) -> None:
         """Note that a value lies there for all samples, along an axis."""
-        part, sketches = self.part, self.recorder.tape.notes.sketches
-        part.axes[value] = axis
+        pass_, sketches = self.pass_, self.recorder.tape.notes.sketches
+        pass_.axes[value] = axis
         shape, dtype = sketches[value]
-        sketches[value] = ((*shape[:axis], part.size, *shape[axis:]), dtype)
+        sketches[value] = ((*shape[:axis], pass_.size, *shape[axis:]), dtype)
 
 
 def _lost(kind: Any) -> Any:

@@ -289,24 +289,24 @@ class OpaqueCall:
             touched, recorder.captured = recorder.captured, captured
             changed, recorder.overwrites = recorder.overwrites, overwrites
             made = {} if before is None else recorder.leavings.followed(before)
-        part = None if inside is None else inside.close(error)
+        pass_ = None if inside is None else inside.close(error)
         if _RANDOM_STATE[0] is not state:
             self.state, recorder.draws = state, draws
             recorder.seeded(("opaque", draws))
         extra, left = self._takes(touched), self._changes(changed, inside)
         op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
-        part = self._followed(frame) if inside is None else part
+        pass_ = self._followed(frame) if inside is None else pass_
         if inside is not None:
             inside.note_reads(op)
         calls = recorder.tape.notes.calls
-        calls.update({} if part is None else {op: part})
+        calls.update({} if pass_ is None else {op: pass_})
         if error is not None:
             recorder.fail(op, error, frame)
             raise error
         self._link_survivors()
         twin = intake.given(recorder, op, frame)
         if twin is not None:
-            calls.update({} if part is None else {twin: part})
+            calls.update({} if pass_ is None else {twin: pass_})
             self._leave_again(twin, left, len(arrays_of(result)), made)
             return hand_out(recorder, twin)
         recorder.finish(op, result, frame)

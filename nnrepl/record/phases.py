@@ -35,11 +35,11 @@ def feeds_update(op: Op, current: Pass | None, passes: Sequence[Pass]) -> bool:
             if _is_given(value, passes):
                 return True
             continue
-        part = maker.part
-        if part.kind == GRADIENT_PASS:
-            if maker.position >= part.backward:
+        pass_ = maker.pass_
+        if pass_.kind == GRADIENT_PASS:
+            if maker.position >= pass_.backward:
                 return True
-        elif part.kind == UPDATE_PASS and current is not None and part.number == current.number:
+        elif pass_.kind == UPDATE_PASS and current is not None and pass_.number == current.number:
             scope = op.scope
             if scope is not None and maker.scope is not None and maker.scope.code is scope.code:
                 return True
@@ -48,8 +48,8 @@ def feeds_update(op: Op, current: Pass | None, passes: Sequence[Pass]) -> bool:
 
 def _is_given(value: Value, passes: Sequence[Pass]) -> bool:
     """Whether no op has made a gradient that the program got: zeros, where none flows."""
-    since = takewhile(lambda part: part.kind != UPDATE_PASS or part is passes[-1], reversed(passes))
-    return any(value in part.given for part in since if part.kind == GRADIENT_PASS)
+    since = takewhile(lambda pass_: pass_.kind != UPDATE_PASS or pass_ is passes[-1], reversed(passes))
+    return any(value in pass_.given for pass_ in since if pass_.kind == GRADIENT_PASS)
 
 
 def title(op: Op, kind: str) -> str:

@@ -120,7 +120,7 @@ def _made(op: Op, now: Mapping[Value, mx.array]) -> list[mx.array]:
     kwargs = {key: fill(_undrawn(part), lambda value: _found(value, now)) for key, part in op.kwargs.items()}
     if op.operation.kind == "opaque":
         run = run.again  # type: ignore[attr-defined]
-    stream = op.part.tape.notes.streams.get(op)
+    stream = op.pass_.tape.notes.streams.get(op)
     if stream is None:
         return trees.arrays(run(*args, **kwargs))
     with _stream(stream):

@@ -73,7 +73,7 @@ class Recorder:
             where only calls are noticed (see `nnrepl.record.native`).
         live: The value that each living array object holds, by `id`. Arrays may die at any moment at which Python
             collects garbage, and their entries with them: go through a `copy()`, which is made in one piece.
-        part: The pass that is being recorded.
+        pass_: The pass that is being recorded.
         differentiating: How many transforms of ours are running (0 at the top level of the program).
         captured: In OPAQUE mode, the recorded values that were touched.
         overwrites: In OPAQUE mode, the recorded arrays that were changed in place, by `id`, and what they held.
@@ -108,7 +108,7 @@ class Recorder:
         self.guards: dict[int, weakref.ref[mx.array]] = {}
         self.watch = BindingWatch(self)
         self.stack = Stack(base, self.watch)
-        self.part: Pass | None = None
+        self.pass_: Pass | None = None
         self.differentiating = self.repeating = self.native_until = 0
         self.captured: dict[Value, mx.array] = {}
         self.overwrites: dict[int, tuple[mx.array, Value]] = {}
@@ -220,14 +220,14 @@ class Recorder:
         if op.operation.name in INDEXING and self.inside is None:
             self.indexing.append(op)
         if self.differentiating or self.inside is not None:
-            op.part = self.part  # type: ignore[assignment]
+            op.pass_ = self.pass_  # type: ignore[assignment]
             ops.append(op)
             if self.intake.follows:
                 self.intake.passed(self)
             return
-        op.part = self.top_level(op)
+        op.pass_ = self.top_level(op)
         ops.append(op)
-        op.part.end = len(ops)
+        op.pass_.end = len(ops)
         if op.position >= self.collector.due:
             self.collector.rest(op.position)
         if self.listener is not None:
@@ -380,24 +380,24 @@ class Recorder:
     def top_level(self, op: Op) -> Pass:
         """Find, or open, the pass of an op outside of any transform of ours, and with it its phase."""
         scope = op.scope
-        part = self.part
+        pass_ = self.pass_
         known = self.intake.pass_kind(op) if self.intake.follows else None
         if known is not None:
             kind = known
             if kind != SETUP_PASS:
                 self.start()
-        elif (scope is not None and scope.updating) or feeds_update(op, part, self.tape.passes):
+        elif (scope is not None and scope.updating) or feeds_update(op, pass_, self.tape.passes):
             kind = UPDATE_PASS
         else:
             if not self.started and starts(op):
                 self.start()
             kind = RUN_PASS if self.started else SETUP_PASS
-        if part is None or part.kind != kind:
-            part = self.open_pass(kind, title(op, kind))
-            part.scope, part.lasti = scope, op.lasti
-        if kind == UPDATE_PASS and part is not self._update and scope is not None and scope.updating:
-            part.title, self._update = title(op, kind), part  # gradients may have been clipped before, or summed up
-        return part
+        if pass_ is None or pass_.kind != kind:
+            pass_ = self.open_pass(kind, title(op, kind))
+            pass_.scope, pass_.lasti = scope, op.lasti
+        if kind == UPDATE_PASS and pass_ is not self._update and scope is not None and scope.updating:
+            pass_.title, self._update = title(op, kind), pass_  # gradients may have been clipped before, or summed up
+        return pass_
 
     def start(self) -> None:
         """Note that the first forward pass begins here: what was recorded so far is setup."""
@@ -412,19 +412,19 @@ class Recorder:
             self.watch.settle()
         passes = self.tape.passes
         number = passes[-1].number + 1 if passes else int(kind != SETUP_PASS)
-        self.part = Pass(self.tape, number, kind, title, start=len(self.tape), end=len(self.tape))
-        self.part.backward = len(self.tape)
-        passes.append(self.part)
-        return self.part
+        self.pass_ = Pass(self.tape, number, kind, title, start=len(self.tape), end=len(self.tape))
+        self.pass_.backward = len(self.tape)
+        passes.append(self.pass_)
+        return self.pass_
 
     def close_pass(self) -> None:
         """Note that the pass that is being recorded has ended."""
-        if self.part is not None:
-            if self.part.kind in (GRADIENT_PASS, UPDATE_PASS):
+        if self.pass_ is not None:
+            if self.pass_.kind in (GRADIENT_PASS, UPDATE_PASS):
                 self.watch.settle()
-            self.part.open = False
-            self.part.end = len(self.tape)
-            self.part = None
+            self.pass_.open = False
+            self.pass_.end = len(self.tape)
+            self.pass_ = None
 
     def over(self) -> None:
         """Note that the program has ended: what its variables and models held at its end is noted."""

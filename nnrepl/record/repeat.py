@@ -90,11 +90,11 @@ class Repetition:
         recorder.repeating += 1
         try:
             inserted = recorder.tape.notes.inserted
-            for part, among in groupby([op for op in ops if not op.inner], key=_pass_of):
+            for pass_, among in groupby([op for op in ops if not op.inner], key=_pass_of):
                 stretch = list(among)
                 # A change at the very start stands at the end of the pass before, of which nothing is repeated.
-                if part.kind == GRADIENT_PASS and any([op not in inserted for op in stretch]):
-                    self._gradient_pass(part, stretch)
+                if pass_.kind == GRADIENT_PASS and any([op not in inserted for op in stretch]):
+                    self._gradient_pass(pass_, stretch)
                 else:
                     for op in stretch:
                         self.op(op)
@@ -132,7 +132,7 @@ class Repetition:
             self.put(old, new)
         for op in ops:
             if not op.inner:
-                self.op(op, self.recorder.part)
+                self.op(op, self.recorder.pass_)
         self.recorder.intake.enter(self.recorder)
         return list(self.images(results))
 
@@ -177,11 +177,11 @@ class Repetition:
 
     # -- ops -----------------------------------------------------------------------------------------------
 
-    def op(self, old: Op, part: Pass | None = None) -> None:
+    def op(self, old: Op, pass_: Pass | None = None) -> None:
         """Put one op on the tape again.
 
         Args:
-            part: The gradient pass that is open; None at the top level of the program.
+            pass_: The gradient pass that is open; None at the top level of the program.
         """
         recorder = self.recorder
         tape = recorder.tape
@@ -193,11 +193,11 @@ class Repetition:
                 self.put(old.outputs[0], self.image(target))
             self._from = min(self._from, old.position)
             return
-        inside = self._inside(old, recorder.part if part is None else part)
+        inside = self._inside(old, recorder.pass_ if pass_ is None else pass_)
         new = self.again(old)
         if inside is not None:
             tape.notes.calls[new] = inside
-        new.part = old.part if part is None else part
+        new.pass_ = old.pass_ if pass_ is None else pass_
         if self._draws:
             _draw_anew(recorder, new)
         if not self._known(new, old):
@@ -332,26 +332,26 @@ class Repetition:
 
         self.stand(make_call(RepeatedPass(self, old, ops, self._caller.scope(old.scope))))
 
-    def gradient_pass(self, old: Pass, part: Pass, ops: Sequence[Op]) -> None:
+    def gradient_pass(self, old: Pass, pass_: Pass, ops: Sequence[Op]) -> None:
         """Repeat the ops of a gradient pass, on the pass that is open."""
         from nnrepl.record.gradient_call import swept
 
         recorder = self.recorder
-        part.wrt = tuple([self._leaf(leaf, number) for number, leaf in enumerate(old.wrt)])
+        pass_.wrt = tuple([self._leaf(leaf, number) for number, leaf in enumerate(old.wrt)])
         forward = [op for op in ops if op.position < old.backward]
         for op in forward:
-            self.op(op, part)
+            self.op(op, pass_)
         recorder.intake.enter(recorder)
-        part.loss, part.gives_loss = None if old.loss is None else self.image(old.loss), old.gives_loss
-        part.backward = len(recorder.tape)
+        pass_.loss, pass_.gives_loss = None if old.loss is None else self.image(old.loss), old.gives_loss
+        pass_.backward = len(recorder.tape)
         if self._is_changed(forward, ops) or any(
-            op in recorder.tape.notes.inserted for op in part.tape.ops[part.start :]
+            op in recorder.tape.notes.inserted for op in pass_.tape.ops[pass_.start :]
         ):
             roots = [(self.image(root), self._cotangent(start)) for root, start in old.roots]
-            part.given = swept(recorder, part, roots, part.wrt)
+            pass_.given = swept(recorder, pass_, roots, pass_.wrt)
         else:
-            self._backward(old, part, ops[len(forward) :])
-        for before, value in zip(old.given, part.given):
+            self._backward(old, pass_, ops[len(forward) :])
+        for before, value in zip(old.given, pass_.given):
             self.put(before, value)
         for op in ops[len(forward) :]:  # what comes after the pass took what was changed there: it takes what is now
             target = recorder.tape.notes.edits.get(op)
@@ -383,24 +383,24 @@ class Repetition:
             return _copy(value.array)
         return self.recorder.handle(value)
 
-    def _backward(self, old: Pass, part: Pass, ops: Sequence[Op]) -> None:
+    def _backward(self, old: Pass, pass_: Pass, ops: Sequence[Op]) -> None:
         """Repeat the backward ops as they were."""
         recorder = self.recorder
-        part.roots = tuple(
+        pass_.roots = tuple(
             [(self.image(root), self._seed(root, start, at)) for at, (root, start) in enumerate(old.roots)]
         )
         for op in ops:
-            self.op(op, part)
+            self.op(op, pass_)
         recorder.intake.enter(recorder)
         for value, grads in old.grads.items():
             made = [
                 self.made[gradient.op].outputs[gradient.slot] if gradient.op in self.made else self.image(gradient)
                 for gradient in grads
             ]
-            part.grads[self.image(value)] = list(dict.fromkeys([*made, self.image(grads[-1])]))
-        part.given = self.images(old.given)
+            pass_.grads[self.image(value)] = list(dict.fromkeys([*made, self.image(grads[-1])]))
+        pass_.given = self.images(old.given)
         for old_op, new in list(self.made.items()):
-            if new.part is part and new.args and isinstance(new.args[0], Repeatable):
+            if new.pass_ is pass_ and new.args and isinstance(new.args[0], Repeatable):
                 new.args[0].repeat_backward(old_op.args[0], self)
 
     def _seed(self, root: Value, start: Value, number: int) -> Value:
@@ -412,7 +412,7 @@ class Repetition:
 
 
 def _pass_of(op: Op) -> Pass:
-    return op.part
+    return op.pass_
 
 
 def _rebuilt(part: Any, image: Callable[[Value], Value]) -> Any:

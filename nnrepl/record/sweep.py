@@ -58,15 +58,15 @@ class Sweep:
 
     Args:
         recorder: Where the backward ops are written.
-        part: The pass.
+        pass_: The pass.
         start: The position of the first forward op.
         leaves: The values with respect to which gradients are wanted.
     """
 
-    def __init__(self, recorder: Recorder, part: Pass, start: int, leaves: Sequence[Value]) -> None:
+    def __init__(self, recorder: Recorder, pass_: Pass, start: int, leaves: Sequence[Value]) -> None:
         self.recorder = recorder
         self.tape = recorder.tape
-        self.part = part
+        self.pass_ = pass_
         self.active: set[Value] = set(leaves)
         self.behind: set[Value] = set()
         self.makers: dict[Value, SweepUnit] = {}
@@ -76,7 +76,7 @@ class Sweep:
         self._together: set[tuple[SweepUnit, Value]] = set()
         self._sums: dict[Value, tuple[Region, tuple[Value, ...]]] = {}
         for op in self.tape.ops[start:]:
-            if op.outputs and op.part is part:  # what happened inside of a call is one op
+            if op.outputs and op.pass_ is pass_:  # what happened inside of a call is one op
                 self._plan(op)
 
     # -- before: what depends on the leaves, and how -----------------------------------------------------
@@ -373,7 +373,7 @@ class Sweep:
     def _arrive(self, value: Value, gradient: Value) -> None:
         """Note that a value has a new gradient (so far)."""
         self.so_far[value] = gradient
-        self.part.grads.setdefault(value, []).append(gradient)
+        self.pass_.grads.setdefault(value, []).append(gradient)
 
     # -- writing -----------------------------------------------------------------------------------------
 
@@ -409,7 +409,7 @@ class Sweep:
         intake = self.recorder.intake
         if not intake.follows:
             return False
-        op.part = self.part
+        op.pass_ = self.pass_
         targets = [of] if of is not None else [node.inputs[slot] for slot in op.args[0].wanted]
         if not intake.swept(self.recorder, op, targets):
             return False
@@ -454,7 +454,7 @@ class Sweep:
 
     def _put(self, op: Op, forward: Op) -> None:
         """Put a backward op on the tape, at the place of its forward op."""
-        op.part = self.part
+        op.pass_ = self.pass_
         op.scope, op.lasti = forward.scope, forward.lasti
         op.position = len(self.tape.ops)
         self.tape.ops.append(op)

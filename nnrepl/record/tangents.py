@@ -19,12 +19,12 @@ _jvp = raw(mx.jvp)
 _JVPS: dict[Operation, Operation] = {}
 
 
-def sweep_forward(recorder: Recorder, part: Pass, start: int, tangents: dict[Value, Value]) -> dict[Value, Value]:
+def sweep_forward(recorder: Recorder, pass_: Pass, start: int, tangents: dict[Value, Value]) -> dict[Value, Value]:
     """Put the tangents of all that depends on some values on the tape, without computing them: a tangent has the shape
     and the dtype of what it is the tangent of.
 
     Args:
-        part: In which pass they lie; the ops that are looked at are its own, from `start` on.
+        pass_: In which pass they lie; the ops that are looked at are its own, from `start` on.
         tangents: Those of the values that the function got.
 
     Returns:
@@ -35,7 +35,7 @@ def sweep_forward(recorder: Recorder, part: Pass, start: int, tangents: dict[Val
         inputs = tuple(dict.fromkeys(op.inputs))
         wanted = tuple([slot for slot, value in enumerate(inputs) if value in found])
         outputs = tuple([slot for slot, value in enumerate(op.outputs) if mx.issubdtype(value.dtype, mx.inexact)])
-        if op.part is not part or not wanted or not outputs:
+        if op.pass_ is not pass_ or not wanted or not outputs:
             continue
         rule = Rule(op, inputs, wanted, outputs)
         given = (*[found[inputs[slot]] for slot in wanted], *inputs)
@@ -46,7 +46,7 @@ def sweep_forward(recorder: Recorder, part: Pass, start: int, tangents: dict[Val
             found[of] = value = Tangent(made, at, stand_in(of.shape, of.dtype), of)
             values.append(value)
         made.outputs = tuple(values)
-        made.scope, made.lasti, made.part, made.position = op.scope, op.lasti, part, len(tape.ops)
+        made.scope, made.lasti, made.pass_, made.position = op.scope, op.lasti, pass_, len(tape.ops)
         tape.notes.belonging[made] = op
         tape.ops.append(made)
     return found

@@ -83,10 +83,10 @@ def check_evaluation(recorder: Recorder, how: str, args: tuple[Any, ...]) -> Non
     if recorder.tracing:
         if recorder.tracing[-1].depends(values):
             native(_compile(_async_eval if asynchronous else _eval))(construct(0.0))
-    elif recorder.part is not None:
-        part = recorder.part
+    elif recorder.pass_ is not None:
+        pass_ = recorder.pass_
         lazy = [value for value in values if value.op is None or not value.evaluated]
-        if Tracing(recorder, part.start, part.wrt).depends(lazy):
+        if Tracing(recorder, pass_.start, pass_.wrt).depends(lazy):
             native(_grad(_async_eval))(construct(0.0))
 
 

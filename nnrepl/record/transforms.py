@@ -115,20 +115,20 @@ class Differentiated(opaque.Transform):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> tuple[Any, Any]:
-        recorder, part = call.recorder, call.part
+        recorder, pass_ = call.recorder, call.pass_
         chosen = _Arguments(recorder, self.fun, numbers, names, args, kwargs)
-        part.wrt = tuple(chosen.wrt)
+        pass_.wrt = tuple(chosen.wrt)
         result = chosen.run(self.fun)
         recorder.intake.enter(recorder)  # what was changed at the very end is what is differentiated
         root = self._root(result)
         loss = recorder.value_of(root, _getframe(1))
-        part.loss = loss
-        part.gives_loss = "" if self.name != "value_and_grad" else "first" if isinstance(result, tuple) else "alone"
-        part.backward = len(recorder.tape)
+        pass_.loss = loss
+        pass_.gives_loss = "" if self.name != "value_and_grad" else "first" if isinstance(result, tuple) else "alone"
+        pass_.backward = len(recorder.tape)
         cotangent = construct(1.0, mx.float32)
         if root.shape != ():
             self._native_error(result)
-        grads = take_gradients(recorder, part, [(loss, cotangent)], chosen.wrt)
+        grads = take_gradients(recorder, pass_, [(loss, cotangent)], chosen.wrt)
         given = iter(grads)
         per_number = [trees.rebuild(args[number], lambda _: next(given)) for number in numbers]
         per_name = {name: trees.rebuild(kwargs[name], lambda _: next(given)) for name in kwargs if name in names}
@@ -255,13 +255,13 @@ def _outermost_vjp(
     frame: FrameType,
 ) -> Any:
     def body(call: GradientCall) -> Any:
-        part = call.part
+        pass_ = call.pass_
         chosen = _Arguments(recorder, fun, range(len(primals)), (), tuple(primals), {})
-        part.wrt = tuple(chosen.wrt)
+        pass_.wrt = tuple(chosen.wrt)
         result = chosen.run(fun)
         recorder.intake.enter(recorder)
         outputs = [result] if isinstance(result, mx.array) else list(result)
-        part.backward = len(recorder.tape)
+        pass_.backward = len(recorder.tape)
         values = [recorder.value_of(output, frame) for output in outputs]
         roots = []
         given = iter(cotangents)
@@ -272,8 +272,8 @@ def _outermost_vjp(
             if cotangent is None or cotangent.shape != output.shape:
                 return original(lambda *_: outputs, primals, cotangents)  # it raises: MLX says what is wrong
             roots.append((value, cotangent))
-        part.loss, part.gives_loss = values[0] if values else None, ""
-        grads = take_gradients(recorder, part, roots, chosen.wrt)
+        pass_.loss, pass_.gives_loss = values[0] if values else None, ""
+        grads = take_gradients(recorder, pass_, roots, chosen.wrt)
         return [recorder.handle(value) for value in values], grads
 
     return make_call(GradientCall(recorder, fun, (primals, cotangents), frame, body))

@@ -89,14 +89,14 @@ class Receipt(Face):
         )
 
 
-def verify(tape: Tape, *parts: Pass, progress: Callable[[float], None] | None = None) -> Receipt:
+def verify(tape: Tape, *passes: Pass, progress: Callable[[float], None] | None = None) -> Receipt:
     """Check some passes. Evaluates them; functions that are opaque to the tape are called again, quietly.
 
     Args:
         progress: Is told the share of the ops that have been computed again. What it raises as KeyboardInterrupt, and
             Ctrl-C, ends the checks: the receipt holds what had been found by then, and names the rest (`unasked`).
     """
-    every = [op for part in parts for op in part.ops if op.error is None]
+    every = [op for pass_ in passes for op in pass_.ops if op.error is None]
     ops = [op for op in every if not op.inner]
     calls = [op for op in every if op in tape.notes.calls]
     found = _Found(sum(all(value.evaluated for value in op.outputs) for op in ops))
@@ -104,7 +104,7 @@ def verify(tape: Tape, *parts: Pass, progress: Callable[[float], None] | None = 
         ("the lazy graph", lambda: found.hold_against_graph(ops)),
         ("ops computed again", lambda: found.recompute(ops, progress)),
         ("calls that MLX ran by itself", lambda: found.compare_calls(calls)),
-        ("gradients", lambda: found.compare_gradients(parts)),
+        ("gradients", lambda: found.compare_gradients(passes)),
     )
     unasked: list[str] = []
     try:
@@ -115,7 +115,7 @@ def verify(tape: Tape, *parts: Pass, progress: Callable[[float], None] | None = 
         unasked = []
     except KeyboardInterrupt:
         pass
-    first, last = min(part.start for part in parts), max(part.end for part in parts)
+    first, last = min(pass_.start for pass_ in passes), max(pass_.end for pass_ in passes)
     return Receipt(
         ops=found.ops,
         uncompared=found.uncompared,
@@ -129,7 +129,7 @@ def verify(tape: Tape, *parts: Pass, progress: Callable[[float], None] | None = 
         unaccounted=found.unaccounted,
         already_evaluated=found.evaluated,
         holes=tuple(hole for hole in tape.holes if first <= hole.position <= last),
-        unseen=sum(bool(len(part)) and part not in parts for part in tape.passes),
+        unseen=sum(bool(len(pass_)) and pass_ not in passes for pass_ in tape.passes),
         unasked=tuple(unasked),
     )
 
@@ -169,9 +169,9 @@ class _Found:
             self.calls_different.extend(_compare(_results(op, op.tape.notes.calls[op])))
             self.calls += 1
 
-    def compare_gradients(self, parts: Iterable[Pass]) -> None:
-        for part in parts:
-            count, found, error = _compare_gradients(part)
+    def compare_gradients(self, passes: Iterable[Pass]) -> None:
+        for pass_ in passes:
+            count, found, error = _compare_gradients(pass_)
             self.gradients += count
             self.gradients_different.extend(found)
             self.errors.extend([error] if error else [])
@@ -237,44 +237,44 @@ def _results(call: Op, inside: Inside) -> Iterator[tuple[Callable[[], str], mx.a
 # -- MLX's own gradients ---------------------------------------------------------------------------------------
 
 
-def _compare_gradients(part: Pass) -> tuple[int, tuple[TensorDifference, ...], str]:
-    if part.kind != GRADIENT_PASS or not part.roots or part.error is not None:
+def _compare_gradients(pass_: Pass) -> tuple[int, tuple[TensorDifference, ...], str]:
+    if pass_.kind != GRADIENT_PASS or not pass_.roots or pass_.error is not None:
         return 0, (), ""
-    wanted = [leaf for leaf in part.wrt if part.grads.get(leaf)]
+    wanted = [leaf for leaf in pass_.wrt if pass_.grads.get(leaf)]
     if not wanted:
         return 0, (), ""
     try:
-        native = native_gradients(part, wanted)
+        native = native_gradients(pass_, wanted)
     except ValueError as error:
         return len(wanted), (), str(error)
     pairs: list[tuple[Callable[[], str], mx.array, mx.array]] = [
-        (lambda leaf=leaf: f"∂L/∂{leaf.name}", part.grads[leaf][-1].array, array)  # type: ignore[misc]
+        (lambda leaf=leaf: f"∂L/∂{leaf.name}", pass_.grads[leaf][-1].array, array)  # type: ignore[misc]
         for leaf, array in zip(wanted, native)
     ]
     return len(wanted), tuple(_compare(pairs)), ""
 
 
-def native_gradients(part: Pass, wanted: list[Value]) -> list[mx.array]:
+def native_gradients(pass_: Pass, wanted: list[Value]) -> list[mx.array]:
     """Return the gradients that MLX's own transform gives for the forward ops of a pass, evaluated where the program
     did so: MLX may end a gradient there (`nnrepl.record.cuts`)."""
-    forward = part.tape.ops[part.start : part.backward]
-    marks = [mark for mark in part.tape.marks if part.start <= mark.position <= part.start + len(forward)]
+    forward = pass_.tape.ops[pass_.start : pass_.backward]
+    marks = [mark for mark in pass_.tape.marks if pass_.start <= mark.position <= pass_.start + len(forward)]
 
     def run(*leaves: mx.array) -> list[mx.array]:
         now = dict(zip(wanted, leaves))
-        done = part.start
+        done = pass_.start
         for mark in marks:
-            replay(part.tape.ops[done : mark.position], now, _held)
+            replay(pass_.tape.ops[done : mark.position], now, _held)
             done = mark.position
             _eval([now[value] for value in mark.values if value in now])
-        replay(part.tape.ops[done : part.backward], now, _held)
-        _eval([now[value] for value in now if value in part.tape.notes.looked])
-        return [now.get(root, root.array) for root, _ in part.roots]
+        replay(pass_.tape.ops[done : pass_.backward], now, _held)
+        _eval([now[value] for value in now if value in pass_.tape.notes.looked])
+        return [now.get(root, root.array) for root, _ in pass_.roots]
 
     state = mx.random.state[0]  # type: ignore[index]
     try:
         gradients: list[mx.array] = mx.vjp(
-            run, [leaf.array for leaf in wanted], [seed.array for _, seed in part.roots]
+            run, [leaf.array for leaf in wanted], [seed.array for _, seed in pass_.roots]
         )[1]
     finally:
         if mx.random.state[0] is not state:  # type: ignore[index]

@@ -64,7 +64,7 @@ def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
         and not op.kwargs
         and not far
         and len(op.outputs) == 1
-        and op not in op.part.tape.notes.streams
+        and op not in op.pass_.tape.notes.streams
     ):
         # The usual case, and the reason for a fast path: the arguments are the inputs, nothing else.
         run = op.operation.run

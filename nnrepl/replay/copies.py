@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
 
 
-def copy_op(op: Op, part: Pass, position: int) -> Op:
+def copy_op(op: Op, pass_: Pass, position: int) -> Op:
     """Return the same op on another tape: it shares its values."""
     if isinstance(op, BackwardOp):
         twin: Op = BackwardOp(op.operation, op.args, op.kwargs, op.inputs, op.of)
     else:
         twin = Op(op.operation, op.args, op.kwargs, op.inputs)
     twin.outputs = op.outputs
-    twin.scope, twin.lasti, twin.part, twin.position = op.scope, op.lasti, part, position
-    part.tape.notes.carry_all(op, twin)
+    twin.scope, twin.lasti, twin.pass_, twin.position = op.scope, op.lasti, pass_, position
+    pass_.tape.notes.carry_all(op, twin)
     return twin
 
 
@@ -27,8 +27,8 @@ def reopened_pass(recorder: Recorder) -> Pass:
     """Return the pass before the one that begins: what is inserted at its end belongs to it."""
     passes = recorder.tape.passes
     if not passes:
-        part = recorder.open_pass(SETUP_PASS, "")
+        pass_ = recorder.open_pass(SETUP_PASS, "")
         recorder.close_pass()  # steps are counted up to the first open pass
-        return part
+        return pass_
     passes[-1] = replace(passes[-1], tape=recorder.tape)
     return passes[-1]

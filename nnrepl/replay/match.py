@@ -35,7 +35,7 @@ class Plan:
         self._stands_for: dict[Value, Value] = {}
         self._twins: dict[Op, Op] = {}
         self._strange: set[Op] = set()
-        self._wrt = {leaf for part in tape.passes for leaf in part.wrt}
+        self._wrt = {leaf for pass_ in tape.passes for leaf in pass_.wrt}
         self._grads: dict[Value, Value] | None = None
         self._forward: dict[Any, list[Op]] = {}
         self._backward: dict[Any, list[Op]] = {}
@@ -174,7 +174,7 @@ class Plan:
     def _gradient(self, of: Value) -> Value | None:
         """Return the gradient of a value on the old tape."""
         if self._grads is None:
-            self._grads = {value: found[-1] for part in self._tape.passes for value, found in part.grads.items()}
+            self._grads = {value: found[-1] for pass_ in self._tape.passes for value, found in pass_.grads.items()}
         return self._grads.get(of)
 
 

@@ -142,9 +142,9 @@ class Opening:
         """Take over the losses that are known already. Returns where the numbers of this run are others than those of
         the run before, as the losses of closed calls tell; "" if they are the same as far as that is known."""
         for old, new in self.pairs:
-            before, now = old.part.loss, new.part.loss
+            before, now = old.pass_.loss, new.pass_.loss
             if now is None and before is not None:  # what the program evaluates later is known already
-                now = new.part.loss = Value(new, 0, before.array)
+                now = new.pass_.loss = Value(new, 0, before.array)
                 new.outputs = (now,)
             if before is None or now is None:
                 continue

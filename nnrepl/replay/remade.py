@@ -38,7 +38,7 @@ class Remade:
         args, kwargs = exchange(old.args, now), exchange(old.kwargs, now)
         inputs = tuple([now.get(value, value) for value in old.inputs])
         twin = Op(old.operation, args, kwargs, inputs)
-        twin.scope, twin.lasti, twin.part = old.scope, old.lasti, old.part  # where it is called again from
+        twin.scope, twin.lasti, twin.pass_ = old.scope, old.lasti, old.pass_  # where it is called again from
         notes.carry_all(old, twin, now)
         with recorder.muted():
             arrays = twin.compute()

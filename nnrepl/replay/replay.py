@@ -89,7 +89,7 @@ class Replay(Intake):
                 self.plan.stand_for(op.outputs[0], target)
         self.opens = any(isinstance(op, ClosedOp) for op in run.old.ops)
         self.opening = Opening(run.old, run.opened, self.expected)
-        self._passes = [part for part in self.tape.passes if part.kind == GRADIENT_PASS]
+        self._passes = [pass_ for pass_ in self.tape.passes if pass_.kind == GRADIENT_PASS]
 
     # -- what the recorder asks --------------------------------------------------------------------------
 
@@ -106,17 +106,17 @@ class Replay(Intake):
         while (op := self._inserted(len(recorder.tape.ops))) is not None:
             if calling and lies_inside(recorder, self._edit_of(op)):
                 return
-            part = recorder.part if recorder.part is not None else reopened_pass(recorder)
-            twin = self.opening.remade.insert(recorder, op) if anew else copy_op(op, part, len(recorder.tape.ops))
-            twin.part, twin.position = part, len(recorder.tape.ops)
-            if recorder.started and part is not recorder.part and twin.position == recorder.tape.origin:
+            pass_ = recorder.pass_ if recorder.pass_ is not None else reopened_pass(recorder)
+            twin = self.opening.remade.insert(recorder, op) if anew else copy_op(op, pass_, len(recorder.tape.ops))
+            twin.pass_, twin.position = pass_, len(recorder.tape.ops)
+            if recorder.started and pass_ is not recorder.pass_ and twin.position == recorder.tape.origin:
                 recorder.tape.origin += 1  # what is changed before #1 is setup
             recorder.tape.ops.append(twin)
             for value in op.outputs:
                 if value.op is op:
                     value.op = twin
-            if part is not recorder.part:
-                part.end = len(recorder.tape.ops)
+            if pass_ is not recorder.pass_:
+                pass_.end = len(recorder.tape.ops)
             target = recorder.tape.notes.edits.get(twin)
             if target is not None:
                 self.final[target] = twin.outputs[0]
@@ -137,7 +137,7 @@ class Replay(Intake):
             recorder.put(op, frame)
             return op
         old = self._expect(recorder, op)
-        twin = copy_op(old, old.part, 0)
+        twin = copy_op(old, old.pass_, 0)
         self._take(twin)
         recorder.put(twin, frame)
         error = recorder.tape.notes.errors.get(old)
@@ -226,12 +226,12 @@ class Replay(Intake):
 
     def pass_kind(self, op: Op) -> str | None:
         """Return the kind of the pass in which an op of the tape stands."""
-        return op.part.kind if self.replaying(op.position) else None
+        return op.pass_.kind if self.replaying(op.position) else None
 
     def leaf(self, recorder: Recorder, number: int, array: mx.array, kind: str, label: str, origin: Value) -> Value:
         """Return the leaf of the run before, if it came from the same value."""
-        part = self._old_pass(recorder.tape)
-        before = part.wrt[number] if part is not None and number < len(part.wrt) else None
+        pass_ = self._old_pass(recorder.tape)
+        before = pass_.wrt[number] if pass_ is not None and number < len(pass_.wrt) else None
         if self.opening.anew:
             fresh = recorder.leaf(array, kind, label, origin)
             if before is not None:
@@ -254,8 +254,8 @@ class Replay(Intake):
         same."""
         if self.opening.anew:
             return super().seed(recorder, number, array, of)
-        part = self._old_pass(recorder.tape)
-        found = part.roots[number][1] if part is not None and number < len(part.roots) else None
+        pass_ = self._old_pass(recorder.tape)
+        found = pass_.roots[number][1] if pass_ is not None and number < len(pass_.roots) else None
         known = isinstance(found, Leaf) and (found.shape, found.dtype) == (array.shape, array.dtype)
         if found is not None and known and self.replaying(len(recorder.tape)):
             return found
@@ -353,7 +353,7 @@ class Replay(Intake):
 
     def _old_pass(self, tape: Tape) -> Pass | None:
         """Return the gradient pass of the old tape that the last one of the new tape is."""
-        number = sum(part.kind == GRADIENT_PASS for part in tape.passes)
+        number = sum(pass_.kind == GRADIENT_PASS for pass_ in tape.passes)
         return self._passes[number - 1] if 0 < number <= len(self._passes) else None
 
     def _expect(self, recorder: Recorder, op: Op) -> Op:

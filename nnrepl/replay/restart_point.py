@@ -120,7 +120,9 @@ class RestartPoint(KeptMoment):
 
     def end_of(self, tape: Tape) -> int:
         """Where on a tape the pass ends that begins here."""
-        return next((part.end for part in tape.passes if part.kind == GRADIENT_PASS and part.start >= self.start), 0)
+        return next(
+            (pass_.end for pass_ in tape.passes if pass_.kind == GRADIENT_PASS and pass_.start >= self.start), 0
+        )
 
     def _follow(self, run: Run, tape: Tape, changes: Changing) -> Replay:
         """Make the call again along a tape."""
@@ -128,7 +130,7 @@ class RestartPoint(KeptMoment):
         replay = Replay(run, end=max(self.end_of(run.old), run.position), reach=changes.reach)
         mode = recorder.mode
         try:
-            recorder.tape, recorder.intake, recorder.part, recorder.mode = tape, replay, None, RECORD
+            recorder.tape, recorder.intake, recorder.pass_, recorder.mode = tape, replay, None, RECORD
             recorder.overwritten.clear()
             with held():
                 changes.leave(self.start)
@@ -140,7 +142,7 @@ class RestartPoint(KeptMoment):
                 raise call.error
             replay.ended(recorder, call.error)
         finally:
-            recorder.intake, recorder.mode, recorder.part = RECORDING, mode, None
+            recorder.intake, recorder.mode, recorder.pass_ = RECORDING, mode, None
         return replay
 
     def _control(self, run: Run, changes: Changing) -> None:
@@ -167,7 +169,7 @@ class _Moment:
         self._state = {name: getattr(recorder, name) for name in _STATE}
         running: list[list[Any]] = [recorder.sweeps, recorder.tracing]
         self._lists = [(part, list(part)) for part in running]
-        self._part: Pass = call.part
+        self._pass: Pass = call.pass_
         self._outcome = call.result, call.error
 
     def come_back(self) -> None:
@@ -179,11 +181,11 @@ class _Moment:
                 running[:] = before
             self._point.restore()
             call = self._point.call
-            call.part = self._part
+            call.pass_ = self._pass
             call.result, call.error = self._outcome
 
 
-_STATE = ("tape", "intake", "mode", "part", "differentiating", "captured", "stream", "started")
+_STATE = ("tape", "intake", "mode", "pass_", "differentiating", "captured", "stream", "started")
 """What an interrupt may leave as it was in the middle of something."""
 
 

@@ -17,7 +17,7 @@ class Run:
         position: From where on something else happens.
         ops: What the user put in at that place.
         cursor: Where the user is to stand afterwards.
-        part: In which pass they are to stand instead, by its number, where other ops may come before; 0: none.
+        pass_number: In which pass they are to stand instead, by its number, where other ops may come before; 0: none.
         recoded: Whether the program runs other source from the position on: whatever it does there is right.
         opened: The numbers of steps of which every op is to be recorded: they are closed on the old tape.
         behind: How many ops come from what happens there; the user is to stand behind them. None: not known yet.
@@ -29,7 +29,7 @@ class Run:
     position: int
     ops: tuple[Op, ...]
     cursor: int
-    part: int = 0
+    pass_number: int = 0
     recoded: bool = False
     opened: frozenset[int] = frozenset()
     seen: int | None = None

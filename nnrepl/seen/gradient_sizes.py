@@ -20,12 +20,12 @@ class Sizes:
     """The gradients of a gradient call.
 
     Attributes:
-        part: The call.
+        pass_: The call.
         norms: For each leaf whose gradient is known: its gradient, and the norm of it.
         missing: Why there is none, for the others.
     """
 
-    part: Pass
+    pass_: Pass
     norms: dict[Value, tuple[Value, float]] = field(default_factory=dict)
     missing: dict[Value, str] = field(default_factory=dict)
 
@@ -36,33 +36,33 @@ _TOLD = 24
 NOT_MADE, NOT_COMPUTED = "not made yet", "not computed yet"
 
 
-def sizes_of(session: Reading, part: Pass) -> Sizes:
+def sizes_of(session: Reading, pass_: Pass) -> Sizes:
     """Return the norms of the gradients there are before the cursor, evaluated together; of the others, why there is
     none."""
     missing: dict[Value, str] = {}
     gradients: dict[Value, Value] = {}
-    for leaf in part.wrt:
+    for leaf in pass_.wrt:
         try:
-            gradients[leaf] = session.lookup.gradient(leaf, min(session.cursor, part.end))
+            gradients[leaf] = session.lookup.gradient(leaf, min(session.cursor, pass_.end))
         except NotYet:
             missing[leaf] = NOT_MADE
         except NoGradient:
             missing[leaf] = why_missing(session, leaf).word if len(missing) < _TOLD else "none flows (disconnected)"
     session.evaluate(list(gradients.values()))
     found = norms([value.array for value in gradients.values()])
-    return Sizes(part, {leaf: (gradients[leaf], norm) for leaf, norm in zip(gradients, found)}, missing)
+    return Sizes(pass_, {leaf: (gradients[leaf], norm) for leaf, norm in zip(gradients, found)}, missing)
 
 
 def of_parameters(session: Reading) -> Sizes | None:
     """Those of the last call that had begun before the cursor; None before the first."""
-    part = last_call(session)
-    return None if part is None else sizes_of(session, part)
+    pass_ = last_call(session)
+    return None if pass_ is None else sizes_of(session, pass_)
 
 
 def of_step(session: Reading) -> list[Sizes]:
     """Those of each call of this training step that had begun before the cursor; of the last step that has any."""
-    parts = [part for part in session.tape.passes if part.wrt and part.start <= session.cursor]
-    return [sizes_of(session, part) for part in parts if part.step.number == parts[-1].step.number]
+    passes = [pass_ for pass_ in session.tape.passes if pass_.wrt and pass_.start <= session.cursor]
+    return [sizes_of(session, pass_) for pass_ in passes if pass_.step.number == passes[-1].step.number]
 
 
 def at_hand(session: Reading, known: dict[Value, float]) -> Sizes | None:
@@ -71,12 +71,12 @@ def at_hand(session: Reading, known: dict[Value, float]) -> Sizes | None:
     Args:
         known: The norms that are known already; those that are found are entered.
     """
-    part = last_call(session)
-    if part is None:
+    pass_ = last_call(session)
+    if pass_ is None:
         return None
     found: dict[Value, Value] = {}
-    for leaf in part.wrt:
-        before = [one for one in part.grads.get(leaf, []) if one.op is None or one.op.position < session.cursor]
+    for leaf in pass_.wrt:
+        before = [one for one in pass_.grads.get(leaf, []) if one.op is None or one.op.position < session.cursor]
         if before:
             found[leaf] = before[-1]
     few = len(found) <= _MANY
@@ -85,14 +85,14 @@ def at_hand(session: Reading, known: dict[Value, float]) -> Sizes | None:
     new = [one for one in there.values() if one not in known]
     session.evaluate(new)
     known.update(zip(new, norms([one.array for one in new])))
-    missing = {leaf: NOT_COMPUTED if leaf in found else NOT_MADE for leaf in part.wrt if leaf not in there}
-    return Sizes(part, {leaf: (one, known[one]) for leaf, one in there.items()}, missing)
+    missing = {leaf: NOT_COMPUTED if leaf in found else NOT_MADE for leaf in pass_.wrt if leaf not in there}
+    return Sizes(pass_, {leaf: (one, known[one]) for leaf, one in there.items()}, missing)
 
 
 def last_call(session: Reading) -> Pass | None:
     """Return the last gradient call that has begun before the cursor."""
     passes = session.tape.passes
-    at = bisect_right(passes, session.cursor, key=lambda part: part.start) - 1
+    at = bisect_right(passes, session.cursor, key=lambda pass_: pass_.start) - 1
     while at >= 0 and not passes[at].wrt:
         at -= 1
     return passes[at] if at >= 0 else None

@@ -76,14 +76,14 @@ class Slide:
 
     Args:
         session: Where the user stands.
-        part: The pass.
+        pass_: The pass.
         numbers: Whether all values are evaluated for their sizes; else those have one that are evaluated, or small
             enough to be looked at unasked.
     """
 
-    def __init__(self, session: Reading, part: Pass, numbers: bool = True) -> None:
-        self.part = part
-        self.whole = _tree(session, part)
+    def __init__(self, session: Reading, pass_: Pass, numbers: bool = True) -> None:
+        self.pass_ = pass_
+        self.whole = _tree(session, pass_)
         self._look = Look(session)
         wanted = [value for row in self._all(self.whole) for value in (*row.outputs, *row.parameters)]
         wanted += [gradient for value in wanted if (gradient := self.gradient(value)) is not None]
@@ -102,7 +102,7 @@ class Slide:
 
     def gradient(self, value: Value) -> Value | None:
         """Return the whole gradient of a value in this pass; None if there is none."""
-        grads = self.part.grads.get(value.canonical)
+        grads = self.pass_.grads.get(value.canonical)
         return grads[-1] if grads else None
 
     def _norm(self, value: Value) -> float:
@@ -149,12 +149,12 @@ def shorter(name: str, row: SlideRow) -> str:
 # -- the tree ------------------------------------------------------------------------------------------------------
 
 
-def _tree(session: Reading, part: Pass) -> SlideRow:
-    whole = SlideRow(part.title)
+def _tree(session: Reading, pass_: Pass) -> SlideRow:
+    whole = SlideRow(pass_.title)
     stack: list[tuple[tuple[str, ...], SlideRow]] = [((), whole)]
     rows: dict[Op, SlideRow] = {}
-    ops = part.ops
-    cut = part.backward - part.start if part.kind == GRADIENT_PASS else len(ops)
+    ops = pass_.ops
+    cut = pass_.backward - pass_.start if pass_.kind == GRADIENT_PASS else len(ops)
     for op in ops[:cut]:
         path = _path(session, op)
         while path[: len(stack[-1][0])] != stack[-1][0]:

@@ -30,7 +30,7 @@ class Losses:
         for at, step in enumerate(tape.steps[first:here], first + 1):
             if at in self._known and at != here:
                 continue
-            calls = [part for part in step.passes if part.kind == GRADIENT_PASS]
+            calls = [pass_ for pass_ in step.passes if pass_.kind == GRADIENT_PASS]
             loss = calls[-1].loss if calls else None
             self._known.pop(at, None)
             if loss is not None and loss.op is not None and loss.op.position < cursor and loss.evaluated:

@@ -43,10 +43,10 @@ def branches(session: Reading) -> list[Branch]:
 
 def _branch(session: Reading, line: Timeline, guide: str) -> Branch:
     known = losses_of(session, line)
-    calls = [part for part in line.tape.passes if part.kind == GRADIENT_PASS and not part.within]
-    last = max((part.step.number for part in calls if len(part)), default=0)
+    calls = [pass_ for pass_ in line.tape.passes if pass_.kind == GRADIENT_PASS and not pass_.within]
+    last = max((pass_.step.number for pass_ in calls if len(pass_)), default=0)
     as_of = max(known, default=0)
-    has_loss = any(part.loss is not None for part in line.tape.passes)
+    has_loss = any(pass_.loss is not None for pass_ in line.tape.passes)
     current = line is session.timelines.current
     return Branch(line, guide, current, list(known.values()), has_loss, as_of if as_of < last else 0)
 
@@ -62,7 +62,7 @@ def _grown(lines: Timelines, timeline: Timeline, guide: str, below: str) -> Iter
 
 def losses_of(session: Reading, timeline: Timeline) -> dict[int, float]:
     """Return the loss at the end of each step of a timeline, by its number, of at most `MOST` steps."""
-    last = {part.step.number: part.loss for part in timeline.tape.passes if part.loss is not None}
+    last = {pass_.step.number: pass_.loss for pass_ in timeline.tape.passes if pass_.loss is not None}
     found = [(step, loss) for step, loss in spread(list(last.items()), MOST) if loss.size == 1]
     found = [(step, loss) for step, loss in found if loss.evaluated or session.small([loss])]
     session.evaluate([loss for _, loss in found])

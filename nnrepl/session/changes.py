@@ -157,17 +157,17 @@ class Changes:
         restarts = self._able()
         session = self.session
         self._check_outside(name, value)
-        part = session.part
-        if alias and part is not None and value in part.wrt:
+        pass_ = session.pass_
+        if alias and pass_ is not None and value in pass_.wrt:
             target, position = value, session.cursor
         else:
             target, position = place_of(session.tape, value, session.cursor)
         closed.open_maker(session, target, position)
         scope = session.where().scope
         if session.op is not None and session.op.inner:  # it stands before the call, in the function that makes it
-            scope = outermost(session.op.part).scope
+            scope = outermost(session.op.pass_).scope
         if target is value.origin:  # it is changed where it enters a gradient call
-            scope = next((part.scope for part in session.tape.passes if value in part.wrt), scope)
+            scope = next((pass_.scope for pass_ in session.tape.passes if value in pass_.wrt), scope)
         with held():  # once it has run, all of it is there, or nothing
             with restarts.computing() as recorder, allowed():
                 try:
@@ -182,12 +182,12 @@ class Changes:
         inside = None if value is None else value.inside
         if inside is None and (op is None or not op.inner):
             return
-        part = outermost(inside if inside is not None else op.part)  # type: ignore[union-attr]
-        if inside is None and self.session.cursor == part.start:
+        pass_ = outermost(inside if inside is not None else op.pass_)  # type: ignore[union-attr]
+        if inside is None and self.session.cursor == pass_.start:
             return  # it stands before the call
-        whose = "a call" if part.call is None else f"{part.call.label} ({part.call.name})"
+        whose = "a call" if pass_.call is None else f"{pass_.call.label} ({pass_.call.name})"
         where = "it lies" if inside is not None else "you stand"
-        before = self.session.tape.ops[part.start].label
+        before = self.session.tape.ops[pass_.start].label
         raise UserError(
             f"{name} cannot be changed here: {where} inside of {whose}, which MLX runs by itself, as one op; change "
             f"what goes in, at {before} (goto {before}), or what comes out"
@@ -214,10 +214,10 @@ class Changes:
             UserError: If that cannot be done; then nothing has changed.
         """
         session = self.session
-        part = session.part
-        earlier = part is not None and change.position < part.start
-        number = part.number if part is not None and earlier else 0
-        run = Run(session.tape, change.position, (), session.cursor, part=number, recoded=True)
+        pass_ = session.pass_
+        earlier = pass_ is not None and change.position < pass_.start
+        number = pass_.number if pass_ is not None and earlier else 0
+        run = Run(session.tape, change.position, (), session.cursor, pass_number=number, recoded=True)
         with held():
             tape, names = self._again(run, None, change)
             return self.arrived(tape, names, run.cursor)

@@ -27,7 +27,7 @@ def _closed_in(tape: Tape, start: int, end: int) -> list[int]:
 
 def said_of_closed(tape: Tape) -> str:
     """Which steps are closed: `steps 2 to 99 ran natively and are closed`; "" if none is."""
-    starts = [part.start for part in tape.passes if len(part) == 1]
+    starts = [pass_.start for pass_ in tape.passes if len(pass_) == 1]
     closed = [at for at in starts if tape.ops[at].operation.kind == "closed"]  # also on a saved tape
     said = natively_said(list(dict.fromkeys([tape.steps.number_at(at) for at in closed])))
     return f"{said}: not looked at" if said else ""
@@ -75,7 +75,7 @@ def is_closed_at(tape: Tape, position: int) -> bool:
     """Whether anything is closed in the step of a position: its ops get other numbers when that is opened."""
     if position >= len(tape):
         return False
-    return any(isinstance(tape.ops[part.start], ClosedOp) for part in tape.steps.at(position).passes if len(part))
+    return any(isinstance(tape.ops[pass_.start], ClosedOp) for pass_ in tape.steps.at(position).passes if len(pass_))
 
 
 def open_at(session: Standing, position: int) -> None:
@@ -144,13 +144,13 @@ def open_maker(session: Standing, target: Value, position: int) -> None:
     is_made = op is not None and not isinstance(op, ClosedOp)
     if is_made and op is not None and _updates_compiled(tape):
         _open_some(session, closed_between(tape, op.position, position)[::-1])
-    elif not is_made and not any(target in part.wrt for part in tape.passes):
+    elif not is_made and not any(target in pass_.wrt for pass_ in tape.passes):
         _open_some(session, closed_between(tape, 0, position)[::-1])
 
 
 def _updates_compiled(tape: Tape) -> bool:
     """Whether an update of the weights is made in a compiled function: that gives its state back as other objects."""
-    return any(op.part.kind == UPDATE_PASS for start, end in tape.compiled for op in tape.ops[start:end])
+    return any(op.pass_.kind == UPDATE_PASS for start, end in tape.compiled for op in tape.ops[start:end])
 
 
 def open_named(session: Standing, text: str, places: bool) -> None:
@@ -168,8 +168,8 @@ def open_named(session: Standing, text: str, places: bool) -> None:
 
 def _step_of_pass(tape: Tape, number: int) -> int:
     """Return the step in which a pass lies, or will be found when that is opened; 0 if the tape does not go as far."""
-    part = next((part for part in tape.passes if part.number >= number), None)
-    return 0 if part is None or not len(part) else part.step.number
+    pass_ = next((pass_ for pass_ in tape.passes if pass_.number >= number), None)
+    return 0 if pass_ is None or not len(pass_) else pass_.step.number
 
 
 def open_not_finite(session: Standing, asked: bool) -> None:
@@ -222,12 +222,12 @@ def open_gradients(session: Standing) -> None:
     """Open the step in which gradients were made last before the cursor, if it is closed. Raises as `open_steps`
     does."""
     tape, cursor = session.tape, session.cursor
-    for part in reversed(tape.passes):
-        if part.start >= cursor or not len(part):
+    for pass_ in reversed(tape.passes):
+        if pass_.start >= cursor or not len(pass_):
             continue
-        if isinstance(tape.ops[part.start], ClosedOp):
-            open_steps(session, [part.step.number])
-        if part.kind == GRADIENT_PASS and part.backward < cursor:
+        if isinstance(tape.ops[pass_.start], ClosedOp):
+            open_steps(session, [pass_.step.number])
+        if pass_.kind == GRADIENT_PASS and pass_.backward < cursor:
             return
 
 
@@ -235,13 +235,13 @@ def open_compared(session: Standing) -> None:
     """Open what `why loss` compares: the gradient call here and the one before, else the one after, of the same
     function. Raises as `open_steps` does."""
     tape = session.tape
-    parts = [part for part in tape.passes if part.kind == GRADIENT_PASS and len(part)]
-    here = next((part for part in reversed(parts) if part.start <= session.cursor), None)
+    passes = [pass_ for pass_ in tape.passes if pass_.kind == GRADIENT_PASS and len(pass_)]
+    here = next((pass_ for pass_ in reversed(passes) if pass_.start <= session.cursor), None)
     if here is None:
         return
-    same = [part for part in parts if (part.title, part.code) == (here.title, here.code)]
+    same = [pass_ for pass_ in passes if (pass_.title, pass_.code) == (here.title, here.code)]
     start = max(same.index(here) - 1, 0)
-    steps = [part.step.number for part in same[start : start + 2] if isinstance(tape.ops[part.start], ClosedOp)]
+    steps = [pass_.step.number for pass_ in same[start : start + 2] if isinstance(tape.ops[pass_.start], ClosedOp)]
     if steps:
         open_steps(session, steps)
 

@@ -125,26 +125,26 @@ class Stretch:
 
 def stretch_for(tape: Tape, cursor: int) -> Stretch | None:
     """Return the one with the cursor, if it computes forward; else the last such one before, or the next."""
-    parts = [part for part in tape.passes if len(part)]
-    if not parts:
+    passes = [pass_ for pass_ in tape.passes if len(pass_)]
+    if not passes:
         return None
-    forward = [part for part in parts if part.kind in (GRADIENT_PASS, RUN_PASS)] or parts
-    chosen = [part for part in forward if part.start <= cursor][-1:] or forward[:1]
-    first = last = parts.index(chosen[0])
+    forward = [pass_ for pass_ in passes if pass_.kind in (GRADIENT_PASS, RUN_PASS)] or passes
+    chosen = [pass_ for pass_ in forward if pass_.start <= cursor][-1:] or forward[:1]
+    first = last = passes.index(chosen[0])
     if chosen[0].kind == RUN_PASS:
-        while first > 0 and parts[first - 1].kind == RUN_PASS:
+        while first > 0 and passes[first - 1].kind == RUN_PASS:
             first -= 1
-        while last + 1 < len(parts) and parts[last + 1].kind == RUN_PASS:
+        while last + 1 < len(passes) and passes[last + 1].kind == RUN_PASS:
             last += 1
-    return Stretch(tape, parts[first].start, parts[last].end, parts[last].open)
+    return Stretch(tape, passes[first].start, passes[last].end, passes[last].open)
 
 
 class Candidates:
     """The values of a pass by everything that an array from elsewhere could call them."""
 
-    def __init__(self, lookup: Lookup, part: Stretch) -> None:
+    def __init__(self, lookup: Lookup, stretch: Stretch) -> None:
         self._lookup = lookup
-        self._part = part
+        self._stretch = stretch
         self.exact: dict[str, list[Value]] = {}
         self.modules: dict[str, list[list[Value]]] = {}
         self._collect()
@@ -157,7 +157,7 @@ class Candidates:
             for value in self._of_pass(names.versions(name)):
                 self._enter(name, value)
         calls: dict[str, dict[object, list[Value]]] = {}
-        for op in self._part.ops:
+        for op in self._stretch.ops:
             if op.phase == BACKWARD:
                 continue
             module = op.module
@@ -171,13 +171,13 @@ class Candidates:
 
     def _of_pass(self, versions: list[tuple[int, Value]]) -> list[Value]:
         """Return the versions of a name that belong to the pass; without any, the newest one before it."""
-        part = self._part
-        found = [value for at, value in versions if part.start <= at <= part.end and self._belongs(value)]
-        before = [value for at, value in versions if at <= part.start]
+        stretch = self._stretch
+        found = [value for at, value in versions if stretch.start <= at <= stretch.end and self._belongs(value)]
+        before = [value for at, value in versions if at <= stretch.start]
         return found or before[-1:]
 
     def _belongs(self, value: Value) -> bool:
-        return value.op is None or self._part.start <= value.op.position < self._part.end
+        return value.op is None or self._stretch.start <= value.op.position < self._stretch.end
 
     def _enter(self, name: str, value: Value) -> None:
         values = self.exact.setdefault(name, [])
@@ -224,7 +224,7 @@ class Candidates:
     def named(self) -> Iterator[Value]:
         """Yield the values of the pass that have a name of their own: results, parameters, inputs."""
         seen: set[Value] = set()
-        for op in self._part.ops:
+        for op in self._stretch.ops:
             if op.phase == BACKWARD:
                 break
             for value in (*op.inputs, *op.outputs):
@@ -249,11 +249,11 @@ def _grouped(exact: dict[str, list[Value]], form: object) -> dict[str, list[Valu
     return groups
 
 
-def match(lookup: Lookup, part: Stretch, shapes: Mapping[str, Shape], mapping: Mapping[str, str]) -> Matched:
+def match(lookup: Lookup, stretch: Stretch, shapes: Mapping[str, Shape], mapping: Mapping[str, str]) -> Matched:
     """Find the value for each array.
 
     Args:
-        part: The pass that the arrays are about.
+        stretch: The pass, or what stands for one, that the arrays are about.
         shapes: The shape of each array.
         mapping: For some arrays, the name that the user gave.
 
@@ -261,18 +261,18 @@ def match(lookup: Lookup, part: Stretch, shapes: Mapping[str, Shape], mapping: M
         UserError: If a given name or key does not exist.
     """
     renamed = Renamed(mapping, shapes)
-    candidates = Candidates(lookup, part)
+    candidates = Candidates(lookup, stretch)
     matches: list[Match] = []
     unmatched: dict[str, str] = {}
     for key, shape in shapes.items():
-        found = _one(lookup, part, candidates, key, shape, renamed)
+        found = _one(lookup, stretch, candidates, key, shape, renamed)
         if isinstance(found, Match) and any(value.refusal for value in found.possible):
             unmatched[key] = found.value.refusal or found.others[0].refusal
         elif isinstance(found, Match):
             matches.append(found)
         else:
             unmatched[key] = found
-    matches.sort(key=lambda found: order(found.value, part))
+    matches.sort(key=lambda found: order(found.value, stretch))
     taken = {found.value for found in matches}
     missing = list(dict.fromkeys(value.name for value in candidates.named() if value not in taken))
     return Matched(matches, unmatched, missing)
@@ -312,7 +312,7 @@ def _path_pattern(key: str) -> re.Pattern[str]:
 
 
 def _one(
-    lookup: Lookup, part: Stretch, candidates: Candidates, key: str, shape: Shape, renamed: Renamed
+    lookup: Lookup, stretch: Stretch, candidates: Candidates, key: str, shape: Shape, renamed: Renamed
 ) -> Match | str:
     given = renamed.given(key)
     if given is not None:
@@ -321,7 +321,7 @@ def _one(
         if isinstance(known, Match) and not known.others:
             return replace(known, key=key, how=GIVEN)
         try:
-            return Match(lookup.by_words(name, part.end), key, GIVEN)
+            return Match(lookup.by_words(name, stretch.end), key, GIVEN)
         except UserError:
             if exactly:
                 raise
@@ -330,24 +330,24 @@ def _one(
     if isinstance(found, Match):
         return found
     try:
-        return Match(lookup.by_words(key, part.end), key, NAME)
+        return Match(lookup.by_words(key, stretch.end), key, NAME)
     except UserError:
         pass  # `loss`, `#12`, `grad(w)` are names at the prompt; this is none
     gradient = _GRADIENT.fullmatch(key)
     of = candidates.find(next(filter(None, gradient.groups())), shape) if gradient is not None else None
     if isinstance(of, Match):
         try:
-            return Match(lookup.gradient(of.value, part.end), key, of.how)
+            return Match(lookup.gradient(of.value, stretch.end), key, of.how)
         except UserError as error:
             return str(error)
     return found
 
 
-def order(value: Value, part: Stretch) -> tuple[int, int]:
+def order(value: Value, stretch: Stretch) -> tuple[int, int]:
     """Where a value comes in the order of execution: a leaf, before the first op of the pass that takes it."""
-    if value.op is not None and value.op.position >= part.start:
+    if value.op is not None and value.op.position >= stretch.start:
         return value.op.position, 1
-    return next((op.position for op in part.tape.consumers(value) if op.position >= part.start), part.start), 0
+    return next((op.position for op in stretch.tape.consumers(value) if op.position >= stretch.start), stretch.start), 0
 
 
 def _close(name: str, known: Mapping[str, Shape]) -> str:
@@ -355,13 +355,13 @@ def _close(name: str, known: Mapping[str, Shape]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def region(value: Value, sure: set[Value], part: Stretch) -> list[Op]:
+def region(value: Value, sure: set[Value], stretch: Stretch) -> list[Op]:
     """Return the ops of a pass between what is known to be right and a value, in order: those it is made by."""
     found: set[Op] = set()
     pending = [value]
     while pending:
         op = pending.pop().op
-        if op is None or op in found or op.position < part.start:
+        if op is None or op in found or op.position < stretch.start:
             continue
         found.add(op)
         pending.extend(taken for taken in op.inputs if taken not in sure)

@@ -32,20 +32,20 @@ def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
     found: list[tuple[int, Any]] = []
     closed: list[tuple[int, Any]] = []
     is_loss = True
-    parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS and not part.open and len(part)]
-    last = {part.step.number: part for part in parts}
+    passes = [pass_ for pass_ in session.tape.passes if pass_.kind == GRADIENT_PASS and not pass_.open and len(pass_)]
+    last = {pass_.step.number: pass_ for pass_ in passes}
     if len(last) > 1 and _is_under_way(*list(last.values())[-2:]):
         last.popitem()
-    for number, part in last.items() if len(last) > 1 else enumerate(parts, 1):
-        loss = part.loss.array if part.loss is not None and _is_given(part, parsed) else None
-        if _is_closed(part) and (loss is not None or parsed.text != "loss"):
+    for number, pass_ in last.items() if len(last) > 1 else enumerate(passes, 1):
+        loss = pass_.loss.array if pass_.loss is not None and _is_given(pass_, parsed) else None
+        if _is_closed(pass_) and (loss is not None or parsed.text != "loss"):
             closed += [] if loss is None else [(number, loss)]
             continue  # what other variables held nobody has noted
-        where = _moment(session, parsed, part, part.step.start if len(last) > 1 else part.start)
+        where = _moment(session, parsed, pass_, pass_.step.start if len(last) > 1 else pass_.start)
         if where is None:
             continue
         behind = Surroundings(where.position, session.lookup.frames.scope_at(where.position), None)
-        for one in (where, behind) if _is_closed(part) else (where,):
+        for one in (where, behind) if _is_closed(pass_) else (where,):
             try:  # in the call that asked for gradients; else where it has returned, and the program has what it gave
                 found.append((number, session.expressions.evaluate(parsed, one)))
                 is_loss = is_loss and loss is not None and _is_same(found[-1][1], loss)
@@ -59,23 +59,23 @@ def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
         return [(number, _number(parsed.text, result)) for number, result in found]
 
 
-def _is_closed(part: Pass) -> bool:
+def _is_closed(pass_: Pass) -> bool:
     """Whether a call ran natively, also on a saved tape."""
-    return part.ops[-1].operation.kind == "closed"
+    return pass_.ops[-1].operation.kind == "closed"
 
 
 def _is_same(thing: Any, loss: mx.array) -> bool:
     return bool(isinstance(thing, mx.array) and thing.tolist() == loss.tolist())
 
 
-def _is_given(part: Pass, parsed: Parsed) -> bool:
+def _is_given(pass_: Pass, parsed: Parsed) -> bool:
     """Whether an expression is the variable to which the program gives the loss of a gradient call."""
-    scope, lasti, depth = part.scope, part.lasti, 0
+    scope, lasti, depth = pass_.scope, pass_.lasti, 0
     while scope is not None and sources.is_library(scope.code.co_filename):
         lasti, scope = scope.lasti, scope.parent  # nn.value_and_grad hands on what MLX gives
-    while parsed.is_name and part.gives_loss and scope is not None and depth < _RETURNED:
+    while parsed.is_name and pass_.gives_loss and scope is not None and depth < _RETURNED:
         uses = sources.uses_of(scope.code, sources.span_of(scope.code, lasti))
-        named = [use.nested if part.gives_loss == "first" else use.names for use in uses]
+        named = [use.nested if pass_.gives_loss == "first" else use.names for use in uses]
         if any(names[:1] == (parsed.text,) for names in named):
             return True
         if not any(use.returned for use in uses):
@@ -88,43 +88,43 @@ _RETURNED = 8
 """Through so many functions that hand a loss on it is followed to its variable."""
 
 
-def _asker(part: Pass) -> Activation | None:
+def _asker(pass_: Pass) -> Activation | None:
     """Return the call of the program's in which a gradient call is made."""
-    scope = part.scope
+    scope = pass_.scope
     while scope is not None and scope.parent is not None and sources.is_library(scope.code.co_filename):
         scope = scope.parent
-    return scope or part.ops[-1].scope
+    return scope or pass_.ops[-1].scope
 
 
-def _moment(session: Reading, parsed: Parsed, part: Pass, start: int) -> Surroundings | None:
+def _moment(session: Reading, parsed: Parsed, pass_: Pass, start: int) -> Surroundings | None:
     """Where an expression is asked in a step that begins at `start`; None if a variable has another step's value."""
-    if _is_closed(part):  # nobody has looked at variables there
-        return Surroundings(part.end, part.ops[-1].scope, None)
-    asker, bindings = _asker(part), session.tape.bindings
-    where = Surroundings(part.end, asker, None)
+    if _is_closed(pass_):  # nobody has looked at variables there
+        return Surroundings(pass_.end, pass_.ops[-1].scope, None)
+    asker, bindings = _asker(pass_), session.tape.bindings
+    where = Surroundings(pass_.end, asker, None)
     for name in parsed.read:
         scope = next((one for one in _frames(asker) if name in variables_of(one.code)), None)
         if scope is None:
             continue
-        since, held = bindings.since(scope, name, part.end)
+        since, held = bindings.since(scope, name, pass_.end)
         if since > start and held is not UNBOUND:
             continue  # it has got it already
-        coming = bindings.comes(scope, name, part.end)
-        if coming is not None and coming[0] <= part.step.end and coming[1] is not UNBOUND:
-            if where.position == part.end or where.scope is None or scope.within(where.scope):
-                where = Surroundings(part.step.end, scope, None)
-        elif _is_earlier(held, part):
-            within = part.ops[-1].scope  # `loss, grads = ...` is under way for those who are called in it
-            given = _about_to_be(session, name, part.end, within)
-            if part.end < len(session.tape) or given is None or _is_earlier(given, part):
+        coming = bindings.comes(scope, name, pass_.end)
+        if coming is not None and coming[0] <= pass_.step.end and coming[1] is not UNBOUND:
+            if where.position == pass_.end or where.scope is None or scope.within(where.scope):
+                where = Surroundings(pass_.step.end, scope, None)
+        elif _is_earlier(held, pass_):
+            within = pass_.ops[-1].scope  # `loss, grads = ...` is under way for those who are called in it
+            given = _about_to_be(session, name, pass_.end, within)
+            if pass_.end < len(session.tape) or given is None or _is_earlier(given, pass_):
                 return None
-            where = Surroundings(part.end, within, None)
+            where = Surroundings(pass_.end, within, None)
     return where
 
 
-def _is_earlier(thing: Any, part: Pass) -> bool:
+def _is_earlier(thing: Any, pass_: Pass) -> bool:
     """Whether a tensor was made in a training step before that of a gradient call."""
-    return isinstance(thing, Value) and thing.op is not None and 0 < thing.op.step.number < part.step.number
+    return isinstance(thing, Value) and thing.op is not None and 0 < thing.op.step.number < pass_.step.number
 
 
 def _about_to_be(session: Reading, name: str, position: int, scope: Activation | None) -> Any:
@@ -146,14 +146,14 @@ def _frames(scope: Activation | None) -> Iterator[Activation]:
 
 def _is_under_way(before: Pass, newest: Pass) -> bool:
     """Whether a gradient call is one that another of a later function followed in the step before."""
-    earlier = [part for part in before.step.passes if part.kind == GRADIENT_PASS]
-    return not _one_function(newest, before) and any(_one_function(newest, part) for part in earlier)
+    earlier = [pass_ for pass_ in before.step.passes if pass_.kind == GRADIENT_PASS]
+    return not _one_function(newest, before) and any(_one_function(newest, pass_) for pass_ in earlier)
 
 
 def _one_function(one: Pass, other: Pass) -> bool:
     """Whether two gradient calls are of one function, as its name and that of its parameters' model tell (of a closed
     one, its name)."""
-    models = [tuple(leaf.name for leaf in part.wrt) for part in (one, other)]
+    models = [tuple(leaf.name for leaf in pass_.wrt) for pass_ in (one, other)]
     return one.title == other.title and (models[0] == models[1] or not all(models))
 
 

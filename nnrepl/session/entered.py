@@ -34,24 +34,24 @@ class Entered(Place):
         return at < len(tape) and self.begins(tape, tape.ops[at].root.position) is not None
 
     def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
-        parts = passes_between(tape, start, end)
-        for part in reversed(parts) if reverse else parts:
-            if part.kind == GRADIENT_PASS and not part.open:
-                yield from ordered(self._in_pass(tape, part), start, end, reverse)
+        passes = passes_between(tape, start, end)
+        for pass_ in reversed(passes) if reverse else passes:
+            if pass_.kind == GRADIENT_PASS and not pass_.open:
+                yield from ordered(self._in_pass(tape, pass_), start, end, reverse)
                 continue
-            last = len(tape) if part.open else part.end
-            for at in within(tape, max(start, part.start), min(end, last), reverse):
+            last = len(tape) if pass_.open else pass_.end
+            for at in within(tape, max(start, pass_.start), min(end, last), reverse):
                 if self.begins(tape, at):
                     yield at
 
-    def _in_pass(self, tape: Tape, part: Pass) -> list[int]:
+    def _in_pass(self, tape: Tape, pass_: Pass) -> list[int]:
         """Where the place is entered in a gradient pass, and where its gradients begin."""
-        length, found = self._passes.get(part, (-1, []))
-        if length == len(part):
+        length, found = self._passes.get(pass_, (-1, []))
+        if length == len(pass_):
             return found
         executions: dict[Op, int] = {}
         found, number = [], 0
-        for at in range(part.start, part.backward):
+        for at in range(pass_.start, pass_.backward):
             begins = self.begins(tape, at)
             if begins:
                 number += 1
@@ -59,18 +59,18 @@ class Entered(Place):
             if begins is not None:
                 executions[tape.ops[at]] = number
         seen: set[int] = set()
-        for at in range(part.backward, part.end):
+        for at in range(pass_.backward, pass_.end):
             execution = executions.get(tape.ops[at].root, 0)
             if execution and execution not in seen:
                 seen.add(execution)
                 found.append(at)
-        self._passes[part] = (len(part), found)
+        self._passes[pass_] = (len(pass_), found)
         return found
 
 
 def _previous(tape: Tape, at: int) -> Op | None:
     """Return the op before a position, if it is in the same pass and phase."""
-    if at == 0 or tape.ops[at - 1].part.outermost is not tape.ops[at].part.outermost:
+    if at == 0 or tape.ops[at - 1].pass_.outermost is not tape.ops[at].pass_.outermost:
         return None
     return tape.ops[at - 1]
 
@@ -136,7 +136,7 @@ class InModule(InCall):
 
     def begins(self, tape: Tape, at: int) -> bool | None:
         op = tape.ops[at]
-        if op.part.kind != UPDATE_PASS:
+        if op.pass_.kind != UPDATE_PASS:
             return super().begins(tape, at)
         path = op.module
         if not (path and (fnmatchcase(path, self.pattern) or fnmatchcase(path, f"{self.pattern}.*"))):

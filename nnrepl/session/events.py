@@ -210,9 +210,9 @@ class Exceptions(Certain):
             if op.position < len(tape) and tape.ops[op.position] is op:
                 found[op.position] = Raised(error, op)
         known = [raised.error for raised in found.values()]
-        for part in tape.passes:
-            if part.error is not None and not any(part.error is error for error in known):
-                found.setdefault(part.end, Raised(part.error, None))
+        for pass_ in tape.passes:
+            if pass_.error is not None and not any(pass_.error is error for error in known):
+                found.setdefault(pass_.end, Raised(pass_.error, None))
         return found
 
     def positions(self, tape: Tape, start: int, end: int, reverse: bool) -> Iterator[int]:

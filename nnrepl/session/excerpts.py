@@ -146,10 +146,10 @@ def ops_by_line(session: Reading, path: str) -> dict[int, list[int]]:
     """For each line of a file, the numbers of the ops of this step that it made: itself, or by its calls. Ops of the
     backward pass are left out; of a very long step only this pass is looked at."""
     tape = session.tape
-    step, part = tape.steps.at(session.cursor), tape.pass_at(session.cursor)
+    step, pass_ = tape.steps.at(session.cursor), tape.pass_at(session.cursor)
     start, end = step.start, step.end
-    if len(step) > _MOST_OPS and part is not None:
-        start, end = part.start, min(part.start + _MOST_OPS, len(tape) if part.open else part.end)
+    if len(step) > _MOST_OPS and pass_ is not None:
+        start, end = pass_.start, min(pass_.start + _MOST_OPS, len(tape) if pass_.open else pass_.end)
     callers: dict[Activation, int] = {}
     lines: dict[tuple[Activation, int], int] = {}
     found: dict[int, list[int]] = {}

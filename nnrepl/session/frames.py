@@ -158,9 +158,9 @@ class Frames:
         where = " in this call" if step.code.co_flags & _OPTIMIZED else ""
         thing = self._next(name, step, position)
         if self._is_pending(name, step, lasti):
-            part = self.tape.pass_at(position)
-            if thing is None and self._is_loss(name, step, lasti, part):
-                thing = None if part is None else part.loss
+            pass_ = self.tape.pass_at(position)
+            if thing is None and self._is_loss(name, step, lasti, pass_):
+                thing = None if pass_ is None else pass_.loss
             if isinstance(thing, Value) and is_made(thing, position):
                 return Held(thing)
         address, last, whose = self._last(name, position, step)
@@ -188,16 +188,16 @@ class Frames:
     def _stale(self, name: str, step: Activation, lasti: int, thing: Any, position: int) -> Held | NotYet | None:
         """Return a variable of a calling frame that still holds what the step before gave it, while the statement that
         gives it another is under way."""
-        part = self.tape.pass_at(position)
-        if lasti < 0 or part is None or not isinstance(thing, (Value, Holder)):
+        pass_ = self.tape.pass_at(position)
+        if lasti < 0 or pass_ is None or not isinstance(thing, (Value, Holder)):
             return self._earlier(thing, position)
         if not self._is_pending(name, step, lasti):
             return self._earlier(thing, position)
         new = self._next(name, step, position)
-        if self._is_loss(name, step, lasti, part):
-            new = part.loss
+        if self._is_loss(name, step, lasti, pass_):
+            new = pass_.loss
         if isinstance(thing, Value):
-            if thing.op is not None and thing.op.part is part:
+            if thing.op is not None and thing.op.pass_ is pass_:
                 return None
             if isinstance(new, Value) and new.op is not None and new.op.position < position:
                 return Held(new)
@@ -206,7 +206,7 @@ class Frames:
             whose = self.whose(thing, position)
             maker = new.op if isinstance(new, Value) else None
             return not_made(name, " in this step", maker, position, self.address(name, thing), thing, whose)
-        if part.kind == GRADIENT_PASS:
+        if pass_.kind == GRADIENT_PASS:
             return NotYet(f"{name} is not made yet in this step; until then it holds what the step before gave it")
         return None
 
@@ -214,7 +214,7 @@ class Frames:
         """Say of a tensor that an earlier step has made that it is that."""
         if position >= len(self.tape):
             return None
-        if isinstance(thing, Value) and thing.op is not None and thing.op.part.kind == GRADIENT_PASS:
+        if isinstance(thing, Value) and thing.op is not None and thing.op.pass_.kind == GRADIENT_PASS:
             whose = self.whose(thing, position)
             return Held(thing, "", whose) if whose else None
         return None
@@ -226,13 +226,13 @@ class Frames:
         uses = sources.uses_of(step.code, sources.span_of(step.code, lasti))
         return any(name in (*use.names, *use.nested) for use in uses)
 
-    def _is_loss(self, name: str, step: Activation, lasti: int, part: Pass | None) -> bool:
+    def _is_loss(self, name: str, step: Activation, lasti: int, pass_: Pass | None) -> bool:
         """Whether the statement that a calling frame is in the middle of gives a variable the loss of a pass: it makes
         the gradient call itself, or calls what returns the result of that as it is."""
-        if lasti < 0 or part is None or part.loss is None or not part.gives_loss or not _gives(part, step):
+        if lasti < 0 or pass_ is None or pass_.loss is None or not pass_.gives_loss or not _gives(pass_, step):
             return False
         uses = sources.uses_of(step.code, sources.span_of(step.code, lasti))
-        if part.gives_loss == "first":
+        if pass_.gives_loss == "first":
             return any(use.nested[:1] == (name,) for use in uses)
         return any(use.names[:1] == (name,) and len(use.names) > 1 for use in uses)
 
@@ -244,10 +244,10 @@ class Frames:
         here, ahead = self.tape.bindings.newest(name, position, _is_own)
         if not (here or ahead) or not self.tape.passes:
             return None
-        part, steps = self.tape.pass_at(position), self.tape.steps
+        pass_, steps = self.tape.pass_at(position), self.tape.steps
         number = steps.number_at(min(position, max(len(self.tape) - 1, 0)))
         now = [one for one in here if steps.number_at(self._made_at(one)) == number]
-        now = [one for one in now if self._pass_of(one[2], one[0]) is part] or now
+        now = [one for one in now if self._pass_of(one[2], one[0]) is pass_] or now
         last = {step: value for _, step, value in now}
         found = list(dict.fromkeys(last.values()))
         if len(found) == 1:
@@ -282,7 +282,7 @@ class Frames:
         return self.address(name, value), value, whose
 
     def _pass_of(self, value: Value, at: int) -> Pass | None:
-        return value.op.part if value.op is not None else self.tape.pass_at(at)
+        return value.op.pass_ if value.op is not None else self.tape.pass_at(at)
 
     def address(self, name: str, value: Value) -> str:
         """`z1@4`: a name with the op that made its value."""
@@ -300,7 +300,7 @@ class Frames:
 
     def whose(self, value: Value, position: int) -> str:
         """ "step 2's", where a value is of another step than the cursor; else ""."""
-        if value.op is None or value.op.part.kind not in (GRADIENT_PASS, UPDATE_PASS):
+        if value.op is None or value.op.pass_.kind not in (GRADIENT_PASS, UPDATE_PASS):
             return ""
         return self.whose_step(value.op.position, position)
 
@@ -321,9 +321,9 @@ def _is_own(code: CodeType) -> bool:
     return not sources.is_library(code.co_filename)
 
 
-def _gives(part: Pass, step: Activation) -> bool:
+def _gives(pass_: Pass, step: Activation) -> bool:
     """Whether what a gradient call returns is what the call returns in the middle of which a calling frame is."""
-    scope, lasti = part.scope, part.lasti
+    scope, lasti = pass_.scope, pass_.lasti
     while scope is not None and scope is not step:
         if not sources.is_library(scope.code.co_filename):
             uses = sources.uses_of(scope.code, sources.span_of(scope.code, lasti))

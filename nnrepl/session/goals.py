@@ -268,11 +268,11 @@ class NextPass:
         self._number = number
 
     def find(self, tape: Tape) -> int | None:
-        for part in reversed(tape.passes):
-            if part.number < self._number:
+        for pass_ in reversed(tape.passes):
+            if pass_.number < self._number:
                 return None
-            if part.number == self._number:
-                return part.start if part.start < len(tape) else None
+            if pass_.number == self._number:
+                return pass_.start if pass_.start < len(tape) else None
         return None
 
 

@@ -38,7 +38,7 @@ def at_once(session: Standing, line: Parsed, go_on: GoOn | None) -> tuple[CodeCh
     doing = PromptLine(line, dict(session.expressions.variables))
     things = doing.things(_last(session))
     run = Run(session.tape, len(session.tape), (), session.cursor)
-    old = None if recorder is None else (recorder.tape, recorder.part)
+    old = None if recorder is None else (recorder.tape, recorder.pass_)
     before = _kept(recorder, things)
     if go_on is not None:
         tape, names = go_on(run)
@@ -51,7 +51,7 @@ def at_once(session: Standing, line: Parsed, go_on: GoOn | None) -> tuple[CodeCh
         before()
         doing.take_back()
         if recorder is not None and old is not None:
-            recorder.tape, recorder.part = old
+            recorder.tape, recorder.pass_ = old
         raise UserError(f"{error}; nothing has changed") from None
     after = _kept(recorder, things)
     said = f"done at once, where the program waits{_behind(session)}; it cannot run again from here"

@@ -201,8 +201,8 @@ class Lookup:
     def _parameter(self, path: str, position: int) -> Held | None:
         """Return the parameter at a bare path: of the differentiated model that has it, or of the only one."""
         owners = self.names.owners(path)
-        part = self.tape.pass_at(position)
-        leaves = [] if part is None else [leaf for leaf in part.wrt if leaf.label == path]
+        pass_ = self.tape.pass_at(position)
+        leaves = [] if pass_ is None else [leaf for leaf in pass_.wrt if leaf.label == path]
         if len(owners) > 1:
             called = [self._owner_name(owner, path) for owner in owners]
             raise UserError(f"{path} is a parameter of several models: {', '.join(called)}")
@@ -235,7 +235,7 @@ class Lookup:
             UserError: If modules of several models have that path, and have been called here.
         """
         module, _, variable = path.rpartition(".")
-        part = self.tape.pass_at(position)
+        pass_ = self.tape.pass_at(position)
         found = [
             (at, step, value)
             for at, step, value in self.tape.bindings.called(variable)
@@ -245,7 +245,7 @@ class Lookup:
         if not found:
             return None
         made = [one for one in found if one[0] <= position and (one[2].op is None or one[2].op.position < position)]
-        here = [one for one in made if self.tape.pass_at(one[0]) is part]
+        here = [one for one in made if self.tape.pass_at(one[0]) is pass_]
         here = here or [
             one for one in made if not self.frames.whose_step(one[0], position)
         ]  # another call of this step
@@ -301,16 +301,16 @@ class Lookup:
         raise not_made(name, " in this step", maker, position, self.frames.address(name, value), value, whose)
 
     def _is_of_here(self, value: Value, position: int) -> bool:
-        return not self.frames.whose(value, position) or value.op is None or value.op.part.kind != GRADIENT_PASS
+        return not self.frames.whose(value, position) or value.op is None or value.op.pass_.kind != GRADIENT_PASS
 
     def _loss(self, name: str, position: int) -> Held | None:
         """`loss` means what the pass differentiates, whatever the program calls it."""
         if name != "loss":
             return None
-        part = next((p for p in reversed(self.tape.passes) if p.loss is not None and p.start <= position), None)
-        if part is None or part.loss is None:
+        pass_ = next((p for p in reversed(self.tape.passes) if p.loss is not None and p.start <= position), None)
+        if pass_ is None or pass_.loss is None:
             return None
-        loss = part.loss
+        loss = pass_.loss
         if loss.op is not None and loss.op.position >= position:
             raise not_made("loss", " in this step", loss.op, position)
         return Held(loss, "", self.frames.whose(loss, position))
@@ -328,20 +328,22 @@ class Lookup:
         if value.inside is not None:
             return self._gradient_inside(value, name, value.inside, position)
         found = self.passes_of(value, position)
-        for part, target in found:
-            grads = part.grads.get(target.canonical)
+        for pass_, target in found:
+            grads = pass_.grads.get(target.canonical)
             if not grads:
                 continue
             before = [grad for grad in grads if grad.op is None or grad.op.position < position]
             last = before[-1] if before else None
             whose = (
-                "" if last is None or (value.op is not None and value.op.part is part) else self._whose(part, position)
+                ""
+                if last is None or (value.op is not None and value.op.pass_ is pass_)
+                else self._whose(pass_, position)
             )
             if last is not None and not whose:
                 return last
             ahead = grads[-1].op if last is None else None
             if last is None:
-                last, whose = self._older(found, part, position)
+                last, whose = self._older(found, pass_, position)
             address = "" if last is None else last.op.label if last.op is not None else ""
             where = " in this step" if last is not None else ""
             raise not_made(f"{GRADIENT_SIGN}{name}", where, ahead, position, address, last, whose)
@@ -349,15 +351,15 @@ class Lookup:
 
     def _gradient_inside(self, value: Value, name: str, inside: Inside, position: int) -> Value:
         """Return the gradient of what a call differentiated with respect to a value inside of it."""
-        part: Pass | None = inside
-        while isinstance(part, Inside):
-            grads = part.grads.get(value.canonical)
+        pass_: Pass | None = inside
+        while isinstance(pass_, Inside):
+            grads = pass_.grads.get(value.canonical)
             if grads:
                 before = [grad for grad in grads if grad.op is None or grad.op.position < position]
                 if before:
                     return before[-1]
                 raise not_made(f"{sign_of(grads[-1])}{name}", "", grads[-1].op, position)
-            part = part.within
+            pass_ = pass_.within
         raise NoGradient(f"no gradient is known with respect to {name}: {lies_inside(inside)}", value)
 
     def name_here(self, value: Value, position: int) -> str:
@@ -371,45 +373,45 @@ class Lookup:
         parameter enters each pass as a leaf of its own."""
         own = self.names.identity(value)
         found: list[tuple[Pass, Value]] = []
-        for part in reversed(self.tape.passes):
-            if part.kind != GRADIENT_PASS or part.start > position:
+        for pass_ in reversed(self.tape.passes):
+            if pass_.kind != GRADIENT_PASS or pass_.start > position:
                 continue
-            for target in (value, *part.wrt):
+            for target in (value, *pass_.wrt):
                 same = self.names.stands_for(target, value)
                 if not same and own is not None and target.label is not None:
                     same = self.names.identity(target) == own
                 elif not same and own is None and isinstance(value, Leaf) and value.label is not None:
                     same = target.label == value.label and self.names.identity(target) is None
-                if same and (part.grads.get(target.canonical) or target in part.wrt):
-                    found.append((part, target))
+                if same and (pass_.grads.get(target.canonical) or target in pass_.wrt):
+                    found.append((pass_, target))
                     break
         return found
 
-    def _whose(self, part: Pass, position: int) -> str:
-        return self.frames.whose_step(part.start, position)
+    def _whose(self, pass_: Pass, position: int) -> str:
+        return self.frames.whose_step(pass_.start, position)
 
-    def _older(self, found: list[tuple[Pass, Value]], part: Pass, position: int) -> tuple[Value | None, str]:
+    def _older(self, found: list[tuple[Pass, Value]], pass_: Pass, position: int) -> tuple[Value | None, str]:
         """Return the gradient that the step before gave a parameter."""
-        for other, target in found[[one[0] for one in found].index(part) + 1 :]:
+        for other, target in found[[one[0] for one in found].index(pass_) + 1 :]:
             grads = other.grads.get(target.canonical)
             if grads:
                 return grads[-1], self._whose(other, position)
         return None, ""
 
     def _why_none(self, value: Value, name: str, position: int) -> str:
-        part = self._gradient_pass_of(value, position)
-        if part is None:
+        pass_ = self._gradient_pass_of(value, position)
+        if pass_ is None:
             return f"no gradient was taken with respect to {name}: it is in no gradient pass"
         return f"there is no gradient with respect to {name}"
 
     def _gradient_pass_of(self, value: Value, position: int) -> Pass | None:
         """Return the pass of a value; of several that take it, the last one that has begun."""
-        if value.op is not None and value.op.part.kind == GRADIENT_PASS:
-            return value.op.part
-        parts = [op.part for op in self.tape.consumers(value) if op.part.kind == GRADIENT_PASS]
-        parts += [part for part in self.tape.passes if value in part.wrt][:1]
-        before = [part for part in parts if part.start <= position]
-        return before[-1] if before else next(iter(parts), None)
+        if value.op is not None and value.op.pass_.kind == GRADIENT_PASS:
+            return value.op.pass_
+        passes = [op.pass_ for op in self.tape.consumers(value) if op.pass_.kind == GRADIENT_PASS]
+        passes += [pass_ for pass_ in self.tape.passes if value in pass_.wrt][:1]
+        before = [pass_ for pass_ in passes if pass_.start <= position]
+        return before[-1] if before else next(iter(passes), None)
 
     def by_words(self, text: str, position: int, scope: Activation | _Here | None = HERE) -> Value:
         """Return a value by anything that names one: `z1`, `z1@12`, `#12`, `∂L/∂z1`, `layers.0.weight`.
@@ -455,5 +457,5 @@ def _several(steps: int) -> str:
 
 
 def _part_of(tape: Tape, position: int) -> int:
-    part = tape.pass_at(position)
-    return part.number if part is not None else 0
+    pass_ = tape.pass_at(position)
+    return pass_.number if pass_ is not None else 0

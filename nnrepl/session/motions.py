@@ -90,8 +90,8 @@ class Motions(Reading):
 
     def next_pass(self, count: int = 1) -> None:
         """Go to the first op of the next pass, or the `count`-th from here."""
-        part = self.part
-        self.forward(goals.NextPass(count if part is None else part.number + count))
+        pass_ = self.pass_
+        self.forward(goals.NextPass(count if pass_ is None else pass_.number + count))
 
     def next_step(self, count: int = 1) -> None:
         """Go to the first op of the next training step, or the `count`-th from here."""
@@ -105,8 +105,8 @@ class Motions(Reading):
 
     def back_pass(self, count: int = 1) -> None:
         """Go back to the first op of the pass before this one, or `count` passes."""
-        part = self.part
-        number = 0 if part is None else part.number - count
+        pass_ = self.pass_
+        number = 0 if pass_ is None else pass_.number - count
         found = [other for other in self.tape.passes if other.number <= number and len(other)]
         self.arrive(found[-1].start if found else 0, "" if found else START_OF_TAPE)
 
@@ -259,13 +259,13 @@ class Motions(Reading):
 
     def rewind(self) -> None:
         """Go back to the first op of this pass; from there, of the one before."""
-        tape, part = self.tape, self.part
-        if part is None:
+        tape, pass_ = self.tape, self.pass_
+        if pass_ is None:
             self.arrive(0, START_OF_TAPE)
             return
-        if self.cursor == part.start:
-            part = tape.passes[max(tape.passes.index(part) - 1, 0)]
-        self.arrive(part.start, START_OF_TAPE if part.start == self.cursor else "")
+        if self.cursor == pass_.start:
+            pass_ = tape.passes[max(tape.passes.index(pass_) - 1, 0)]
+        self.arrive(pass_.start, START_OF_TAPE if pass_.start == self.cursor else "")
 
     def next_cell(self, count: int = 1) -> None:
         """Go to the first op of the next cell of a notebook that makes ops, or of the `count`-th from here.

@@ -56,7 +56,7 @@ def rests(session: Standing) -> bool:
         return False
     if _needed_from(session) <= 1:
         return False
-    return all(part.kind != GRADIENT_PASS for part in tape.passes)
+    return all(pass_.kind != GRADIENT_PASS for pass_ in tape.passes)
 
 
 _EVALUATIONS = 3
@@ -97,7 +97,7 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
     now, needed = session.course.now, _needed_from(session)
     if isinstance(now, Going) and now.interrupted:
         needed = len(session.tape.steps) + 1  # the step is done first: its beginning has not been recorded
-    return needed == sys.maxsize or len(session.tape.steps) + (op.part.kind == UPDATE_PASS) < needed
+    return needed == sys.maxsize or len(session.tape.steps) + (op.pass_.kind == UPDATE_PASS) < needed
 
 
 def _look_out(session: Standing) -> None:
@@ -148,8 +148,8 @@ def _by_optimizer(session: Standing, step: int) -> bool:
     steps = session.tape.steps
     updates = steps[step - 1].updates if 0 < step <= len(steps) else []
     return bool(updates) and all(
-        any(op.operation.kind == "closed" or (op.scope is not None and op.scope.updating) for op in part.ops)
-        for part in updates
+        any(op.operation.kind == "closed" or (op.scope is not None and op.scope.updating) for op in pass_.ops)
+        for pass_ in updates
     )
 
 
@@ -253,8 +253,8 @@ def not_updated(session: Standing) -> None:
 def _sums_up(tape: Tape) -> bool:
     """Whether gradient calls follow each other in a step that is recorded and updates the weights once."""
     for step in tape.steps:
-        kinds = [part.kind for part in step.passes if part.kind == GRADIENT_PASS or part in step.updates]
-        recorded = any(not isinstance(op, ClosedOp) for part in step.passes for op in part.ops)
+        kinds = [pass_.kind for pass_ in step.passes if pass_.kind == GRADIENT_PASS or pass_ in step.updates]
+        recorded = any(not isinstance(op, ClosedOp) for pass_ in step.passes for op in pass_.ops)
         if recorded and UPDATE_PASS in kinds:
             return kinds[:2] == [GRADIENT_PASS, GRADIENT_PASS]
     return False

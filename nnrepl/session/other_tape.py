@@ -23,12 +23,12 @@ def check_kind(value: Value, name: str, new: Any) -> None:
 
 def refusal(old: Tape, new: Tape, position: int) -> str | None:
     """Why an edit cannot stay: the op that takes it raises, and nothing had been wrong before."""
-    part = new.passes[-1] if new.passes else None
-    if part is None or part.error is None or (old.passes and old.passes[-1].error is not None):
+    pass_ = new.passes[-1] if new.passes else None
+    if pass_ is None or pass_.error is None or (old.passes and old.passes[-1].error is not None):
         return None
     op = new.ops[-1]
     changed = {value for edit in new.ops[position:] if edit in new.notes.edits for value in edit.outputs}
-    changed.update([leaf for leaf in part.wrt if leaf.origin in changed])
+    changed.update([leaf for leaf in pass_.wrt if leaf.origin in changed])
     if op.error is None or changed.isdisjoint(op.inputs):
         return None
     return f"{op.label} {op.name} refuses it ({str(op.error).splitlines()[0]})"

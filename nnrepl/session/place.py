@@ -67,8 +67,8 @@ class Place:
         find = find or self._find_on(tape)
         if self.is_bounded(tape):
             return find(*self.span(tape, 0, len(tape) + 1), False)
-        part = tape.pass_at(cursor)
-        here = None if part is None else find(part.start, len(tape) if part.open else part.end, False)
+        pass_ = tape.pass_at(cursor)
+        here = None if pass_ is None else find(pass_.start, len(tape) if pass_.open else pass_.end, False)
         if here is None:
             step = tape.steps.at(cursor)
             here = find(step.start, step.end, False)
@@ -103,8 +103,8 @@ def passes_between(tape: Tape, start: int, end: int) -> list[Pass]:
     """Return the passes that have ops in a range."""
     first = max(bisect_right(tape.passes, start, key=_start_of) - 1, 0)
     found = tape.passes[first : bisect_left(tape.passes, end, key=_start_of)]
-    return [part for part in found if part.open or part.end > start]
+    return [pass_ for pass_ in found if pass_.open or pass_.end > start]
 
 
-def _start_of(part: Pass) -> int:
-    return part.start
+def _start_of(pass_: Pass) -> int:
+    return pass_.start

@@ -275,7 +275,7 @@ def _in_file(file: str, name: str, here: Here) -> Place:
 def _named(word: str, here: Here) -> Place:
     """Return a word: what Python would say here first, then what MLX calls it. `layers[0]` is `layers.0`."""
     word = dotted(word)
-    if here.names.versions(word) or (word == "loss" and any(part.loss is not None for part in here.tape.passes)):
+    if here.names.versions(word) or (word == "loss" and any(pass_.loss is not None for pass_ in here.tape.passes)):
         return Written(word, word, here.names)
     for reader in (_defined, _module, _operation, _library, _inside, _assigned):
         place = reader(word, here)

@@ -85,9 +85,9 @@ class Phase(Place):
 
     def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
         found = []
-        for part in passes_between(tape, start, end):
-            at = part.backward if self.title == BACKWARD and part.kind == GRADIENT_PASS else part.start
-            if at < len(tape) and tape.ops[at].part.outermost is part and tape.ops[at].outer_phase == self.title:
+        for pass_ in passes_between(tape, start, end):
+            at = pass_.backward if self.title == BACKWARD and pass_.kind == GRADIENT_PASS else pass_.start
+            if at < len(tape) and tape.ops[at].pass_.outermost is pass_ and tape.ops[at].outer_phase == self.title:
                 found.append(at)
         return ordered(found, start, end, reverse)
 
@@ -106,16 +106,16 @@ class PassStart(Place):
         self.number = number
 
     def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
-        parts = [part for part in passes_between(tape, start, end) if part.number == self.number]
-        return ordered([part.start for part in parts if part.start < len(tape)], start, end, reverse)
+        passes = [pass_ for pass_ in passes_between(tape, start, end) if pass_.number == self.number]
+        return ordered([pass_.start for pass_ in passes if pass_.start < len(tape)], start, end, reverse)
 
     def holds(self, tape: Tape, at: int) -> bool:
-        return at < len(tape) and tape.ops[at].part.number == self.number
+        return at < len(tape) and tape.ops[at].pass_.number == self.number
 
     def span(self, tape: Tape, start: int, end: int) -> tuple[int, int]:
-        for part in tape.passes:
-            if part.number == self.number:
-                return max(start, part.start), min(end, len(tape) if part.open else part.end)
+        for pass_ in tape.passes:
+            if pass_.number == self.number:
+                return max(start, pass_.start), min(end, len(tape) if pass_.open else pass_.end)
         return start, end
 
     def gone(self, tape: Tape) -> str:
@@ -155,17 +155,17 @@ class Written(Place):
         on; and some others."""
         versions = self._names.versions(self.name)
         if not versions and self.name == "loss":
-            parts = passes_between(tape, start, len(tape) + 1)
-            versions = [(part.start, part.loss) for part in parts if part.loss is not None]
+            passes = passes_between(tape, start, len(tape) + 1)
+            versions = [(pass_.start, pass_.loss) for pass_ in passes if pass_.loss is not None]
         elif not self._gradient:
             versions = versions[bisect_left(versions, start, key=lambda version: version[0]) :]
         for position, value in versions:
             if not self._gradient:
                 yield value
                 continue
-            part = tape.pass_at(position if isinstance(value, Leaf) else position - 1)
-            if part is not None:
-                yield from part.grads.get(value.canonical, ())
+            pass_ = tape.pass_at(position if isinstance(value, Leaf) else position - 1)
+            if pass_ is not None:
+                yield from pass_.grads.get(value.canonical, ())
 
 
 class Called(Place):
@@ -264,7 +264,7 @@ def _after(made: Written, tape: Tape, start: int) -> Iterator[int]:
 def _moves_on(tape: Tape, at: int) -> bool:
     """Whether variables of the program can have another value at a position than at the one before."""
     op = tape.ops[at]
-    return op.position == op.part.start or op.part.kind in (RUN_PASS, SETUP_PASS) or op.phase == FORWARD
+    return op.position == op.pass_.start or op.pass_.kind in (RUN_PASS, SETUP_PASS) or op.phase == FORWARD
 
 
 def operation_is(op: Op, name: str) -> bool:

@@ -168,7 +168,7 @@ class Reading:
         return self.op or (self.tape.ops[-1] if self.tape.ops else None)
 
     @property
-    def part(self) -> Pass | None:
+    def pass_(self) -> Pass | None:
         """The pass in which the cursor stands."""
         return self.tape.pass_at(self.cursor)
 
@@ -228,6 +228,6 @@ class Reading:
             self.expressions.lookup = self.lookup
             self.tape.stand(self.cursor)
 
-    def loss_of(self, part: Pass) -> Value | None:
+    def loss_of(self, pass_: Pass) -> Value | None:
         """Return the loss of a gradient pass."""
-        return part.loss if part.kind == GRADIENT_PASS else None
+        return pass_.loss if pass_.kind == GRADIENT_PASS else None

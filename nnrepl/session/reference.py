@@ -80,18 +80,18 @@ class Verdict:
 
 
 def compare(
-    matches: Sequence[Match], read: Callable[[str], mx.array], part: Stretch, tolerance: float | None = None
+    matches: Sequence[Match], read: Callable[[str], mx.array], stretch: Stretch, tolerance: float | None = None
 ) -> Verdict:
     """Measure all pairs, in batches; the values have been evaluated.
 
     Args:
         matches: The pairs, in order of execution.
         read: Gives a reference by its key.
-        part: The pass in which they lie.
+        stretch: The pass in which they lie.
         tolerance: As a share of the largest magnitude of each reference; None for 1e-5, or more where the dtype
             is coarser than that.
     """
-    matches, undecided = _decided(matches, read, part, tolerance)
+    matches, undecided = _decided(matches, read, stretch, tolerance)
     compared: list[Compared] = []
     for start in range(0, len(matches), _BATCH):
         compared.extend(_measure(matches[start : start + _BATCH], read, tolerance))
@@ -100,13 +100,13 @@ def compare(
     if first is None:
         return Verdict(compared, None, [], [], undecided)
     sure = {one.value for one in compared if not one.differs}
-    ops = region(first.value, sure, part)
+    ops = region(first.value, sure, stretch)
     hints = [] if first.distance is None else hints_of(first.value.array, _arranged(first, read(first.match.key)))
     return Verdict(compared, first, ops, hints, undecided)
 
 
 def _decided(
-    matches: Sequence[Match], read: Callable[[str], mx.array], part: Stretch, tolerance: float | None
+    matches: Sequence[Match], read: Callable[[str], mx.array], stretch: Stretch, tolerance: float | None
 ) -> tuple[list[Match], dict[str, str]]:
     """One value for each array: of several of one name, the one that agrees; else the last one that a variable of
     one call of a function had."""
@@ -122,12 +122,12 @@ def _decided(
             chosen.append((agreeing or [tried[-1].match])[0])
         else:
             undecided[match.key] = ambiguous(match.key, match.possible)
-    return in_order(chosen, part), undecided
+    return in_order(chosen, stretch), undecided
 
 
-def in_order(matches: list[Match], part: Stretch) -> list[Match]:
+def in_order(matches: list[Match], stretch: Stretch) -> list[Match]:
     """Return matches in order of execution."""
-    return sorted(matches, key=lambda match: order(match.value, part))
+    return sorted(matches, key=lambda match: order(match.value, stretch))
 
 
 def _measure(matches: Sequence[Match], read: Callable[[str], mx.array], tolerance: float | None) -> list[Compared]:

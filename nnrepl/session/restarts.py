@@ -138,9 +138,9 @@ class ProgramRestarts:
         recorder = self._recorder
         names = ProgramNames(run.old, run.position)
         tape = names.tape
-        part = recorder.part
-        if part is not None and tape.passes:
-            recorder.part = tape.passes[-1] = replace(part, tape=tape, end=run.position)
+        pass_ = recorder.pass_
+        if pass_ is not None and tape.passes:
+            recorder.pass_ = tape.passes[-1] = replace(pass_, tape=tape, end=run.position)
         recorder.tape = tape
         self._session.hooks.going_on(tape, run.old)
         self._session.codes.stand(run.position)

@@ -144,5 +144,5 @@ def _is_called_loss(session: Standing) -> bool:
 
 def loss_before(tape: Tape, op: ClosedOp) -> Value | None:
     """Find the loss of the gradient call before one; None where that is not known."""
-    parts = (part for part in reversed(tape.passes) if part.kind == GRADIENT_PASS and part.start < op.position)
-    return next((part.loss for part in parts), None)
+    passes = (pass_ for pass_ in reversed(tape.passes) if pass_.kind == GRADIENT_PASS and pass_.start < op.position)
+    return next((pass_.loss for pass_ in passes), None)

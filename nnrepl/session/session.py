@@ -332,8 +332,8 @@ class TapeSession(Standing):
         goal: goals.Goal = goals.RunBehind(run) if then is None else goals.At(max(len(run.expected) - 1, 0))
         if then is not None and self.changes.timelines.live.below:
             goal = goals.Ending()  # up to the cell that is new
-        if then is None and run.part:
-            goal = goals.NextPass(run.part)
+        if then is None and run.pass_number:
+            goal = goals.NextPass(run.pass_number)
         if run.opened and self.recorder is not None and isinstance(self.recorder.intake, Replay):
             goal = natively.way_back(self, run, self.recorder.intake.opening, then)
         self.course.follow(goal, then, wish.failure)

@@ -64,7 +64,7 @@ def on_tape(session: Standing, name: str) -> bool:
         name == "grad"
         or name in session.expressions.variables
         or bool(session.names.versions(name))
-        or (name == "loss" and any(part.loss is not None for part in session.tape.passes))
+        or (name == "loss" and any(pass_.loss is not None for pass_ in session.tape.passes))
         or (name == "self" and scope is not None and scope.owner is not None)
     )
 

@@ -205,7 +205,7 @@ def as_change(session: Reading, line: Parsed) -> tuple[CodeChange, PromptLine]:
         doing.made = None
         forget()
 
-    entering = any(part.start == at and part.kind == GRADIENT_PASS for part in session.tape.passes)
+    entering = any(pass_.start == at and pass_.kind == GRADIENT_PASS for pass_ in session.tape.passes)
     change = CodeChange(
         text=line.text, said=(), position=at, entering=entering, texts={}, left=(), early=False, prepare=prepare,
         take=take, give_back=lambda alive: doing.take_back(), once=True, wait=None if awaited is None else awaited.arm,
@@ -234,7 +234,7 @@ def _first_of_line(tape: Tape, cursor: int, scope: Activation | None) -> int:
     if op is None or scope is None or op.scope is scope:
         return cursor
     site, at = _site(op, scope), cursor
-    while site is not None and at > op.part.start and _site(tape.ops[at - 1], scope) == site:
+    while site is not None and at > op.pass_.start and _site(tape.ops[at - 1], scope) == site:
         at -= 1
     return at
 

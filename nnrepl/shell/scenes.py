@@ -56,9 +56,9 @@ class Scenes:
         site = own_site(op, session.skip)
         assert site is not None
         path = file_of(site.scope.code)
-        key = (id(op.part), path, len(op.part))
+        key = (id(op.pass_), path, len(op.pass_))
         if key not in self._gutters:
-            grows = op.part.open and len(op.part) >= GROWING
+            grows = op.pass_.open and len(op.pass_) >= GROWING
             self._gutters = {key: {} if grows else ops_by_line(session, path)}
         stops = {entry.text for entry in session.stops.enabled if isinstance(entry, Breakpoint)}
         return SourcePane(op, self._gutters[key], session.skip, stops, str(session.settings["theme"]))
@@ -98,9 +98,9 @@ class Scenes:
     def training(self) -> Training:
         """Return the loss so far, and the gradients by size."""
         session = self._session
-        part = last_call(session)
-        if part is not self._norms[0]:
-            self._norms = (part, {})
+        pass_ = last_call(session)
+        if pass_ is not self._norms[0]:
+            self._norms = (pass_, {})
         gradients = at_hand(session, self._norms[1])
         return Training(self._losses.so_far(), gradients, (id(session.tape), session.cursor))
 
@@ -123,7 +123,7 @@ class Scenes:
 
     def _gradient(self, op: Op, value: Value) -> list[Part]:
         """Return the gradient with respect to a value, as far as this pass has summed it up before the cursor."""
-        parts = op.part.grads.get(value.canonical, [])
+        parts = op.pass_.grads.get(value.canonical, [])
         before = [part for part in parts if part.op is None or part.op.position < self._session.cursor]
         return [self._value(before[-1], before[-1].name)] if before else []
 

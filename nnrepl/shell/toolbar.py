@@ -52,12 +52,12 @@ class Toolbar:
 
     def _make(self) -> list[ToolbarItem]:
         session = self._session
-        part, op = session.part, session.op
-        if part is None:
+        pass_, op = session.pass_, session.op
+        if pass_ is None:
             return [ToolbarItem("no op yet", 0)]
         phase = op.phase if op is not None else "end"
         strong = "class:toolbar.strong"
-        pieces = [] if part.kind == "setup" else [ToolbarItem(session.tape.steps.at(session.cursor).title, 1, strong)]
+        pieces = [] if pass_.kind == "setup" else [ToolbarItem(session.tape.steps.at(session.cursor).title, 1, strong)]
         pieces.append(ToolbarItem(phase if op is None else f"{phase} {count_text(op)}", 0, strong))
         if op is not None:
             place, module = place_text(own_source(op, session.skip)[0]), op.module

@@ -118,15 +118,15 @@ class Op(Face):
         outputs: The Values it produced.
         scope: The call of a Python function in which it was made.
         lasti: The bytecode offset in that function, from which the exact source segment is found.
-        part: The pass it belongs to.
+        pass_: The pass it belongs to.
         of: In the backward pass, the forward op that it differentiates.
         refusal: Why it cannot be computed again; "" where it can.
     """
 
-    __slots__ = ("args", "inputs", "kwargs", "lasti", "operation", "outputs", "part", "position", "scope")
+    __slots__ = ("args", "inputs", "kwargs", "lasti", "operation", "outputs", "pass_", "position", "scope")
 
     outputs: tuple[Value, ...]
-    part: Pass
+    pass_: Pass
     position: int
     scope: Activation | None
     lasti: int
@@ -145,7 +145,7 @@ class Op(Face):
     @property
     def tape(self) -> Tape:
         """The tape it stands in."""
-        return self.part.tape
+        return self.pass_.tape
 
     @property
     def index(self) -> int:
@@ -155,7 +155,7 @@ class Op(Face):
     @property
     def inner(self) -> bool:
         """Whether it lies inside of a call that MLX ran by itself, which has an op of its own."""
-        return self.part.within is not None
+        return self.pass_.within is not None
 
     @property
     def step(self) -> Step:
@@ -175,12 +175,12 @@ class Op(Face):
     @property
     def phase(self) -> str:
         """ "setup", "forward", "backward" or "update"."""
-        return self.part.phase_at(self.position)
+        return self.pass_.phase_at(self.position)
 
     @property
     def outer_phase(self) -> str:
         """The phase of the program's own pass in which it lies, also inside of a call that MLX ran by itself."""
-        return self.part.outermost.phase_at(self.position)
+        return self.pass_.outermost.phase_at(self.position)
 
     @property
     def module(self) -> str:
@@ -209,14 +209,14 @@ class Op(Face):
     def compute(self, lookup: Callable[[Value], mx.array] = _held) -> list[mx.array]:
         """Call the operation again on the arrays that `lookup` gives for its inputs; lazy, and without side
         effects on the tape. Inside of a `vmap` that is done for all samples. Returns the outputs in order."""
-        mapped = self.part.tape.notes.mapped
+        mapped = self.pass_.tape.notes.mapped
         return self.once(lookup) if self not in mapped else _for_all(self, mapped[self], lookup)
 
     def once(self, lookup: Callable[[Value], mx.array]) -> list[mx.array]:
         """Return the same, for one sample of each `vmap` around it."""
         args = [lookup(arg) if type(arg) is Value else fill(arg, lookup) for arg in self.args]
         kwargs = {key: fill(arg, lookup) for key, arg in self.kwargs.items()} if self.kwargs else self.kwargs
-        streams = self.part.tape.notes.streams
+        streams = self.pass_.tape.notes.streams
         if self in streams:
             with _stream(streams[self]):
                 result = self.operation.run(*args, **kwargs)
@@ -258,17 +258,17 @@ class ClosedOp(Op):
 
     refusal = "it ran natively and is closed"
 
-    def __init__(self, kind: str, title: str, part: Pass) -> None:
+    def __init__(self, kind: str, title: str, pass_: Pass) -> None:
         self.operation = _closed_operation(kind, title)
         self.args = self.inputs = self.outputs = ()
         self.kwargs = _NOTHING
-        self.part, self.position = part, part.start
-        self.scope, self.lasti = part.scope, part.lasti
+        self.pass_, self.position = pass_, pass_.start
+        self.scope, self.lasti = pass_.scope, pass_.lasti
 
     @property
     def is_stretch(self) -> bool:
         """Whether it is no call but a stretch of the program."""
-        return self.part.kind == RUN_PASS
+        return self.pass_.kind == RUN_PASS
 
     def compute(self, lookup: Callable[[Value], mx.array] = _held) -> list[mx.array]:
         """Raise LookupError: it cannot be computed again from what the tape holds."""

@@ -94,7 +94,7 @@ class Pass(Face):
     def forward(self) -> list[Op]:
         """Its own forward ops, without what happened inside of calls that are ops themselves."""
         ops, inner = self.tape.ops[self.start : min(self.backward, self.end)], self.within is not None
-        return [op for op in ops if (op.part is self if inner else not op.inner)]
+        return [op for op in ops if (op.pass_ is self if inner else not op.inner)]
 
     def adds_to(self, value: Value) -> Value | None:
         """Return the whole gradient of which a gradient is only a part; None where it is whole itself, or none."""
@@ -105,10 +105,10 @@ class Pass(Face):
     @property
     def outermost(self) -> Pass:
         """The pass of the tape's list in which it lies: itself, unless it is what happened inside of a call."""
-        part = self
-        while part.within is not None:
-            part = part.within
-        return part
+        pass_ = self
+        while pass_.within is not None:
+            pass_ = pass_.within
+        return pass_
 
     @property
     def step(self) -> Step:
@@ -182,23 +182,23 @@ class Inside(Pass):
         return f"<Inside {self.transform} {self.title!r} {len(self)} ops>"
 
 
-def outermost(part: Pass) -> Inside:
+def outermost(pass_: Pass) -> Inside:
     """Of the calls that MLX ran by itself in which something lies, the outermost."""
-    while isinstance(part.within, Inside):
-        part = part.within
-    assert isinstance(part, Inside)
-    return part
+    while isinstance(pass_.within, Inside):
+        pass_ = pass_.within
+    assert isinstance(pass_, Inside)
+    return pass_
 
 
 def inside_of(op: Op) -> Inside | None:
     """Return what happened inside of a call that MLX ran by itself, by the op of the call; None if that is not on the
     tape."""
-    ops = op.part.tape.ops
-    part: Pass | None = ops[op.position - 1].part if op.operation.kind == "opaque" and op.position else None
-    while isinstance(part, Inside):
-        if part.end == op.position:
-            return part
-        part = part.within
+    ops = op.pass_.tape.ops
+    pass_: Pass | None = ops[op.position - 1].pass_ if op.operation.kind == "opaque" and op.position else None
+    while isinstance(pass_, Inside):
+        if pass_.end == op.position:
+            return pass_
+        pass_ = pass_.within
     return None
 
 

@@ -52,20 +52,20 @@ class Step:
         passes = self.tape.passes
         first = bisect_right(passes, self.start, key=_start_of) - 1
         last = bisect_right(passes, self.end - 1, key=_start_of)
-        return [part for part in passes[max(first, 0) : last] if len(part) or part.open]
+        return [pass_ for pass_ in passes[max(first, 0) : last] if len(pass_) or pass_.open]
 
     @property
     def loss(self) -> Value | None:
         """What its last gradient call differentiated, None if it made none."""
-        losses = [part.loss for part in self.passes if part.kind == GRADIENT_PASS and part.loss is not None]
+        losses = [pass_.loss for pass_ in self.passes if pass_.kind == GRADIENT_PASS and pass_.loss is not None]
         return losses[-1] if losses else None
 
     @property
     def updates(self) -> list[Pass]:
         """The updates in it, in order; none yet where it is still going on."""
         passes = self.passes
-        weights = {value for part in passes for value in weights_of(part)}
-        return [part for part in passes if is_update(part, weights)]
+        weights = {value for pass_ in passes for value in weights_of(pass_)}
+        return [pass_ for pass_ in passes if is_update(pass_, weights)]
 
     def __len__(self) -> int:
         return self.end - self.start
@@ -137,10 +137,10 @@ class Steps(Sequence[Step]):
         """Whether the last step has made a gradient call."""
         self._look()
         start = self._starts[-1] if self._starts else 0
-        for part in reversed(self.tape.passes):
-            if part.end <= start:
+        for pass_ in reversed(self.tape.passes):
+            if pass_.end <= start:
                 return False
-            if part.kind == GRADIENT_PASS:
+            if pass_.kind == GRADIENT_PASS:
                 return True
         return False
 
@@ -162,30 +162,30 @@ class Steps(Sequence[Step]):
             self._starts[0] = self.tape.origin  # a change before the first op moves it
         passes, count = self.tape.passes, len(self.tape)
         while self._seen < len(passes):
-            part = passes[self._seen]
-            if part.kind != SETUP_PASS and part.start < count:
+            pass_ = passes[self._seen]
+            if pass_.kind != SETUP_PASS and pass_.start < count:
                 if not self._starts:
                     self._starts.append(self.tape.origin)
                 if self._updated is not None:
-                    self._cut(_last_of(self._updated), part, count if part.open else part.end)
-            if part.open:
+                    self._cut(_last_of(self._updated), pass_, count if pass_.open else pass_.end)
+            if pass_.open:
                 return
-            self._end(part)
+            self._end(pass_)
             self._seen += 1
 
-    def _cut(self, update: Op, part: Pass, end: int) -> None:
+    def _cut(self, update: Op, pass_: Pass, end: int) -> None:
         """Find where a new step begins in a pass after an update, if it does. Ops at the top level may be of two
         turns of the training loop and still be one pass."""
-        if part.kind == UPDATE_PASS:
+        if pass_.kind == UPDATE_PASS:
             return
         ops = self.tape.ops
         places: list[tuple[int, Activation | None, int]]
-        if part.kind == GRADIENT_PASS and part.scope is not None:
-            places = [(part.start, part.scope, part.lasti)]
+        if pass_.kind == GRADIENT_PASS and pass_.scope is not None:
+            places = [(pass_.start, pass_.scope, pass_.lasti)]
         else:
-            last = part.start + 1 if part.kind == GRADIENT_PASS else end
+            last = pass_.start + 1 if pass_.kind == GRADIENT_PASS else end
             inserted = self.tape.notes.inserted  # what the user puts in belongs to what it stands behind
-            fresh = [at for at in range(max(part.start, self._looked), last) if ops[at] not in inserted]
+            fresh = [at for at in range(max(pass_.start, self._looked), last) if ops[at] not in inserted]
             places = [(at, ops[at].scope, ops[at].lasti) for at in fresh]
         self._looked = end
         for at, scope, lasti in places:
@@ -195,39 +195,39 @@ class Steps(Sequence[Step]):
                 self._updated = None
                 return
 
-    def _end(self, part: Pass) -> None:
-        self._weights.update(weights_of(part))
-        if is_update(part, self._weights):
-            self._updated = part
+    def _end(self, pass_: Pass) -> None:
+        self._weights.update(weights_of(pass_))
+        if is_update(pass_, self._weights):
+            self._updated = pass_
 
 
-def weights_of(part: Pass) -> Iterator[Value]:
+def weights_of(pass_: Pass) -> Iterator[Value]:
     """Yield what a gradient call differentiated with respect to, as the program knows it and as the call does."""
-    for leaf in part.wrt:
+    for leaf in pass_.wrt:
         yield leaf
         if leaf.origin is not None:
             yield leaf.origin
 
 
-def is_update(part: Pass, weights: Set[Value]) -> bool:
+def is_update(pass_: Pass, weights: Set[Value]) -> bool:
     """Whether a pass changes weights: an optimizer's update, or arithmetic by hand on a weight and its gradient.
     Sums of gradients, their norm and the like are made between gradient calls as well, and are none.
 
     Args:
         weights: What the gradient calls of this step differentiated with respect to (see `weights_of`).
     """
-    if part.kind != UPDATE_PASS:
+    if pass_.kind != UPDATE_PASS:
         return False
     return any(
         op.operation.kind == "closed" or (op.scope is not None and op.scope.updating) or _reads(op, weights)
-        for op in part.ops
-        if op not in part.tape.notes.inserted
+        for op in pass_.ops
+        if op not in pass_.tape.notes.inserted
     )
 
 
-def _last_of(part: Pass) -> Op:
+def _last_of(pass_: Pass) -> Op:
     """Return the last op of the program's in a pass: what the user puts in after it stands at its end."""
-    ops, inserted = part.ops, part.tape.notes.inserted
+    ops, inserted = pass_.ops, pass_.tape.notes.inserted
     return next((op for op in reversed(ops) if op not in inserted), ops[-1])
 
 
@@ -314,5 +314,5 @@ def _is_in_loop(code: CodeType, at: int) -> bool:
     return any(first <= at <= last for first, last in _flow(code)[1])
 
 
-def _start_of(part: Pass) -> int:
-    return part.start
+def _start_of(pass_: Pass) -> int:
+    return pass_.start

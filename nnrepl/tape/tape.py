@@ -87,7 +87,7 @@ class Tape:
     def closed(self) -> bool:
         """Whether calls lie on it that ran natively and have not been opened."""
         ops = self.ops
-        return any(isinstance(ops[part.start], ClosedOp) for part in self.passes if len(part) == 1)
+        return any(isinstance(ops[pass_.start], ClosedOp) for pass_ in self.passes if len(pass_) == 1)
 
     def fork(self, position: int, names: Namer) -> Tape:
         """Return a new tape that shares everything before `position`: the ops, the values, what is noted about them,
@@ -96,8 +96,8 @@ class Tape:
         twin = self.apart(names)
         twin.ops = self.ops[:position]
         twin.bindings = self.bindings.fork(position)
-        before = [part for part in self.passes if part.start < position and len(part)]
-        twin.passes = [part if part.end <= position else replace(part, end=position) for part in before]
+        before = [pass_ for pass_ in self.passes if pass_.start < position and len(pass_)]
+        twin.passes = [pass_ if pass_.end <= position else replace(pass_, end=position) for pass_ in before]
         twin.marks = [mark for mark in self.marks if mark.position < position]
         twin.compiled = [span for span in self.compiled if span[1] <= position]
         twin.late = {at for at in self.late if at < position}
@@ -204,8 +204,8 @@ class Tape:
         return value.held
 
 
-def _start_of(part: Pass) -> int:
-    return part.start
+def _start_of(pass_: Pass) -> int:
+    return pass_.start
 
 
 class OpSequence(Face, Sequence[Op]):

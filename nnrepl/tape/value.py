@@ -61,7 +61,7 @@ class Value(Face):
     def tape(self) -> Tape:
         """The tape that this value belongs to."""
         assert self.op is not None
-        return self.op.part.tape
+        return self.op.pass_.tape
 
     @property
     def label(self) -> str | None:
@@ -129,8 +129,8 @@ class Value(Face):
         """The call that MLX ran by itself in which it lies, the innermost; None if it lies in none."""
         if self.op is None:
             return self.tape.notes.entered.get(self)
-        part = self.op.part
-        return None if part.within is None else part  # type: ignore[return-value]
+        pass_ = self.op.pass_
+        return None if pass_.within is None else pass_  # type: ignore[return-value]
 
     def forget(self) -> None:
         """Let go of the array and keep its shape and dtype; the op can make it again."""

@@ -129,11 +129,11 @@ def _side_by_side(before: Tape, after: Tape) -> Iterator[tuple[Op, Op]]:
 
 def _losses(step: Step) -> Iterator[Op]:
     """Yield what made the losses of a step, as far as they are known: from the first that is not, nothing more."""
-    for part in step.passes:
-        if part.kind == GRADIENT_PASS:
-            if part.loss is None or part.loss.op is None:
+    for pass_ in step.passes:
+        if pass_.kind == GRADIENT_PASS:
+            if pass_.loss is None or pass_.loss.op is None:
                 return
-            yield part.loss.op
+            yield pass_.loss.op
 
 
 def ends_first(before: Tape, after: Tape) -> tuple[Tape, Op] | None:
@@ -184,7 +184,7 @@ def candidates(pairs: Sequence[tuple[Op, Op]]) -> list[tuple[Op, Op, Value, Valu
 
 def _leaves(pairs: Sequence[tuple[Op, Op]]) -> dict[Value, Value]:
     """Return the leaves of the passes in which paired ops lie, side by side."""
-    passes = {id(a.part): (a.part, b.part) for a, b in pairs}
+    passes = {id(a.pass_): (a.pass_, b.pass_) for a, b in pairs}
     return {old: new for a, b in passes.values() for old, new in zip(a.wrt, b.wrt)}
 
 

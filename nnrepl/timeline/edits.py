@@ -136,15 +136,15 @@ def _as_array(result: Any, target: Value, name: str) -> mx.array:
 def _apart(recorder: Recorder, tape: Tape) -> Iterator[Tape]:
     """Record on a piece of tape of its own."""
     scratch = tape.apart(tape.names)
-    part = Pass(scratch, -1, RUN_PASS, "edit", 0)
-    before = recorder.tape, recorder.part, recorder.differentiating, recorder.listener, recorder.intake, recorder.mode
+    pass_ = Pass(scratch, -1, RUN_PASS, "edit", 0)
+    before = recorder.tape, recorder.pass_, recorder.differentiating, recorder.listener, recorder.intake, recorder.mode
     try:
-        recorder.tape, recorder.part, recorder.differentiating = scratch, part, 1
+        recorder.tape, recorder.pass_, recorder.differentiating = scratch, pass_, 1
         recorder.listener, recorder.intake, recorder.mode = None, RECORDING, RECORD
         yield scratch
     finally:
         (
-            recorder.tape, recorder.part, recorder.differentiating, recorder.listener, recorder.intake, recorder.mode,
+            recorder.tape, recorder.pass_, recorder.differentiating, recorder.listener, recorder.intake, recorder.mode,
         ) = before  # fmt: skip
 
 
@@ -162,7 +162,7 @@ def place_of(tape: Tape, target: Value, cursor: int | None = None) -> tuple[Valu
     the cursor on (without a cursor, from where it was made).
     """
     while True:
-        entered = next((part for part in tape.passes if target in part.wrt), None)
+        entered = next((pass_ for pass_ in tape.passes if target in pass_.wrt), None)
         if entered is not None and target.origin is not None:
             if cursor is not None and cursor >= entered.end:  # its pass is over, and has taken it as it was
                 return target, cursor
@@ -172,8 +172,8 @@ def place_of(tape: Tape, target: Value, cursor: int | None = None) -> tuple[Valu
             break
         target, cursor = before
     if target.op is None:
-        part = None if cursor is None else tape.pass_at(cursor)
-        return target, 0 if part is None else part.start
+        pass_ = None if cursor is None else tape.pass_at(cursor)
+        return target, 0 if pass_ is None else pass_.start
     made = target.op.position + 1
     return target, before_call(tape, made if cursor is None else max(cursor, made))
 
@@ -188,7 +188,7 @@ def before_call(tape: Tape, position: int) -> int:
 def _before(tape: Tape, value: Value, cursor: int | None = None) -> tuple[Value, int | None] | None:
     """Return what a value of a second run is in the first, and where the cursor would be there; None if it is of
     none."""
-    if isinstance(value, Leaf) and value.origin is not None and not any(value in part.wrt for part in tape.passes):
+    if isinstance(value, Leaf) and value.origin is not None and not any(value in pass_.wrt for pass_ in tape.passes):
         return value.origin, cursor
     return in_first_run(tape, value, cursor)
 

@@ -143,7 +143,7 @@ class History:
         """Note the leaves of the passes since the last time, by what they continue."""
         passes = self.tape.passes
         fresh, self._noted_passes = passes[self._noted_passes :], max(len(passes) - 1, 0)
-        for leaf in [leaf for part in fresh for leaf in part.wrt]:
+        for leaf in [leaf for pass_ in fresh for leaf in pass_.wrt]:
             if leaf.origin is not None and leaf not in self._leaves.get(leaf.origin, ()):
                 self._handed_on.add(leaf.origin)
                 self._leaves.setdefault(leaf.origin, []).append(leaf)

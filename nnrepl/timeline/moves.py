@@ -54,25 +54,27 @@ def _runs_on(tape: Tape, at: int, scope: Activation | None) -> bool:
         return True
     if was.lasti == now.lasti:  # the same call goes on; a loop in one line calls anew
         same = before.scope is op.scope or _call_in(before, scope) is _call_in(op, scope)
-        return same or op in [part.call for part in _insides(before)]
+        return same or op in [pass_.call for pass_ in _insides(before)]
     return was.lasti < now.lasti
 
 
 def _phase(op: Op, scope: Activation | None) -> tuple[Pass, str]:
     """Return the pass of an op and its phase there, as seen from a call: for who stands outside of a call that MLX ran
     by itself, what happens inside belongs to the pass around it."""
-    part = op.part
-    while part.within is not None and (scope is None or scope is part.scope or not _is_called_from(scope, part.scope)):
-        part = part.within
-    return part, part.phase_at(op.position)
+    pass_ = op.pass_
+    while pass_.within is not None and (
+        scope is None or scope is pass_.scope or not _is_called_from(scope, pass_.scope)
+    ):
+        pass_ = pass_.within
+    return pass_, pass_.phase_at(op.position)
 
 
 def _insides(op: Op) -> Iterator[Inside]:
     """Yield the calls that MLX ran by itself in which an op lies."""
-    part: Pass | None = op.part
-    while isinstance(part, Inside):
-        yield part
-        part = part.within
+    pass_: Pass | None = op.pass_
+    while isinstance(pass_, Inside):
+        yield pass_
+        pass_ = pass_.within
 
 
 def _is_called_from(scope: Activation, caller: Activation | None) -> bool:
@@ -96,7 +98,7 @@ def standing(
     if (
         position >= len(tape)
         or before >= len(tape)
-        or tape.ops[position].part.outermost is not tape.ops[before].part.outermost
+        or tape.ops[position].pass_.outermost is not tape.ops[before].pass_.outermost
     ):
         return None
     found = stood = scope or _scope(tape, before, skip)

@@ -72,8 +72,8 @@ class Timeline:
             return []
         start = self.edit.position + len(self.edit.ops)
         leaves: dict[Value, list[Value]] = {}
-        for part in self.tape.passes:
-            for leaf in part.wrt:
+        for pass_ in self.tape.passes:
+            for leaf in pass_.wrt:
                 if leaf.origin is not None:
                     leaves.setdefault(leaf.origin, []).append(leaf)
         changed: set[Value] = set()

@@ -35,29 +35,29 @@ class Folded:
     """A pass, folded. Lines are made as they are asked for.
 
     Args:
-        part: The pass.
+        pass_: The pass.
         cursor: Where the user stands: the module of the op there is unfolded.
         wanted: A module to unfold, "all" for everything, "" for what is around the cursor.
     """
 
-    def __init__(self, part: Pass, cursor: int, wanted: str = "") -> None:
+    def __init__(self, pass_: Pass, cursor: int, wanted: str = "") -> None:
         self._cursor = cursor
-        self._part = part
+        self._pass = pass_
         self._paths: dict[int, tuple[str, ...]] = {}
-        self._all = wanted == "all" or (not wanted and len(part) <= SHORT)
+        self._all = wanted == "all" or (not wanted and len(pass_) <= SHORT)
         self._open: set[tuple[str, ...]] = {()}
-        here = part.tape.ops[cursor] if cursor < len(part.tape) else None
+        here = pass_.tape.ops[cursor] if cursor < len(pass_.tape) else None
         for path in (units(wanted), self._path(here) if here is not None else ()):
             self._open.update(path[:count] for count in range(len(path) + 1))
-        if wanted and not self._all and not any(self._inside(op, units(wanted)) for op in part.ops):
-            raise UserError(f"no op of {part.address} is in a module {wanted}; ops pass lists them")
+        if wanted and not self._all and not any(self._inside(op, units(wanted)) for op in pass_.ops):
+            raise UserError(f"no op of {pass_.address} is in a module {wanted}; ops pass lists them")
 
     def _inside(self, op: Op, path: tuple[str, ...]) -> bool:
         return self._path(op)[: len(path)] == path
 
     def _path(self, op: Op) -> tuple[str, ...]:
         """Return the module of an op; one call of a function lies in one module, but for an update."""
-        if op.part.kind == UPDATE_PASS or op.scope is None:
+        if op.pass_.kind == UPDATE_PASS or op.scope is None:
             return units(op.module)
         key = id(op.scope)
         if key not in self._paths:
@@ -82,10 +82,10 @@ class Folded:
             yield run
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        ops = self._part.ops
+        ops = self._pass.ops
         folded = False
-        for block in _phases(self._part):
-            yield Text(f"{block_title(block[0], self._part)} · {len(block)} ops", style="heading")
+        for block in _phases(self._pass):
+            yield Text(f"{block_title(block[0], self._pass)} · {len(block)} ops", style="heading")
             numbers, names = len(block[-1].label), name_width(block)
             for run in self.runs(block):
                 if len(run.ops) == 1:
@@ -93,7 +93,7 @@ class Folded:
                 else:
                     folded = True
                     yield self._folded(run, options.max_width)
-        if self._cursor >= len(self._part.tape) and ops and ops[-1] is self._part.tape.ops[-1]:
+        if self._cursor >= len(self._pass.tape) and ops and ops[-1] is self._pass.tape.ops[-1]:
             yield Text("▶ (end)", style="source.current")
         if folded:
             yield Text("ops MODULE unfolds one, ops all everything", style="hint")
@@ -114,15 +114,15 @@ class Folded:
         return row
 
 
-def _phases(part: Pass) -> list[list[Op]]:
+def _phases(pass_: Pass) -> list[list[Op]]:
     """Return the ops of a pass, forward and backward apart."""
-    ops = part.ops
-    cut = part.backward - part.start if part.kind == GRADIENT_PASS else len(ops)
+    ops = pass_.ops
+    cut = pass_.backward - pass_.start if pass_.kind == GRADIENT_PASS else len(ops)
     return [block for block in (ops[:cut], ops[cut:]) if block]
 
 
-def pass_listing(part: Pass | None, cursor: int, wanted: str = "") -> RenderableType:
+def pass_listing(pass_: Pass | None, cursor: int, wanted: str = "") -> RenderableType:
     """Every op of the pass in which the cursor stands, folded by module. Raises UserError for an unknown one."""
-    if part is None or not len(part):
+    if pass_ is None or not len(pass_):
         return Text("nothing has been recorded yet", style="hint")
-    return Folded(part, cursor, wanted)
+    return Folded(pass_, cursor, wanted)

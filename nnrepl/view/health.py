@@ -31,10 +31,10 @@ def health_view(report: Report) -> RenderableType:
 
 def _clean_bill(report: Report) -> list[Said]:
     """Say that nothing was found, and in what."""
-    part = report.part
+    pass_ = report.pass_
     clean = not report.warnings and report.looked > 0
     return say(Claim("health: clean", lambda: clean, lambda: (
-        f"nothing is wrong with {part.address} · {part.title}: {report.checks} checks, "
+        f"nothing is wrong with {pass_.address} · {pass_.title}: {report.checks} checks, "
         f"{counted(report.looked, 'tensor')}")))  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def _unseen(report: Report) -> list[str]:
     if not report.looked and not report.unsafe:
         lines.append("No tensor was looked at: none that was differentiated has a number.")
     if report.others:
-        lines.append(f"Not looked at: {counted(report.others, 'other gradient call')} of {report.part.step.title}.")
+        lines.append(f"Not looked at: {counted(report.others, 'other gradient call')} of {report.pass_.step.title}.")
     return lines
 
 

@@ -56,7 +56,7 @@ def inputs_text(op: Op, shapes: bool = True) -> Text:
 
 def _part_text(value: Value, op: Op, shapes: bool) -> Text | None:
     """Return the address of one of the parts that a sum of gradients adds up; None for anything else."""
-    if op.operation.name != "accumulate" or value.op is None or value.op.part.adds_to(value) is None:
+    if op.operation.name != "accumulate" or value.op is None or value.op.pass_.adds_to(value) is None:
         return None
     text = Text(f"{value.op.label}.{value.slot}" if value.slot else value.op.label, style="gradient")
     return text.append(f" {shape_text(value.shape)}", style="value.shape") if shapes else text
@@ -118,7 +118,7 @@ def outputs_text(op: Op, shapes: bool = True, dtype: bool = True) -> Text:
         if not name.startswith("#"):
             text.append(name, style="gradient" if value.gradient_of is not None else "value.name")
             text.append(" " if shapes else "")
-        if op.part.adds_to(value) is not None:
+        if op.pass_.adds_to(value) is not None:
             text = Text("part of ", style="dim").append_text(text)
         text.append(shape_text(value.shape) if shapes else "", style="value.shape")
         shown += [text] if text else []

@@ -26,7 +26,7 @@ def op_table(ops: list[Op], cursor: int, length: int) -> RenderableType:
     parts: list[RenderableType] = []
     rows: list[Op] = []
     for op in ops:
-        if rows and (op.part is not rows[-1].part or op.phase != rows[-1].phase):
+        if rows and (op.pass_ is not rows[-1].pass_ or op.phase != rows[-1].phase):
             parts.append(_Block(rows, cursor))
             rows = []
         rows.append(op)
@@ -79,25 +79,25 @@ def op_row(op: Op, cursor: int, numbers: int, names: int, width: int, place: boo
     return row
 
 
-def block_title(op: Op, part: Pass | None = None) -> str:
+def block_title(op: Op, pass_: Pass | None = None) -> str:
     """Return what a block of ops is called that begins with an op.
 
     Args:
-        part: The pass that is listed, in which the op may lie inside of a call; None: its own.
+        pass_: The pass that is listed, in which the op may lie inside of a call; None: its own.
     """
-    part = part or op.part
-    phase = part.phase_at(op.position)
-    name = f"{op.step.title} · {in_call(part)}{phase}" if part.kind != "setup" else "setup"
-    if isinstance(part, Inside):
+    pass_ = pass_ or op.pass_
+    phase = pass_.phase_at(op.position)
+    name = f"{op.step.title} · {in_call(pass_)}{phase}" if pass_.kind != "setup" else "setup"
+    if isinstance(pass_, Inside):
         return name
-    return f"{name} · {part.title}" if part.title not in ("", "<module>") else name
+    return f"{name} · {pass_.title}" if pass_.title not in ("", "<module>") else name
 
 
 def _indented(op: Op) -> str:
     """Return the name of an op, further to the right for each call in which it lies."""
-    part, indent = op.part, ""
-    while part.within is not None:
-        part, indent = part.within, indent + "  "
+    pass_, indent = op.pass_, ""
+    while pass_.within is not None:
+        pass_, indent = pass_.within, indent + "  "
     return indent + op.name
 
 

@@ -110,13 +110,13 @@ class Outline:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        ops = [op for part in self.passes for op in part.ops if op.phase != "backward" and not op.inner]
+        ops = [op for pass_ in self.passes for op in pass_.ops if op.phase != "backward" and not op.inner]
         self.members = by_step(ops)
         values = [value for op in ops for value in op.outputs]
-        leaves = [leaf for part in self.passes for leaf in part.wrt]
-        gradients = [self.gradient(part, value) for part in self.passes for value in part.wrt]
-        inside = [op for op in ops if op.part.kind == GRADIENT_PASS]
-        gradients += [self.gradient(op.part, value) for op in inside for value in op.outputs]
+        leaves = [leaf for pass_ in self.passes for leaf in pass_.wrt]
+        gradients = [self.gradient(pass_, value) for pass_ in self.passes for value in pass_.wrt]
+        inside = [op for op in ops if op.pass_.kind == GRADIENT_PASS]
+        gradients += [self.gradient(op.pass_, value) for op in inside for value in op.outputs]
         known = dict.fromkeys([*values, *leaves, *[one for one in gradients if one is not None]])
         self._compute([value for value in known if not value.refusal])
         if any(one is None for one in gradients):
@@ -132,9 +132,9 @@ class Outline:
             self.notes.append(str(error))
 
     @staticmethod
-    def gradient(part: Pass, value: Value) -> Value | None:
+    def gradient(pass_: Pass, value: Value) -> Value | None:
         """Return the whole gradient with respect to a value; None where none is taken."""
-        found = part.grads.get(value.canonical)
+        found = pass_.grads.get(value.canonical)
         return found[-1] if found else None
 
     def norm(self, value: Value | None) -> str:
@@ -164,17 +164,17 @@ class Outline:
         rows: list[tuple[str, ...]] = []
         for slot, value in enumerate(op.outputs[:4]):
             name = value.name if not value.name.startswith("#") else ""
-            gradient = "" if op.part.kind != GRADIENT_PASS else self.norm(self.gradient(op.part, value))
+            gradient = "" if op.pass_.kind != GRADIENT_PASS else self.norm(self.gradient(op.pass_, value))
             head, tail = (what, where) if not slot else ("", "")
             rows.append((head, name, shape_text(value.shape), self.norm(value), gradient, tail))
         return rows
 
     def parameters(self) -> list[Parameter]:
         """Return the leaves with respect to which gradients are taken, in the last call that takes some."""
-        part = next((part for part in reversed(self.passes) if part.wrt), None)
-        if part is None:
+        pass_ = next((pass_ for pass_ in reversed(self.passes) if pass_.wrt), None)
+        if pass_ is None:
             return []
-        gradients = {leaf: self.gradient(part, leaf) for leaf in part.wrt}
+        gradients = {leaf: self.gradient(pass_, leaf) for leaf in pass_.wrt}
         sizes = {leaf: self.size(gradient) or 0.0 for leaf, gradient in gradients.items()}
         top = max((size for size in sizes.values() if math.isfinite(size)), default=0.0)
         return [
@@ -182,7 +182,7 @@ class Outline:
                 (leaf.name, shape_text(leaf.shape), self.norm(leaf), self.norm(gradients[leaf])),
                 sizes[leaf] / top if top and math.isfinite(sizes[leaf]) else 0.0,
             )
-            for leaf in part.wrt
+            for leaf in pass_.wrt
         ]
 
 
@@ -194,16 +194,16 @@ def _where_text(op: Op) -> str:
 
 def outline_of(passes: Sequence[Pass]) -> Outline:
     """Return the outline of some passes of a tape; nothing is computed if it would be too much."""
-    parts = [part for part in passes if len(part)]
+    passes = [pass_ for pass_ in passes if len(pass_)]
     counts = {
-        phase: sum(op.outer_phase == phase for part in parts for op in part.ops)
+        phase: sum(op.outer_phase == phase for pass_ in passes for op in pass_.ops)
         for phase in ("setup", "forward", "backward", "update")
     }
     total = sum(counts.values())
     said = ", ".join(f"{count} {phase}" for phase, count in counts.items() if count)
     title = f"{total} op{'s' if total != 1 else ''}" + (f": {said}" if said else "")
-    made = Outline(title, parts)
-    loss = next((part.loss for part in reversed(parts) if part.loss is not None), None)
+    made = Outline(title, passes)
+    loss = next((pass_.loss for pass_ in reversed(passes) if pass_.loss is not None), None)
     if loss is not None and loss.evaluated and loss.size == 1:
         name = "loss" if loss.name.startswith("#") else loss.name
         made.title += f" · {name} = {number(as_float(loss.array))}"
@@ -266,7 +266,7 @@ class Columns:
 
 def outline_view(made: Outline) -> RenderableType:
     """Return an outline in lines; a long one has a line for each module."""
-    count = sum(len(part) for part in made.passes)
+    count = sum(len(pass_) for pass_ in made.passes)
     rows = Columns(_TITLES, _STYLES)
     left = _add_rows(rows, made, made.members, 0, count > ROWS)
     parts: list[RenderableType] = [Text(made.title, style="heading"), rows]
@@ -355,7 +355,7 @@ def _summary(made: Outline, branch: ModuleStretch) -> str:
     """Return what a module gives: `→ h · (3, 8) · norm 2.4 · gradient 0.1`; of a step, its loss."""
     *_, last = branch.ops()
     if branch.path.startswith("step "):
-        losses = [part.loss for part in last.step.passes if part.loss is not None]
+        losses = [pass_.loss for pass_ in last.step.passes if pass_.loss is not None]
         known = losses and losses[-1].evaluated and losses[-1].size == 1
         return f"loss {number(as_float(losses[-1].array))}" if known else ""
     _, name, shape, norm, gradient, _ = made.cells(last)[0]

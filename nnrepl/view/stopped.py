@@ -59,10 +59,10 @@ def heading(op: Op, skip: Sequence[str], through: str = "") -> Heading:
     Args:
         through: What a backward op goes back through.
     """
-    part = op.part
-    step = f"{op.step.title} · " if part.kind != "setup" else ""
-    phase = "" if isinstance(part, Inside) and not part.differentiates else f"{op.phase} "
-    left = Text(f"{step}{in_call(part)}{phase}{count_text(op)}", style="heading")
+    pass_ = op.pass_
+    step = f"{op.step.title} · " if pass_.kind != "setup" else ""
+    phase = "" if isinstance(pass_, Inside) and not pass_.differentiates else f"{op.phase} "
+    left = Text(f"{step}{in_call(pass_)}{phase}{count_text(op)}", style="heading")
     back = [through, op.of.name] if through and op.of is not None else []
     tails = [Text.assemble(("back through ", "dim"), (text, "op.name")) for text in back]
     source, _ = own_source(op, skip)
@@ -72,30 +72,30 @@ def heading(op: Op, skip: Sequence[str], through: str = "") -> Heading:
     return Heading(left, tails, [f"{where}{inside}{module}", f"{where}{module}", f"{where}{inside}", where])
 
 
-def in_call(part: Pass) -> str:
+def in_call(pass_: Pass) -> str:
     """`in grad of u · `, for what happens inside of calls that MLX runs by itself; for a `vmap` with how many samples
     lie along which axis."""
     text = ""
-    while isinstance(part, Inside):
-        samples = f" ({part.size} samples)" if part.size else ""
-        text = f"in {part.transform} of {part.title}{samples} · {text}"
-        assert part.within is not None
-        part = part.within
+    while isinstance(pass_, Inside):
+        samples = f" ({pass_.size} samples)" if pass_.size else ""
+        text = f"in {pass_.transform} of {pass_.title}{samples} · {text}"
+        assert pass_.within is not None
+        pass_ = pass_.within
     return text
 
 
 def count_text(op: Op) -> str:
     """`3 of 8`, counted within its phase of its pass; of ops outside of gradient calls, those of its step."""
-    part = op.part
-    if isinstance(part, Inside) and not part.differentiates:
-        return f"{op.position - part.start + 1} of {len(part)}"
-    if part.kind != GRADIENT_PASS:
+    pass_ = op.pass_
+    if isinstance(pass_, Inside) and not pass_.differentiates:
+        return f"{op.position - pass_.start + 1} of {len(pass_)}"
+    if pass_.kind != GRADIENT_PASS:
         step = op.step
-        first, end = max(part.start, step.start), min(part.end, step.end)
+        first, end = max(pass_.start, step.start), min(pass_.end, step.end)
         number = op.position - first + 1
-        return f"{number} of {end - first}" if not part.open else f"{number}"
-    first = part.start if op.phase == "forward" else part.backward
-    return f"{op.position - first + 1} of {part.count(op.phase)}"
+        return f"{number} of {end - first}" if not pass_.open else f"{number}"
+    first = pass_.start if op.phase == "forward" else pass_.backward
+    return f"{op.position - first + 1} of {pass_.count(op.phase)}"
 
 
 def _result(value: Value) -> RenderableType:

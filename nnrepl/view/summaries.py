@@ -51,15 +51,17 @@ _NEAR = 12
 
 def passes_view(tape: Tape, here: Pass | None, everything: bool = False) -> RenderableType:
     """Each pass: its number, what it is, where it was called, its ops, and its loss if that has been evaluated."""
-    passes = [part for part in tape.passes if len(part)]
+    passes = [pass_ for pass_ in tape.passes if len(pass_)]
     if not passes:
         return Text("nothing has been recorded yet", style="hint")
     at = passes.index(here) if here in passes else len(passes) - 1
     shown = passes if everything else passes[max(at - _NEAR, 0) : at + _NEAR + 1]
     table = grid("", "pass", "what", "called", "ops", "", "loss", right=("pass", "ops"))
-    for part in shown:
-        mark = Text("▶" if part is here else "", style="source.current")
-        table.add_row(mark, str(part.number), _what(part), _called(part), _count(part), _numbers(part), _loss(part))
+    for pass_ in shown:
+        mark = Text("▶" if pass_ is here else "", style="source.current")
+        table.add_row(
+            mark, str(pass_.number), _what(pass_), _called(pass_), _count(pass_), _numbers(pass_), _loss(pass_)
+        )
     if len(shown) == len(passes):
         return table
     return Group(table, Text(f"{len(shown)} of {len(passes)} passes; info passes all lists the others.", style="hint"))
@@ -74,11 +76,11 @@ def steps_view(tape: Tape, everything: bool = False) -> RenderableType:
     first, last = (1, len(steps)) if everything else (max(here - _NEAR, 1), min(max(here, 1) + _NEAR, len(steps)))
     table = grid("", "step", "ops", "gradients", "update", "from", "loss", right=("step", "ops", "gradients"))
     shown = steps[first - 1 : last]
-    functions = {part.title for step in shown for part in step.passes if part.kind == GRADIENT_PASS}
+    functions = {pass_.title for step in shown for pass_ in step.passes if pass_.kind == GRADIENT_PASS}
     for step in shown:
         mark = Text("▶" if step.number == here else "", style="source.current")
-        calls = [part for part in step.passes if part.kind == GRADIENT_PASS]
-        updates = [_title(part) for part in step.updates]
+        calls = [pass_ for pass_ in step.passes if pass_.kind == GRADIENT_PASS]
+        updates = [_title(pass_) for pass_ in step.updates]
         at = next(iter(calls), None) or next(iter(step.passes))
         table.add_row(mark, str(step.number), str(len(step)), str(len(calls)), ", ".join(dict.fromkeys(updates)),
                       _called(at), _loss(calls[-1], len(functions) > 1) if calls else Text(""))  # fmt: skip
@@ -94,54 +96,54 @@ def _what_counts(shown: list[Step], count: int) -> list[str]:
     notes = []
     if any(len(step.updates) > 1 for step in shown):
         notes.append("A step is one turn of the training loop: all updates in it belong to it.")
-    functions = {tuple(part.title for part in step.passes if part.kind == GRADIENT_PASS) for step in shown}
+    functions = {tuple(pass_.title for pass_ in step.passes if pass_.kind == GRADIENT_PASS) for step in shown}
     titles = dict.fromkeys(title for one in functions for title in one)
     if len({one for one in functions if one}) > 1:
         notes.append(f"Updates in different turns of a loop are steps of their own, here of {' and '.join(titles)}.")
     last = shown[-1]
-    if last.number == count and count > 1 and not any(part.kind == GRADIENT_PASS for part in last.passes):
+    if last.number == count and count > 1 and not any(pass_.kind == GRADIENT_PASS for pass_ in last.passes):
         notes.append(f"Step {count} has no gradient yet: it is what came after step {count - 1}.")
     return notes
 
 
-def _title(part: Pass) -> str:
-    return part.title if part.title not in ("", "<module>") else "by hand"
+def _title(pass_: Pass) -> str:
+    return pass_.title if pass_.title not in ("", "<module>") else "by hand"
 
 
-def _what(part: Pass) -> str:
-    return f"{part.kind} · {part.title}" if part.title not in ("", "<module>") else part.kind
+def _what(pass_: Pass) -> str:
+    return f"{pass_.kind} · {pass_.title}" if pass_.title not in ("", "<module>") else pass_.kind
 
 
-def _called(part: Pass) -> str:
+def _called(pass_: Pass) -> str:
     """Where the program calls it: not in nn.value_and_grad itself, but where that is called."""
-    scope, lasti = part.scope, part.lasti
+    scope, lasti = pass_.scope, pass_.lasti
     while scope is not None and scope.parent is not None and "/mlx/" in scope.code.co_filename:
         lasti, scope = scope.lasti, scope.parent
     return place_text(sources.locate(scope.code, lasti)) if scope is not None else ""
 
 
-def _count(part: Pass) -> str:
+def _count(pass_: Pass) -> str:
     """How many ops: of a gradient pass those of both phases."""
-    return f"{part.count('forward')} + {part.count('backward')}" if part.kind == GRADIENT_PASS else str(len(part))
+    return f"{pass_.count('forward')} + {pass_.count('backward')}" if pass_.kind == GRADIENT_PASS else str(len(pass_))
 
 
-def _numbers(part: Pass) -> Text:
-    first, last = part.ops[0].label, part.ops[-1].label
+def _numbers(pass_: Pass) -> Text:
+    first, last = pass_.ops[0].label, pass_.ops[-1].label
     return Text(f"{first} to {last}" if first != last else first, style="op.number")
 
 
-def _loss(part: Pass, named: bool = False) -> Text:
+def _loss(pass_: Pass, named: bool = False) -> Text:
     """Return the loss of a gradient call, with what it is the loss of where the calls are of several functions."""
-    if part.error is not None:
-        return Text(type(part.error).__name__, style="error")
-    loss = part.loss
+    if pass_.error is not None:
+        return Text(type(pass_.error).__name__, style="error")
+    loss = pass_.loss
     if loss is None:
         return Text("")
     if not loss.evaluated:
         return Text("not computed yet", style="hint")
     value: Any = loss.array
     text = number(value.item()) if loss.size == 1 else shape_text(loss.shape)
-    return Text(f"{part.title} {text}" if named else text)
+    return Text(f"{pass_.title} {text}" if named else text)
 
 
 # -- parameters ----------------------------------------------------------------------------------------------
@@ -152,9 +154,9 @@ def parameters_view(sizes: Sizes | None) -> RenderableType:
     known."""
     if sizes is None:
         return Text("no gradients have been taken yet, so nothing is known to be a parameter", style="hint")
-    part, norms = sizes.part, sizes.norms
+    pass_, norms = sizes.pass_, sizes.norms
     table = grid("parameter", "shape", "size", "dtype", "gradient norm", right=("size",))
-    for leaf in part.wrt:
+    for leaf in pass_.wrt:
         norm = norms[leaf][1] if leaf in norms else None
         shown = Text(sizes.missing[leaf], style="hint") if norm is None else Text(number(norm))
         if norm == 0:
@@ -166,9 +168,9 @@ def parameters_view(sizes: Sizes | None) -> RenderableType:
             dtype_text(leaf.dtype),
             shown,
         )
-    total = sum(leaf.size for leaf in part.wrt)
-    memory = size_text(sum(leaf.size * leaf.dtype.size for leaf in part.wrt))
-    return Group(table, Text(f"{len(part.wrt)} in {part.address}, {total:,} numbers, {memory}", style="dim"))
+    total = sum(leaf.size for leaf in pass_.wrt)
+    memory = size_text(sum(leaf.size * leaf.dtype.size for leaf in pass_.wrt))
+    return Group(table, Text(f"{len(pass_.wrt)} in {pass_.address}, {total:,} numbers, {memory}", style="dim"))
 
 
 _BAR = 24
@@ -189,7 +191,7 @@ def gradients_view(calls: Sequence[Sizes]) -> RenderableType:
         return Text("no gradients have been taken yet", style="hint")
     last: dict[Value, tuple[Value, float | str]] = {}
     for sizes in calls:
-        for leaf in sizes.part.wrt:
+        for leaf in sizes.pass_.wrt:
             last[leaf.origin or leaf] = (leaf, sizes.norms[leaf][1] if leaf in sizes.norms else sizes.missing[leaf])
     known = [(leaf, norm) for leaf, norm in last.values() if isinstance(norm, float)]
     known.sort(key=lambda one: (math.isfinite(one[1]), -one[1]))
@@ -200,7 +202,7 @@ def gradients_view(calls: Sequence[Sizes]) -> RenderableType:
     total = math.hypot(*(norm for _, norm in known))
     count = f"{len(known)} gradient{'s' if len(known) != 1 else ''}"
     together = f", together ‖{number(total)}‖" if known else ""
-    said = Text(f"{count} of {calls[-1].part.step.title} so far{together}", style="dim")
+    said = Text(f"{count} of {calls[-1].pass_.step.title} so far{together}", style="dim")
     if len(unmade) <= _FEW:
         return Group(bars, said)
     said.append(f"; {len(unmade)} are not made yet, from {unmade[0].name} to {unmade[-1].name}")

@@ -68,12 +68,12 @@ class Training:
 
 def _bars(gradients: Sizes | None, width: int) -> list[Part]:
     """One line each, the largest first."""
-    if gradients is None or not gradients.part.wrt:
+    if gradients is None or not gradients.pass_.wrt:
         return []
     rows = sorted(gradients.norms.items(), key=lambda one: (math.isfinite(one[1][1]), -one[1][1]))
     top = max((size for _, (_, size) in rows if math.isfinite(size)), default=0.0)
     names = min(max((len(leaf.name) for leaf, _ in rows), default=0), max(width // 2 - 4, 8))
-    parts = [Part(Text(f"gradients (norm) · {gradients.part.address}", style="heading"))]
+    parts = [Part(Text(f"gradients (norm) · {gradients.pass_.address}", style="heading"))]
     for leaf, (gradient, size) in rows:
         line = Text(no_wrap=True, overflow="ellipsis")
         name = Text(ending(leaf.name, names), style="value.name")

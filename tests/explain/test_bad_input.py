@@ -25,11 +25,11 @@ from tests.support import OpenSession
 
 
 def shown(session: OpenSession) -> str:
-    part = session.tape.passes[-1]
+    pass_ = session.tape.passes[-1]
     console = Console(width=200, color_system=None)
     console.push_theme(DARK)
     with console.capture() as capture:
-        console.print(check_view(check_pass(session, part, list(part.wrt))))
+        console.print(check_view(check_pass(session, pass_, list(pass_.wrt))))
     return capture.get()
 
 
@@ -102,9 +102,9 @@ def test_a_pass_without_gradients_is_not_checked_in_silence() -> None:
 
     with nnrepl.recording() as recorded, pytest.raises(ValueError, match="matmul"):
         mx.value_and_grad(loss)(mx.ones((2, 2)))
-    part = recorded.tape.passes[-1]
+    pass_ = recorded.tape.passes[-1]
     with pytest.raises(UserError, match="step 1 ended with ValueError before it had a gradient"):
-        check_pass(TapeSession(recorded.tape, recorded.names), part, [])
+        check_pass(TapeSession(recorded.tape, recorded.names), pass_, [])
     session = OpenSession(nnrepl.trace(lambda w: mx.stop_gradient(w).sum(), mx.ones((2,)), wrt=0))
     with pytest.raises(UserError, match="no gradient flows to a parameter in step 1"):
         check_pass(session, session.tape.passes[-1], [])

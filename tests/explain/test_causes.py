@@ -123,7 +123,7 @@ def test_since_when_a_weight_is_0(when: int | None) -> None:
             if when == 1 and number == 0:
                 model.layers[1].weight = model.layers[1].weight * 0
     session = TapeSession(recorded.tape, recorded.names)
-    session.cursor = [part for part in session.tape.passes if part.kind == GRADIENT_PASS][-1].start
+    session.cursor = [pass_ for pass_ in session.tape.passes if pass_.kind == GRADIENT_PASS][-1].start
     said = text(why(session, "grad(layers.0.weight)"))
     assert ("is a parameter that is 0" in said) == (when == 0), said
     assert ("is 0 since" in said) == (when == 1), said
@@ -266,10 +266,10 @@ def low(start: float, rate: float) -> list[TapeSession]:
             optimizer.update(model, grads)
             mx.eval(model.parameters())
     found = []
-    for part in recorded.tape.passes:
-        if part.kind == GRADIENT_PASS:
+    for pass_ in recorded.tape.passes:
+        if pass_.kind == GRADIENT_PASS:
             found.append(TapeSession(recorded.tape, recorded.names))
-            found[-1].cursor = part.start
+            found[-1].cursor = pass_.start
     return found
 
 

@@ -20,9 +20,9 @@ from tests.support import OpenSession
 
 
 def whole(trace: nnrepl.Trace, most: int = 4) -> list[Checked]:
-    part = next(part for part in trace.tape.passes if part.wrt)
-    leaves = [leaf for leaf in part.wrt if part.grads.get(leaf) and mx.issubdtype(leaf.dtype, mx.floating)]
-    return check_pass(OpenSession(trace), part, leaves[:: max(len(leaves) // most, 1)]).checked
+    pass_ = next(pass_ for pass_ in trace.tape.passes if pass_.wrt)
+    leaves = [leaf for leaf in pass_.wrt if pass_.grads.get(leaf) and mx.issubdtype(leaf.dtype, mx.floating)]
+    return check_pass(OpenSession(trace), pass_, leaves[:: max(len(leaves) // most, 1)]).checked
 
 
 # The norms have gradients that are mathematically 0, attention too (a bias of the keys); ReLU has kinks; gpt2's loss
@@ -155,13 +155,13 @@ def test_a_wrong_vjp_on_the_way_is_named() -> None:
 def test_an_interrupt_keeps_what_there_is() -> None:
     trace = nnrepl.trace(lambda a, b: (a * b).sum(), mx.ones((2,)), mx.ones((2,)), wrt=(0, 1))
     session = OpenSession(trace)
-    part = trace.tape.passes[0]
+    pass_ = trace.tape.passes[0]
 
     def interrupt(share: float) -> None:
         raise KeyboardInterrupt
 
     session.hooks.progress = interrupt  # type: ignore[method-assign]
-    report = check_pass(session, part, list(part.wrt))
+    report = check_pass(session, pass_, list(pass_.wrt))
     assert len(report.checked) == 1
     assert report.left == 1
 
@@ -237,8 +237,8 @@ def test_a_nested_gradient_is_checked_with_the_weights_of_its_pass() -> None:
             _, grads = nn.value_and_grad(model, loss)()
             optim.SGD(0.1).update(model, grads)
     session = TapeSession(recorded.tape, recorded.names)
-    part = next(part for part in session.tape.passes if part.wrt)
-    for one in check_pass(session, part, list(part.wrt)).checked:
+    pass_ = next(pass_ for pass_ in session.tape.passes if pass_.wrt)
+    for one in check_pass(session, pass_, list(pass_.wrt)).checked:
         assert one.wrong == [], one.name
 
 
@@ -249,8 +249,8 @@ def test_a_check_that_takes_long_says_so_beforehand(long: float, said: int, monk
     trace = nnrepl.trace(lambda w: (w**2).sum(), mx.ones((2,)), wrt=0)
     session = OpenSession(trace)
     monkeypatch.setattr(session.hooks, "announce", heard.append)
-    part = next(part for part in trace.tape.passes if part.wrt)
-    check_pass(session, part, list(part.wrt))
+    pass_ = next(pass_ for pass_ in trace.tape.passes if pass_.wrt)
+    check_pass(session, pass_, list(pass_.wrt))
     assert len(heard) == said
     assert all(line.startswith("checking the gradient will take about") for line in heard)
 
@@ -287,5 +287,5 @@ def test_the_rule_of_an_op_before_a_vmap_is_found() -> None:
 
     session = OpenSession(nnrepl.trace(loss, mx.ones((2, 2)), wrt=0))
     first = next(op for op in session.tape.ops if op.name == "sin")
-    assert session.tape.ops[first.position + 1].part is not first.part
+    assert session.tape.ops[first.position + 1].pass_ is not first.pass_
     assert [one.of.name for one in check_op(session, first).checked] == ["w"]

@@ -27,9 +27,9 @@ def reports(program: Program, faulty: bool) -> list[Report]:
         program(faulty)
     session = TapeSession(recorded.tape, recorded.names)
     found = []
-    for part in session.tape.passes:
-        if part.kind == GRADIENT_PASS:
-            session.cursor = part.start
+    for pass_ in session.tape.passes:
+        if pass_.kind == GRADIENT_PASS:
+            session.cursor = pass_.start
             found.append(health(session))
     return found
 
@@ -376,14 +376,14 @@ def test_gradients_that_are_printed_are_used() -> None:
         program(False)
         mx.grad(lambda x: (x**2).sum())(mx.array([1.0, 2.0]))  # another pass: the first is over
     session = TapeSession(recorded.tape, recorded.names)
-    first = next(part for part in session.tape.passes if part.kind == GRADIENT_PASS)
+    first = next(pass_ for pass_ in session.tape.passes if pass_.kind == GRADIENT_PASS)
     session.cursor = first.start
     assert "forgotten update" not in [finding.kind for finding in health(session).findings]
     with nnrepl.recording() as recorded:
         program(True)
         program(True)
     session = TapeSession(recorded.tape, recorded.names)
-    session.cursor = next(part for part in session.tape.passes if part.kind == GRADIENT_PASS).start
+    session.cursor = next(pass_ for pass_ in session.tape.passes if pass_.kind == GRADIENT_PASS).start
     assert "forgotten update" in [finding.kind for finding in health(session).findings]
 
 

@@ -39,7 +39,7 @@ def test_the_sound_twin_is_sound(path: Path) -> None:
 def report(call: Call) -> Report | None:
     mx.random.seed(SEED)
     trace = nnrepl.trace(call.fn, *call.args, wrt=call.wrt)
-    if not any(part.kind == GRADIENT_PASS for part in trace.tape.passes):
+    if not any(pass_.kind == GRADIENT_PASS for pass_ in trace.tape.passes):
         return None
     return health(OpenSession(trace))
 

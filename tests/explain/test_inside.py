@@ -99,8 +99,8 @@ def test_a_wrong_gradient_is_found_and_a_kink_is_not_one() -> None:
     x = mx.array([1.0, -2.0, 3.0])
     trace = nnrepl.trace(lambda x: double(x).sum(), x, wrt=0)
     session = OpenSession(trace)
-    part = trace.tape.passes[0]
-    found = check_pass(session, part, list(part.wrt)).checked
+    pass_ = trace.tape.passes[0]
+    found = check_pass(session, pass_, list(pass_.wrt)).checked
     assert [element.difference for element in found[0].wrong] == pytest.approx([2.0, -4.0, 6.0], rel=1e-6)
 
     trace = nnrepl.trace(lambda x: mx.maximum(x, 0).sum(), mx.array([0.0, 1.0, -1.0]), wrt=0)

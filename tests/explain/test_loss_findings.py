@@ -152,7 +152,7 @@ def test_a_term_that_is_given_back_or_printed_is_not_left_out() -> None:
         with nnrepl.recording() as recorded:
             nn.value_and_grad(model, loss)(model, extra)
         session = TapeSession(recorded.tape, recorded.names)
-        session.cursor = next(part.start for part in session.tape.passes if part.kind == GRADIENT_PASS)
+        session.cursor = next(pass_.start for pass_ in session.tape.passes if pass_.kind == GRADIENT_PASS)
         found = [one.kind for one in health(session).findings if one.kind == "term left out"]
         assert found == (["term left out"] if extra == "left out" else [])
 
@@ -169,6 +169,6 @@ def test_passes_of_two_functions_with_one_name_are_two_series() -> None:
             for model in (first, second):
                 nn.value_and_grad(model, lambda m: m(X).sum())(model)
     session = TapeSession(recorded.tape, recorded.names)
-    parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS]
+    passes = [pass_ for pass_ in session.tape.passes if pass_.kind == GRADIENT_PASS]
     for at in range(4):
-        assert same_function(session, parts[at]) == [parts[at], parts[at + 4]]
+        assert same_function(session, passes[at]) == [passes[at], passes[at + 4]]

@@ -296,8 +296,8 @@ def trained(rate: float, momentum: float, steps: int = 12) -> list[str]:
             mx.eval(model.parameters())
     session = OpenSession(recorded)
     kinds = []
-    for part in (part for part in session.tape.passes if part.kind == GRADIENT_PASS):
-        session.cursor = part.start
+    for pass_ in (pass_ for pass_ in session.tape.passes if pass_.kind == GRADIENT_PASS):
+        session.cursor = pass_.start
         kinds += [finding.kind for finding in health(session).warnings]
     return kinds
 

@@ -139,7 +139,7 @@ def described(op: Op) -> Any:
     of = op.of.index if isinstance(op, BackwardOp) and op.of is not None else None
     users = [[user.index for user in value.consumers] for value in op.outputs]
     return (
-        op.index, op.name, op.phase, op.module, where, source.cell, values, of, users, op.part.number, op.part.title,
+        op.index, op.name, op.phase, op.module, where, source.cell, values, of, users, op.pass_.number, op.pass_.title,
         op.operation.kind, op.operation.spelling, str(op.error), op in op.tape.notes.edits,
         op in op.tape.notes.inserted,
     )  # fmt: skip
@@ -147,7 +147,7 @@ def described(op: Op) -> Any:
 
 def every_value(session: TapeSession) -> list[Value]:
     values = [value for op in session.tape.ops for value in (*op.inputs, *op.outputs)]
-    return values + [grad for part in session.tape.passes for grads in part.grads.values() for grad in grads]
+    return values + [grad for pass_ in session.tape.passes for grads in pass_.grads.values() for grad in grads]
 
 
 def test_every_op_is_as_it_was(pair: tuple[TapeSession, TapeSession]) -> None:
@@ -393,7 +393,7 @@ def test_a_tape_that_is_too_long_for_a_header_is_compressed(tmp_path: Path, monk
 def test_values_that_go_on_are_stored_once(tmp_path: Path) -> None:
     session = train(3)
     reload(session, tmp_path / "run.safetensors")
-    leaves = [leaf for part in session.tape.passes for leaf in part.wrt]
+    leaves = [leaf for pass_ in session.tape.passes for leaf in pass_.wrt]
     tensors = len(read_header(str(tmp_path / "run.safetensors")).entries)
     origins = {leaf.origin for leaf in leaves}
     assert None not in origins

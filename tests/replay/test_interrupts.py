@@ -68,7 +68,7 @@ def state_of(session: Any) -> tuple[Any, ...]:
     timelines = session.changes.timelines
     return (
         session.tape, list(session.tape.ops), len(timelines), timelines.current, session.cursor,
-        session.changes.coming, [part.end for part in session.tape.passes],
+        session.changes.coming, [pass_.end for pass_ in session.tape.passes],
     )  # fmt: skip
 
 
@@ -142,7 +142,7 @@ def test_a_pass_of_a_program(tmp_path: Path) -> None:
                 )
                 session.resume()
             else:
-                losses.extend(part.loss.array.item() for part in session.tape.passes if part.loss is not None)
+                losses.extend(pass_.loss.array.item() for pass_ in session.tape.passes if pass_.loss is not None)
 
     session.hooks = User()
     Debuggee(load_script(str(path), []), session).run()

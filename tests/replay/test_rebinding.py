@@ -72,9 +72,9 @@ def test_who_sees_it(place: str, line: str, tmp_path: Path) -> None:
     session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
     session.run(f"goto {Path(program.__file__).name}:{number}")
     session.run(line)
-    part = session.tape.passes[-1]
-    assert part.loss is not None
-    assert_same_bits(mx.value_and_grad(twin.f)(w), (part.loss.array, part.given[0].array))
+    pass_ = session.tape.passes[-1]
+    assert pass_.loss is not None
+    assert_same_bits(mx.value_and_grad(twin.f)(w), (pass_.loss.array, pass_.given[0].array))
 
 
 def _load(path: Path, text: str) -> Any:

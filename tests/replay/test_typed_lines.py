@@ -160,9 +160,9 @@ def test_inside_a_checkpoint_it_is_refused(tmp_path: Path) -> None:
 
 
 def _assert_is(session: OpenSession, expected: object) -> None:
-    part = session.tape.passes[-1]
-    assert part.loss is not None
-    assert_same_bits(expected, (part.loss.array, part.given[0].array))
+    pass_ = session.tape.passes[-1]
+    assert pass_.loss is not None
+    assert_same_bits(expected, (pass_.loss.array, pass_.given[0].array))
 
 
 def _load(path: Path, text: str) -> ModuleType:

@@ -122,7 +122,7 @@ def first_of(*tests: Test) -> Callable[[Tape], list[int]]:
         for test in tests:
             before: Op | None = None
             for op in tape.ops:
-                runs_on = before is not None and before.part is op.part and before.phase == op.phase and test(before)
+                runs_on = before is not None and before.pass_ is op.pass_ and before.phase == op.phase and test(before)
                 if test(op) and not runs_on:
                     found.add(op.position)
                 before = op
@@ -189,12 +189,12 @@ PLACES: list[tuple[str, str, Callable[[Tape], list[int]]]] = [
     ("Net.__call__", "Net.__call__", first_of(called("Net.__call__"))),
     ("Net", "Net", first_of(called("Net.__call__"))),
     ("net", "net", first_of(called("Net.__call__"))),
-    ("layers.1", "layers.1", first_of(lambda op: op.part.kind != "update" and module("layers.1")(op),
-                                      lambda op: op.part.kind == "update" and op.module == "layers.1.inner.weight",
-                                      lambda op: op.part.kind == "update" and op.module == "layers.1.inner.bias")),
-    ("net.layers.1", "net.layers.1", first_of(lambda op: op.part.kind != "update" and module("layers.1")(op),
-                                      lambda op: op.part.kind == "update" and op.module == "layers.1.inner.weight",
-                                      lambda op: op.part.kind == "update" and op.module == "layers.1.inner.bias")),
+    ("layers.1", "layers.1", first_of(lambda op: op.pass_.kind != "update" and module("layers.1")(op),
+                                      lambda op: op.pass_.kind == "update" and op.module == "layers.1.inner.weight",
+                                      lambda op: op.pass_.kind == "update" and op.module == "layers.1.inner.bias")),
+    ("net.layers.1", "net.layers.1", first_of(lambda op: op.pass_.kind != "update" and module("layers.1")(op),
+                                      lambda op: op.pass_.kind == "update" and op.module == "layers.1.inner.weight",
+                                      lambda op: op.pass_.kind == "update" and op.module == "layers.1.inner.bias")),
     ("softmax", "softmax", each(lambda op: op.root.name == "softmax")),
     ("mx.softmax", "softmax", each(lambda op: op.root.name == "softmax")),
     ("backward softmax", "backward softmax", each(lambda op: op.of is not None and op.of.name == "softmax")),
@@ -209,11 +209,11 @@ PLACES: list[tuple[str, str, Callable[[Tape], list[int]]]] = [
     ("step 2 #5", "2#5", lambda tape: [tape.steps[1].start + 4]),
     ("step 2 layers.1 softmax", "step 2 layers.1 softmax",
      each(lambda op: op.step.number == 2 and module("layers.1")(op) and op.root.name == "softmax")),
-    ("pass 3", "pass 3", lambda tape: [part.start for part in tape.passes if part.number == 3]),
-    ("pass 1 softmax", "pass 1 softmax", each(lambda op: op.part.number == 1 and op.root.name == "softmax")),
+    ("pass 3", "pass 3", lambda tape: [pass_.start for pass_ in tape.passes if pass_.number == 3]),
+    ("pass 1 softmax", "pass 1 softmax", each(lambda op: op.pass_.number == 1 and op.root.name == "softmax")),
     ("layers.1 softmax", "layers.1 softmax", each(lambda op: module("layers.1")(op) and op.root.name == "softmax")),
     ("pass 1 layers.1 softmax", "pass 1 layers.1 softmax",
-     each(lambda op: op.part.number == 1 and module("layers.1")(op) and op.root.name == "softmax")),
+     each(lambda op: op.pass_.number == 1 and module("layers.1")(op) and op.root.name == "softmax")),
     ("layers.1.weights", "layers.1 weights", each(lambda op: makes("weights")(op) and op.module == "layers.1")),
     ("loss_fn backward mean", "loss_fn backward mean", each(lambda op: op.of is not None and op.of.name == "mean")),
 ]  # fmt: skip

@@ -79,7 +79,7 @@ def shown(session: OpenSession, line: str) -> str:
         ("scaled", lambda op: any(value.name == "scaled" for value in op.outputs)),
         ("grad(scaled)", lambda op: any(v.gradient_of and v.gradient_of.name == "scaled" for v in op.outputs)),
         ("#5", lambda op: op.index == 5),
-        ("backward", lambda op: op.position == op.part.backward),
+        ("backward", lambda op: op.position == op.pass_.backward),
     ],
 )
 def test_a_place_stops_at_its_ops_forwards_and_in_reverse(place: str, expected: Any) -> None:

@@ -224,9 +224,9 @@ def test_ops_are_addressed_within_their_step() -> None:
         tape.at(len(second) + 1)
     with pytest.raises(IndexError):
         tape.at(1, 9)
-    assert [part.kind for part in second.passes] == ["gradient", "update"]
+    assert [pass_.kind for pass_ in second.passes] == ["gradient", "update"]
     assert second.loss is not None
-    assert [part.title for part in second.updates] == ["SGD"]
+    assert [pass_.title for pass_ in second.updates] == ["SGD"]
 
 
 def test_what_is_changed_before_the_first_op_is_setup() -> None:

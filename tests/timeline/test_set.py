@@ -261,7 +261,7 @@ def test_a_variable_gets_a_tensor_of_another_shape_or_dtype(old: mx.array, new: 
     assert session.tape.ops[session.cursor].name == "multiply"
     session.run("goto end")
     loss, gradient = mx.value_and_grad(f)(w, eval(new))
-    part = session.tape.passes[-1]
-    assert part.loss is not None
-    assert_same_bits(loss, part.loss.array)
-    assert_same_bits(gradient, part.grads[part.wrt[0]][-1].array)
+    pass_ = session.tape.passes[-1]
+    assert pass_.loss is not None
+    assert_same_bits(loss, pass_.loss.array)
+    assert_same_bits(gradient, pass_.grads[pass_.wrt[0]][-1].array)

@@ -117,7 +117,7 @@ def check_two(program: Program, places: list[tuple[str, int]], changes: list[Cha
 def _again(old: nnrepl.Trace, value: nnrepl.Value, new: nnrepl.Trace) -> nnrepl.Value:
     """What a value of a forward pass is in another recording of the same program: the same op of the same pass."""
     assert value.op is not None
-    number = old.tape.passes.index(value.op.part)
+    number = old.tape.passes.index(value.op.pass_)
     before, after = (
         [op for op in tape.passes[number].ops if op not in tape.notes.inserted] for tape in (old.tape, new.tape)
     )
@@ -136,6 +136,6 @@ def check_gradient(program: Program, name: str, step: int, change: Change, evalu
         evaluate(trace)
     value = value_at(trace, hook, name, step, last=True)  # a checkpoint is differentiated where it runs again
     assert value.op is not None
-    gradients = value.op.part.grads[value.canonical]
+    gradients = value.op.pass_.grads[value.canonical]
     edited = trace.set(gradients[-1], change)
     assert_same_bits(as_written(program, {(name, step): on_the_way_back(change)}), edited.value)

@@ -53,7 +53,7 @@ FACES: dict[str, Callable[[nnrepl.Trace], object]] = {
     "op": lambda trace: trace.ops[2],
     "vjp": lambda trace: trace.ops[-1],
     "ops": lambda trace: trace.ops,
-    "pass": lambda trace: trace.ops[0].part,
+    "pass": lambda trace: trace.ops[0].pass_,
     "receipt": lambda trace: trace.verify(),
     "stop": lambda trace: nnrepl.Session(trace).step(),
     "answer": lambda trace: nnrepl.Session(trace).run("explain h"),

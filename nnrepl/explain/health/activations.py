@@ -40,7 +40,7 @@ def _is_term(case: Checkup, op: Op) -> bool:
     """Whether a ReLU stands in the loss itself, after all weights, and what it takes learns in other ways: a hinge
     that is satisfied passes nothing on, as it should."""
     behind = {value.canonical for value in op.outputs}
-    weights = {leaf.canonical for leaf in case.part.wrt}
+    weights = {leaf.canonical for leaf in case.pass_.wrt}
     for later in case.forward:
         if later.position > op.position and any(taken.canonical in behind for taken in later.inputs):
             if any(taken.canonical in weights for taken in later.inputs):
@@ -48,7 +48,7 @@ def _is_term(case: Checkup, op: Op) -> bool:
             behind.update(value.canonical for value in later.outputs)
     value = op.inputs[0]
     while True:
-        grads = case.part.grads.get(value.canonical)
+        grads = case.pass_.grads.get(value.canonical)
         if not grads:
             return False
         if not case.look.stat(grads[-1]).is_zero:
@@ -56,7 +56,7 @@ def _is_term(case: Checkup, op: Op) -> bool:
         made = value.op
         if made is None or made.name not in _SHIFTS:
             return False
-        taken = [one for one in made.inputs if case.part.grads.get(one.canonical)]
+        taken = [one for one in made.inputs if case.pass_.grads.get(one.canonical)]
         if len(taken) != 1:
             return False
         value = taken[0]
@@ -109,7 +109,7 @@ def _flat(name: str, array: mx.array) -> mx.array:
 
 def _learns(case: Checkup, op: Op) -> bool:
     """Whether a gradient is meant to pass: one was taken through the op."""
-    return bool(case.part.grads.get(op.inputs[0].canonical))
+    return bool(case.pass_.grads.get(op.inputs[0].canonical))
 
 
 def rounded(case: Checkup) -> Iterator[Finding]:

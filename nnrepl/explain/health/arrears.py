@@ -18,7 +18,7 @@ def never_cleared(case: Checkup) -> Iterator[Finding]:
     before = case.before
     if before is None:
         return
-    later = leaves_later(before, case.part)
+    later = leaves_later(before, case.pass_)
     now = finals(case)
     for was, old in finals(Checkup(case.session, before, case.look, case.limits)).items():
         leaf = later.get(was)
@@ -31,15 +31,15 @@ def never_cleared(case: Checkup) -> Iterator[Finding]:
                 "old gradients",
                 f"{added.label} {words.call(added)} ({words.place(added.source)}) adds the gradients of "
                 f"{before.address}, with which the weights were updated already, to ∂L/∂{leaf.name} of "
-                f"{case.part.address}, and the update takes the sum: is it cleared after each update?",
+                f"{case.pass_.address}, and the update takes the sum: is it cleared after each update?",
                 f"explain {added.label}", added)  # fmt: skip
             return
 
 
 def _sum_of(case: Checkup, grad: Value, old: Value) -> Op | None:
     """Find the op behind a pass that adds an old gradient, or a sum of such, to a new one for an update."""
-    for part in case.after:
-        for op in part.ops:
+    for pass_ in case.after:
+        for op in pass_.ops:
             if op.name != "add" or grad not in op.inputs or (op.scope is not None and op.scope.updating):
                 continue
             others = [taken for taken in op.inputs if taken is not grad]

@@ -30,39 +30,39 @@ from nnrepl.tape import Op, Value
 
 def nonfinite(case: Checkup) -> Iterator[Finding]:
     """NaN and ∞ in the loss, in gradients and in what the update makes; and those that vanish again on the way."""
-    for part in [case.part, *case.after]:
-        found = trouble(case.look, part)
+    for pass_ in [case.pass_, *case.after]:
+        found = trouble(case.look, pass_)
         if found is None:
             continue
         case.broken = True
-        end = "the loss" if found.end is part.loss else found.end.name
+        end = "the loss" if found.end is pass_.loss else found.end.name
         sign = "NaN" if case.look.stat(found.end).nans else "∞"
         behind = found.cause.before
         of = f"; the ∞ came in so: {born(blamed(behind))}" if behind is not None else ""
         yield Finding("non-finite", f"{end} is {sign}: {born(found.cause)}{of}", "why nan", found.cause.op)
         return
-    for birth, ending in vanished(case.look, case.part):
+    for birth, ending in vanished(case.look, case.pass_):
         yield Finding("non-finite", f"{born(birth)}; {did(ending)}, makes finite numbers of it again: no loss and no "
                       "gradient shows it", "why inf" if birth.kind == INF else "why nan", birth.op)  # fmt: skip
 
 
 def finals(case: Checkup) -> dict[Value, Value]:
     """Return the whole gradient of each leaf that has one."""
-    part = case.part
-    return {leaf: part.grads[leaf][-1] for leaf in part.wrt if part.grads.get(leaf) and leaf.size}
+    pass_ = case.pass_
+    return {leaf: pass_.grads[leaf][-1] for leaf in pass_.wrt if pass_.grads.get(leaf) and leaf.size}
 
 
 def missing(case: Checkup) -> Iterator[Finding]:
     """Parameters that no gradient reaches, grouped by the reason."""
-    part = case.part
-    none = [leaf for leaf in part.wrt if not part.grads.get(leaf) and leaf.size and is_inexact(leaf)]
-    holes = [hole for hole in case.session.tape.holes if part.start <= hole.position < part.end]
+    pass_ = case.pass_
+    none = [leaf for leaf in pass_.wrt if not pass_.grads.get(leaf) and leaf.size and is_inexact(leaf)]
+    holes = [hole for hole in case.session.tape.holes if pass_.start <= hole.position < pass_.end]
     if none and holes:
         yield Finding("hole", f"{_names(none)} have no gradient, but {len(holes)} tensors of the pass came from "
                               f"something that was not "
                       "recorded, so the way may lead through there", "verify", None, NOTE)  # fmt: skip
         return
-    reached = {_pattern(leaf.name) for leaf in part.wrt if part.grads.get(leaf)}
+    reached = {_pattern(leaf.name) for leaf in pass_.wrt if pass_.grads.get(leaf)}
     groups: dict[object, list[tuple[Value, Cause]]] = {}
     for leaf in none[:_LOOKED]:
         why = why_none(case.session, leaf)
@@ -158,7 +158,7 @@ def blocked(case: Checkup) -> Iterator[Finding]:
     terms do teach them."""
     if case.broken:
         return
-    ops = [op for op in case.part.ops if op.of is not None and op.of.part is case.part and op.of.outputs
+    ops = [op for op in case.pass_.ops if op.of is not None and op.of.pass_ is case.pass_ and op.of.outputs
            and op.of.outputs[0].size == 1 and op.operation.kind == "vjp" and len(op.outputs) == 1
            and is_inexact(op.outputs[0]) and op.outputs[0].size == 1]  # fmt: skip
     stats = case.look.stats(value for op in ops for value in (*upstream(op), *op.outputs))
@@ -193,7 +193,7 @@ def _will_move(case: Checkup, start: Value | None) -> bool:
     """Whether it is a parameter that is 0 and learns: its zeros are left behind."""
     if start is None or start.op is not None:
         return False
-    grads = case.part.grads.get(start)
+    grads = case.pass_.grads.get(start)
     return not grads or not case.look.stat(grads[-1]).is_zero
 
 
@@ -291,8 +291,8 @@ _SMALLEST = 6.104e-5  # the smallest normal number of float16 (IEEE 754)
 
 def outside(case: Checkup) -> Iterator[Finding]:
     """Numbers that leave MLX on their way from a weight to the loss, and come back as data."""
-    trained = {leaf.canonical for leaf in case.part.wrt}
-    found = list(detours(case.look, case.part))
+    trained = {leaf.canonical for leaf in case.pass_.wrt}
+    found = list(detours(case.look, case.pass_))
     if not found:
         return
     for op in case.forward:  # what is computed from what is differentiated, as far as MLX knows

@@ -14,8 +14,8 @@ _STEPS = 3
 def growing(case: Checkup) -> Iterator[Finding]:
     """Values that outlive their step while nothing that the program evaluates needs them."""
     tape = case.session.tape
-    passes = [part for part in tape.passes if part.kind == GRADIENT_PASS and part.error is None]
-    at = max(passes.index(case.part) if case.part in passes else 0, _STEPS)
+    passes = [pass_ for pass_ in tape.passes if pass_.kind == GRADIENT_PASS and pass_.error is None]
+    at = max(passes.index(case.pass_) if case.pass_ in passes else 0, _STEPS)
     if len(passes) <= at:
         return
     now = passes[at].start  # where the next step begins
@@ -76,7 +76,7 @@ def _itself(value: Value | None) -> Iterable[Value]:
 
 def _reaches(value: Value, done: set[Value], since: Pass) -> bool:
     """Whether what a value waits for lies in the gradient pass `since` or before."""
-    return any(op.part.kind == GRADIENT_PASS and op.position < since.end for op in _waiting([value], done))
+    return any(op.pass_.kind == GRADIENT_PASS and op.position < since.end for op in _waiting([value], done))
 
 
 def _waiting(values: list[Value], done: set[Value]) -> set[Op]:

@@ -20,10 +20,10 @@ from nnrepl.tape import Leaf, Op, Pass
 _DEEP = 4
 
 
-def roots(part: Pass) -> list[Any]:
+def roots(pass_: Pass) -> list[Any]:
     """Return the outermost modules that made ops of a pass."""
     found: dict[int, Any] = {}
-    for op in part.ops:
+    for op in pass_.ops:
         for step in op.scope.path() if op.scope is not None else ():
             if is_module(step.owner):  # a loss function's first argument, too, which need not hold what it calls
                 found[id(step.owner)] = step.owner
@@ -37,7 +37,7 @@ def contained(case: Checkup) -> Iterator[Finding]:
               if is_module(step.owner)}  # fmt: skip
     used = {id(taken.held) for op in case.forward for taken in op.inputs if isinstance(taken, Leaf)}
     used |= {id(taken.origin.held) for op in case.forward for taken in op.inputs if taken.origin is not None}
-    for root in roots(case.part):
+    for root in roots(case.pass_):
         for path, module in root.named_modules():
             for name, holder in _attributes(module):
                 hidden = [(where, array) for where, thing in _inside(holder, name, 0)
@@ -69,7 +69,7 @@ def _attributes(module: Any) -> Iterator[tuple[str, Any]]:
 def underscored(case: Checkup) -> Iterator[Finding]:
     """Weights under a name that begins with an underscore, which MLX leaves out of the parameters."""
     taken = {id(held): op for op in case.forward if has(op.name, Trait.PRODUCT) for held in _held(op)}
-    for root in roots(case.part):
+    for root in roots(case.pass_):
         for path, module in root.named_modules():
             for name, thing in dict.items(module):
                 if not name.startswith("_"):

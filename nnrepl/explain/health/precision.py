@@ -18,7 +18,7 @@ _FEW = 3
 
 def widened(case: Checkup) -> Iterator[Finding]:
     """Find the first op in which a half-precision tensor meets one in float32 that nobody made so on purpose."""
-    weights = [leaf for leaf in case.part.wrt if mx.issubdtype(leaf.dtype, mx.floating)]
+    weights = [leaf for leaf in case.pass_.wrt if mx.issubdtype(leaf.dtype, mx.floating)]
     if 2 * sum(leaf.dtype in _HALF for leaf in weights) <= len(weights):
         return
     for op in case.forward:

@@ -18,7 +18,7 @@ from nnrepl.tape import RUN_PASS, Leaf, Op, Pass
 
 def frozen(case: Checkup) -> Iterator[Finding]:
     """Parameters that the pass uses but does not differentiate: meant in fine-tuning, a mistake elsewhere."""
-    wrt = {leaf.name for leaf in case.part.wrt}
+    wrt = {leaf.name for leaf in case.pass_.wrt}
     kept = _untrained(case, wrt)
     if kept:
         shown = ", ".join(kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
@@ -35,7 +35,7 @@ def frozen(case: Checkup) -> Iterator[Finding]:
 def _untrained(case: Checkup, wrt: set[str]) -> list[str]:
     """Return the parameters of the model that are not trained, without statistics and quantized weights."""
     used: dict[str, int] = {}
-    for root in roots(case.part):
+    for root in roots(case.pass_):
         trainable = {id(array) for _, array in _flat(root.trainable_parameters())}
         for path, array in _flat(root.parameters()):
             name = case.session.names.path_from(root, path)
@@ -55,11 +55,11 @@ def modes(case: Checkup) -> Iterator[Finding]:
     """Dropout and BatchNorm in the wrong mode: asleep while training, awake while evaluating."""
     asleep = [
         (name, module)
-        for root in roots(case.part)
+        for root in roots(case.pass_)
         for name, module in root.named_modules()
         if _has_mode(module) and not module.training
     ]
-    acting = {id(step.owner) for op in case.part.ops if op.scope is not None for step in op.scope.path()}
+    acting = {id(step.owner) for op in case.pass_.ops if op.scope is not None for step in op.scope.path()}
     sleeping = [
         name or type(module).__name__
         for name, module in asleep
@@ -68,13 +68,13 @@ def modes(case: Checkup) -> Iterator[Finding]:
     if sleeping:
         yield Finding("wrong mode", f"{', '.join(sleeping[:3])} {'is' if len(sleeping) == 1 else 'are'} in "
                                     f"evaluation mode during training: "
-                      "call model.train() before", f"ops {case.part.ops[0].label}", None)  # fmt: skip
-    for part in case.session.tape.passes:
-        if part.kind == RUN_PASS and part.start > case.part.start:
-            awake = _awake(part)
+                      "call model.train() before", f"ops {case.pass_.ops[0].label}", None)  # fmt: skip
+    for pass_ in case.session.tape.passes:
+        if pass_.kind == RUN_PASS and pass_.start > case.pass_.start:
+            awake = _awake(pass_)
             if awake is not None:
                 kind, op = awake
-                yield Finding("wrong mode", f"{kind} is in training mode in {part.address}, where no "
+                yield Finding("wrong mode", f"{kind} is in training mode in {pass_.address}, where no "
                                             f"gradient is taken "
                               f"({op.label}, {words.place(op.source)}): call model.eval() before evaluating",
                               f"list {op.label}", op)  # fmt: skip
@@ -88,8 +88,8 @@ def _has_mode(module: Any) -> bool:
     return kind == "BatchNorm" and getattr(module, "track_running_stats", False)
 
 
-def _awake(part: Pass) -> tuple[str, Op] | None:
-    for op in part.ops:
+def _awake(pass_: Pass) -> tuple[str, Op] | None:
+    for op in pass_.ops:
         owner = op.scope.owner if op.scope is not None else None
         kind = type(owner).__name__
         if (kind.startswith("Dropout") and op.name == "random.bernoulli") or (
@@ -101,8 +101,8 @@ def _awake(part: Pass) -> tuple[str, Op] | None:
 
 def forced(case: Checkup) -> Iterator[Finding]:
     """Find evaluations that the program forces inside of the pass: they wait for the result each time."""
-    part = case.part
-    marks = [mark for mark in case.session.tape.marks if part.start < mark.position < part.end]
+    pass_ = case.pass_
+    marks = [mark for mark in case.session.tape.marks if pass_.start < mark.position < pass_.end]
     if marks:
         mark = marks[0]
         where = words.place(sources.locate(mark.scope.code, mark.lasti)) if mark.scope is not None else ""
@@ -120,20 +120,20 @@ def _at(case: Checkup, position: int) -> str:
 def captured(case: Checkup) -> Iterator[Finding]:
     """Tensors that look like weights but are no parameters of the model: made with random numbers in setup, used by
     a matrix product, never trained."""
-    known = {leaf.name for leaf in case.part.wrt} | set(_untrained(case, set()))
-    trained = {id(leaf.held) for part in case.session.tape.passes for leaf in part.wrt}
-    trained |= {id(leaf.origin.held) for part in case.session.tape.passes for leaf in part.wrt if leaf.origin}
+    known = {leaf.name for leaf in case.pass_.wrt} | set(_untrained(case, set()))
+    trained = {id(leaf.held) for pass_ in case.session.tape.passes for leaf in pass_.wrt}
+    trained |= {id(leaf.origin.held) for pass_ in case.session.tape.passes for leaf in pass_.wrt if leaf.origin}
     for op in case.forward:
         if op.name not in ("matmul", "addmm"):
             continue
         for taken in op.inputs:
-            if isinstance(taken, Leaf) or taken.op is None or taken.op.part is case.part:
+            if isinstance(taken, Leaf) or taken.op is None or taken.op.pass_ is case.pass_:
                 continue
             if taken.name in known or id(taken.held) in case.hidden or id(taken.held) in trained:
                 continue
             if case.session.names.homes.objects(taken):
                 continue
-            if not leads_to_loss(case.session, case.part, taken):
+            if not leads_to_loss(case.session, case.pass_, taken):
                 continue  # a teacher, a target, after stop_gradient
             made, owner = taken.op, taken.op.scope.owner if taken.op.scope is not None else None
             if is_module(owner) and taken.op.scope is not None and taken.op.scope.code.co_name == "__init__":

@@ -19,7 +19,7 @@ _PASSES = 4
 
 def repeated(case: Checkup) -> Iterator[Finding]:
     """Noise and dropout masks that are the same, bit for bit, in two passes of one function that follow each other."""
-    at = case.series.index(case.part)
+    at = case.series.index(case.pass_)
     start = max(at - 1, 0)
     near = case.series[start : start + _PASSES]
     told: set[str] = set()
@@ -38,7 +38,7 @@ def repeated(case: Checkup) -> Iterator[Finding]:
 
 
 def _pairs(before: Pass, after: Pass) -> Iterator[tuple[Op, Op]]:
-    drawn = [[op for op in part.forward if _draws(op)] for part in (before, after)]
+    drawn = [[op for op in pass_.forward if _draws(op)] for pass_ in (before, after)]
     if len(drawn[0]) == len(drawn[1]):
         yield from zip(*drawn)
 
@@ -59,14 +59,14 @@ def _are_same(case: Checkup, first: Op, second: Op) -> bool:
 def stale(case: Checkup) -> Iterator[Finding]:
     """Tensors that a compiled function took when it was traced, and that the program has replaced since."""
     before, tape = case.before, case.session.tape
-    inside = any(start <= case.part.start < end for start, end in tape.compiled)
+    inside = any(start <= case.pass_.start < end for start, end in tape.compiled)
     if before is None or case.next is not None or not inside:
         return
     earlier = {taken for op in before.forward for taken in op.inputs}
-    told: set[Value] = set(case.part.wrt)
+    told: set[Value] = set(case.pass_.wrt)
     for op in case.forward:
         for taken in op.inputs:
-            outside = taken.op is None or taken.op.part is not case.part
+            outside = taken.op is None or taken.op.pass_ is not case.pass_
             if outside and taken in earlier and taken not in told and _is_replaced(case, taken):
                 told.add(taken)
                 name = words.name(taken)

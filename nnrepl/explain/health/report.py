@@ -40,7 +40,7 @@ class Report:
     """What `health` found.
 
     Attributes:
-        part: The pass that was looked at.
+        pass_: The pass that was looked at.
         findings: What matters, warnings first.
         checks: How many checks were made.
         looked: How many tensors were looked at.
@@ -51,7 +51,7 @@ class Report:
         others: How many other gradient calls the step has, which were not looked at.
     """
 
-    part: Pass
+    pass_: Pass
     findings: list[Finding] = field(default_factory=list)
     checks: int = 0
     looked: int = 0
@@ -73,7 +73,7 @@ class Checkup:
 
     Attributes:
         session: Whose tape it is.
-        part: The gradient pass.
+        pass_: The gradient pass.
         look: Sees numbers.
         limits: The thresholds by name.
         broken: Whether non-finite numbers were found: then other numbers say little.
@@ -83,7 +83,7 @@ class Checkup:
     """
 
     session: Reading
-    part: Pass
+    pass_: Pass
     look: Look
     limits: dict[str, float]
     broken: bool = False
@@ -94,14 +94,14 @@ class Checkup:
     @property
     def forward(self) -> list[Op]:
         """The forward ops that succeeded."""
-        return [op for op in self.part.forward if op.error is None]
+        return [op for op in self.pass_.forward if op.error is None]
 
     @property
     def after(self) -> list[Pass]:
         """The passes after this one, up to the next gradient pass: clipping, the update, what is logged."""
         found: list[Pass] = []
         passes = self.session.tape.passes
-        for later in passes[passes.index(self.part) + 1 :]:
+        for later in passes[passes.index(self.pass_) + 1 :]:
             if later.kind == GRADIENT_PASS:
                 break
             found.append(later)
@@ -110,18 +110,18 @@ class Checkup:
     @cached_property
     def series(self) -> list[Pass]:
         """The gradient passes of the same function, this one among them."""
-        return same_function(self.session, self.part)
+        return same_function(self.session, self.pass_)
 
     @property
     def before(self) -> Pass | None:
         """The last gradient pass of the same function before this one, None if it is the first."""
-        at = self.series.index(self.part)
+        at = self.series.index(self.pass_)
         return self.series[at - 1] if at else None
 
     @property
     def next(self) -> Pass | None:
         """The next gradient pass of the same function, None if there is none yet."""
-        return next(iter(self.series[self.series.index(self.part) + 1 :]), None)
+        return next(iter(self.series[self.series.index(self.pass_) + 1 :]), None)
 
 
 Check = Callable[[Checkup], Iterator[Finding]]
@@ -135,13 +135,13 @@ def health(session: Reading, **limits: float) -> Report:
     """
     from nnrepl.explain.health.checks import CHECKS, of_the_step_before, outside
 
-    part = gradient_pass(session)
-    if part.error is not None:
-        raise UserError(f"{part.address} ended with {type(part.error).__name__}; why error tells more")
+    pass_ = gradient_pass(session)
+    if pass_.error is not None:
+        raise UserError(f"{pass_.address} ended with {type(pass_.error).__name__}; why error tells more")
     look = Look(session)
     values = usual() | limits
-    case = Checkup(session, part, look, values)
-    report = Report(part)
+    case = Checkup(session, pass_, look, values)
+    report = Report(pass_)
     report.findings.extend(outside(case))
     checks: Sequence[Check] = () if case.unsafe else CHECKS
     before = case.before
@@ -153,7 +153,7 @@ def health(session: Reading, **limits: float) -> Report:
     report.checks, report.unsafe = len(checks) + 1, case.unsafe
     report.findings.sort(key=lambda finding: finding.level != WARNING)
     report.looked, report.ops, report.refused = look.looked, look.ops, look.refused
-    report.others = sum(other.kind == GRADIENT_PASS and other is not part for other in part.step.passes)
+    report.others = sum(other.kind == GRADIENT_PASS and other is not pass_ for other in pass_.step.passes)
     if not case.after and case.next is None:
         instead = f" ({before.address} was looked at instead)" if before is not None else ""
         report.unseen.append(f"the update{instead}")

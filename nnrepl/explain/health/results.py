@@ -19,7 +19,7 @@ def unapplied(case: Checkup) -> Iterator[Finding]:
     after = case.next
     if after is None:
         return
-    later = leaves_later(case.part, after)
+    later = leaves_later(case.pass_, after)
     if not moved:
         yield from _misdirected(case, after, later)
         return
@@ -36,7 +36,7 @@ def unapplied(case: Checkup) -> Iterator[Finding]:
 def _misdirected(case: Checkup, after: Pass, later: dict[Value, Value]) -> Iterator[Finding]:
     """Find an optimizer that takes the gradients, and changes none of the weights that they belong to."""
     grads = finals(case)
-    updates = [op for part in case.after for op in part.ops if op.scope is not None and op.scope.updating]
+    updates = [op for pass_ in case.after for op in pass_.ops if op.scope is not None and op.scope.updating]
     same = [leaf for leaf in grads if same_weight(leaf, later.get(leaf))]
     if not updates or not grads:
         return
@@ -57,7 +57,7 @@ def _misdirected(case: Checkup, after: Pass, later: dict[Value, Value]) -> Itera
     yield Finding(
         "discarded update",
         f"the update ({made.label} {words.call(made)}, {words.place(words.call_of(made))}) changes none of the weights "
-        f"that were differentiated ({names}): {after.address} begins with the weights of {case.part.address}. Was the "
+        f"that were differentiated ({names}): {after.address} begins with the weights of {case.pass_.address}. Was the "
         "optimizer given another model, or is a compiled step without outputs=?",
         f"what {same[0].name}", made)  # fmt: skip
 
@@ -69,8 +69,8 @@ def _half_kept(case: Checkup, after: Pass, same: list[Value]) -> Iterator[Findin
     taken = {leaf: next((op for op in consumers(grad) if op.scope is not None and op.scope.updating), None)
              for leaf, grad in grads.items()}  # fmt: skip
     # A compiled function that is repeated computes no more than its outputs: what is not kept is not made.
-    compiled = any(start <= case.part.start < end for start, end in case.session.tape.compiled)
-    alone = [leaf for leaf, grad in grads.items() if compiled and all(op.part is case.part for op in consumers(grad))]
+    compiled = any(start <= case.pass_.start < end for start, end in case.session.tape.compiled)
+    alone = [leaf for leaf, grad in grads.items() if compiled and all(op.pass_ is case.pass_ for op in consumers(grad))]
     stats = case.look.stats(grads.values())
     kept = [leaf for leaf in grads if (taken[leaf] is not None or leaf in alone) and not stats[grads[leaf]].is_zero]
     if not kept:
@@ -80,7 +80,7 @@ def _half_kept(case: Checkup, after: Pass, same: list[Value]) -> Iterator[Findin
             f"the update takes the gradients of {names} ({op.label}, {words.place(words.call_of(op))})")  # fmt: skip
     yield Finding(
         "discarded update",
-        f"{what}, but {after.address} begins with the weights of {case.part.address}: the program does not keep the "
+        f"{what}, but {after.address} begins with the weights of {case.pass_.address}: the program does not keep the "
         "new ones (a compiled function keeps only what outputs= names, and takes anew only what inputs= names)",
         f"what {kept[0].name}", op)  # fmt: skip
 
@@ -89,7 +89,7 @@ def _not_kept(case: Checkup, after: Pass, names: str, op: Op, first: str) -> Fin
     return Finding(
         "discarded update",
         f"the new {names} ({op.label}, {words.place(words.call_of(op))}) are used by nothing: {after.address} begins "
-        f"with the weights of {case.part.address}. optimizer.apply_gradients returns the new weights, and the "
+        f"with the weights of {case.pass_.address}. optimizer.apply_gradients returns the new weights, and the "
         "program has to keep them", f"what {first}", op)  # fmt: skip
 
 
@@ -97,14 +97,14 @@ def discarded(case: Checkup) -> Iterator[Finding]:
     """Gradients that were clipped or scaled, and then not used, while the update takes the old ones."""
     grads = finals(case)
     raw = {grad: leaf for leaf, grad in grads.items()}
-    updates = [op for part in case.after for op in part.ops if op.scope is not None and op.scope.updating]
+    updates = [op for pass_ in case.after for op in pass_.ops if op.scope is not None and op.scope.updating]
     if not updates or not any(taken in raw for op in updates for taken in op.inputs):
         return
     shown = {value for mark in case.session.tape.marks for value in mark.values}
     lost: list[Value] = []
     made: dict[Value, Value] = dict(raw)  # what was made of a gradient, by whose
-    for part in case.after:
-        for op in part.ops:
+    for pass_ in case.after:
+        for op in pass_.ops:
             if op.scope is not None and op.scope.updating:
                 continue
             whose = next((made[taken] for taken in op.inputs if taken in made), None)
@@ -140,8 +140,8 @@ def _function(op: Op) -> str:
 
 def of_the_data(case: Checkup) -> Iterator[Finding]:
     """Find a gradient with respect to one argument that is subtracted from another."""
-    own = {leaf.origin or leaf: leaf for leaf in case.part.wrt}
-    others = _arguments(case.part) - set(own)
+    own = {leaf.origin or leaf: leaf for leaf in case.pass_.wrt}
+    others = _arguments(case.pass_) - set(own)
     for leaf, grad in finals(case).items():
         for op, step in _steps_of(case.session.tape, grad, case.after):
             taken = [value for value in op.inputs if value is not step]
@@ -157,12 +157,12 @@ def of_the_data(case: Checkup) -> Iterator[Finding]:
                     return
 
 
-def _arguments(part: Pass) -> set[Value]:
+def _arguments(pass_: Pass) -> set[Value]:
     """Return what a pass takes from outside, by the values that it goes on with."""
     found: set[Value] = set()
-    for op in part.forward:
+    for op in pass_.forward:
         for taken in op.inputs:
-            if taken.op is None or taken.op.part is not part:
+            if taken.op is None or taken.op.pass_ is not pass_:
                 found.add(taken.origin or taken)
     return found
 
@@ -170,12 +170,12 @@ def _arguments(part: Pass) -> set[Value]:
 def left_out(case: Checkup) -> Iterator[Finding]:
     """Find a number that is computed from what is trained, and used by nothing: a term of the loss that is not
     added."""
-    part = case.part
-    if part.returned is None:
+    pass_ = case.pass_
+    if pass_.returned is None:
         return
-    known = {value for mark in case.session.tape.marks for value in mark.values} | set(part.returned)
-    known |= {root for root, _ in part.roots}
-    trained = {leaf.canonical for leaf in part.wrt}
+    known = {value for mark in case.session.tape.marks for value in mark.values} | set(pass_.returned)
+    known |= {root for root, _ in pass_.roots}
+    trained = {leaf.canonical for leaf in pass_.wrt}
     for op in case.forward:
         if not any(taken.canonical in trained for taken in op.inputs) or ends_here(op, trained):
             continue
@@ -195,13 +195,13 @@ def left_out(case: Checkup) -> Iterator[Finding]:
                     f"explain {op.label}", op)  # fmt: skip
 
 
-def _steps_of(tape: Tape, grad: Value, parts: list[Pass]) -> Iterator[tuple[Op, Value]]:
+def _steps_of(tape: Tape, grad: Value, passes: list[Pass]) -> Iterator[tuple[Op, Value]]:
     """Yield the ops after a pass that take a gradient, or a multiple of it."""
     stack = [grad]
     while stack:
         value = stack.pop()
         for user in tape.consumers(value):
-            if user.part in parts:
+            if user.pass_ in passes:
                 yield user, value
                 if user.name in ("multiply", "divide", "negative") and len(user.inputs) == 1:
                     stack.extend(user.outputs)

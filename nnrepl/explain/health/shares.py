@@ -47,7 +47,7 @@ def twice(case: Checkup) -> Iterator[Finding]:
             first = maker(first.inputs[0])  # a column of the shares: `model(x)[:, 0]`
         if first is not None and first.name == "subtract" and first.inputs[-1].shape[-1:] == (1,):
             first = maker(first.inputs[0])  # the loss takes the largest logit out first
-        if first is None or first.part is not op.part or first.name not in ("softmax", "sigmoid"):
+        if first is None or first.pass_ is not op.pass_ or first.name not in ("softmax", "sigmoid"):
             continue
         binary = op.name in ("logaddexp", "sigmoid")
         takes = "sigmoid" if binary else "softmax"
@@ -138,7 +138,7 @@ def _uses(op: Op) -> Iterator[tuple[Op, Value]]:
             continue
         seen.add(value)
         for user in op.tape.consumers(value):
-            if user.part is not op.part or user.phase != op.phase:
+            if user.pass_ is not op.pass_ or user.phase != op.phase:
                 continue
             yield user, value
             if user.name in ("log", "negative", "exp") or has(user.name, Trait.CONVERTS):
@@ -171,7 +171,7 @@ def _each_with_each(value: Value) -> bool:
     what is done with each number alone."""
     for _ in range(8):
         op = maker(value)
-        if op is None or op.part is not (value.op.part if value.op is not None else None):
+        if op is None or op.pass_ is not (value.op.pass_ if value.op is not None else None):
             return False
         ends = [tuple(taken.shape[-2:]) for taken in op.inputs]
         size = tuple(value.shape[-2:])
@@ -193,7 +193,7 @@ def _source(value: Value) -> Leaf | None:
 
 def _one_hot(case: Checkup, value: Value) -> int | None:
     """Return the axis along which a tensor of zeros and ones has one 1 in each row; None if it is no such tensor."""
-    if not case.look.can_see(value) or len(value.shape) < 2 or case.part.grads.get(value.canonical):
+    if not case.look.can_see(value) or len(value.shape) < 2 or case.pass_.grads.get(value.canonical):
         return None
     array = case.look.array(value).astype(mx.float32)
     sums = [mx.all(mx.sum(array, axis=axis) == 1) for axis in range(array.ndim) if value.shape[axis] > 1]
@@ -268,7 +268,7 @@ def _product(value: Value) -> Op | None:
 
 def _share_of_masked(case: Checkup, op: Op, mask: Value, shape: tuple[int, ...]) -> float:
     """Return the largest share where a tensor of zeros and ones, some of each in a row, is 0; 0.0 if it is no mask."""
-    if len(mask.shape) < 2 or case.part.grads.get(mask.canonical) or not case.look.can_see(mask):
+    if len(mask.shape) < 2 or case.pass_.grads.get(mask.canonical) or not case.look.can_see(mask):
         return 0.0
     result = op.outputs[0]
     if result.shape != shape or not case.look.can_see(result):
@@ -290,7 +290,7 @@ def without_answer(case: Checkup) -> Iterator[Finding]:
         for hot, other in (op.inputs, op.inputs[::-1]):
             if hot.op is None or len(hot.shape) < 2 or hot.shape[-1] < 2 or not _is_log_share(other):
                 continue
-            if case.part.grads.get(hot.canonical) or not case.look.can_see(hot):
+            if case.pass_.grads.get(hot.canonical) or not case.look.can_see(hot):
                 continue
             array = case.look.array(hot).astype(mx.float32)
             rows = mx.sum(array, axis=-1)

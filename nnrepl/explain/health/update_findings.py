@@ -29,12 +29,12 @@ class ParameterUpdate:
 
 def changes(case: Checkup) -> list[ParameterUpdate]:
     """Return the parameters that the update after a pass has changed."""
-    parts = case.after
-    if not parts:
+    passes = case.after
+    if not passes:
         return []
     found = []
-    start, end = parts[0].start, parts[-1].end
-    later = leaves_later(case.part, case.next) if case.next is not None else {}
+    start, end = passes[0].start, passes[-1].end
+    later = leaves_later(case.pass_, case.next) if case.next is not None else {}
     for leaf, gradient in finals(case).items():
         after = _newest(case, leaf, start, end) or _goes_on(later.get(leaf), start, end)
         if after is not None and after.shape == leaf.shape:
@@ -115,7 +115,7 @@ _SMALL = 0.01  # weights of which a typical element is no larger are young, or b
 
 def _began_small(case: Checkup, change: ParameterUpdate, delta: float) -> bool:
     """Whether a weight began at 0, or so small that a few such steps make all of it."""
-    first = next((leaf for part in case.session.tape.passes for leaf in part.wrt if leaf.name == change.name), None)
+    first = next((leaf for pass_ in case.session.tape.passes for leaf in pass_.wrt if leaf.name == change.name), None)
     if first is None or first.shape != change.before.shape or not case.look.can_see(first):
         return False
     stat = case.look.stat(first)
@@ -126,7 +126,7 @@ def _began_small(case: Checkup, change: ParameterUpdate, delta: float) -> bool:
 
 def _what_came(case: Checkup) -> str:
     """Return what the loss did after the update, where that is on the tape."""
-    before, after = case.part.loss, case.next.loss if case.next is not None else None
+    before, after = case.pass_.loss, case.next.loss if case.next is not None else None
     if before is None or after is None or before.size != 1 or after.size != 1 or not case.look.can_see(after):
         return ""
     case.look.see([before, after])
@@ -208,7 +208,7 @@ def _adds_the_gradient(case: Checkup, moved: list[ParameterUpdate], along: float
     """Whether an update with the same gradients turned round goes less far along them: what is left of earlier steps
     (a momentum) may go along a gradient as well, and is no fault."""
     known = {change.gradient: -change.gradient.array for change in moved}
-    turned = Turned([op for part in case.after for op in part.ops], known)
+    turned = Turned([op for pass_ in case.after for op in pass_.ops], known)
     try:
         new = [(turned.of(change.after), change) for change in moved]
         case.look.see([change.before for change in moved])
@@ -258,17 +258,17 @@ def _lost(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]
 def forgotten(case: Checkup) -> Iterator[Finding]:
     """Gradients that nobody uses, although the program has gone on to take others."""
     passes = case.session.tape.passes
-    later = [part for part in passes[passes.index(case.part) + 1 :] if part.kind == GRADIENT_PASS]
+    later = [pass_ for pass_ in passes[passes.index(case.pass_) + 1 :] if pass_.kind == GRADIENT_PASS]
     over = later or (case.session.recorder is not None and not case.session.running)
     grads = finals(case)
     if not over or not grads:
         return
-    if any(op.part is not case.part for grad in grads.values() for op in case.session.tape.consumers(grad)):
+    if any(op.pass_ is not case.pass_ for grad in grads.values() for op in case.session.tape.consumers(grad)):
         return
     seen = {value for mark in case.session.tape.marks if mark.how not in _WAITS for value in mark.values}
     if any(grad in seen for grad in grads.values()):
         return  # the program prints them, or takes them as numbers
-    same = bool(later) and any(same_weight(leaf, other) for leaf in case.part.wrt for other in later[0].wrt)
+    same = bool(later) and any(same_weight(leaf, other) for leaf in case.pass_.wrt for other in later[0].wrt)
     text = "the gradients of this pass are never used"
     if same:
         text += f", and {later[0].address} begins with the same weights: the update is probably forgotten"
