@@ -1,7 +1,7 @@
 """Streams: what stands in for standard output and standard error while the program runs.
 
 The real streams are nnrepl's own: whatever a program does to those that it sees (it replaces, wraps, detaches, closes
-them, opens their descriptors anew), the prompt stays. One that begins again from its start finds them as the first time.
+them, opens their descriptors anew), the prompt stays. One that begins again from its start finds them as they were.
 """
 
 from __future__ import annotations

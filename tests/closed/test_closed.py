@@ -176,6 +176,15 @@ def test_stops_on_the_way_open_what_they_need(tmp_path: Path) -> None:
     assert closed == [2, 3, 4, 9, 10, 11]
 
 
+@pytest.mark.parametrize("motion", ["goto", "until"])
+def test_a_step_that_has_no_such_op_is_opened_alone(motion: str, tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + PROGRAMS["adam"])
+    shown = play(file, "continue", "goto step 3", f"{motion} step 8 erfinv")
+    assert re.findall(r"opening (steps? [\d to]*\d)", shown) == ["step 3", "step 8"]
+    assert "step 8 has no erfinv" in shown
+
+
 def test_an_edit_in_an_opened_step_is_the_program_with_that_line(tmp_path: Path) -> None:
     program = PROGRAMS["adam"]
     (tmp_path / "train.py").write_text(HEAD + QUIET + program)
