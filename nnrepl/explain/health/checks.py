@@ -6,6 +6,7 @@ from nnrepl.explain.health import (
     activations,
     arrears,
     broadcasts,
+    dead_ways,
     gradient_findings,
     growth,
     parameters,
@@ -25,6 +26,7 @@ __all__ = ["CHECKS", "of_the_step_before", "outside"]
 _MODULES = (
     gradient_findings,
     activations,
+    dead_ways,
     symmetry,
     shares,
     broadcasts,
