@@ -232,7 +232,7 @@ def living(kind: type) -> list[Any]:
     kinds = {kind}
     pending = [kind]
     while pending:
-        below = set(type.__subclasses__(pending.pop())) - kinds
+        below: set[type] = set(type.__subclasses__(pending.pop())) - kinds
         kinds |= below
         pending.extend(below)
     return [thing for thing in gc.get_objects() if type(thing) in kinds]  # all of the heap: half a million objects
