@@ -12,6 +12,7 @@ from nnrepl.explain.paths import gradient_pass, same_function
 from nnrepl.session.errors import UserError
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Op, Pass
+from nnrepl.tape.collector import paused
 
 WARNING, NOTE = "warning", "note"
 
@@ -127,6 +128,7 @@ class Checkup:
 Check = Callable[[Checkup], Iterator[Finding]]
 
 
+@paused()
 def health(session: Reading, **limits: float) -> Report:
     """Look over the gradient pass at the cursor, and the update after it.
 
