@@ -11,7 +11,8 @@ import mlx.core as mx
 import pytest
 
 import nnrepl
-from nnrepl.explain.explanation import Explanation, explain, of_value
+from nnrepl.explain.explained import explain
+from nnrepl.explain.explanation import Explanation, of_value
 from nnrepl.explain.look import Look
 from nnrepl.ops import ENTRIES, every
 from nnrepl.ops.entry import Entry
