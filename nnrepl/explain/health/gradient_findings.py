@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause
+from nnrepl.explain.blame import Blame, blame, cone_stats
 from nnrepl.explain.disconnected import why_none
 from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding
 from nnrepl.explain.limits import is_lost
@@ -19,7 +20,6 @@ from nnrepl.explain.nonfinite import blamed, born, did, trouble, vanished
 from nnrepl.explain.outside import detours
 from nnrepl.explain.scale import grows, shrinks, weight_of
 from nnrepl.explain.stuck import reason_for
-from nnrepl.explain.zero import Blame, blame, cone_stats
 from nnrepl.explain.zero_reasons import Reason
 from nnrepl.explain.zeros import versions
 from nnrepl.ops import Trait, has
