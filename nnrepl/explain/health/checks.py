@@ -9,6 +9,7 @@ from nnrepl.explain.health import (
     activations,
     arrears,
     broadcasts,
+    dead_ways,
     gradient_findings,
     growth,
     parameters,
@@ -28,10 +29,12 @@ from nnrepl.explain.paths import gradient_pass
 from nnrepl.session.errors import UserError
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS
+from nnrepl.tape.collector import paused
 
 _MODULES = (
     gradient_findings,
     activations,
+    dead_ways,
     symmetry,
     shares,
     broadcasts,
@@ -61,6 +64,7 @@ def of_the_step_before(case: Checkup) -> list[Finding]:
     return found
 
 
+@paused()
 def health(session: Reading, **limits: float) -> Report:
     """Look over the gradient pass at the cursor, and the update after it.
 
