@@ -289,6 +289,8 @@ class OpaqueCall:
             touched, recorder.captured = recorder.captured, captured
             changed, recorder.overwrites = recorder.overwrites, overwrites
             made = {} if before is None else recorder.leavings.followed(before)
+        if inside is not None:  # a checkpoint in there runs once more in its backward pass, on what was made there
+            touched = {value: array for value, array in touched.items() if not inside.is_mine(value)}
         pass_ = None if inside is None else inside.close(error)
         if _RANDOM_STATE[0] is not state:
             self.state, recorder.draws = state, draws
