@@ -20,6 +20,7 @@ from nnrepl.record.bounds import check_bounds
 from nnrepl.record.catalog import Callee
 from nnrepl.record.native import IN_PLACE, Levels, evaluating, in_place, optimizers, update_hook
 from nnrepl.record.patches import Patches
+from nnrepl.record.reads import is_read, reading
 from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, aside, current, installed
 from nnrepl.record.tracing import check_evaluation
 from nnrepl.tape import Operation, arrays_of, collector
@@ -71,13 +72,17 @@ def _install_calls(levels: Levels, patches: Patches) -> None:
                 patches.set(callee.holder, callee.attribute, staticmethod(wrapper))
     for name in IN_PLACE:
         patches.set(mx.array, name, in_place(recorder, vars(mx.array)[name]))
-    if levels.resting:
-        for callee in catalog.CALLEES:
-            if callee.treatment == "sync" and callee.attribute in vars(callee.holder):
+    for callee in catalog.CALLEES:
+        if callee.treatment == "sync" and callee.attribute in vars(callee.holder):
+            if levels.resting:
                 wrapper = evaluating(levels, callee.original)
-                patches.set(
-                    callee.holder, callee.attribute, wrapper if callee.holder is mx.array else staticmethod(wrapper)
-                )
+            elif recorder.intake.follows or is_read(callee):
+                wrapper = reading(recorder, callee)
+            else:
+                continue
+            patches.set(
+                callee.holder, callee.attribute, wrapper if callee.holder is mx.array else staticmethod(wrapper)
+            )
     _install_updates(levels, patches)
 
 
