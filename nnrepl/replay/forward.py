@@ -59,6 +59,7 @@ class Forward:
         self._needed = _needed(old, run) if self._points else []
         self._target: Point | None = None
         self._answers: Iterator[Answer] = iter(())
+        self._without: dict[int, mx.array] = {}
 
     def begins(self, recorder: Recorder, number: int) -> None:
         """Note that a gradient call is about to be made natively, after so many others.
@@ -106,6 +107,31 @@ class Forward:
         """Whether the program may have failed because it computes nothing here."""
         return bool(self.skipped) and (self.skipping or _WITHOUT_NUMBERS in str(error))
 
+    def wakes(self, recorder: Recorder) -> None:
+        """Note that ops are recorded from here on: what the program holds has its numbers, or is known to have none.
+
+        Raises NotKept through the program where it computes nothing.
+        """
+        if self.skipping:
+            raise NotKept("the program needs its numbers here")
+        if self.skipped:
+            self._without = {id(array): array for array in self._stand_ins(recorder)}
+
+    def adopts(self, array: mx.array) -> None:
+        """Note that an op takes what the program has. Raises NotKept through the program if that has no numbers."""
+        if self._without.get(id(array)) is array:
+            raise NotKept("the program takes a tensor that has not been kept")
+
+    def settle(self, recorder: Recorder) -> None:
+        """Note that all has been done again. Raises NotKept if the program holds anything without its numbers."""
+        if self.skipping or (self.skipped and self._stand_ins(recorder)):
+            raise NotKept("the program holds a tensor that has not been kept")
+
+    def _stand_ins(self, recorder: Recorder) -> list[mx.array]:
+        with recorder.muted():
+            arrays = _reach(recorder).arrays
+            return [array for array in arrays if not is_evaluated(array) and not _computes(array)]
+
     def _arrive(self, recorder: Recorder, point: Point) -> None:
         """Give the program's tensors the numbers that they had at a point."""
         with recorder.muted():
@@ -123,10 +149,8 @@ class Forward:
 
     def _cut(self, recorder: Recorder) -> None:
         """Let no graph grow: what the program holds that depends on a stand-in is one from here on."""
-        with recorder.muted():
-            for array in _reach(recorder).arrays:
-                if not is_evaluated(array) and not _computes(array):
-                    stand_in(array)
+        for array in self._stand_ins(recorder):
+            stand_in(array)
 
 
 def _reach(recorder: Recorder) -> Reach:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -26,6 +27,8 @@ _SHARE = 0.02
 _MOST, _FEW = 24, 12
 _PATIENCE = 8
 _NEVER = float("inf")
+_JUNK = 64
+"""So many numbers that a program never asks for (the losses that it does not print) may be missing of a point."""
 
 
 class Point:
@@ -66,6 +69,7 @@ class Keeping:
         self._due = self._spent = 0.0
         self._known: dict[int, weakref.ref[mx.array]] = {}
         self._waited = 0
+        self._owner: Kept | None = None
         self._lazy: tuple[Point, list[int]] | None = None
 
     def begins(self, recorder: Recorder, kept: Kept, number: int, budget: int) -> None:
@@ -91,6 +95,7 @@ class Keeping:
                 return
             kept.points.append(point)
             thin(kept, budget)
+            self._owner = kept
         self._known = {id(array): weakref.ref(array) for array in reach.arrays}
         end = time.perf_counter()
         self._spent += end - start
@@ -100,7 +105,7 @@ class Keeping:
     def _ready(self, reach: Reach) -> bool:
         """Whether MLX has computed what the program holds; a program that evaluates its weights seldom is waited for,
         one that never does is not."""
-        if all(map(is_evaluated, reach.arrays)):
+        if sum([array.size for array in reach.arrays if not is_evaluated(array)]) <= _JUNK:
             self._waited = 0
             return True
         self._waited += 1
@@ -132,6 +137,9 @@ class Keeping:
             array = point.arrays[at]
             point.arrays[at] = _duplicate(array) if array is not None and is_evaluated(array) else None
         _eval([point.arrays[at] for at in lazy if point.arrays[at] is not None])
+        missing = [shape for array, (shape, _) in zip(point.arrays, point.shapes) if array is None]
+        if sum(map(prod, missing)) > _JUNK and self._owner is not None and point in self._owner.points:
+            self._owner.points.remove(point)  # it evaluates its weights later: what it holds here are no numbers
 
 
 def thin(kept: Kept, budget: int) -> None:

@@ -51,7 +51,8 @@ class Reach:
 
     def __init__(self, recorder: Recorder) -> None:
         self.arrays: list[mx.array] = []
-        pending: list[Any] = [_RANDOM_STATE[0]]
+        making = None if recorder.levels is None else recorder.levels.making  # it holds what the call is given
+        pending: list[Any] = [_RANDOM_STATE[0], making]
         for frame in _frames(recorder):
             pending += _held(frame)
         seen: set[int] = set()

@@ -321,18 +321,21 @@ class Replay(Intake):
             self.opening.remade.note(self.expected[at], op)
 
     def stretches(self, recorder: Recorder) -> bool:
-        """Whether the tape has a closed stretch here, which is to stay closed."""
         return self.opening.stretches(recorder)
 
     def awake(self, recorder: Recorder) -> None:
-        """If a stretch is being opened, it ends here; so does a step behind which the tape goes on with this call."""
         self.opening.awake(recorder)
 
     def read(self, recorder: Recorder, how: str, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         return self.forward.read(how, lambda: original(*args, **kwargs))
 
+    def wakes(self, recorder: Recorder) -> None:
+        self.forward.wakes(recorder)
+
+    def adopts(self, array: mx.array) -> None:
+        self.forward.adopts(array)
+
     def left(self, recorder: Recorder) -> None:
-        """Note that a call has been recorded that may be one that is to be opened."""
         self.opening.left(recorder)
 
     # -- following the tape ------------------------------------------------------------------------------

@@ -301,6 +301,7 @@ class Changes:
         """Run again for the same wish, with every number computed: the program could not be led there without."""
         self.failed()
         self.news = None
+        self.session.tape.kept.points.clear()
         self._coming = self._came
         self.session.codes.wanted = self.timelines.codes_for(*self._came)
         again = RunAgain(wish.run.computing(), wish.failure)

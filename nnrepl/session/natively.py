@@ -207,9 +207,11 @@ def settle(session: Standing) -> None:
         return
     if session.recorder is not None:
         opening.close(session.recorder)
-    parted, intake = opening.parted(), None if session.recorder is None else session.recorder.intake
-    if parted and isinstance(intake, Replay) and intake.forward.skipped:
-        raise NotKept(parted)
+    parted, recorder = opening.parted(), session.recorder
+    if recorder is not None and isinstance(recorder.intake, Replay):
+        recorder.intake.forward.settle(recorder)
+        if parted and recorder.intake.forward.skipped:
+            raise NotKept(parted)
     timeline = session.edits.timelines.current
     timeline.seen = opening.moved(timeline.seen)
     _move_changes(session, timeline, opening)
