@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import gc
 import os
 from collections.abc import Iterator
@@ -11,6 +12,13 @@ import mlx.core as mx
 import pytest
 
 from nnrepl.record.recorder import current
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile nnrepl once, as pip does: else each of the hundreds of processes that tests start would, where Python
+    is told to write no bytecode."""
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(Path(__file__).parent.parent / "nnrepl", quiet=2)
 
 
 @pytest.fixture(scope="session", autouse=True)

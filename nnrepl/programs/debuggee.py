@@ -25,10 +25,11 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.quiet import set_random_state
 from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.replay.divergence import CannotExchange, Diverged, NotKept
-from nnrepl.replay.forward import Forward
 from nnrepl.replay.interrupts import resume
+from nnrepl.replay.readings import Readings
 from nnrepl.replay.replay import Replay
 from nnrepl.replay.run import Run
+from nnrepl.replay.uncomputed import Forward
 from nnrepl.session.errors import Load, Quit, Restart
 from nnrepl.session.session import TapeSession
 from nnrepl.session.state import RunAgain
@@ -82,6 +83,7 @@ class Debuggee:
         self._modules = frozenset(sys.modules)
         self._leave_names()
         self._written = WrittenFiles()
+        self._readings = Readings()
         self._random = (random.getstate(), _numpy_state(), mx.random.state[0])  # type: ignore[index]
 
     def _take(self, script: Script) -> None:
@@ -201,8 +203,10 @@ class Debuggee:
             session.begin(self._at_entry, through=bool(self._call))
         session.changes.timelines.live.starts.clear()
         session.hooks.program_begins()
-        watching = self._written.watching(lambda: recorder.mode != MUTED)
-        with self.script.kept.importing(), recording(recorder), self._breakpoints(), watching:
+        runs = lambda: recorder.mode != MUTED  # noqa: E731
+        self._readings.begin(anew=run is None)
+        watching = self._written.watching(runs), self._readings.watching(runs)
+        with self.script.kept.importing(), recording(recorder), self._breakpoints(), watching[0], watching[1]:
             return self._to_its_end(recorder)
 
     def _to_its_end(self, recorder: Recorder) -> BaseException | None:

@@ -226,10 +226,16 @@ def _has_docstring(code: CodeType) -> bool:
 # -- what lives ------------------------------------------------------------------------------------------------
 
 
-def living(kind: type) -> Iterator[Any]:
-    """Every object of a type that Python's collector knows, those that it no longer walks included."""
+def living(kind: type) -> list[Any]:
+    """Return every object of a type that Python's collector knows, those that it no longer walks included."""
     wake()
-    return (thing for thing in gc.get_objects() if issubclass(type(thing), kind))
+    kinds = {kind}
+    pending = [kind]
+    while pending:
+        below: set[type] = set(type.__subclasses__(pending.pop())) - kinds
+        kinds |= below
+        pending.extend(below)
+    return [thing for thing in gc.get_objects() if type(thing) in kinds]  # all of the heap: half a million objects
 
 
 def functions_of(filename: str) -> list[FunctionType]:
@@ -398,18 +404,17 @@ def forget_traces(names: set[str]) -> None:
         if not is_library(function.__code__.co_filename):
             bodies.setdefault(function.__name__, set()).add(function.__code__)
     clear: set[str] = set()
-    for compiled in list(living(Compiled)):
-        if _reaches(compiled.fun, names, bodies, clear):
+    # what is called without its name being written: methods such as __call__ and __add__
+    anyhow = _reach([name for name in bodies if name.startswith("__")], names, bodies, clear)
+    for compiled in living(Compiled):
+        code = getattr(getattr(compiled.fun, "__func__", compiled.fun), "__code__", None)
+        if anyhow or code is None or _reach([code.co_name], names, bodies, clear):
             compiled.forget()
 
 
-def _reaches(fun: Any, names: set[str], bodies: dict[str, set[CodeType]], clear: set[str]) -> bool:
-    """Whether a function may call one of some names. `clear` holds those from which none can be reached."""
-    code = getattr(getattr(fun, "__func__", fun), "__code__", None)
-    if code is None:
-        return True
-    # what is called without its name being written: methods such as __call__ and __add__
-    pending, seen = [code.co_name, *(name for name in bodies if name.startswith("__"))], set()
+def _reach(pending: list[str], names: set[str], bodies: dict[str, set[CodeType]], clear: set[str]) -> bool:
+    """Whether functions of some names may call one of others. `clear` holds those from which none can be reached."""
+    seen: set[str] = set()
     while pending:
         name = pending.pop()
         if name in seen or name in clear:

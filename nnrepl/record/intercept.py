@@ -18,9 +18,9 @@ import mlx.core as mx
 from nnrepl.record import before, catalog, compiled, custom, kernels, opaque, special, strays, transforms
 from nnrepl.record.bounds import check_bounds
 from nnrepl.record.catalog import Callee
-from nnrepl.record.native import IN_PLACE, Levels, evaluating, in_place, optimizers, update_hook
+from nnrepl.record.native import IN_PLACE, Levels, in_place, optimizers, update_hook
+from nnrepl.record.native_reads import evaluating, reading
 from nnrepl.record.patches import Patches
-from nnrepl.record.reads import is_read, reading
 from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, aside, current, installed
 from nnrepl.record.tracing import check_evaluation
 from nnrepl.tape import Operation, arrays_of, collector
@@ -74,15 +74,14 @@ def _install_calls(levels: Levels, patches: Patches) -> None:
         patches.set(mx.array, name, in_place(recorder, vars(mx.array)[name]))
     for callee in catalog.CALLEES:
         if callee.treatment == "sync" and callee.attribute in vars(callee.holder):
+            method = callee.holder is mx.array
             if levels.resting:
                 wrapper = evaluating(levels, callee.original)
-            elif recorder.intake.follows or is_read(callee):
-                wrapper = reading(recorder, callee)
+            elif method or recorder.intake.follows:
+                wrapper = reading(levels, callee)
             else:
                 continue
-            patches.set(
-                callee.holder, callee.attribute, wrapper if callee.holder is mx.array else staticmethod(wrapper)
-            )
+            patches.set(callee.holder, callee.attribute, wrapper if method else staticmethod(wrapper))
     _install_updates(levels, patches)
 
 

@@ -379,6 +379,11 @@ class ClosedLosses:
     def _now(self) -> mx.array | None:
         return None if self._loss is None else self._loss()
 
+    def read(self, array: mx.array) -> None:
+        """Note that the program has read the number of an array, and may let go of it now: `loss = loss.item()`."""
+        if self._loss is not None and self._loss() is array:
+            self.settle()
+
     def settle(self) -> None:
         """Keep the last one, if its number is there."""
         loss, op = self._now(), self._op
@@ -468,17 +473,6 @@ def keep_contents(recorder: Recorder, array: mx.array) -> None:
     value = recorder.live.pop(id(array), None)
     if value is not None and value.held is array:
         value.held = _copy(array)
-
-
-def evaluating(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what stands in a closed stretch for what forces an evaluation."""
-
-    @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        levels.evaluated()
-        return original(*args, **kwargs)
-
-    return wrapper
 
 
 def in_place(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:

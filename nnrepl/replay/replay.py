@@ -18,15 +18,15 @@ import mlx.core as mx
 from nnrepl.record.again import InsideFollowed
 from nnrepl.record.intake import Intake
 from nnrepl.record.objects import object_of, overwrite, refill
-from nnrepl.replay.copies import copy_op, reopened_pass
+from nnrepl.replay.copies import ComingBy, copy_op, reopened_pass
 from nnrepl.replay.divergence import Diverged, OpDifference, compare, said_of, same_operation, same_place
-from nnrepl.replay.forward import Forward
 from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
 from nnrepl.replay.rebinding import Rebinding, lies_inside
 from nnrepl.replay.remade import made_natively
 from nnrepl.replay.run import Run
+from nnrepl.replay.uncomputed import Forward
 from nnrepl.tape import (
     GRADIENT_PASS,
     Activation,
@@ -104,21 +104,22 @@ class Replay(Intake):
         tensor to a variable of a function that is about to be called waits for it."""
         check()
         self._reach(self.opening.before(len(recorder.tape.ops)), due=not calling)
-        anew = self.opening.anew
+        standing: ComingBy | None = None
         while (op := self._inserted(len(recorder.tape.ops))) is not None:
             if calling and lies_inside(recorder, self._edit_of(op)):
                 return
+            standing = standing or ComingBy(recorder)
             pass_ = recorder.pass_ if recorder.pass_ is not None else reopened_pass(recorder)
-            twin = self.opening.remade.insert(recorder, op) if anew else copy_op(op, pass_, len(recorder.tape.ops))
-            twin.pass_, twin.position = pass_, len(recorder.tape.ops)
-            if recorder.started and pass_ is not recorder.pass_ and twin.position == recorder.tape.origin:
+            at = len(recorder.tape.ops)
+            twin = self.opening.remade.insert(recorder, op) if self.opening.anew else copy_op(op, pass_, at)
+            twin.pass_, twin.position, twin.scope = pass_, at, standing.scope_of(op)
+            if recorder.started and pass_ is not recorder.pass_ and at == recorder.tape.origin:
                 recorder.tape.origin += 1  # what is changed before #1 is setup
             recorder.tape.ops.append(twin)
-            for value in op.outputs:
-                if value.op is op:
-                    value.op = twin
+            for value in [value for value in op.outputs if value.op is op]:
+                value.op = twin
             if pass_ is not recorder.pass_:
-                pass_.end = len(recorder.tape.ops)
+                pass_.end = at + 1
             target = recorder.tape.notes.edits.get(twin)
             if target is not None:
                 self.final[target] = twin.outputs[0]

@@ -31,7 +31,7 @@ from nnrepl.session.typed import append, upcoming
 from nnrepl.session.typed_lines import as_change
 from nnrepl.tape import ClosedOp, Tape, Value, outermost
 from nnrepl.timeline.code import CodeChange, SourceChanges
-from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
+from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of, said_inside
 from nnrepl.timeline.timelines import Timeline, Timelines
 from nnrepl.timeline.typed_cells import Cell
 
@@ -183,16 +183,11 @@ class Changes:
         inside = None if value is None else value.inside
         if inside is None and (op is None or not op.inner):
             return
-        pass_ = outermost(inside if inside is not None else op.pass_)  # type: ignore[union-attr]
-        if inside is None and self.session.cursor == pass_.start:
-            return  # it stands before the call
-        whose = "a call" if pass_.call is None else f"{pass_.call.label} ({pass_.call.name})"
-        where = "it lies" if inside is not None else "you stand"
-        before = self.session.tape.ops[pass_.start].label
-        raise UserError(
-            f"{name} cannot be changed here: {where} inside of {whose}, which MLX runs by itself, as one op; change "
-            f"what goes in, at {before} (goto {before}), or what comes out"
-        )
+        if inside is not None:
+            raise UserError(said_inside(name, inside))
+        assert op is not None
+        if self.session.cursor != outermost(op.pass_).start:  # it does not stand before the call
+            raise UserError(said_inside(name, op.pass_, "you stand"))
 
     def _make(self, edit: Edit, line: str) -> Timeline:
         """Run again with an edit."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from nnrepl.record.process import this_process
 from nnrepl.replay.divergence import NotKept
+from nnrepl.replay.keeping import Keeping
 from nnrepl.replay.opening import Opening
-from nnrepl.replay.points import Keeping
 from nnrepl.replay.replay import Replay
 from nnrepl.replay.run import Run
 from nnrepl.replay.world import World

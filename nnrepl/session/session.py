@@ -18,8 +18,8 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.process import this_process
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import hold_on
+from nnrepl.replay.keeping import Keeping
 from nnrepl.replay.opening import Opening
-from nnrepl.replay.points import Keeping
 from nnrepl.replay.replay import Replay
 from nnrepl.session import closed, goals, natively
 from nnrepl.session.below import TakesCells

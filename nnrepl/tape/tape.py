@@ -12,7 +12,7 @@ import mlx.core as mx
 from nnrepl.tape.bindings import Bindings
 from nnrepl.tape.collector import wake
 from nnrepl.tape.face import Face
-from nnrepl.tape.kept import Kept, count_calls
+from nnrepl.tape.native_run import NativeRun, count_calls
 from nnrepl.tape.notes import Notes
 from nnrepl.tape.op import ClosedOp, Op
 from nnrepl.tape.origins import Source
@@ -76,7 +76,7 @@ class Tape:
         self.retraced: set[int] = set()
         self.bindings = Bindings()
         self.passed: dict[tuple[str, int], list[int]] = {}
-        self.kept = Kept()
+        self.kept = NativeRun()
         self.steps = Steps(self)
         self.here = 1
         self._consumers: dict[Value, list[Op]] = {}

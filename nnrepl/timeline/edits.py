@@ -16,7 +16,7 @@ from nnrepl.record.custom import in_first_run
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.repeat import exchange
-from nnrepl.tape import RUN_PASS, Activation, Gradient, Leaf, Op, Operation, Pass, Tape, Value
+from nnrepl.tape import RUN_PASS, Activation, Gradient, Leaf, Op, Operation, Pass, Tape, Value, outermost
 from nnrepl.tape.passes import inside_of
 
 _copy = mx.array.__copy__
@@ -176,6 +176,17 @@ def place_of(tape: Tape, target: Value, cursor: int | None = None) -> tuple[Valu
         return target, 0 if pass_ is None else pass_.start
     made = target.op.position + 1
     return target, before_call(tape, made if cursor is None else max(cursor, made))
+
+
+def said_inside(name: str, pass_: Pass, where: str = "it lies") -> str:
+    """Say that something cannot be changed in a pass that is what happened inside of a call (`where`: what does so)."""
+    whole = outermost(pass_)
+    call = "a call" if whole.call is None else f"{whole.call.label} ({whole.call.name})"
+    before = whole.tape.ops[whole.start].label
+    return (
+        f"{name} cannot be changed here: {where} inside of {call}, which MLX runs by itself, as one op; change "
+        f"what goes in, at {before} (goto {before}), or what comes out"
+    )
 
 
 def before_call(tape: Tape, position: int) -> int:

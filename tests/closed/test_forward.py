@@ -14,12 +14,12 @@ import mlx.core as mx
 import pytest
 
 from nnrepl.record.recorder import Recorder
-from nnrepl.replay import forward, points
-from nnrepl.replay.forward import Forward, stand_in
-from nnrepl.replay.points import Point, thin
+from nnrepl.replay import keeping, uncomputed
+from nnrepl.replay.keeping import Point, thin
 from nnrepl.replay.reach import CannotReach, Reach
+from nnrepl.replay.uncomputed import Forward, stand_in
 from nnrepl.tape import Tape
-from nnrepl.tape.kept import UNKEPT, Kept
+from nnrepl.tape.native_run import UNKEPT, NativeRun
 from tests.closed.programs import HEAD, PROGRAMS
 from tests.closed.test_closed import BITS, QUIET, TOLD, _main, plainly, play
 
@@ -41,8 +41,8 @@ SAVED = PROGRAMS["adam"].replace("    opt.update", "    mx.save(FILE, loss)\n   
 def led(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Let there be a point at each call; gives how many calls have computed nothing where a point was reached."""
     reached: list[int] = []
-    monkeypatch.setattr(points, "_SHARE", float("inf"))
-    monkeypatch.setattr(points, "_MOST", 1000)
+    monkeypatch.setattr(keeping, "_SHARE", float("inf"))
+    monkeypatch.setattr(keeping, "_MOST", 1000)
     arrive: Callable[..., None] = Forward._arrive
 
     def noted(self: Forward, recorder: Recorder, point: Point) -> None:
@@ -104,7 +104,7 @@ def test_a_stand_in_gives_no_number() -> None:
     stand_in(array)
     assert array.shape == (2, 3)
     for look in (mx.eval, mx.async_eval, str, memoryview, lambda a: (a + 1).tolist(), lambda a: bool(a.sum())):
-        with pytest.raises(RuntimeError, match=forward._WITHOUT_NUMBERS):
+        with pytest.raises(RuntimeError, match=uncomputed._WITHOUT_NUMBERS):
             look(array)
 
 
@@ -119,7 +119,7 @@ def test_a_stand_in_gives_no_number() -> None:
 )  # fmt: skip
 def test_a_copy_has_the_same_bits_and_layout(array: mx.array) -> None:
     mx.eval(array)
-    twin = points._duplicate(array)
+    twin = keeping._duplicate(array)
     mx.eval(twin)
     assert twin.dtype == array.dtype
     assert memoryview(twin).strides == memoryview(array).strides
@@ -127,7 +127,7 @@ def test_a_copy_has_the_same_bits_and_layout(array: mx.array) -> None:
 
 
 def test_points_are_thinned_in_bulk() -> None:
-    kept: Any = Kept()
+    kept: Any = NativeRun()
     for number in range(1, 200):
         point: Any = Point.__new__(Point)
         point.number, point.nbytes = number, 10
@@ -157,7 +157,7 @@ def test_what_is_reached_has_one_order() -> None:
 
 
 def test_answers_are_kept_where_they_are_small() -> None:
-    kept = Kept()
+    kept = NativeRun()
     kept.tell("array.item", 1.0)
     kept.begins(4)
     for answer in (1.5, [1, [2, 3]], list(range(65)), "x" * 2000):

@@ -20,7 +20,7 @@ def dead(case: Checkup) -> Iterator[Finding]:
     ]
     if case.broken or not found:
         return
-    found = [(op, value) for op, value in found if not _is_term(case, op)]
+    found = [(op, value) for op, value in found if not is_term(case, op)]
     case.look.stats(value for _, value in found)
     alive = [mx.sum(_alive(value.array)) for _, value in found]
     for (op, value), living in zip(found, case.look.numbers(alive)):
@@ -36,7 +36,7 @@ def dead(case: Checkup) -> Iterator[Finding]:
                               f"{_named(value)} == 0", op)  # fmt: skip
 
 
-def _is_term(case: Checkup, op: Op) -> bool:
+def is_term(case: Checkup, op: Op) -> bool:
     """Whether a ReLU stands in the loss itself, after all weights, and what it takes learns in other ways: a hinge
     that is satisfied passes nothing on, as it should."""
     behind = {value.canonical for value in op.outputs}

@@ -1,6 +1,6 @@
-"""Points: moments of a native run of which the program's tensors are kept.
+"""Keeping: moments of a native run of which the program's tensors are kept.
 
-A run that opens a step can be led to such a moment without computing anything (see `nnrepl.replay.forward`): only
+A run that opens a step can be led to such a moment without computing anything (see `nnrepl.replay.uncomputed`): only
 there has it to be given the tensors, since all else a program has is made by its Python.
 """
 
@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from nnrepl.replay.reach import CannotReach, Reach
 from nnrepl.tape import is_evaluated
-from nnrepl.tape.kept import Kept
+from nnrepl.tape.native_run import NativeRun
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -69,10 +69,10 @@ class Keeping:
         self._due = self._spent = 0.0
         self._known: dict[int, weakref.ref[mx.array]] = {}
         self._waited = 0
-        self._owner: Kept | None = None
+        self._owner: NativeRun | None = None
         self._lazy: tuple[Point, list[int]] | None = None
 
-    def begins(self, recorder: Recorder, kept: Kept, number: int, budget: int) -> None:
+    def begins(self, recorder: Recorder, kept: NativeRun, number: int, budget: int) -> None:
         """Note that a gradient call is about to be made natively, after so many others.
 
         Args:
@@ -142,7 +142,7 @@ class Keeping:
             self._owner.points.remove(point)  # it evaluates its weights later: what it holds here are no numbers
 
 
-def thin(kept: Kept, budget: int) -> None:
+def thin(kept: NativeRun, budget: int) -> None:
     """Drop points in bulk where they are too many or too large together: those that lie closest to their neighbours,
     but never the newest two."""
     points: Sequence[Any] = kept.points

@@ -1,4 +1,4 @@
-"""Forward: a program is led through steps that ran natively without computing anything.
+"""Uncomputed: a program is led forward through steps that ran natively without computing anything.
 
 Its Python runs again, so that counters, batches, keys and caches move as they did, and MLX builds its graphs; but what
 gradient calls give are stand-ins, which have a shape and a dtype and no numbers. What the program reads it is told as
@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.record.native_reads import EVALUATING
 from nnrepl.record.objects import refill
-from nnrepl.record.reads import EVALUATING
 from nnrepl.replay.divergence import NotKept
-from nnrepl.replay.points import Point
+from nnrepl.replay.keeping import Point
 from nnrepl.replay.reach import CannotReach, Reach
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Tape, arrays_of, is_evaluated
-from nnrepl.tape.kept import UNKEPT, Answer, count_calls
+from nnrepl.tape.native_run import UNKEPT, Answer, count_calls
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder

@@ -1,4 +1,4 @@
-"""Kept: what of a native run is kept beside its tape, so that the program can be run forward without computing."""
+"""Native run: what of a native run is kept beside its tape, so that it can be run forward without computing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Answer = tuple[str, Any]
 """What the program asked of a tensor (`array.item`), and what it was told."""
 
 
-class Kept:
+class NativeRun:
     """What the program read from tensors while it ran natively, and the restart points of that run.
 
     Attributes:
@@ -61,9 +61,9 @@ class Kept:
         """Return what the program was told from a gradient call on up to the next one."""
         return self._answers.get(number, ())
 
-    def before(self, number: int) -> Kept:
+    def before(self, number: int) -> NativeRun:
         """Return what is kept from before a number of gradient calls."""
-        twin = Kept()
+        twin = NativeRun()
         twin.points = [point for point in self.points if point.number < number]
         twin._answers = {at: told for at, told in self._answers.items() if at < number}
         return twin
