@@ -325,9 +325,9 @@ def is_foreign(module: str, file: Any) -> bool:
 def is_outside(thing: Any) -> bool:
     """Whether a thing is a module or a class that is none of the program's: what is set in it is not put back."""
     if isinstance(thing, types.ModuleType):
-        return _is_foreign(thing.__name__, getattr(thing, "__file__", None))
+        return is_foreign(thing.__name__, getattr(thing, "__file__", None))
     if isinstance(thing, type):
-        return _is_foreign(thing.__module__, getattr(sys.modules.get(thing.__module__), "__file__", None))
+        return is_foreign(thing.__module__, getattr(sys.modules.get(thing.__module__), "__file__", None))
     return False
 
 
