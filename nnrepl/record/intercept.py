@@ -77,9 +77,11 @@ def _install_calls(levels: Levels, patches: Patches) -> None:
             method = callee.holder is mx.array
             if levels.resting:
                 wrapper = evaluating(levels, callee.original)
-                patches.set(callee.holder, callee.attribute, wrapper if method else staticmethod(wrapper))
-            elif method:
-                patches.set(callee.holder, callee.attribute, reading(levels, callee.original))
+            elif method or recorder.intake.follows:
+                wrapper = reading(levels, callee)
+            else:
+                continue
+            patches.set(callee.holder, callee.attribute, wrapper if method else staticmethod(wrapper))
     _install_updates(levels, patches)
 
 

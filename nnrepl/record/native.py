@@ -109,7 +109,7 @@ class Levels:
         numbering: Numbers their passes.
         resting: Whether the program is in a closed stretch: until the next call.
         evaluations: How many evaluations the program has forced up to now, if it is.
-        returned: What the call gives back that has just been closed.
+        returned: What the call gives back that has just been closed; `making`: the one that is being made.
     """
 
     def __init__(
@@ -130,6 +130,7 @@ class Levels:
         self.resting = False
         self.evaluations = 0
         self.returned: Any = None
+        self.making: Callable[[], Any] | None = None
         self._depth = 0
         self._sparse = False
 
@@ -179,6 +180,7 @@ class Levels:
         """From here on every op is recorded."""
         recorder = self.recorder
         self.resting = False
+        recorder.intake.wakes(recorder)
         self.losses.link(recorder)
         self.renew()
         recorder.mode = RECORD
@@ -272,6 +274,7 @@ class Levels:
             self.losses.settle()
             self._look_for_update()
         recorder.intake.enter(recorder)
+        self.making = call
         if calls[0].kind == GRADIENT_PASS and recorder.listener is not None:
             recorder.listener.closed_call_started()
         frame = _own(frame)
@@ -286,7 +289,7 @@ class Levels:
             error = raised
             raise
         finally:
-            self.inside = False
+            self.inside, self.making = False, None
             for made in calls if error is None else calls[:1]:
                 inner = made.scope is not None
                 place = (within.scope(made.scope), made.lasti) if inner else (scope, lasti)
