@@ -42,7 +42,7 @@ class Weights:
         return cls((code, id(model)), given, lambda: trees.arrays(model.trainable_parameters()))
 
 
-class Changes:
+class HandChanges:
     """Tells what has changed weights between gradient calls of the same function."""
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record.by_hand import Changes, Weights
+from nnrepl.record.by_hand import HandChanges, Weights
 from nnrepl.record.caller import Caller
 from nnrepl.record.closed_losses import ClosedLosses, gives
 from nnrepl.record.frame_variables import first_argument
@@ -128,7 +128,7 @@ class Levels:
         self.blocked = ""
         self.losses = ClosedLosses()
         self.numbering = Numbering()
-        self.changes = Changes()
+        self.changes = HandChanges()
         self.resting = False
         self.evaluations = 0
         self.returned: Any = None
