@@ -54,8 +54,10 @@ _FAR = 256
 
 
 def _is_of_gradients(op: Op) -> bool:
-    """Whether an op of an update has made a sum of gradients, or the like: no weights went into it."""
+    """Whether an op of an update has made a sum of gradients by the same weights, or the like: these went not into it,
+    and no other's gradients (as in the differences of L-BFGS)."""
     pending, seen, weights, read = [op], {op}, set[Value](), set[Value]()
+    by: list[list[Value]] = []
     while pending and len(seen) < _FAR:
         looked = pending.pop(0)
         if looked.scope is not None and looked.scope.updating:
@@ -68,9 +70,10 @@ def _is_of_gradients(op: Op) -> bool:
             seen.add(maker)
             if maker.pass_.kind == GRADIENT_PASS:
                 weights.update(weights_of(maker.pass_))
+                by.append([leaf.origin or leaf for leaf in maker.pass_.wrt])
             elif maker.pass_.kind == UPDATE_PASS:
                 pending.append(maker)
-        if not weights.isdisjoint(read):
+        if not weights.isdisjoint(read) or any(others != by[0] for others in by[1:]):
             return False
     return bool(weights) and not pending
 
