@@ -300,6 +300,7 @@ class Replay(Intake):
             if old.operation is not op.operation:
                 raise Diverged(OpDifference(old, op))
             self.opening.pairs.append((old, op))
+            op.pass_.by_hand = old.pass_.by_hand
 
     def _check_anew(self, recorder: Recorder, op: Op) -> None:
         """Check an op that is recorded after a step that has been opened: it must be the one that the tape has there,
