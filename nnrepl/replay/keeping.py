@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _copy, _eval, _view, _or, _array = mx.array.__copy__, mx.eval, mx.view, mx.bitwise_or, mx.array
 _SAME_SIZE = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
 _SHARE = 0.02
-_MOST, _FEW = 24, 12
+_MOST, _FEW = 16, 8
 _PATIENCE = 8
 _NEVER = float("inf")
 _JUNK = 64

@@ -18,6 +18,7 @@ from nnrepl.replay import keeping, uncomputed
 from nnrepl.replay.keeping import Point, thin
 from nnrepl.replay.reach import CannotReach, Reach
 from nnrepl.replay.uncomputed import Forward, stand_in
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import Tape
 from nnrepl.tape.native_run import UNKEPT, NativeRun
 from tests.closed.programs import HEAD, PROGRAMS
@@ -89,6 +90,32 @@ def test_an_edit_behind_what_was_not_computed(led: list[int], tmp_path: Path) ->
     assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[9]]
     assert led
     assert FROM_START not in shown
+
+
+def test_an_interrupt_where_nothing_is_computed(
+    led: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + PROGRAMS["adam"] + "print('last', loss.item())\n")
+    left, struck = Forward.left, []
+
+    def strike(self: Forward, result: Any) -> None:
+        left(self, result)
+        if self.skipped == 3 and not struck:
+            struck.append(self)
+            sessions[0].course.interrupt()
+
+    sessions: list[TapeSession] = []
+    begins = TapeSession.begin_again
+    monkeypatch.setattr(TapeSession, "begin_again", lambda self, wish: (sessions.append(self), begins(self, wish))[1])
+    monkeypatch.setattr(Forward, "left", strike)
+    shown = play(file, "continue", "goto step 9", "p loss.item()", "goto step 5", "until backward", f"p {BITS}")
+    last = re.findall(r"last (\S+)", shown)[0]
+    assert struck
+    assert "interrupted; everything is as it was" in shown
+    assert re.findall(r"loss\.item\(\) =\s+(\S+)", shown)[0] == last
+    _, told = plainly(HEAD + TOLD + PROGRAMS["adam"])
+    assert re.findall(r"sum\(\)\.item\(\) =\s+(\d+)", shown) == [told[4]]
 
 
 def test_a_file_is_not_written_without_numbers(led: list[int], tmp_path: Path) -> None:
