@@ -322,6 +322,15 @@ def is_foreign(module: str, file: Any) -> bool:
     return is_library(str(file))
 
 
+def is_outside(thing: Any) -> bool:
+    """Whether a thing is a module or a class that is none of the program's: what is set in it is not put back."""
+    if isinstance(thing, types.ModuleType):
+        return is_foreign(thing.__name__, getattr(thing, "__file__", None))
+    if isinstance(thing, type):
+        return is_foreign(thing.__module__, getattr(sys.modules.get(thing.__module__), "__file__", None))
+    return False
+
+
 def is_library(file: str) -> bool:
     """Whether a file belongs to Python or to an installed package: its functions keep no state of the program's."""
     return "site-packages" in file or file.startswith(sys.base_prefix)

@@ -50,7 +50,8 @@ def stretches(numbers: list[int]) -> str:
         else:
             runs.append([number])
     said = [f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
-    return ", ".join(said[:3]) + (f" and {len(said) - 3} more stretches" if len(said) > 3 else "")
+    more = len(said) - 3
+    return ", ".join(said[:3]) + (f" and {more} more stretch{'es' if more > 1 else ''}" if more > 0 else "")
 
 
 def open_steps(session: Standing, steps: list[int]) -> None:
