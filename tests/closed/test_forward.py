@@ -23,6 +23,7 @@ from nnrepl.tape import Tape
 from nnrepl.tape.native_run import UNKEPT, NativeRun
 from tests.closed.programs import HEAD, PROGRAMS
 from tests.closed.test_closed import BITS, QUIET, TOLD, _main, plainly, play
+from tests.closed.walks import KINDS, walk
 
 __all__ = ["_main"]
 
@@ -44,6 +45,7 @@ def led(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     reached: list[int] = []
     monkeypatch.setattr(keeping, "_SHARE", float("inf"))
     monkeypatch.setattr(keeping, "_MOST", 1000)
+    monkeypatch.setattr(keeping, "_PATIENCE", 2)
     arrive: Callable[..., None] = Forward._arrive
 
     def noted(self: Forward, recorder: Recorder, point: Point) -> None:
@@ -78,6 +80,15 @@ def test_bits_behind_what_was_not_computed(program: str, reaches: bool, led: lis
     assert led or not reaches
     assert (FROM_START not in shown) is reaches
     assert re.sub(r"^(native on|opening .*)\n", "", shown, flags=re.MULTILINE).startswith(printed)
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("whole", 2), ("nested", 1)])
+def test_walks_behind_what_was_not_computed(kind: str, seed: int, led: list[int], tmp_path: Path) -> None:
+    file, made = tmp_path / "train.py", walk(kind, seed)
+    file.write_text(HEAD + KINDS[kind])
+    shown = play(file, *made.commands)
+    assert [int(found) for found in re.findall(r"\.item\(\) =\s+(\d+)", shown)] == made.numbers
+    assert led
 
 
 def test_an_edit_behind_what_was_not_computed(led: list[int], tmp_path: Path) -> None:
