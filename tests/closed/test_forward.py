@@ -82,7 +82,7 @@ def test_bits_behind_what_was_not_computed(program: str, reaches: bool, led: lis
     assert re.sub(r"^(native on|opening .*)\n", "", shown, flags=re.MULTILINE).startswith(printed)
 
 
-@pytest.mark.parametrize(("kind", "seed"), [("whole", 2), ("nested", 1)])
+@pytest.mark.parametrize(("kind", "seed"), [("whole", 0), ("batches", 4), ("nested", 1)])
 def test_walks_behind_what_was_not_computed(kind: str, seed: int, led: list[int], tmp_path: Path) -> None:
     file, made = tmp_path / "train.py", walk(kind, seed)
     file.write_text(HEAD + KINDS[kind])
