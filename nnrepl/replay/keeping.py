@@ -142,6 +142,16 @@ class Keeping:
             self._owner.points.remove(point)  # it evaluates its weights later: what it holds here are no numbers
 
 
+def room(budget: int) -> int:
+    """Return how many bytes points may take of a budget: on a GPU half of what the program leaves of its memory."""
+    device = mx.default_device()
+    if device.type != mx.gpu:
+        return budget
+    known = mx.device_info(device)
+    total = known.get("total_memory", known.get("memory_size", 0))
+    return min(budget, max(int(total) - mx.get_peak_memory(), 0) // 2)
+
+
 def thin(kept: NativeRun, budget: int) -> None:
     """Drop points in bulk where they are too many or too large together: those that lie closest to their neighbours,
     but never the newest two."""

@@ -19,7 +19,7 @@ from nnrepl.replay.keeping import Point, thin
 from nnrepl.replay.reach import CannotReach, Reach
 from nnrepl.replay.uncomputed import Forward, stand_in
 from nnrepl.session.session import TapeSession
-from nnrepl.tape import Tape
+from nnrepl.tape import Tape, arrays_of
 from nnrepl.tape.native_run import UNKEPT, NativeRun
 from tests.closed.programs import HEAD, PROGRAMS
 from tests.closed.test_closed import BITS, QUIET, TOLD, _main, plainly, play
@@ -101,6 +101,28 @@ def test_an_edit_behind_what_was_not_computed(led: list[int], tmp_path: Path) ->
     assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[9]]
     assert led
     assert FROM_START not in shown
+
+
+def test_nothing_is_computed_on_the_way(led: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + PROGRAMS["counted"])
+    left: Callable[..., None] = Forward.left
+    computed: dict[bool, list[bool]] = {False: [], True: []}
+
+    def looked(self: Forward, result: Any) -> None:
+        left(self, result)
+        with recorders[0].muted():
+            computed[self.skipping] += [uncomputed._computes(array) for array in arrays_of(result)]
+
+    recorders: list[Recorder] = []
+    begins = Forward.begins
+    monkeypatch.setattr(Forward, "begins", lambda self, at, n: (recorders.insert(0, at), begins(self, at, n))[1])
+    monkeypatch.setattr(Forward, "left", looked)
+    play(file, "continue", "goto step 11")
+    assert len(computed[True]) > 7
+    assert not any(computed[True])
+    assert computed[False]
+    assert all(computed[False])
 
 
 def test_an_interrupt_where_nothing_is_computed(
