@@ -15,6 +15,7 @@ import mlx.core as mx
 from nnrepl.tape import Activation, BackwardOp, ClosedOp, Inside, Leaf, Op, Value
 
 if TYPE_CHECKING:
+    from nnrepl.record.opaque import Transform
     from nnrepl.record.recorder import Recorder
 
 
@@ -97,6 +98,14 @@ class Intake:
         answer = original(*args, **kwargs)
         recorder.tape.kept.tell(how, answer)
         return answer
+
+    def differentiated(self, transform: Transform) -> Callable[..., Any]:
+        """Return what calls natively what one of MLX's transforms made for gradients."""
+        return transform.real
+
+    def updating(self, update: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what stands natively for the method of an optimizer that updates the weights."""
+        return update
 
     def wakes(self, recorder: Recorder) -> None:
         """Note that ops are recorded from here on, where the program has run natively."""

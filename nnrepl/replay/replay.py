@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record.again import InsideFollowed
-from nnrepl.record.intake import Intake
 from nnrepl.record.objects import object_of, overwrite, refill
 from nnrepl.replay.copies import ComingBy, copy_op, reopened_pass
 from nnrepl.replay.divergence import Diverged, OpDifference, compare, said_of, same_operation, same_place
@@ -26,7 +25,7 @@ from nnrepl.replay.opening import Opening
 from nnrepl.replay.rebinding import Rebinding, lies_inside
 from nnrepl.replay.remade import made_natively
 from nnrepl.replay.run import Run
-from nnrepl.replay.uncomputed import Forward
+from nnrepl.replay.uncomputed import Forward, Led
 from nnrepl.tape import (
     GRADIENT_PASS,
     Activation,
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
 _copy = mx.array.__copy__
 
 
-class Replay(Intake):
+class Replay(Led):
     """Leads one run along a tape.
 
     Args:
@@ -327,15 +326,6 @@ class Replay(Intake):
 
     def awake(self, recorder: Recorder) -> None:
         self.opening.awake(recorder)
-
-    def read(self, recorder: Recorder, how: str, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        return self.forward.read(how, lambda: original(*args, **kwargs))
-
-    def wakes(self, recorder: Recorder) -> None:
-        self.forward.wakes(recorder)
-
-    def adopts(self, array: mx.array) -> None:
-        self.forward.adopts(array)
 
     def left(self, recorder: Recorder) -> None:
         self.opening.left(recorder)

@@ -27,7 +27,7 @@ from nnrepl.session.other_tape import check_kind, refusal, same_place
 from nnrepl.session.parsed import Assignment, Parsed
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
-from nnrepl.session.typed import append, upcoming
+from nnrepl.session.typed import append, at_last, upcoming
 from nnrepl.session.typed_lines import as_change
 from nnrepl.tape import ClosedOp, Tape, Value, outermost
 from nnrepl.timeline.code import CodeChange, SourceChanges
@@ -357,12 +357,13 @@ class Changes:
 
     def look_alive(self) -> None:
         """At the end of the program its variables are read where they are: bring it onto the timeline that the user
-        looks at, if it has ended on another one.
+        looks at, if it has ended on another one, or was interrupted on its way there.
 
         Raises RunAgain through the program, UserError if it cannot run again.
         """
         current = self.timelines.current
-        if current is not self.timelines.live and upcoming(self.session) and self.can_run_again:
+        over = upcoming(self.session) or (current.ended and at_last(self.session))
+        if current is not self.timelines.live and over and self.can_run_again:
             self.session.hooks.opening(f"timeline {current.number}")
             self.open(frozenset([0]), self.session.cursor)  # the setup, which is never closed
 
