@@ -315,7 +315,7 @@ class OpaqueCall:
             self.groups = of_call(op, recorder.forced, self._taken(inputs, given, left))
         return result
 
-    def _drawn(self, state: mx.array, draws: int) -> None:
+    def _drawn(self, state: mx.array, draws: Any) -> None:
         """Note that random numbers were drawn inside, if the state is another than before."""
         if _RANDOM_STATE[0] is not state:
             self.state, self.recorder.draws = state, draws
