@@ -48,6 +48,7 @@ class GradientCall:
         self.pass_: Pass
         self.result: Any = None
         self.error: BaseException | None = None
+        frame = recorder.stack.program_frame(frame)  # `mx.compile(mx.value_and_grad(f))` is called on its behalf
         self._scope = recorder.stack.enter(frame)
         self._lasti = frame.f_lasti
         self._run = body

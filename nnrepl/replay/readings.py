@@ -76,17 +76,16 @@ class Readings:
         finally:
             for holder, name, original in before:
                 setattr(holder, name, original)
-            _current = outer
+            _current, self._runs = outer, bool  # what has been imported meanwhile may have kept a clock of ours
 
     # -- what stands in ---------------------------------------------------------------------------------
 
     def _clock(self, name: str, original: Callable[[], Any]) -> Callable[[], Any]:
         """Return a clock that reads again what it has read, and then goes on from there."""
 
-        @functools.wraps(original)
         def clock() -> Any:
             really = original()
-            if not self._is_program(2):
+            if not self._is_program():
                 return really
             kept, at = self._kept.setdefault(name, []), self._next.get(name, 0)
             self._next[name] = at + 1
@@ -98,30 +97,28 @@ class Readings:
                 kept.append(read)
             return read
 
-        return clock
+        return _StandIn(clock, original)
 
     def _now(self, name: str, original: Callable[..., Any], most: int) -> Callable[..., Any]:
         """Return what tells the time now as it has told it."""
 
-        @functools.wraps(original)
         def told(*given: Any) -> Any:
-            if len(given) > most or not self._is_program(2):
+            if len(given) > most or not self._is_program():
                 return original(*given)
             return self._read(f"{name}{given}", lambda: original(*given))
 
-        return told
+        return _StandIn(told, original)
 
     def _entropy(self, original: Callable[[int], bytes]) -> Callable[[int], bytes]:
         """Return random numbers of the system that are drawn again, by each line of the program its own. Libraries draw
         for it; what one draws while it is imported is not drawn in a run again, and is left alone."""
 
-        @functools.wraps(original)
         def urandom(size: int, /) -> bytes:
             line = _line() if self._is_running() else ""
             drawn: bytes = self._read(f"{size} {line}", lambda: original(size)) if line else original(size)
             return drawn
 
-        return urandom
+        return _StandIn(urandom, original)
 
     def _seeding(self, original: Callable[..., None]) -> Callable[..., None]:
         """Return the seeding of Python's generators, which draws the seed in C where none is given."""
@@ -150,14 +147,29 @@ class Readings:
     def _is_running(self) -> bool:
         return self._runs() and threading.get_ident() == self._program
 
-    def _is_program(self, frames: int) -> bool:
+    def _is_program(self) -> bool:
         """Whether it is the program that reads: a progress bar of a library may look at the clock when it likes."""
-        return self._is_running() and not is_library(sys._getframe(frames).f_code.co_filename)
+        return self._is_running() and not is_library(sys._getframe(3).f_code.co_filename)
+
+
+class _StandIn:
+    """What stands in for a function of C, which does not become a method where it is an attribute of a class: logging
+    has `converter = time.localtime`."""
+
+    def __init__(self, read: Callable[..., Any], original: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, original)
+        self._read = read
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        return self._read(*given, **named)
+
+    def __repr__(self) -> str:
+        return repr(self.__wrapped__)  # type: ignore[attr-defined]
 
 
 def _line() -> str:
     """Return the innermost line of the program that runs; "" where a library is being imported there."""
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(3)
     while frame is not None and is_library(frame.f_code.co_filename):
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return ""

@@ -89,6 +89,17 @@ def test_what_was_read_is_read_again_and_then_goes_on() -> None:
     assert not hasattr(time.perf_counter, "__wrapped__")
 
 
+def test_a_clock_is_no_method() -> None:
+    """A class that has one as an attribute, as logging's formatters do, calls it with what it gives it and no more."""
+    with Readings().watching(lambda: True):
+        kept = type("Kept", (), {"now": time.time, "then": time.localtime, "draw": os.urandom})()
+        assert kept.now() <= time.time()
+        assert kept.then(0)[0] in (1969, 1970)
+        assert len(kept.draw(3)) == 3
+        assert repr(kept.now) == "<built-in function time>"
+    assert kept.now() <= time.time()
+
+
 def test_a_mark_is_where_a_pass_runs_again_from() -> None:
     readings = Readings()
     with readings.watching(lambda: True):
