@@ -18,10 +18,12 @@ from nnrepl.replay import keeping, uncomputed
 from nnrepl.replay.keeping import Point, thin
 from nnrepl.replay.reach import CannotReach, Reach
 from nnrepl.replay.uncomputed import Forward, stand_in
-from nnrepl.tape import Tape
+from nnrepl.session.session import TapeSession
+from nnrepl.tape import Tape, arrays_of
 from nnrepl.tape.native_run import UNKEPT, NativeRun
 from tests.closed.programs import HEAD, PROGRAMS
 from tests.closed.test_closed import BITS, QUIET, TOLD, _main, plainly, play
+from tests.closed.walks import KINDS, walk
 
 __all__ = ["_main"]
 
@@ -43,6 +45,7 @@ def led(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     reached: list[int] = []
     monkeypatch.setattr(keeping, "_SHARE", float("inf"))
     monkeypatch.setattr(keeping, "_MOST", 1000)
+    monkeypatch.setattr(keeping, "_PATIENCE", 2)
     arrive: Callable[..., None] = Forward._arrive
 
     def noted(self: Forward, recorder: Recorder, point: Point) -> None:
@@ -79,6 +82,15 @@ def test_bits_behind_what_was_not_computed(program: str, reaches: bool, led: lis
     assert re.sub(r"^(native on|opening .*)\n", "", shown, flags=re.MULTILINE).startswith(printed)
 
 
+@pytest.mark.parametrize(("kind", "seed"), [("whole", 0), ("batches", 4), ("nested", 1)])
+def test_walks_behind_what_was_not_computed(kind: str, seed: int, led: list[int], tmp_path: Path) -> None:
+    file, made = tmp_path / "train.py", walk(kind, seed)
+    file.write_text(HEAD + KINDS[kind])
+    shown = play(file, *made.commands)
+    assert [int(found) for found in re.findall(r"\.item\(\) =\s+(\d+)", shown)] == made.numbers
+    assert led
+
+
 def test_an_edit_behind_what_was_not_computed(led: list[int], tmp_path: Path) -> None:
     program, edit = PROGRAMS["adam"], "z = z * 2 if len(told) == 7 else z; seen"
     file = tmp_path / "train.py"
@@ -89,6 +101,54 @@ def test_an_edit_behind_what_was_not_computed(led: list[int], tmp_path: Path) ->
     assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[9]]
     assert led
     assert FROM_START not in shown
+
+
+def test_nothing_is_computed_on_the_way(led: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + PROGRAMS["counted"])
+    left: Callable[..., None] = Forward.left
+    computed: dict[bool, list[bool]] = {False: [], True: []}
+
+    def looked(self: Forward, result: Any) -> None:
+        left(self, result)
+        with recorders[0].muted():
+            computed[self.skipping] += [uncomputed._computes(array) for array in arrays_of(result)]
+
+    recorders: list[Recorder] = []
+    begins = Forward.begins
+    monkeypatch.setattr(Forward, "begins", lambda self, at, n: (recorders.insert(0, at), begins(self, at, n))[1])
+    monkeypatch.setattr(Forward, "left", looked)
+    play(file, "continue", "goto step 11")
+    assert len(computed[True]) > 7
+    assert not any(computed[True])
+    assert computed[False]
+    assert all(computed[False])
+
+
+def test_an_interrupt_where_nothing_is_computed(
+    led: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + PROGRAMS["adam"] + "print('last', loss.item())\n")
+    left, struck = Forward.left, []
+
+    def strike(self: Forward, result: Any) -> None:
+        left(self, result)
+        if self.skipped == 3 and not struck:
+            struck.append(self)
+            sessions[0].course.interrupt()
+
+    sessions: list[TapeSession] = []
+    begins = TapeSession.begin_again
+    monkeypatch.setattr(TapeSession, "begin_again", lambda self, wish: (sessions.append(self), begins(self, wish))[1])
+    monkeypatch.setattr(Forward, "left", strike)
+    shown = play(file, "continue", "goto step 9", "p loss.item()", "goto step 5", "until backward", f"p {BITS}")
+    last = re.findall(r"last (\S+)", shown)[0]
+    assert struck
+    assert "interrupted; everything is as it was" in shown
+    assert re.findall(r"loss\.item\(\) =\s+(\S+)", shown)[0] == last
+    _, told = plainly(HEAD + TOLD + PROGRAMS["adam"])
+    assert re.findall(r"sum\(\)\.item\(\) =\s+(\d+)", shown) == [told[4]]
 
 
 def test_a_file_is_not_written_without_numbers(led: list[int], tmp_path: Path) -> None:
