@@ -24,6 +24,10 @@ class Lost(CannotExchange):
     """Nothing of the program's is known to hold what an edit changes."""
 
 
+class NotKept(Unwinding):
+    """The program cannot be led on without computing anything; the message says why."""
+
+
 class Diverged(Unwinding):
     """The run did something else than the tape says, for a reason that is not the edit.
 

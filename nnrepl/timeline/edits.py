@@ -128,6 +128,8 @@ def _as_array(result: Any, target: Value, name: str) -> mx.array:
         integral = not mx.issubdtype(target.dtype, mx.inexact)
         if integral and isinstance(result, (float, complex)) and result != int(result.real):
             raise BadEdit(f"{name} is {str(target.dtype).removeprefix('mlx.core.')}; {result} is not a whole number")
+        if target.dtype == mx.bool_ and result not in (0, 1):
+            raise BadEdit(f"{name} is bool; {result} is neither True nor False")
         return _full(target.shape, result, target.dtype)
     raise BadEdit(f"{name} is a tensor; a {type(result).__name__} cannot stand there")
 
@@ -138,6 +140,7 @@ def _apart(recorder: Recorder, tape: Tape) -> Iterator[Tape]:
     scratch = tape.apart(tape.names)
     pass_ = Pass(scratch, -1, RUN_PASS, "edit", 0)
     before = recorder.tape, recorder.pass_, recorder.differentiating, recorder.listener, recorder.intake, recorder.mode
+    indexing = list(recorder.indexing)
     try:
         recorder.tape, recorder.pass_, recorder.differentiating = scratch, pass_, 1
         recorder.listener, recorder.intake, recorder.mode = None, RECORDING, RECORD
@@ -146,6 +149,7 @@ def _apart(recorder: Recorder, tape: Tape) -> Iterator[Tape]:
         (
             recorder.tape, recorder.pass_, recorder.differentiating, recorder.listener, recorder.intake, recorder.mode,
         ) = before  # fmt: skip
+        recorder.indexing[:] = indexing  # what is done here is looked at here, and may be refused
 
 
 def remember_source(text: str) -> str:

@@ -407,7 +407,8 @@ def rules() -> str:
 
 def test_no_rule_in_english_changes_unseen() -> None:
     """`python -m tests.explain.test_arithmetic` writes them anew; read the difference before you keep it."""
-    assert rules() == RULES.read_text(encoding="utf-8")
+    said = "python -m tests.explain.test_arithmetic writes tests/explain/rules.txt anew; read the difference"
+    assert rules() == RULES.read_text(encoding="utf-8"), said
 
 
 if __name__ == "__main__":

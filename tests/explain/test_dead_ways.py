@@ -1,4 +1,5 @@
-"""Ways on which nothing comes back, while the weights are still taught on others: each fault beside sound twins."""
+"""Ways on which nothing comes back, while the weights are still taught on others, and what only looks like a fault:
+each fault beside sound twins."""
 
 from __future__ import annotations
 
@@ -126,3 +127,44 @@ def test_a_gradient_is_large_because_what_a_square_takes_is() -> None:
             session = OpenSession(nnrepl.trace(loss, w, large, how, wrt=0))
             text = " ".join(why(session, "grad(w) is huge").reasons)
             assert ("makes it 1e+09 times as large" in text) == (large > 2), text
+
+
+def test_a_limit_on_what_is_learned_otherwise_is_no_dead_layer() -> None:
+    def loss(m: nn.Linear, kept: bool) -> mx.array:
+        q = m(X)[:, 0]
+        far = mx.maximum(mx.abs(q) - 50.0, 0).mean()
+        return far + (mx.mean(mx.square(q)) if kept else 0)
+
+    for kept in (True, False):
+        mx.random.seed(1)
+        model = nn.Linear(3, 2)
+        found = health(OpenSession(nnrepl.trace(loss, model, kept, wrt=model))).findings
+        assert bool(found) != kept, found
+
+
+def test_rows_that_a_mask_has_emptied_are_no_labels_outside() -> None:
+    labels = mx.array([0, 2, 1, 0])
+
+    def loss(m: nn.Linear, padded: bool) -> mx.array:
+        hot = (mx.where(mx.arange(4) < 3, labels, labels if padded else 7)[:, None] == mx.arange(3)).astype(mx.float32)
+        table = hot * (mx.arange(4) < 3)[:, None] if padded else hot * 1.0
+        return -mx.sum(table * nn.log_softmax(m(X))) / 3
+
+    for padded in (True, False):
+        model = nn.Linear(3, 3)
+        found = health(OpenSession(nnrepl.trace(loss, model, padded, wrt=model))).findings
+        assert [one.kind for one in found] == ([] if padded else ["no answer"])
+
+
+def test_the_first_step_of_a_warm_up_is_no_idle_update() -> None:
+    for rate, steps, level in ((0.0, 1, "warning"), (optim.linear_schedule(0.0, 0.1, 3), 1, "note"),
+                               (optim.linear_schedule(0.05, 0.1, 3), 1, "")):  # fmt: skip
+        model, optimizer = nn.Linear(3, 2), optim.SGD(rate)
+        step = nn.value_and_grad(model, lambda m: mx.square(m(X)).mean())
+        with nnrepl.recording() as tape:
+            for _ in range(steps):
+                optimizer.update(model, step(model)[1])
+                mx.eval(model.parameters())
+            step(model)
+        found = [one for one in health(OpenSession(tape)).findings if one.kind == "idle update"]
+        assert [one.level for one in found] == ([level] if level else []), (rate, found)
