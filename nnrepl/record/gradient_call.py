@@ -48,6 +48,7 @@ class GradientCall:
         self.pass_: Pass
         self.result: Any = None
         self.error: BaseException | None = None
+        frame = recorder.stack.program_frame(frame)  # `mx.compile(mx.value_and_grad(f))` is called on its behalf
         self._scope = recorder.stack.enter(frame)
         self._lasti = frame.f_lasti
         self._run = body
@@ -66,7 +67,7 @@ class GradientCall:
         try:
             with paused():  # everything that a pass allocates stays on the tape
                 self.result = self._run(self)
-                recorder.intake.enter(recorder)
+                recorder.intake.enter(recorder, due=False)
                 pass_.returned = self._returned()
         except Unwinding:
             raise

@@ -35,12 +35,14 @@ class Intake:
     follows = False
     opens = False
 
-    def enter(self, recorder: Recorder, calling: bool = False) -> None:
+    def enter(self, recorder: Recorder, calling: bool = False, due: bool = True) -> None:
         """Note that the program is about to make an op: what the user put in before it takes effect, and only then its
         arguments may be looked at.
 
         Args:
             calling: Whether it is about to call a function, which will make the op.
+            due: Whether it makes the op now; where a call has only come to its end, what the program does next is not
+                known.
         """
 
     def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:

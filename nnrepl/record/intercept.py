@@ -71,7 +71,7 @@ def _install_calls(levels: Levels, patches: Patches) -> None:
             if wrapper is not None:
                 patches.set(callee.holder, callee.attribute, staticmethod(wrapper))
     for name in IN_PLACE:
-        patches.set(mx.array, name, in_place(recorder, vars(mx.array)[name]))
+        patches.set(mx.array, name, in_place(levels, vars(mx.array)[name]))
     for callee in catalog.CALLEES:
         if callee.treatment == "sync" and callee.attribute in vars(callee.holder):
             method = callee.holder is mx.array

@@ -98,11 +98,11 @@ class Replay(Led):
         """Note that an op inside a gradient call is on the tape: what the user did after it is done."""
         self._reach(self.opening.before(len(recorder.tape.ops)))
 
-    def enter(self, recorder: Recorder, calling: bool = False) -> None:
+    def enter(self, recorder: Recorder, calling: bool = False, due: bool = True) -> None:
         """Put the ops that the user inserted here on the tape, and let their results take effect. What gives another
         tensor to a variable of a function that is about to be called waits for it."""
         check()
-        self._reach(self.opening.before(len(recorder.tape.ops)), due=not calling)
+        self._reach(self.opening.before(len(recorder.tape.ops)), due=due and not calling)
         standing: ComingBy | None = None
         while (op := self._inserted(len(recorder.tape.ops))) is not None:
             if calling and lies_inside(recorder, self._edit_of(op)):
@@ -299,6 +299,7 @@ class Replay(Led):
             if old.operation is not op.operation:
                 raise Diverged(OpDifference(old, op))
             self.opening.pairs.append((old, op))
+            op.pass_.by_hand = old.pass_.by_hand
 
     def _check_anew(self, recorder: Recorder, op: Op) -> None:
         """Check an op that is recorded after a step that has been opened: it must be the one that the tape has there,

@@ -192,7 +192,7 @@ class Changes:
     def _make(self, edit: Edit, line: str) -> Timeline:
         """Run again with an edit."""
         session, position = self.session, edit.position
-        moved = len(edit.ops) if position <= session.cursor else 0
+        moved = len(edit.ops) - self._left_out(position) if position <= session.cursor else 0
         recoded = any(code.position > position for code in self.timelines.current.codes)
         run = Run(session.tape, position, tuple(edit.ops), session.cursor + moved, recoded=recoded)
         tape, names = self._again(run, None, edit)
@@ -202,6 +202,11 @@ class Changes:
             self._coming = None
             raise UserError(f"{edit.name} cannot be {line!r} here: {refused}; nothing has changed")
         return self.arrived(tape, names, run.cursor)
+
+    def _left_out(self, position: int) -> int:
+        """How many ops of the user's lie between a position and the cursor: a run from there makes them no more."""
+        notes, ops = self.session.tape.notes, self.session.tape.ops[position : self.session.cursor]
+        return sum(op in notes.inserted or op in notes.typed for op in ops)
 
     def reload(self, change: CodeChange) -> Timeline:
         """Take a change of the program's source in: what comes from its position on runs again over it.
@@ -213,7 +218,8 @@ class Changes:
         pass_ = session.pass_
         earlier = pass_ is not None and change.position < pass_.start
         number = pass_.number if pass_ is not None and earlier else 0
-        run = Run(session.tape, change.position, (), session.cursor, pass_number=number, recoded=True)
+        cursor = session.cursor - self._left_out(change.position)
+        run = Run(session.tape, change.position, (), cursor, pass_number=number, recoded=True)
         with held():
             tape, names = self._again(run, None, change)
             return self.arrived(tape, names, run.cursor)

@@ -19,7 +19,7 @@ from nnrepl.session.hooks import OPENED, Stop
 from nnrepl.session.scouts import loss_before, scouts_of
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import Going, Replaying
-from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Tape
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Pass, Tape
 from nnrepl.timeline.timelines import Timeline
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 def wanted(session: Standing, step: int) -> bool:
     """Whether a gradient call that is about to be made in a step is to run natively: nothing that is asked for needs
-    its ops, no call of the step is recorded, and the steps before were updated by an optimizer. In a run along a tape,
-    what is closed there, and is not to be opened, runs natively."""
+    its ops, no call of the step is recorded, and the step before has updated weights. In a run along a tape, what is
+    closed there, and is not to be opened, runs natively."""
     recorder = session.recorder
     if recorder is not None and isinstance(recorder.intake, Replay):
         opening = session.opening
@@ -40,7 +40,8 @@ def wanted(session: Standing, step: int) -> bool:
     fresh = step > len(tape.steps) or not tape.steps.differentiated()
     if session.stops.enabled and step <= tape.here + 1:
         return False  # what has just been hit may well be hit again at once
-    return fresh and step < _needed_from(session) and _by_optimizer(session, step - 1)
+    before = tape.steps[step - 2] if 1 < step <= len(tape.steps) + 1 else None
+    return fresh and step < _needed_from(session) and before is not None and before.is_over
 
 
 def rests(session: Standing) -> bool:
@@ -65,6 +66,8 @@ _EVALUATIONS = 3
 """So many evaluations of a program that makes no gradient calls are recorded."""
 _WOKEN = 3
 """A program whose stretches end so often is recorded: each time costs milliseconds."""
+_SURPRISES = 3
+"""A program that so often goes about its weights otherwise than it did where it was recorded, is recorded."""
 
 
 def evaluated(session: Standing, count: int) -> None:
@@ -116,7 +119,8 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
     now, needed = session.course.now, _needed_from(session)
     if isinstance(now, Going) and now.interrupted:
         needed = len(session.tape.steps) + 1  # the step is done first: its beginning has not been recorded
-    return needed == sys.maxsize or len(session.tape.steps) + (op.pass_.kind == UPDATE_PASS) < needed
+    ends = op.pass_.kind == UPDATE_PASS or op.pass_.by_hand
+    return needed == sys.maxsize or len(session.tape.steps) + ends < needed
 
 
 def _look_out(session: Standing) -> None:
@@ -154,22 +158,11 @@ def may_run(session: Standing) -> bool:
 def _needed_from(session: Standing) -> int:
     """Return the first step of which ops are needed."""
     now = session.course.now
-    if not isinstance(now, Going) or now.interrupted or session.by_hand or not may_run(session):
+    if not isinstance(now, Going) or now.interrupted or session.surprises > _SURPRISES or not may_run(session):
         return 0
     if session.stops.enabled and scouts_of(session, now.goal) is None:
         return 0
     return goals.needed_from(now.goal)
-
-
-def _by_optimizer(session: Standing, step: int) -> bool:
-    """Whether a step has updated the weights, and an optimizer did. What a program does by hand is noticed only op by
-    op; the first step, which shows how the program goes about it, is always recorded."""
-    steps = session.tape.steps
-    updates = steps[step - 1].updates if 0 < step <= len(steps) else []
-    return bool(updates) and all(
-        any(op.operation.kind == "closed" or (op.scope is not None and op.scope.updating) for op in pass_.ops)
-        for pass_ in updates
-    )
 
 
 class Frontier:
@@ -258,29 +251,18 @@ def remember(reached: tuple[object, ...]) -> Callable[[], None] | None:
     return None if world.lost else world.restore
 
 
-def not_updated(session: Standing) -> None:
-    """Natively, a gradient call is about to follow another one. Where recorded steps sum gradients up, that is what
-    happens. Else the weights may have been changed by hand, which nobody has noticed: the program runs again,
-    and is recorded from the gradient call before on.
+def not_expected(session: Standing, pass_: Pass) -> None:
+    """Natively, something else has become of the weights after a gradient call than where that was recorded: the
+    program runs again, and is recorded there; where that happens again and again, all of it is.
 
     Raises RunAgain through the program.
     """
     recorder, now = session.recorder, session.course.now
-    if recorder is None or recorder.intake.follows or not isinstance(now, Going) or _sums_up(session.tape):
+    if recorder is None or recorder.intake.follows or not isinstance(now, Going):
         return
-    session.by_hand = True
+    session.surprises += 1
     session.course.rest(Stop("", len(session.tape)))
-    session.edits.open(frozenset([session.tape.steps[-1].number]), -1, now.goal)
-
-
-def _sums_up(tape: Tape) -> bool:
-    """Whether gradient calls follow each other in a step that is recorded and updates the weights once."""
-    for step in tape.steps:
-        kinds = [pass_.kind for pass_ in step.passes if pass_.kind == GRADIENT_PASS or pass_ in step.updates]
-        recorded = any(not isinstance(op, ClosedOp) for pass_ in step.passes for op in pass_.ops)
-        if recorded and UPDATE_PASS in kinds:
-            return kinds[:2] == [GRADIENT_PASS, GRADIENT_PASS]
-    return False
+    session.edits.open(frozenset([pass_.step.number]), -1, now.goal)
 
 
 def look_at_failure(session: Standing, error: BaseException | None) -> None:

@@ -15,7 +15,7 @@ import mlx.core as mx
 import pytest
 
 from nnrepl.cli import main
-from tests.closed.programs import COMPILED, HEAD, PROGRAMS
+from tests.closed.programs import ARRAYS, BY_HAND, COMPILED, HEAD, PROGRAMS
 from tests.closed.walks import KINDS, walk
 from tests.support import plain_python
 
@@ -122,6 +122,32 @@ def test_an_update_by_hand_is_never_missed(tmp_path: Path) -> None:
     steps = re.findall(r"^(?:▶|  )\s+\d+ +(\d+) +1 +(\w+)", shown, re.MULTILINE)
     assert [how for _, how in steps] == ["Adam"] * 4 + ["by"] * 4 + ["Adam"] * 4
     assert [ops == "2" for ops, _ in steps] == [False, True, True, False] + [False] * 8 or steps[3][0] == "2"
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_updates_by_hand_leave_steps_closed(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + BY_HAND[name])
+    shown = play(file, "continue", "info steps all", "goto step 7", "info steps all")
+    steps = re.findall(r"^(?:▶|  )\s+\d+ +(\d+) +(\d) +(\w+)", shown, re.MULTILINE)
+    assert len(steps) == 20
+    assert len({(calls, how) for _, calls, how in steps}) == 1
+    closed = [int(ops) < 14 for ops, *_ in steps]
+    assert closed == [False] + [True] * 9 + [False] + [True] * 5 + [False] + [True] * 3
+
+
+def test_weights_that_go_another_way_are_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    loop = """
+for i in range(12):
+    loss, grads = learn(w, X, Y)
+    if i < 3 or i > 8: w = tree_map(lambda p, g: p - 0.05 * g, w, grads)
+    mx.eval(w)
+"""
+    file.write_text(HEAD + QUIET + ARRAYS + loop)
+    shown = {way: play(file, f"config native {way}", "continue", "info steps all") for way in ("on", "off")}
+    calls = {way: re.findall(r"^(?:▶|  )\s+\d+ +\d+ +(\d) ", said, re.MULTILINE) for way, said in shown.items()}
+    assert calls["on"] == calls["off"] == ["1", "1", "1", "7", "1", "1"]
 
 
 @pytest.mark.parametrize(

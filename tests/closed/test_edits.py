@@ -119,3 +119,28 @@ def test_an_edit_behind_one_that_was_put_in_again(tmp_path: Path) -> None:
     (tmp_path / "plain.py").write_text(plain + "print(len(log), [round(number, 4) for number in log])\n")
     printed = plain_python("plain.py", cwd=tmp_path).stdout
     assert re.sub(r"\s", "", printed.partition(" ")[2]) in re.sub(r"\s", "", shown), shown
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_a_line_typed_at_an_update_is_done_before_it_and_not_where_the_gradients_are_taken(
+    native: str, tmp_path: Path
+) -> None:
+    """There `grads` holds the ones of the step before still; and the optimizer's own method has a `self`."""
+    text = TRAIN.replace("mark = ", "from mlx.utils import tree_map; mark = ").replace(
+        "; opt.update", "\n    opt.update"
+    )
+    (tmp_path / "train.py").write_text(text)
+    lines = {"grads = tree_map(lambda g: g * 5, grads)": "", "self.betas = [0.5, 0.9]": "opt.betas = [0.5, 0.9]"}
+    typed = [
+        part
+        for line in lines
+        for part in ("timeline 1", "goto step 3 update", line, "goto end", "continue", "p log[-1]")
+    ]
+    shown = play(tmp_path / "train.py", f"config native {native}", *typed)
+    plain = []
+    for line, written in lines.items():
+        (tmp_path / "plain.py").write_text(
+            text.replace("    opt.update", f"    if i == 2: {written or line}\n    opt.update") + "print(log[-1])\n"
+        )
+        plain.append(plain_python("plain.py", cwd=tmp_path).stdout.strip())
+    assert re.findall(r"^log\[-1\] = (.*)", shown, re.MULTILINE) == plain, shown
