@@ -12,8 +12,10 @@ from nnrepl.explain.answer import Cause
 from nnrepl.explain.known import FIXED, bind, entry_for
 from nnrepl.explain.look import Look
 from nnrepl.explain.outside import detours
+from nnrepl.explain.paths import root_modules
 from nnrepl.explain.tails import tails, told
 from nnrepl.ops import Trait, has
+from nnrepl.record import trees
 from nnrepl.record.gradient_names import lies_inside
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Inside, Op, Pass, Tape, Value, inside_of
@@ -148,12 +150,9 @@ def _tell_rest(
 def _frozen_in(session: Reading, pass_: Pass, value: Value) -> str:
     """Return what the program calls the model (else its class) that has a value as a parameter and does not train it,
     "" if none does."""
-    from nnrepl.explain.health.parameters import roots
-    from nnrepl.record import trees
-
     held = {id(one.held) for one in (value, value.origin) if one is not None and one.held is not None}
     held |= {id(array) for array in session.names.homes.objects(value)}
-    for root in roots(pass_):
+    for root in root_modules(pass_):
         trained = {id(array) for _, array in trees.paths(root.trainable_parameters())}
         if any(id(array) in held and id(array) not in trained for _, array in trees.paths(root.parameters())):
             return session.names.homes.name_of(root) or type(root).__name__

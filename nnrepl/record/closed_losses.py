@@ -41,6 +41,11 @@ class ClosedLosses:
     def _now(self) -> mx.array | None:
         return None if self._loss is None else self._loss()
 
+    def read(self, array: mx.array) -> None:
+        """Note that the program has read the number of an array, and may let go of it now: `loss = loss.item()`."""
+        if self._loss is not None and self._loss() is array:
+            self.settle()
+
     def settle(self) -> None:
         """Keep the last one, if its number is there."""
         loss, op = self._now(), self._op

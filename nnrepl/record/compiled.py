@@ -359,10 +359,12 @@ def _kind(value: Value, shapeless: bool) -> tuple[Any, ...]:
 
 def _constants(tree: Any) -> Any:
     """Return the structure of a tree and everything in it that is not an array."""
+    if type(tree) is mx.array:
+        return mx.array
     if isinstance(tree, (list, tuple)):
-        return tuple(_constants(item) for item in tree)
+        return tuple([_constants(item) for item in tree])
     if isinstance(tree, dict):
-        return tuple((key, _constants(item)) for key, item in dict.items(tree))
+        return tuple([(key, _constants(item)) for key, item in dict.items(tree)])
     return mx.array if isinstance(tree, mx.array) else (type(tree), tree)
 
 

@@ -6,7 +6,7 @@ A first run computes everything: that is `Intake`. A run that follows a tape is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,22 @@ class Intake:
 
     def closed(self, recorder: Recorder, op: ClosedOp) -> None:
         """Note that a call has run natively and is on the tape."""
+
+    def read(self, recorder: Recorder, how: str, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Return what the program is told that reads a tensor natively, or has MLX evaluate it.
+
+        Args:
+            how: By what: `array.item`; `original` is MLX's.
+        """
+        answer = original(*args, **kwargs)
+        recorder.tape.kept.tell(how, answer)
+        return answer
+
+    def wakes(self, recorder: Recorder) -> None:
+        """Note that ops are recorded from here on, where the program has run natively."""
+
+    def adopts(self, array: mx.array) -> None:
+        """Note that an array goes onto the tape that was made natively."""
 
     def left(self, recorder: Recorder) -> None:
         """Note that a call has been recorded op by op that would be a closed op if it had run natively."""

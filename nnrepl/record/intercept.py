@@ -18,7 +18,8 @@ import mlx.core as mx
 from nnrepl.record import before, catalog, compiled, custom, kernels, opaque, special, strays, transforms
 from nnrepl.record.bounds import check_bounds
 from nnrepl.record.catalog import Callee
-from nnrepl.record.native import IN_PLACE, Levels, evaluating, in_place, optimizers, update_hook
+from nnrepl.record.native import IN_PLACE, Levels, in_place, optimizers, update_hook
+from nnrepl.record.native_reads import evaluating, reading
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, aside, current, installed
 from nnrepl.record.tracing import check_evaluation
@@ -71,13 +72,16 @@ def _install_calls(levels: Levels, patches: Patches) -> None:
                 patches.set(callee.holder, callee.attribute, staticmethod(wrapper))
     for name in IN_PLACE:
         patches.set(mx.array, name, in_place(levels, vars(mx.array)[name]))
-    if levels.resting:
-        for callee in catalog.CALLEES:
-            if callee.treatment == "sync" and callee.attribute in vars(callee.holder):
+    for callee in catalog.CALLEES:
+        if callee.treatment == "sync" and callee.attribute in vars(callee.holder):
+            method = callee.holder is mx.array
+            if levels.resting:
                 wrapper = evaluating(levels, callee.original)
-                patches.set(
-                    callee.holder, callee.attribute, wrapper if callee.holder is mx.array else staticmethod(wrapper)
-                )
+            elif method or recorder.intake.follows:
+                wrapper = reading(levels, callee)
+            else:
+                continue
+            patches.set(callee.holder, callee.attribute, wrapper if method else staticmethod(wrapper))
     _install_updates(levels, patches)
 
 

@@ -110,7 +110,7 @@ class Levels:
         changes: Tells whether weights are changed between gradient calls.
         resting: Whether the program is in a closed stretch: until the next call.
         evaluations: How many evaluations the program has forced up to now, if it is.
-        returned: What the call gives back that has just been closed.
+        returned: What the call gives back that has just been closed; `making`: the one that is being made.
     """
 
     def __init__(
@@ -132,6 +132,7 @@ class Levels:
         self.resting = False
         self.evaluations = 0
         self.returned: Any = None
+        self.making: Callable[[], Any] | None = None
         self._depth = 0
         self._sparse = False
 
@@ -181,6 +182,7 @@ class Levels:
         """From here on every op is recorded."""
         recorder = self.recorder
         self.resting = False
+        recorder.intake.wakes(recorder)
         self.losses.link(recorder)
         self.changes.forget()
         self.renew()
@@ -284,6 +286,7 @@ class Levels:
             self.losses.settle()
             self._look_for_update(weights)
         recorder.intake.enter(recorder)
+        self.making = call
         if calls[0].kind == GRADIENT_PASS and recorder.listener is not None:
             recorder.listener.closed_call_started()
         frame = _own(frame)
@@ -298,7 +301,7 @@ class Levels:
             error = raised
             raise
         finally:
-            self.inside = False
+            self.inside, self.making = False, None
             for made in calls if error is None else calls[:1]:
                 inner = made.scope is not None
                 place = (within.scope(made.scope), made.lasti) if inner else (scope, lasti)
@@ -426,17 +429,6 @@ def keep_contents(recorder: Recorder, array: mx.array) -> None:
     value = recorder.live.pop(id(array), None)
     if value is not None and value.held is array:
         value.held = _copy(array)
-
-
-def evaluating(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what stands in a closed stretch for what forces an evaluation."""
-
-    @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        levels.evaluated()
-        return original(*args, **kwargs)
-
-    return wrapper
 
 
 def in_place(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:

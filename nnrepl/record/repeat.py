@@ -19,9 +19,11 @@ import mlx.core as mx
 
 from nnrepl.record.again import InsideAgain
 from nnrepl.record.caller import Caller
+from nnrepl.record.gradient_call import GradientCall, RepeatedPass, make_call, swept
 from nnrepl.record.opaque import OpaqueCall
 from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.record.region import Region
+from nnrepl.record.sweep import seed
 from nnrepl.record.vjp import Rule
 from nnrepl.tape import GRADIENT_PASS, Activation, BackwardOp, DrawnKey, Gradient, Holder, Inside, Leaf, Op, Pass, Value
 
@@ -328,14 +330,17 @@ class Repetition:
 
     def _gradient_pass(self, old: Pass, ops: list[Op]) -> None:
         """Repeat a gradient pass, as one that the user can stop in and change."""
-        from nnrepl.record.gradient_call import RepeatedPass, make_call
+        began = self.standing()
 
-        self.stand(make_call(RepeatedPass(self, old, ops, self._caller.scope(old.scope))))
+        def body(call: GradientCall) -> RepeatedMoment:
+            self._repeat_pass(old, call.pass_, ops)
+            return self.standing()
 
-    def gradient_pass(self, old: Pass, pass_: Pass, ops: Sequence[Op]) -> None:
+        scope = self._caller.scope(old.scope)
+        self.stand(make_call(RepeatedPass(self.recorder, old, scope, body, lambda: self.stand(began))))
+
+    def _repeat_pass(self, old: Pass, pass_: Pass, ops: Sequence[Op]) -> None:
         """Repeat the ops of a gradient pass, on the pass that is open."""
-        from nnrepl.record.gradient_call import swept
-
         recorder = self.recorder
         pass_.wrt = tuple([self._leaf(leaf, number) for number, leaf in enumerate(old.wrt)])
         forward = [op for op in ops if op.position < old.backward]
@@ -404,8 +409,6 @@ class Repetition:
                 new.args[0].repeat_backward(old_op.args[0], self)
 
     def _seed(self, root: Value, start: Value, number: int) -> Value:
-        from nnrepl.record.sweep import seed
-
         value = seed(self.recorder, self.image(root), self._cotangent(start), number)
         self.put(start, value)
         return value

@@ -35,7 +35,7 @@ def at_once(session: Standing, line: Parsed, go_on: GoOn | None) -> tuple[CodeCh
         UserError: If it fails; then nothing has changed.
     """
     recorder = session.recorder if go_on is not None else None
-    doing = PromptLine(line, dict(session.expressions.variables))
+    doing = PromptLine(line, dict(session.expressions.variables), "where it is done")
     things = doing.things(_last(session))
     run = Run(session.tape, len(session.tape), (), session.cursor)
     old = None if recorder is None else (recorder.tape, recorder.pass_)

@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nnrepl.record.process import this_process
+from nnrepl.replay.divergence import NotKept
+from nnrepl.replay.keeping import Keeping
 from nnrepl.replay.opening import Opening
 from nnrepl.replay.replay import Replay
 from nnrepl.replay.run import Run
@@ -85,12 +87,29 @@ def evaluated(session: Standing, count: int) -> None:
         session.edits.open(frozenset([step]), -1, goals.AtEvaluation(count))
 
 
+def call_begins(session: Standing, recorder: Recorder, keeping: Keeping) -> None:
+    """Note that a gradient call is about to be made natively: what the program holds is kept now and then. In a run
+    along a tape, it may be that nothing is to be computed.
+
+    Raises NotKept through the program.
+    """
+    kept, intake = recorder.tape.kept, recorder.intake
+    number = kept.calls(recorder.tape)
+    if isinstance(intake, Replay):
+        intake.forward.begins(recorder, number)
+    elif this_process() == session.process and session.edits.can_run_again:
+        kept.begins(number)
+        with recorder.muted():
+            keeping.begins(recorder, kept, number, int(session.settings["history"]) // 2)
+
+
 def goes_on(session: Standing, op: ClosedOp) -> bool:
     """Whether the program goes on natively after a call that has run so."""
     recorder = session.recorder
     if this_process() != session.process or recorder is None:
         return True
     if isinstance(recorder.intake, Replay):
+        recorder.intake.forward.left(None if recorder.levels is None else recorder.levels.returned)
         session.call_left()
     if isinstance(recorder.intake, Replay):
         done, steps = len(recorder.tape.steps), len(recorder.intake.tape.steps)
@@ -181,6 +200,11 @@ def settle(session: Standing) -> None:
         return
     if session.recorder is not None:
         opening.close(session.recorder)
+    parted, recorder = opening.parted(), session.recorder
+    if recorder is not None and isinstance(recorder.intake, Replay):
+        recorder.intake.forward.settle(recorder)
+        if parted and recorder.intake.forward.skipped:
+            raise NotKept(parted)
     timeline = session.edits.timelines.current
     timeline.seen = opening.moved(timeline.seen)
     _move_changes(session, timeline, opening)
@@ -188,7 +212,6 @@ def settle(session: Standing) -> None:
     if session.stood is not None:  # after the last call natively nothing is seen: the end is further on now
         at_end = timeline.ended and session.stood >= opening.length
         session.stood = len(session.tape) if at_end else opening.moved(session.stood)
-    parted = opening.parted()
     if parted:
         session.hooks.announce(parted)
 

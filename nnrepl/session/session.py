@@ -18,6 +18,7 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.process import this_process
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import hold_on
+from nnrepl.replay.keeping import Keeping
 from nnrepl.replay.opening import Opening
 from nnrepl.replay.replay import Replay
 from nnrepl.session import closed, goals, natively
@@ -94,6 +95,7 @@ class TapeSession(Standing):
         self.surprises = 0
         self.predicting = False
         self.many = 1
+        self.keeping = Keeping()
         self._history: History | None = None
         self.process = this_process()
         self.debuggee: TakesCells | None = None
@@ -186,6 +188,7 @@ class TapeSession(Standing):
         """Hear that a gradient call is about to be made natively; new source holds in it."""
         if self.recorder is not None:
             self.codes.reach(natively.reached(self, self.recorder), entering=True)
+            natively.call_begins(self, self.recorder, self.keeping)
 
     def call_left(self) -> None:
         """Hear that a call has been made that is closed on the tape, or was."""

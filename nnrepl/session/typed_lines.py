@@ -35,6 +35,7 @@ class PromptLine:
 
     Args:
         known: The variables of the user's that it may name.
+        place: Where it is done, in words.
 
     Attributes:
         named: The names that it speaks of.
@@ -42,8 +43,9 @@ class PromptLine:
         made: How many ops it has put on the tape; None before it has run.
     """
 
-    def __init__(self, line: Parsed, known: dict[str, Any]) -> None:
+    def __init__(self, line: Parsed, known: dict[str, Any], place: str = "where the program runs again") -> None:
         self.text = line.text
+        self._place = place
         self.made: int | None = None
         self._body = line.body
         self._known = known
@@ -142,7 +144,7 @@ class PromptLine:
         try:
             return dict(FunctionType(inner.replace(co_name="<module>"), outside)(**local))
         except Exception as error:
-            raise CannotExchange(f"{self.text} fails where the program runs again ({said_of(error)})") from None
+            raise CannotExchange(f"{self.text} fails {self._place} ({said_of(error)})") from None
         finally:
             for name in lent:
                 outside.pop(name, None)

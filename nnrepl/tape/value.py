@@ -89,6 +89,8 @@ class Value(Face):
     @property
     def size(self) -> int:
         """The number of its elements."""
+        if self.held is not None:
+            return self.held.size
         size = 1
         for extent in self.shape:
             size *= extent

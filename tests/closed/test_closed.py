@@ -202,6 +202,43 @@ def test_stops_on_the_way_open_what_they_need(tmp_path: Path) -> None:
     assert closed == [2, 3, 4, 9, 10, 11]
 
 
+LET_GO = """
+state = [model.state, opt.state]
+
+@partial(mx.compile, inputs=state, outputs=state)
+def step(x, y):
+    (loss, size), grads = nn.value_and_grad(model, lambda m: (((m(x) - y) ** 2).mean(), x.sum()))(model)
+    opt.update(model, grads)
+    return loss, size
+
+for i in range(5):
+    loss, size = step(mx.ones((2, 4)), mx.zeros((2, 3)))
+    mx.eval(state)
+    loss = {read}
+"""
+
+
+@pytest.mark.parametrize("read", ["loss.item()", "f'{loss}'", "float(loss)", "step(x, y)[0].tolist()"])
+def test_a_loss_of_which_the_program_keeps_the_number_only(read: str, tmp_path: Path) -> None:
+    """`loss = loss.item()` lets go of the tensor at once: its number is kept all the same."""
+    file = tmp_path / "train.py"
+    imports = "from functools import partial\nimport mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim\n"
+    model = "model, opt = nn.Linear(4, 3), optim.Adam(0.01)\nx, y = mx.ones((2, 4)), mx.zeros((2, 3))\n"
+    file.write_text(imports + model + LET_GO.format(read=read))
+    shown = play(file, "continue", "info steps")
+    rows = re.findall(r"^ +▶? *\d+ +\d+ +[12]  Adam .* (\d\.\d+) *$", shown.replace("▶", " "), re.MULTILINE)
+    assert len(rows) == 5, shown
+
+
+@pytest.mark.parametrize("motion", ["goto", "until"])
+def test_a_step_that_has_no_such_op_is_opened_alone(motion: str, tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + PROGRAMS["adam"])
+    shown = play(file, "continue", "goto step 3", f"{motion} step 8 erfinv")
+    assert re.findall(r"opening (steps? [\d to]*\d)", shown) == ["step 3", "step 8"]
+    assert "step 8 has no erfinv" in shown
+
+
 def test_an_edit_in_an_opened_step_is_the_program_with_that_line(tmp_path: Path) -> None:
     program = PROGRAMS["adam"]
     (tmp_path / "train.py").write_text(HEAD + QUIET + program)

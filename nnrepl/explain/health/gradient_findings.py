@@ -12,15 +12,14 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause
+from nnrepl.explain.blame import Blame, blame, cone_stats
 from nnrepl.explain.disconnected import why_none
 from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding
 from nnrepl.explain.limits import is_lost
 from nnrepl.explain.nonfinite import blamed, born, did, trouble, vanished
 from nnrepl.explain.outside import detours
-from nnrepl.explain.paths import upstream
 from nnrepl.explain.scale import grows, shrinks, weight_of
 from nnrepl.explain.stuck import reason_for
-from nnrepl.explain.zero import Blame, blame, cone_stats
 from nnrepl.explain.zero_reasons import Reason
 from nnrepl.explain.zeros import versions
 from nnrepl.ops import Trait, has
@@ -133,7 +132,7 @@ def dead(case: Checkup) -> Iterator[Dead]:
         ways.setdefault(key, blamed[1:])
     for (op, said), leaves in groups.items():
         reason, some = reasons[op, said], len(zeros) < len(grads)
-        if some and (_will_move(case, reason.start) or _is_meant(case, op, leaves)):
+        if some and (will_move(case, reason.start) or is_meant(case, op, leaves)):
             continue
         step = op.of is not None and (
             (has(op.of.name, Trait.STEPS) and 4 * len(leaves) < len(grads)) or has(op.of.name, Trait.PICKS)
@@ -148,28 +147,9 @@ def zero(case: Checkup) -> Iterator[Finding]:
     for one in () if case.broken else dead(case):
         are = "is" if len(one.leaves) == 1 else "are"
         yield Finding("zero gradient", f"{_names(one.leaves, '∂L/∂')} {are} 0: it became 0 at {words.title(one.op)}"
-                      f"{_line(one.op)}: {one.reason.text.rstrip('.')}"
+                      f"{line_of(one.op)}: {one.reason.text.rstrip('.')}"
                       f"{_other_ways(case, one)}",
                       f"why grad({one.leaves[0].name}) == 0", one.reason.op or one.op, one.level)  # fmt: skip
-
-
-def blocked(case: Checkup) -> Iterator[Finding]:
-    """Single numbers of the loss from which nothing goes back to what was computed from the weights, while its other
-    terms do teach them."""
-    if case.broken:
-        return
-    ops = [op for op in case.pass_.ops if op.of is not None and op.of.pass_ is case.pass_ and op.of.outputs
-           and op.of.outputs[0].size == 1 and op.operation.kind == "vjp" and len(op.outputs) == 1
-           and is_inexact(op.outputs[0]) and op.outputs[0].size == 1]  # fmt: skip
-    stats = case.look.stats(value for op in ops for value in (*upstream(op), *op.outputs))
-    for op in ops:
-        if stats[op.outputs[0]].is_zero and not all(stats[given].is_zero for given in upstream(op)):
-            of = op.outputs[0].gradient_of
-            reason = reason_for(case.look, op, op.outputs[0])
-            if of is not None and of.op is not None and not reason.cancels:
-                yield Finding("zero gradient", f"∂L/∂{of.name} is 0, one term of the loss: it became 0 at "
-                              f"{words.title(op)}{_line(op)}: {reason.text.rstrip('.')}",
-                              f"why {op.outputs[0].name} == 0", reason.op or op, NOTE)  # fmt: skip
 
 
 def _other_ways(case: Checkup, one: Dead) -> str:
@@ -179,17 +159,17 @@ def _other_ways(case: Checkup, one: Dead) -> str:
         reason = reason_for(case.look, way.op, way.value, way.mask)
         if (reason.op or reason.text) not in told:
             told.add(reason.op or reason.text)
-            text += f"; on another way it became 0 at {words.title(way.op)}{_line(way.op)}: {reason.text.rstrip('.')}"
+            text += f"; on another way it became 0 at {words.title(way.op)}{line_of(way.op)}: {reason.text.rstrip('.')}"
     return text
 
 
-def _line(op: Op) -> str:
+def line_of(op: Op) -> str:
     """Where the op stands that a backward op differentiates, in brackets."""
     where = words.spot(op.of or op)
     return f" ({where})" if where else ""
 
 
-def _will_move(case: Checkup, start: Value | None) -> bool:
+def will_move(case: Checkup, start: Value | None) -> bool:
     """Whether it is a parameter that is 0 and learns: its zeros are left behind."""
     if start is None or start.op is not None:
         return False
@@ -197,7 +177,7 @@ def _will_move(case: Checkup, start: Value | None) -> bool:
     return not grads or not case.look.stat(grads[-1]).is_zero
 
 
-def _is_meant(case: Checkup, op: Op, leaves: list[Value]) -> bool:
+def is_meant(case: Checkup, op: Op, leaves: list[Value]) -> bool:
     """Zeros that belong to how the model works."""
     forward = op.of
     if forward is None:
@@ -303,4 +283,4 @@ def outside(case: Checkup) -> Iterator[Finding]:
             yield Finding("cut gradient", detour.text, f"what {detour.op.label}", detour.op)
 
 
-CHECKS: list[Check] = [nonfinite, missing, outside, zero, blocked, scale, underflow]
+CHECKS: list[Check] = [nonfinite, missing, outside, zero, scale, underflow]

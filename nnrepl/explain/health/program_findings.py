@@ -9,9 +9,10 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.disconnected import leads_to_loss
-from nnrepl.explain.health.parameters import roots
 from nnrepl.explain.health.report import NOTE, Check, Checkup, Finding
+from nnrepl.explain.paths import root_modules
 from nnrepl.record import segments as sources
+from nnrepl.record import trees
 from nnrepl.record.stack import is_module
 from nnrepl.tape import RUN_PASS, Leaf, Op, Pass
 
@@ -35,7 +36,7 @@ def frozen(case: Checkup) -> Iterator[Finding]:
 def _untrained(case: Checkup, wrt: set[str]) -> list[str]:
     """Return the parameters of the model that are not trained, without statistics and quantized weights."""
     used: dict[str, int] = {}
-    for root in roots(case.pass_):
+    for root in root_modules(case.pass_):
         trainable = {id(array) for _, array in _flat(root.trainable_parameters())}
         for path, array in _flat(root.parameters()):
             name = case.session.names.path_from(root, path)
@@ -46,8 +47,6 @@ def _untrained(case: Checkup, wrt: set[str]) -> list[str]:
 
 
 def _flat(tree: Any) -> list[tuple[str, Any]]:
-    from nnrepl.record import trees
-
     return list(trees.paths(tree))
 
 
@@ -55,7 +54,7 @@ def modes(case: Checkup) -> Iterator[Finding]:
     """Dropout and BatchNorm in the wrong mode: asleep while training, awake while evaluating."""
     asleep = [
         (name, module)
-        for root in roots(case.pass_)
+        for root in root_modules(case.pass_)
         for name, module in root.named_modules()
         if _has_mode(module) and not module.training
     ]

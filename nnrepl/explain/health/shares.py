@@ -118,7 +118,7 @@ def _used_otherwise(case: Checkup, op: Op, at: int) -> str:
         elif user.name == "multiply" and len(user.inputs) == 2:
             other = user.inputs[1] if user.inputs[0] is value else user.inputs[0]
             along = _one_hot(case, other) if other.shape == value.shape else None
-            if along is not None and along != at:
+            if along is not None and along != at and not _at_most_one(case, other, at):
                 return (f", but {words.name(other)}, which {user.label} multiplies it with "
                         f"({words.spot(user)}), has its single ones along axis {along}: the shares along "
                         "that axis do not add up to 1")  # fmt: skip
@@ -200,7 +200,15 @@ def _one_hot(case: Checkup, value: Value) -> int | None:
     axes = [axis for axis in range(array.ndim) if value.shape[axis] > 1]
     plain, *found = case.look.numbers([mx.all((array == 0) | (array == 1)), *sums])
     alone = [axis for axis, one in zip(axes, found) if one]
-    return alone[0] if plain and len(alone) == 1 else None
+    if not plain or len(alone) != 1:
+        return None
+    return alone[0]
+
+
+def _at_most_one(case: Checkup, hot: Value, axis: int) -> bool:
+    """Whether no row along an axis has two ones: it may be the one that is meant, and some rows be left empty."""
+    rows = mx.sum(case.look.array(hot).astype(mx.float32), axis=axis)
+    return bool(case.look.numbers([mx.all(rows <= 1)])[0])
 
 
 def _over_the_batch(op: Op, at: int) -> str:
@@ -290,7 +298,7 @@ def without_answer(case: Checkup) -> Iterator[Finding]:
         for hot, other in (op.inputs, op.inputs[::-1]):
             if hot.op is None or len(hot.shape) < 2 or hot.shape[-1] < 2 or not _is_log_share(other):
                 continue
-            if case.pass_.grads.get(hot.canonical) or not case.look.can_see(hot):
+            if case.pass_.grads.get(hot.canonical) or not case.look.can_see(hot) or _emptied(case, hot):
                 continue
             array = case.look.array(hot).astype(mx.float32)
             rows = mx.sum(array, axis=-1)
@@ -303,6 +311,17 @@ def without_answer(case: Checkup) -> Iterator[Finding]:
                     f"{none} of {rows.size} rows of {words.made(hot, hot.op)} have no 1: {op.label} "
                     f"{words.call(op)} ({words.spot(op)}) asks nothing of them. Is a label outside of 0 to "
                     f"{hot.shape[-1] - 1}?", f"explain {op.label}", op, NOTE)  # fmt: skip
+
+
+def _emptied(case: Checkup, hot: Value) -> bool:
+    """Whether a table with a 1 in each row was made first, and a mask has taken some away: padding."""
+    op = maker(hot)
+    for taken in () if op is None else op.inputs:
+        if taken.shape == hot.shape and case.look.can_see(taken):
+            rows = mx.sum(case.look.array(taken).astype(mx.float32), axis=-1)
+            if case.look.numbers([mx.all(rows == 1)])[0]:
+                return True
+    return False
 
 
 def _is_log_share(value: Value) -> bool:
