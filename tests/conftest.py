@@ -53,6 +53,7 @@ SLOW = (
     "session/test_compiled_loop", "session/test_paths", "session/test_running_on", "session/test_stops_running",
     "shell/test_full_screen", "shell/test_hands", "shell/test_kernel", "shell/test_prompt",
     "shell/test_terminals", "test_bench", "test_docs", "timeline/test_history", "timeline/test_walks",
+    "timeline/test_written",
 )  # fmt: skip
 """What `-m "not slow"` leaves out: many programs, many processes, or a terminal."""
 TERMINAL = (

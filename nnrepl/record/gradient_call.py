@@ -67,7 +67,7 @@ class GradientCall:
         try:
             with paused():  # everything that a pass allocates stays on the tape
                 self.result = self._run(self)
-                recorder.intake.enter(recorder)
+                recorder.intake.enter(recorder, due=False)
                 pass_.returned = self._returned()
         except Unwinding:
             raise

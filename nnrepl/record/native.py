@@ -382,7 +382,7 @@ def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., A
                 return original(self, *args, **kwargs)
         if noticing() is not levels:
             return original(self, *args, **kwargs)
-        call = functools.partial(original, self, *args, **kwargs)
+        call = functools.partial(levels.recorder.intake.updating(original), self, *args, **kwargs)
         return levels.run([Call(UPDATE_PASS, type(self).__name__)], _getframe(1), call)
 
     return update

@@ -67,7 +67,8 @@ class Differentiated(opaque.Transform):
             return self.call(levels.recorder, args, kwargs, frame)
         loss = loss_of if self.name == "value_and_grad" else None
         made = Call(GRADIENT_PASS, titles.title(self.fun), titles.code_of(self.fun))
-        return levels.run([made], frame, lambda: self.real(*args, **kwargs), loss, self._weights(args, kwargs))
+        run = lambda: levels.recorder.intake.differentiated(self)(*args, **kwargs)  # noqa: E731
+        return levels.run([made], frame, run, loss, self._weights(args, kwargs))
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if recorder.differentiating or recorder.inside is not None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _copy, _eval, _view, _or, _array = mx.array.__copy__, mx.eval, mx.view, mx.bitwise_or, mx.array
 _SAME_SIZE = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
 _SHARE = 0.02
-_MOST, _FEW = 24, 12
+_MOST, _FEW = 16, 8
 _PATIENCE = 8
 _NEVER = float("inf")
 _JUNK = 64
@@ -140,6 +140,16 @@ class Keeping:
         missing = [shape for array, (shape, _) in zip(point.arrays, point.shapes) if array is None]
         if sum(map(prod, missing)) > _JUNK and self._owner is not None and point in self._owner.points:
             self._owner.points.remove(point)  # it evaluates its weights later: what it holds here are no numbers
+
+
+def room(budget: int) -> int:
+    """Return how many bytes points may take of a budget: on a GPU half of what the program leaves of its memory."""
+    device = mx.default_device()
+    if device.type != mx.gpu:
+        return budget
+    known = mx.device_info(device)
+    total = known.get("total_memory", known.get("memory_size", 0))
+    return min(budget, max(int(total) - mx.get_peak_memory(), 0) // 2)
 
 
 def thin(kept: NativeRun, budget: int) -> None:

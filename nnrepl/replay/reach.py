@@ -66,7 +66,10 @@ class Reach:
             if kind is mx.array:
                 self.arrays.append(thing)
                 continue
-            pending += _within(thing, kind)
+            try:
+                pending += _within(thing, kind)
+            except Exception as error:  # the program's own code may be asked: a property, a class without a module
+                raise CannotReach(f"a {kind.__name__} does not tell what it holds") from error
             if len(pending) > _LIMIT:
                 raise CannotReach("it holds too many objects")
         self.kinds = hash(tuple(kinds))
@@ -152,8 +155,10 @@ def _of_object(thing: Any, kind: type) -> list[Any]:
     found: list[Any] = []
     if isinstance(thing, dict):
         found += [*dict.keys(thing), *dict.values(thing)]
-    elif isinstance(thing, (list, tuple, deque)):
-        found += thing
+    elif isinstance(thing, (list, tuple)):
+        found += list.__iter__(thing) if isinstance(thing, list) else tuple.__iter__(thing)
+    elif isinstance(thing, deque):
+        found += deque.__iter__(thing)
     # What Python holds of attributes is a dict or not, as somebody has asked for it or not: its kind tells nothing.
     found += attributes.values() if isinstance(attributes, dict) else ()
     found += [getattr(thing, slot, None) for slot in slots]

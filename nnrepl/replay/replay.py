@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record.again import InsideFollowed
-from nnrepl.record.intake import Intake
 from nnrepl.record.objects import object_of, overwrite, refill
 from nnrepl.replay.copies import ComingBy, copy_op, reopened_pass
 from nnrepl.replay.divergence import Diverged, OpDifference, compare, said_of, same_operation, same_place
@@ -26,7 +25,7 @@ from nnrepl.replay.opening import Opening
 from nnrepl.replay.rebinding import Rebinding, lies_inside
 from nnrepl.replay.remade import made_natively
 from nnrepl.replay.run import Run
-from nnrepl.replay.uncomputed import Forward
+from nnrepl.replay.uncomputed import Forward, Led
 from nnrepl.tape import (
     GRADIENT_PASS,
     Activation,
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
 _copy = mx.array.__copy__
 
 
-class Replay(Intake):
+class Replay(Led):
     """Leads one run along a tape.
 
     Args:
@@ -99,11 +98,11 @@ class Replay(Intake):
         """Note that an op inside a gradient call is on the tape: what the user did after it is done."""
         self._reach(self.opening.before(len(recorder.tape.ops)))
 
-    def enter(self, recorder: Recorder, calling: bool = False) -> None:
+    def enter(self, recorder: Recorder, calling: bool = False, due: bool = True) -> None:
         """Put the ops that the user inserted here on the tape, and let their results take effect. What gives another
         tensor to a variable of a function that is about to be called waits for it."""
         check()
-        self._reach(self.opening.before(len(recorder.tape.ops)), due=not calling)
+        self._reach(self.opening.before(len(recorder.tape.ops)), due=due and not calling)
         standing: ComingBy | None = None
         while (op := self._inserted(len(recorder.tape.ops))) is not None:
             if calling and lies_inside(recorder, self._edit_of(op)):
@@ -328,15 +327,6 @@ class Replay(Intake):
     def awake(self, recorder: Recorder) -> None:
         self.opening.awake(recorder)
 
-    def read(self, recorder: Recorder, how: str, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        return self.forward.read(how, lambda: original(*args, **kwargs))
-
-    def wakes(self, recorder: Recorder) -> None:
-        self.forward.wakes(recorder)
-
-    def adopts(self, array: mx.array) -> None:
-        self.forward.adopts(array)
-
     def left(self, recorder: Recorder) -> None:
         self.opening.left(recorder)
 
@@ -454,7 +444,7 @@ class Replay(Intake):
         """Note that an edit has been put on the tape: everything holds its result, or what it assigns to does."""
         with recorder.muted():
             rebinding = Rebinding(recorder, op, target)
-            rebinding.check()
+            rebinding.begin()
             if rebinding.place is not None:
                 self._in_place.add(op.outputs[0])
             self._exchange(recorder, target, op.outputs[0])

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.record.intake import Intake
 from nnrepl.record.native_reads import EVALUATING
 from nnrepl.record.objects import refill
+from nnrepl.record.strays import native
 from nnrepl.replay.divergence import NotKept
 from nnrepl.replay.keeping import Point
 from nnrepl.replay.reach import CannotReach, Reach
@@ -28,10 +30,14 @@ from nnrepl.tape import GRADIENT_PASS, ClosedOp, Tape, arrays_of, is_evaluated
 from nnrepl.tape.native_run import UNKEPT, Answer, count_calls
 
 if TYPE_CHECKING:
+    from nnrepl.record.opaque import Transform
     from nnrepl.record.recorder import Recorder
     from nnrepl.replay.run import Run
 
-_compile, _eval, _zeros, _setitem = mx.compile, mx.eval, mx.zeros, mx.array.__setitem__
+_compile, _eval, _zeros, _stop = mx.compile, mx.eval, mx.zeros, mx.stop_gradient
+_copy, _setitem = mx.array.__copy__, mx.array.__setitem__
+_RUN_BACKWARD = frozenset(("custom", "checkpoint"))
+"""The kinds of ops whose backward pass calls a function of the program's."""
 _CUT = 8
 _WITHOUT_NUMBERS = "array without a primitive"
 
@@ -57,9 +63,9 @@ class Forward:
         points = [point for point in self.kept.points if isinstance(point, Point)]
         self._points = points if run.forward and points and _can_stand() else []
         self._needed = _needed(old, run) if self._points else []
+        self._plain = bool(self._points) and not any(op.operation.kind in _RUN_BACKWARD for op in old.ops)
         self._target: Point | None = None
         self._answers: Iterator[Answer] = iter(())
-        self._without: dict[int, mx.array] = {}
 
     def begins(self, recorder: Recorder, number: int) -> None:
         """Note that a gradient call is about to be made natively, after so many others.
@@ -86,6 +92,17 @@ class Forward:
         points = [point for point in self._points if number + 1 < point.number <= self._needed[at]]
         return points[-1] if points else None
 
+    def differentiated(self, transform: Transform) -> Callable[..., Any]:
+        """Return what makes a gradient call natively: where nothing is computed, without a backward pass, unless that
+        calls the program."""
+        if not (self.skipping and self._plain):
+            return transform.real
+        return native(transform.original(_stopped(transform.fun), *transform.args, **transform.kwargs))
+
+    def updating(self, update: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what updates the weights natively: where nothing is computed, MLX's own rules give stand-ins."""
+        return _without_rule(update) if self.skipping else update
+
     def left(self, result: Any) -> None:
         """Note that a call has been made natively: where nothing is computed it has given stand-ins."""
         if self.skipping:
@@ -107,23 +124,9 @@ class Forward:
         """Whether the program may have failed because it computes nothing here."""
         return bool(self.skipped) and (self.skipping or _WITHOUT_NUMBERS in str(error))
 
-    def wakes(self, recorder: Recorder) -> None:
-        """Note that ops are recorded from here on: what the program holds has its numbers, or is known to have none.
-
-        Raises NotKept through the program where it computes nothing.
-        """
-        if self.skipping:
-            raise NotKept("the program needs its numbers here")
-        if self.skipped:
-            self._without = {id(array): array for array in self._stand_ins(recorder)}
-
-    def adopts(self, array: mx.array) -> None:
-        """Note that an op takes what the program has. Raises NotKept through the program if that has no numbers."""
-        if self._without.get(id(array)) is array:
-            raise NotKept("the program takes a tensor that has not been kept")
-
     def settle(self, recorder: Recorder) -> None:
-        """Note that all has been done again. Raises NotKept if the program holds anything without its numbers."""
+        """Note that ops are recorded from here on, or that all has been done again. Raises NotKept through the program
+        where it holds anything without its numbers."""
         if self.skipping or (self.skipped and self._stand_ins(recorder)):
             raise NotKept("the program holds a tensor that has not been kept")
 
@@ -151,6 +154,28 @@ class Forward:
         """Let no graph grow: what the program holds that depends on a stand-in is one from here on."""
         for array in self._stand_ins(recorder):
             stand_in(array)
+
+
+class Led(Intake):
+    """The intake of a run that may be led forward.
+
+    Attributes:
+        forward: What leads it.
+    """
+
+    forward: Forward
+
+    def read(self, recorder: Recorder, how: str, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        return self.forward.read(how, lambda: original(*args, **kwargs))
+
+    def differentiated(self, transform: Transform) -> Callable[..., Any]:
+        return self.forward.differentiated(transform)
+
+    def updating(self, update: Callable[..., Any]) -> Callable[..., Any]:
+        return self.forward.updating(update)
+
+    def wakes(self, recorder: Recorder) -> None:
+        self.forward.settle(recorder)
 
 
 def _reach(recorder: Recorder) -> Reach:
@@ -186,6 +211,45 @@ def _needed(old: Tape, run: Run) -> list[int]:
         if opens or recorded:
             needed |= {number, number + 1} if opens else {number}
     return sorted({*needed, number})
+
+
+def _stopped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function to which no gradient is led back."""
+
+    def stopped(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        if isinstance(result, mx.array):
+            return _stop(result)
+        if type(result) in (tuple, list) and result and isinstance(result[0], mx.array):
+            return type(result)([_stop(result[0]), *result[1:]])
+        return result
+
+    return stopped
+
+
+def _without_rule(update: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an optimizer's method that updates, in which the rule for one parameter is not asked if it is MLX's."""
+
+    def run(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        rule = getattr(type(optimizer), "apply_single", None)
+        if not str(getattr(rule, "__module__", "")).startswith("mlx."):
+            return update(optimizer, *args, **kwargs)
+        own = vars(optimizer)
+        own["apply_single"] = _ruled
+        try:
+            return update(optimizer, *args, **kwargs)
+        finally:
+            del own["apply_single"]
+
+    return run
+
+
+def _ruled(gradient: mx.array, parameter: mx.array, state: dict[str, Any]) -> mx.array:
+    """Return what stands for a parameter that has been updated; its state is replaced likewise."""
+    for name, held in state.items():
+        if isinstance(held, mx.array):
+            state[name] = _copy(_of(held.shape, held.dtype))
+    return _copy(_of(parameter.shape, parameter.dtype))
 
 
 _stand_ins: dict[tuple[tuple[int, ...], mx.Dtype], mx.array] = {}

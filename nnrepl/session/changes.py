@@ -27,7 +27,7 @@ from nnrepl.session.other_tape import check_kind, refusal, same_place
 from nnrepl.session.parsed import Assignment, Parsed
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
-from nnrepl.session.typed import append, upcoming
+from nnrepl.session.typed import append, at_last, upcoming
 from nnrepl.session.typed_lines import as_change
 from nnrepl.tape import ClosedOp, Tape, Value, outermost
 from nnrepl.timeline.code import CodeChange, SourceChanges
@@ -192,7 +192,7 @@ class Changes:
     def _make(self, edit: Edit, line: str) -> Timeline:
         """Run again with an edit."""
         session, position = self.session, edit.position
-        moved = len(edit.ops) if position <= session.cursor else 0
+        moved = len(edit.ops) - self._left_out(position) if position <= session.cursor else 0
         recoded = any(code.position > position for code in self.timelines.current.codes)
         run = Run(session.tape, position, tuple(edit.ops), session.cursor + moved, recoded=recoded)
         tape, names = self._again(run, None, edit)
@@ -203,6 +203,11 @@ class Changes:
             raise UserError(f"{edit.name} cannot be {line!r} here: {refused}; nothing has changed")
         return self.arrived(tape, names, run.cursor)
 
+    def _left_out(self, position: int) -> int:
+        """How many ops of the user's lie between a position and the cursor: a run from there makes them no more."""
+        notes, ops = self.session.tape.notes, self.session.tape.ops[position : self.session.cursor]
+        return sum(op in notes.inserted or op in notes.typed for op in ops)
+
     def reload(self, change: CodeChange) -> Timeline:
         """Take a change of the program's source in: what comes from its position on runs again over it.
 
@@ -211,9 +216,9 @@ class Changes:
         """
         session = self.session
         pass_ = session.pass_
-        earlier = pass_ is not None and change.position < pass_.start
-        number = pass_.number if pass_ is not None and earlier else 0
-        run = Run(session.tape, change.position, (), session.cursor, pass_number=number, recoded=True)
+        number = pass_.number if pass_ is not None and change.position < pass_.start else 0
+        cursor = session.cursor - self._left_out(change.position)
+        run = Run(session.tape, change.position, (), cursor, pass_number=number, recoded=True)
         with held():
             tape, names = self._again(run, None, change)
             return self.arrived(tape, names, run.cursor)
@@ -351,12 +356,13 @@ class Changes:
 
     def look_alive(self) -> None:
         """At the end of the program its variables are read where they are: bring it onto the timeline that the user
-        looks at, if it has ended on another one.
+        looks at, if it has ended on another one, or was interrupted on its way there.
 
         Raises RunAgain through the program, UserError if it cannot run again.
         """
         current = self.timelines.current
-        if current is not self.timelines.live and upcoming(self.session) and self.can_run_again:
+        over = upcoming(self.session) or (current.ended and at_last(self.session))
+        if current is not self.timelines.live and over and self.can_run_again:
             self.session.hooks.opening(f"timeline {current.number}")
             self.open(frozenset([0]), self.session.cursor)  # the setup, which is never closed
 

@@ -21,8 +21,9 @@ def closed_between(tape: Tape, start: int, end: int) -> list[int]:
 
 
 def _closed_in(tape: Tape, start: int, end: int) -> list[int]:
-    start, ops = max(start, 0), tape.ops
-    return [at for at in range(start, min(end, len(ops))) if isinstance(ops[at], ClosedOp)]
+    ops = tape.ops
+    alone = [pass_.start for pass_ in tape.passes if start <= pass_.start < end and len(pass_) == 1]
+    return [at for at in alone if isinstance(ops[at], ClosedOp)]  # which is the only op of its pass
 
 
 def said_of_closed(tape: Tape) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nnrepl.record.process import this_process
 from nnrepl.replay.divergence import NotKept
-from nnrepl.replay.keeping import Keeping
+from nnrepl.replay.keeping import Keeping, room
 from nnrepl.replay.opening import Opening
 from nnrepl.replay.replay import Replay
 from nnrepl.replay.run import Run
@@ -100,7 +100,7 @@ def call_begins(session: Standing, recorder: Recorder, keeping: Keeping) -> None
     elif this_process() == session.process and session.edits.can_run_again:
         kept.begins(number)
         with recorder.muted():
-            keeping.begins(recorder, kept, number, int(session.settings["history"]) // 2)
+            keeping.begins(recorder, kept, number, room(int(session.settings["history"]) // 2))
 
 
 def goes_on(session: Standing, op: ClosedOp) -> bool:

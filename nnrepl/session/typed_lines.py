@@ -224,9 +224,15 @@ def _home(session: Reading, line: PromptLine, scope: Activation | None) -> Activ
         if step.code.co_flags & OPTIMIZED and not variables.keys().isdisjoint(line.stored):
             return step
     for step, variables in zip(path, held):
-        if not sources.is_library(step.code.co_filename) or not variables.keys().isdisjoint(line.named):
+        own = not sources.is_library(step.code.co_filename)
+        if own or not variables.keys().isdisjoint(line.named) or _object_of(step) in line.named:
             return step
     return scope
+
+
+def _object_of(step: Activation) -> str:
+    """Return what a call names the module or the optimizer whose method it is: `self`; "" where it is none of one."""
+    return step.code.co_varnames[0] if step.owner is not None and step.code.co_argcount else ""
 
 
 def _first_of_line(tape: Tape, cursor: int, scope: Activation | None) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+import weakref
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -15,13 +17,15 @@ import pytest
 
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay import keeping, uncomputed
-from nnrepl.replay.keeping import Point, thin
+from nnrepl.replay.keeping import Keeping, Point, thin
 from nnrepl.replay.reach import CannotReach, Reach
 from nnrepl.replay.uncomputed import Forward, stand_in
-from nnrepl.tape import Tape
+from nnrepl.session.session import TapeSession
+from nnrepl.tape import Tape, arrays_of
 from nnrepl.tape.native_run import UNKEPT, NativeRun
 from tests.closed.programs import HEAD, PROGRAMS
 from tests.closed.test_closed import BITS, QUIET, TOLD, _main, plainly, play
+from tests.closed.walks import KINDS, walk
 
 __all__ = ["_main"]
 
@@ -43,6 +47,7 @@ def led(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     reached: list[int] = []
     monkeypatch.setattr(keeping, "_SHARE", float("inf"))
     monkeypatch.setattr(keeping, "_MOST", 1000)
+    monkeypatch.setattr(keeping, "_PATIENCE", 2)
     arrive: Callable[..., None] = Forward._arrive
 
     def noted(self: Forward, recorder: Recorder, point: Point) -> None:
@@ -79,6 +84,15 @@ def test_bits_behind_what_was_not_computed(program: str, reaches: bool, led: lis
     assert re.sub(r"^(native on|opening .*)\n", "", shown, flags=re.MULTILINE).startswith(printed)
 
 
+@pytest.mark.parametrize(("kind", "seed"), [("whole", 0), ("batches", 4), ("nested", 1)])
+def test_walks_behind_what_was_not_computed(kind: str, seed: int, led: list[int], tmp_path: Path) -> None:
+    file, made = tmp_path / "train.py", walk(kind, seed)
+    file.write_text(HEAD + KINDS[kind])
+    shown = play(file, *made.commands)
+    assert [int(found) for found in re.findall(r"\.item\(\) =\s+(\d+)", shown)] == made.numbers
+    assert led
+
+
 def test_an_edit_behind_what_was_not_computed(led: list[int], tmp_path: Path) -> None:
     program, edit = PROGRAMS["adam"], "z = z * 2 if len(told) == 7 else z; seen"
     file = tmp_path / "train.py"
@@ -89,6 +103,79 @@ def test_an_edit_behind_what_was_not_computed(led: list[int], tmp_path: Path) ->
     assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[9]]
     assert led
     assert FROM_START not in shown
+
+
+def test_nothing_is_computed_on_the_way(led: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + PROGRAMS["counted"])
+    left: Callable[..., None] = Forward.left
+    computed: dict[bool, list[bool]] = {False: [], True: []}
+
+    def looked(self: Forward, result: Any) -> None:
+        left(self, result)
+        with recorders[0].muted():
+            computed[self.skipping] += [uncomputed._computes(array) for array in arrays_of(result)]
+
+    recorders: list[Recorder] = []
+    begins = Forward.begins
+    monkeypatch.setattr(Forward, "begins", lambda self, at, n: (recorders.insert(0, at), begins(self, at, n))[1])
+    monkeypatch.setattr(Forward, "left", looked)
+    cut, cuts = Forward._cut, []
+    monkeypatch.setattr(Forward, "_cut", lambda self, at: (cuts.append(self), cut(self, at))[1])
+    monkeypatch.setitem(looked.__globals__, "__name__", "nnrepl.looked")
+    play(file, "continue", "goto step 12")
+    assert len(computed[True]) > 7
+    assert not any(computed[True])
+    assert computed[False]
+    assert all(computed[False])
+    assert cuts[0]._needed == [-1, 0, 10, 11, 12]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("if i == 0: again = [[]] if os.path.exists(FILE) else []; open(FILE, 'a').close()", "holds other tensors"),
+        ("if i == 6: early = loss", "holds a tensor"),
+    ],
+    ids=["another way", "never evaluated"],
+)
+def test_what_does_not_lead_there_is_computed(line: str, said: str, led: list[int], tmp_path: Path) -> None:
+    program = "import os\n" + PROGRAMS["adam"].replace("    mx.eval(", f"    {line}\n    mx.eval(")
+    program = program.replace("i % 5", "i % 50").replace("2).mean()", "2).mean() + (0 * early if i == 8 else 0)")
+    program = program.replace("for i in", "early = mx.array(0.0)\nfor i in")
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + program.replace("FILE", repr(str(tmp_path / "mark"))))
+    shown = play(file, "continue", "goto step 9", "until backward", f"p {BITS}", "goto step 10")
+    _, told = plainly(HEAD + TOLD + program.replace("FILE", repr(str(tmp_path / "other"))))
+    assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[8]]
+    assert shown.count(FROM_START) == 1
+    assert said in shown
+
+
+def test_an_interrupt_where_nothing_is_computed(
+    led: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + PROGRAMS["adam"] + "print('last', loss.item())\n")
+    left, struck = Forward.left, []
+
+    def strike(self: Forward, result: Any) -> None:
+        left(self, result)
+        if self.skipped == 3 and not struck:
+            struck.append(self)
+            sessions[0].course.interrupt()
+
+    sessions: list[TapeSession] = []
+    begins = TapeSession.begin_again
+    monkeypatch.setattr(TapeSession, "begin_again", lambda self, wish: (sessions.append(self), begins(self, wish))[1])
+    monkeypatch.setattr(Forward, "left", strike)
+    shown = play(file, "continue", "goto step 9", "p loss.item()", "goto step 5", "until backward", f"p {BITS}")
+    last = re.findall(r"last (\S+)", shown)[0]
+    assert struck
+    assert "interrupted; everything is as it was" in shown
+    assert re.findall(r"loss\.item\(\) =\s+(\S+)", shown)[0] == last
+    _, told = plainly(HEAD + TOLD + PROGRAMS["adam"])
+    assert re.findall(r"sum\(\)\.item\(\) =\s+(\d+)", shown) == [told[4]]
 
 
 def test_a_file_is_not_written_without_numbers(led: list[int], tmp_path: Path) -> None:
@@ -124,6 +211,19 @@ def test_a_copy_has_the_same_bits_and_layout(array: mx.array) -> None:
     assert twin.dtype == array.dtype
     assert memoryview(twin).strides == memoryview(array).strides
     assert memoryview(twin).tobytes() == memoryview(array).tobytes()
+
+
+def test_what_changes_is_copied_and_what_stays_is_held() -> None:
+    stays, changes = mx.ones((500_000,)), mx.ones((250_000,))
+    mx.eval(stays, changes)
+    keeping_, reach = Keeping(), Reach.__new__(Reach)
+    reach.arrays, reach.kinds = [stays, changes], 0
+    keeping_._known = {id(stays): weakref.ref(stays)}
+    before = mx.get_active_memory()
+    point = keeping_._keep(3, reach)
+    assert point.nbytes == changes.nbytes
+    assert changes.nbytes <= mx.get_active_memory() - before < stays.nbytes
+    assert point.fits(reach)
 
 
 def test_points_are_thinned_in_bulk() -> None:
@@ -164,4 +264,7 @@ def test_answers_are_kept_where_they_are_small() -> None:
         kept.tell("read", answer)
     assert kept.told(4) == [("read", 1.5), ("read", [1, [2, 3]]), ("read", UNKEPT), ("read", UNKEPT)]
     assert kept.before(4).told(4) == ()
+    made: Any = kept
+    made.points = [SimpleNamespace(number=number) for number in (2, 3, 4)]
+    assert [point.number for point in kept.before(4).points] == [2, 3]
     assert kept.before(5).told(4) == kept.told(4)

@@ -262,6 +262,23 @@ def test_at_a_change_the_names_are_what_they_were_before_it() -> None:
     assert shown == [["b = [6 6]", "a = [2 2]"], ["b = [12 12]", "a = [2 2]"], ["b = [12 12]", "a = [10 10]"]]
 
 
+@pytest.mark.parametrize("line", ["w = w * 3", "a = a * 3"])
+def test_the_user_stands_where_they_stood_though_changes_are_left_out(line: str) -> None:
+    """Those that lie between an earlier change and the cursor are not made again."""
+
+    def f(w: mx.array) -> mx.array:
+        a = w * 2
+        b = mx.sin(a)
+        return (b + 1).sum()
+
+    session = OpenSession(nnrepl.trace(f, mx.ones((2,)), wrt=0))
+    for typed in ("goto #3", "b = b * 2", "b = b + 1", line):
+        session.run(typed)
+    assert session.op is not None
+    assert session.op.name == "add"
+    assert session.op.outputs[0].consumers[0].name == "sum"
+
+
 @pytest.mark.parametrize("wrap", ["plain", "checkpoint", "compile"])
 def test_the_model_keeps_its_own_arrays(wrap: str) -> None:
     model = Net()
