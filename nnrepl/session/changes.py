@@ -23,7 +23,7 @@ from nnrepl.session.assigned import IndexKey, is_set, value_named
 from nnrepl.session.errors import UserError
 from nnrepl.session.goals import Goal
 from nnrepl.session.instantly import at_once
-from nnrepl.session.other_tape import check_kind, refusal, same_place
+from nnrepl.session.other_tape import check_kind, left_out, refusal, same_place
 from nnrepl.session.parsed import Assignment, Parsed
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
@@ -192,7 +192,7 @@ class Changes:
     def _make(self, edit: Edit, line: str) -> Timeline:
         """Run again with an edit."""
         session, position = self.session, edit.position
-        moved = len(edit.ops) - self._left_out(position) if position <= session.cursor else 0
+        moved = len(edit.ops) - left_out(session.tape, position, session.cursor) if position <= session.cursor else 0
         recoded = any(code.position > position for code in self.timelines.current.codes)
         run = Run(session.tape, position, tuple(edit.ops), session.cursor + moved, recoded=recoded)
         tape, names = self._again(run, None, edit)
@@ -203,11 +203,6 @@ class Changes:
             raise UserError(f"{edit.name} cannot be {line!r} here: {refused}; nothing has changed")
         return self.arrived(tape, names, run.cursor)
 
-    def _left_out(self, position: int) -> int:
-        """How many ops of the user's lie between a position and the cursor: a run from there makes them no more."""
-        notes, ops = self.session.tape.notes, self.session.tape.ops[position : self.session.cursor]
-        return sum(op in notes.inserted or op in notes.typed for op in ops)
-
     def reload(self, change: CodeChange) -> Timeline:
         """Take a change of the program's source in: what comes from its position on runs again over it.
 
@@ -217,7 +212,7 @@ class Changes:
         session = self.session
         pass_ = session.pass_
         number = pass_.number if pass_ is not None and change.position < pass_.start else 0
-        cursor = session.cursor - self._left_out(change.position)
+        cursor = session.cursor - left_out(session.tape, change.position, session.cursor)
         run = Run(session.tape, change.position, (), cursor, pass_number=number, recoded=True)
         with held():
             tape, names = self._again(run, None, change)

@@ -34,6 +34,11 @@ def refusal(old: Tape, new: Tape, position: int) -> str | None:
     return f"{op.label} {op.name} refuses it ({str(op.error).splitlines()[0]})"
 
 
+def left_out(tape: Tape, position: int, cursor: int) -> int:
+    """How many ops of the user's lie between a position and the cursor: a run from there makes them no more."""
+    return sum(op in tape.notes.inserted or op in tape.notes.typed for op in tape.ops[position:cursor])
+
+
 def same_place(old: Tape, cursor: int, new: Tape) -> int:
     """Where the cursor is on another tape: before the op that is as many ops of the program's from the start."""
     if cursor >= len(old):
