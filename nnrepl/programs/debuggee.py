@@ -26,6 +26,7 @@ from nnrepl.record.quiet import set_random_state
 from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.replay.divergence import CannotExchange, Diverged, NotKept
 from nnrepl.replay.interrupts import resume
+from nnrepl.replay.libraries import LIBRARIES
 from nnrepl.replay.readings import Readings
 from nnrepl.replay.replay import Replay
 from nnrepl.replay.run import Run
@@ -189,6 +190,8 @@ class Debuggee:
         self._forward = None
         self._seen = 0 if run is None else sum(at < run.position + _inside(run) for at in starts)
         session.attach(tape, names, recorder)
+        if not self._live:
+            LIBRARIES.begin()
         session.codes.start()
         if isinstance(wish, RunAgain):
             run = wish.run

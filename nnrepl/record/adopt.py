@@ -63,7 +63,6 @@ def adopt(recorder: Recorder, array: mx.array, frame: FrameType) -> Value:
 def _from_native(recorder: Recorder, array: mx.array, frame: FrameType) -> Value:
     """Enter an array of which only is known that it is not recorded: the program has run natively before, and may have
     made it then. It is a hole only where MLX's graph shows that it was made since."""
-    recorder.intake.adopts(array)
     source, same = computed_from(recorder, array, recorder.native_until)
     if source is not None and same:
         recorder.link(array, source)

@@ -407,7 +407,7 @@ def _repeat(
     caller = Caller(trace.scope, recorder.stack.enter(frame), frame.f_lasti)
     repetition = Repetition(recorder, dict(zip(trace.inputs, inputs)), caller, draws)
     repetition.run(trace.ops)
-    filled = iter(repetition.images(trace.outputs))
+    filled = iter([repetition.held_elsewhere(value) for value in trace.outputs])
     if outputs is not None:
         trees.fill(outputs, lambda _: recorder.handle(next(filled)))
     repetition.over()

@@ -110,9 +110,6 @@ class Intake:
     def wakes(self, recorder: Recorder) -> None:
         """Note that ops are recorded from here on, where the program has run natively."""
 
-    def adopts(self, array: mx.array) -> None:
-        """Note that an array goes onto the tape that was made natively."""
-
     def left(self, recorder: Recorder) -> None:
         """Note that a call has been recorded op by op that would be a closed op if it had run natively."""
 

@@ -66,14 +66,14 @@ def _install_calls(levels: Levels, patches: Patches) -> None:
     """Put in what is in while a program runs natively: transforms, changes in place, updates of optimizers."""
     recorder = levels.recorder
     for callee in catalog.CALLEES:
-        if callee.treatment == "transform":
+        if callee.treatment == "transform" and _is_own(callee):
             wrapper = transforms.wrapper(recorder, callee)
             if wrapper is not None:
                 patches.set(callee.holder, callee.attribute, staticmethod(wrapper))
     for name in IN_PLACE:
         patches.set(mx.array, name, in_place(levels, vars(mx.array)[name]))
     for callee in catalog.CALLEES:
-        if callee.treatment == "sync" and callee.attribute in vars(callee.holder):
+        if callee.treatment == "sync" and callee.attribute in vars(callee.holder) and _is_own(callee):
             method = callee.holder is mx.array
             if levels.resting:
                 wrapper = evaluating(levels, callee.original)
@@ -85,6 +85,11 @@ def _install_calls(levels: Levels, patches: Patches) -> None:
     _install_updates(levels, patches)
 
 
+def _is_own(callee: Callee) -> bool:
+    """Whether MLX's own function stands in its place: a program may have put another there, which calls it or not."""
+    return vars(callee.holder).get(callee.attribute) is callee.original
+
+
 def _install_updates(levels: Levels, patches: Patches) -> None:
     for kind, name in optimizers():
         patches.set(kind, name, update_hook(levels, vars(kind)[name]))
@@ -94,7 +99,7 @@ def _install(recorder: Recorder, patches: Patches) -> None:
     wrappers: dict[int, Callable[..., Any]] = {}
     for callee in catalog.CALLEES:
         wrapper = _wrapper(recorder, callee)
-        if wrapper is None or callee.attribute not in vars(callee.holder):
+        if wrapper is None or callee.attribute not in vars(callee.holder) or not _is_own(callee):
             continue
         if callee.holder is not mx.array:
             # MLX's functions do not become methods when they are class attributes; nor must these.

@@ -23,6 +23,7 @@ from nnrepl.record.gradient_call import GradientCall, RepeatedPass, make_call, s
 from nnrepl.record.opaque import OpaqueCall
 from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.record.region import Region
+from nnrepl.record.renamed import Renamed, read_elsewhere
 from nnrepl.record.sweep import seed
 from nnrepl.record.vjp import Rule
 from nnrepl.tape import GRADIENT_PASS, Activation, BackwardOp, DrawnKey, Gradient, Holder, Inside, Leaf, Op, Pass, Value
@@ -40,11 +41,13 @@ class RepeatedMoment:
         now: Which value stands for which one of the earlier run.
         results: For each that stands, those for which it does.
         made: Which op stands for which.
+        renamed: Of which a name has been given another.
     """
 
     now: dict[Value, Value]
     results: dict[Value, list[Value]]
     made: dict[Op, Op]
+    renamed: dict[Value, Renamed]
 
 
 class Repeatable:
@@ -81,6 +84,8 @@ class Repetition:
         self._holds = len(recorder.tape.bindings.holds)
         self._noted_at = self._from = sys.maxsize
         self._restated: dict[Holder, None] = {}
+        self._renamed: dict[Value, Renamed] = {}
+        self._at = -1
         self._results: dict[Value, list[Value]] = {}
         for value, new in now.items():
             self._results.setdefault(new, []).append(value)
@@ -112,15 +117,26 @@ class Repetition:
         for value in standing or [old]:  # what no other stands for stands for itself
             self.put(value, new)
 
+    def rename(self, old: Value, scope: Activation | None, target: str, is_variable: bool) -> None:
+        """Note that the value that is exchanged next is so under one name only: what is read by another stays."""
+        for value in [value for value in self._results.get(old, ()) if self.now[value] is old] or [old]:
+            self._renamed[value] = Renamed(scope, target, is_variable, old, self._at)
+
+    def held_elsewhere(self, value: Value) -> Value:
+        """Return what a container holds that held a value in the earlier run."""
+        renamed = self._renamed.get(value)
+        return self.image(value) if renamed is None or not renamed.is_variable else renamed.old
+
     def standing(self) -> RepeatedMoment:
         """Return what stands for what at this moment."""
         return RepeatedMoment(
-            dict(self.now), {new: list(values) for new, values in self._results.items()}, dict(self.made)
-        )
+            dict(self.now), {new: list(values) for new, values in self._results.items()}, dict(self.made),
+            dict(self._renamed),
+        )  # fmt: skip
 
     def stand(self, standing: RepeatedMoment) -> None:
         """Go back to an earlier moment."""
-        self.now, self.made = dict(standing.now), dict(standing.made)
+        self.now, self.made, self._renamed = dict(standing.now), dict(standing.made), dict(standing.renamed)
         self._results = {new: list(values) for new, values in standing.results.items()}
 
     def put(self, value: Value, new: Value) -> None:
@@ -187,6 +203,7 @@ class Repetition:
         """
         recorder = self.recorder
         tape = recorder.tape
+        self._at = old.position
         if recorder.intake.follows:
             recorder.intake.enter(recorder)
         if old in tape.notes.inserted:  # a change that was made in the earlier run is made no more
@@ -280,6 +297,16 @@ class Repetition:
 
     def again(self, old: Op) -> Op:
         """Return the same op on the values of now."""
+        new = self._again(old)
+        if self._renamed and old.of is None and not self._renamed.keys().isdisjoint(old.inputs):
+            others = read_elsewhere(old, self._renamed)
+            inputs: list[Value] = []
+            new.args = tuple([others.get(at, part) for at, part in enumerate(new.args)])
+            _rebuilt((new.args, new.kwargs), lambda value: inputs.append(value) or value)  # type: ignore[func-returns-value]
+            new.inputs = tuple(inputs)
+        return new
+
+    def _again(self, old: Op) -> Op:
         args = tuple([self._argument(part) for part in old.args])
         kwargs = {key: self._argument(part) for key, part in old.kwargs.items()} if old.kwargs else old.kwargs
         same = len(old.inputs) == len(old.args) and all(map(is_, old.inputs, old.args))

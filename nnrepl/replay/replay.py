@@ -444,7 +444,7 @@ class Replay(Led):
         """Note that an edit has been put on the tape: everything holds its result, or what it assigns to does."""
         with recorder.muted():
             rebinding = Rebinding(recorder, op, target)
-            rebinding.check()
+            rebinding.begin()
             if rebinding.place is not None:
                 self._in_place.add(op.outputs[0])
             self._exchange(recorder, target, op.outputs[0])

@@ -66,7 +66,6 @@ class Forward:
         self._plain = bool(self._points) and not any(op.operation.kind in _RUN_BACKWARD for op in old.ops)
         self._target: Point | None = None
         self._answers: Iterator[Answer] = iter(())
-        self._without: dict[int, mx.array] = {}
 
     def begins(self, recorder: Recorder, number: int) -> None:
         """Note that a gradient call is about to be made natively, after so many others.
@@ -125,23 +124,9 @@ class Forward:
         """Whether the program may have failed because it computes nothing here."""
         return bool(self.skipped) and (self.skipping or _WITHOUT_NUMBERS in str(error))
 
-    def wakes(self, recorder: Recorder) -> None:
-        """Note that ops are recorded from here on: what the program holds has its numbers, or is known to have none.
-
-        Raises NotKept through the program where it computes nothing.
-        """
-        if self.skipping:
-            raise NotKept("the program needs its numbers here")
-        if self.skipped:
-            self._without = {id(array): array for array in self._stand_ins(recorder)}
-
-    def adopts(self, array: mx.array) -> None:
-        """Note that an op takes what the program has. Raises NotKept through the program if that has no numbers."""
-        if self._without.get(id(array)) is array:
-            raise NotKept("the program takes a tensor that has not been kept")
-
     def settle(self, recorder: Recorder) -> None:
-        """Note that all has been done again. Raises NotKept if the program holds anything without its numbers."""
+        """Note that ops are recorded from here on, or that all has been done again. Raises NotKept through the program
+        where it holds anything without its numbers."""
         if self.skipping or (self.skipped and self._stand_ins(recorder)):
             raise NotKept("the program holds a tensor that has not been kept")
 
@@ -190,10 +175,7 @@ class Led(Intake):
         return self.forward.updating(update)
 
     def wakes(self, recorder: Recorder) -> None:
-        self.forward.wakes(recorder)
-
-    def adopts(self, array: mx.array) -> None:
-        self.forward.adopts(array)
+        self.forward.settle(recorder)
 
 
 def _reach(recorder: Recorder) -> Reach:

@@ -216,8 +216,7 @@ class Changes:
         """
         session = self.session
         pass_ = session.pass_
-        earlier = pass_ is not None and change.position < pass_.start
-        number = pass_.number if pass_ is not None and earlier else 0
+        number = pass_.number if pass_ is not None and change.position < pass_.start else 0
         cursor = session.cursor - self._left_out(change.position)
         run = Run(session.tape, change.position, (), cursor, pass_number=number, recoded=True)
         with held():

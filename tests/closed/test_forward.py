@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+import weakref
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -15,7 +17,7 @@ import pytest
 
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay import keeping, uncomputed
-from nnrepl.replay.keeping import Point, thin
+from nnrepl.replay.keeping import Keeping, Point, thin
 from nnrepl.replay.reach import CannotReach, Reach
 from nnrepl.replay.uncomputed import Forward, stand_in
 from nnrepl.session.session import TapeSession
@@ -118,11 +120,36 @@ def test_nothing_is_computed_on_the_way(led: list[int], monkeypatch: pytest.Monk
     begins = Forward.begins
     monkeypatch.setattr(Forward, "begins", lambda self, at, n: (recorders.insert(0, at), begins(self, at, n))[1])
     monkeypatch.setattr(Forward, "left", looked)
-    play(file, "continue", "goto step 11")
+    cut, cuts = Forward._cut, []
+    monkeypatch.setattr(Forward, "_cut", lambda self, at: (cuts.append(self), cut(self, at))[1])
+    monkeypatch.setitem(looked.__globals__, "__name__", "nnrepl.looked")
+    play(file, "continue", "goto step 12")
     assert len(computed[True]) > 7
     assert not any(computed[True])
     assert computed[False]
     assert all(computed[False])
+    assert cuts[0]._needed == [-1, 0, 10, 11, 12]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("if i == 0: again = [[]] if os.path.exists(FILE) else []; open(FILE, 'a').close()", "holds other tensors"),
+        ("if i == 6: early = loss", "holds a tensor"),
+    ],
+    ids=["another way", "never evaluated"],
+)
+def test_what_does_not_lead_there_is_computed(line: str, said: str, led: list[int], tmp_path: Path) -> None:
+    program = "import os\n" + PROGRAMS["adam"].replace("    mx.eval(", f"    {line}\n    mx.eval(")
+    program = program.replace("i % 5", "i % 50").replace("2).mean()", "2).mean() + (0 * early if i == 8 else 0)")
+    program = program.replace("for i in", "early = mx.array(0.0)\nfor i in")
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + program.replace("FILE", repr(str(tmp_path / "mark"))))
+    shown = play(file, "continue", "goto step 9", "until backward", f"p {BITS}", "goto step 10")
+    _, told = plainly(HEAD + TOLD + program.replace("FILE", repr(str(tmp_path / "other"))))
+    assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[8]]
+    assert shown.count(FROM_START) == 1
+    assert said in shown
 
 
 def test_an_interrupt_where_nothing_is_computed(
@@ -186,6 +213,19 @@ def test_a_copy_has_the_same_bits_and_layout(array: mx.array) -> None:
     assert memoryview(twin).tobytes() == memoryview(array).tobytes()
 
 
+def test_what_changes_is_copied_and_what_stays_is_held() -> None:
+    stays, changes = mx.ones((500_000,)), mx.ones((250_000,))
+    mx.eval(stays, changes)
+    keeping_, reach = Keeping(), Reach.__new__(Reach)
+    reach.arrays, reach.kinds = [stays, changes], 0
+    keeping_._known = {id(stays): weakref.ref(stays)}
+    before = mx.get_active_memory()
+    point = keeping_._keep(3, reach)
+    assert point.nbytes == changes.nbytes
+    assert changes.nbytes <= mx.get_active_memory() - before < stays.nbytes
+    assert point.fits(reach)
+
+
 def test_points_are_thinned_in_bulk() -> None:
     kept: Any = NativeRun()
     for number in range(1, 200):
@@ -224,4 +264,7 @@ def test_answers_are_kept_where_they_are_small() -> None:
         kept.tell("read", answer)
     assert kept.told(4) == [("read", 1.5), ("read", [1, [2, 3]]), ("read", UNKEPT), ("read", UNKEPT)]
     assert kept.before(4).told(4) == ()
+    made: Any = kept
+    made.points = [SimpleNamespace(number=number) for number in (2, 3, 4)]
+    assert [point.number for point in kept.before(4).points] == [2, 3]
     assert kept.before(5).told(4) == kept.told(4)
