@@ -98,7 +98,9 @@ class Rebinding:
                     one.rename(self._old, scope, ast.unparse(target), isinstance(target, ast.Name))
         if not recorder.native_until or not any(isinstance(op, ClosedOp) for op in recorder.tape.ops):
             return
-        if self.astray or not (self._arrays or recorder.sweeps):
+        made = self._old.op
+        known = made is not None and made.position >= recorder.native_until  # if no object is alive, nobody holds it
+        if self.astray or not (self._arrays or recorder.sweeps or known):
             raise Lost(f"it is not known what of the program's holds {self._old.name} there")
 
     # -- what is assigned to ---------------------------------------------------------------------------------
