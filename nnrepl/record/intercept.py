@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -27,6 +28,8 @@ from nnrepl.tape import Operation, arrays_of, collector
 
 _getframe = sys._getframe
 _RANDOM_STATE: Any = mx.random.state
+
+_OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 @contextmanager
@@ -86,8 +89,11 @@ def _install_calls(levels: Levels, patches: Patches) -> None:
 
 
 def _is_own(callee: Callee) -> bool:
-    """Whether MLX's own function stands in its place: a program may have put another there, which calls it or not."""
-    return vars(callee.holder).get(callee.attribute) is callee.original
+    """Whether MLX's own function stands in its place, or nnrepl's which calls it (to know what files are written): a
+    program may have put another there, which calls it or not."""
+    there = vars(callee.holder).get(callee.attribute)
+    code = getattr(getattr(there, "__func__", there), "__code__", None)
+    return there is callee.original or (code is not None and code.co_filename.startswith(_OURS))
 
 
 def _install_updates(levels: Levels, patches: Patches) -> None:

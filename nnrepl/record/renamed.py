@@ -17,7 +17,7 @@ PATHS = (ast.Name, ast.Attribute, ast.Subscript)
 
 
 @dataclass(frozen=True, slots=True)
-class Renamed:
+class NameChange:
     """One such change.
 
     Attributes:
@@ -48,7 +48,7 @@ class Renamed:
         return not _is_bound_since(op, path[:depth][-1] if depth else path[-1], _root(text), self.since)
 
 
-def read_elsewhere(op: Op, renamed: Mapping[Value, Renamed]) -> dict[int, Value]:
+def read_elsewhere(op: Op, renamed: Mapping[Value, NameChange]) -> dict[int, Value]:
     """Return what the arguments of an op of the earlier run are that its line reads by another name than one that was
     given another tensor, by their numbers.
 

@@ -23,7 +23,7 @@ from nnrepl.record.gradient_call import GradientCall, RepeatedPass, make_call, s
 from nnrepl.record.opaque import OpaqueCall
 from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.record.region import Region
-from nnrepl.record.renamed import Renamed, read_elsewhere
+from nnrepl.record.renamed import NameChange, read_elsewhere
 from nnrepl.record.sweep import seed
 from nnrepl.record.vjp import Rule
 from nnrepl.tape import GRADIENT_PASS, Activation, BackwardOp, DrawnKey, Gradient, Holder, Inside, Leaf, Op, Pass, Value
@@ -47,7 +47,7 @@ class RepeatedMoment:
     now: dict[Value, Value]
     results: dict[Value, list[Value]]
     made: dict[Op, Op]
-    renamed: dict[Value, Renamed]
+    renamed: dict[Value, NameChange]
 
 
 class Repeatable:
@@ -84,7 +84,7 @@ class Repetition:
         self._holds = len(recorder.tape.bindings.holds)
         self._noted_at = self._from = sys.maxsize
         self._restated: dict[Holder, None] = {}
-        self._renamed: dict[Value, Renamed] = {}
+        self._renamed: dict[Value, NameChange] = {}
         self._at = -1
         self._results: dict[Value, list[Value]] = {}
         for value, new in now.items():
@@ -120,7 +120,7 @@ class Repetition:
     def rename(self, old: Value, scope: Activation | None, target: str, is_variable: bool) -> None:
         """Note that the value that is exchanged next is so under one name only: what is read by another stays."""
         for value in [value for value in self._results.get(old, ()) if self.now[value] is old] or [old]:
-            self._renamed[value] = Renamed(scope, target, is_variable, old, self._at)
+            self._renamed[value] = NameChange(scope, target, is_variable, old, self._at)
 
     def held_elsewhere(self, value: Value) -> Value:
         """Return what a container holds that held a value in the earlier run."""
