@@ -11,8 +11,6 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from nnrepl.record.recorder import current
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """Compile nnrepl once, as pip does: else each of the hundreds of processes that tests start would, where Python
@@ -22,7 +20,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_files_of_the_person(tmp_path_factory: pytest.TempPathFactory) -> None:
+def _no_files_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Neither the settings nor the history of whoever runs the tests play a part."""
     for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
         os.environ[name] = str(tmp_path_factory.mktemp(name.lower()))
@@ -31,6 +29,8 @@ def _no_files_of_the_person(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True)
 def _clean() -> Iterator[None]:
     """Every test begins at the same random state, and leaves no recording behind."""
+    from nnrepl.record.recorder import current  # not above: what is imported before pytest-cov begins is not counted
+
     mx.random.seed(0)
     yield
     assert current() is None

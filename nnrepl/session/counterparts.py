@@ -260,7 +260,7 @@ def match(lookup: Lookup, stretch: Stretch, shapes: Mapping[str, Shape], mapping
     Raises:
         UserError: If a given name or key does not exist.
     """
-    renamed = Renamed(mapping, shapes)
+    renamed = MappedPaths(mapping, shapes)
     candidates = Candidates(lookup, stretch)
     matches: list[Match] = []
     unmatched: dict[str, str] = {}
@@ -278,7 +278,7 @@ def match(lookup: Lookup, stretch: Stretch, shapes: Mapping[str, Shape], mapping
     return Matched(matches, unmatched, missing)
 
 
-class Renamed:
+class MappedPaths:
     """What the user says that arrays are called on the tape: one by one, or for all of a path
     (`layers.*.attention=encoder.*.attn`).
 
@@ -312,7 +312,7 @@ def _path_pattern(key: str) -> re.Pattern[str]:
 
 
 def _one(
-    lookup: Lookup, stretch: Stretch, candidates: Candidates, key: str, shape: Shape, renamed: Renamed
+    lookup: Lookup, stretch: Stretch, candidates: Candidates, key: str, shape: Shape, renamed: MappedPaths
 ) -> Match | str:
     given = renamed.given(key)
     if given is not None:
