@@ -295,7 +295,7 @@ class OpaqueCall:
         if _RANDOM_STATE[0] is not state:
             self.state, recorder.draws = state, draws
             recorder.seeded(("opaque", draws))
-        extra, left = self._takes(touched), self._changes(changed, inside)
+        extra, left = self._takes(touched, inside), self._changes(changed, inside)
         op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
         if inside is None:
             pass_ = self._followed(frame)
@@ -394,8 +394,10 @@ class OpaqueCall:
         recorder.stand(frame)
         return recorder.intake.inside(recorder, recorder.stack.scope, frame.f_lasti)
 
-    def _takes(self, touched: dict[Value, mx.array]) -> list[Value]:
+    def _takes(self, touched: dict[Value, mx.array], inside: InsideRecording | None) -> list[Value]:
         """Note what the function took besides its arguments; so did the one around it, if MLX runs that as well."""
+        if inside is not None:  # a checkpoint in there runs once more in its backward pass, on what was made there
+            touched = {value: array for value, array in touched.items() if not inside.is_mine(value)}
         self.touched, around = touched, self.recorder.inside
         if around is not None:
             for value, array in touched.items():
