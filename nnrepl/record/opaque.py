@@ -289,17 +289,14 @@ class OpaqueCall:
             touched, recorder.captured = recorder.captured, captured
             changed, recorder.overwrites = recorder.overwrites, overwrites
             made = {} if before is None else recorder.leavings.followed(before)
-        # A checkpoint in there runs once more in its backward pass, on what was made there.
-        touched = {value: array for value, array in touched.items() if inside is None or not inside.is_mine(value)}
         pass_ = None if inside is None else inside.close(error)
         if _RANDOM_STATE[0] is not state:
             self.state, recorder.draws = state, draws
             recorder.seeded(("opaque", draws))
         extra, left = self._takes(touched, inside), self._changes(changed, inside)
         op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
-        if inside is None:
-            pass_ = self._followed(frame)
-        else:
+        pass_ = self._followed(frame) if inside is None else pass_
+        if inside is not None:
             inside.note_reads(op)
         calls = recorder.tape.notes.calls
         calls.update({} if pass_ is None else {op: pass_})
