@@ -289,15 +289,12 @@ class OpaqueCall:
             touched, recorder.captured = recorder.captured, captured
             changed, recorder.overwrites = recorder.overwrites, overwrites
             made = {} if before is None else recorder.leavings.followed(before)
-        # A checkpoint in there runs once more in its backward pass, on what was made there.
-        touched = {value: array for value, array in touched.items() if inside is None or not inside.is_mine(value)}
         pass_ = None if inside is None else inside.close(error)
         self._drawn(state, draws)
-        extra, left = self._takes(touched), self._changes(changed, inside)
+        extra, left = self._takes(touched, inside), self._changes(changed, inside)
         op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
-        if inside is None:
-            pass_ = self._followed(frame)
-        else:
+        pass_ = self._followed(frame) if inside is None else pass_
+        if inside is not None:
             inside.note_reads(op)
         calls = recorder.tape.notes.calls
         calls.update({} if pass_ is None else {op: pass_})
@@ -398,8 +395,10 @@ class OpaqueCall:
         recorder.stand(frame)
         return recorder.intake.inside(recorder, recorder.stack.scope, frame.f_lasti)
 
-    def _takes(self, touched: dict[Value, mx.array]) -> list[Value]:
+    def _takes(self, touched: dict[Value, mx.array], inside: InsideRecording | None) -> list[Value]:
         """Note what the function took besides its arguments; so did the one around it, if MLX runs that as well."""
+        if inside is not None:  # a checkpoint in there runs once more in its backward pass, on what was made there
+            touched = {value: array for value, array in touched.items() if not inside.is_mine(value)}
         self.touched, around = touched, self.recorder.inside
         if around is not None:
             for value, array in touched.items():

@@ -261,6 +261,7 @@ def not_expected(session: Standing, pass_: Pass) -> None:
     if recorder is None or recorder.intake.follows or not isinstance(now, Going):
         return
     session.surprises += 1
+    session.hooks.cursor_moved(len(session.tape))  # what it has printed is shown: the run again takes it as seen
     session.course.rest(Stop("", len(session.tape)))
     session.edits.open(frozenset([pass_.step.number]), -1, now.goal)
 
