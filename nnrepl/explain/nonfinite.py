@@ -254,14 +254,14 @@ def why_nonfinite_value(session: Reading, value: Value, kind: str = "") -> Cause
     assert pass_ is not None
     answer = _answer(look, Trouble(value, pass_, follow(look, value, wanted)))
     if at is None and stat.size > 1:
-        answer.also.append(f"{value.name} holds no {_SIGN[kind]}, but {_amount(stat.nans, stat.infs, stat.size)}.")
+        answer.also.append(f"{value.name} holds no {_SIGN[kind]}, but {amount(stat.nans, stat.infs, stat.size)}.")
     return answer
 
 
 _SIGN = {NAN: "NaN", INF: "∞"}
 
 
-def _amount(nans: int, infs: int, size: int) -> str:
+def amount(nans: int, infs: int, size: int) -> str:
     """`2 NaN among 6 numbers`."""
     parts = [f"{count} {name}" for count, name in ((nans, "NaN"), (infs, "∞")) if count]
     return f"{' and '.join(parts)} among {size} number{'s' if size != 1 else ''}"
@@ -323,7 +323,7 @@ def _answer(look: Look, found: Trouble) -> Cause:
     stat = look.stat(end)
     is_loss = end is found.pass_.loss
     whose = f"The loss of {found.pass_.address}" if is_loss else end.name
-    verb = f"is {_shown(look, end, 0)}" if end.size == 1 else f"has {_amount(stat.nans, stat.infs, stat.size)}"
+    verb = f"is {_shown(look, end, 0)}" if end.size == 1 else f"has {amount(stat.nans, stat.infs, stat.size)}"
     answer = Cause(f"{whose} {verb}: {born(root)}.", root.op)
     _tell(look, answer, root)
     if root.op is not None and root.op.of is None and root.before is None and root.kind == INF:
@@ -359,15 +359,15 @@ def _tell(look: Look, answer: Cause, birth: Birth) -> None:
     stat = look.stat(value)
     element = words.element(value.name, unravel(birth.at, value.shape))
     number = _shown(look, value, birth.at)
-    amount = f"   ({_amount(stat.nans, stat.infs, stat.size)})" if stat.size > 1 else ""
+    many = f"   ({amount(stat.nans, stat.infs, stat.size)})" if stat.size > 1 else ""
     if birth.op is None or birth.op.operation.kind == "data" or birth.op.name == "array":
-        answer.reasons.append(f"{element} = {number}{amount}")
+        answer.reasons.append(f"{element} = {number}{many}")
         made = f"It was made by {did(birth.op)}." if birth.op is not None else "No op on the tape made it."
         answer.reasons.append(made)
         return
     rule = broken(look, birth)
     arithmetic = f"{rule.sum} = " if rule.sum else ""
-    answer.reasons.append(f"{element} = {arithmetic}{number}{amount}")
+    answer.reasons.append(f"{element} = {arithmetic}{number}{many}")
     if rule.rule:
         answer.reasons.append(rule.rule)
     answer.evidence = [Evidence(name, text) for name, text in rule.operands]
