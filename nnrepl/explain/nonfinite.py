@@ -261,6 +261,10 @@ def why_nonfinite_value(session: Reading, value: Value, kind: str = "") -> Cause
 _SIGN = {NAN: "NaN", INF: "∞"}
 
 
+def _number(birth: Birth) -> str:
+    return "−∞" if birth.kind == INF and birth.negative else _SIGN[birth.kind]
+
+
 def amount(nans: int, infs: int, size: int) -> str:
     """`2 NaN among 6 numbers`."""
     parts = [f"{count} {name}" for count, name in ((nans, "NaN"), (infs, "∞")) if count]
@@ -279,23 +283,23 @@ def born(birth: Birth) -> str:
     if birth.op is None or birth.op.operation.kind == "data" or birth.op.name == "array":
         return came_in(birth)
     if birth.lost:
-        return f"{birth.value.name} holds {_SIGN[birth.kind]}; what made it cannot be followed further: {birth.lost}"
+        return f"{birth.value.name} holds {_number(birth)}; what made it cannot be followed further: {birth.lost}"
     if birth.constant is not None:
         return f"{did(birth.op)}, has {words.number(birth.constant)} in its call"
     empty = birth.op.inputs and not any(taken.size for taken in birth.op.inputs)
     out = "infinite ones" if birth.before is not None else "no numbers" if empty else "finite numbers"
     inner = f"; inside of that call, {born(birth.within)}" if birth.within is not None else ""
-    return f"{did(birth.op)}, makes {_SIGN[birth.kind]} out of {out}{inner}"
+    return f"{did(birth.op)}, makes {_number(birth)} out of {out}{inner}"
 
 
 def came_in(birth: Birth) -> str:
     """Where a number came in that no op made: with which array, at which element, and who takes it first."""
     value = birth.value
     element = words.element(value.name, unravel(birth.at, value.shape))
-    what = f"{element} came in as {_SIGN[birth.kind]}"
+    what = f"{element} came in as {_number(birth)}"
     if birth.op is not None:
         where = words.place(birth.op.source)
-        what = f"{element} is {_SIGN[birth.kind]} in the data that {birth.op.label} {birth.op.name} takes in" + (
+        what = f"{element} is {_number(birth)} in the data that {birth.op.label} {birth.op.name} takes in" + (
             f" ({where})" if where else "")  # fmt: skip
     elif isinstance(value, Leaf) and value.kind in _KINDS:
         what = f"{_KINDS[value.kind]} {what}"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import pytest
 
 import nnrepl
+from nnrepl.explain.explanation import explain
 from nnrepl.explain.health import health
+from nnrepl.explain.why import why
 from tests.explain.test_findings import Program, reports, rows, squares, train
 from tests.support import OpenSession
 
@@ -114,3 +118,51 @@ def test_a_small_gradient_is_held_against_the_one_that_is_named() -> None:
     found = health(OpenSession(nnrepl.trace(loss, p, wrt=0))).findings
     (text,) = [one.text for one in found if one.kind == "vanishing gradients"]
     assert "the largest of a weight" in text or "one of p.v itself" in text, text
+
+
+def ask(fn: Callable[[mx.array], mx.array], x: mx.array, question: str) -> str:
+    answer = why(OpenSession(nnrepl.trace(fn, x, wrt=0)), question)
+    return " ".join([answer.headline, *answer.reasons, *answer.also, answer.advice])
+
+
+@pytest.mark.parametrize("second", [100.0, 1.0])
+def test_shares_over_two_axes_are_saturated_only_if_those_of_every_row_are(second: float) -> None:
+    x = mx.array([[[100.0, 0.0], [0.0, 0.0]], [[second, 0.0], [0.0, 0.0]]])
+    factors = mx.array([[[1.0, 2.0], [3.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    said = ask(lambda x: (mx.softmax(x, axis=(1, 2)) * factors).sum(), x, "grad(x)")
+    assert ("in every row one share is 1" in said) is (second == 100)
+
+
+def test_an_infinity_has_its_sign() -> None:
+    for sign in ("", "−"):
+        said = ask(lambda x: (x * 1).sum(), mx.array([1.0, -mx.inf if sign else mx.inf]), "nan")
+        assert f"x[1] came in as {sign}∞" in said
+
+
+def test_the_slope_of_a_power_is_told_by_its_exponent() -> None:
+    for exponent, rule in ((0.0, "The slope of a⁰"), (0.5, "a power below 1 is infinite")):
+        assert rule in ask(lambda x, e=exponent: (x ** mx.array(e)).sum(), mx.array([0.0, 2.0]), "nan")  # type: ignore[misc]
+    along = ask(lambda p: (mx.array([-2.0, 2.0]) ** p).sum(), mx.array([2.0, 2.0]), "nan")
+    assert "no logarithm of a negative number" in along
+
+
+def test_an_empty_tensor_is_told_with_the_op_that_left_nothing() -> None:
+    said = ask(lambda x: (x[:0] * 2).sum(), mx.ones((2, 3)), "grad(x)")
+    assert "is empty, its shape is (0, 3)" in said
+    assert "x[:0]" in said
+    assert "passes nothing on" not in said
+
+
+def test_rows_of_the_batch_are_those_of_a_matrix() -> None:
+    def noted(shape: tuple[int, ...]) -> str:
+        w = mx.ones(shape)
+        session = OpenSession(nnrepl.trace(lambda w: (mx.ones((*shape[:-2], 5, 3)) @ w).sum(), w, wrt=0))
+        return " ".join(explain(session, "grad(w)").notes)
+
+    assert "the rows of the batch: every row that went through w" in noted((3, 4))
+    assert "the 5 rows that meet each column of w" in noted((2, 3, 4))
+
+
+def test_what_is_explained_is_the_largest_in_size() -> None:
+    session = OpenSession(nnrepl.trace(lambda x: (x * 2).sum(), mx.array([-5.0, 4.0]), wrt=0))
+    assert "Of 2 elements none is larger in size" in " ".join(explain(session, "#1").notes)
