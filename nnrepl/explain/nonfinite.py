@@ -237,6 +237,8 @@ def _since(look: Look, session: Reading, found: Trouble) -> str:
     if len(bad) == 1:
         return f"Of {len(losses)} losses on the tape only that of {bad[0].address} is not finite." if len(
             losses) > 1 else ""  # fmt: skip
+    if bad[-1] is not passes[-1] or len(bad) < len(passes) - passes.index(bad[0]):
+        return f"{len(bad)} of {len(losses)} losses on the tape are not finite, that of {bad[0].address} first."
     return f"The loss has not been finite since {bad[0].address} ({len(bad)} of {len(losses)} losses on the tape)."
 
 

@@ -13,6 +13,7 @@ import nnrepl
 from nnrepl.explain.explanation import explain
 from nnrepl.explain.health import health
 from nnrepl.explain.why import why
+from nnrepl.session.session import TapeSession
 from tests.explain.test_findings import Program, reports, rows, squares, train
 from tests.support import OpenSession
 
@@ -166,3 +167,17 @@ def test_rows_of_the_batch_are_those_of_a_matrix() -> None:
 def test_what_is_explained_is_the_largest_in_size() -> None:
     session = OpenSession(nnrepl.trace(lambda x: (x * 2).sum(), mx.array([-5.0, 4.0]), wrt=0))
     assert "Of 2 elements none is larger in size" in " ".join(explain(session, "#1").notes)
+
+
+@pytest.mark.parametrize("bad", [(1, 3), (3, 4)])
+def test_a_loss_is_not_finite_since_a_step_only_if_it_stays_so(bad: tuple[int, ...]) -> None:
+    given = [mx.array([1.0, mx.nan if turn in bad else 2.0]) for turn in range(5)]
+    mx.eval(given)
+    with nnrepl.recording() as recorded:
+        for w in given:
+            mx.eval(mx.value_and_grad(lambda w: (w * 2).sum())(w))
+    session = TapeSession(recorded.tape, recorded.names)
+    session.cursor = len(session.tape)
+    said = " ".join(why(session, "nan").also)
+    assert ("has not been finite since" in said) is (bad == (3, 4)), said
+    assert ("2 of 5 losses on the tape are not finite" in said) is (bad == (1, 3)), said
