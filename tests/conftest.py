@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import gc
 import os
 from collections.abc import Iterator
@@ -11,6 +12,13 @@ import mlx.core as mx
 import pytest
 
 from nnrepl.record.recorder import current
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile nnrepl once, as pip does: else each of the hundreds of processes that tests start would, where Python
+    is told to write no bytecode."""
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(Path(__file__).parent.parent / "nnrepl", quiet=2)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,11 +45,15 @@ def _little_heap() -> Iterator[None]:
 
 SLOW = (
     "closed", "corpus", "explain/test_arithmetic", "explain/test_every_kind", "explain/test_planted",
-    "explain/test_whole", "learn/test_lessons", "programs/test_bad_input", "programs/test_output",
-    "programs/test_python_itself", "programs/test_saved_damaged", "programs/test_shadows", "programs/test_training",
-    "record/test_catalog", "record/test_process", "replay/test_interrupts", "replay/test_twins",
-    "session/test_stops_running", "shell/test_prompt", "shell/test_full_screen", "shell/test_hands",
-    "shell/test_terminals", "shell/test_kernel", "test_bench", "test_docs", "timeline/test_walks",
+    "explain/test_whole", "learn/test_lessons", "programs/test_bad_input", "programs/test_ending",
+    "programs/test_notebook", "programs/test_output", "programs/test_python_itself", "programs/test_reload",
+    "programs/test_saved_damaged", "programs/test_shadows", "programs/test_starting", "programs/test_training",
+    "record/test_catalog", "record/test_process", "replay/test_interrupts", "replay/test_matrix",
+    "replay/test_printed_once", "replay/test_statements", "replay/test_twins", "replay/test_typed_lines",
+    "session/test_compiled_loop", "session/test_paths", "session/test_running_on", "session/test_stops_running",
+    "shell/test_full_screen", "shell/test_hands", "shell/test_kernel", "shell/test_prompt",
+    "shell/test_terminals", "test_bench", "test_docs", "timeline/test_history", "timeline/test_walks",
+    "timeline/test_written",
 )  # fmt: skip
 """What `-m "not slow"` leaves out: many programs, many processes, or a terminal."""
 TERMINAL = (

@@ -41,6 +41,8 @@ def test_a_slower_machine_is_not_a_slower_program() -> None:
 def test_figures_that_come_and_go_are_named() -> None:
     assert "new: b" in lines([figure("a", [1.0], "ms")], [figure("b", [1.0], "ms")])
     assert "not measured: a" in lines([figure("a", [1.0], "ms")], [figure("b", [1.0], "ms")])
+    many = [figure(f"f{k:02}", [1.0], "ms") for k in range(12)]
+    assert "not measured: 12 figures, f00 ..." in lines(many, [figure("b", [1.0], "ms")])
 
 
 def test_budgets_and_laws() -> None:

@@ -34,6 +34,34 @@ def test_a_file_name_stands_in_one_room() -> None:
     assert not {name: places for name, places in rooms.items() if len(places) > 1}
 
 
+def _imported(file: Path, names: set[str]) -> set[str]:
+    """Return the files that a file imports, wherever in it; what only names a type does not count."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    types = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    skipped = {id(node) for block in types for node in ast.walk(block)}
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and id(node) not in skipped:
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (full & names) or {node.module}
+        elif isinstance(node, ast.Import) and id(node) not in skipped:
+            found |= {alias.name for alias in node.names}
+    return found & names
+
+
+def test_imports_make_no_circle() -> None:
+    """Nor those in functions: a file can be read, and moved, with what lies below it alone."""
+    modules = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in FILES}
+    below = {name: _imported(file, set(modules)) - {name} for name, file in modules.items()}
+    while free := [name for name, wanted in below.items() if not wanted & below.keys()]:
+        for name in free:
+            del below[name]
+    while ends := [name for name in below if not any(name in wanted for wanted in below.values())]:
+        for name in ends:
+            del below[name]
+    assert not {name: wanted & below.keys() for name, wanted in below.items()}
+
+
 def test_every_public_name_has_a_home() -> None:
     import nnrepl
 

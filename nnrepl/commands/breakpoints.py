@@ -145,7 +145,8 @@ def catch(it: Interpreter, text: str) -> RenderableType | None:
     `catch exception`: an op raises, also where the program handles it. `catch sync`: the program forces an
     evaluation. `catch shape`: two operands stretch each other to a shape that neither has.
     nan, inf and zero-grad evaluate what is run over, many ops at a time. Of steps that run natively `catch nan`
-    looks at the loss and the gradients, and opens the one in which there is a NaN.
+    looks at the loss and the gradients, and opens the one in which there is a NaN. One that is born and gone within a
+    step, as under a mask, is found with `config native off`.
     """
     if text not in EVENTS:
         close = get_close_matches(text, EVENTS, 1)

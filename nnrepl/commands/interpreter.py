@@ -174,6 +174,8 @@ class Interpreter:
         """Return a line by its syntax; what is neither command nor Python may be a habit from another debugger."""
         try:
             return table.classify(line, self.table, self.is_name)
+        except table.DoesNotParse:
+            raise
         except UserError:
             meant = habits.read_as(line.strip())
             if meant is not None:
@@ -299,7 +301,7 @@ class Interpreter:
         if effect.looked:
             return Group(shown or Text(""), Text("what that changed in the program is put back: a look", style="hint"))
         if not effect.changed:
-            return shown
+            return Text(effect.idle, style="hint") if effect.idle else shown
         session.changes.state(parsed)
         return self.moved_in_time(self.news() or Text(""))
 
@@ -462,7 +464,7 @@ class Interpreter:
     def _as_command(self, text: str) -> str:
         """Return what to type instead of a line that was meant as a command and is Python."""
         word, _, rest = text.strip().partition(" ")
-        if word not in self.table or not rest:
+        if word not in self.table or not rest or parse(text).assignment is not None:
             return ""
         usage = self.table[word].usage
         return f" (the line was read as Python; the command is written: {usage})"

@@ -181,6 +181,7 @@ def classify(line: str, table: Table = TABLE, is_name: Callable[[str], bool] = l
 
     Raises:
         UserError: If it is neither.
+        DoesNotParse: If it begins as Python does, with a name of the program's.
     """
     stripped = line.strip()
     if not stripped:
@@ -193,6 +194,8 @@ def classify(line: str, table: Table = TABLE, is_name: Callable[[str], bool] = l
     if word in table and not rest and not form:
         return _bare(table[word], word)
     parsed = parse(stripped)
+    if not parsed.is_python and _ASSIGNS.match(stripped) and is_name(re.split(r"\W", stripped, maxsplit=1)[0]):
+        raise DoesNotParse(f"this does not parse: {_reason(parsed)}")
     if word in table:
         known = table[word]
         if not parsed.is_python or _is_command(known, word, parsed, rest, is_name):
@@ -204,6 +207,14 @@ def classify(line: str, table: Table = TABLE, is_name: Callable[[str], bool] = l
     if word in table:
         raise UserError(f"{word} cannot take {rest!r}; it is written: {table[word].usage}")
     raise unknown(parsed, table)
+
+
+class DoesNotParse(UserError):
+    """A line that begins as Python, with a name of the program's, and is none."""
+
+
+_ASSIGNS = re.compile(r"[A-Za-z_]\w*\s*(\*\*|//|<<|>>|[-+*/@%&|^=!<>])?=")
+"""How Python begins that assigns to a name, or compares it, and no command."""
 
 
 def _bare(known: Command, word: str) -> TypedLine:
@@ -248,13 +259,18 @@ def _unwrapped(text: str) -> str:
     return inner.text
 
 
+def _reason(parsed: Parsed) -> str:
+    """Return why a line is no Python."""
+    if isinstance(parsed.error, (RecursionError, MemoryError)):
+        return "it is too deeply nested"
+    return "" if parsed.error is None else str(getattr(parsed.error, "msg", parsed.error))
+
+
 def unknown(parsed: Parsed, table: Table = TABLE) -> UserError:
     """Return what to say of a line that is neither a command nor Python."""
     line = parsed.text
     word = line.partition(" ")[0]
-    reason = "" if parsed.error is None else str(getattr(parsed.error, "msg", parsed.error))
-    if isinstance(parsed.error, (RecursionError, MemoryError)):
-        reason = "it is too deeply nested"
+    reason = _reason(parsed)
     close = get_close_matches(word, table.names, 1)
     if close and " " not in word and re.fullmatch(r"[\w-]+", word):
         return UserError(f"there is no command {word}; did you mean {close[0]}?")

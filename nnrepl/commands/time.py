@@ -14,6 +14,7 @@ from nnrepl.session.expressions import aside
 from nnrepl.session.lookup import Lookup
 from nnrepl.session.other_tape import same_place
 from nnrepl.session.parsed import parse
+from nnrepl.tape.collector import paused
 from nnrepl.timeline.compare import candidates, changes, pairs_of
 from nnrepl.timeline.timelines import Timeline
 from nnrepl.view.diff import diff_of_one, diff_view
@@ -100,6 +101,7 @@ def _two(it: Interpreter, numbers: list[int]) -> tuple[Timeline, Timeline]:
     return (chosen[0], current) if len(chosen) == 1 else (chosen[0], chosen[1])
 
 
+@paused()
 def _diff_all(it: Interpreter, before: Timeline, after: Timeline) -> RenderableType:
     pairs, parted = pairs_of(before.tape, after.tape)
     found = candidates(pairs)

@@ -47,7 +47,7 @@ def explain(it: Interpreter, text: str) -> RenderableType | None:
     layers.0.weight` the whole step of SGD, Adam or AdamW with its moments. A line of arithmetic is shown only if it
     comes to the number that MLX has.
     """
-    from nnrepl.explain.explanation import explain as make_explanation
+    from nnrepl.explain.explained import explain as make_explanation
     from nnrepl.view.explain import explain_view
 
     with aside():

@@ -13,7 +13,7 @@ from nnrepl.explain import words
 from nnrepl.explain.known import entry_for
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import upstream
-from nnrepl.explain.zeros import zero_value
+from nnrepl.explain.stuck import made_zero
 from nnrepl.ops import Trait, has
 from nnrepl.ops.reader import readable
 from nnrepl.session.births import NAN, Birth, same_place, unravel
@@ -117,7 +117,7 @@ def _forward_rule(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> tu
         zero = "0 divided by 0 is no number." if first == 0 and name != "reciprocal" else "A number divided by 0 is ∞."
         divisor = op.inputs[-1] if op.inputs else None
         if divisor is not None and divisor.op is not None and look.can_see(divisor) and look.stat(divisor).is_zero:
-            zero += f" {zero_value(look, divisor).text}"
+            zero += f" {made_zero(look, divisor).text}"
         return zero, "Keep the denominator away from 0: add a small number (1e-8), or divide only where it is not 0."
     if name in ("sqrt", "rsqrt") and first is not None and first <= 0:
         if first < 0:

@@ -12,8 +12,11 @@ from nnrepl.explain.answer import Cause
 from nnrepl.explain.known import FIXED, bind, entry_for
 from nnrepl.explain.look import Look
 from nnrepl.explain.outside import detours
+from nnrepl.explain.paths import root_modules
 from nnrepl.explain.tails import tails, told
 from nnrepl.ops import Trait, has
+from nnrepl.record import trees
+from nnrepl.record.custom import Composite, Rerun
 from nnrepl.record.gradient_names import lies_inside
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Inside, Op, Pass, Tape, Value, inside_of
@@ -25,7 +28,8 @@ def why_none(session: Reading, value: Value) -> Cause:
 
     The causes are told apart: "unused" in the loss, "cut" by an op that passes no gradient, cut by an "edit", used
     only as "data" (places, conditions), "frozen", never "asked" for, "lost" on the way for no reason that is known,
-    "inside" of a call that MLX ran by itself, "failed" with its pass; "" where the value is in no gradient pass.
+    "inside" of a call that MLX ran by itself, taken of its "second" run, "ruled" by what the program has written,
+    "failed" with its pass; "" where the value is in no gradient pass.
     """
     if value.inside is not None:
         return _inside(value, value.inside)
@@ -41,6 +45,9 @@ def why_none(session: Reading, value: Value) -> Cause:
             f"∂L/∂{name} was not computed: the pass ended with {type(pass_.error).__name__}. why error tells more.",
             cause="failed",
         )
+    of_function = _of_function(pass_, value)
+    if of_function is not None:
+        return of_function
     asked = value in pass_.wrt or value.canonical in cone.asked
     head = f"∂L/∂{name} does not exist"
     if not cone.reached and not cone.edits:
@@ -64,6 +71,31 @@ def why_none(session: Reading, value: Value) -> Cause:
             f"{len(tape.holes)} tensors came from something that was not recorded; the way may lead through there."
         )
     return answer
+
+
+def _of_function(pass_: Pass, value: Value) -> Cause | None:
+    """Return what is to be said of a value that a checkpoint, or a custom function, has made in its forward run: MLX
+    takes no gradient of that; None if it is none."""
+    made = value.op
+    if made is None or made.position >= pass_.backward:
+        return None
+    for call in pass_.forward:
+        run = call.args[0] if call.args else None
+        if not isinstance(run, Composite) or made not in run.ops:
+            continue
+        if not isinstance(run, Rerun):
+            return Cause(
+                f"No gradient of {value.name} is taken: it lies inside of {call.label} ({call.name}), whose gradient "
+                "the program has written itself", cause="ruled",
+            )  # fmt: skip
+        at = run.ops.index(made)
+        second = run.again.ops[at] if run.again is not None and at < len(run.again.ops) else None
+        return Cause(
+            f"No gradient of this {value.name} is taken: {call.label} ({call.name}) runs once more in the backward "
+            f"pass, and that one's are taken{f' (here grad({second.label}))' if second is not None else ''}",
+            cause="second",
+        )
+    return None
 
 
 def _inside(value: Value, inside: Inside) -> Cause:
@@ -149,12 +181,9 @@ def _tell_rest(
 def _frozen_in(session: Reading, pass_: Pass, value: Value) -> str:
     """Return what the program calls the model (else its class) that has a value as a parameter and does not train it,
     "" if none does."""
-    from nnrepl.explain.health.parameters import roots
-    from nnrepl.record import trees
-
     held = {id(one.held) for one in (value, value.origin) if one is not None and one.held is not None}
     held |= {id(array) for array in session.names.homes.objects(value)}
-    for root in roots(pass_):
+    for root in root_modules(pass_):
         trained = {id(array) for _, array in trees.paths(root.trainable_parameters())}
         if any(id(array) in held and id(array) not in trained for _, array in trees.paths(root.parameters())):
             return session.names.homes.name_of(root) or type(root).__name__

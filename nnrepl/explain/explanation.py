@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -14,17 +13,13 @@ from nnrepl.explain.cases import Names, names_for
 from nnrepl.explain.elements import Index, named, parse, telling
 from nnrepl.explain.in_numbers import result_at
 from nnrepl.explain.known import ELEMENTWISE, MOVE, Entry, bind, entry_for
-from nnrepl.explain.links import shown
 from nnrepl.explain.local import names_of, symbol_of, template, written
 from nnrepl.explain.look import Look
-from nnrepl.explain.paths import gradient_of, main_output, rule_of, target_of, upstream
+from nnrepl.explain.paths import rule_of, upstream
 from nnrepl.explain.patterns import known_by_name
 from nnrepl.explain.update_rules import update_lines, update_of
 from nnrepl.ops.numbers import element
 from nnrepl.record.gradient_names import start_of
-from nnrepl.session.errors import NoGradient, NotYet, UserError
-from nnrepl.session.lookup import NUMBER
-from nnrepl.session.reading import Reading
 from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value, samples_of
 
 
@@ -70,63 +65,6 @@ class Explanation:
     update: list[str] = field(default_factory=list)
     whole: list[str] = field(default_factory=list)
     ops: int = 0
-
-
-_AT = re.compile(r"^(?P<target>.*?)\s*(?:\bat\s*(?P<index>\[.*\]|-?\d+(?:\s*,\s*-?\d+)*))?$")
-
-
-def explain(session: Reading, text: str) -> Explanation:
-    """Explain `#7`, `z1`, `grad(weights2) at [2, 0]`, `loss_fn`, `layers.0`, or the op at the cursor.
-
-    Raises:
-        UserError: If nothing is called so, or has no such element.
-        NoGradient: If it is a gradient, and none flows there.
-    """
-    match = _AT.match(text.strip())
-    target, index = (match["target"].strip(), match["index"]) if match else (text.strip(), None)
-    if index is None and not session.lookup.is_known(target):
-        from nnrepl.explain.composites import explain_call, find_call
-
-        call = find_call(session, target)
-        if call is not None:
-            return explain_call(session, call)
-    op, value = _find(session, target)
-    look = Look(session)
-    if value is None:
-        assert op is not None
-        if op.error is not None:
-            raise UserError(
-                f"{op.label} {op.name} raised {type(op.error).__name__} and has no result; why error tells more"
-            )
-        value = main_output(op)
-    found = of_value(look, value, index)
-    if target == "loss":
-        found.chain = _chain(session, look, value)
-    found.ops = look.ops
-    return found
-
-
-def _find(session: Reading, target: str) -> tuple[Op | None, Value | None]:
-    if not target:
-        op = session.op
-        if op is None:
-            raise UserError("the cursor stands after the last op; explain #3, or a name, explains one")
-        return op, None
-    if target.startswith("update "):
-        return None, _updated(session, target.removeprefix("update ").strip())
-    if NUMBER.fullmatch(target):
-        return session.lookup.op(target), None
-    return None, target_of(session, target)
-
-
-def _updated(session: Reading, name: str) -> Value:
-    """Return the next new value that an update gives to a parameter."""
-    versions = [value for _, value in session.names.versions(name)]
-    made = [value for value in versions if value.op is not None and value.op.pass_.kind == UPDATE_PASS]
-    if not made:
-        raise UserError(f"no update of {name} is on the tape; go on until the optimizer has run")
-    later = [value for value in made if value.op is not None and value.op.position >= session.cursor]
-    return (later or made[-1:])[0]
 
 
 def of_value(look: Look, value: Value, index: str | None = None) -> Explanation:
@@ -419,48 +357,3 @@ def _partly(op: Op, of: Value) -> str:
 
 
 # -- the loss ------------------------------------------------------------------------------------------------------
-
-
-def chain_to(session: Reading, value: Value) -> list[Op]:
-    """Return the ops between a value and what the cursor's op makes: how the loss depends on where one stands."""
-    here = session.op
-    pass_ = here.pass_ if here is not None else None
-    if here is None or pass_ is None or value.op is None:
-        return []
-    reached: set[Value] = set(here.outputs)
-    way: list[Op] = []
-    for op in session.tape.ops[here.position + 1 : value.op.position + 1]:
-        if any(taken.canonical in reached or taken in reached for taken in op.inputs) and op.phase != "backward":
-            reached.update(op.outputs)
-            way.append(op)
-    return [here, *way] if way and way[-1] is value.op else []
-
-
-def _chain(session: Reading, look: Look, value: Value) -> list[str]:
-    """Return the forward ops from the cursor to the loss, one a line, and how the loss changes with the first of
-    them."""
-    way = chain_to(session, value)
-    if len(way) < 2:
-        return []
-    kept = [*range(len(way))] if len(way) <= _CHAIN else [*range(_CHAIN // 2), *range(len(way) - _CHAIN // 2, len(way))]
-    look.stats(output for at in kept for output in way[at].outputs[:1])
-    lines: list[str] = []
-    before = -1
-    for at in kept:
-        if at > before + 1:
-            lines.append(f"… {at - before - 1} more ops …")
-        output = way[at].outputs[0]
-        lines.append(f"{words.name(output)} = {words.call(way[at])} = {shown(look, output)}")
-        before = at
-    here = way[0].outputs[0]
-    try:
-        gradient = gradient_of(session, here)
-    except (NoGradient, NotYet):
-        lines.append(f"No gradient flows from the loss to {words.name(here)}.")
-        return lines
-    start = start_of(gradient)
-    lines.append(f"So {gradient.name} = {shown(look, gradient)}: how much {start} changes with {words.name(here)}.")
-    return lines
-
-
-_CHAIN = 12

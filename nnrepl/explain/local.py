@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +12,7 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.cases import Names
-from nnrepl.explain.known import ELEMENTWISE, Entry, bind, entry_for, filled
+from nnrepl.explain.known import ELEMENTWISE, Entry, bind, compute, entry_for, filled
 from nnrepl.explain.look import Look
 from nnrepl.ops.expression import Node
 from nnrepl.ops.pointwise import left_out
@@ -121,6 +122,30 @@ def factor_array(op: Op, of: Value, look: Look) -> mx.array | None:
     args, kwargs = filled(forward, lambda value: value.array)
     factors: mx.array = slope.run(mx.ones(result.shape, result.dtype), result.array, *args, **kwargs)
     return mx.broadcast_to(factors, result.shape)
+
+
+def follows_itself(op: Op, of: Value, look: Look) -> float:
+    """Return by how many powers of its own operand the local factor of an elementwise op goes: 1 for a square, whose
+    slope is 2 · a, -1 for a logarithm; 0 where it does not, or cannot be told."""
+    forward, entry = op.of, entry_for(op)
+    symbol = None if forward is None or entry is None else symbol_of(entry, forward, of)
+    slope = None if entry is None or symbol is None or entry.kind != ELEMENTWISE else entry.slopes.get(symbol)
+    if forward is None or entry is None or slope is None or entry.forward is None or not _needs(slope.text):
+        return 0.0
+    look.see(forward.inputs)
+
+    def size(scale: float) -> mx.array:
+        def scaled(value: Value) -> mx.array:
+            return value.array * scale if value.canonical is of.canonical else value.array
+
+        (result,) = compute(entry, forward, scaled)
+        args, kwargs = filled(forward, scaled)
+        factors = mx.abs(slope.run(mx.ones(result.shape, result.dtype), result, *args, **kwargs).astype(mx.float32))
+        return mx.mean(mx.where(factors == 0, 0, mx.log(factors)))
+
+    low, high = look.numbers([size(0.75), size(1.0)])
+    power: float = (high - low) / -math.log(0.75)
+    return power if math.isfinite(power) else 0.0
 
 
 def _needs(text: str) -> bool:

@@ -16,6 +16,8 @@ WORDS: dict[str, str] = {
     "": "none was taken",
     "failed": "none: the pass failed",
     "inside": "not known",
+    "second": "none: its second run's are taken",
+    "ruled": "none: a rule of the program's own",
     "frozen": "none: frozen",
     "asked": "none: never asked for",
     "lost": "none: it does not arrive",

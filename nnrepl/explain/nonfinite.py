@@ -19,6 +19,7 @@ from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_inexact
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Leaf, Op, Pass, Value
 from nnrepl.tape.claims import Claim, say, say_first
+from nnrepl.tape.collector import paused
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,7 @@ def _masks(look: Look, birth: Birth, ending: Op) -> bool:
 # -- answers -------------------------------------------------------------------------------------------------
 
 
+@paused()
 def why_nonfinite(session: Reading, kind: str = "") -> Cause:
     """`why nan`, `why inf`: the ends of the pass at the cursor, then those of all passes in order, then what is inside
     of the pass at the cursor."""

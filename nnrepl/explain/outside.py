@@ -14,6 +14,7 @@ from nnrepl.tape import Op, Pass, Value
 from nnrepl.tape.claims import Claim
 
 _ENOUGH = 4  # so many different numbers are the same by chance hardly ever
+_ROUND = 1024  # nor are fewer that are no whole numbers of 1024ths, where the program has read them in between
 _NEAR = 64
 
 
@@ -61,11 +62,23 @@ def detours(look: Look, pass_: Pass) -> Iterator[Detour]:
 
 
 def _counts(value: Value) -> bool:
-    return value.size >= _ENOUGH and is_inexact(value) and not value.refusal
+    return value.size > 0 and is_inexact(value) and not value.refusal
 
 
 def _is_same(look: Look, value: Value, data: Value) -> bool:
     look.see([value, data])
     a, b = value.array, data.array
     same, low, high = look.numbers([mx.array_equal(a, b), mx.min(b), mx.max(b)])
-    return bool(same) and low != high
+    if not same or data.size >= _ENOUGH:
+        return bool(same) and low != high
+    return bool((high * _ROUND) % 1) and _is_read(look, value, data)
+
+
+def _is_read(look: Look, value: Value, data: Value) -> bool:
+    """Whether the program has read a tensor before its numbers came in again: it has evaluated it, or has made it for
+    no op."""
+    end = -1 if data.op is None else data.op.position
+    start = 0 if value.op is None else value.op.position
+    tape = look.session.tape
+    read = any(start < mark.position <= end and value in mark.values for mark in tape.marks)
+    return read or not tape.consumers(value)

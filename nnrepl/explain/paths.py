@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from nnrepl.record.gradient_names import without_sign
-from nnrepl.record.stack import is_module_type
+from nnrepl.record.stack import is_module, is_module_type
 from nnrepl.record.vjp import Rule
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.reading import Reading
@@ -208,6 +208,17 @@ def leaves_later(before: Pass, after: Pass) -> dict[Value, Value]:
         return dict(zip(before.wrt, after.wrt))
     named = {leaf.name: leaf for leaf in after.wrt}
     return {leaf: named[leaf.name] for leaf in before.wrt if leaf.name in named}
+
+
+def root_modules(pass_: Pass) -> list[Any]:
+    """Return the outermost modules that made ops of a pass."""
+    found: dict[int, Any] = {}
+    for op in pass_.ops:
+        for step in op.scope.path() if op.scope is not None else ():
+            if is_module(step.owner):  # a loss function's first argument, too, which need not hold what it calls
+                found[id(step.owner)] = step.owner
+    inner = {id(child) for root in found.values() for child in root.modules() if child is not root}
+    return [root for key, root in found.items() if key not in inner]
 
 
 def _model_of(session: Reading, pass_: Pass) -> Any:

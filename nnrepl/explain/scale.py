@@ -13,7 +13,7 @@ from nnrepl.explain.answer import Cause
 from nnrepl.explain.forward import NOTABLE, Growth, made_large, made_small
 from nnrepl.explain.limits import is_lost, usual
 from nnrepl.explain.links import describe, links_along
-from nnrepl.explain.local import factor_text
+from nnrepl.explain.local import factor_text, follows_itself
 from nnrepl.explain.look import Look, Stat
 from nnrepl.explain.outside import detours
 from nnrepl.explain.paths import cone, path, upstream
@@ -262,6 +262,10 @@ def _inside(look: Look, group: LineSteps, how: str) -> LineSteps | None:
     return shrinks(look, inner) if how == "small" else grows(look, inner)
 
 
+_FOLLOWS = 0.2
+"""A local factor that goes by less than this power of its own operand is not large because that is."""
+
+
 def _is_seen(value: Value) -> bool:
     return is_inexact(value) and value.size > 0 and not value.refusal
 
@@ -273,12 +277,13 @@ def _size_behind(look: Look, group: LineSteps, how: str) -> Growth | None:
         return None
     others = [taken for taken in dict.fromkeys(forward.inputs)
               if _is_seen(taken) and taken.canonical is not of.canonical]  # fmt: skip
-    if has(forward.name, Trait.NORMALIZES, Trait.SATURATES):
-        own = next((taken for taken in forward.inputs if taken.canonical is of.canonical), None)
-        found = [None if own is None or own.refusal else (made_large if how == "small" else made_small)(look, own)]
+    own = next((taken for taken in forward.inputs if taken.canonical is of.canonical and not taken.refusal), None)
+    found: list[Growth | None] = []
+    if own is not None and has(forward.name, Trait.NORMALIZES, Trait.SATURATES):
+        found = [(made_large if how == "small" else made_small)(look, own)]
         others = others if has(forward.name, Trait.SHARES) else []
-    else:
-        found = []
+    elif own is not None and abs(power := follows_itself(group.worst.op, own, look)) > _FOLLOWS:
+        found = [(made_large if (how == "large") == (power > 0) else made_small)(look, own)]
     turned = forward.name == "divide" and others == list(forward.inputs[-1:])  # its divisor
     found += [(made_small if (how == "small") != turned else made_large)(look, taken) for taken in others]
     sizes = [one for one in found if one is not None]

@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Evidence
+from nnrepl.explain.blame import blame, cone_stats
 from nnrepl.explain.disconnected import why_end
 from nnrepl.explain.forward import made_large
 from nnrepl.explain.known import FIXED, entry_for
@@ -22,7 +23,7 @@ from nnrepl.explain.zero_reasons import Reason
 from nnrepl.explain.zeros import shown, units_of, zero_value
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import filler, is_inexact
-from nnrepl.tape import Op, Value
+from nnrepl.tape import Op, Value, result_inside
 from nnrepl.tape.claims import Claim, first_proved
 
 TINY = {mx.float16: 6.0e-8, mx.bfloat16: 9.2e-41, mx.float32: 1.4e-45}
@@ -261,7 +262,7 @@ class Stuck:
     def _dead_place(self) -> Reason:
         dead = self._dead_factor
         assert dead is not None
-        zero = zero_value(self.look, dead, None if self.look.stat(dead).is_zero else self.mask)
+        zero = made_zero(self.look, dead, None if self.look.stat(dead).is_zero else self.mask)
         what = "the other factor is 0" if dead.canonical is not self.of.canonical else f"{dead.name} is 0"
         there = "" if self.mask is None else f" at the {places(self.look, self.mask)} places that count here"
         text = f"{words.call(self.forward)} passes nothing to {self.of.name}{there}: {what}. {zero.text}"
@@ -287,7 +288,7 @@ class Stuck:
             limit = next((arg for arg in forward.args if not _same(arg, of)), 0)
             sign = "≤" if forward.name == "maximum" else "≥"
             if look.stat(of).is_zero and not isinstance(limit, Value):
-                zero = zero_value(look, of)
+                zero = made_zero(look, of)
                 return f"{did} passes nothing: {of.name} {sign} {words.operand(limit)} {where}{every}. {zero.text}"
             return f"{did} passes nothing: {of.name} {sign} {words.operand(limit)} {where}{every}."
         if has(forward.name, Trait.SATURATES):
@@ -324,7 +325,7 @@ class Stuck:
     def _dead(self) -> Reason:
         dead = self._dead_operand
         assert dead is not None
-        zero = zero_value(self.look, dead)
+        zero = made_zero(self.look, dead)
         product = has(self.forward.name, Trait.PRODUCT) and dead.canonical is not self.of.canonical
         name = (factor_text(self.op, self.of) if product else "") or dead.name
         evidence = shown(self.look, [dead, self.given, self.gradient])
@@ -419,6 +420,29 @@ class Stuck:
         grew = self._largest() if has(self.forward.name, Trait.NORMALIZES, Trait.SHARES) else ""
         return Reason(f"{words.call(self.forward)} passes nothing on to {self.of.name}, whatever comes in{local}."
                       f"{grew}", self._evidence())  # fmt: skip
+
+
+def made_zero(look: Look, value: Value, mask: Mask | None = None) -> Reason:
+    """Where the zeros of a forward value began, also where that is inside of a call that MLX runs by itself.
+
+    Args:
+        mask: The places that count and are 0; None for all.
+    """
+    return zero_value(look, value, _inside, mask)
+
+
+def _inside(look: Look, value: Value) -> str:
+    """Return where, inside of a call that MLX runs by itself, a gradient became 0 that is its result."""
+    inner = result_inside(value)
+    if inner is None or inner.op is None or not look.can_see(inner):
+        return ""
+    blamed = blame(look, inner, cone_stats(look, inner))
+    if not blamed:
+        return ""
+    first = blamed[0]
+    reason = reason_for(look, first.op, first.value, first.mask)
+    where = words.spot(first.op.of or first.op)
+    return f"Inside of that call it became 0 at {words.title(first.op)}{f' ({where})' if where else ''}: {reason.text}"
 
 
 _ROUNDING = {mx.float16: 4e-3, mx.bfloat16: 3e-2, mx.float64: 1e-14}

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Evidence
 from nnrepl.explain.known import entry_for
+from nnrepl.explain.links import shown as in_short
 from nnrepl.explain.look import Look
 from nnrepl.explain.regions import Mask, backwards, is_zero_on, moves, places
 from nnrepl.explain.sameness import same_since
 from nnrepl.explain.zero_reasons import Reason
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import filler, is_inexact
-from nnrepl.tape import Leaf, Op, Value, result_inside
+from nnrepl.tape import Leaf, Op, Value
 
 
 def shown(look: Look, values: list[Value]) -> list[Evidence]:
     """Tensors as evidence, each once."""
-    from nnrepl.explain.links import shown as in_short
-
     return [Evidence(words.address(value), in_short(look, value)) for value in dict.fromkeys(values)]
 
 
-def zero_value(look: Look, value: Value, mask: Mask | None = None) -> Reason:
+Inside = Callable[[Look, Value], str]
+"""Says where, inside of a call that MLX runs by itself, a gradient became 0 that is its result; "" if it is none. It
+walks that gradient, which may end at another tensor that is 0: hence it is handed in, and stands a floor higher."""
+
+
+def zero_value(look: Look, value: Value, inside: Inside, mask: Mask | None = None) -> Reason:
     """Where the zeros of a forward value began.
 
     Args:
@@ -41,7 +45,7 @@ def zero_value(look: Look, value: Value, mask: Mask | None = None) -> Reason:
         value, mask = before
     assert value.op is not None
     floats = [taken for taken in dict.fromkeys(value.op.inputs) if is_inexact(taken)]
-    return Reason(_made_zero(look, value.op, value, mask), shown(look, [*floats, value]), value.op,
+    return Reason(_made_zero(look, value.op, value, inside, mask), shown(look, [*floats, value]), value.op,
                   value if has(value.op.name, Trait.ZEROS) else None)  # fmt: skip
 
 
@@ -148,7 +152,7 @@ def _began_as_zeros(look: Look, value: Value, deep: int) -> bool:
     return True
 
 
-def _made_zero(look: Look, op: Op, value: Value, mask: Mask | None) -> str:
+def _made_zero(look: Look, op: Op, value: Value, inside: Inside, mask: Mask | None) -> str:
     where = words.spot(op)
     at = f" ({op.label}, {where})" if where else f" ({op.label})"
     if mask is not None:
@@ -171,7 +175,7 @@ def _made_zero(look: Look, op: Op, value: Value, mask: Mask | None) -> str:
     said = f"{value.name} = {words.call(op)} gives 0 everywhere{at}."
     equal = op.inputs[0] if has(op.name, Trait.DIFFERENCE) and op.inputs else None
     same = same_since(look, equal) if equal is not None else ""
-    more = _too_small(look, op, value) or _operands(look, op) or same or _inside(look, value)
+    more = _too_small(look, op, value) or _operands(look, op) or same or inside(look, value)
     return f"{said} {more}".rstrip()
 
 
@@ -209,23 +213,6 @@ def _operands(look: Look, op: Op) -> str:
 
 def _told(value: Value) -> str:
     return words.name(value) if value.op is None else f"{words.made(value, value.op)},"
-
-
-def _inside(look: Look, value: Value) -> str:
-    """Where, inside of a call that MLX runs by itself, a gradient became 0 that is its result."""
-    from nnrepl.explain.stuck import reason_for
-    from nnrepl.explain.zero import blame, cone_stats
-
-    inner = result_inside(value)
-    if inner is None or inner.op is None or not look.can_see(inner):
-        return ""
-    blamed = blame(look, inner, cone_stats(look, inner))
-    if not blamed:
-        return ""
-    first = blamed[0]
-    reason = reason_for(look, first.op, first.value, first.mask)
-    where = words.spot(first.op.of or first.op)
-    return f"Inside of that call it became 0 at {words.title(first.op)}{f' ({where})' if where else ''}: {reason.text}"
 
 
 def units_of(array: mx.array) -> tuple[int, int]:

@@ -248,10 +248,23 @@ def written(line: Line, result: Any) -> list[str]:
     stages = [line.node.write(), line.node.plugged(), collapsed(line.node).plugged()]
     shown = [stages[0]]
     shown += [stage for before, stage in itertools.pairwise(stages) if stage not in (before, end, f"({end})")]
+    sign = "≈" if _is_rounded(line.node, result) else "="
     if len(shown) == 1:
-        last = "" if shown[0] == end else f" = {end}"
+        last = "" if shown[0] == end else f" {sign} {end}"
         return [*line.before, f"{line.left} = {shown[0]}{last}"]
-    return [*line.before, f"{line.left} = {shown[0]}", *(f"= {stage}" for stage in shown[1:]), f"= {end}"]
+    return [*line.before, f"{line.left} = {shown[0]}", *(f"= {stage}" for stage in shown[1:]), f"{sign} {end}"]
+
+
+_VISIBLE = 1e-3
+
+
+def _is_rounded(node: Node, result: Any) -> bool:
+    """Whether MLX's number is visibly another than what its terms come to: an op in half precision rounds on the way,
+    and what is left of a sum that cancels is rounding."""
+    value = node.at(0.0).value
+    if isinstance(value, bool) or isinstance(result, bool) or not math.isfinite(abs(value)):
+        return False
+    return bool(math.isfinite(abs(result)) and abs(value - result) > _VISIBLE * max(abs(value), abs(result)))
 
 
 def collapsed(node: Node) -> Node:

@@ -155,6 +155,8 @@ def _joined(node: Node, names: Mapping[str, str], plugged: bool) -> str:
         else:
             open_end = at == len(node.parts) - 1 and _is_over(part, plugged)
             text = _inside(part, names, plugged, COMPARE if open_end else ATOM if _is_negative(part) else tight)
+            if plugged and sign == "/" and text == "0" and math.copysign(1, part.at(0.0).value) < 0:
+                text = f"{MINUS}0"  # what is divided by it has the other sign
             text = f"({text})" if text.startswith(MINUS) else text
             narrow = sign == "/" and _is_plain(node.parts[at - 1]) and _is_plain(part)
             result += f"/{text}" if narrow else f" {sign} {text}"

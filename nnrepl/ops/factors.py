@@ -232,8 +232,9 @@ def _triangles_in_one(case: Case, slot: int, index: Index) -> Line | None:
     a, (both, exchanged) = case.operand("a"), case.y
     if slot == 1:
         *batch, i = index
-        remark = f"row {i} was exchanged with row {exchanged.at(index)}"
-        return Line(element(exchanged.name, index), literal(exchanged.at(index)), remark=remark)
+        other = int(exchanged.at(index))
+        remark = f"row {i} " + ("stayed where it was" if other == i else f"was exchanged with row {other}")
+        return Line(element(exchanged.name, index), literal(other), remark=remark)
     *batch, i, j = index
     order = list(range(a.shape[-2]))
     for row in range(exchanged.shape[-1]):

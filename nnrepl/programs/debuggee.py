@@ -24,10 +24,13 @@ from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.quiet import set_random_state
 from nnrepl.record.recorder import MUTED, Recorder
-from nnrepl.replay.divergence import CannotExchange, Diverged
+from nnrepl.replay.divergence import CannotExchange, Diverged, NotKept
 from nnrepl.replay.interrupts import resume
+from nnrepl.replay.libraries import LIBRARIES
+from nnrepl.replay.readings import Readings
 from nnrepl.replay.replay import Replay
 from nnrepl.replay.run import Run
+from nnrepl.replay.uncomputed import Forward
 from nnrepl.session.errors import Load, Quit, Restart
 from nnrepl.session.session import TapeSession
 from nnrepl.session.state import RunAgain
@@ -74,12 +77,14 @@ class Debuggee:
         self._waits = False
         self._seen = 0
         self._whole = False
+        self._forward: Forward | None = None
         self.raised: dict[Cell | None, BaseException] = {}
         self.provided: list[str] = []
         session.debuggee = self
         self._modules = frozenset(sys.modules)
         self._leave_names()
         self._written = WrittenFiles()
+        self._readings = Readings()
         self._random = (random.getstate(), _numpy_state(), mx.random.state[0])  # type: ignore[index]
 
     def _take(self, script: Script) -> None:
@@ -102,7 +107,7 @@ class Debuggee:
             self.session.settings["native"] = "off"  # when the cell is over nothing is left that could run again
         while True:
             try:
-                if isinstance(wish, (Diverged, CannotExchange)):
+                if isinstance(wish, (Diverged, CannotExchange, NotKept)):
                     self._strand(wish)
                     return None
                 return self._once(wish)
@@ -112,7 +117,7 @@ class Debuggee:
             except Load as wanted:
                 wish = None
                 self._load(cast(Script, wanted.program))
-            except (Diverged, CannotExchange) as failure:
+            except (Diverged, CannotExchange, NotKept) as failure:
                 wish = self._back(failure, wish)
 
     def _back(self, failure: Unwinding, wish: Unwinding | None) -> Unwinding:
@@ -124,6 +129,12 @@ class Debuggee:
             return failure
         resume()
         self.session.course.strand()
+        if not interrupted and self._forward is not None and self._forward.skipped:
+            why = str(failure) if isinstance(failure, NotKept) else "the program went another way"
+            self.session.hooks.announce(f"running every step again from the start: {why}")
+            again = self.session.changes.once_more(wish)
+            self._reset()
+            return again
         sure = None if interrupted else self.session.changes.recorded_before(wish)
         if sure is not None:
             self._reset()
@@ -176,12 +187,16 @@ class Debuggee:
         cells = list(session.changes.timelines.live.cells)
         starts = session.changes.timelines.current.starts
         self._whole = run is not None and not run.ops and run.position >= len(run.old)
+        self._forward = None
         self._seen = 0 if run is None else sum(at < run.position + _inside(run) for at in starts)
         session.attach(tape, names, recorder)
+        if not self._live:
+            LIBRARIES.begin()
         session.codes.start()
         if isinstance(wish, RunAgain):
             run = wish.run
-            recorder.intake = Replay(run, alone=True, reach=session.codes.reach)
+            recorder.intake = replay = Replay(run, alone=True, reach=session.codes.reach)
+            self._forward, tape.kept = replay.forward, replay.forward.kept
             session.changes.arrived(tape, names, 0)
             session.begin_again(wish)
             if self._written.warning():
@@ -191,8 +206,10 @@ class Debuggee:
             session.begin(self._at_entry, through=bool(self._call))
         session.changes.timelines.live.starts.clear()
         session.hooks.program_begins()
-        watching = self._written.watching(lambda: recorder.mode != MUTED)
-        with self.script.kept.importing(), recording(recorder), self._breakpoints(), watching:
+        runs = lambda: recorder.mode != MUTED  # noqa: E731
+        self._readings.begin(anew=run is None)
+        watching = self._written.watching(runs), self._readings.watching(runs)
+        with self.script.kept.importing(), recording(recorder), self._breakpoints(), watching[0], watching[1]:
             return self._to_its_end(recorder)
 
     def _to_its_end(self, recorder: Recorder) -> BaseException | None:
@@ -236,6 +253,8 @@ class Debuggee:
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and self.session.replaying:
                 raise CannotExchange("interrupted where it ran again") from error
+            if self._forward is not None and self.session.replaying and self._forward.failed(error):
+                raise NotKept("the program needs numbers that have not been kept") from error
             if not isinstance(error, SystemExit) and not self.session.replaying:
                 print_exception(error)
             return error

@@ -30,7 +30,7 @@ from nnrepl.session.errors import NoGradient, UserError
 from nnrepl.session.lookup import Lookup
 from nnrepl.tape import RUN_PASS, Face, Op, OpSequence, Tape, Value
 from nnrepl.timeline.code import SourceChanges
-from nnrepl.timeline.edits import BadEdit, make_edit, place_of
+from nnrepl.timeline.edits import BadEdit, make_edit, place_of, said_inside
 
 
 class Recorded(Face):
@@ -141,6 +141,8 @@ class Trace(Recorded):
         """
         value = self[of] if isinstance(of, str) else of
         name = of if isinstance(of, str) else value.name
+        if value.inside is not None:
+            raise UserError(said_inside(name, value.inside))
         target, position = place_of(self.tape, value)
         recorder = self._call.recorder(self.tape, RECORDING)
 

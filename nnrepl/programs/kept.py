@@ -10,11 +10,12 @@ import contextlib
 import functools
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 from typing import Any
 
+from nnrepl.replay.libraries import LIBRARIES, concerns
 from nnrepl.replay.world import is_library
 
 
@@ -66,6 +67,12 @@ def exchanged(code: CodeType, others: dict[CodeType, CodeType]) -> CodeType:
     return code.replace(co_consts=constants) if constants != code.co_consts else code
 
 
+def _run(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
+    """Run a module of MLX's; it is the program that changes what it holds from here on."""
+    execute(module)
+    LIBRARIES.keep(module)
+
+
 class _Finder:
     """Finds modules as Python does; those of the program are loaded from what is kept."""
 
@@ -78,8 +85,13 @@ class _Finder:
         """As `PathFinder` does; None, so that others go on, for what is not the program's."""
         spec = PathFinder.find_spec(name, path, target)
         loader: Any = None if spec is None else spec.loader
-        if spec is None or type(loader) is not SourceFileLoader or is_library(loader.path):
+        if spec is None or type(loader) is not SourceFileLoader:
             return None
+        if is_library(loader.path):
+            if not concerns(name):
+                return None
+            loader.exec_module = functools.partial(_run, loader.exec_module)  # type: ignore[method-assign]
+            return spec
         if loader.path in self._kept.texts:
             loader.get_code = functools.partial(self._code, str(loader.path))  # type: ignore[method-assign]
         else:

@@ -3,104 +3,13 @@ shown once, however often the program runs again."""
 
 from __future__ import annotations
 
-import io
 import re
-import sys
 from collections.abc import Callable
-from typing import IO, Any
 
 from nnrepl.programs.printed import Printed, PrintedPiece, TapeOutput
+from nnrepl.programs.streams import ProgramStream
 from nnrepl.record.process import this_process
 from nnrepl.tape import Tape
-
-
-class _Held(io.RawIOBase):
-    """The raw end of the stream that stands in for standard output, or for standard error."""
-
-    def __init__(self, real: IO[str], keep: Callable[[bytes], bool]) -> None:
-        self._real = real
-        self._keep = keep
-        self.name = real.name
-        self.mode = "wb"
-
-    def writable(self) -> bool:
-        return True
-
-    def isatty(self) -> bool:
-        return self._real.isatty()
-
-    def fileno(self) -> int:
-        return self._real.fileno()
-
-    def flush(self) -> None:
-        if not self._keep(b""):
-            self._real.flush()
-
-    def write(self, data: Any) -> int:
-        kept = bytes(data)
-        if not self._keep(kept):
-            self._real.flush()
-            write(self._real, kept)
-            if getattr(self._real, "line_buffering", False):
-                self._real.flush()
-        return len(kept)
-
-
-def write(real: Any, data: bytes) -> None:
-    """Write to a text stream; that of a notebook's kernel has no bytes behind it."""
-    if isinstance(real, io.TextIOWrapper):
-        real.buffer.write(data)
-    else:
-        real.write(data.decode(real.encoding, "replace"))
-
-
-def is_held(real: Any) -> bool:
-    """Whether a stream is the real one: a text stream of Python's own, or the one that a notebook's kernel made."""
-    return isinstance(real, io.TextIOWrapper) or type(real).__module__.partition(".")[0] == "ipykernel"
-
-
-class _Stream:
-    """One of the program's two streams, and what stands in for it.
-
-    The program may keep the stream that stands in (a logger and a progress bar do): once nothing is held, that passes
-    everything on. A program that has put its own object in the place of the stream keeps that.
-    """
-
-    def __init__(self, name: str, keep: Callable[[_Stream, bytes], bool]) -> None:
-        self.name = name
-        self.real: Any = None
-        self._keep = keep
-        self._stand_in: io.TextIOWrapper | None = None
-
-    def enter(self) -> None:
-        """Put a stream of ours in the place of the real one."""
-        real = getattr(sys, self.name)
-        real = getattr(real, "behind", real)  # at the prompt, whose own stand-in is taken away with the command
-        if real is None or real is self._stand_in or not is_held(real):
-            return
-        if self._stand_in is None or self.real is not real:
-            self.real = real
-            raw: Any = _Held(real, lambda data: self._keep(self, data))  # unbuffered: each piece gets its position
-            self._stand_in = io.TextIOWrapper(
-                raw, encoding=real.encoding, errors=real.errors, newline="", write_through=True
-            )
-        setattr(sys, self.name, self._stand_in)
-
-    def leave(self) -> None:
-        """Put the real one back."""
-        if self._stand_in is not None and getattr(sys, self.name) is self._stand_in:
-            self._stand_in.flush()
-            setattr(sys, self.name, self.real)
-
-    def show(self, data: bytes) -> None:
-        """Print something after all."""
-        self.real.flush()
-        write(self.real, data)
-        self.real.flush()
-
-    def text(self, data: bytes) -> str:
-        """Return what was printed, as text."""
-        return data.decode(self.real.encoding, "replace")
 
 
 class HeldOutput:
@@ -116,7 +25,7 @@ class HeldOutput:
     def __init__(self, tape: Callable[[], Tape]) -> None:
         self._tape = tape
         self._printed = Printed()
-        self._streams = [_Stream(name, self._keep) for name in ("stdout", "stderr")]
+        self._streams = [ProgramStream(name, self._keep) for name in ("stdout", "stderr")]
         self.holds = False
         self._unwinding = False
         self._tell: Callable[[str], None] | None = None
@@ -131,6 +40,12 @@ class HeldOutput:
         self.settle()
         self._unwinding = False
         self._printed.forget()
+        self.from_start()
+
+    def from_start(self) -> None:
+        """Note that the program begins at its start: whatever it did to its streams, they are as they were."""
+        for stream in self._streams:
+            stream.begin()
 
     def stand_in(self) -> None:
         """Note that the program is about to run: its streams are ours, and pass everything on until something is
@@ -158,6 +73,12 @@ class HeldOutput:
         self.settle()
         for stream in self._streams:
             stream.leave()
+
+    def give_back(self) -> None:
+        """Note that nothing is recorded any more: the streams are what the program has made of them."""
+        self.settle()
+        for stream in self._streams:
+            stream.give_back()
 
     def unwinding(self) -> None:
         """Note that the program is taken apart, to run again: what it prints on the way (in a `finally`) it would not
@@ -191,7 +112,7 @@ class HeldOutput:
 
     # -- what -------------------------------------------------------------------------------------------
 
-    def _keep(self, stream: _Stream, data: bytes) -> bool:
+    def _keep(self, stream: ProgramStream, data: bytes) -> bool:
         if this_process() != self._process:
             return False
         if self._unwinding or not data:
@@ -267,9 +188,9 @@ class HeldOutput:
         return shown
 
     @staticmethod
-    def _runs(pieces: list[PrintedPiece]) -> list[tuple[_Stream, bytes]]:
+    def _runs(pieces: list[PrintedPiece]) -> list[tuple[ProgramStream, bytes]]:
         """Pieces for the same stream, together."""
-        runs: list[tuple[_Stream, bytes]] = []
+        runs: list[tuple[ProgramStream, bytes]] = []
         for piece in pieces:
             if runs and runs[-1][0] is piece.stream:
                 runs[-1] = (piece.stream, runs[-1][1] + piece.data)

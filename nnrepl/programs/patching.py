@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from copy import copy
 from functools import cached_property
+from itertools import compress
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -91,11 +92,12 @@ class Patch:
 
     def _install(self, before: Version, after: Version, back: bool) -> None:
         self.show(back)
-        spaces = list(namespaces(after.filename))
+        functions = functions_of(after.filename)
+        spaces = list(namespaces(after.filename, functions))
         pairs = pairs_of(before.definitions, after.definitions)
         for space in spaces:
             _add_names(space, before, after)
-        self._functions(before, after, pairs)
+        _exchange_codes(before, after, pairs, functions)
         known = {new for _, new in pairs}
         for definition in after.definitions.values():
             if definition not in known and not definition.is_lambda:
@@ -106,24 +108,12 @@ class Patch:
             if old.frame != new.frame or _free(before, old) != _free(after, new):
                 self._make_anew(old, new, before, after, spaces)
             elif old.defaults != new.defaults:
-                _renew_defaults(new, after, spaces)
+                _renew_defaults(new, after, spaces, functions)
         known = {old for old, _ in pairs}
         for definition in before.definitions.values():
             if definition not in known and not definition.is_lambda:
                 self._remove(definition, before, spaces, back)
         forget_traces(self.changed)
-
-    def _functions(self, before: Version, after: Version, pairs: list[tuple[Definition, Definition]]) -> None:
-        """Every living function gets the code of the other version."""
-        now: dict[CodeType, CodeType] = {}
-        for old, new in pairs:
-            if old.key in before.codes and new.key in after.codes and not old.is_class:
-                now[before.codes[old.key]] = after.codes[new.key]
-        for function in functions_of(after.filename):
-            code = now.get(function.__code__)
-            if code is not None and code.co_freevars == function.__code__.co_freevars:
-                function.__code__ = code
-                function.__doc__ = code.co_consts[0] if _has_docstring(code) else None
 
     # -- what has to be made -------------------------------------------------------------------------------
 
@@ -214,6 +204,21 @@ def _content(definition: Definition) -> str:
     return "\0".join((definition.own, definition.defaults, definition.frame))
 
 
+def _exchange_codes(
+    before: Version, after: Version, pairs: list[tuple[Definition, Definition]], functions: list[FunctionType]
+) -> None:
+    """Every living function gets the code of the other version."""
+    now: dict[CodeType, CodeType] = {}
+    for old, new in pairs:
+        if old.key in before.codes and new.key in after.codes and not old.is_class:
+            now[before.codes[old.key]] = after.codes[new.key]
+    for function in functions:
+        code = now.get(function.__code__)
+        if code is not None and code.co_freevars == function.__code__.co_freevars:
+            function.__code__ = code
+            function.__doc__ = code.co_consts[0] if _has_docstring(code) else None
+
+
 def _free(version: Version, definition: Definition) -> tuple[str, ...]:
     code = version.codes.get(definition.key)
     return () if code is None else code.co_freevars
@@ -226,10 +231,16 @@ def _has_docstring(code: CodeType) -> bool:
 # -- what lives ------------------------------------------------------------------------------------------------
 
 
-def living(kind: type) -> Iterator[Any]:
-    """Every object of a type that Python's collector knows, those that it no longer walks included."""
+def living(*wanted: type) -> list[Any]:
+    """Return every object of some types that Python's collector knows, those that it no longer walks included."""
     wake()
-    return (thing for thing in gc.get_objects() if issubclass(type(thing), kind))
+    kinds, pending = set(wanted), list(wanted)
+    while pending:
+        below: set[type] = set(type.__subclasses__(pending.pop())) - kinds
+        kinds |= below
+        pending.extend(below)
+    heap = gc.get_objects()  # half a million objects, or some millions
+    return list(compress(heap, map(kinds.__contains__, map(type, heap))))
 
 
 def functions_of(filename: str) -> list[FunctionType]:
@@ -237,12 +248,17 @@ def functions_of(filename: str) -> list[FunctionType]:
     return [thing for thing in living(FunctionType) if thing.__code__.co_filename == filename]
 
 
-def namespaces(filename: str) -> Iterator[dict[str, Any]]:
-    """Yield the namespaces of the modules that a file has made: itself and, run as a program, `__main__`."""
+def namespaces(filename: str, functions: list[FunctionType] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the namespaces of the modules that a file has made: itself and, run as a program, `__main__`.
+
+    Args:
+        functions: The living functions of the file, if they are known.
+    """
     modules = [module for module in list(sys.modules.values()) if getattr(module, "__dict__", None) is not None]
     left = {id(vars(module)): vars(module) for module in modules}
     own = [space for space in left.values() if _made_from(space.get("__file__"), filename)]
-    for space in (*own, *(function.__globals__ for function in functions_of(filename))):
+    living_ones = functions_of(filename) if functions is None else functions
+    for space in (*own, *(function.__globals__ for function in living_ones)):
         if left.pop(id(space), None) is not None:
             yield space
 
@@ -373,14 +389,16 @@ def _functions_in(made: Any) -> Iterable[FunctionType]:
     return [part for part in parts if isinstance(part, FunctionType)]
 
 
-def _renew_defaults(definition: Definition, version: Version, spaces: list[dict[str, Any]]) -> None:
+def _renew_defaults(
+    definition: Definition, version: Version, spaces: list[dict[str, Any]], functions: list[FunctionType]
+) -> None:
     """Exchange the default values of a function that has others now."""
     code = version.codes[definition.key]
     node: Any = copy(definition.node)
     node.decorator_list = []
     for space in spaces:
         fresh = _made_by(node, definition, version, space)
-        for function in functions_of(version.filename):
+        for function in functions:
             if function.__code__ == code and function.__globals__ is space:
                 function.__defaults__, function.__kwdefaults__ = fresh.__defaults__, fresh.__kwdefaults__
 
@@ -394,22 +412,24 @@ def forget_traces(names: set[str]) -> None:
     Who calls whom is told by name alone, so rather one too many than one too few.
     """
     bodies: dict[str, set[CodeType]] = {}
-    for function in living(FunctionType):
-        if not is_library(function.__code__.co_filename):
-            bodies.setdefault(function.__name__, set()).add(function.__code__)
+    compiled_ones: list[Compiled] = []
+    for thing in living(FunctionType, Compiled):
+        if isinstance(thing, Compiled):
+            compiled_ones.append(thing)
+        elif not is_library(thing.__code__.co_filename):
+            bodies.setdefault(thing.__name__, set()).add(thing.__code__)
     clear: set[str] = set()
-    for compiled in list(living(Compiled)):
-        if _reaches(compiled.fun, names, bodies, clear):
+    # what is called without its name being written: methods such as __call__ and __add__
+    anyhow = _reach([name for name in bodies if name.startswith("__")], names, bodies, clear)
+    for compiled in compiled_ones:
+        code = getattr(getattr(compiled.fun, "__func__", compiled.fun), "__code__", None)
+        if anyhow or code is None or _reach([code.co_name], names, bodies, clear):
             compiled.forget()
 
 
-def _reaches(fun: Any, names: set[str], bodies: dict[str, set[CodeType]], clear: set[str]) -> bool:
-    """Whether a function may call one of some names. `clear` holds those from which none can be reached."""
-    code = getattr(getattr(fun, "__func__", fun), "__code__", None)
-    if code is None:
-        return True
-    # what is called without its name being written: methods such as __call__ and __add__
-    pending, seen = [code.co_name, *(name for name in bodies if name.startswith("__"))], set()
+def _reach(pending: list[str], names: set[str], bodies: dict[str, set[CodeType]], clear: set[str]) -> bool:
+    """Whether functions of some names may call one of others. `clear` holds those from which none can be reached."""
+    seen: set[str] = set()
     while pending:
         name = pending.pop()
         if name in seen or name in clear:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -283,6 +284,7 @@ class _Reader:
         else:
             args = tuple([self._argument(arg) for arg in row["args"]])
             kwargs = {as_text(key): self._argument(arg) for key, arg in row.get("kwargs", {}).items()}
+            demand({*_taken(args), *_taken(kwargs)} <= set(inputs))
             op = SavedOp(operation, args, kwargs, inputs)
         op.position = position
         op.scope, op.lasti = self._place(row["place"])
@@ -422,6 +424,17 @@ class _Reader:
         for timeline in timelines:
             timeline.ended = True  # no program goes on there
         return timelines
+
+
+def _taken(part: Any) -> Iterator[Value]:
+    """Yield the values in an argument."""
+    if isinstance(part, Value):
+        yield part
+    elif isinstance(part, slice):
+        yield from _taken((part.start, part.stop, part.step))
+    elif isinstance(part, (list, tuple, dict)):
+        for item in part.values() if isinstance(part, dict) else part:
+            yield from _taken(item)
 
 
 def _counted(tape: Tape) -> list[int]:

@@ -12,6 +12,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.programs import streams
+
 _SAVING = [name for name in ("save", "savez", "savez_compressed", "save_safetensors", "save_gguf") if hasattr(mx, name)]
 _MOVING = ("mkdir", "rename", "replace")
 _NAMED = 5
@@ -48,7 +50,13 @@ class WrittenFiles:
         places: list[tuple[Any, str]] = [(builtins, "open"), (io, "open"), *((mx, name) for name in _SAVING)]
         places += [(os, name) for name in _MOVING]
         before = [(holder, name, getattr(holder, name)) for holder, name in places]
-        opening = self._noting(io.open, _writes)
+        noted = self._noting(io.open, _writes)
+
+        @functools.wraps(io.open, updated=())
+        def opening(*args: Any, **kwargs: Any) -> Any:
+            stream = streams.opened(*args, **kwargs) if runs() and (args or "file" in kwargs) else None
+            return noted(*args, **kwargs) if stream is None else stream
+
         try:
             for holder, name, original in before:
                 at = 1 if name in ("rename", "replace") else 0

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from nnrepl.record.dot import Primitive, read_graph
 from nnrepl.tape import DrawnKey, Op, Value
 
 
-def account(ops: list[Op]) -> tuple[int, tuple[str, ...]]:
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What MLX's lazy graph shows of some ops.
+
+    Attributes:
+        primitives: How many primitives an op accounts for.
+        unaccounted: What no op does.
+        evaluated: How many ops had been evaluated, so that their primitives are gone.
+    """
+
+    primitives: int = 0
+    unaccounted: tuple[str, ...] = ()
+    evaluated: int = 0
+
+
+def account(ops: list[Op]) -> Account:
     """Hold recorded ops against MLX's own lazy graph.
 
     Every primitive that leads to an op's results must lie between them and the op's recorded inputs, and no array
-    that came in from outside may have been computed from what is on the tape. Returns how many primitives were seen,
-    and what was not accounted for.
+    that came in from outside may have been computed from what is on the tape.
     """
     accounts = _Accounts(ops)
     wrong = [problem for op in ops for problem in accounts.claim(op)]
     wrong.extend(accounts.strangers())
-    return len(accounts.owned), tuple(dict.fromkeys(wrong))
+    return Account(len(accounts.owned), tuple(dict.fromkeys(wrong)), sum(map(accounts.is_evaluated, ops)))
 
 
 class _Accounts:
@@ -32,7 +47,8 @@ class _Accounts:
         self.owned: set[Primitive] = set()
         self._ops = ops
         self._values = {value: None for op in ops for value in (*op.inputs, *op.outputs) if value.held is not None}
-        states = {id(key.state): key.state for op in ops for key in drawn_keys(op)}
+        self._drawn = {op: keys for op in ops if (keys := tuple(drawn_keys(op)))}
+        states = {id(key.state): key.state for keys in self._drawn.values() for key in keys}
         arrays = {id(value.held): value.array for value in self._values} | states
         primitives, nodes = read_graph(list(arrays.values()))
         self._nodes = dict(zip(arrays, nodes))
@@ -49,7 +65,8 @@ class _Accounts:
     def claim(self, op: Op) -> Iterator[str]:
         """Take the primitives between an op's outputs and its inputs; anything else it reaches is undeclared."""
         outputs = {self._node(value) for value in op.outputs if value.held is not None}
-        own = {self._node(value) for value in _held(op.inputs)} | {self._nodes[id(key.state)] for key in drawn_keys(op)}
+        own = {self._node(value) for value in _held(op.inputs)}
+        own.update(self._nodes[id(key.state)] for key in self._drawn.get(op, ()))
         pending = list(outputs)
         seen: set[str] = set()
         while pending:
@@ -65,6 +82,11 @@ class _Accounts:
             if made is not None:
                 self.owned.add(made)
                 pending.extend(made.inputs)
+
+    def is_evaluated(self, op: Op) -> bool:
+        """Whether an op had been evaluated: no primitive makes its results."""
+        # MLX itself says that an array is lazy by raising, which takes it longer than all the rest.
+        return all([value.held is not None and self._node(value) not in self._made_by for value in op.outputs])
 
     def strangers(self) -> Iterator[str]:
         """Leaves that were computed from values of the tape by something that was not recorded."""

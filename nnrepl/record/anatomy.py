@@ -106,9 +106,32 @@ def of_call(op: Op, forced: bool, taken: list[mx.array]) -> tuple[Group, ...]:
         taken: What it was given for its inputs. Where a program runs again natively, that is an array of its own, with
             the numbers of the one that the tape has.
     """
+    slots = tuple(range(len(op.inputs)))
     if forced:
-        return (_in_one_go(len(op.outputs), tuple(range(len(op.inputs)))),)
-    return _groups([value.array for value in op.outputs], taken)
+        return (_in_one_go(len(op.outputs), slots),)
+    if not _share_a_node(op.inputs, taken):
+        return _groups([value.array for value in op.outputs], taken)
+    if op.operation.run.recipe is None:  # type: ignore[attr-defined]
+        return (_in_one_go(len(op.outputs), slots),)
+    distinct = tuple(dict.fromkeys(value.canonical for value in op.inputs))
+    slots = tuple([distinct.index(value.canonical) for value in op.inputs])
+    groups = _dissect(op, slots, distinct)
+    return tuple([_renumbered(group, tuple([slots.index(slot) for slot in range(len(distinct))])) for group in groups])
+
+
+def _share_a_node(values: Sequence[Value], arrays: Sequence[mx.array]) -> bool:
+    """Whether any two values are one node of MLX's graph: a parameter and the tensor that it was made of, which a
+    function captures as well; a result of a checkpoint that it was given. MLX's graph then does not tell them apart."""
+    alike: dict[tuple[Any, ...], dict[Value, mx.array]] = {}
+    for value, array in zip(values, arrays):
+        alike.setdefault((array.shape, array.dtype), {})[value.canonical] = array
+    named = [array for found in alike.values() if len(found) > 1 for array in found.values()]
+    if not named:
+        return False
+    dot = io.StringIO()
+    _export_to_dot(dot, **{f"i{number}": array for number, array in enumerate(named)})
+    drawn = dot.getvalue()
+    return not all(f'"i{number}"' in drawn for number in range(len(named)))
 
 
 def _renumbered(group: Group, slots: tuple[int, ...]) -> Group:

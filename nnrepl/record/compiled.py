@@ -24,7 +24,7 @@ from nnrepl.record.caller import Caller
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
 from nnrepl.record.native import Call, Levels
-from nnrepl.record.numbering import own_place
+from nnrepl.record.numbering import called_from
 from nnrepl.record.quiet import quietly, set_random_state
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.repeat import Repetition
@@ -112,9 +112,10 @@ class Compiled(opaque.Transform):
 
     def _is_library(self) -> bool:
         """Whether it is a function of MLX's or of another library (an activation): it has nothing frozen in it, and it
-        outlives the program when that runs again."""
+        outlives the program when that runs again. One that a library makes anew for the program, around what that
+        gives it (the step of a trainer), is as good as the program's own."""
         code = getattr(self.fun, "__code__", None)
-        return code is not None and is_library(code.co_filename)
+        return code is not None and not code.co_freevars and is_library(code.co_filename)
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if any(not _allowed(leaf) for leaf in trees.leaves((args, kwargs))):
@@ -208,10 +209,8 @@ class Twin:
         returned: list[Value] = []
         _map_values(trace.result, returned.append)  # type: ignore[arg-type]  # what is built of it is not looked at
         found = [at for at, value in enumerate(returned) if value.canonical in losses]
-        places = [(pass_, *own_place(pass_)) for pass_ in passes]
-        calls = [
-            Call(pass_.kind, pass_.title, pass_.code, scope, lasti, trace.scope) for pass_, scope, _, lasti in places
-        ]
+        places = [(pass_, *called_from(pass_)) for pass_ in passes]
+        calls = [Call(pass_.kind, pass_.title, pass_.code, scope, lasti, trace.scope) for pass_, scope, lasti in places]
         return cls(tuple(calls), found[0] if found else -1)
 
     def loss(self, result: Any) -> Any:
@@ -360,10 +359,12 @@ def _kind(value: Value, shapeless: bool) -> tuple[Any, ...]:
 
 def _constants(tree: Any) -> Any:
     """Return the structure of a tree and everything in it that is not an array."""
+    if type(tree) is mx.array:
+        return mx.array
     if isinstance(tree, (list, tuple)):
-        return tuple(_constants(item) for item in tree)
+        return tuple([_constants(item) for item in tree])
     if isinstance(tree, dict):
-        return tuple((key, _constants(item)) for key, item in dict.items(tree))
+        return tuple([(key, _constants(item)) for key, item in dict.items(tree)])
     return mx.array if isinstance(tree, mx.array) else (type(tree), tree)
 
 
@@ -406,7 +407,7 @@ def _repeat(
     caller = Caller(trace.scope, recorder.stack.enter(frame), frame.f_lasti)
     repetition = Repetition(recorder, dict(zip(trace.inputs, inputs)), caller, draws)
     repetition.run(trace.ops)
-    filled = iter(repetition.images(trace.outputs))
+    filled = iter([repetition.held_elsewhere(value) for value in trace.outputs])
     if outputs is not None:
         trees.fill(outputs, lambda _: recorder.handle(next(filled)))
     repetition.over()

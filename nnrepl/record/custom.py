@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 
@@ -25,10 +25,8 @@ from nnrepl.record.quiet import quietly
 from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.repeat import Repeatable, Repetition
 from nnrepl.record.strays import invoke
+from nnrepl.record.sweep import Sweep, SweepUnit
 from nnrepl.tape import DrawnKey, Op, Operation, Tape, Value
-
-if TYPE_CHECKING:
-    from nnrepl.record.sweep import Sweep, SweepUnit
 
 _getframe = sys._getframe
 _copy = mx.array.__copy__
@@ -242,8 +240,6 @@ class Rerun(Composite):
         self, sweep: Sweep, node: SweepUnit, reached: tuple[int, ...], gradients: tuple[Value, ...]
     ) -> dict[int, list[Value]]:
         """Run the function again on fresh leaves and sweep what it recorded."""
-        from nnrepl.record.sweep import Sweep
-
         op = node.op
         recorder = sweep.recorder
         start = len(recorder.tape)

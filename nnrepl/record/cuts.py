@@ -10,10 +10,15 @@ Source: `make_tracer`, `vjp`, `jvp` and `eval_impl` in mlx/transforms.cpp.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from nnrepl.record.anatomy import is_node
-from nnrepl.tape import Inside, Op, Pass, Tape, Value
+from nnrepl.tape import Inside, Notes, Op, Pass, Tape, Value
+
+if TYPE_CHECKING:
+    from nnrepl.record.anatomy import Group
+    from nnrepl.record.opaque import OpaqueCall
 
 _UNMARKING = frozenset(("grad", "value_and_grad", "vjp", "jvp"))
 
@@ -71,13 +76,18 @@ class _Graph:
         if leftovers:
             self._notes.unlinked[op] = frozenset(leftovers)
         tangents = taken[len(inside.leaves) :]
-        if inside.transform == "jvp":
-            made = op.outputs[-len(tangents) :] if not self._marked.isdisjoint(tangents) else ()
-        else:
-            made = op.outputs[_results(op, inside) - len(inside.wrt) : _results(op, inside)]
-        for value in self._before(_reached(inside, captured)):
+        own, count = _own(op, inside), _results(op)
+        by_mlx = inside.transform != "jvp" or not self._marked.isdisjoint(tangents)
+        made = op.outputs[own:count] if by_mlx else ()
+        # What the function has left elsewhere (in an array that it changed, in a list) is marked as an op's result is,
+        # unless it is one of those of which the function's results were made.
+        left = op.outputs[count:] if not self._marked.isdisjoint(op.inputs) else ()
+        recipe = op.operation.run.recipe  # type: ignore[attr-defined]
+        reached = _reached(self._notes, op, inside)
+        inner = {} if recipe is None else dict(zip(left, recipe.kept))
+        for value in self._before(reached):
             self._marked.discard(value)
-        self._marked.update(made)
+        self._marked.update(made, [value for value in left if inner.get(value) not in reached])
 
     def evaluate(self, values: Iterable[Value]) -> None:
         """Evaluate some values: of what they were made, what is not marked loses its graph."""
@@ -115,24 +125,58 @@ class _Graph:
                 continue
             seen.add(value)
             if value.op is not None and value.op.pass_ is self._pass:
-                pending.extend(value.op.inputs)
+                pending.extend(_taken(value))
         return seen
 
 
-def _reached(inside: Inside, captured: Iterable[Value]) -> set[Value]:
-    """Return which of the captured values the results of the function were made of."""
-    known, seen = set(captured), set[Value]()
-    made = [value for value, _ in inside.results if value.gradient_of is None and value.tangent_of is None]
+def _reached(notes: Notes, call: Op, inside: Inside) -> set[Value]:
+    """Return what MLX takes the marks from when a nested call has ended, those within it included: all that the results
+    of its function were made of."""
+    found = _made_of(notes, call, inside) if inside.transform in _UNMARKING else set()
+    for op in inside.ops:
+        within = notes.calls.get(op)
+        if within is not None and within.within is inside:
+            found |= _reached(notes, op, within)
+    return found
+
+
+def _made_of(notes: Notes, call: Op, inside: Inside) -> set[Value]:
+    """Return what the results of a function were made of, further out than the call as well."""
+    seen = set[Value]()
+    own = _own(call, inside)
+    made = [value for value, slot in inside.results if slot < own]
     pending = [*made, *([] if inside.loss is None else [inside.loss])]
     while pending:
         value = pending.pop()
-        if value not in seen:
-            seen.add(value)
-            if value not in known and value.op is not None and value.op.pass_ is inside:
-                pending.extend(value.op.inputs)
-    return seen & known
+        if value in seen or value in inside.leaves:
+            continue
+        seen.add(value)
+        if value.op is not None and value.op.inner:
+            pending.extend(_taken(value))
+        elif value in notes.entered and value.origin is not None:  # of a call around: `stop_gradient` of what went in
+            pending.append(value.origin)
+    return seen
 
 
-def _results(op: Op, inside: Inside) -> int:
-    """How many of its outputs a call gives back."""
-    return max([slot for _, slot in inside.results], default=len(op.outputs) - 1) + 1
+def _own(op: Op, inside: Inside) -> int:
+    """How many of its outputs are results of its function; those after them MLX has made by itself."""
+    count = _results(op)
+    return count // 2 if inside.transform == "jvp" else count - len(inside.wrt)
+
+
+def _taken(value: Value) -> Iterable[Value]:
+    """Return what MLX made a value of."""
+    op = value.op
+    assert op is not None
+    if op.operation.kind != "opaque":
+        return op.inputs
+    groups: Sequence[Group] = op.operation.run.groups  # type: ignore[attr-defined]
+    walks = [group for group in groups if value.slot in group.outputs]
+    slots = {slot for group in walks for slot in (*group.inputs, group.alias, *(step.visit for step in group.walk))}
+    return [op.inputs[slot] for slot in slots if slot >= 0] if walks else op.inputs
+
+
+def _results(op: Op) -> int:
+    """How many of its outputs a call gives back: the others are what its function has left elsewhere."""
+    run: OpaqueCall = op.operation.run  # type: ignore[assignment]
+    return len(op.outputs) - len(run.changed) - len(run.marks)

@@ -7,7 +7,10 @@ from __future__ import annotations
 from types import CodeType
 from typing import Any
 
-from nnrepl.tape import Activation, Op, Tape, Value
+from nnrepl.tape import Activation, Leaf, Op, Tape, Value
+
+_SOON = 8
+"""Ops after which one takes a leaf that has come in, as a rule."""
 
 
 class Glance:
@@ -25,6 +28,9 @@ class Glance:
 
     def leaf_of(self, array: Any) -> Value | None:
         """Return the leaf that an array object came in as."""
+        latest = self._tape.notes.leaves.get(id(array))
+        if latest is not None and latest.held is array and self._is_taken(latest):
+            return latest
         self._look()
         leaf = self._leaves.get(id(array))
         return leaf if leaf is not None and leaf.held is array else None
@@ -34,6 +40,13 @@ class Glance:
         self._look()
         last = name.rpartition(".")[2]
         return last.isdigit() or last in self._words
+
+    def _is_taken(self, leaf: Leaf) -> bool:
+        """Whether one of the ops right after a leaf came in takes it, on this tape. True is certain."""
+        at, ops = leaf.entered, self._tape.ops
+        if any([leaf in op.inputs for op in ops[at : at + _SOON]]):
+            return True
+        return at < len(ops) and leaf in ops[at].pass_.wrt
 
     def _look(self) -> None:
         ops = self._tape.ops

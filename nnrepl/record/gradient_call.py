@@ -13,9 +13,8 @@ from nnrepl.record import titles, trees
 from nnrepl.record.cuts import note_cuts
 from nnrepl.record.intake import Unwinding
 from nnrepl.record.recorder import Recorder
-from nnrepl.record.repeat import Repetition
 from nnrepl.record.sweep import Sweep, seed
-from nnrepl.tape import GRADIENT_PASS, Activation, Op, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, Activation, Pass, Value
 from nnrepl.tape.collector import paused
 
 _zeros_like = mx.zeros_like
@@ -49,6 +48,7 @@ class GradientCall:
         self.pass_: Pass
         self.result: Any = None
         self.error: BaseException | None = None
+        frame = recorder.stack.program_frame(frame)  # `mx.compile(mx.value_and_grad(f))` is called on its behalf
         self._scope = recorder.stack.enter(frame)
         self._lasti = frame.f_lasti
         self._run = body
@@ -66,8 +66,8 @@ class GradientCall:
         self.result = self.error = None
         try:
             with paused():  # everything that a pass allocates stays on the tape
-                self.result = self._body(self)
-                recorder.intake.enter(recorder)
+                self.result = self._run(self)
+                recorder.intake.enter(recorder, due=False)
                 pass_.returned = self._returned()
         except Unwinding:
             raise
@@ -90,9 +90,6 @@ class GradientCall:
             recorder.levels.count(pass_)
         pass_.backward = sys.maxsize
         return pass_
-
-    def _body(self, call: GradientCall) -> Any:
-        return self._run(call)
 
     def _title(self) -> str:
         return titles.title(self.fun)
@@ -119,24 +116,33 @@ def _no_python() -> None:
 class RepeatedPass(GradientCall):
     """A gradient pass of a compiled function in a later call: its ops are repeated, no Python of the program's runs."""
 
-    def __init__(self, repetition: Repetition, old: Pass, ops: list[Op], scope: Activation | None) -> None:
-        self.recorder = repetition.recorder
+    def __init__(
+        self,
+        recorder: Recorder,
+        old: Pass,
+        scope: Activation | None,
+        body: Callable[[GradientCall], Any],
+        begin: Callable[[], None],
+    ) -> None:
+        """Stand for a call without a frame.
+
+        Args:
+            old: The pass that is repeated.
+            body: Repeats its ops, on the pass that is open.
+            begin: Puts the repetition back to where this pass began.
+        """
+        self.recorder = recorder
         self.fun = _no_python
         self.given = ()
         self.result = None
         self.error = None
         self._scope, self._lasti = scope, old.lasti
-        self._old, self._ops, self._repetition = old, ops, repetition
-        self._before = repetition.standing()
+        self._old, self._run, self._begin = old, body, begin
 
     def attempt(self) -> None:
         """Repeat the pass from the state in which it began."""
-        self._repetition.stand(self._before)
+        self._begin()
         super().attempt()
-
-    def _body(self, call: GradientCall) -> Any:
-        self._repetition.gradient_pass(self._old, self.pass_, self._ops)
-        return self._repetition.standing()
 
     def _title(self) -> str:
         return self._old.title

@@ -6,7 +6,7 @@ A first run computes everything: that is `Intake`. A run that follows a tape is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import mlx.core as mx
 from nnrepl.tape import Activation, BackwardOp, ClosedOp, Inside, Leaf, Op, Value
 
 if TYPE_CHECKING:
+    from nnrepl.record.opaque import Transform
     from nnrepl.record.recorder import Recorder
 
 
@@ -34,12 +35,14 @@ class Intake:
     follows = False
     opens = False
 
-    def enter(self, recorder: Recorder, calling: bool = False) -> None:
+    def enter(self, recorder: Recorder, calling: bool = False, due: bool = True) -> None:
         """Note that the program is about to make an op: what the user put in before it takes effect, and only then its
         arguments may be looked at.
 
         Args:
             calling: Whether it is about to call a function, which will make the op.
+            due: Whether it makes the op now; where a call has only come to its end, what the program does next is not
+                known.
         """
 
     def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
@@ -85,6 +88,27 @@ class Intake:
 
     def closed(self, recorder: Recorder, op: ClosedOp) -> None:
         """Note that a call has run natively and is on the tape."""
+
+    def read(self, recorder: Recorder, how: str, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Return what the program is told that reads a tensor natively, or has MLX evaluate it.
+
+        Args:
+            how: By what: `array.item`; `original` is MLX's.
+        """
+        answer = original(*args, **kwargs)
+        recorder.tape.kept.tell(how, answer)
+        return answer
+
+    def differentiated(self, transform: Transform) -> Callable[..., Any]:
+        """Return what calls natively what one of MLX's transforms made for gradients."""
+        return transform.real
+
+    def updating(self, update: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what stands natively for the method of an optimizer that updates the weights."""
+        return update
+
+    def wakes(self, recorder: Recorder) -> None:
+        """Note that ops are recorded from here on, where the program has run natively."""
 
     def left(self, recorder: Recorder) -> None:
         """Note that a call has been recorded op by op that would be a closed op if it had run natively."""

@@ -18,7 +18,8 @@ import mlx.core as mx
 from nnrepl.record import before, catalog, compiled, custom, kernels, opaque, special, strays, transforms
 from nnrepl.record.bounds import check_bounds
 from nnrepl.record.catalog import Callee
-from nnrepl.record.native import IN_PLACE, Levels, evaluating, in_place, optimizers, update_hook
+from nnrepl.record.native import IN_PLACE, Levels, in_place, optimizers, update_hook
+from nnrepl.record.native_reads import evaluating, reading
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, aside, current, installed
 from nnrepl.record.tracing import check_evaluation
@@ -65,20 +66,28 @@ def _install_calls(levels: Levels, patches: Patches) -> None:
     """Put in what is in while a program runs natively: transforms, changes in place, updates of optimizers."""
     recorder = levels.recorder
     for callee in catalog.CALLEES:
-        if callee.treatment == "transform":
+        if callee.treatment == "transform" and _is_own(callee):
             wrapper = transforms.wrapper(recorder, callee)
             if wrapper is not None:
                 patches.set(callee.holder, callee.attribute, staticmethod(wrapper))
     for name in IN_PLACE:
-        patches.set(mx.array, name, in_place(recorder, vars(mx.array)[name]))
-    if levels.resting:
-        for callee in catalog.CALLEES:
-            if callee.treatment == "sync" and callee.attribute in vars(callee.holder):
+        patches.set(mx.array, name, in_place(levels, vars(mx.array)[name]))
+    for callee in catalog.CALLEES:
+        if callee.treatment == "sync" and callee.attribute in vars(callee.holder) and _is_own(callee):
+            method = callee.holder is mx.array
+            if levels.resting:
                 wrapper = evaluating(levels, callee.original)
-                patches.set(
-                    callee.holder, callee.attribute, wrapper if callee.holder is mx.array else staticmethod(wrapper)
-                )
+            elif method or recorder.intake.follows:
+                wrapper = reading(levels, callee)
+            else:
+                continue
+            patches.set(callee.holder, callee.attribute, wrapper if method else staticmethod(wrapper))
     _install_updates(levels, patches)
+
+
+def _is_own(callee: Callee) -> bool:
+    """Whether MLX's own function stands in its place: a program may have put another there, which calls it or not."""
+    return vars(callee.holder).get(callee.attribute) is callee.original
 
 
 def _install_updates(levels: Levels, patches: Patches) -> None:
@@ -90,7 +99,7 @@ def _install(recorder: Recorder, patches: Patches) -> None:
     wrappers: dict[int, Callable[..., Any]] = {}
     for callee in catalog.CALLEES:
         wrapper = _wrapper(recorder, callee)
-        if wrapper is None or callee.attribute not in vars(callee.holder):
+        if wrapper is None or callee.attribute not in vars(callee.holder) or not _is_own(callee):
             continue
         if callee.holder is not mx.array:
             # MLX's functions do not become methods when they are class attributes; nor must these.

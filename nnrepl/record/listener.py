@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
 
-from nnrepl.tape import ClosedOp, Op, Value
+from nnrepl.tape import ClosedOp, Op, Pass, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.gradient_call import GradientCall
@@ -47,9 +47,9 @@ class Listener(Protocol):
     def may_run_natively(self) -> bool:
         """Whether calls may run natively, now or later."""
 
-    def not_updated(self) -> None:
-        """Note that a gradient call follows another one natively, and no optimizer's update has been noticed between
-        them."""
+    def not_expected(self, pass_: Pass) -> None:
+        """Note that natively, between a gradient call and the next one of the same function, weights have been changed
+        by hand where they never were so far, or have not been where they always were."""
 
     def call_closed(self, op: ClosedOp) -> bool:
         """Note that a call has run natively. Returns whether what comes is to run natively as well."""

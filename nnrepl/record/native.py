@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,17 +21,18 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.by_hand import HandChanges, Weights
 from nnrepl.record.caller import Caller
+from nnrepl.record.closed_losses import ClosedLosses, gives
 from nnrepl.record.frame_variables import first_argument
 from nnrepl.record.handing_back import hand_back
-from nnrepl.record.kept_number import KeptNumber
-from nnrepl.record.numbering import Numbering
+from nnrepl.record.numbering import BY_OPTIMIZER, Numbering
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import NATIVE, RECORD, Recorder, noticing, ready
-from nnrepl.record.segments import is_library
+from nnrepl.record.segments import is_mlx
 from nnrepl.record.stack import UPDATES
 from nnrepl.record.watch import BindingWatch
-from nnrepl.tape import GRADIENT_PASS, RUN_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Value, is_evaluated
+from nnrepl.tape import GRADIENT_PASS, RUN_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Value
 from nnrepl.tape.collector import set_aside
 
 
@@ -107,9 +107,10 @@ class Levels:
         blocked: Why this program cannot run natively; "" if it can.
         losses: What becomes of the losses of closed calls.
         numbering: Numbers their passes.
+        changes: Tells whether weights are changed between gradient calls.
         resting: Whether the program is in a closed stretch: until the next call.
         evaluations: How many evaluations the program has forced up to now, if it is.
-        returned: What the call gives back that has just been closed.
+        returned: What the call gives back that has just been closed; `making`: the one that is being made.
     """
 
     def __init__(
@@ -127,9 +128,11 @@ class Levels:
         self.blocked = ""
         self.losses = ClosedLosses()
         self.numbering = Numbering()
+        self.changes = HandChanges()
         self.resting = False
         self.evaluations = 0
         self.returned: Any = None
+        self.making: Callable[[], Any] | None = None
         self._depth = 0
         self._sparse = False
 
@@ -179,7 +182,9 @@ class Levels:
         """From here on every op is recorded."""
         recorder = self.recorder
         self.resting = False
+        recorder.intake.wakes(recorder)
         self.losses.link(recorder)
+        self.changes.forget()
         self.renew()
         recorder.mode = RECORD
         recorder.native_until = len(recorder.tape)
@@ -252,6 +257,7 @@ class Levels:
             return False
         self.losses.settle()
         recorder.close_pass()  # the gradient call begins one of its own
+        frame = recorder.stack.program_frame(frame)
         step = recorder.tape.steps.coming(recorder.stack.enter(frame), frame.f_lasti)
         if not listener.runs_natively(step):
             return False
@@ -260,18 +266,27 @@ class Levels:
         self.numbering.seen = True
         return True
 
-    def run(self, calls: Sequence[Call], frame: FrameType, call: Callable[[], Any], loss: Loss | None = None) -> Any:
+    def run(
+        self,
+        calls: Sequence[Call],
+        frame: FrameType,
+        call: Callable[[], Any],
+        loss: Loss | None = None,
+        weights: Weights | None = None,
+    ) -> Any:
         """Make a call natively; it becomes a closed op, or several, which are put on the tape when it is over.
 
         Args:
             calls: What they are.
             loss: Picks the loss out of what comes back; None where there is none.
+            weights: By what they differentiate, where that is known.
         """
         recorder = self.recorder
         if calls[0].kind == GRADIENT_PASS:
             self.losses.settle()
-            self._look_for_update()
+            self._look_for_update(weights)
         recorder.intake.enter(recorder)
+        self.making = call
         if calls[0].kind == GRADIENT_PASS and recorder.listener is not None:
             recorder.listener.closed_call_started()
         frame = _own(frame)
@@ -286,29 +301,34 @@ class Levels:
             error = raised
             raise
         finally:
-            self.inside = False
+            self.inside, self.making = False, None
             for made in calls if error is None else calls[:1]:
                 inner = made.scope is not None
                 place = (within.scope(made.scope), made.lasti) if inner else (scope, lasti)
                 op = _closed(self.numbering, recorder, made, *place)
-                op.pass_.gives_loss = _gives(result) if made.kind == GRADIENT_PASS and loss is not None else ""
+                op.pass_.gives_loss = gives(result) if made.kind == GRADIENT_PASS and loss is not None else ""
                 if error is not None:
                     op.pass_.error = error
                     recorder.tape.notes.errors[op] = error
                 elif op.pass_.gives_loss and loss is not None:
                     self.losses.made(op, loss(result))
                 recorder.intake.closed(recorder, op)
+                self._expect_update(op.pass_, weights)
             self._left(op, result)
         return result
 
-    def _look_for_update(self) -> None:
-        """Note that what a program does to its weights by hand is not noticed: two gradient calls with no update
-        between them may hide one."""
-        recorder = self.recorder
-        ops, listener = recorder.tape.ops, recorder.listener
-        last = ops[-1] if ops else None
-        if isinstance(last, ClosedOp) and last.pass_.kind == GRADIENT_PASS and listener is not None:
-            listener.not_updated()
+    def _look_for_update(self, weights: Weights | None) -> None:
+        """See whether the program has changed the weights since their last gradient call, and that was expected."""
+        found = None if weights is None else self.changes.unexpected(weights)
+        if found is not None and self.recorder.listener is not None:
+            self.recorder.listener.not_expected(found)
+
+    def _expect_update(self, pass_: Pass, weights: Weights | None) -> None:
+        """Note what is expected to update weights next: an optimizer, which is noticed, or the program by hand."""
+        if pass_.kind == UPDATE_PASS:
+            self.changes.forget()
+        elif weights is not None and pass_.error is None and self.numbering.update != BY_OPTIMIZER:
+            self.changes.hold(weights, pass_)
 
     def _left(self, op: ClosedOp, result: Any = None) -> None:
         listener, self.returned = self.recorder.listener, result
@@ -344,70 +364,12 @@ class Levels:
         self.record()
 
 
-def _gives(result: Any) -> str:
-    """How a call gives its loss: "first" in a tuple, or "alone"."""
-    return "first" if isinstance(result, tuple) and result and isinstance(result[0], tuple) else "alone"
-
-
-class ClosedLosses:
-    """The losses of closed calls: kept for ever once the program has evaluated them, else only as long as it holds
-    them itself, since one that is not evaluated keeps all that it is made of."""
-
-    def __init__(self) -> None:
-        self._op: ClosedOp | None = None
-        self._loss: weakref.ref[mx.array] | None = None
-        self._asked = False
-
-    def made(self, op: ClosedOp, loss: Any) -> None:
-        """Note that a call has returned a loss."""
-        self._op, self._loss = None, None
-        if isinstance(loss, mx.array) and loss.size == 1:
-            self._op, self._loss, self._asked = op, weakref.ref(loss), False
-
-    def fresh(self) -> tuple[ClosedOp, mx.array] | None:
-        """Return the last one, whether it has been evaluated or not, with its call; None if it has been asked for
-        before."""
-        loss = self._now()
-        if loss is None or self._op is None or self._asked:
-            return None
-        self._asked = True
-        return self._op, loss
-
-    def _now(self) -> mx.array | None:
-        return None if self._loss is None else self._loss()
-
-    def settle(self) -> None:
-        """Keep the last one, if its number is there."""
-        loss, op = self._now(), self._op
-        if loss is not None and op is not None and not op.outputs and is_evaluated(loss):
-            self._keep(loss)
-
-    def link(self, recorder: Recorder) -> None:
-        """Ops are recorded again: what they take of the last one, and what variables hold of it, is known as that."""
-        loss, op = self._now(), self._op
-        if loss is not None and op is not None:
-            recorder.link(loss, op.outputs[0] if op.outputs else self._keep(loss))
-
-    def _keep(self, loss: mx.array) -> Value:
-        assert self._op is not None
-        plain = not loss.ndim and is_evaluated(loss)
-        value = KeptNumber(self._op, loss) if plain else Value(self._op, 0, _copy(loss))
-        self._op.outputs, self._op.pass_.loss = (value,), value
-        return value
-
-
 def _own(frame: FrameType) -> FrameType:
-    """Return the nearest frame that is no library's, where a call is made through one."""
+    """Return the nearest frame that is not MLX's, where a call is made through one."""
     found: FrameType | None = frame
-    while found is not None and is_library(found.f_code.co_filename):
+    while found is not None and is_mlx(found.f_code.co_filename):
         found = found.f_back
     return frame if found is None or str(found.f_globals.get("__name__")).startswith("nnrepl.") else found
-
-
-def loss_of(result: Any) -> Any:
-    """Return the loss in what `value_and_grad` returns: the value, or the first of several."""
-    loss = result[0] if isinstance(result, tuple) and result else None
-    return loss[0] if isinstance(loss, (tuple, list)) and loss else loss
 
 
 def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -420,7 +382,7 @@ def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., A
                 return original(self, *args, **kwargs)
         if noticing() is not levels:
             return original(self, *args, **kwargs)
-        call = functools.partial(original, self, *args, **kwargs)
+        call = functools.partial(levels.recorder.intake.updating(original), self, *args, **kwargs)
         return levels.run([Call(UPDATE_PASS, type(self).__name__)], _getframe(1), call)
 
     return update
@@ -447,6 +409,8 @@ def _closed(numbering: Numbering, recorder: Recorder, call: Call, scope: Activat
     pass_.scope, pass_.code, pass_.open, pass_.grads = scope, call.code, False, _NO_GRADIENTS
     pass_.lasti = _OFFSETS.setdefault(lasti, lasti)
     pass_.number = numbering.coming(tape, pass_)
+    if call.kind == GRADIENT_PASS:
+        numbering.expect(pass_)
     op = ClosedOp(call.kind, call.title, pass_)
     ops.append(op)
     passes.append(pass_)
@@ -467,25 +431,15 @@ def keep_contents(recorder: Recorder, array: mx.array) -> None:
         value.held = _copy(array)
 
 
-def evaluating(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what stands in a closed stretch for what forces an evaluation."""
-
-    @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        levels.evaluated()
-        return original(*args, **kwargs)
-
-    return wrapper
-
-
-def in_place(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+def in_place(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:
     """Return what stands for `x[i] = v`, `x += y` natively."""
-    live = recorder.live
+    recorder, live, write = levels.recorder, levels.recorder.live, levels.changes.write
 
     @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
     def wrapper(array: mx.array, *args: Any) -> Any:
         if id(array) in live:
             keep_contents(recorder, array)
+        write(array)
         return original(array, *args)
 
     return wrapper

@@ -193,12 +193,12 @@ class InsideRecording:
 
     def touch(self, value: Value, array: mx.array) -> None:
         """Note that the function takes a value: one that was there before, it has captured."""
-        if not self._is_mine(value):
+        if not self.is_mine(value):
             self.recorder.captured.setdefault(value, array)
 
     def change(self, value: Value, array: mx.array) -> None:
         """Note that the function changes an array in place that holds a value: it may be one that was there before."""
-        if not self._is_mine(value):
+        if not self.is_mine(value):
             self.changed.setdefault(id(array), (array, value))
 
     def evaluate(self, arrays: Sequence[mx.array]) -> None:
@@ -218,14 +218,17 @@ class InsideRecording:
             value = pending.pop()
             if value not in seen:
                 seen.add(value)
-                pending.extend(value.op.inputs if value.op is not None and self._is_mine(value) else ())
+                if self.is_mine(value):
+                    origins = () if value.origin is None else (value.origin,)
+                    pending.extend(origins if value.op is None else value.op.inputs)
         if seen:
-            read = self.recorder.tape.notes.read[call] = tuple([value for value in seen if not self._is_mine(value)])
+            read = self.recorder.tape.notes.read[call] = tuple([value for value in seen if not self.is_mine(value)])
             if self._around is not None:
                 self._around.read(read)
 
-    def _is_mine(self, value: Value) -> bool:
-        if value.op is None:
+    def is_mine(self, value: Value) -> bool:
+        """Whether a value went in, or was made inside."""
+        if value.op is None or not self._begun:
             return value in self.own
         pass_: Pass | None = value.op.pass_
         while pass_ is not None and pass_ is not self.pass_:

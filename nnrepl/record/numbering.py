@@ -1,19 +1,25 @@
-"""Numbering: which numbers closed calls have as passes.
+"""Numbering: which numbers closed calls have as passes, and what comes after them that updates weights.
 
-Natively nobody sees what the program does between two calls, which may be a pass of its own (what makes a batch). So
-passes are counted as in the steps that were recorded: as many between the same calls, made from the same places.
+Natively nobody sees what the program does between two calls, which may be a pass of its own (what makes a batch, an
+update by hand). So passes are counted as in the steps that were recorded: as many between the same calls, made from
+the same places; and what updated weights there is expected to do so again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import CodeType
 
-from nnrepl.record.segments import is_library
+from nnrepl.record.segments import is_library, is_mlx
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Tape
 
 Place = tuple[CodeType | None, int]
 Key = tuple[int, Place, Place]
 """The how manyth call since the last update the later one is, and from where both are made."""
+Turn = tuple[int, Place]
+"""The how manyth call since the last update a gradient call is, and from where it is made."""
+BY_OPTIMIZER, BY_HAND, NOTHING = "optimizer", "hand", "nothing"
+"""What updates weights between a gradient call and the next call."""
 
 
 class Numbering:
@@ -21,26 +27,32 @@ class Numbering:
 
     Attributes:
         seen: Whether all was recorded that came before the closed call that is made next.
+        update: What is expected to update weights after the last gradient call that has been put on the tape closed.
     """
 
     def __init__(self) -> None:
         self._tape: Tape | None = None
         self._more: dict[Key, int] = {}
+        self._updates: dict[Turn, str] = {}
+        self._by_hand = False
         self._learnt = 0
         self._last: Pass | None = None
         self._since = 0
         self.seen = False
+        self.update = ""
 
     def learn(self, tape: Tape) -> None:
         """Look at what has been recorded since the last time."""
         if tape is not self._tape:
-            self._tape, self._last, self._since, self._learnt = tape, None, 0, 0
+            self._tape, self._last, self._since, self._learnt, self._by_hand = tape, None, 0, 0, False
         for pass_ in tape.passes[self._learnt :]:
             if pass_.open:
                 break
             self._learnt += 1
             if _is_call(pass_):
                 self._follow(pass_, pass_.number - self._last.number if self._last is not None else 0)
+            elif pass_.kind == UPDATE_PASS and self._last is not None:
+                self._by_hand = self._by_hand or pass_ in pass_.step.updates
 
     def coming(self, tape: Tape, pass_: Pass) -> int:
         """Return the number of a closed call whose pass is about to be put on the tape."""
@@ -53,7 +65,14 @@ class Numbering:
         self.learn(tape)
         if self._last is not None:
             self._more[self._key(pass_)] = before.number + 1 - self._last.number
+            self._learn_update(pass_)
         return before.number + 1
+
+    def expect(self, pass_: Pass) -> None:
+        """Note what updates weights between a closed gradient call, which is about to be put on the tape, and the next
+        call, as far as steps that were recorded show it."""
+        self.update = self._updates.get((self._ordinal(pass_), own_place(pass_)[1:]), "")
+        pass_.by_hand = self.update == BY_HAND
 
     def between(self, before: Pass, pass_: Pass) -> int:
         """By how much the number of a call is larger than that of the pass before it on the tape."""
@@ -61,21 +80,30 @@ class Numbering:
             self.learn(before.tape)
         return self._more.get(self._key(pass_), 1) if before is self._last else 1
 
+    def _learn_update(self, pass_: Pass) -> None:
+        """Note what has updated weights between the last call and the one that comes now, which has been seen."""
+        last = self._last
+        if last is not None and last.kind == GRADIENT_PASS and not _is_closed(last):
+            found = BY_HAND if self._by_hand else BY_OPTIMIZER if pass_.kind == UPDATE_PASS else NOTHING
+            self._updates[self._since, own_place(last)[1:]] = found
+
     def _key(self, pass_: Pass) -> Key:
         assert self._last is not None
         return (self._ordinal(pass_), own_place(self._last)[1:], own_place(pass_)[1:])
 
     def _ordinal(self, pass_: Pass) -> int:
-        assert self._last is not None
-        turn = self._last.kind == UPDATE_PASS and pass_.kind == GRADIENT_PASS
+        last = self._last
+        if last is None:
+            return 0
+        turn = (last.kind == UPDATE_PASS or last.by_hand or self._by_hand) and pass_.kind == GRADIENT_PASS
         return 0 if turn else self._since + 1
 
     def _follow(self, pass_: Pass, more: int) -> None:
-        if self._last is not None:
-            if not _is_closed(pass_) and not _is_closed(self._last):
-                self._more[self._key(pass_)] = more
-            self._since = self._ordinal(pass_)
-        self._last = pass_
+        if self._last is not None and not _is_closed(pass_) and not _is_closed(self._last):
+            self._more[self._key(pass_)] = more
+            self._learn_update(pass_)
+        self._since = self._ordinal(pass_)
+        self._last, self._by_hand = pass_, False
 
 
 def _is_call(pass_: Pass) -> bool:
@@ -93,10 +121,20 @@ def _is_closed(pass_: Pass) -> bool:
 
 def own_place(pass_: Pass) -> tuple[Activation | None, CodeType | None, int]:
     """Where in the program's own code a pass was called: the call, its code, and where in that."""
+    return _place(pass_, is_library)
+
+
+def called_from(pass_: Pass) -> tuple[Activation | None, int]:
+    """Where a pass was called, by the program or by a library of which MLX is none (a trainer)."""
+    scope, _, lasti = _place(pass_, is_mlx)
+    return scope, lasti
+
+
+def _place(pass_: Pass, is_passed: Callable[[str], bool]) -> tuple[Activation | None, CodeType | None, int]:
     scope, lasti = pass_.scope, pass_.lasti
     last = pass_.tape.ops[pass_.end - 1] if pass_.kind == UPDATE_PASS and 0 < pass_.end <= len(pass_.tape) else None
     if last is not None and last.scope is not None and last.scope.updating:  # sums of gradients may come before it
         scope, lasti = last.scope, last.lasti
-    while scope is not None and (scope.updating or is_library(scope.code.co_filename)):
+    while scope is not None and (scope.updating or is_passed(scope.code.co_filename)):
         lasti, scope = scope.lasti, scope.parent
     return scope, None if scope is None else scope.code, lasti

@@ -60,6 +60,15 @@ def object_of(recorder: Recorder, key: int, value: Value) -> mx.array | None:
     return value.held if array is None and id(value.held) == key else array
 
 
+def overwrite(recorder: Recorder, array: mx.array, old: Value, content: Value) -> None:
+    """Give an array object of the program's that holds `old` the content of another value; `old` keeps its own."""
+    if old.held is array:
+        old.held = _copy(array)
+        recorder.link(array, old)  # nothing else keeps an eye on it from here on
+        recorder.overwritten.append((old, array))
+    refill(array, content.array)
+
+
 def refill(array: mx.array, content: mx.array) -> None:
     """Give an array object another content, of whatever shape and dtype.
 

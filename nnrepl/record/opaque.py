@@ -289,14 +289,15 @@ class OpaqueCall:
             touched, recorder.captured = recorder.captured, captured
             changed, recorder.overwrites = recorder.overwrites, overwrites
             made = {} if before is None else recorder.leavings.followed(before)
+        # A checkpoint in there runs once more in its backward pass, on what was made there.
+        touched = {value: array for value, array in touched.items() if inside is None or not inside.is_mine(value)}
         pass_ = None if inside is None else inside.close(error)
-        if _RANDOM_STATE[0] is not state:
-            self.state, recorder.draws = state, draws
-            recorder.seeded(("opaque", draws))
+        self._drawn(state, draws)
         extra, left = self._takes(touched), self._changes(changed, inside)
         op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
-        pass_ = self._followed(frame) if inside is None else pass_
-        if inside is not None:
+        if inside is None:
+            pass_ = self._followed(frame)
+        else:
             inside.note_reads(op)
         calls = recorder.tape.notes.calls
         calls.update({} if pass_ is None else {op: pass_})
@@ -307,13 +308,18 @@ class OpaqueCall:
         twin = intake.given(recorder, op, frame)
         if twin is not None:
             calls.update({} if pass_ is None else {twin: pass_})
-            self._leave_again(twin, left, len(arrays_of(result)), made)
-            return hand_out(recorder, twin)
+            return self._leave_again(twin, left, len(arrays_of(result)), made)
         recorder.finish(op, result, frame)
         self._leave(op, left)
         if recorder.differentiating or recorder.inside is not None:
             self.groups = of_call(op, recorder.forced, self._taken(inputs, given, left))
         return result
+
+    def _drawn(self, state: mx.array, draws: Any) -> None:
+        """Note that random numbers were drawn inside, if the state is another than before."""
+        if _RANDOM_STATE[0] is not state:
+            self.state, self.recorder.draws = state, draws
+            self.recorder.seeded(("opaque", draws))
 
     def _link_survivors(self) -> None:
         """Know the objects that MLX has handed over and that live on."""
@@ -366,8 +372,8 @@ class OpaqueCall:
         left: Sequence[tuple[mx.array, Value]],
         count: int,
         made: dict[Mark, weakref.ref[mx.array]],
-    ) -> None:
-        """Put the further results of a call of the tape into the program's arrays of now.
+    ) -> Any:
+        """Put the further results of a call of the tape into the program's arrays of now. Returns what it gives back.
 
         Args:
             count: How many results the call gives back.
@@ -382,6 +388,7 @@ class OpaqueCall:
             kept = made[mark]() if mark in made else None
             if kept is not None:
                 deliver(recorder, kept, value)
+        return hand_out(recorder, twin)
 
     def _followed(self, frame: FrameType) -> Inside | None:
         """Return what happened inside, where the run follows a tape that has it."""

@@ -21,10 +21,16 @@ class Patches:
         own = vars(holder)
         before = own.get(attribute, _MISSING)
         setattr(holder, attribute, replacement)
-        if before is _MISSING:
-            self._undo.append(lambda: delattr(holder, attribute))
-        else:
-            self._undo.append(lambda: setattr(holder, attribute, before))
+
+        def undo() -> None:
+            if vars(holder).get(attribute) is not replacement:
+                return  # the program has put something of its own in its place
+            if before is _MISSING:
+                delattr(holder, attribute)
+            else:
+                setattr(holder, attribute, before)
+
+        self._undo.append(undo)
 
     def clear_vectorcall(self, cls: type) -> None:
         slot = _vectorcall_slot(cls)

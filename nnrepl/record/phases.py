@@ -8,6 +8,7 @@ from typing import Any
 
 from nnrepl.record.stack import is_module
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Op, Pass, Value
+from nnrepl.tape.steps import weights_of
 
 _MODULE_BASE = "mlx/nn/layers/base.py"
 
@@ -27,8 +28,8 @@ def starts(op: Op) -> bool:
 
 
 def feeds_update(op: Op, current: Pass | None, passes: Sequence[Pass]) -> bool:
-    """Whether an op at the top level belongs to an update written by hand: it works on a gradient, or goes on, in the
-    same function, with what was made of one."""
+    """Whether an op at the top level belongs to an update written by hand: it works on a gradient, or on a sum of such,
+    or goes on, in the same function, with what was made of one."""
     for value in op.inputs:
         maker = value.op
         if maker is None:
@@ -39,11 +40,42 @@ def feeds_update(op: Op, current: Pass | None, passes: Sequence[Pass]) -> bool:
         if pass_.kind == GRADIENT_PASS:
             if maker.position >= pass_.backward:
                 return True
-        elif pass_.kind == UPDATE_PASS and current is not None and pass_.number == current.number:
-            scope = op.scope
-            if scope is not None and maker.scope is not None and maker.scope.code is scope.code:
+        elif pass_.kind == UPDATE_PASS:
+            scope, goes_on = op.scope, current is not None and pass_.number == current.number
+            if goes_on and scope is not None and maker.scope is not None and maker.scope.code is scope.code:
+                return True
+            if _is_of_gradients(maker):
                 return True
     return False
+
+
+_FAR = 256
+"""So many ops are looked at before what was made of gradients is taken for something else."""
+
+
+def _is_of_gradients(op: Op) -> bool:
+    """Whether an op of an update has made a sum of gradients by the same weights, or the like: these went not into it,
+    and no other's gradients (as in the differences of L-BFGS)."""
+    pending, seen, weights, read = [op], {op}, set[Value](), set[Value]()
+    by: list[list[Value]] = []
+    while pending and len(seen) < _FAR:
+        looked = pending.pop(0)
+        if looked.scope is not None and looked.scope.updating:
+            return False
+        for value in looked.inputs:
+            maker = value.op
+            read.add(value)
+            if maker is None or maker in seen:
+                continue
+            seen.add(maker)
+            if maker.pass_.kind == GRADIENT_PASS:
+                weights.update(weights_of(maker.pass_))
+                by.append([leaf.origin or leaf for leaf in maker.pass_.wrt])
+            elif maker.pass_.kind == UPDATE_PASS:
+                pending.append(maker)
+        if not weights.isdisjoint(read) or any(others != by[0] for others in by[1:]):
+            return False
+    return bool(weights) and not pending
 
 
 def _is_given(value: Value, passes: Sequence[Pass]) -> bool:

@@ -19,9 +19,12 @@ import mlx.core as mx
 
 from nnrepl.record.again import InsideAgain
 from nnrepl.record.caller import Caller
+from nnrepl.record.gradient_call import GradientCall, RepeatedPass, make_call, swept
 from nnrepl.record.opaque import OpaqueCall
 from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.record.region import Region
+from nnrepl.record.renamed import Renamed, read_elsewhere
+from nnrepl.record.sweep import seed
 from nnrepl.record.vjp import Rule
 from nnrepl.tape import GRADIENT_PASS, Activation, BackwardOp, DrawnKey, Gradient, Holder, Inside, Leaf, Op, Pass, Value
 
@@ -38,11 +41,13 @@ class RepeatedMoment:
         now: Which value stands for which one of the earlier run.
         results: For each that stands, those for which it does.
         made: Which op stands for which.
+        renamed: Of which a name has been given another.
     """
 
     now: dict[Value, Value]
     results: dict[Value, list[Value]]
     made: dict[Op, Op]
+    renamed: dict[Value, Renamed]
 
 
 class Repeatable:
@@ -79,6 +84,8 @@ class Repetition:
         self._holds = len(recorder.tape.bindings.holds)
         self._noted_at = self._from = sys.maxsize
         self._restated: dict[Holder, None] = {}
+        self._renamed: dict[Value, Renamed] = {}
+        self._at = -1
         self._results: dict[Value, list[Value]] = {}
         for value, new in now.items():
             self._results.setdefault(new, []).append(value)
@@ -110,15 +117,26 @@ class Repetition:
         for value in standing or [old]:  # what no other stands for stands for itself
             self.put(value, new)
 
+    def rename(self, old: Value, scope: Activation | None, target: str, is_variable: bool) -> None:
+        """Note that the value that is exchanged next is so under one name only: what is read by another stays."""
+        for value in [value for value in self._results.get(old, ()) if self.now[value] is old] or [old]:
+            self._renamed[value] = Renamed(scope, target, is_variable, old, self._at)
+
+    def held_elsewhere(self, value: Value) -> Value:
+        """Return what a container holds that held a value in the earlier run."""
+        renamed = self._renamed.get(value)
+        return self.image(value) if renamed is None or not renamed.is_variable else renamed.old
+
     def standing(self) -> RepeatedMoment:
         """Return what stands for what at this moment."""
         return RepeatedMoment(
-            dict(self.now), {new: list(values) for new, values in self._results.items()}, dict(self.made)
-        )
+            dict(self.now), {new: list(values) for new, values in self._results.items()}, dict(self.made),
+            dict(self._renamed),
+        )  # fmt: skip
 
     def stand(self, standing: RepeatedMoment) -> None:
         """Go back to an earlier moment."""
-        self.now, self.made = dict(standing.now), dict(standing.made)
+        self.now, self.made, self._renamed = dict(standing.now), dict(standing.made), dict(standing.renamed)
         self._results = {new: list(values) for new, values in standing.results.items()}
 
     def put(self, value: Value, new: Value) -> None:
@@ -185,6 +203,7 @@ class Repetition:
         """
         recorder = self.recorder
         tape = recorder.tape
+        self._at = old.position
         if recorder.intake.follows:
             recorder.intake.enter(recorder)
         if old in tape.notes.inserted:  # a change that was made in the earlier run is made no more
@@ -278,6 +297,16 @@ class Repetition:
 
     def again(self, old: Op) -> Op:
         """Return the same op on the values of now."""
+        new = self._again(old)
+        if self._renamed and old.of is None and not self._renamed.keys().isdisjoint(old.inputs):
+            others = read_elsewhere(old, self._renamed)
+            inputs: list[Value] = []
+            new.args = tuple([others.get(at, part) for at, part in enumerate(new.args)])
+            _rebuilt((new.args, new.kwargs), lambda value: inputs.append(value) or value)  # type: ignore[func-returns-value]
+            new.inputs = tuple(inputs)
+        return new
+
+    def _again(self, old: Op) -> Op:
         args = tuple([self._argument(part) for part in old.args])
         kwargs = {key: self._argument(part) for key, part in old.kwargs.items()} if old.kwargs else old.kwargs
         same = len(old.inputs) == len(old.args) and all(map(is_, old.inputs, old.args))
@@ -328,14 +357,17 @@ class Repetition:
 
     def _gradient_pass(self, old: Pass, ops: list[Op]) -> None:
         """Repeat a gradient pass, as one that the user can stop in and change."""
-        from nnrepl.record.gradient_call import RepeatedPass, make_call
+        began = self.standing()
 
-        self.stand(make_call(RepeatedPass(self, old, ops, self._caller.scope(old.scope))))
+        def body(call: GradientCall) -> RepeatedMoment:
+            self._repeat_pass(old, call.pass_, ops)
+            return self.standing()
 
-    def gradient_pass(self, old: Pass, pass_: Pass, ops: Sequence[Op]) -> None:
+        scope = self._caller.scope(old.scope)
+        self.stand(make_call(RepeatedPass(self.recorder, old, scope, body, lambda: self.stand(began))))
+
+    def _repeat_pass(self, old: Pass, pass_: Pass, ops: Sequence[Op]) -> None:
         """Repeat the ops of a gradient pass, on the pass that is open."""
-        from nnrepl.record.gradient_call import swept
-
         recorder = self.recorder
         pass_.wrt = tuple([self._leaf(leaf, number) for number, leaf in enumerate(old.wrt)])
         forward = [op for op in ops if op.position < old.backward]
@@ -404,8 +436,6 @@ class Repetition:
                 new.args[0].repeat_backward(old_op.args[0], self)
 
     def _seed(self, root: Value, start: Value, number: int) -> Value:
-        from nnrepl.record.sweep import seed
-
         value = seed(self.recorder, self.image(root), self._cotangent(start), number)
         self.put(start, value)
         return value

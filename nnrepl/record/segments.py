@@ -201,6 +201,12 @@ def is_library(filename: str) -> bool:
     return _LIBRARY.search(filename) is not None or filename.startswith(_PYTHON)
 
 
+def is_mlx(filename: str) -> bool:
+    """Whether a file belongs to MLX's own Python: what calls the program's functions, and optimizers, on its behalf."""
+    return _MLX.search(filename) is not None
+
+
+_MLX = re.compile(r"[/\\](?:site|dist)-packages[/\\]mlx[/\\]")
 _LIBRARY = re.compile(r"[/\\](?:site|dist)-packages[/\\]|^<frozen ")
 _PYTHON = os.path.dirname(os.__file__)
 

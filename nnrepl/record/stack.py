@@ -37,7 +37,7 @@ class Stack:
     def __init__(self, base: FrameType | None, watch: Watching) -> None:
         self.frame: FrameType | None = None
         self.scope: Activation | None = None
-        self._base = base
+        self.base = base
         self._watch = watch
         self._known: dict[FrameType | None, Activation | None] = {base: None}
         self._own: dict[CodeType, bool] = {}
@@ -79,9 +79,9 @@ class Stack:
     def program_frame(self, frame: FrameType) -> FrameType:
         """Return the nearest frame of the program's: the one that called into nnrepl, which called on its behalf."""
         below: FrameType | None = frame
-        while below is not None and below is not self._base and self._is_own(below):
+        while below is not None and below is not self.base and self._is_own(below):
             below = below.f_back
-        return frame if below is None or below is self._base else below
+        return frame if below is None or below is self.base else below
 
     def place(self, frame: FrameType) -> tuple[Activation | None, int]:
         """Return the call and the offset in it where an op stands that is made from `frame`; None if that is not for
@@ -99,14 +99,14 @@ class Stack:
 
     def begin(self, base: FrameType) -> None:
         """Note that the program begins above this frame."""
-        self._base = base
+        self.base = base
         self.release()
 
     def frames(self) -> list[FrameType]:
         """Return the program's frames that run now, outermost first, those of libraries among them."""
         found: list[FrameType] = []
         below: FrameType | None = sys._getframe()
-        while below is not None and below is not self._base:
+        while below is not None and below is not self.base:
             if not self._is_own(below):
                 found.append(below)
             below = below.f_back
@@ -125,7 +125,7 @@ class Stack:
         """Let go of the frames, and of what their local variables hold."""
         self._watch.release()
         self.frame = self.scope = None
-        self._known = {self._base: None}
+        self._known = {self.base: None}
 
     def _is_own(self, frame: FrameType) -> bool:
         """Whether a frame belongs to nnrepl itself and not to the program."""

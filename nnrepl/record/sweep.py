@@ -185,7 +185,7 @@ class Sweep:
                 else:
                     for slot in taps:
                         self._contribute(node, slot)
-            self.recorder.intake.enter(self.recorder)
+            self.recorder.intake.enter(self.recorder, due=False)
         finally:
             self.recorder.sweeps.pop()
         return self.so_far
@@ -193,7 +193,7 @@ class Sweep:
     def _differentiate(self, node: SweepUnit) -> None:
         """Take the VJP of a node, if a gradient has reached it."""
         if self.recorder.intake.follows:
-            self.recorder.intake.enter(self.recorder)
+            self.recorder.intake.enter(self.recorder, due=False)
         so_far, outputs = self.so_far, node.op.outputs
         reached = tuple([k for k in node.group.outputs if outputs[k] in so_far])
         # As MLX does without cotangents (`if (!has_cotans) continue`): no VJP, not even one of zeros.
@@ -284,7 +284,7 @@ class Sweep:
     def _contribute_part(self, node: SweepUnit, value: Value, part: Value) -> None:
         """Add one part to the gradient of a value, or begin with it."""
         if self.recorder.intake.follows:
-            self.recorder.intake.enter(self.recorder)
+            self.recorder.intake.enter(self.recorder, due=False)
         if self.now:
             part = self.current(part)  # it may have been changed since it was made
         far = self.so_far.get(value)
@@ -305,7 +305,7 @@ class Sweep:
         node.left[slot] = node.left.get(slot, node.group.uses[slot]) - 1
         if node.left[slot]:
             return
-        self.recorder.intake.enter(self.recorder)
+        self.recorder.intake.enter(self.recorder, due=False)
         region, cotangents = self._sums.pop(value)
         far = (self.so_far[value],) if region.continued else ()
         primals = tuple([self.current(taken) for taken in (value, *region.given)])
@@ -346,7 +346,7 @@ class Sweep:
         Args:
             built: A gradient so far and the sum that MLX has made with it, together with other sums.
         """
-        self.recorder.intake.enter(self.recorder)
+        self.recorder.intake.enter(self.recorder, due=False)
         value = node.inputs[slot]
         far = self.so_far[value]
         cotangents = tuple(map(self.current, cotangents))

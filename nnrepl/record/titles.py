@@ -41,6 +41,14 @@ def inner_function(fun: Any) -> Any:
     return fun
 
 
+def model_of(fun: Any) -> Any:
+    """Return the model whose parameters nn.value_and_grad's inner function is given; None for another function."""
+    code = getattr(fun, "__code__", None)
+    if code is not None and fun.__module__ == "mlx.nn.utils" and "model" in code.co_freevars:
+        return fun.__closure__[code.co_freevars.index("model")].cell_contents
+    return None
+
+
 def parameter_names(fun: Any, args: tuple[Any, ...]) -> list[str]:
     """Return the names of a function's positional parameters, as many as there are arguments."""
     try:

@@ -38,10 +38,18 @@ class Tracing:
         """Whether any of some values is or was made of a tracer."""
         unified = self._recorder.unified
         made = {unified.get(value, value) for value in self._inputs}
+
+        def is_made(value: Value) -> bool:
+            # What is differentiated inside goes in as a leaf of its own, which stands for a tracer.
+            origin: Value | None = value
+            while origin is not None and origin not in made:
+                origin = origin.origin
+            return origin is not None
+
         for op in self._recorder.tape.ops[self._start :]:
-            if not made.isdisjoint(op.inputs):
+            if any(map(is_made, op.inputs)):
                 made.update(op.outputs)
-        return not made.isdisjoint(values)
+        return any(map(is_made, values))
 
     def check_captured(self, results: Iterable[Value]) -> None:
         """MLX compiles no function that takes something which was made of its arguments before and elsewhere.

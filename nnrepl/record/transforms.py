@@ -10,16 +10,19 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from types import FrameType
 from typing import Any
 
 import mlx.core as mx
 
 from nnrepl.record import compiled, custom, opaque, titles, trees
+from nnrepl.record.by_hand import Weights
 from nnrepl.record.catalog import Callee
+from nnrepl.record.closed_losses import loss_of
 from nnrepl.record.data import construct
 from nnrepl.record.gradient_call import GradientCall, make_call, take_gradients
-from nnrepl.record.native import Call, Levels, loss_of
+from nnrepl.record.native import Call, Levels
 from nnrepl.record.recorder import Recorder, noticing, ready
 from nnrepl.record.strays import invoke, native
 from nnrepl.tape import GRADIENT_PASS, Value
@@ -64,7 +67,8 @@ class Differentiated(opaque.Transform):
             return self.call(levels.recorder, args, kwargs, frame)
         loss = loss_of if self.name == "value_and_grad" else None
         made = Call(GRADIENT_PASS, titles.title(self.fun), titles.code_of(self.fun))
-        return levels.run([made], frame, lambda: self.real(*args, **kwargs), loss)
+        run = lambda: levels.recorder.intake.differentiated(self)(*args, **kwargs)  # noqa: E731
+        return levels.run([made], frame, run, loss, self._weights(args, kwargs))
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if recorder.differentiating or recorder.inside is not None:
@@ -81,11 +85,12 @@ class Differentiated(opaque.Transform):
             value, grads = self._differentiate(call, numbers, names, args, kwargs)
             return (value, grads) if self.name == "value_and_grad" else grads
 
-        call = GradientCall(recorder, self.fun, (args, kwargs), frame, body)
-        if not recorder.intake.opens or recorder.levels is None:
-            return make_call(call)
-        with recorder.levels.recorded([Call(GRADIENT_PASS)]):
-            return make_call(call)
+        return _recorded(GradientCall(recorder, self.fun, (args, kwargs), frame, body), self._weights(args, kwargs))
+
+    def _weights(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Weights:
+        numbers, names = self._arguments()
+        given = [args[number] for number in numbers if number < len(args)]
+        return Weights.of(self.fun, trees.arrays([given, [kwargs[name] for name in names if name in kwargs]]))
 
     def wanted(self) -> tuple[list[int], list[str]]:
         """By which arguments it differentiates."""
@@ -226,12 +231,26 @@ class _Arguments:
         return by_itself or self.recorder.intake.edited_in_place(value)
 
 
+def _recorded(call: GradientCall, weights: Weights) -> Any:
+    """Make a gradient call while ops are recorded."""
+    levels = call.recorder.levels
+    if levels is None:
+        return make_call(call)
+    levels.changes.unexpected(weights)
+    with levels.recorded([Call(GRADIENT_PASS)]) if call.recorder.intake.opens else nullcontext():
+        result = make_call(call)
+    levels.changes.hold(weights, call.pass_)
+    return result
+
+
 def _vjp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original, assigned=("__name__", "__doc__", "__module__"), updated=())
     def vjp(fun: Callable[..., Any], primals: Any, cotangents: Any) -> Any:
         levels = noticing()
         if levels is not None and levels.resting:
             levels.wake()
+        elif levels is not None:
+            return _native_vjp(levels, original, fun, primals, cotangents, _getframe(1))
         recorder = ready()
         if recorder is None:
             opaque.pass_on((primals, cotangents))
@@ -241,9 +260,24 @@ def _vjp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
             return opaque.run_function(recorder, original, "vjp", fun, (primals, cotangents), frame)
         if recorder.levels is not None:
             recorder.levels.wake()
+            if recorder.levels.begins(frame):
+                return _native_vjp(recorder.levels, original, fun, primals, cotangents, frame)
         return _outermost_vjp(recorder, original, fun, list(primals), list(cotangents), frame)
 
     return vjp
+
+
+def _native_vjp(
+    levels: Levels,
+    original: Callable[..., Any],
+    fun: Callable[..., Any],
+    primals: Any,
+    cotangents: Any,
+    frame: FrameType,
+) -> Any:
+    made = Call(GRADIENT_PASS, titles.title(fun), titles.code_of(fun))
+    weights = Weights.of(fun, trees.arrays(primals))
+    return levels.run([made], frame, lambda: original(fun, primals, cotangents), None, weights)
 
 
 def _outermost_vjp(
@@ -276,4 +310,4 @@ def _outermost_vjp(
         grads = take_gradients(recorder, pass_, roots, chosen.wrt)
         return [recorder.handle(value) for value in values], grads
 
-    return make_call(GradientCall(recorder, fun, (primals, cotangents), frame, body))
+    return _recorded(GradientCall(recorder, fun, (primals, cotangents), frame, body), Weights.of(fun, primals))

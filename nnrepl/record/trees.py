@@ -12,25 +12,33 @@ from typing import Any
 import mlx.core as mx
 
 _RANDOM_STATE: Any = mx.random.state
+_array = mx.array
 
 
-def leaves(tree: Any) -> Iterator[Any]:
-    """Everything in a tree that is not a list, tuple or dict, in order."""
+def leaves(tree: Any) -> list[Any]:
+    """Return everything in a tree that is not a list, tuple or dict, in order."""
+    found: list[Any] = []
+    _gather(tree, found)
+    return found
+
+
+def _gather(tree: Any, found: list[Any]) -> None:
+    # No generators inside of each other: this is done with all parameters in each recorded call.
     if tree is _RANDOM_STATE:
-        yield tree[0]
-    elif isinstance(tree, (list, tuple)):
-        for item in tree:
-            yield from leaves(item)
-    elif isinstance(tree, dict):
-        for item in dict.values(tree):
-            yield from leaves(item)
+        found.append(tree[0])
+    elif isinstance(tree, (list, tuple, dict)):
+        for item in dict.values(tree) if isinstance(tree, dict) else tree:
+            if type(item) is _array:
+                found.append(item)
+            else:
+                _gather(item, found)
     else:
-        yield tree
+        found.append(tree)
 
 
 def arrays(tree: Any) -> list[mx.array]:
     """Return the arrays of a tree, in order."""
-    return [leaf for leaf in leaves(tree) if isinstance(leaf, mx.array)]
+    return [leaf for leaf in leaves(tree) if type(leaf) is _array or isinstance(leaf, _array)]
 
 
 def paths(tree: Any, prefix: str = "") -> Iterator[tuple[str, mx.array]]:

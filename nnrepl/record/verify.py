@@ -14,12 +14,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record.account import account
+from nnrepl.record.account import Account, account
 from nnrepl.record.batches import all_same_bits, batches, same_bits
 from nnrepl.record.custom import replay
 from nnrepl.record.quiet import quietly, set_random_state
 from nnrepl.record.strays import raw
 from nnrepl.tape import GRADIENT_PASS, Face, Hole, Inside, Op, Pass, Tape, Value
+from nnrepl.tape.collector import paused
 
 _moveaxis, _expand_dims, _broadcast_to = map(raw, (mx.moveaxis, mx.expand_dims, mx.broadcast_to))
 
@@ -99,7 +100,7 @@ def verify(tape: Tape, *passes: Pass, progress: Callable[[float], None] | None =
     every = [op for pass_ in passes for op in pass_.ops if op.error is None]
     ops = [op for op in every if not op.inner]
     calls = [op for op in every if op in tape.notes.calls]
-    found = _Found(sum(all(value.evaluated for value in op.outputs) for op in ops))
+    found = _Found()
     questions: tuple[tuple[str, Callable[[], None]], ...] = (
         ("the lazy graph", lambda: found.hold_against_graph(ops)),
         ("ops computed again", lambda: found.recompute(ops, progress)),
@@ -108,7 +109,7 @@ def verify(tape: Tape, *passes: Pass, progress: Callable[[float], None] | None =
     )
     unasked: list[str] = []
     try:
-        with quietly():
+        with quietly(), paused():
             for number, (_, ask) in enumerate(questions):
                 unasked = [name for name, _ in questions[number:]]
                 ask()
@@ -125,9 +126,9 @@ def verify(tape: Tape, *passes: Pass, progress: Callable[[float], None] | None =
         gradients=found.gradients,
         gradients_different=tuple(found.gradients_different),
         gradient_error="; ".join(found.errors),
-        primitives=found.primitives,
-        unaccounted=found.unaccounted,
-        already_evaluated=found.evaluated,
+        primitives=found.account.primitives,
+        unaccounted=found.account.unaccounted,
+        already_evaluated=found.account.evaluated,
         holes=tuple(hole for hole in tape.holes if first <= hole.position <= last),
         unseen=sum(bool(len(pass_)) and pass_ not in passes for pass_ in tape.passes),
         unasked=tuple(unasked),
@@ -138,7 +139,6 @@ def verify(tape: Tape, *passes: Pass, progress: Callable[[float], None] | None =
 class _Found:
     """What has been found so far; the fields are the receipt's."""
 
-    evaluated: int
     ops: int = 0
     uncompared: int = 0
     different: list[TensorDifference] = field(default_factory=list)
@@ -147,11 +147,10 @@ class _Found:
     gradients: int = 0
     gradients_different: list[TensorDifference] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
-    primitives: int = 0
-    unaccounted: tuple[str, ...] = ()
+    account: Account = field(default_factory=Account)
 
     def hold_against_graph(self, ops: list[Op]) -> None:
-        self.primitives, self.unaccounted = account(ops)
+        self.account = account(ops)
 
     def recompute(self, ops: list[Op], progress: Callable[[float], None] | None) -> None:
         """Compute the ops again from their recorded inputs, so many at a time that it can be stopped."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nnrepl.tape import SETUP_PASS, BackwardOp, Op, Pass
+from nnrepl.tape import SETUP_PASS, Activation, BackwardOp, Op, Pass
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -21,6 +21,36 @@ def copy_op(op: Op, pass_: Pass, position: int) -> Op:
     twin.scope, twin.lasti, twin.pass_, twin.position = op.scope, op.lasti, pass_, position
     pass_.tape.notes.carry_all(op, twin)
     return twin
+
+
+class ComingBy:
+    """Where the program stands as it comes by a change: its names hold there what they did before it.
+
+    Args:
+        recorder: Records the run.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        frames = recorder.stack.frames()
+        if frames:  # there is none before the first line
+            recorder.stand(frames[-1])
+        here = recorder.stack.scope if frames else None
+        self._path = [] if here is None else here.path()
+        self._scopes: dict[Activation, Activation] = {}
+
+    def scope_of(self, op: Op) -> Activation | None:
+        """Return the call of a change's line, as made from this run's call of the function in which it was typed; as
+        it is where no Python runs there: a compiled function is repeated."""
+        scope = op.scope
+        caller = None if scope is None else scope.parent
+        if scope is None or caller is None:
+            return scope
+        old, path = caller.path(), self._path[: caller.depth + 1]
+        if [one.code for one in old] != [one.code for one in path]:
+            return scope
+        if scope not in self._scopes:
+            self._scopes[scope] = Activation(path[-1], scope.code, scope.lasti, None)
+        return self._scopes[scope]
 
 
 def reopened_pass(recorder: Recorder) -> Pass:

@@ -24,6 +24,10 @@ class Lost(CannotExchange):
     """Nothing of the program's is known to hold what an edit changes."""
 
 
+class NotKept(Unwinding):
+    """The program cannot be led on without computing anything; the message says why."""
+
+
 class Diverged(Unwinding):
     """The run did something else than the tape says, for a reason that is not the edit.
 
@@ -79,7 +83,9 @@ def compare(expected: Op, found: Op) -> OpDifference | None:
         return OpDifference(expected, found, "other arguments")
     for name, a, b in pairs:
         if not same_constant(a, b):
-            return OpDifference(expected, found, f"argument {name} = {_text(b)} instead of {_text(a)}")
+            keys = isinstance(a, DrawnKey) and isinstance(b, DrawnKey)
+            said = _other_key(a, b) if keys else f"argument {name} = {_text(b)} instead of {_text(a)}"
+            return OpDifference(expected, found, said)
     if not same_place(expected, found):
         names = expected.tape.names
         return OpDifference(
@@ -164,8 +170,16 @@ def _text(part: Any) -> str:
     if isinstance(part, Value):
         return part.name
     if isinstance(part, DrawnKey):
-        return "another random key" if part.serial[1] else "a new seed"
+        return "a random key"
     if hasattr(part, "guide_key"):
         return f"other data of shape {part.array.shape}" if part.array.size > 4 else str(part.array.tolist())
     said = repr(part)
     return said if len(said) <= 40 else said[:37] + "..."
+
+
+def _other_key(was: DrawnKey, now: DrawnKey) -> str:
+    """Return in what two keys that were drawn differ, as far as that is known: in the seed before."""
+    seeds = [
+        str(since[1]) for since in (now.serial[0], was.serial[0]) if isinstance(since, tuple) and since[0] == "seed"
+    ]
+    return "another random key" + (f": seed {' instead of seed '.join(seeds)}" if len(set(seeds)) == 2 else "")

@@ -12,7 +12,6 @@ import ctypes
 import linecache
 import sys
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType, FunctionType, GeneratorType
 from typing import TYPE_CHECKING, Any
@@ -21,15 +20,16 @@ import mlx.core as mx
 
 from nnrepl.record import segments as sources
 from nnrepl.record.objects import object_of
+from nnrepl.record.renamed import PATHS, operands
+from nnrepl.record.repeat import Repetition
 from nnrepl.replay.divergence import Lost
 from nnrepl.replay.world import World, contents_of, slots_of
-from nnrepl.tape import ClosedOp, Op, Value
+from nnrepl.tape import Activation, ClosedOp, Op, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
 
 _copy = mx.array.__copy__
-_PATHS = (ast.Name, ast.Attribute, ast.Subscript)
 _HOLDING = (dict, list, deque, FunctionType, GeneratorType)
 _CELLS = "co_cellvars", "co_freevars"
 
@@ -64,6 +64,7 @@ class Rebinding:
 
     def __init__(self, recorder: Recorder, op: Op, old: Value) -> None:
         self._recorder = recorder
+        self._op = op
         self._old = old
         self._arrays = {
             id(array): array
@@ -81,16 +82,25 @@ class Rebinding:
         self.astray = False
         self.found = bool(self._arrays) and ((self._target is not None and self._find(op)) or self._find_place(op))
 
-    def check(self) -> None:
-        """Where steps before an edit ran natively, the program may hold what it changes in objects that nobody knows.
+    def begin(self) -> None:
+        """Note what it is about to change. Where a compiled function is repeated, what is read by another name keeps
+        the old tensor. Where steps before an edit ran natively, the program may hold that in objects that nobody knows.
 
         Raises:
             Lost: If it does, as far as that can be told.
         """
-        recorder = self._recorder
+        recorder, op = self._recorder, self._op
+        target = target_of(op)
+        if not self.found and target is not None and op.scope is not None and not op.operation.in_place:
+            for one in recorder.sweeps:
+                if isinstance(one, Repetition):
+                    scope = _scope_of(op.scope.parent, _root(target))
+                    one.rename(self._old, scope, ast.unparse(target), isinstance(target, ast.Name))
         if not recorder.native_until or not any(isinstance(op, ClosedOp) for op in recorder.tape.ops):
             return
-        if self.astray or not (self._arrays or recorder.sweeps):
+        made = self._old.op
+        known = made is not None and made.position >= recorder.native_until  # if no object is alive, nobody holds it
+        if self.astray or not (self._arrays or recorder.sweeps or known):
             raise Lost(f"it is not known what of the program's holds {self._old.name} there")
 
     # -- what is assigned to ---------------------------------------------------------------------------------
@@ -274,7 +284,7 @@ class Rebinding:
         span = _expression(frame)
         tree = None if span is None else _tree(frame, span)
         return tree is not None and any(
-            isinstance(node, _PATHS) and isinstance(node.ctx, ast.Load) and ast.unparse(node) == text
+            isinstance(node, PATHS) and isinstance(node.ctx, ast.Load) and ast.unparse(node) == text
             for node in ast.walk(tree)
         )
 
@@ -290,11 +300,22 @@ class Rebinding:
             del self._pending[frame]
             return args
         node = sources.node_at(frame.f_code, sources.span_of(frame.f_code, frame.f_lasti))
-        texts = _operands(node, len(args))
+        texts = operands(node, len(args))
         return tuple([
             self._other(arg) if isinstance(arg, mx.array) and text is not None and text != pending.new else arg
             for arg, text in zip(args, texts)
         ])  # fmt: skip
+
+
+def _scope_of(scope: Activation | None, root: str) -> Activation | None:
+    """Return the call that has a variable, as names are looked up: a library's variables last."""
+    path = [] if scope is None else scope.path()[::-1]
+    having = [
+        call for call in path
+        if any(root in names for names in (call.code.co_varnames, *(getattr(call.code, cells) for cells in _CELLS)))
+    ]  # fmt: skip
+    own = [call for call in having if not sources.is_library(call.code.co_filename)]
+    return next(iter([*own, *having]), scope)
 
 
 def lies_inside(recorder: Recorder, op: Op) -> bool:
@@ -417,23 +438,3 @@ def _expression(frame: FrameType) -> sources.Span | None:
 
 def _tree(frame: FrameType, span: sources.Span) -> ast.AST | None:
     return sources.node_at(frame.f_code, span)
-
-
-def _operands(node: ast.AST | None, count: int) -> Iterator[str | None]:
-    """For each argument of an op the variable or path that it was read from, None where it was computed."""
-    given: list[ast.expr] = []
-    if isinstance(node, ast.BinOp):
-        given = [node.left, node.right]
-    elif isinstance(node, ast.Compare):
-        given = [node.left, *node.comparators]
-    elif isinstance(node, ast.Call):
-        given = list(node.args)
-        if len(given) < count and isinstance(node.func, ast.Attribute):
-            holder = node.func.value
-            at = holder.value if isinstance(holder, ast.Subscript) else None
-            given.insert(0, at.value if isinstance(at, ast.Attribute) and at.attr == "at" else holder)
-    elif isinstance(node, (ast.Subscript, ast.Attribute)):
-        given = [node.value]
-    for number in range(count):
-        part = given[number] if number < len(given) else None
-        yield ast.unparse(part) if isinstance(part, _PATHS) else None

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record.again import InsideFollowed
-from nnrepl.record.intake import Intake
-from nnrepl.record.objects import object_of, refill
-from nnrepl.replay.copies import copy_op, reopened_pass
+from nnrepl.record.objects import object_of, overwrite, refill
+from nnrepl.replay.copies import ComingBy, copy_op, reopened_pass
 from nnrepl.replay.divergence import Diverged, OpDifference, compare, said_of, same_operation, same_place
 from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
@@ -26,6 +25,7 @@ from nnrepl.replay.opening import Opening
 from nnrepl.replay.rebinding import Rebinding, lies_inside
 from nnrepl.replay.remade import made_natively
 from nnrepl.replay.run import Run
+from nnrepl.replay.uncomputed import Forward, Led
 from nnrepl.tape import (
     GRADIENT_PASS,
     Activation,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _copy = mx.array.__copy__
 
 
-class Replay(Intake):
+class Replay(Led):
     """Leads one run along a tape.
 
     Args:
@@ -89,6 +89,7 @@ class Replay(Intake):
                 self.plan.stand_for(op.outputs[0], target)
         self.opens = any(isinstance(op, ClosedOp) for op in run.old.ops)
         self.opening = Opening(run.old, run.opened, self.expected)
+        self.forward = Forward(run)
         self._passes = [pass_ for pass_ in self.tape.passes if pass_.kind == GRADIENT_PASS]
 
     # -- what the recorder asks --------------------------------------------------------------------------
@@ -97,26 +98,27 @@ class Replay(Intake):
         """Note that an op inside a gradient call is on the tape: what the user did after it is done."""
         self._reach(self.opening.before(len(recorder.tape.ops)))
 
-    def enter(self, recorder: Recorder, calling: bool = False) -> None:
+    def enter(self, recorder: Recorder, calling: bool = False, due: bool = True) -> None:
         """Put the ops that the user inserted here on the tape, and let their results take effect. What gives another
         tensor to a variable of a function that is about to be called waits for it."""
         check()
-        self._reach(self.opening.before(len(recorder.tape.ops)), due=not calling)
-        anew = self.opening.anew
+        self._reach(self.opening.before(len(recorder.tape.ops)), due=due and not calling)
+        standing: ComingBy | None = None
         while (op := self._inserted(len(recorder.tape.ops))) is not None:
             if calling and lies_inside(recorder, self._edit_of(op)):
                 return
+            standing = standing or ComingBy(recorder)
             pass_ = recorder.pass_ if recorder.pass_ is not None else reopened_pass(recorder)
-            twin = self.opening.remade.insert(recorder, op) if anew else copy_op(op, pass_, len(recorder.tape.ops))
-            twin.pass_, twin.position = pass_, len(recorder.tape.ops)
-            if recorder.started and pass_ is not recorder.pass_ and twin.position == recorder.tape.origin:
+            at = len(recorder.tape.ops)
+            twin = self.opening.remade.insert(recorder, op) if self.opening.anew else copy_op(op, pass_, at)
+            twin.pass_, twin.position, twin.scope = pass_, at, standing.scope_of(op)
+            if recorder.started and pass_ is not recorder.pass_ and at == recorder.tape.origin:
                 recorder.tape.origin += 1  # what is changed before #1 is setup
             recorder.tape.ops.append(twin)
-            for value in op.outputs:
-                if value.op is op:
-                    value.op = twin
+            for value in [value for value in op.outputs if value.op is op]:
+                value.op = twin
             if pass_ is not recorder.pass_:
-                pass_.end = len(recorder.tape.ops)
+                pass_.end = at + 1
             target = recorder.tape.notes.edits.get(twin)
             if target is not None:
                 self.final[target] = twin.outputs[0]
@@ -297,6 +299,7 @@ class Replay(Intake):
             if old.operation is not op.operation:
                 raise Diverged(OpDifference(old, op))
             self.opening.pairs.append((old, op))
+            op.pass_.by_hand = old.pass_.by_hand
 
     def _check_anew(self, recorder: Recorder, op: Op) -> None:
         """Check an op that is recorded after a step that has been opened: it must be the one that the tape has there,
@@ -319,15 +322,12 @@ class Replay(Intake):
             self.opening.remade.note(self.expected[at], op)
 
     def stretches(self, recorder: Recorder) -> bool:
-        """Whether the tape has a closed stretch here, which is to stay closed."""
         return self.opening.stretches(recorder)
 
     def awake(self, recorder: Recorder) -> None:
-        """If a stretch is being opened, it ends here; so does a step behind which the tape goes on with this call."""
         self.opening.awake(recorder)
 
     def left(self, recorder: Recorder) -> None:
-        """Note that a call has been recorded that may be one that is to be opened."""
         self.opening.left(recorder)
 
     # -- following the tape ------------------------------------------------------------------------------
@@ -444,7 +444,7 @@ class Replay(Intake):
         """Note that an edit has been put on the tape: everything holds its result, or what it assigns to does."""
         with recorder.muted():
             rebinding = Rebinding(recorder, op, target)
-            rebinding.check()
+            rebinding.begin()
             if rebinding.place is not None:
                 self._in_place.add(op.outputs[0])
             self._exchange(recorder, target, op.outputs[0])
@@ -464,7 +464,7 @@ class Replay(Intake):
             if value is old:
                 array = object_of(recorder, key, old)
                 if array is not None:
-                    _overwrite(recorder, array, old, content)
+                    overwrite(recorder, array, old, content)
         recorder.relink({old: new})
         recorder.watch.restated(lambda array: recorder.live.get(id(array)) is new, old)
         for sweep in recorder.sweeps:
@@ -489,11 +489,3 @@ class Replay(Intake):
 
 def _nothing(position: int, due: bool = False) -> None:
     """Nobody wants to know."""
-
-
-def _overwrite(recorder: Recorder, array: mx.array, old: Value, content: Value) -> None:
-    if old.held is array:
-        old.held = _copy(array)
-        recorder.link(array, old)  # nothing else keeps an eye on it from here on
-        recorder.overwritten.append((old, array))
-    refill(array, content.array)

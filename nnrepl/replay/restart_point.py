@@ -12,6 +12,7 @@ from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.objects import object_of
 from nnrepl.record.recorder import RECORD, Recorder
+from nnrepl.replay import readings
 from nnrepl.replay.interrupts import allowed, held
 from nnrepl.replay.replay import Replay
 from nnrepl.replay.run import Run
@@ -51,6 +52,7 @@ class KeptMoment:
         self.lost = self._worlds[0].lost
         self._known = [(weakref.ref(array), value) for array, value in _objects(recorder)]
         self._draws = recorder.draws
+        self._read = readings.mark()
 
     def reaches(self, things: Iterable[Any]) -> None:
         """Keep more, which is as it was at that moment: the user may change it."""
@@ -80,6 +82,7 @@ class KeptMoment:
             if known is not None:
                 recorder.link(known, value)
         recorder.draws = self._draws
+        readings.rewind(self._read)
 
 
 class RestartPoint(KeptMoment):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nnrepl.tape import Op, Tape
 
@@ -21,6 +21,7 @@ class Run:
         recoded: Whether the program runs other source from the position on: whatever it does there is right.
         opened: The numbers of steps of which every op is to be recorded: they are closed on the old tape.
         behind: How many ops come from what happens there; the user is to stand behind them. None: not known yet.
+        forward: Whether what ran natively may be run forward without computing anything.
         seen: Up to where on the new tape the user has seen what the program prints; by default that is all before
             the position.
     """
@@ -34,6 +35,14 @@ class Run:
     opened: frozenset[int] = frozenset()
     seen: int | None = None
     behind: Callable[[], int | None] | None = None
+    forward: bool = True
+
+    def computing(self) -> Run:
+        """Return the same once more, in which nothing is run forward without computing it."""
+        for op in self.ops:
+            for value in op.outputs:
+                value.op = op  # not what stood for it on the tape of the run that failed
+        return replace(self, forward=False)
 
     def stands(self) -> int | None:
         """Where on the new tape the user is to stand; None while that is not known."""

@@ -162,9 +162,9 @@ class World:
         elif isinstance(thing, types.FunctionType):
             self._function(thing, pending)
         elif isinstance(thing, types.ModuleType):
-            if not _is_foreign(thing.__name__, getattr(thing, "__file__", None)):
+            if not is_foreign(thing.__name__, getattr(thing, "__file__", None)):
                 self._namespace(vars(thing), pending)
-        elif not _is_foreign(thing.__module__, getattr(sys.modules.get(thing.__module__), "__file__", None)):
+        elif not is_foreign(thing.__module__, getattr(sys.modules.get(thing.__module__), "__file__", None)):
             self._class(thing, pending)
 
     def _function(self, function: types.FunctionType, pending: _Pending) -> None:
@@ -172,7 +172,7 @@ class World:
         pending += [(part, "") for part in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())]
         pending.append((function.__dict__, ""))
         variables = function.__globals__
-        if _is_foreign(str(variables.get("__name__", "")), variables.get("__file__")):
+        if is_foreign(str(variables.get("__name__", "")), variables.get("__file__")):
             return
         names = [name for name in _names(function.__code__) if name in variables]
         self._kept.append(keepers.keep_names(variables, names, self._current))
@@ -181,7 +181,7 @@ class World:
 
     def _namespace(self, variables: dict[str, Any], pending: _Pending) -> None:
         """Keep a module's variables, all of them, if it is the program's own."""
-        if _is_foreign(str(variables.get("__name__", "")), variables.get("__file__")):
+        if is_foreign(str(variables.get("__name__", "")), variables.get("__file__")):
             return
         if id(variables) not in self._seen:
             self._seen.add(id(variables))
@@ -313,13 +313,22 @@ def _standard_streams() -> tuple[Any, ...]:
     return sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, sys.__stderr__
 
 
-def _is_foreign(module: str, file: Any) -> bool:
+def is_foreign(module: str, file: Any) -> bool:
     """Whether a module is none of the program's: built in, of Python, of an installed package, or nnrepl itself."""
     if module.partition(".")[0] in ("nnrepl", "builtins") or module in sys.builtin_module_names:
         return True
     if file is None:
         return module != "__main__" and getattr(sys.modules.get(module), "__spec__", None) is not None
     return is_library(str(file))
+
+
+def is_outside(thing: Any) -> bool:
+    """Whether a thing is a module or a class that is none of the program's: what is set in it is not put back."""
+    if isinstance(thing, types.ModuleType):
+        return is_foreign(thing.__name__, getattr(thing, "__file__", None))
+    if isinstance(thing, type):
+        return is_foreign(thing.__module__, getattr(sys.modules.get(thing.__module__), "__file__", None))
+    return False
 
 
 def is_library(file: str) -> bool:

@@ -27,11 +27,11 @@ from nnrepl.session.other_tape import check_kind, refusal, same_place
 from nnrepl.session.parsed import Assignment, Parsed
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
-from nnrepl.session.typed import append, upcoming
+from nnrepl.session.typed import append, at_last, upcoming
 from nnrepl.session.typed_lines import as_change
 from nnrepl.tape import ClosedOp, Tape, Value, outermost
 from nnrepl.timeline.code import CodeChange, SourceChanges
-from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
+from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of, said_inside
 from nnrepl.timeline.timelines import Timeline, Timelines
 from nnrepl.timeline.typed_cells import Cell
 
@@ -72,6 +72,7 @@ class Changes:
         self.taken: tuple[Cell, ...] = ()
         self._began: list[int] = []
         self._coming: tuple[Timeline | None, Edit | CodeChange | None] | None = None
+        self._came: tuple[Timeline | None, Edit | CodeChange | None] = (None, None)
 
     @property
     def coming(self) -> bool:
@@ -182,21 +183,16 @@ class Changes:
         inside = None if value is None else value.inside
         if inside is None and (op is None or not op.inner):
             return
-        pass_ = outermost(inside if inside is not None else op.pass_)  # type: ignore[union-attr]
-        if inside is None and self.session.cursor == pass_.start:
-            return  # it stands before the call
-        whose = "a call" if pass_.call is None else f"{pass_.call.label} ({pass_.call.name})"
-        where = "it lies" if inside is not None else "you stand"
-        before = self.session.tape.ops[pass_.start].label
-        raise UserError(
-            f"{name} cannot be changed here: {where} inside of {whose}, which MLX runs by itself, as one op; change "
-            f"what goes in, at {before} (goto {before}), or what comes out"
-        )
+        if inside is not None:
+            raise UserError(said_inside(name, inside))
+        assert op is not None
+        if self.session.cursor != outermost(op.pass_).start:  # it does not stand before the call
+            raise UserError(said_inside(name, op.pass_, "you stand"))
 
     def _make(self, edit: Edit, line: str) -> Timeline:
         """Run again with an edit."""
         session, position = self.session, edit.position
-        moved = len(edit.ops) if position <= session.cursor else 0
+        moved = len(edit.ops) - self._left_out(position) if position <= session.cursor else 0
         recoded = any(code.position > position for code in self.timelines.current.codes)
         run = Run(session.tape, position, tuple(edit.ops), session.cursor + moved, recoded=recoded)
         tape, names = self._again(run, None, edit)
@@ -207,6 +203,11 @@ class Changes:
             raise UserError(f"{edit.name} cannot be {line!r} here: {refused}; nothing has changed")
         return self.arrived(tape, names, run.cursor)
 
+    def _left_out(self, position: int) -> int:
+        """How many ops of the user's lie between a position and the cursor: a run from there makes them no more."""
+        notes, ops = self.session.tape.notes, self.session.tape.ops[position : self.session.cursor]
+        return sum(op in notes.inserted or op in notes.typed for op in ops)
+
     def reload(self, change: CodeChange) -> Timeline:
         """Take a change of the program's source in: what comes from its position on runs again over it.
 
@@ -215,9 +216,9 @@ class Changes:
         """
         session = self.session
         pass_ = session.pass_
-        earlier = pass_ is not None and change.position < pass_.start
-        number = pass_.number if pass_ is not None and earlier else 0
-        run = Run(session.tape, change.position, (), session.cursor, pass_number=number, recoded=True)
+        number = pass_.number if pass_ is not None and change.position < pass_.start else 0
+        cursor = session.cursor - self._left_out(change.position)
+        run = Run(session.tape, change.position, (), cursor, pass_number=number, recoded=True)
         with held():
             tape, names = self._again(run, None, change)
             return self.arrived(tape, names, run.cursor)
@@ -259,10 +260,7 @@ class Changes:
         """Run again, for a change or to come to a timeline."""
         self._coming = (timeline, edit)
         self._left = (timeline, self.session.tape, self.session.names, self.session.cursor)
-        if timeline is not None:
-            self.session.codes.wanted = timeline.codes
-        elif edit is not None:
-            self.session.codes.wanted = self.timelines.codes_with(edit)
+        self.session.codes.wanted = self.timelines.codes_for(timeline, edit)
         try:
             return self._able().again(run, self.session.codes, things)
         except RunAgain:
@@ -275,6 +273,7 @@ class Changes:
         """Note that what had to run again has run (or runs, on this tape)."""
         assert self._coming is not None
         (timeline, edit), self._coming = self._coming, None
+        self._came = timeline, edit
         if timeline is not None:
             timeline.tape, timeline.names = tape, names
             self.timelines.current = self.timelines.live = timeline
@@ -297,6 +296,17 @@ class Changes:
         else:
             self.timelines.drop(self.timelines.current)
         self.session.look_at(tape, names, min(cursor, len(tape)))
+
+    def once_more(self, wish: RunAgain) -> RunAgain:
+        """Run again for the same wish, with every number computed: the program could not be led there without."""
+        self.failed()
+        self.news = None
+        self.session.tape.kept.points.clear()
+        self._coming = self._came
+        self.session.codes.wanted = self.timelines.codes_for(*self._came)
+        again = RunAgain(wish.run.computing(), wish.failure)
+        again.then = wish.then
+        return again
 
     def recorded_before(self, wish: RunAgain) -> RunAgain | None:
         """Run again, with all recorded that was closed up to where a run along a tape led, which has failed; None where
@@ -323,7 +333,7 @@ class Changes:
         self._coming = (current, None)
         self._left = (current, session.tape, session.names, session.cursor)
         session.codes.wanted = current.codes
-        run = replace(self._along(current), cursor=session.cursor)
+        run = replace(current.along(), cursor=session.cursor)
         return replace(run, opened=opened, seen=sys.maxsize) if opened else run
 
     def adrift(self) -> None:
@@ -341,27 +351,18 @@ class Changes:
         if current is timelines.live:
             return
         with held():
-            tape, names = self._again(self._along(current), current, None)
+            tape, names = self._again(current.along(), current, None)
             self.arrived(tape, names, self.session.cursor)
-
-    @staticmethod
-    def _along(line: Timeline) -> Run:
-        """Return what leads the program to the end of a timeline, where it is as it was."""
-        end = len(line.tape)
-        if line.ended:
-            seen = line.seen + (line.seen >= end)  # at the end, what was printed behind the last op as well
-        else:
-            seen = min(line.seen, end - 1)  # after the last op nothing has been printed yet
-        return Run(line.tape, end, (), end, seen=seen)
 
     def look_alive(self) -> None:
         """At the end of the program its variables are read where they are: bring it onto the timeline that the user
-        looks at, if it has ended on another one.
+        looks at, if it has ended on another one, or was interrupted on its way there.
 
         Raises RunAgain through the program, UserError if it cannot run again.
         """
         current = self.timelines.current
-        if current is not self.timelines.live and upcoming(self.session) and self.can_run_again:
+        over = upcoming(self.session) or (current.ended and at_last(self.session))
+        if current is not self.timelines.live and over and self.can_run_again:
             self.session.hooks.opening(f"timeline {current.number}")
             self.open(frozenset([0]), self.session.cursor)  # the setup, which is never closed
 
@@ -428,7 +429,7 @@ class Changes:
         session.codes.wanted = line.codes
         session.hooks.unwinding()
         hold_on()
-        raise RunAgain(Run(line.tape, start, (), start))
+        raise RunAgain(Run(line.tape, start, (), start, forward=False))
 
     def redo(self) -> Timeline | tuple[Cell, ...]:
         """Take the last `undo` back: go to the timeline that it left, or run the cells again that it took back.

@@ -21,8 +21,9 @@ def closed_between(tape: Tape, start: int, end: int) -> list[int]:
 
 
 def _closed_in(tape: Tape, start: int, end: int) -> list[int]:
-    start, ops = max(start, 0), tape.ops
-    return [at for at in range(start, min(end, len(ops))) if isinstance(ops[at], ClosedOp)]
+    ops = tape.ops
+    alone = [pass_.start for pass_ in tape.passes if start <= pass_.start < end and len(pass_) == 1]
+    return [at for at in alone if isinstance(ops[at], ClosedOp)]  # which is the only op of its pass
 
 
 def said_of_closed(tape: Tape) -> str:
@@ -50,7 +51,8 @@ def stretches(numbers: list[int]) -> str:
         else:
             runs.append([number])
     said = [f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
-    return ", ".join(said[:3]) + (f" and {len(said) - 3} more stretches" if len(said) > 3 else "")
+    more = len(said) - 3
+    return ", ".join(said[:3]) + (f" and {more} more stretch{'es' if more > 1 else ''}" if more > 0 else "")
 
 
 def open_steps(session: Standing, steps: list[int]) -> None:
@@ -86,8 +88,10 @@ def open_at(session: Standing, position: int) -> None:
 def open_ahead(session: Standing, goal: goals.Goal, found: int | None) -> None:
     """Open steps on the way to a goal, if what lies in them counts there. It is not known in which of them the way
     ends, so each time that the same command comes here, twice as many are opened. Raises as `open_steps` does."""
-    end = len(session.tape) if found is None else found
-    steps = closed_between(session.tape, session.cursor + 1, end)
+    start, end = session.cursor + 1, len(session.tape) if found is None else found
+    if isinstance(goal, goals.Until) and goal.place.is_bounded(session.tape) and not session.stops.enabled:
+        start, end = goal.place.span(session.tape, start, end)
+    steps = closed_between(session.tape, start, end)
     scouts = scouts_of(session, goal)
     if scouts is not None:  # what is known of the losses tells it without opening anything
         seen = [number for number in steps if any(scout.may(session.tape, number) for scout in scouts)]

@@ -22,9 +22,10 @@ from nnrepl.record.recorder import current
 from nnrepl.record.segments import is_library
 from nnrepl.record.stack import is_module
 from nnrepl.session.enclosing import enclosed
-from nnrepl.session.errors import NotYet, Quit, UserError
+from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.frames import Held, real
 from nnrepl.session.lookup import Lookup
+from nnrepl.session.own_names import GRADIENT, OWN_NAMES, own_name, takes
 from nnrepl.session.parsed import Mention, Parsed, Word, names_of, replaced
 from nnrepl.session.then import then
 from nnrepl.tape import UNBOUND, Activation, Holder, Value
@@ -211,7 +212,12 @@ class Expressions:
         Python."""
         word = mention.word
         if word is None:
-            return NOTHING if mention.first in parsed.bound else self._path(mention.path, where, put)
+            if mention.first in parsed.bound:
+                return NOTHING
+            call = parsed.gradient_calls.get(mention.node)
+            if call is not None and self._is_gradient(call, where):
+                return GRADIENT, ()
+            return self._path(mention.path, where, put)
         if not isinstance(getattr(mention.node, "ctx", None), ast.Load):
             raise UserError(f"{word.text} can be changed alone: {word.text} = ...")
         if word.number:
@@ -221,6 +227,18 @@ class Expressions:
         if word.version or word.path.startswith("grad("):
             return put(self.lookup.by_words(word.text, where.position, where.scope)), ()
         return self._path(word.path, where, put)
+
+    def _is_gradient(self, call: ast.Call, where: Surroundings) -> bool:
+        """Whether `grad(z1)` asks for a gradient though there is a variable of that name: it takes no such call."""
+        if "grad" in self.variables:
+            return not takes(self.variables["grad"], call)
+        try:
+            found = self.lookup.frames.in_frames("grad", where.position, where.scope)
+        except NotYet:
+            return True
+        thing = None if found is None else found.thing
+        held = thing.refer() if isinstance(thing, Holder) else thing() if isinstance(thing, weakref.ref) else thing
+        return not takes(held, call)
 
     def _gradient(self, word: Word, where: Surroundings, put: Put) -> Meant:
         """`∂L/∂z1`, and what is asked of it: `∂L/∂z1.sum`."""
@@ -353,7 +371,9 @@ class Expressions:
             if name == "_" and self.shown is not UNBOUND:
                 namespace[name] = self._real(self.shown, name, where)
                 continue
-            if name in _PROMPT or hasattr(builtins, name):  # only a variable of that name can hide it
+            if name == GRADIENT:
+                found = None
+            elif name in OWN_NAMES or hasattr(builtins, name):  # only a variable of that name can hide it
                 found = self.lookup.frames.in_frames(name, where.position, where.scope)
             else:
                 found = self.lookup.held(name, where.position, where.scope)
@@ -363,7 +383,9 @@ class Expressions:
             elif name == "self" and where.scope is not None and where.scope.owner is not None:
                 namespace[name] = where.scope.owner
             else:
-                self._from_prompt(name, namespace, where)
+                own = own_name(name, where, partial(self.gradient, where=where), partial(self.locals_at, where))
+                if own is not None:
+                    namespace[name] = own
         return namespace
 
     def _at_end(self, thing: Any) -> Any:
@@ -371,19 +393,6 @@ class Expressions:
         recorder = current()
         value = recorder.live.get(id(thing)) if recorder is not None and isinstance(thing, mx.array) else None
         return thing if value is None else self.array_for(value)
-
-    def _from_prompt(self, name: str, namespace: dict[str, Any], where: Surroundings) -> None:
-        """Answer with what the prompt itself knows, if the program has no such name."""
-        if name == "grad":
-            namespace[name] = _Grad(self, where)
-        elif name == "mx":
-            namespace[name] = mx
-        elif name in ("exit", "quit"):
-            namespace[name] = _leave
-        elif name in ("nn", "optim") and (module := sys.modules.get(f"mlx.{_SHORT[name]}")) is not None:
-            namespace[name] = module
-        elif name in ("locals", "globals", "dir", "vars"):
-            namespace[name] = partial(_of_frame, getattr(builtins, name), self, where)
 
     def locals_at(self, where: Surroundings) -> dict[str, Any]:
         """Return the variables of the function in which Python at the prompt stands, as they are there."""
@@ -424,40 +433,6 @@ class Expressions:
         if frame.f_locals is not frame.f_globals and sys.version_info < (3, 13):
             # Before 3.13 f_locals is a copy: hand it back to the frame, as pdb has it done.
             ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
-
-
-def _leave(*_: object) -> None:
-    """`exit()`, as at any Python prompt."""
-    raise Quit
-
-
-class _Grad:
-    """`grad` at the prompt."""
-
-    def __init__(self, expressions: Expressions, where: Surroundings) -> None:
-        self._expressions = expressions
-        self._where = where
-
-    def __call__(self, of: Any = None) -> mx.array:
-        return self._expressions.gradient(of, self._where)
-
-    def __repr__(self) -> str:
-        return "grad(z1): the gradient of the loss with respect to z1"
-
-
-def _of_frame(builtin: Any, expressions: Expressions, where: Surroundings, *things: Any) -> Any:
-    """`locals()`, `globals()`, `dir()` and `vars()` of the function in which Python at the prompt stands."""
-    if things:
-        return builtin(*things)
-    if builtin is globals:
-        return {} if where.scope is None else dict(where.scope.variables)
-    variables = expressions.locals_at(where)
-    return sorted(variables) if builtin is dir else variables
-
-
-_PROMPT = frozenset(("grad", "mx", "nn", "optim", "exit", "quit", "locals", "globals", "dir", "vars"))
-"""What the prompt itself knows: a library's variable of that name does not hide it."""
-_SHORT = {"nn": "nn", "optim": "optimizers"}
 
 
 def _instead(parsed: Parsed, meant: tuple[Meant, ...]) -> dict[ast.AST, ast.expr]:

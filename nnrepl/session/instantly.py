@@ -35,7 +35,7 @@ def at_once(session: Standing, line: Parsed, go_on: GoOn | None) -> tuple[CodeCh
         UserError: If it fails; then nothing has changed.
     """
     recorder = session.recorder if go_on is not None else None
-    doing = PromptLine(line, dict(session.expressions.variables))
+    doing = PromptLine(line, dict(session.expressions.variables), "where it is done")
     things = doing.things(_last(session))
     run = Run(session.tape, len(session.tape), (), session.cursor)
     old = None if recorder is None else (recorder.tape, recorder.pass_)
@@ -54,7 +54,7 @@ def at_once(session: Standing, line: Parsed, go_on: GoOn | None) -> tuple[CodeCh
             recorder.tape, recorder.pass_ = old
         raise UserError(f"{error}; nothing has changed") from None
     after = _kept(recorder, things)
-    said = f"done at once, where the program waits{_behind(session)}; it cannot run again from here"
+    said = f"done at once, where the program waits{_after(session)}; it cannot run again from here"
     if recorder is None:
         said = "done at once: nothing runs again here, and the prompt shows what was recorded"
     return _change(doing, said, run.position, before, after), tape, names
@@ -84,9 +84,9 @@ def _change(
     )  # fmt: skip
 
 
-def _behind(session: Standing) -> str:
+def _after(session: Standing) -> str:
     op = session.tape.ops[-1] if session.tape.ops else None
-    return "" if op is None else f", behind {op.label}"
+    return "" if op is None else f", after {op.label}"
 
 
 def _kept(recorder: Recorder | None, things: list[Any]) -> Callable[[], None]:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nnrepl.record.process import this_process
+from nnrepl.replay.divergence import NotKept
+from nnrepl.replay.keeping import Keeping, room
 from nnrepl.replay.opening import Opening
 from nnrepl.replay.replay import Replay
 from nnrepl.replay.run import Run
@@ -17,7 +19,7 @@ from nnrepl.session.hooks import OPENED, Stop
 from nnrepl.session.scouts import loss_before, scouts_of
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import Going, Replaying
-from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Tape
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Pass, Tape
 from nnrepl.timeline.timelines import Timeline
 
 if TYPE_CHECKING:
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 
 def wanted(session: Standing, step: int) -> bool:
     """Whether a gradient call that is about to be made in a step is to run natively: nothing that is asked for needs
-    its ops, no call of the step is recorded, and the steps before were updated by an optimizer. In a run along a tape,
-    what is closed there, and is not to be opened, runs natively."""
+    its ops, no call of the step is recorded, and the step before has updated weights. In a run along a tape, what is
+    closed there, and is not to be opened, runs natively."""
     recorder = session.recorder
     if recorder is not None and isinstance(recorder.intake, Replay):
         opening = session.opening
@@ -38,7 +40,8 @@ def wanted(session: Standing, step: int) -> bool:
     fresh = step > len(tape.steps) or not tape.steps.differentiated()
     if session.stops.enabled and step <= tape.here + 1:
         return False  # what has just been hit may well be hit again at once
-    return fresh and step < _needed_from(session) and _by_optimizer(session, step - 1)
+    before = tape.steps[step - 2] if 1 < step <= len(tape.steps) + 1 else None
+    return fresh and step < _needed_from(session) and before is not None and before.is_over
 
 
 def rests(session: Standing) -> bool:
@@ -63,6 +66,8 @@ _EVALUATIONS = 3
 """So many evaluations of a program that makes no gradient calls are recorded."""
 _WOKEN = 3
 """A program whose stretches end so often is recorded: each time costs milliseconds."""
+_SURPRISES = 3
+"""A program that so often goes about its weights otherwise than it did where it was recorded, is recorded."""
 
 
 def evaluated(session: Standing, count: int) -> None:
@@ -82,12 +87,29 @@ def evaluated(session: Standing, count: int) -> None:
         session.edits.open(frozenset([step]), -1, goals.AtEvaluation(count))
 
 
+def call_begins(session: Standing, recorder: Recorder, keeping: Keeping) -> None:
+    """Note that a gradient call is about to be made natively: what the program holds is kept now and then. In a run
+    along a tape, it may be that nothing is to be computed.
+
+    Raises NotKept through the program.
+    """
+    kept, intake = recorder.tape.kept, recorder.intake
+    number = kept.calls(recorder.tape)
+    if isinstance(intake, Replay):
+        intake.forward.begins(recorder, number)
+    elif this_process() == session.process and session.edits.can_run_again:
+        kept.begins(number)
+        with recorder.muted():
+            keeping.begins(recorder, kept, number, room(int(session.settings["history"]) // 2))
+
+
 def goes_on(session: Standing, op: ClosedOp) -> bool:
     """Whether the program goes on natively after a call that has run so."""
     recorder = session.recorder
     if this_process() != session.process or recorder is None:
         return True
     if isinstance(recorder.intake, Replay):
+        recorder.intake.forward.left(None if recorder.levels is None else recorder.levels.returned)
         session.call_left()
     if isinstance(recorder.intake, Replay):
         done, steps = len(recorder.tape.steps), len(recorder.intake.tape.steps)
@@ -97,7 +119,8 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
     now, needed = session.course.now, _needed_from(session)
     if isinstance(now, Going) and now.interrupted:
         needed = len(session.tape.steps) + 1  # the step is done first: its beginning has not been recorded
-    return needed == sys.maxsize or len(session.tape.steps) + (op.pass_.kind == UPDATE_PASS) < needed
+    ends = op.pass_.kind == UPDATE_PASS or op.pass_.by_hand
+    return needed == sys.maxsize or len(session.tape.steps) + ends < needed
 
 
 def _look_out(session: Standing) -> None:
@@ -135,22 +158,11 @@ def may_run(session: Standing) -> bool:
 def _needed_from(session: Standing) -> int:
     """Return the first step of which ops are needed."""
     now = session.course.now
-    if not isinstance(now, Going) or now.interrupted or session.by_hand or not may_run(session):
+    if not isinstance(now, Going) or now.interrupted or session.surprises > _SURPRISES or not may_run(session):
         return 0
     if session.stops.enabled and scouts_of(session, now.goal) is None:
         return 0
     return goals.needed_from(now.goal)
-
-
-def _by_optimizer(session: Standing, step: int) -> bool:
-    """Whether a step has updated the weights, and an optimizer did. What a program does by hand is noticed only op by
-    op; the first step, which shows how the program goes about it, is always recorded."""
-    steps = session.tape.steps
-    updates = steps[step - 1].updates if 0 < step <= len(steps) else []
-    return bool(updates) and all(
-        any(op.operation.kind == "closed" or (op.scope is not None and op.scope.updating) for op in pass_.ops)
-        for pass_ in updates
-    )
 
 
 class Frontier:
@@ -188,6 +200,11 @@ def settle(session: Standing) -> None:
         return
     if session.recorder is not None:
         opening.close(session.recorder)
+    parted, recorder = opening.parted(), session.recorder
+    if recorder is not None and isinstance(recorder.intake, Replay):
+        recorder.intake.forward.settle(recorder)
+        if parted and recorder.intake.forward.skipped:
+            raise NotKept(parted)
     timeline = session.edits.timelines.current
     timeline.seen = opening.moved(timeline.seen)
     _move_changes(session, timeline, opening)
@@ -195,7 +212,6 @@ def settle(session: Standing) -> None:
     if session.stood is not None:  # after the last call natively nothing is seen: the end is further on now
         at_end = timeline.ended and session.stood >= opening.length
         session.stood = len(session.tape) if at_end else opening.moved(session.stood)
-    parted = opening.parted()
     if parted:
         session.hooks.announce(parted)
 
@@ -235,29 +251,18 @@ def remember(reached: tuple[object, ...]) -> Callable[[], None] | None:
     return None if world.lost else world.restore
 
 
-def not_updated(session: Standing) -> None:
-    """Natively, a gradient call is about to follow another one. Where recorded steps sum gradients up, that is what
-    happens. Else the weights may have been changed by hand, which nobody has noticed: the program runs again,
-    and is recorded from the gradient call before on.
+def not_expected(session: Standing, pass_: Pass) -> None:
+    """Natively, something else has become of the weights after a gradient call than where that was recorded: the
+    program runs again, and is recorded there; where that happens again and again, all of it is.
 
     Raises RunAgain through the program.
     """
     recorder, now = session.recorder, session.course.now
-    if recorder is None or recorder.intake.follows or not isinstance(now, Going) or _sums_up(session.tape):
+    if recorder is None or recorder.intake.follows or not isinstance(now, Going):
         return
-    session.by_hand = True
+    session.surprises += 1
     session.course.rest(Stop("", len(session.tape)))
-    session.edits.open(frozenset([session.tape.steps[-1].number]), -1, now.goal)
-
-
-def _sums_up(tape: Tape) -> bool:
-    """Whether gradient calls follow each other in a step that is recorded and updates the weights once."""
-    for step in tape.steps:
-        kinds = [pass_.kind for pass_ in step.passes if pass_.kind == GRADIENT_PASS or pass_ in step.updates]
-        recorded = any(not isinstance(op, ClosedOp) for pass_ in step.passes for op in pass_.ops)
-        if recorded and UPDATE_PASS in kinds:
-            return kinds[:2] == [GRADIENT_PASS, GRADIENT_PASS]
-    return False
+    session.edits.open(frozenset([pass_.step.number]), -1, now.goal)
 
 
 def look_at_failure(session: Standing, error: BaseException | None) -> None:

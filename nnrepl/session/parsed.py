@@ -266,6 +266,12 @@ class Parsed:
         return found + [word.path for word in self.words.values() if word.partial]
 
     @cached_property
+    def gradient_calls(self) -> dict[ast.AST, ast.Call]:
+        """The calls `grad(...)`, each by the name in it."""
+        nodes = [node for statement in self.body for node in ast.walk(statement)]
+        return {node.func: node for node in nodes if isinstance(node, ast.Call) and _of_gradient(node) is not None}
+
+    @cached_property
     def plain_names(self) -> list[str]:
         """The paths that it mentions, those left out of whose gradients it speaks."""
         nodes = [node for statement in self.body for node in ast.walk(statement)]

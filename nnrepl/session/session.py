@@ -18,6 +18,7 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.process import this_process
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import hold_on
+from nnrepl.replay.keeping import Keeping
 from nnrepl.replay.opening import Opening
 from nnrepl.replay.replay import Replay
 from nnrepl.session import closed, goals, natively
@@ -37,7 +38,7 @@ from nnrepl.session.standing import Edits, Files, Standing
 from nnrepl.session.state import Course, Going, Replaying, RunAgain
 from nnrepl.session.stops import Breakpoint, Hit, Stops, Trigger
 from nnrepl.session.typed import at_end, only_defines, upcoming
-from nnrepl.tape import ClosedOp, Op, Tape
+from nnrepl.tape import ClosedOp, Op, Pass, Tape
 from nnrepl.timeline.code import SourceChanges
 from nnrepl.timeline.evaluation import Work
 from nnrepl.timeline.history import History
@@ -91,9 +92,10 @@ class TapeSession(Standing):
         self.on_load: Callable[[str], str] = lambda path: ""
         self.opening: Opening | None = None
         self.stood: int | None = None
-        self.by_hand = False
+        self.surprises = 0
         self.predicting = False
         self.many = 1
+        self.keeping = Keeping()
         self._history: History | None = None
         self.process = this_process()
         self.debuggee: TakesCells | None = None
@@ -102,7 +104,7 @@ class TapeSession(Standing):
 
     def begin(self, at_entry: bool, through: bool = False, reason: str = "first op") -> None:
         """Run to the first stop as the program is about to start, or through to its end, where more is to come."""
-        self.by_hand = False
+        self.surprises = 0
         first = goals.Ending() if through else goals.FirstForward(self._forward_started)
         self.course.begin(goals.At(0, reason) if at_entry else first)
 
@@ -172,9 +174,9 @@ class TapeSession(Standing):
         """Tell whether calls may run natively."""
         return natively.may_run(self)
 
-    def not_updated(self) -> None:
-        """Hear that natively, one gradient call follows another."""
-        natively.not_updated(self)
+    def not_expected(self, pass_: Pass) -> None:
+        """Hear that natively, something else has become of the weights after a gradient call than always before."""
+        natively.not_expected(self, pass_)
 
     def call_closed(self, op: ClosedOp) -> bool:
         """Hear that a call has run natively; return whether the program goes on so."""
@@ -186,6 +188,7 @@ class TapeSession(Standing):
         """Hear that a gradient call is about to be made natively; new source holds in it."""
         if self.recorder is not None:
             self.codes.reach(natively.reached(self, self.recorder), entering=True)
+            natively.call_begins(self, self.recorder, self.keeping)
 
     def call_left(self) -> None:
         """Hear that a call has been made that is closed on the tape, or was."""

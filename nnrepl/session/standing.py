@@ -44,7 +44,7 @@ class Standing(Motions):
         opening: The steps that the program is running again for, to open them; `stood` is where the user is to stand
             then, if they had the floor.
         many: How many steps the command that runs opens at once where it is not known which it needs.
-        by_hand: Whether the program changes its weights in a way that is not noticed natively.
+        surprises: How often the program has gone another way about its weights natively than where it was recorded.
     """
 
     codes: SourceChanges
@@ -52,7 +52,7 @@ class Standing(Motions):
     opening: Opening | None
     stood: int | None
     many: int
-    by_hand: bool
+    surprises: int
 
     @property
     def edits(self) -> Edits:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import dis
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,11 +20,16 @@ import mlx.core as mx
 
 from nnrepl.record.changing import changes_in_place
 from nnrepl.record.objects import refill
-from nnrepl.replay.world import RandomStates, World
+from nnrepl.replay.world import RandomStates, World, is_outside
+from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.reading import Reading
+from nnrepl.tape import UNBOUND
 
 _NO_STATE = (mx.array, ModuleType, str, int, float, bool, bytes, type(None))
+
+
+SetPlace = ast.Attribute | ast.Subscript
 
 
 class Effect:
@@ -35,6 +41,7 @@ class Effect:
             look, whatever it does on the way; a method that gives nothing (or its object) is there for what it does.
         looked: Whether it was a look that changed something; that has been put back.
         named: What the program's variables hold that it names.
+        idle: What to say of a line that sets something, and has changed nothing; "" of any other.
     """
 
     def __init__(self) -> None:
@@ -44,27 +51,43 @@ class Effect:
         self.touched = False
         self.drew = False
         self.named: dict[str, Any] = {}
+        self.idle = ""
+        self.places: list[SetPlace] = []
+        self.outside = ""
 
 
 @contextmanager
 def noticing(session: Reading, line: Parsed) -> Iterator[Effect]:
-    """Notice whether a line that is run inside changes something of the program's; if so, that is taken back."""
+    """Notice whether a line that is run inside changes something of the program's; if so, that is taken back.
+
+    Raises:
+        UserError: If it sets something of a library's, which no run of the program would put back.
+    """
     effect, expressions = Effect(), session.expressions
     if not _does(line):
         yield effect
         return
     bound, where = _bound(session, line), session.where()
+    places, stored = _places(line)
+    effect.places = [node for node in places if _root(node) not in expressions.variables]
     before, expressions.witness = expressions.witness, partial(_witnessed, session, effect)
     expressions.assigned.clear()
     try:
         yield effect
     finally:
         expressions.witness = before
+    if effect.outside:
+        raise UserError(
+            f"{effect.outside} cannot be set here: it is none of the program's, and nothing would put it back where "
+            "the program runs again; nothing has changed"
+        )
     if bound or effect.touched or effect.drew:
         effect.changed = bool(bound) or _means_to(line, effect.named, effect.result)
         effect.looked = effect.touched and not effect.changed
     if not effect.changed:
         expressions.write_back(where)
+        if stored and not effect.looked and stored.isdisjoint(expressions.variables):
+            effect.idle = "that changes nothing of the program's"
 
 
 @contextmanager
@@ -76,10 +99,12 @@ def _witnessed(session: Reading, effect: Effect, namespace: dict[str, Any]) -> I
     world = World([thing for thing in given.values() if not isinstance(thing, _NO_STATE)], arrays=False)
     theirs = {id(thing) for thing in (*given.values(), *world.holding) if isinstance(thing, mx.array)}
     before, chance = world.contents(), RandomStates()
+    outside = _outside(effect.places, namespace, world)
     try:
         with changes_in_place() as changed:
             yield
     finally:
+        effect.outside = effect.outside or next((place.text for place in outside if place.put_back()), "")
         tensors = [pair for key, pair in changed.items() if key in theirs]
         touched, drew = world.contents() != before or bool(tensors), chance.moved
         effect.touched |= touched
@@ -88,6 +113,92 @@ def _witnessed(session: Reading, effect: Effect, namespace: dict[str, Any]) -> I
             refill(array, held)
         if touched or drew:
             world.restore()
+
+
+class _Outside:
+    """A place that a line sets, in something that is none of the program's.
+
+    Args:
+        holder: What it is in.
+        node: As it is written.
+        key: The name of the attribute, or what stands between the brackets.
+    """
+
+    def __init__(self, holder: Any, node: SetPlace, key: Any) -> None:
+        self.text = ast.unparse(node)
+        self._holder = holder
+        self._key = key
+        self._entry = isinstance(node, ast.Subscript)
+        self._before = self._held()
+
+    def _held(self) -> Any:
+        if not self._entry:
+            return vars(self._holder).get(self._key, UNBOUND) if hasattr(self._holder, "__dict__") else UNBOUND
+        try:
+            return self._holder[self._key]
+        except Exception:  # whatever a library's object raises: there is nothing
+            return UNBOUND
+
+    def put_back(self) -> bool:
+        """Put it back if it is not what it was; returns whether it was not."""
+        now, before = self._held(), self._before
+        if now is before or (type(now) is type(before) is str and now == before):
+            return False
+        if self._entry and before is UNBOUND:
+            del self._holder[self._key]
+        elif self._entry:
+            self._holder[self._key] = before
+        elif before is UNBOUND:
+            delattr(self._holder, self._key)
+        else:
+            setattr(self._holder, self._key, before)
+        return True
+
+
+def _outside(places: list[SetPlace], namespace: dict[str, Any], world: World) -> list[_Outside]:
+    """Return the places that are in none of the program's things: what a world does not know how to put back."""
+    found = []
+    for node in places:
+        holder = _at(node.value, namespace)
+        known = any(thing is holder for thing in world.holding) and not isinstance(holder, io.IOBase)
+        if holder is UNBOUND or isinstance(holder, mx.array) or (known and not is_outside(holder)):
+            continue
+        if isinstance(node, ast.Attribute):
+            found.append(_Outside(holder, node, node.attr))
+        elif isinstance(node.slice, ast.Constant):
+            found.append(_Outside(holder, node, node.slice.value))
+    return found
+
+
+def _at(node: ast.expr, namespace: dict[str, Any]) -> Any:
+    """Return what lies at a path of names and attributes; UNBOUND where that would have to be computed."""
+    if isinstance(node, ast.Name):
+        return namespace.get(node.id, UNBOUND)
+    if not isinstance(node, ast.Attribute):
+        return UNBOUND
+    holder = _at(node.value, namespace)
+    return UNBOUND if holder is UNBOUND or isinstance(holder, mx.array) else getattr(holder, node.attr, UNBOUND)
+
+
+def _places(line: Parsed) -> tuple[list[SetPlace], set[str]]:
+    """Return the attributes and entries that a line sets or deletes; and the variables at which their paths begin, if
+    it does nothing else."""
+    targets: list[ast.expr] = []
+    for statement in line.body:
+        if isinstance(statement, (ast.Assign, ast.Delete)):
+            targets += statement.targets
+        elif isinstance(statement, (ast.AugAssign, ast.AnnAssign)):
+            targets.append(statement.target)
+    places = [node for node in targets if isinstance(node, (ast.Attribute, ast.Subscript))]
+    whole = len(line.body) == 1 and len(places) == len(targets)
+    return places, {root for root in map(_root, places) if root} if whole else set()
+
+
+def _root(node: ast.expr) -> str:
+    """Return the variable at which a path begins; "" if it begins at none."""
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _does(line: Parsed) -> bool:
@@ -123,7 +234,10 @@ def _bound(session: Reading, line: Parsed) -> list[str]:
     """Return the program's own variables that a line assigns to; not the user's."""
     expressions = session.expressions
     known = expressions.known(session.where())
-    stored = stored_by(compile(ast.Module(line.body, []), "<prompt>", "exec", dont_inherit=True))
+    try:
+        stored = stored_by(compile(ast.Module(line.body, []), "<prompt>", "exec", dont_inherit=True))
+    except SyntaxError:  # a `yield` outside of any function: that is said where it is run
+        return []
     return [name for name in stored if name in known and name not in expressions.variables]
 
 

@@ -27,10 +27,10 @@ AT_HAND = ("mx", "nn", "optim")
 def upcoming(session: Standing) -> int:
     """Return the number of the cell that Python typed here and now would be; 0 where it would be none."""
     program = session.debuggee
-    return program.upcoming if program is not None and program.waits and _at_end(session) else 0
+    return program.upcoming if program is not None and program.waits and at_last(session) else 0
 
 
-def _at_end(session: Standing) -> bool:
+def at_last(session: Standing) -> bool:
     """Whether the cursor stands after the last op, or at one that raised and was the last."""
     left = session.tape.ops[session.cursor :]
     return not left or (len(left) == 1 and left[0] in session.tape.notes.errors)

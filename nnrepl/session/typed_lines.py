@@ -35,6 +35,7 @@ class PromptLine:
 
     Args:
         known: The variables of the user's that it may name.
+        place: Where it is done, in words.
 
     Attributes:
         named: The names that it speaks of.
@@ -42,8 +43,9 @@ class PromptLine:
         made: How many ops it has put on the tape; None before it has run.
     """
 
-    def __init__(self, line: Parsed, known: dict[str, Any]) -> None:
+    def __init__(self, line: Parsed, known: dict[str, Any], place: str = "where the program runs again") -> None:
         self.text = line.text
+        self._place = place
         self.made: int | None = None
         self._body = line.body
         self._known = known
@@ -142,7 +144,7 @@ class PromptLine:
         try:
             return dict(FunctionType(inner.replace(co_name="<module>"), outside)(**local))
         except Exception as error:
-            raise CannotExchange(f"{self.text} fails where the program runs again ({said_of(error)})") from None
+            raise CannotExchange(f"{self.text} fails {self._place} ({said_of(error)})") from None
         finally:
             for name in lent:
                 outside.pop(name, None)
@@ -222,9 +224,15 @@ def _home(session: Reading, line: PromptLine, scope: Activation | None) -> Activ
         if step.code.co_flags & OPTIMIZED and not variables.keys().isdisjoint(line.stored):
             return step
     for step, variables in zip(path, held):
-        if not sources.is_library(step.code.co_filename) or not variables.keys().isdisjoint(line.named):
+        own = not sources.is_library(step.code.co_filename)
+        if own or not variables.keys().isdisjoint(line.named) or _object_of(step) in line.named:
             return step
     return scope
+
+
+def _object_of(step: Activation) -> str:
+    """Return what a call names the module or the optimizer whose method it is: `self`; "" where it is none of one."""
+    return step.code.co_varnames[0] if step.owner is not None and step.code.co_argcount else ""
 
 
 def _first_of_line(tape: Tape, cursor: int, scope: Activation | None) -> int:

@@ -162,7 +162,7 @@ def run_cell(shell: Any, line: str, cell: str) -> Any:
         if session.running:
             raise CellEnded("nnrepl was left: the cell ends here") from None
     finally:
-        made.held.leave()
+        made.held.give_back()
         session.close(_OVER)
     made.cursor_moved(len(session.tape))
     raised = session.failure

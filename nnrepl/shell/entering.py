@@ -59,7 +59,7 @@ class EnteredProgram:
             self.session.course.end(len(self.session.tape))
             self._context.__exit__(None, None, None)
             self.shell.cursor_moved(len(self.session.tape))
-            self.shell.held.leave()
+            self.shell.held.give_back()
             self.session.close()
             if self._shell is not None:
                 self._shell.events.unregister("post_run_cell", self._cell_over)

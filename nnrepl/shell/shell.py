@@ -183,6 +183,8 @@ class Shell(Breaking, Hooks):
         if from_start and not run.opened:
             self.show(Text("running the program again from its start; Ctrl-C stops at the next op", style="hint"))
         self._progress.begin()
+        if from_start:
+            self.held.from_start()
         if run.seen is None:
             waits = [line.tape for line in self.session.changes.timelines if not line.ended]
             goes_on = run.old in waits and run.position >= len(run.old)  # nothing was printed after the last op

@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from nnrepl.tape.op import Op
 from nnrepl.tape.passes import Inside
-from nnrepl.tape.value import Value
+from nnrepl.tape.value import Leaf, Value
 
 KEPT: dict[str, type | None] = {"errors": BaseException, "edits": Value, "inserted": None, "belonging": Op}
 """The notes about ops that a saved tape keeps, and what is noted there (None: nothing but the op itself). `streams`,
@@ -31,6 +31,7 @@ class Notes:
 
     Attributes:
         labels: The path or argument name of values that came in by one.
+        leaves: The leaf that came in last with an array object, by the `id` that it had; it may hold another one now.
         aliases: Values that are another value in MLX's own graph.
         sketches: Shape and dtype of values whose array is not held.
         dropped: Values whose array the tape has let go of (others may not be built yet).
@@ -55,6 +56,7 @@ class Notes:
     """
 
     labels: dict[Value, str] = field(default_factory=dict)
+    leaves: dict[int, Leaf] = field(default_factory=dict)
     aliases: dict[Value, Value] = field(default_factory=dict)
     sketches: dict[Value, tuple[tuple[int, ...], mx.Dtype]] = field(default_factory=dict)
     dropped: set[Value] = field(default_factory=set)

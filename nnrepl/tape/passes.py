@@ -47,6 +47,7 @@ class Pass(Face):
         returned: What the function gave back that its forward ops had made; None where that is not known.
         code: The code of the function that was differentiated; None where it has none, and on a saved tape.
         within: The pass around it, where it is what happened inside of one call (see `Inside`).
+        by_hand: Of a closed gradient call, whether the program updates weights by hand between it and the next one.
     """
 
     tape: Tape
@@ -69,6 +70,7 @@ class Pass(Face):
     code: CodeType | None = None
     open: bool = True
     within: Pass | None = None
+    by_hand: bool = False
 
     def __len__(self) -> int:
         return self.end - self.start

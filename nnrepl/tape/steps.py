@@ -67,6 +67,16 @@ class Step:
         weights = {value for pass_ in passes for value in weights_of(pass_)}
         return [pass_ for pass_ in passes if is_update(pass_, weights)]
 
+    @property
+    def by_hand(self) -> bool:
+        """Whether weights are updated by hand in it behind a closed call, where that is not on the tape."""
+        return any(pass_.by_hand for pass_ in self.passes)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether weights have been updated in it."""
+        return self.by_hand or bool(self.updates)
+
     def __len__(self) -> int:
         return self.end - self.start
 
@@ -128,6 +138,7 @@ class Steps(Sequence[Step]):
     def coming(self, scope: Activation | None, lasti: int) -> int:
         """Return the number of the step in which a gradient call will be that is about to be made at a place."""
         self._look()
+        self._look_back()
         updated, count = self._updated, len(self._starts)
         if updated is not None and not in_one_turn(_last_of(updated), scope, lasti):
             return count + 1
@@ -163,6 +174,7 @@ class Steps(Sequence[Step]):
         passes, count = self.tape.passes, len(self.tape)
         while self._seen < len(passes):
             pass_ = passes[self._seen]
+            self._look_back()
             if pass_.kind != SETUP_PASS and pass_.start < count:
                 if not self._starts:
                     self._starts.append(self.tape.origin)
@@ -172,6 +184,13 @@ class Steps(Sequence[Step]):
                 return
             self._end(pass_)
             self._seen += 1
+
+    def _look_back(self) -> None:
+        """See whether the last pass was a closed call behind which the program has updated weights by hand: that is
+        known when it makes the next call."""
+        last = self.tape.passes[self._seen - 1] if 0 < self._seen <= len(self.tape.passes) else None
+        if last is not None and last.by_hand and (not self._starts or self._starts[-1] <= last.start):
+            self._updated = last
 
     def _cut(self, update: Op, pass_: Pass, end: int) -> None:
         """Find where a new step begins in a pass after an update, if it does. Ops at the top level may be of two

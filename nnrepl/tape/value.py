@@ -89,6 +89,8 @@ class Value(Face):
     @property
     def size(self) -> int:
         """The number of its elements."""
+        if self.held is not None:
+            return self.held.size
         size = 1
         for extent in self.shape:
             size *= extent
@@ -150,9 +152,10 @@ class Leaf(Value):
     Attributes:
         kind: One of `LEAF_KINDS`.
         origin: The older value that it continues (the parameter before the pass), or None.
+        entered: At which position of the tape it came in: the op that takes it is one of the next.
     """
 
-    __slots__ = ("_tape", "gradient_of", "kind", "origin")
+    __slots__ = ("_tape", "entered", "gradient_of", "kind", "origin")
 
     def __init__(self, tape: Tape, held: mx.array | None, kind: str, label: str | None, origin: Value | None) -> None:
         super().__init__(None, 0, held)
@@ -160,6 +163,9 @@ class Leaf(Value):
         self.kind = kind
         self.origin = origin
         self.gradient_of: Value | None = None
+        self.entered = len(tape.ops)
+        if held is not None:
+            tape.notes.leaves[id(held)] = self
         if label is not None:
             tape.notes.labels[self] = label
 

@@ -142,7 +142,7 @@ def ends_first(before: Tape, after: Tape) -> tuple[Tape, Op] | None:
     ends = [[op for op in tape.ops if op not in tape.notes.inserted] for tape in (before, after)]
     counts: list[Any] = [sum(op.of is None for op in ops) for ops in ends]
     if before.closed or after.closed:
-        counts = [(len(tape.steps), bool(tape.steps) and bool(tape.steps[-1].updates)) for tape in (before, after)]
+        counts = [(len(tape.steps), bool(tape.steps) and tape.steps[-1].is_over) for tape in (before, after)]
     if counts[0] == counts[1] or not all(ends):
         return None
     return (before, ends[0][-1]) if counts[0] < counts[1] else (after, ends[1][-1])

@@ -16,7 +16,7 @@ from nnrepl.record.custom import in_first_run
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.repeat import exchange
-from nnrepl.tape import RUN_PASS, Activation, Gradient, Leaf, Op, Operation, Pass, Tape, Value
+from nnrepl.tape import RUN_PASS, Activation, Gradient, Leaf, Op, Operation, Pass, Tape, Value, outermost
 from nnrepl.tape.passes import inside_of
 
 _copy = mx.array.__copy__
@@ -128,6 +128,8 @@ def _as_array(result: Any, target: Value, name: str) -> mx.array:
         integral = not mx.issubdtype(target.dtype, mx.inexact)
         if integral and isinstance(result, (float, complex)) and result != int(result.real):
             raise BadEdit(f"{name} is {str(target.dtype).removeprefix('mlx.core.')}; {result} is not a whole number")
+        if target.dtype == mx.bool_ and result not in (0, 1):
+            raise BadEdit(f"{name} is bool; {result} is neither True nor False")
         return _full(target.shape, result, target.dtype)
     raise BadEdit(f"{name} is a tensor; a {type(result).__name__} cannot stand there")
 
@@ -138,6 +140,7 @@ def _apart(recorder: Recorder, tape: Tape) -> Iterator[Tape]:
     scratch = tape.apart(tape.names)
     pass_ = Pass(scratch, -1, RUN_PASS, "edit", 0)
     before = recorder.tape, recorder.pass_, recorder.differentiating, recorder.listener, recorder.intake, recorder.mode
+    indexing = list(recorder.indexing)
     try:
         recorder.tape, recorder.pass_, recorder.differentiating = scratch, pass_, 1
         recorder.listener, recorder.intake, recorder.mode = None, RECORDING, RECORD
@@ -146,6 +149,7 @@ def _apart(recorder: Recorder, tape: Tape) -> Iterator[Tape]:
         (
             recorder.tape, recorder.pass_, recorder.differentiating, recorder.listener, recorder.intake, recorder.mode,
         ) = before  # fmt: skip
+        recorder.indexing[:] = indexing  # what is done here is looked at here, and may be refused
 
 
 def remember_source(text: str) -> str:
@@ -176,6 +180,17 @@ def place_of(tape: Tape, target: Value, cursor: int | None = None) -> tuple[Valu
         return target, 0 if pass_ is None else pass_.start
     made = target.op.position + 1
     return target, before_call(tape, made if cursor is None else max(cursor, made))
+
+
+def said_inside(name: str, pass_: Pass, where: str = "it lies") -> str:
+    """Say that something cannot be changed in a pass that is what happened inside of a call (`where`: what does so)."""
+    whole = outermost(pass_)
+    call = "a call" if whole.call is None else f"{whole.call.label} ({whole.call.name})"
+    before = whole.tape.ops[whole.start].label
+    return (
+        f"{name} cannot be changed here: {where} inside of {call}, which MLX runs by itself, as one op; change "
+        f"what goes in, at {before} (goto {before}), or what comes out"
+    )
 
 
 def before_call(tape: Tape, position: int) -> int:

@@ -11,6 +11,7 @@ import mlx.core as mx
 from nnrepl.record.bounds import OutOfBounds, outside
 from nnrepl.record.needs import needs
 from nnrepl.tape import Op, Value
+from nnrepl.tape.collector import paused
 
 _eval = mx.eval
 _SLICE_SECONDS = 0.1
@@ -53,9 +54,10 @@ def pending(values: Iterable[Value], limit: int | None = None) -> list[Op] | Non
         if value.evaluated:
             continue
         needed.add(op)
-        elements += sum(output.size for output in op.outputs)
-        if limit is not None and elements > limit:
-            return None
+        if limit is not None:
+            elements += sum([output.size for output in op.outputs])
+            if elements > limit:
+                return None
         stack.extend(needs(op))
     return sorted(needed, key=_position)
 
@@ -64,6 +66,7 @@ def _position(op: Op) -> int:
     return op.position
 
 
+@paused()
 def evaluate(values: Iterable[Value], progress: Callable[[float], None] | None = None) -> Work:
     """Give values their numbers, and what they depend on.
 

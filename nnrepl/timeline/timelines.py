@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.needs import needs
+from nnrepl.replay.run import Run
 from nnrepl.tape import Op, Tape, Value
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import Edit
@@ -102,6 +103,15 @@ class Timeline:
             timeline = timeline.parent
         return lost
 
+    def along(self) -> Run:
+        """Return what leads the program to its end, where it is as it was."""
+        end = len(self.tape)
+        if self.ended:
+            seen = self.seen + (self.seen >= end)  # at the end, what was printed behind the last op as well
+        else:
+            seen = min(self.seen, end - 1)  # after the last op nothing has been printed yet
+        return Run(self.tape, end, (), end, seen=seen)
+
     @property
     def depth(self) -> int:
         """How many edits it has."""
@@ -155,6 +165,10 @@ class Timelines:
         again."""
         before = tuple(code for code in self.current.codes if code.position <= began.position)
         return (*before, began) if isinstance(began, CodeChange) else before
+
+    def codes_for(self, line: Timeline | None, began: Edit | CodeChange | None) -> tuple[CodeChange, ...]:
+        """Return the changes of the source that hold on a timeline, or on one that a change made now is to begin."""
+        return line.codes if line is not None else self.current.codes if began is None else self.codes_with(began)
 
     def undo(self) -> Timeline | None:
         """Go to the timeline before the last edit; None if there is none."""

@@ -80,7 +80,10 @@ def steps_view(tape: Tape, everything: bool = False) -> RenderableType:
     for step in shown:
         mark = Text("▶" if step.number == here else "", style="source.current")
         calls = [pass_ for pass_ in step.passes if pass_.kind == GRADIENT_PASS]
-        updates = [_title(pass_) for pass_ in step.updates]
+        made = set(step.updates)
+        updates = [
+            "by hand" if pass_.by_hand else _title(pass_) for pass_ in step.passes if pass_.by_hand or pass_ in made
+        ]
         at = next(iter(calls), None) or next(iter(step.passes))
         table.add_row(mark, str(step.number), str(len(step)), str(len(calls)), ", ".join(dict.fromkeys(updates)),
                       _called(at), _loss(calls[-1], len(functions) > 1) if calls else Text(""))  # fmt: skip

@@ -107,5 +107,10 @@ def compare(before: Sequence[Figure], now: Sequence[Figure]) -> list[str]:
     lines += [text for _, text in sorted(worse, reverse=True)] or ["nothing became slower or larger"]
     lines += [text for _, text in sorted(better)]
     for word, keys in (("new", new.keys() - old.keys()), ("not measured", old.keys() - new.keys())):
-        lines += [f"{word}: {key}" for key in sorted(keys)]
+        lines += _named(word, sorted(keys))
     return lines
+
+
+def _named(word: str, keys: list[str]) -> list[str]:
+    """A line for each of a few figures, one for many: of those of a whole run `--only` measures a section."""
+    return [f"{word}: {key}" for key in keys] if len(keys) <= 9 else [f"{word}: {len(keys)} figures, {keys[0]} ..."]

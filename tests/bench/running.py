@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.figures import Figure, figure
-from tests.bench.scripts import LONG, WORKLOADS, Workload
+from tests.bench.scripts import LARGE, LONG, WORKLOADS, Workload
 
 _ROOT = Path(__file__).parent.parent.parent
 _PLAIN = (sys.executable,)
@@ -137,6 +137,24 @@ def opening(rounds: int, quick: bool) -> Iterator[Figure]:
                 base = spent([*_OURS, *_CONTINUE, path])
                 extra.append(1e3 * (spent([*_OURS, *_CONTINUE, *look, path]) - base))
             yield figure(f"going into step {step} of {count}, four commands", extra, "ms")
+        yield from _points(Scripts(folder).path(replace(LARGE, steps=count)), count, rounds)
+
+
+def _points(path: str, count: int, rounds: int) -> Iterator[Figure]:
+    """What opening a step of a larger model costs with restart points and without, and what keeping them costs."""
+    look = ("-c", f"goto step {count * 9 // 10}")
+    runs: dict[str, list[float]] = {"with": [], "without": []}
+    opened: dict[str, list[float]] = {"with": [], "without": []}
+    for _ in range(rounds):
+        for which, history in (("without", ("--history", "1K")), ("with", ())):
+            base = spent([*_OURS, *history, *_CONTINUE, path])
+            runs[which].append(base)
+            opened[which].append(spent([*_OURS, *history, *_CONTINUE, *look, path]) - base)
+    for which, found in opened.items():
+        shares = [extra / base for extra, base in zip(found, runs[which])]
+        yield figure(f"goto step {count * 9 // 10} of {count}, {which} restart points", shares, "runs")
+    costs = [ours / plain for ours, plain in zip(runs["with"], runs["without"])]
+    yield figure("a run with restart points against one without", costs, "x", 1.02)
 
 
 def start(rounds: int) -> Iterator[Figure]:

@@ -183,3 +183,6 @@ WORKLOADS = (
 
 LONG = Workload("mlp", "mlp", 2000, 1.15, marks=(20, 200, 2000))
 """The memory of this is looked at."""
+
+LARGE = Workload("mlp, large", "mlp, large", 200, 1.05)
+"""Steps of this are opened behind restart points."""

@@ -147,6 +147,68 @@ for i in range(4):
 """,
 }
 
+ARRAYS = """
+w = {"a": mx.random.normal((4, 8)), "b": mx.random.normal((8, 1))}
+def loss_fn(w, x, y):
+    z = mx.tanh(x @ w["a"]); seen(z)
+    return ((z @ w["b"] - y) ** 2).mean()
+learn = mx.value_and_grad(loss_fn)
+"""
+"""Weights that are plain arrays, changed by hand."""
+BY_HAND = {
+    "by_hand": ARRAYS
+    + """
+for i in range(10):
+    loss, grads = learn(w, X + i, Y)
+    w = tree_map(lambda p, g: p - 0.05 * g, w, grads)
+    mx.eval(w, loss)
+    if i % 4 == 0: print(i, loss.item())
+""",
+    "written_into": ARRAYS
+    + """
+def descend(w, grads):
+    for name in w: w[name] -= 0.05 * grads[name]
+for i in range(10):
+    x = X * (1 + i)
+    loss, grads = learn(w, x, Y)
+    descend(w, grads)
+    if i % 4 == 0: print(i, loss.item())
+""",
+    "summed_by_hand": ARRAYS
+    + """
+total = None
+for k in range(30):
+    loss, grads = learn(w, X[k % 3 * 8:k % 3 * 8 + 8], Y[k % 3 * 8:k % 3 * 8 + 8])
+    total = grads if total is None else tree_map(mx.add, total, grads)
+    if k % 3 == 2:
+        w, total = tree_map(lambda p, g: p - 0.02 * g, w, total), None
+        mx.eval(w)
+        print(k, loss.item())
+""",
+    "products": ARRAYS
+    + """
+names, held = list(w), list(w.values())
+def of(*held): return loss_fn(dict(zip(names, held)), X, Y)
+for i in range(10):
+    (loss,), grads = mx.vjp(of, held, [mx.array(0.5)])
+    held = [p - 0.1 * g for p, g in zip(held, grads)]
+    mx.eval(held)
+    print(i, loss.item())
+""",
+    "there_and_back": PLAIN
+    + """
+opt = optim.SGD(0.05)
+for i in range(10):
+    loss, grads = learn(model, X, Y)
+    old = model.trainable_parameters()
+    model.update(tree_map(lambda p, g: p + 0.05 * g, old, grads))
+    _, grads = learn(model, X, Y)
+    model.update(old); opt.update(model, grads); mx.eval(model.parameters())
+    print(i, loss.item())
+""",
+}
+PROGRAMS |= {name: text for name, text in BY_HAND.items() if name != "there_and_back"}  # its last bits are not held
+
 COMPILED = """
 from functools import partial
 class Net(nn.Module):

@@ -15,7 +15,7 @@ import mlx.core as mx
 import pytest
 
 from nnrepl.cli import main
-from tests.closed.programs import COMPILED, HEAD, PROGRAMS
+from tests.closed.programs import ARRAYS, BY_HAND, COMPILED, HEAD, PROGRAMS
 from tests.closed.walks import KINDS, walk
 from tests.support import plain_python
 
@@ -124,6 +124,32 @@ def test_an_update_by_hand_is_never_missed(tmp_path: Path) -> None:
     assert [ops == "2" for ops, _ in steps] == [False, True, True, False] + [False] * 8 or steps[3][0] == "2"
 
 
+@pytest.mark.parametrize("name", BY_HAND)
+def test_updates_by_hand_leave_steps_closed(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + BY_HAND[name])
+    shown = play(file, "continue", "info steps all", "goto step 7", "info steps all")
+    steps = re.findall(r"^(?:▶|  )\s+\d+ +(\d+) +(\d) +(\w+)", shown, re.MULTILINE)
+    assert len(steps) == 20
+    assert len({(calls, how) for _, calls, how in steps}) == 1
+    closed = [int(ops) < 14 for ops, *_ in steps]
+    assert closed == [False] + [True] * 9 + [False] + [True] * 5 + [False] + [True] * 3
+
+
+def test_weights_that_go_another_way_are_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    loop = """
+for i in range(12):
+    loss, grads = learn(w, X, Y)
+    if i < 3 or i > 8: w = tree_map(lambda p, g: p - 0.05 * g, w, grads)
+    mx.eval(w)
+"""
+    file.write_text(HEAD + QUIET + ARRAYS + loop)
+    shown = {way: play(file, f"config native {way}", "continue", "info steps all") for way in ("on", "off")}
+    calls = {way: re.findall(r"^(?:▶|  )\s+\d+ +\d+ +(\d) ", said, re.MULTILINE) for way, said in shown.items()}
+    assert calls["on"] == calls["off"] == ["1", "1", "1", "7", "1", "1"]
+
+
 @pytest.mark.parametrize(
     ("line", "found"),
     [
@@ -174,6 +200,43 @@ def test_stops_on_the_way_open_what_they_need(tmp_path: Path) -> None:
     assert re.findall(r"^i = (\d+)", shown, re.MULTILINE) == ["6", "7", "5", "5", "5"]
     closed = [int(line.split()[0]) for line in shown.splitlines() if re.match(r" +\d+ +2 +1 +Adam", line)]
     assert closed == [2, 3, 4, 9, 10, 11]
+
+
+LET_GO = """
+state = [model.state, opt.state]
+
+@partial(mx.compile, inputs=state, outputs=state)
+def step(x, y):
+    (loss, size), grads = nn.value_and_grad(model, lambda m: (((m(x) - y) ** 2).mean(), x.sum()))(model)
+    opt.update(model, grads)
+    return loss, size
+
+for i in range(5):
+    loss, size = step(mx.ones((2, 4)), mx.zeros((2, 3)))
+    mx.eval(state)
+    loss = {read}
+"""
+
+
+@pytest.mark.parametrize("read", ["loss.item()", "f'{loss}'", "float(loss)", "step(x, y)[0].tolist()"])
+def test_a_loss_of_which_the_program_keeps_the_number_only(read: str, tmp_path: Path) -> None:
+    """`loss = loss.item()` lets go of the tensor at once: its number is kept all the same."""
+    file = tmp_path / "train.py"
+    imports = "from functools import partial\nimport mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim\n"
+    model = "model, opt = nn.Linear(4, 3), optim.Adam(0.01)\nx, y = mx.ones((2, 4)), mx.zeros((2, 3))\n"
+    file.write_text(imports + model + LET_GO.format(read=read))
+    shown = play(file, "continue", "info steps")
+    rows = re.findall(r"^ +▶? *\d+ +\d+ +[12]  Adam .* (\d\.\d+) *$", shown.replace("▶", " "), re.MULTILINE)
+    assert len(rows) == 5, shown
+
+
+@pytest.mark.parametrize("motion", ["goto", "until"])
+def test_a_step_that_has_no_such_op_is_opened_alone(motion: str, tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + PROGRAMS["adam"])
+    shown = play(file, "continue", "goto step 3", f"{motion} step 8 erfinv")
+    assert re.findall(r"opening (steps? [\d to]*\d)", shown) == ["step 3", "step 8"]
+    assert "step 8 has no erfinv" in shown
 
 
 def test_an_edit_in_an_opened_step_is_the_program_with_that_line(tmp_path: Path) -> None:

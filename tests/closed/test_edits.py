@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import mlx.core as mx
+import mlx.nn as nn
 import pytest
 
+from nnrepl.replay.libraries import LIBRARIES
 from tests.closed import edits
 from tests.closed.test_closed import _main, play  # noqa: F401
 from tests.support import plain_python
@@ -119,3 +122,65 @@ def test_an_edit_behind_one_that_was_put_in_again(tmp_path: Path) -> None:
     (tmp_path / "plain.py").write_text(plain + "print(len(log), [round(number, 4) for number in log])\n")
     printed = plain_python("plain.py", cwd=tmp_path).stdout
     assert re.sub(r"\s", "", printed.partition(" ")[2]) in re.sub(r"\s", "", shown), shown
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_a_line_typed_at_an_update_is_done_before_it_and_not_where_the_gradients_are_taken(
+    native: str, tmp_path: Path
+) -> None:
+    """There `grads` holds the ones of the step before still; and the optimizer's own method has a `self`."""
+    text = TRAIN.replace("mark = ", "from mlx.utils import tree_map; mark = ").replace(
+        "; opt.update", "\n    opt.update"
+    )
+    (tmp_path / "train.py").write_text(text)
+    lines = {"grads = tree_map(lambda g: g * 5, grads)": "", "self.betas = [0.5, 0.9]": "opt.betas = [0.5, 0.9]"}
+    typed = [
+        part
+        for line in lines
+        for part in ("timeline 1", "goto step 3 update", line, "goto end", "continue", "p log[-1]")
+    ]
+    shown = play(tmp_path / "train.py", f"config native {native}", *typed)
+    plain = []
+    for line, written in lines.items():
+        (tmp_path / "plain.py").write_text(
+            text.replace("    opt.update", f"    if i == 2: {written or line}\n    opt.update") + "print(log[-1])\n"
+        )
+        plain.append(plain_python("plain.py", cwd=tmp_path).stdout.strip())
+    assert re.findall(r"^log\[-1\] = (.*)", shown, re.MULTILINE) == plain, shown
+
+
+PATCHED = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+mx.random.seed(3)
+linear, tanh = nn.Linear.__call__, mx.tanh
+nn.Linear.__call__ = lambda self, x: linear(self, x) * 2
+nn.Linear.halved = lambda self, x: self(x) / 2
+mx.tanh = lambda x: tanh(x) * 3
+X = mx.random.normal((24, 4)); model = nn.Linear(4, 1); opt = optim.Adam(1e-2); log = []
+learn = nn.value_and_grad(model, lambda model, x: (mx.tanh(model.halved(x)) ** 2).mean())
+for i in range(6):
+    x = X * 1
+    loss, grads = learn(model, x)
+    opt.update(model, grads); log.append(loss.item())
+"""
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_what_a_program_puts_in_the_place_of_a_librarys_own(native: str, tmp_path: Path) -> None:
+    """It stays there where steps run natively, and is put in once where the program runs again from its start."""
+    (tmp_path / "train.py").write_text(PATCHED)
+    own = nn.Linear.__call__, mx.tanh
+    try:
+        shown = play(tmp_path / "train.py", f"config native {native}", "continue", "p str(log)",
+                     "goto step 3 train.py:12", "x = x * 2", "goto end", "continue", "p str(log)")  # fmt: skip
+    finally:
+        LIBRARIES.begin()
+    assert (nn.Linear.__call__, mx.tanh) == own
+    assert not hasattr(nn.Linear, "halved")
+    plain = []
+    for line in ("", "    if i == 2: x = x * 2\n"):
+        text = PATCHED.replace("    loss, grads", f"{line}    loss, grads") + "print(str(log))\n"
+        (tmp_path / "plain.py").write_text(text)
+        plain.append(plain_python("plain.py", cwd=tmp_path).stdout.strip())
+    found = re.findall(r"^str\(log\) = '(.*?)'", re.sub(r"\n +", " ", shown), re.MULTILINE | re.DOTALL)
+    assert [re.sub(r"\s+", " ", one) for one in found] == plain, shown

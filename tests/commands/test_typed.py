@@ -38,6 +38,8 @@ def test_every_command_is_typed() -> None:
             if shown.strip():  # a transcript is compared to the letter: what it shows is held
                 answered.update(line.split()[:1])
     never = {command.names[0] for command in TABLE.commands if not answered.intersection(command.names)}
+    missing = sorted(never - ELSEWHERE.keys())
+    assert not missing, f"{', '.join(missing)}: typed in no transcript (tests/transcripts/*.txt)"
     assert never == ELSEWHERE.keys()
     for name, file in ELSEWHERE.items():
         text = (ROOT / file).read_text(encoding="utf-8")

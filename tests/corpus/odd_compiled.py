@@ -310,6 +310,18 @@ def compiled_functions_must_not_evaluate(x):
 
 
 @called((4, 3))
+def compiled_steps_must_not_evaluate_in_their_loss(x):
+    messages = []
+    for wrong in (lambda a: a.sum().item(), lambda a: mx.eval(a * 2), lambda a: mx.async_eval(mx.sin(a))):
+        loss = lambda a, f=wrong: (f(a), (a * a).sum())[1]  # noqa: E731
+        try:
+            messages.append(mx.compile(lambda a, f=loss: mx.value_and_grad(f)(a))(x))
+        except Exception as error:
+            messages.append((type(error).__name__, str(error).splitlines()[0]))
+    return messages
+
+
+@called((4, 3))
 def compiled_arguments_that_mlx_refuses(x):
     messages = []
     f = mx.compile(lambda a, b=None: a * 2)

@@ -268,3 +268,79 @@ def kept_two_calls_deep(x):
 
     slope = mx.grad(outer)(x)
     return (slope * 0.1 + kept["u"]).square().mean()
+
+
+@differentiated((3, 3), (3, 3))
+def captured_in_a_call_within_a_call_and_evaluated_after_it(x, w):
+    squares = w * w
+
+    def outer(q, r):
+        mx.jvp(lambda _: r.T.T, [q], [r])
+        return q
+
+    _, pulled = mx.vjp(outer, [squares, squares], [x])
+    shown = squares * x
+    shown.sum().item()
+    return shown.square().mean() + pulled[0].sum() + squares.mean()
+
+
+@differentiated((3, 3), (3, 3))
+def changed_in_a_jvp_that_does_not_return_it(x, w):
+    squares = x @ w
+
+    def turn(q):
+        nonlocal squares
+        squares **= 2
+        return mx.roll(x, 1, axis=0) * 2
+
+    tangents = mx.jvp(turn, [squares], [x])[1]
+    mx.eval(squares)
+    return squares.square().mean() + tangents[0].sum()
+
+
+@differentiated((3, 3), (3, 3))
+def evaluated_in_a_grad_that_takes_what_another_gave(x, w):
+    below = x @ w
+    both = x * below
+    mx.grad(lambda p: (p * p * both).sum())(x)
+    pulled = mx.grad(lambda p, q: (p * q).sum())(both, below)
+
+    def shown(p):
+        mx.eval(p[::2])
+        return p
+
+    def energy(p):
+        return (mx.checkpoint(shown)(p) * p * both).sum()
+
+    return mx.grad(energy)(pulled).square().mean()
+
+
+# -- two tensors that are one node of MLX's graph ----------------------------------------------------------------
+
+
+@built
+def captured_is_what_it_is_differentiated_by():
+    """A closure holds the very tensor that the function is given."""
+    x = mx.arange(12.0).reshape(4, 3) / 7
+
+    def loss(a):
+        mapped = mx.vmap(lambda p, q: p * q)(a, x) + mx.vmap(lambda p: p * x.sum())(a)
+        turned = mx.jvp(lambda p, q: p * q * q, [a, x], [a, x])[1][0]
+        return (mapped * turned).sum() + mx.grad(lambda p: (p * x * p).sum())(a).square().sum()
+
+    return Call(loss, [x], 0)
+
+
+@differentiated((4, 3), (4, 3))
+def checkpoint_that_gives_back_what_it_is_given(x, w):
+    same = mx.checkpoint(lambda a, b: b)(w, x)
+    return mx.vmap(lambda a, b: a * 2 + b)(x, same).square().mean()
+
+
+@differentiated((3, 3), (3, 3))
+def checkpoint_in_a_grad_that_captures_what_was_made_there(x, w):
+    def energy(p, q):
+        made = mx.tanh(q @ w)
+        return (mx.checkpoint(lambda a: a * made)(p) * q).sum()
+
+    return mx.grad(energy)(x, x).square().mean()

@@ -227,6 +227,8 @@ def equations(lines: Sequence[str]) -> list[list[str]]:
     for line in lines:
         bare = re.sub(r"\s{3}\([a-z].*\)$", "", line)
         sides = _sides(bare)
+        if line.startswith("≈ ") and found:
+            continue  # rounded on the way: no equation
         if line.startswith("= ") and found:
             found[-1].extend(sides)
         else:

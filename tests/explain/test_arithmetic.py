@@ -11,7 +11,8 @@ import mlx.core as mx
 import pytest
 
 import nnrepl
-from nnrepl.explain.explanation import Explanation, explain, of_value
+from nnrepl.explain.explained import explain
+from nnrepl.explain.explanation import Explanation, of_value
 from nnrepl.explain.look import Look
 from nnrepl.ops import ENTRIES, every
 from nnrepl.ops.entry import Entry
@@ -406,7 +407,8 @@ def rules() -> str:
 
 def test_no_rule_in_english_changes_unseen() -> None:
     """`python -m tests.explain.test_arithmetic` writes them anew; read the difference before you keep it."""
-    assert rules() == RULES.read_text(encoding="utf-8")
+    said = "python -m tests.explain.test_arithmetic writes tests/explain/rules.txt anew; read the difference"
+    assert rules() == RULES.read_text(encoding="utf-8"), said
 
 
 if __name__ == "__main__":
@@ -477,3 +479,37 @@ def test_factors_and_determinants_are_written_out() -> None:
     for place in ("[2, 1]", "[0, 2]", "[1, 1]"):
         assert "which is a[" in " ".join(told["linalg.lu_factor", 0, place])
     assert any("s1 + s2 + s3" in " ".join(lines) for lines in told.values())
+
+
+@pytest.mark.parametrize(
+    ("order", "terms", "remark"),
+    [
+        (1, "|a[0,1]| + |a[1,1]|", "column 1 has the largest sum"),
+        (-1, "|a[0,0]| + |a[1,0]|", "column 0 has the smallest sum"),
+        (float("inf"), "|a[1,0]| + |a[1,1]|", "row 1 has the largest sum"),
+        (-float("inf"), "|a[0,0]| + |a[0,1]|", "row 0 has the smallest sum"),
+    ],
+)
+def test_a_norm_of_sums_says_which_row_or_column_it_is(order: float, terms: str, remark: str) -> None:
+    trace = nnrepl.trace(lambda a: mx.linalg.norm(a, order, stream=mx.cpu), mx.array([[1.0, -2.0], [3.0, 7.0]]))
+    lines = of_value(Look(OpenSession(trace)), trace.ops[0].outputs[0]).lines
+    assert terms in lines[0]
+    assert remark in lines[-1]
+
+
+def test_what_lu_factor_exchanged_is_said() -> None:
+    a = mx.array([[1.0, 2.0, 0.0], [4.0, 1.0, 0.0], [0.0, 0.0, 5.0]])
+    trace = nnrepl.trace(lambda a: mx.linalg.lu_factor(a, stream=mx.cpu), a)
+    look, exchanged = Look(OpenSession(trace)), trace.ops[0].outputs[1]
+    said = [of_value(look, exchanged, f"[{row}]").lines[0] for row in range(3)]
+    assert said[0].endswith("= 1   (row 0 was exchanged with row 1)")
+    assert said[2].endswith("= 2   (row 2 stayed where it was)")
+
+
+def test_a_linear_op_backwards_is_a_sum_of_what_came_in() -> None:
+    weights = mx.array([[2.0, 3.0], [5.0, 7.0]])
+    trace = nnrepl.trace(lambda a: (mx.diff(a) * weights).sum(), mx.array([[1.0, 4.0, 2.0], [0.0, 1.0, 3.0]]), wrt=0)
+    back = next(op for op in trace.ops if op.name == "vjp of diff")
+    lines = of_value(Look(OpenSession(trace)), back.outputs[0], "[1, 1]").lines
+    assert lines[0].endswith("= ∂L/∂#1[1,0] + (−∂L/∂#1[1,1])")
+    assert lines[-1] == "= −2"

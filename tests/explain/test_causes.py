@@ -3,6 +3,7 @@ or made it 0 in an earlier step; each beside a program in which it is not so."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -73,6 +74,18 @@ def test_what_made_numbers_large_is_named(name: str) -> None:
     assert "times as large" in answer, answer
     assert " * 1" in answer.partition("in size: ")[2]
     assert "times as" not in text(ask(sound))
+
+
+def test_an_op_that_is_flat_says_its_rule_and_a_norm_what_made_it_so() -> None:
+    """So large that its square is infinite, a row has no slope in a norm; with two zeros a product has none."""
+    flat = text(ask(lambda w: (mx.fast.rms_norm((X @ w) * 1e25, None, 1e-5) * X).sum()))
+    assert (
+        "passes nothing on to #2, whatever comes in (its local factor is (came − unit · mean came · unit) / r" in flat
+    )
+    assert "makes it 1e+25 times as large" in flat
+    zeros = text(ask(lambda w: mx.prod((X @ w) * mx.array([0.0, 0, 1]), axis=-1).sum()))
+    assert re.search(r"passes nothing on to #\d, whatever comes in \(its local factor is Π other #\d\)\. ", zeros)
+    assert "times as large" not in zeros
 
 
 def test_numbers_that_grow_from_step_to_step_of_a_recurrence_are_said_to() -> None:

@@ -271,6 +271,7 @@ ELSEWHERE = {"hole"}
 
 CLAIMED = {
     "asleep": "asleep or not called", "sleeping": "asleep", "half kept": "half kept", "divided away": "gone again",
+    "one term": "dead way",
     "creeping": "creeping update", "non-finite": "not finite", "double softmax": "double",
     "forced evaluation": "forced", "cut gradient": "the very numbers",
 }  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 
 import nnrepl
 from nnrepl import UserError
-from nnrepl.explain.explanation import explain
+from nnrepl.explain.explained import explain
 from nnrepl.explain.words import factor, number, substitute
 from tests.corpus import layers, lm
 from tests.corpus.checks import Call, some

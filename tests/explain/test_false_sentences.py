@@ -10,7 +10,7 @@ import mlx.optimizers as optim
 import pytest
 
 import nnrepl
-from nnrepl.explain.explanation import explain
+from nnrepl.explain.explained import explain
 from nnrepl.explain.health import health
 from nnrepl.explain.why import why
 from nnrepl.session.session import TapeSession

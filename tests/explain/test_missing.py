@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -119,3 +121,28 @@ def test_a_failed_pass_and_no_pass_are_two_other_reasons() -> None:
     for line in ("p grad(w)", "why grad(w)", "explain grad(w)", "check grad(w)"):
         assert "ended with ValueError" in asked(failed, line), line
         assert "no gradient pass" in asked(forward, line) or "No gradient was taken" in asked(forward, line), line
+
+
+def test_what_a_function_has_made_whose_backward_pass_runs_it_again_or_is_written() -> None:
+    """Not that nobody asked: a gradient is taken of what the second run makes, or none at all."""
+    ruled = mx.custom_function(lambda x: mx.tanh(x * 2))
+    ruled.vjp(lambda primals, cotangent, output: cotangent)
+
+    def again(x: mx.array) -> mx.array:
+        h = x * 2
+        return mx.tanh(h)
+
+    x = mx.ones((3,))
+    for fun, said in (
+        (lambda x: mx.checkpoint(again)(x).sum(), r"runs once more .*\(here grad\((#\d+)\)\)"),
+        (lambda x: ruled(x).sum(), r"lies inside of #\d \(custom.*\), whose gradient the program has written itself"),
+    ):
+        session = OpenSession(nnrepl.trace(fun, x, wrt=0))
+        session.run("goto tanh")
+        told = [" ".join(str(session.run(line)).split()) for line in ("p grad(#1)", "why grad(#1)")]
+        assert all(re.search(said, line) for line in told), told
+        second = re.search(r"here grad\((#\d+)\)", told[0])
+        if second is not None:
+            session.run("goto end")
+            slope = str(session.run(f"p mx.allclose(grad({second[1]}), 1 - mx.tanh(mx.ones(3) * 2) ** 2).item()"))
+            assert slope.strip().endswith("True")

@@ -11,9 +11,12 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+import nnrepl
+from nnrepl.explain.explained import explain
 from nnrepl.ops import ENTRIES
 from nnrepl.ops.quantized import unpack
 from tests.explain.test_table import check, recorded
+from tests.support import OpenSession
 
 X = mx.sin(mx.arange(24.0)).reshape(2, 3, 4)
 FLAGS = mx.array([[0, 2, 0], [0, -1, 0], [3, 1, 0]])
@@ -103,3 +106,26 @@ def test_gradients_that_mlx_has_not_are_right() -> None:
     _sloped("linalg.inv", lambda a: mx.linalg.inv(a, stream=cpu), a)
     _sloped("linalg.solve", lambda a: mx.linalg.solve(a, b, stream=cpu), a, b)
     _sloped("linalg.solve", lambda a: mx.linalg.solve(a, column, stream=cpu), a, column)
+
+
+def _lines(function: Callable[..., mx.array], *arrays: mx.array, ask: str) -> list[str]:
+    return explain(OpenSession(nnrepl.trace(function, *arrays, wrt=0)), ask).lines
+
+
+def test_a_number_that_mlx_has_rounded_on_the_way_is_not_set_equal() -> None:
+    mx.random.seed(3)
+    q, k = (mx.random.normal((1, 2, 4, 8)).astype(mx.bfloat16) for _ in range(2))
+
+    def attention(q: mx.array) -> mx.array:
+        return mx.fast.scaled_dot_product_attention(q, k, k * 2, scale=0.5, mask="causal").sum()
+
+    lines = _lines(attention, q, ask="grad(q) at [0, 1, 3, 5]")
+    assert lines[-2:] == ["= 0.5 · (−0.9018)", "≈ −0.4531"]
+    assert _lines(attention, q.astype(mx.float32), ask="grad(q) at [0, 1, 3, 5]")[-1].startswith("= ")
+
+
+def test_what_is_divided_by_a_zero_with_a_sign_has_that_sign() -> None:
+    x = mx.array([-0.0, 0.0])
+    for at, end in ((0, ["= 1 / (−0)", "= −∞"]), (1, ["= 1 / 0", "= ∞"])):
+        assert _lines(lambda x: mx.sum(1 / x), x, ask=f"#1 at [{at}]")[-2:] == end
+        assert _lines(lambda x: mx.sum(mx.log(x)), x, ask=f"grad(x) at [{at}]")[-2:] == end

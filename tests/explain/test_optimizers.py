@@ -11,7 +11,7 @@ import mlx.optimizers as optim
 import pytest
 
 import nnrepl
-from nnrepl.explain.explanation import explain
+from nnrepl.explain.explained import explain
 from nnrepl.explain.why import why
 from nnrepl.ops.optimizers import RECIPES
 from tests.explain.school import mistakes

@@ -13,7 +13,7 @@ import pytest
 
 import nnrepl
 from nnrepl.explain.composites import explain_call, find_call
-from nnrepl.explain.explanation import explain
+from nnrepl.explain.explained import explain
 from nnrepl.explain.why import why
 from nnrepl.timeline.compare import distances
 from tests.support import OpenSession

@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 
 from nnrepl.learn.lesson import Lesson, parse
-from nnrepl.shell.lessons import Student, perform
 from nnrepl.shell.readers import PROMPT
+from nnrepl.shell.student import Student, perform
 from nnrepl.view.theme import THEMES
 
 PROGRAM = """\

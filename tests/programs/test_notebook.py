@@ -358,6 +358,7 @@ def test_a_cell_that_the_notebook_has_not(tmp_path: Path) -> None:
 def test_another_kind_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader in the table is all that a kind needs: it is loaded, its cells are called as a notebook's, and `load`
     takes it for a program."""
+    assert READERS.keys() == {".ipynb"}, "a new kind of program in cells belongs in tests/programs/test_notebook.py"
     monkeypatch.setitem(READERS, ".cells", lambda path, text: text.split("%%\n"))
     file = tmp_path / "two.cells"
     file.write_text("a = 1\n%%\nb = a + 1\ndisplay(b)\n")

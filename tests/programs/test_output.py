@@ -155,6 +155,42 @@ def test_standard_output(tmp_path: Path, program: str) -> None:
     check(tmp_path, imports + re.sub(r"^ {8}", "", program, flags=re.MULTILINE))
 
 
+WRAPPED = """
+import codecs, io, os, sys
+import mlx.core as mx
+w, kept = mx.array([1.0, 2.0]), []
+ways = (
+    lambda: os.fdopen(sys.__stdout__.fileno(), "w", buffering=1),
+    lambda: open(1, "w", 1, closefd=False),
+    lambda: open("/dev/stdout", "w", 1),
+    lambda: io.TextIOWrapper(open(sys.__stdout__.fileno(), "wb", 0), write_through=True),
+    lambda: codecs.getwriter("utf8")(sys.__stdout__.buffer),
+    lambda: io.TextIOWrapper(sys.__stdout__.buffer, encoding="utf-8", line_buffering=True),
+    lambda: io.TextIOWrapper(sys.__stdout__.detach(), encoding="utf-8", line_buffering=True),
+)
+for way in ways:
+    kept.append(sys.stdout)
+    sys.stdout = way()
+    print(len(kept), "set up")
+    loss, grad = mx.value_and_grad(lambda w: (w * w).sum())(w)
+    w = w - 0.1 * grad
+    print(len(kept), f"{loss.item():.4f}")
+"""
+
+
+def test_a_stream_that_the_program_wraps(tmp_path: Path) -> None:
+    """It prints once, however often the program runs again; no wrapper takes the stream of the prompt along."""
+    (tmp_path / "wrapped.py").write_text(WRAPPED)
+    plain = plain_python("wrapped.py", cwd=tmp_path).stdout.splitlines()
+    lines = ["continue", "goto step 3", "goto start", "w = w * 2", "p 'edited'", "continue", "p w.shape", "quit"]
+    first, edited = nnrepl_cli("wrapped.py", stdin="\n".join(lines), cwd=tmp_path).stdout.split("\n'edited'\n")
+    assert [line for line in first.splitlines() if re.match(r"\d [s\d]", line)] == plain
+    again = [line for line in edited.splitlines() if re.match(r"\d [s\d]", line)]
+    assert [line[:2] for line in again] == [line[:2] for line in plain[1:]]
+    assert again[0] == "1 20.0000"
+    assert edited.count("(2,)") == 1
+
+
 def test_logging_and_warnings(tmp_path: Path) -> None:
     program = """
 import net, logging, warnings

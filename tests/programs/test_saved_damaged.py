@@ -74,6 +74,8 @@ LIES: dict[str, Any] = {
     "a negative op": lambda d: d["tapes"][0]["ops"].append(-1),
     "a value out of range": lambda d: d["ops"][0]["inputs"].append(10**6),
     "a true number": lambda d: d["ops"][0]["inputs"].append(True),
+    "an argument that is no input": lambda d: d["ops"][0]["args"].append({"v": len(d["values"]) - 1}),
+    "an input in a list that is none": lambda d: d["ops"][0]["args"].append({"l": [{"v": len(d["values"]) - 1}]}),
     "a cyclic scope": lambda d: d["scopes"][0].update(place=[0, 0]),
     "a cyclic origin": lambda d: d["values"][0].update(origin=0, kind="input"),
     "a cyclic gradient": lambda d: d["values"][-1].update(of=len(d["values"]) - 1),

@@ -73,3 +73,20 @@ def test_a_leaf_is_found_by_its_array() -> None:
     assert leaves
     assert all(glance.leaf_of(leaf.held) is leaf for leaf in leaves)
     assert glance.leaf_of(mx.ones(2)) is None
+
+
+def test_a_leaf_is_found_without_a_look_at_all_ops() -> None:
+    def many(w: mx.array) -> mx.array:
+        for _ in range(100):
+            w = mx.tanh(w) + shift
+        return w.sum()
+
+    shift = mx.ones(3)
+    trace = nnrepl.trace(many, mx.ones(3), wrt=0)
+    glance = Glance(trace.tape)
+    found = glance.leaf_of(shift)
+    assert found is not None
+    assert found.held is shift
+    (leaf,) = trace.tape.passes[-1].wrt
+    assert glance.leaf_of(leaf.held) is leaf
+    assert glance._seen == 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
 import nnrepl
-from tests.support import OpenSession
+from tests.session.test_stops_running import play
+from tests.support import OpenSession, plain_python
 
 FLAG = "NNREPL_TEST_CALLED_BEFORE"
 """Where a function remembers what nnrepl cannot put back."""
@@ -60,3 +63,40 @@ def test_draws_are_the_same_again() -> None:
         again = [op.outputs[0] for op in session.tape.ops if op.name.endswith("normal")]
         assert [value.array.tolist() for value in again] == [value.array.tolist() for value in before]
     assert len(before) == 2
+
+
+def test_another_seed_is_another_way() -> None:
+    """Who seeds with what cannot be put back (a clock, the system) draws other numbers: that is said, not shown."""
+    seeds = []
+
+    def noisy(w: mx.array) -> mx.array:
+        a = w * 2
+        seeds.append(int.from_bytes(os.urandom(4), "little"))
+        mx.random.seed(seeds[-1])
+        return (a * mx.random.normal((2,))).sum()
+
+    trace = nnrepl.trace(noisy, mx.array([1.0, 2.0]))
+    first = seeds[-1]
+    with pytest.raises(nnrepl.UserError, match=rf"random key: seed \d+ instead of seed {first} "):
+        trace.set("a", lambda a: a * 1)
+
+
+LOOP = """import mlx.core as mx
+mx.random.seed(0)
+def loss_fn(w):
+    a = w * 2
+    return (a * mx.random.normal((2,))).sum()
+w = mx.array([1.0, 2.0])
+for i in range(3):
+    loss, grad = mx.value_and_grad(loss_fn)(w)
+    w = w - 0.1 * grad
+    print(f"loss {loss.item():.6f}")
+"""
+
+
+def test_an_edit_in_a_later_step_draws_what_that_step_drew(tmp_path: Path) -> None:
+    edited = LOOP.replace("    return (", "    a = a * 3 if i == 1 else a\n    return (")
+    expected = plain_python("-c", edited).stdout
+    screen = play(tmp_path, LOOP, "until step 2", "until random.normal", "a = a * 3", "c")
+    assert "another random key" not in screen
+    assert re.findall(r"^loss .*", screen, re.MULTILINE)[-2:] == expected.splitlines()[-2:]

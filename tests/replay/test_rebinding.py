@@ -85,3 +85,48 @@ def _load(path: Path, text: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+COMPILED = """\
+import functools
+import mlx.core as mx
+cache, calls = {"k": None}, []
+def mixed(x, k):
+    z = x * k
+    return z + cache["k"]
+@functools.partial(mx.compile, inputs=cache)
+def step(x):
+    k = cache["k"]
+    a = k
+    h = x + 1  # here
+    b = k
+    y = mixed(h, k) + a * 0.5 + b
+    return (y * cache["k"] + mx.maximum(k, a) * k.sum()) * 0.1
+def f(x):
+    cache["k"] = mx.sin(x) + 1.5
+    for _ in range(3):
+        x = step(x)
+    return x
+"""
+
+
+@pytest.mark.parametrize("line", ["k = k * 2", "k *= 2", "k[0] = 3", "h = h * 1", "k = mx.sin(k)"])
+def test_who_sees_it_where_a_compiled_function_is_repeated(line: str, tmp_path: Path) -> None:
+    """In its third call, in which no Python runs."""
+    program = _load(tmp_path / f"compiled_{abs(hash(line))}.py", COMPILED)
+    place = "    b = k\n" if line.startswith("h") else "    h = x + 1"
+    written = f"    calls.append(1)\n    if len(calls) == 3: {line}\n{place}"
+    twin = _load(
+        tmp_path / "twin.py",
+        COMPILED.replace("@functools.partial(mx.compile, inputs=cache)\n", "").replace(place, written),
+    )
+    x = mx.array([0.25, 0.5])
+    expected = twin.f(x)
+    session = OpenSession(nnrepl.trace(program.f, x))
+    number = next(at for at, text in enumerate(COMPILED.splitlines(), 1) if text.endswith("# here"))
+    op = [op for op in session.tape.ops if op.source.line == number][2]
+    session.run(f"goto {op.label}")
+    if line.startswith("h"):
+        session.run("step")
+    session.run(line)
+    assert_same_bits(expected, session.tape.ops[-1].outputs[0].array)

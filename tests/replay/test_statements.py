@@ -3,12 +3,17 @@ plain Python gives with that line in the program, once; it stands on the timelin
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+from typing import Any
 
+import mlx.core as mx
+import mlx.nn as nn
 import pytest
 
-from tests.support import PROMPT, nnrepl_cli, plain_python
+import nnrepl
+from tests.support import PROMPT, OpenSession, nnrepl_cli, plain_python
 
 PROGRAM = """
 import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
@@ -209,3 +214,55 @@ def test_a_draw_at_the_prompt_moves_nothing(tmp_path: Path) -> None:
 
 def _losses(text: str) -> list[str]:
     return re.findall(r"^LOSS .*", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("mx.tanh = 3", "mx.tanh cannot be set here: it is none of the program's"),
+        ("del nn.Linear", "nn.Linear cannot be set here"),
+        ("nn.Linear.made_up = 3", "nn.Linear.made_up cannot be set here"),
+        ("os.environ['NNREPL_MADE_UP'] = '1'", "os.environ['NNREPL_MADE_UP'] cannot be set here"),
+        ("log.mode = 'w'", "log.mode cannot be set here"),
+        ("m = 3", "m is bool; 3 is neither True nor False"),
+        ("h = (", "this does not parse: '(' was never closed"),
+        ("h == ", "this does not parse: invalid syntax"),
+        ("h = yield 3", "this does not parse: 'yield' outside function"),
+        ("h = made_up", "nothing here is called made_up"),
+        ("h[7] = 1", "index 7 is out of range: axis 0 of h (2, 3) has the places 0 to 1"),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda f: f, mx.checkpoint, mx.compile], ids=["plain", "checkpoint", "compile"])
+def test_what_cannot_be_done_is_said_and_leaves_everything(wrap: Any, line: str, said: str) -> None:
+    """Also what is set in a library: nothing would take it back where the program runs again. And an index that was
+    refused is told once."""
+
+    def inner(x: mx.array) -> mx.array:
+        h = x * (2 if nn and os and log else 1)
+        m = h > 0
+        return mx.tanh(h) * m
+
+    with Path(os.devnull).open() as log:
+        before = mx.tanh, nn.Linear, dict(os.environ), vars(nn.Linear).copy(), getattr(log, "mode", "")
+        session = OpenSession(nnrepl.trace(lambda x: wrap(inner)(x).sum(), mx.ones((2, 3)), wrt=0))
+        session.run("goto tanh")
+        with pytest.raises(nnrepl.UserError, match=f"^{re.escape(said)}(?!.*read as Python)"):
+            session.run(line)
+        assert before == (mx.tanh, nn.Linear, dict(os.environ), vars(nn.Linear).copy(), getattr(log, "mode", ""))
+        assert "timeline" not in str(session.run("timelines")).partition("as it is")[2]
+        assert "out of range" not in str(session.run("h = h * 2")) + str(session.run("goto end"))
+
+
+def test_a_line_that_sets_nothing_of_the_programs_says_so() -> None:
+    def f(x: mx.array) -> mx.array:
+        h = x * 2
+        return mx.tanh(h).sum()
+
+    session = OpenSession(nnrepl.trace(f, mx.ones((2, 3)), wrt=0))
+    session.run("goto tanh")
+    assert str(session.run("h.T[0] = 1")).strip() == "that changes nothing of the program's"
+    assert [str(session.run(line)).strip() for line in ("mine = [1, 2]", "mine[0] = 3", "p mine")] == [
+        "",
+        "",
+        "mine = [3, 2]",
+    ]

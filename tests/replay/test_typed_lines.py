@@ -114,12 +114,16 @@ def test_under_set_trace(place: str, line: str, tmp_path: Path) -> None:
     text = SET_TRACE.splitlines()[number - 1]
     twin.write_text(plain.replace(text, f"    if i == 1:\n        {line}\n{text}"))
     for lines, expected in (([line], twin), ([line, "undo"], None), ([line, "undo", "redo"], twin)):
-        script = "\n".join(["until step 2", f"until traced.py:{number}", *lines, "c", "q", ""])
+        script = "\n".join(
+            ["until step 2", f"until traced.py:{number}", "x = yield 3", "restart", *lines, "c", "q", ""]
+        )
         shown = plain_python(str(path), stdin=script).stdout
         if expected is None:
             (tmp_path / "plain.py").write_text(plain)
             expected = tmp_path / "plain.py"
         assert _losses(shown) == _losses(plain_python(str(expected)).stdout), shown
+        assert "this does not parse: 'yield' outside function" in shown, shown
+        assert "there is no program here that nnrepl could run again" in shown, shown
         assert ("done at once" in shown) == (place == "here")
 
 

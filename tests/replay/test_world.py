@@ -153,6 +153,16 @@ def cache(size: int | None) -> Program:
     return lambda w: w * scale(1) + scale(2) * w, lambda: (len(calls), scale(1))
 
 
+def cache_of_tensors() -> Program:
+    """What the first run has put into the cache must not be there for the second one, which makes its ops again."""
+
+    @functools.lru_cache(8)
+    def table(n: int) -> mx.array:
+        return mx.exp(mx.ones((2,)) * n)
+
+    return lambda w: w * table(3), lambda: table.cache_info().currsize
+
+
 def handmade_cache() -> Program:
     kept: dict[int, mx.array] = {}
 
@@ -227,7 +237,8 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
     "class attribute": class_attribute, "global": global_variable, "slots": slots, "dataclass": dataclass_state,
     "numpy Generator": numpy_generator, "numpy RandomState": numpy_legacy, "random.Random": python_random,
     "global randoms": global_randoms, "large data": large_data, "ndarray": changed_array, "cache": lambda: cache(None),
-    "lru_cache": lambda: cache(8), "handmade cache": handmade_cache, "OrderedDict": ordered, "containers": containers,
+    "lru_cache": lambda: cache(8), "lru_cache of tensors": cache_of_tensors,
+    "handmade cache": handmade_cache, "OrderedDict": ordered, "containers": containers,
     "bound method": bound_method, "builtins": namespace, "iterator in a list": iterator_in_a_list,
     "list iterator": lambda: iterator(lambda: iter([2.0, 3.0, 4.0, 5.0])),
     "range iterator": lambda: iterator(lambda: iter(range(2, 9))),

@@ -127,3 +127,42 @@ def test_the_first_of_what_a_loss_function_returns_is_the_loss(tmp_path: Path) -
     assert not re.search(r"→ +pair ", second)  # `pair` is a tuple
     assert "= 3.5" in pair or "not bound yet" in pair
     assert shapes == "[o.shape for o in outs] = [(2,), ()]"
+
+
+OWN_GRAD = """\
+import mlx.core as mx
+
+
+def loss_fn(w, x):
+    y = w * x
+    return (y * y).sum()
+
+
+{made}
+w, x = mx.array([1.0, 2.0]), mx.array([3.0, 5.0])
+for _ in range(2):
+    {called}
+    w = w - 0.01 * {used}
+"""
+
+
+@pytest.mark.parametrize(
+    ("made", "called", "used", "own"),
+    [
+        ("f = mx.value_and_grad(loss_fn)", "loss, grad = f(w, x)", "grad", "p grad + 1"),
+        ("f = mx.value_and_grad(loss_fn)", "grad = {'w': f(w, x)[1]}", "grad['w']", "p grad['w'] + 1"),
+        ("def grad(w, x):\n    return mx.grad(loss_fn)(w, x)", "g = grad(w, x)", "g", "p grad(w, x) + 1"),
+    ],
+)
+def test_a_variable_of_that_name_does_not_hide_the_gradient(
+    made: str, called: str, used: str, own: str, tmp_path: Path
+) -> None:
+    """`grad(y)` is the gradient wherever the program's own `grad` takes no such call."""
+    asked = "p grad(y)", "p grad(w).shape", "d = grad(y) * 2", "p d", own, "p grad(y, y)"
+    screen = play(tmp_path, OWN_GRAD.format(made=made, called=called, used=used), "goto update", *asked)
+    first, shape, _, double, mine, wrong = answers(screen)[1:7]
+    assert first == "∂L/∂y = [ 6 20]", screen
+    assert shape.endswith("= (2,)")
+    assert double == "d = [12 40]"
+    assert mine.endswith("= [ 19 101]")
+    assert "takes one value of the tape" in wrong or own.startswith("p grad(w, x)")

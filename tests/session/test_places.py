@@ -25,6 +25,7 @@ from nnrepl.session.entered import SourceLine
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import parse
 from nnrepl.session.place import Place
+from nnrepl.session.points import Within
 from nnrepl.tape import Op, Tape
 from nnrepl.view.theme import DARK
 from tests.support import OpenSession
@@ -366,6 +367,30 @@ def test_a_model_in_a_list_is_written_as_in_python() -> None:
 
 def kinds(kind: type[Place] = Place) -> set[type[Place]]:
     return {kind}.union(*map(kinds, kind.__subclasses__()))
+
+
+ELSEWHERE = {
+    "Edge": "tests/session/test_moves_end.py",
+    "InTyped": "tests/programs/test_cells.py",
+    "InCell": "tests/programs/test_notebook.py",
+    "Condition": "tests/session/test_stops.py",
+}
+"""Places that the program of this file cannot have, or that no command but `goto` takes, and who tries them."""
+
+
+def test_every_kind_of_place_has_its_row(session: OpenSession) -> None:
+    """Who adds a place is told where its test belongs."""
+    read: set[str] = set()
+    for text, _, _ in PLACES:
+        place = session.place(text)
+        while isinstance(place, Within):
+            read |= {"Within", type(place.inner).__name__}
+            place = place.outer
+        read.add(type(place).__name__)
+    made = {one.__name__ for one in kinds() if one.kind and one.__module__.startswith("nnrepl.")}
+    missing = sorted(made - read - ELSEWHERE.keys())
+    assert not missing, f"{', '.join(missing)}: no row of PLACES in tests/session/test_places.py reads it"
+    assert not ELSEWHERE.keys() & read
 
 
 def test_every_kind_of_place_says_what_it_is() -> None:

@@ -14,13 +14,15 @@ from mlx.utils import tree_flatten
 from rich.console import Console
 
 import nnrepl
+from nnrepl.commands import load_all
+from nnrepl.commands.table import TABLE
 from nnrepl.session.errors import UserError
 from nnrepl.session.events import EVENTS
 from nnrepl.session.findings import Changed, Vanished, WentBad
 from nnrepl.session.search import Search
 from nnrepl.session.stops import Breakpoint
 from tests.corpus import lm
-from tests.support import OpenSession
+from tests.support import ROOT, OpenSession
 
 
 class Net(nn.Module):
@@ -559,6 +561,16 @@ def test_data_that_came_in_bad_are_not_said_to_have_become_so() -> None:
     said = shown(session, "continue")
     assert "in the data that" in said
     assert "becomes" not in said
+
+
+def test_every_event_is_caught_somewhere_and_told_in_its_manual() -> None:
+    """Who adds an event is told where its test and its words belong."""
+    load_all()
+    typed = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").glob("session/test_stops*.py"))
+    for name in EVENTS:
+        assert f'"catch {name}"' in typed, f"no test types catch {name}: it belongs in tests/session/test_stops.py"
+        said = f"nnrepl/commands/breakpoints.py: the manual of catch does not say what catch {name} is"
+        assert f"`catch {name}`" in TABLE["catch"].help, said
 
 
 def test_every_finding_has_a_picture_and_every_event_words() -> None:

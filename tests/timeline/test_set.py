@@ -228,6 +228,57 @@ def test_bad_edits() -> None:
         trace.set("x", lambda _: 1 / 0)
 
 
+@pytest.mark.parametrize("inner", [
+    lambda w: mx.grad(lambda w: mx.tanh(w * w).sum())(w), lambda w: mx.vmap(lambda row: mx.tanh(row * row))(w),
+    lambda w: mx.vjp(lambda w: mx.tanh(w * w), [w], [w])[1][0],
+])  # fmt: skip
+def test_what_lies_inside_of_a_call_says_where_it_can_be_changed(inner: Any) -> None:
+    trace = nnrepl.trace(lambda w: (inner(w) * 2).sum(), mx.ones((2, 3)), wrt=0)
+    within = [op for op in trace.ops if op.inner]
+    assert {op.name for op in within} >= {"multiply", "tanh"}
+    for op in within:
+        with pytest.raises(nnrepl.UserError, match=r"it lies inside of #\d+ \(.*change what goes in, at #\d+"):
+            trace.set(op.outputs[0], 0)
+
+
+def test_at_a_change_the_names_are_what_they_were_before_it() -> None:
+    """In the run that comes by it, in calls that began before it, and in those around them."""
+
+    def inner(a: mx.array) -> mx.array:
+        b = a * 3
+        return b + a
+
+    def f(w: mx.array) -> mx.array:
+        a = w * 2
+        return inner(a).sum()
+
+    session = OpenSession(nnrepl.trace(f, mx.ones((2,)), wrt=0))
+    for line in ("goto #3", "b = b * 2", "a = a * 5", "goto #3"):
+        session.run(line)
+    shown = []
+    for _ in range(3):
+        shown.append([str(session.run(line)).strip() for line in ("p b", "p a")])
+        session.run("step")
+    assert shown == [["b = [6 6]", "a = [2 2]"], ["b = [12 12]", "a = [2 2]"], ["b = [12 12]", "a = [10 10]"]]
+
+
+@pytest.mark.parametrize("line", ["w = w * 3", "a = a * 3"])
+def test_the_user_stands_where_they_stood_though_changes_are_left_out(line: str) -> None:
+    """Those that lie between an earlier change and the cursor are not made again."""
+
+    def f(w: mx.array) -> mx.array:
+        a = w * 2
+        b = mx.sin(a)
+        return (b + 1).sum()
+
+    session = OpenSession(nnrepl.trace(f, mx.ones((2,)), wrt=0))
+    for typed in ("goto #3", "b = b * 2", "b = b + 1", line):
+        session.run(typed)
+    assert session.op is not None
+    assert session.op.name == "add"
+    assert session.op.outputs[0].consumers[0].name == "sum"
+
+
 @pytest.mark.parametrize("wrap", ["plain", "checkpoint", "compile"])
 def test_the_model_keeps_its_own_arrays(wrap: str) -> None:
     model = Net()

@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 import nnrepl
 from nnrepl.explain.doing import doing
@@ -16,8 +17,11 @@ from nnrepl.ops.numbers import unravel
 from nnrepl.seen.stop_facts import scene
 from nnrepl.session.session import Stop
 from nnrepl.tape import Source
+from nnrepl.view.one_op import state_of
+from nnrepl.view.op_list import STATES
+from nnrepl.view.ops_pane import op_row, result_name
 from nnrepl.view.source_lines import Marked
-from nnrepl.view.stopped import stop_view
+from nnrepl.view.stopped import count_text, stop_view
 from nnrepl.view.theme import DARK
 from tests.support import OpenSession, nnrepl_cli
 
@@ -211,3 +215,30 @@ def test_a_student_follows_a_step_of_the_notebook_forward_and_back() -> None:
             assert later.startswith(begins if "?" in line else begins[:20]), (line, later)
     assert [at for at, block in enumerate(forward) if " · backward " in block] == list(range(8, 16))
     assert all("back through " in block for block in forward[8:16])
+
+
+def test_ops_are_counted_within_their_phase_or_their_call() -> None:
+    def loss_fn(w: mx.array) -> mx.array:
+        a = w * 3
+        b = mx.vmap(lambda x: mx.exp(x) * 2 + 1)(a)
+        g = mx.grad(lambda v: (v * v).sum())(b)
+        return (b + g).sum()
+
+    counts = [count_text(op) for op in nnrepl.trace(loss_fn, mx.array([1.0, 2.0]), wrt=0).ops]
+    assert counts == [
+        "1 of 12", "1 of 3", "2 of 3", "3 of 3", "5 of 12", "1 of 2", "2 of 2", "1 of 2", "2 of 2", "10 of 12",
+        "11 of 12", "12 of 12", "1 of 6", "2 of 6", "3 of 6", "4 of 6", "5 of 6", "6 of 6",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("results", [2, 3])
+def test_a_row_has_the_shapes_of_two_results_and_says_that_there_are_more(results: int) -> None:
+    op = nnrepl.trace(lambda w: mx.split(w, results), mx.zeros((6, 2))).ops[0]
+    shape = f"({6 // results}, 2)"
+    shapes = f"{shape}, {shape}" + (", …" if results == 3 else "")
+    row = op_row(op, Text("split(w)"), 5, 3, 5, 60)
+    left = f"  {op.label}  {STATES[state_of(op)]} {result_name(op).ljust(5)} split(w)"
+    assert row.plain == left.ljust(60 - len(shapes)) + shapes
+    assert op_row(op, Text("split(w)"), 0, 3, 5, 60).plain == "▶" + row.plain[1:]
+    narrow = op_row(op, Text("split(w)"), 5, 3, 5, 14).plain
+    assert narrow == row.plain[:13] + "…"

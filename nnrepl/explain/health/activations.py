@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.health.report import Check, Checkup, Finding, findings
-from nnrepl.tape import Op
+from nnrepl.tape import Op, Value
 from nnrepl.tape.claims import Claim
 
 
@@ -21,7 +21,7 @@ def dead(case: Checkup) -> Iterator[Finding]:
     ]
     if case.broken or not found:
         return
-    found = [(op, value) for op, value in found if not _is_term(case, op)]
+    found = [(op, value) for op, value in found if not is_term(case, op)]
     case.look.stats(value for _, value in found)
     alive = [mx.sum(_alive(value.array)) for _, value in found]
     for (op, value), living in zip(found, case.look.numbers(alive)):
@@ -48,7 +48,7 @@ def _never_alive(case: Checkup, op: Op, gone: int, units: int, rows: int) -> Cla
         f"({rows})"))  # fmt: skip
 
 
-def _is_term(case: Checkup, op: Op) -> bool:
+def is_term(case: Checkup, op: Op) -> bool:
     """Whether a ReLU stands in the loss itself, after all weights, and what it takes learns in other ways: a hinge
     that is satisfied passes nothing on, as it should."""
     behind = {value.canonical for value in op.outputs}
@@ -58,23 +58,25 @@ def _is_term(case: Checkup, op: Op) -> bool:
             if any(taken.canonical in weights for taken in later.inputs):
                 return False
             behind.update(value.canonical for value in later.outputs)
-    value = op.inputs[0]
-    while True:
-        grads = case.pass_.grads.get(value.canonical)
-        if not grads:
-            return False
-        if not case.look.stat(grads[-1]).is_zero:
-            return True
-        made = value.op
-        if made is None or made.name not in _SHIFTS:
-            return False
-        taken = [one for one in made.inputs if case.pass_.grads.get(one.canonical)]
-        if len(taken) != 1:
-            return False
-        value = taken[0]
+    return _learns_anyway(case, op.inputs[0])
 
 
-_SHIFTS = ("add", "subtract", "multiply", "divide", "negative")
+def _learns_anyway(case: Checkup, value: Value) -> bool:
+    """Whether all from which a tensor was made gets a gradient that is not 0 before one comes to the weights."""
+    weights = {leaf.canonical for leaf in case.pass_.wrt}
+    stack, seen = [value], {value}
+    while stack:
+        one = stack.pop()
+        grads = case.pass_.grads.get(one.canonical)
+        if not grads or one.canonical in weights or one.op is None:
+            return False
+        if case.look.stat(grads[-1]).is_zero:
+            taken = [given for given in one.op.inputs if case.pass_.grads.get(given.canonical)]
+            if not taken:
+                return False
+            stack.extend(given for given in taken if given not in seen)
+            seen.update(taken)
+    return True
 
 
 def _is_relu(op: Op) -> bool:

@@ -1,11 +1,15 @@
-"""Checks: every check of `health`, in the order in which findings are listed; a new one is an entry of its module."""
+"""Checks: every check of `health`, in the order in which findings are listed; a new one is an entry of its module.
+`health` runs them over a pass, and gathers what they find."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from nnrepl.explain.health import (
     activations,
     arrears,
     broadcasts,
+    dead_ways,
     gradient_findings,
     growth,
     parameters,
@@ -18,13 +22,19 @@ from nnrepl.explain.health import (
     update_findings,
 )
 from nnrepl.explain.health.indices import outside
-from nnrepl.explain.health.report import Check, Checkup, Finding
-
-__all__ = ["CHECKS", "of_the_step_before", "outside"]
+from nnrepl.explain.health.report import WARNING, Check, Checkup, Finding, Report
+from nnrepl.explain.limits import usual
+from nnrepl.explain.look import Look
+from nnrepl.explain.paths import gradient_pass
+from nnrepl.session.errors import UserError
+from nnrepl.session.reading import Reading
+from nnrepl.tape import GRADIENT_PASS
+from nnrepl.tape.collector import paused
 
 _MODULES = (
     gradient_findings,
     activations,
+    dead_ways,
     symmetry,
     shares,
     broadcasts,
@@ -52,3 +62,37 @@ def of_the_step_before(case: Checkup) -> list[Finding]:
         found.extend(check(earlier))
     case.unapplied = earlier.unapplied
     return found
+
+
+@paused()
+def health(session: Reading, **limits: float) -> Report:
+    """Look over the gradient pass at the cursor, and the update after it.
+
+    Raises:
+        UserError: If no gradient has been taken.
+    """
+    pass_ = gradient_pass(session)
+    if pass_.error is not None:
+        raise UserError(f"{pass_.address} ended with {type(pass_.error).__name__}; why error tells more")
+    look = Look(session)
+    values = usual() | limits
+    case = Checkup(session, pass_, look, values)
+    report = Report(pass_)
+    report.findings.extend(outside(case))
+    checks: Sequence[Check] = () if case.unsafe else CHECKS
+    before = case.before
+    told = of_the_step_before(case) if case.next is None and not case.unsafe else []
+    for check in checks:
+        report.findings.extend(check(case))
+    kinds = {finding.kind for finding in told}
+    report.findings = [finding for finding in report.findings if finding.kind not in kinds] + told
+    report.checks, report.unsafe = len(checks) + 1, case.unsafe
+    report.findings.sort(key=lambda finding: finding.level != WARNING)
+    report.looked, report.ops, report.refused = look.looked, look.ops, look.refused
+    report.others = sum(other.kind == GRADIENT_PASS and other is not pass_ for other in pass_.step.passes)
+    if not case.after and case.next is None:
+        instead = f" ({before.address} was looked at instead)" if before is not None else ""
+        report.unseen.append(f"the update{instead}")
+    if case.next is None and before is None:
+        report.unseen.append("what differs from step to step")
+    return report

@@ -12,15 +12,14 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause
+from nnrepl.explain.blame import Blame, blame, cone_stats
 from nnrepl.explain.disconnected import why_none
 from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
 from nnrepl.explain.limits import is_lost
 from nnrepl.explain.nonfinite import Trouble, amount, blamed, born, did, ends, trouble, vanished
 from nnrepl.explain.outside import detours
-from nnrepl.explain.paths import upstream
 from nnrepl.explain.scale import LineSteps, grows, shrinks, weight_of
 from nnrepl.explain.stuck import reason_for
-from nnrepl.explain.zero import Blame, blame, cone_stats
 from nnrepl.explain.zero_reasons import Reason
 from nnrepl.explain.zeros import versions
 from nnrepl.ops import Trait, has
@@ -174,7 +173,7 @@ def dead(case: Checkup) -> Iterator[Dead]:
         ways.setdefault(key, blamed[1:])
     for (op, said), leaves in groups.items():
         reason, some = reasons[op, said], len(zeros) < len(grads)
-        if some and (_will_move(case, reason.start) or _is_meant(case, op, leaves)):
+        if some and (will_move(case, reason.start) or is_meant(case, op, leaves)):
             continue
         step = op.of is not None and (
             (has(op.of.name, Trait.STEPS) and 4 * len(leaves) < len(grads)) or has(op.of.name, Trait.PICKS)
@@ -200,39 +199,8 @@ def _are_zero(case: Checkup, one: Dead) -> Claim[str]:
 
     are, them = ("is", "it") if len(one.leaves) == 1 else ("are", "they")
     return Claim("finding: zero gradient", holds, lambda: (
-        f"{_names(one.leaves, '∂L/∂')} {are} 0: {them} became 0 at {words.title(one.op)}{_line(one.op)}: "
+        f"{_names(one.leaves, '∂L/∂')} {are} 0: {them} became 0 at {words.title(one.op)}{line_of(one.op)}: "
         f"{one.reason.text.rstrip('.')}{_other_ways(case, one)}"))  # fmt: skip
-
-
-def blocked(case: Checkup) -> Iterator[Finding]:
-    """Single numbers of the loss from which nothing goes back to what was computed from the weights, while its other
-    terms do teach them."""
-    if case.broken:
-        return
-    ops = [op for op in case.pass_.ops if op.of is not None and op.of.pass_ is case.pass_ and op.of.outputs
-           and op.of.outputs[0].size == 1 and op.operation.kind == "vjp" and len(op.outputs) == 1
-           and is_inexact(op.outputs[0]) and op.outputs[0].size == 1]  # fmt: skip
-    stats = case.look.stats(value for op in ops for value in (*upstream(op), *op.outputs))
-    for op in ops:
-        if stats[op.outputs[0]].is_zero and not all(stats[given].is_zero for given in upstream(op)):
-            of = op.outputs[0].gradient_of
-            reason = reason_for(case.look, op, op.outputs[0])
-            if of is not None and of.op is not None and not reason.cancels:
-                yield from findings(_is_blocked(case, op, of, reason), "zero gradient",
-                                    f"why {op.outputs[0].name} == 0", reason.op or op, NOTE)  # fmt: skip
-
-
-def _is_blocked(case: Checkup, op: Op, of: Value, reason: Reason) -> Claim[str]:
-    """Claim that an op gives 0 for the gradient of a number, and got something else."""
-
-    def holds() -> bool:
-        zero, *alive = (mx.any(case.look.array(one) != 0) for one in (op.outputs[0], *upstream(op)))
-        passed, *came = case.look.numbers([zero, *alive])
-        return not passed and any(came)
-
-    return Claim("finding: one term", holds, lambda: (
-        f"∂L/∂{of.name} is 0, that of one number on the way to the loss: it became 0 at {words.title(op)}{_line(op)}: "
-        f"{reason.text.rstrip('.')}"))  # fmt: skip
 
 
 def _other_ways(case: Checkup, one: Dead) -> str:
@@ -242,17 +210,17 @@ def _other_ways(case: Checkup, one: Dead) -> str:
         reason = reason_for(case.look, way.op, way.value, way.mask)
         if (reason.op or reason.text) not in told:
             told.add(reason.op or reason.text)
-            text += f"; on another way it became 0 at {words.title(way.op)}{_line(way.op)}: {reason.text.rstrip('.')}"
+            text += f"; on another way it became 0 at {words.title(way.op)}{line_of(way.op)}: {reason.text.rstrip('.')}"
     return text
 
 
-def _line(op: Op) -> str:
+def line_of(op: Op) -> str:
     """Where the op stands that a backward op differentiates, in brackets."""
     where = words.spot(op.of or op)
     return f" ({where})" if where else ""
 
 
-def _will_move(case: Checkup, start: Value | None) -> bool:
+def will_move(case: Checkup, start: Value | None) -> bool:
     """Whether it is a parameter that is 0 and learns: its zeros are left behind."""
     if start is None or start.op is not None:
         return False
@@ -260,7 +228,7 @@ def _will_move(case: Checkup, start: Value | None) -> bool:
     return not grads or not case.look.stat(grads[-1]).is_zero
 
 
-def _is_meant(case: Checkup, op: Op, leaves: list[Value]) -> bool:
+def is_meant(case: Checkup, op: Op, leaves: list[Value]) -> bool:
     """Zeros that belong to how the model works."""
     forward = op.of
     if forward is None:
@@ -405,4 +373,4 @@ def outside(case: Checkup) -> Iterator[Finding]:
             yield from findings(detour.claim, "cut gradient", f"what {detour.op.label}", detour.op)
 
 
-CHECKS: list[Check] = [nonfinite, missing, outside, zero, blocked, scale, underflow]
+CHECKS: list[Check] = [nonfinite, missing, outside, zero, scale, underflow]

@@ -9,20 +9,20 @@ from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 from nnrepl.tape.claims import Claim
 
 _STEPS = 3
-"""So many passes are looked at: what is evaluated in every second step only is no fault."""
+"""So many steps are looked at: what is evaluated in every second step only is no fault."""
 
 
 def growing(case: Checkup) -> Iterator[Finding]:
     """Values that outlive their step while nothing that the program evaluates needs them."""
     tape = case.session.tape
-    passes = [pass_ for pass_ in tape.passes if pass_.kind == GRADIENT_PASS and pass_.error is None]
-    at = max(passes.index(case.pass_) if case.pass_ in passes else 0, _STEPS)
-    if len(passes) <= at:
+    turns = _turns(case)
+    at = max(sum(pass_.start <= case.pass_.start for pass_ in turns) - 1, _STEPS)
+    if len(turns) <= at:
         return
-    now = passes[at].start  # where the next step begins
-    since = passes[at - _STEPS]
+    now = turns[at].start  # where the next step begins
+    since = turns[at - _STEPS]
     done = _evaluated(tape, now)
-    alive = [value for value in _outliving(tape, passes[at - 1].start, now) if value not in done]
+    alive = [value for value in _outliving(tape, turns[at - 1].start, now) if value not in done]
     grown = [value for value in alive if _reaches(value, done, since)]
     if not grown:
         return
@@ -33,14 +33,22 @@ def growing(case: Checkup) -> Iterator[Finding]:
     def holds() -> bool:
         """Whether each of the steps since has left ops behind that wait."""
         behind = {op.step.number for op in waiting}
-        return all(pass_.step.number in behind for pass_ in passes[at - _STEPS : at])
+        return all(pass_.step.number in behind for pass_ in turns[at - _STEPS : at])
 
     yield from findings(
         Claim("finding: growing graph", holds, lambda: (
-            f"nothing has evaluated {shown} when {passes[at].address} begins: {len(waiting)} ops back to "
+            f"nothing has evaluated {shown} when {turns[at].address} begins: {len(waiting)} ops back to "
             f"{since.address} wait with all their tensors, and each of the last {_STEPS} steps has added to them; an "
             "mx.eval in every step lets go of them")),
         "growing graph", f"what {names[0]}", grown[0].op)  # fmt: skip
+
+
+def _turns(case: Checkup) -> list[Pass]:
+    """Return the first gradient pass of each step: what is added up over several calls before one update waits by
+    intent, and is let go of with it. Where the program makes no update, every pass is a turn."""
+    passes = [pass_ for pass_ in case.session.tape.passes if pass_.kind == GRADIENT_PASS and pass_.error is None]
+    firsts = {pass_.step.number: pass_ for pass_ in reversed(passes)}
+    return passes if len(firsts) == 1 else list(reversed(firsts.values()))
 
 
 def _evaluated(tape: Tape, end: int) -> set[Value]:

@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
+from nnrepl.explain.paths import root_modules
 from nnrepl.ops import Trait, has
 from nnrepl.record import trees
 from nnrepl.record.stack import is_module
@@ -21,24 +22,13 @@ from nnrepl.tape.claims import Claim
 _DEEP = 4
 
 
-def roots(pass_: Pass) -> list[Any]:
-    """Return the outermost modules that made ops of a pass."""
-    found: dict[int, Any] = {}
-    for op in pass_.ops:
-        for step in op.scope.path() if op.scope is not None else ():
-            if is_module(step.owner):  # a loss function's first argument, too, which need not hold what it calls
-                found[id(step.owner)] = step.owner
-    inner = {id(child) for root in found.values() for child in root.modules() if child is not root}
-    return [root for key, root in found.items() if key not in inner]
-
-
 def contained(case: Checkup) -> Iterator[Finding]:
     """Layers in a tuple or in an object of the program's own: MLX looks into lists and dicts only."""
     owners = {id(step.owner) for op in case.forward if op.scope is not None for step in op.scope.path()
               if is_module(step.owner)}  # fmt: skip
     used = {id(taken.held) for op in case.forward for taken in op.inputs if isinstance(taken, Leaf)}
     used |= {id(taken.origin.held) for op in case.forward for taken in op.inputs if taken.origin is not None}
-    for root in roots(case.pass_):
+    for root in root_modules(case.pass_):
         for path, module in root.named_modules():
             for name, holder in _attributes(module):
                 hidden = [(where, array) for where, thing in _inside(holder, name, 0)
@@ -77,7 +67,7 @@ def _attributes(module: Any) -> Iterator[tuple[str, Any]]:
 def underscored(case: Checkup) -> Iterator[Finding]:
     """Weights under a name that begins with an underscore, which MLX leaves out of the parameters."""
     taken = {id(held): op for op in case.forward if has(op.name, Trait.PRODUCT) for held in _held(op)}
-    for root in roots(case.pass_):
+    for root in root_modules(case.pass_):
         for path, module in root.named_modules():
             for name, thing in dict.items(module):
                 if not name.startswith("_"):

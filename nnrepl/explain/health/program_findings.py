@@ -9,10 +9,11 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.disconnected import leads_to_loss
-from nnrepl.explain.health.parameters import roots
 from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
+from nnrepl.explain.paths import root_modules
 from nnrepl.ops import Trait, has
 from nnrepl.record import segments as sources
+from nnrepl.record import trees
 from nnrepl.record.stack import is_module
 from nnrepl.tape import GRADIENT_PASS, RUN_PASS, Leaf, Mark, Op, Pass, Value
 from nnrepl.tape.claims import Claim, Possibility
@@ -58,7 +59,7 @@ def _untrained(case: Checkup, wrt: set[str]) -> dict[str, mx.array]:
     and quantized weights."""
     taken = {id(one) for op in case.pass_.forward for value in op.inputs for one in _held(value)}
     used: dict[str, mx.array] = {}
-    for root in roots(case.pass_):
+    for root in root_modules(case.pass_):
         trainable = {id(array) for _, array in _flat(root.trainable_parameters())}
         for path, array in _flat(root.parameters()):
             name = case.session.names.path_from(root, path)
@@ -74,8 +75,6 @@ def _is_state(name: str) -> bool:
 
 
 def _flat(tree: Any) -> list[tuple[str, Any]]:
-    from nnrepl.record import trees
-
     return list(trees.paths(tree))
 
 
@@ -84,7 +83,7 @@ def modes(case: Checkup) -> Iterator[Finding]:
     from their ops: their own switch may have been turned since."""
     calls = _calls(case.pass_)
     awake = {at for at, (_, ops) in calls.items() if _is_awake(ops)}
-    for root in roots(case.pass_):
+    for root in root_modules(case.pass_):
         moded = [(name or type(one).__name__, one) for name, one in root.named_modules() if _has_mode(one)]
         still = [(name, one) for name, one in moded if id(one) in calls and id(one) not in awake]
         # A Dropout that sleeps makes no op, as one that is not called: told where nothing of its model is awake.

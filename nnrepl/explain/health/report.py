@@ -1,14 +1,14 @@
-"""Report: runs every check over a pass and gathers what they find."""
+"""Report: what a check looks at, and what `health` found."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from nnrepl.explain.limits import THRESHOLDS, usual
+from nnrepl.explain.limits import THRESHOLDS
 from nnrepl.explain.look import Look
-from nnrepl.explain.paths import gradient_pass, same_function
+from nnrepl.explain.paths import same_function
 from nnrepl.session.errors import UserError
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Op, Pass
@@ -133,41 +133,6 @@ class Checkup:
 
 
 Check = Callable[[Checkup], Iterator[Finding]]
-
-
-def health(session: Reading, **limits: float) -> Report:
-    """Look over the gradient pass at the cursor, and the update after it.
-
-    Raises:
-        UserError: If no gradient has been taken.
-    """
-    from nnrepl.explain.health.checks import CHECKS, of_the_step_before, outside
-
-    pass_ = gradient_pass(session)
-    if pass_.error is not None:
-        raise UserError(f"{pass_.address} ended with {type(pass_.error).__name__}; why error tells more")
-    look = Look(session)
-    values = usual() | limits
-    case = Checkup(session, pass_, look, values)
-    report = Report(pass_)
-    report.findings.extend(outside(case))
-    checks: Sequence[Check] = () if case.unsafe else CHECKS
-    before = case.before
-    told = of_the_step_before(case) if case.next is None and not case.unsafe else []
-    for check in checks:
-        report.findings.extend(check(case))
-    kinds = {finding.kind for finding in told}
-    report.findings = [finding for finding in report.findings if finding.kind not in kinds] + told
-    report.checks, report.unsafe = len(checks) + 1, case.unsafe
-    report.findings.sort(key=lambda finding: finding.level != WARNING)
-    report.looked, report.ops, report.refused = look.looked, look.ops, look.refused
-    report.others = sum(other.kind == GRADIENT_PASS and other is not pass_ for other in pass_.step.passes)
-    if not case.after and case.next is None:
-        instead = f" ({before.address} was looked at instead)" if before is not None else ""
-        report.unseen.append(f"the update{instead}")
-    if case.next is None and before is None:
-        report.unseen.append("what differs from step to step")
-    return report
 
 
 def parse_limits(text: str) -> dict[str, float]:

@@ -12,6 +12,7 @@ from nnrepl.explain.disconnected import ends_here
 from nnrepl.explain.health.gradient_findings import finals
 from nnrepl.explain.health.report import Check, Checkup, Finding, findings
 from nnrepl.explain.health.update_findings import changes, same_weight
+from nnrepl.explain.outside import detours
 from nnrepl.explain.paths import leaves_later
 from nnrepl.tape import Op, Pass, Tape, Value
 from nnrepl.tape.claims import Claim
@@ -203,7 +204,7 @@ def left_out(case: Checkup) -> Iterator[Finding]:
     if pass_.returned is None:
         return
     known = {value for mark in case.session.tape.marks for value in mark.values} | set(pass_.returned)
-    known |= {root for root, _ in pass_.roots}
+    known |= {root for root, _ in pass_.roots} | {way.value for way in detours(case.look, pass_)}
     trained = {leaf.canonical for leaf in pass_.wrt}
     for op in case.forward:
         if not any(taken.canonical in trained for taken in op.inputs) or ends_here(op, trained):

@@ -142,8 +142,8 @@ def _used_otherwise(case: Checkup, op: Op, at: int) -> str:
                         "the weights of that sum do not add up to 1")  # fmt: skip
         elif user.name == "multiply" and len(user.inputs) == 2:
             other = user.inputs[1] if user.inputs[0] is value else user.inputs[0]
-            along = _one_hot(case, other, at) if other.shape == value.shape else None
-            if along is not None and along != at:
+            along = _one_hot(case, other) if other.shape == value.shape else None
+            if along is not None and along != at and not _at_most_one(case, other, at):
                 return (f", but {words.name(other)}, which {user.label} multiplies it with "
                         f"({words.spot(user)}), has its single ones along axis {along}: the shares along "
                         "that axis do not add up to 1")  # fmt: skip
@@ -216,18 +216,24 @@ def _source(value: Value) -> Leaf | None:
     return value if isinstance(value, Leaf) else None
 
 
-def _one_hot(case: Checkup, value: Value, at: int) -> int | None:
-    """Return the axis along which a tensor of zeros and ones has one 1 in each row; None if it is no such tensor, or
-    has no more than one 1 along the axis `at` either."""
+def _one_hot(case: Checkup, value: Value) -> int | None:
+    """Return the axis along which a tensor of zeros and ones has one 1 in each row; None if it is no such tensor."""
     if not case.look.can_see(value) or len(value.shape) < 2 or case.pass_.grads.get(value.canonical):
         return None
     array = case.look.array(value).astype(mx.float32)
     sums = [mx.all(mx.sum(array, axis=axis) == 1) for axis in range(array.ndim) if value.shape[axis] > 1]
     axes = [axis for axis in range(array.ndim) if value.shape[axis] > 1]
-    most = mx.max(mx.sum(array, axis=at)) > 1
-    plain, other, *found = case.look.numbers([mx.all((array == 0) | (array == 1)), most, *sums])
+    plain, *found = case.look.numbers([mx.all((array == 0) | (array == 1)), *sums])
     alone = [axis for axis, one in zip(axes, found) if one]
-    return alone[0] if plain and other and len(alone) == 1 else None
+    if not plain or len(alone) != 1:
+        return None
+    return alone[0]
+
+
+def _at_most_one(case: Checkup, hot: Value, axis: int) -> bool:
+    """Whether no row along an axis has two ones: it may be the one that is meant, and some rows be left empty."""
+    rows = mx.sum(case.look.array(hot).astype(mx.float32), axis=axis)
+    return bool(case.look.numbers([mx.all(rows <= 1)])[0])
 
 
 def _over_the_batch(op: Op, at: int) -> str:
@@ -328,7 +334,7 @@ def without_answer(case: Checkup) -> Iterator[Finding]:
         for hot, other in (op.inputs, op.inputs[::-1]):
             if hot.op is None or len(hot.shape) < 2 or hot.shape[-1] < 2 or not _is_log_share(other):
                 continue
-            if case.pass_.grads.get(hot.canonical) or not case.look.can_see(hot):
+            if case.pass_.grads.get(hot.canonical) or not case.look.can_see(hot) or _emptied(case, hot):
                 continue
             array = case.look.array(hot).astype(mx.float32)
             rows = mx.sum(array, axis=-1)
@@ -352,6 +358,17 @@ def _asks_nothing(case: Checkup, op: Op, hot: Value, none: int, rows: int) -> Cl
     return Claim("finding: no answer", holds, lambda: (
         f"{none} of {rows} rows of {made} have no 1: {op.label} {words.call(op)} ({words.spot(op)}) asks nothing of "
         f"them. Is a label outside of 0 to {hot.shape[-1] - 1}?"))  # fmt: skip
+
+
+def _emptied(case: Checkup, hot: Value) -> bool:
+    """Whether a table with a 1 in each row was made first, and a mask has taken some away: padding."""
+    op = maker(hot)
+    for taken in () if op is None else op.inputs:
+        if taken.shape == hot.shape and case.look.can_see(taken):
+            rows = mx.sum(case.look.array(taken).astype(mx.float32), axis=-1)
+            if case.look.numbers([mx.all(rows == 1)])[0]:
+                return True
+    return False
 
 
 def _is_log_share(value: Value) -> bool:

@@ -171,7 +171,7 @@ def _idle(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]
     one = _one_weight(moved, numbers, weight)
     changed = [change for change in moved if change.before.dtype == mx.float32 or _is_no_step(case, change)]
     claim = _stood_still(case, changed) if delta == 0 else _crept(case, changed, ratio, one)
-    yield from findings(claim, "idle update", _shown_by(op), op, NOTE if _moves_later(case) else WARNING)
+    yield from findings(claim, "idle update", _shown_by(op), op, NOTE if _moves_later(case, moved) else WARNING)
 
 
 def _stood_still(case: Checkup, moved: list[ParameterUpdate]) -> Claim[str]:
@@ -220,20 +220,39 @@ def _is_no_step(case: Checkup, change: ParameterUpdate) -> bool:
     return len(steps) == 1 and case.look.can_see(steps[0]) and case.look.stat(steps[0]).is_zero
 
 
-def _moves_later(case: Checkup) -> bool:
-    """Whether a later update does change the weights: a learning rate that is warmed up begins at 0."""
+def _moves_later(case: Checkup, moved: list[ParameterUpdate]) -> bool:
+    """Whether a later update does change the weights, or, where there is none yet, may: a learning rate that is
+    warmed up begins at 0."""
     after = case.next
-    if after is None:
-        return False
-    later = Checkup(case.session, after, case.look, case.limits)
-    for change in changes(later):
+    later = [] if after is None else changes(Checkup(case.session, after, case.look, case.limits))
+    for change in later:
         case.look.see([change.before, change.after])
         size = total(mx.square(change.before.array.astype(mx.float32)))
         step = total(mx.square((change.after.array - change.before.array).astype(mx.float32)))
         far, whole = case.look.numbers([step, size])
         if far > case.limits["idle"] ** 2 * whole:
             return True
-    return False
+    return not later and case.before is None and _is_scheduled(case, moved[0])
+
+
+def _is_scheduled(case: Checkup, change: ParameterUpdate) -> bool:
+    """Whether a step is 0 because of a single number that the update computes from others than 0: the learning rate
+    of a schedule, which is another one in the next step."""
+    stack, seen = [change.after], {change.after}
+    computed = False
+    while stack:
+        op = stack.pop().op
+        if op is None or op.pass_ not in case.after:
+            continue
+        fresh = [taken for taken in op.inputs if taken not in seen and is_inexact(taken) and not taken.refusal]
+        seen.update(fresh)
+        stack.extend(fresh)
+        for taken in fresh:
+            if taken.size == 1 and case.look.stat(taken).is_zero:
+                if taken.op is None or taken.op.pass_ not in case.after:
+                    return False
+                computed = True
+    return computed
 
 
 def _uphill(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]]) -> Iterator[Finding]:

@@ -1,0 +1,89 @@
+"""Blame: the ops of a backward pass that made a gradient 0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from nnrepl.explain.known import ELEMENTWISE, entry_for
+from nnrepl.explain.look import Look, Stat
+from nnrepl.explain.paths import cone, rule_of, upstream
+from nnrepl.explain.regions import Mask, backwards, is_zero_on, moves, places
+from nnrepl.tape import Op, Value
+
+
+def cone_stats(look: Look, gradient: Value) -> dict[Value, Stat]:
+    """Every gradient that leads to one, in a few numbers."""
+    values = [gradient]
+    for op in cone([gradient]):
+        values.extend(upstream(op))
+        values.extend(op.outputs)
+    return look.stats(values)
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """An op that made a gradient 0 (or a part of it) out of something that was not.
+
+    Attributes:
+        op: The op.
+        value: The gradient that it gives.
+        mask: The places of it that count; None for all.
+    """
+
+    op: Op
+    value: Value
+    mask: Mask | None = None
+
+
+def blame(look: Look, gradient: Value, stats: dict[Value, Stat]) -> list[Blame]:
+    """Return the ops that made a gradient 0 out of something that was not, in order of execution. Through ops that
+    only move numbers the very elements are followed: a part that is cut out further on is not the fault of what
+    joined it."""
+    found: dict[Op, Blame] = {}
+    seen: set[Value] = set()
+    stack: list[tuple[Value, Mask | None]] = [(gradient, None)]
+    while stack:
+        value, mask = stack.pop()
+        if value in seen or value.op is None or value.op.phase != "backward":
+            continue
+        seen.add(value)
+        before = upstream(value.op)
+        if not before:
+            found.setdefault(value.op, Blame(value.op, value, mask))  # the program's own rule makes a constant of it
+            continue
+        if mask is None and all(stats[given].is_zero for given in before):
+            stack.extend((given, None) for given in before)
+            continue
+        further = _further(look, value, mask, before)
+        if further:
+            stack.extend((given, None if stats[given].is_zero else part) for given, part in further.items())
+        else:
+            found.setdefault(value.op, Blame(value.op, value, mask))
+    ways = [one for one in found.values() if one.value.dtype != mx.bool_]  # a condition is no way of its own
+    return sorted(ways or found.values(), key=lambda one: one.op.position)
+
+
+def _further(look: Look, value: Value, mask: Mask | None, before: tuple[Value, ...]) -> dict[Value, Mask]:
+    """Return the gradients whose zeros an op only hands on, with the places that count; {} if the op makes the
+    zeros."""
+    op = value.op
+    assert op is not None
+    if op.operation.kind == "accumulate" and rule_of(op) is None:
+        parts = {given: mask for given in before if mask is not None}
+    elif op.of is not None and moves(op.of):
+        parts = dict(backwards(look, op, value, mask, before))
+    elif mask is not None and all(given.shape == value.shape for given in before) and _place_by_place(op):
+        parts = dict.fromkeys(before, mask)
+    else:
+        return {}
+    counting = {given: part for given, part in parts.items() if places(look, part)}
+    if not counting or not all(is_zero_on(look, given, part) for given, part in counting.items()):
+        return {}
+    return counting
+
+
+def _place_by_place(op: Op) -> bool:
+    entry = entry_for(op)
+    return entry is not None and entry.kind == ELEMENTWISE

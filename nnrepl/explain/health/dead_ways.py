@@ -1,0 +1,92 @@
+"""Dead ways: where a gradient that is not 0 becomes 0, while the weights are still taught on other ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import mlx.core as mx
+
+from nnrepl.explain import words
+from nnrepl.explain.health.activations import is_term
+from nnrepl.explain.health.gradient_findings import dead, is_meant, line_of, will_move
+from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
+from nnrepl.explain.paths import upstream
+from nnrepl.explain.stuck import reason_for
+from nnrepl.explain.zero_reasons import Reason
+from nnrepl.ops import Trait, has
+from nnrepl.session.births import is_inexact
+from nnrepl.tape import Op, Value
+from nnrepl.tape.claims import Claim
+
+
+def dead_ways(case: Checkup) -> Iterator[Finding]:
+    """Find what is computed from the weights, counts in the loss, and gets a gradient of 0 from all that uses it."""
+    if case.broken:
+        return
+    told: set[object] = {one.reason.op or one.op for one in dead(case)}
+    for op, of, gradient in _ends(case):
+        reason = reason_for(case.look, op, gradient)
+        key = reason.op or op
+        if key in told or _is_sound(case, op, of, reason):
+            continue
+        told.add(key)
+        command = f"why {gradient.name} == 0"
+        yield from findings(_is_dead(case, op, of, gradient, reason), "zero gradient", command, key, _level(op, of))
+
+
+def _is_dead(case: Checkup, op: Op, of: Value, gradient: Value, reason: Reason) -> Claim[str]:
+    """Claim that an op gives 0 for a gradient out of something else, and that nothing else comes to that tensor."""
+
+    def holds() -> bool:
+        came = [up for up in upstream(op) if not up.refusal]
+        made = [gradient, case.pass_.grads[of.canonical][-1]]
+        given, whole, *alive = case.look.numbers([mx.any(case.look.array(one) != 0) for one in (*made, *came)])
+        return not given and not whole and any(alive)
+
+    term = ", that of one number on the way to the loss" if of.size == 1 else ""
+    return Claim(
+        "finding: dead way",
+        holds,
+        lambda: f"∂L/∂{of.name} is 0{term}: it became 0 at {words.title(op)}{line_of(op)}: {reason.text.rstrip('.')}",
+    )
+
+
+def _ends(case: Checkup) -> Iterator[tuple[Op, Value, Value]]:
+    """Yield each backward op that takes what is not 0 and gives 0 everywhere, with the tensor that gets nothing on any
+    other way either, and the gradient."""
+    trained = {leaf.canonical for leaf in case.pass_.wrt}
+    ops = [
+        op for op in case.pass_.ops if op.of is not None and op.of.pass_ is case.pass_ and op.operation.kind == "vjp"
+    ]
+    found = [(op, of, given) for op in ops for given in op.outputs
+             if (of := given.gradient_of) is not None and given.size and not given.refusal and is_inexact(given)
+             and is_inexact(of) and of.op is not None and of.canonical not in trained]  # fmt: skip
+    whole = {of: case.pass_.grads[of.canonical][-1] for _, of, _ in found if case.pass_.grads.get(of.canonical)}
+    values = [value for op, _, given in found for value in (*upstream(op), given) if not value.refusal]
+    stats = case.look.stats([*values, *(value for value in whole.values() if not value.refusal)])
+    for op, of, given in found:
+        lost = of in whole and whole[of] in stats and stats[whole[of]].is_zero and stats[given].is_zero
+        if lost and not all(stats[up].is_zero for up in upstream(op) if up in stats):
+            yield op, of, given
+
+
+def _is_sound(case: Checkup, op: Op, of: Value, reason: Reason) -> bool:
+    """Whether it is how such models work: a weight that is 0 and learns, a sum whose terms cancel, a candidate that
+    was not chosen, what `dead units` tells."""
+    forward = op.of
+    if forward is None or reason.cancels or will_move(case, reason.start) or is_meant(case, op, [of]):
+        return True
+    if not has(forward.name, Trait.CHOOSES):
+        return False
+    rivals = [taken for taken in forward.inputs if is_inexact(taken) and taken.canonical is not of.canonical]
+    return any(case.pass_.grads.get(taken.canonical) for taken in rivals) or is_term(case, forward)
+
+
+def _level(op: Op, of: Value) -> str:
+    """Return how bad it is: a limit that is kept, a branch that is not taken, a single number may be meant."""
+    forward = op.of
+    flat = forward is not None and has(forward.name, Trait.STEPS, Trait.SATURATES)
+    return WARNING if flat and of.size > 1 else NOTE
+
+
+CHECKS: list[Check] = [dead_ways]

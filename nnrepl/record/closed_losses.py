@@ -1,0 +1,77 @@
+"""Closed losses: what becomes of the losses of closed calls, and of their gradients where ops are recorded next."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.record.kept_number import KeptNumber
+from nnrepl.record.recorder import Recorder
+from nnrepl.tape import ClosedOp, Value, is_evaluated
+
+_copy = mx.array.__copy__
+
+
+class ClosedLosses:
+    """The losses of closed calls: kept for ever once the program has evaluated them, else only as long as it holds
+    them itself, since one that is not evaluated keeps all that it is made of."""
+
+    def __init__(self) -> None:
+        self._op: ClosedOp | None = None
+        self._loss: weakref.ref[mx.array] | None = None
+        self._asked = False
+
+    def made(self, op: ClosedOp, loss: Any) -> None:
+        """Note that a call has returned a loss."""
+        self._op, self._loss = None, None
+        if isinstance(loss, mx.array) and loss.size == 1:
+            self._op, self._loss, self._asked = op, weakref.ref(loss), False
+
+    def fresh(self) -> tuple[ClosedOp, mx.array] | None:
+        """Return the last one, whether it has been evaluated or not, with its call; None if it has been asked for
+        before."""
+        loss = self._now()
+        if loss is None or self._op is None or self._asked:
+            return None
+        self._asked = True
+        return self._op, loss
+
+    def _now(self) -> mx.array | None:
+        return None if self._loss is None else self._loss()
+
+    def read(self, array: mx.array) -> None:
+        """Note that the program has read the number of an array, and may let go of it now: `loss = loss.item()`."""
+        if self._loss is not None and self._loss() is array:
+            self.settle()
+
+    def settle(self) -> None:
+        """Keep the last one, if its number is there."""
+        loss, op = self._now(), self._op
+        if loss is not None and op is not None and not op.outputs and is_evaluated(loss):
+            self._keep(loss)
+
+    def link(self, recorder: Recorder) -> None:
+        """Ops are recorded again: what they take of the last one, and what variables hold of it, is known as that."""
+        loss, op = self._now(), self._op
+        if loss is not None and op is not None:
+            recorder.link(loss, op.outputs[0] if op.outputs else self._keep(loss))
+
+    def _keep(self, loss: mx.array) -> Value:
+        assert self._op is not None
+        plain = not loss.ndim and is_evaluated(loss)
+        value = KeptNumber(self._op, loss) if plain else Value(self._op, 0, _copy(loss))
+        self._op.outputs, self._op.pass_.loss = (value,), value
+        return value
+
+
+def gives(result: Any) -> str:
+    """How a call gives its loss: "first" in a tuple, or "alone"."""
+    return "first" if isinstance(result, tuple) and result and isinstance(result[0], tuple) else "alone"
+
+
+def loss_of(result: Any) -> Any:
+    """Return the loss in what `value_and_grad` returns: the value, or the first of several."""
+    loss = result[0] if isinstance(result, tuple) and result else None
+    return loss[0] if isinstance(loss, (tuple, list)) and loss else loss

@@ -1,0 +1,117 @@
+"""Renamed: a change that gives one variable or entry another tensor, in a call of which no Python runs.
+
+What a compiled function has recorded is repeated op by op. Which ops read a tensor by the name that the user has given
+another one, and which by another (`self.cache[0]` beside `k`), the source says of the line that made each op.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from nnrepl.record import segments as sources
+from nnrepl.tape import Activation, Op, Value
+
+PATHS = (ast.Name, ast.Attribute, ast.Subscript)
+
+
+@dataclass(frozen=True, slots=True)
+class Renamed:
+    """One such change.
+
+    Attributes:
+        scope: The call whose name it is.
+        target: What is assigned to, as text.
+        is_variable: Whether that is a variable, and no attribute or entry.
+        old: What all else still holds.
+        since: The position, in the earlier run, of the op that comes after it.
+    """
+
+    scope: Activation | None
+    target: str
+    is_variable: bool
+    old: Value
+    since: int
+
+    def is_other(self, text: str | None, op: Op) -> bool:
+        """Whether what an op of the earlier run reads as `text` holds the old tensor: it is something else than what
+        is assigned to, and has not got what it holds since."""
+        path, depth = [] if op.scope is None else op.scope.path(), 0 if self.scope is None else len(self.scope.path())
+        for inner in reversed(path[depth:]):  # what a function further in was handed
+            text = None if text is None else _handed(inner, text)
+        if text is None or text == self.target or not path:
+            return False
+        # Another entry may be what is assigned to in another spelling.
+        if not self.is_variable and not text.isidentifier():
+            return False
+        return not _is_bound_since(op, path[:depth][-1] if depth else path[-1], _root(text), self.since)
+
+
+def read_elsewhere(op: Op, renamed: Mapping[Value, Renamed]) -> dict[int, Value]:
+    """Return what the arguments of an op of the earlier run are that its line reads by another name than one that was
+    given another tensor, by their numbers.
+
+    Args:
+        renamed: The values of the earlier run of which a name was given another.
+    """
+    if op.scope is None:
+        return {}
+    code = op.scope.code
+    texts = operands(sources.node_at(code, sources.span_of(code, op.lasti)), len(op.args))
+    return {
+        at: renamed[part].old
+        for at, (part, text) in enumerate(zip(op.args, texts))
+        if isinstance(part, Value) and part in renamed and renamed[part].is_other(text, op)
+    }
+
+
+def _root(text: str) -> str:
+    return text.partition(".")[0].partition("[")[0]
+
+
+def _is_bound_since(op: Op, scope: Activation, name: str, since: int) -> bool:
+    """Whether a variable has got what it holds at an op after a position: maybe from what was assigned to there."""
+    bindings = op.tape.bindings
+    noted = bindings.log[bindings.first_from(since + 1) :]
+    return any(at <= op.position and there is scope and variable == name for at, there, variable, _ in noted)
+
+
+def _handed(call: Activation, text: str) -> str | None:
+    """Return what the caller calls what a function reads as `text`; None if it was handed nothing by that name."""
+    if _root(text) not in (*call.code.co_varnames, *call.code.co_cellvars):
+        return text  # a global, or a variable of a function around it
+    if call.parent is None:
+        return None
+    node = sources.node_at(call.parent.code, sources.span_of(call.parent.code, call.lasti))
+    if not isinstance(node, ast.Call):
+        return None
+    root = _root(text)
+    names, given = list(call.code.co_varnames[: call.code.co_argcount]), list(node.args)
+    if len(given) < len(names) and names[0] == "self":
+        method = isinstance(node.func, ast.Attribute) and node.func.attr == call.code.co_name
+        given.insert(0, node.func.value if method else node.func)  # type: ignore[attr-defined]
+    found: dict[str | None, ast.expr] = dict(zip(names, given))
+    found.update((keyword.arg, keyword.value) for keyword in node.keywords)
+    handed = found.get(root)
+    return ast.unparse(handed) + text[len(root) :] if isinstance(handed, PATHS) else None
+
+
+def operands(node: ast.AST | None, count: int) -> Iterator[str | None]:
+    """For each argument of an op the variable or path that it was read from, None where it was computed."""
+    given: list[ast.expr] = []
+    if isinstance(node, ast.BinOp):
+        given = [node.left, node.right]
+    elif isinstance(node, ast.Compare):
+        given = [node.left, *node.comparators]
+    elif isinstance(node, ast.Call):
+        given = list(node.args)
+        if len(given) < count and isinstance(node.func, ast.Attribute):
+            holder = node.func.value
+            at = holder.value if isinstance(holder, ast.Subscript) else None
+            given.insert(0, at.value if isinstance(at, ast.Attribute) and at.attr == "at" else holder)
+    elif isinstance(node, (ast.Subscript, ast.Attribute)):
+        given = [node.value]
+    for number in range(count):
+        part = given[number] if number < len(given) else None
+        yield ast.unparse(part) if isinstance(part, PATHS) else None

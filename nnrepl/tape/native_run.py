@@ -1,0 +1,95 @@
+"""Native run: what of a native run is kept beside its tape, so that it can be run forward without computing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nnrepl.tape.passes import GRADIENT_PASS, Pass
+
+if TYPE_CHECKING:
+    from nnrepl.tape.tape import Tape
+
+
+class KeptPoint(Protocol):
+    """A moment of which the program's tensors are kept.
+
+    Attributes:
+        number: How many gradient calls had been made before it.
+    """
+
+    number: int
+
+
+Answer = tuple[str, Any]
+"""What the program asked of a tensor (`array.item`), and what it was told."""
+
+
+class NativeRun:
+    """What the program read from tensors while it ran natively, and the restart points of that run.
+
+    Attributes:
+        points: The restart points in order.
+    """
+
+    def __init__(self) -> None:
+        self.points: list[KeptPoint] = []
+        self._answers: dict[int, list[Answer]] = {}
+        self._now: list[Answer] | None = None
+        self._tape_seen = self._calls = 0
+
+    def calls(self, tape: Tape) -> int:
+        """How many gradient calls lie on a tape, always the same one that grows."""
+        passes = tape.passes
+        if self._tape_seen > len(passes):
+            self._tape_seen = self._calls = 0
+        self._calls += count_calls(passes[self._tape_seen :])
+        self._tape_seen = len(passes)
+        return self._calls
+
+    def begins(self, number: int) -> None:
+        """Note that a gradient call is about to be made natively, after so many others: what is told from here on is
+        kept under it."""
+        self._now = self._answers[number] = []
+
+    def tell(self, how: str, answer: Any) -> None:
+        """Note what the program has been told natively."""
+        if self._now is not None and len(self._now) <= _MANY:
+            self._now.append((how, answer if _is_small(answer) else UNKEPT))
+
+    def told(self, number: int) -> Sequence[Answer]:
+        """Return what the program was told from a gradient call on up to the next one."""
+        return self._answers.get(number, ())
+
+    def before(self, number: int) -> NativeRun:
+        """Return what is kept from before a number of gradient calls."""
+        twin = NativeRun()
+        twin.points = [point for point in self.points if point.number < number]
+        twin._answers = {at: told for at, told in self._answers.items() if at < number}
+        return twin
+
+
+def count_calls(passes: Sequence[Pass]) -> int:
+    """How many gradient calls of the top level there are among some passes."""
+    return sum([pass_.kind == GRADIENT_PASS for pass_ in passes])
+
+
+UNKEPT = object()
+"""Stands for an answer that is too large to be kept."""
+_MANY = 256
+"""So many answers from one gradient call to the next are kept; of a program that asks more, no more is known."""
+_FEW = 64
+
+
+def _is_small(answer: Any) -> bool:
+    if isinstance(answer, (bool, int, float, complex)):
+        return True
+    if isinstance(answer, str):
+        return len(answer) <= 16 * _FEW
+    if isinstance(answer, list):
+        return _numbers(answer) <= _FEW
+    return getattr(answer, "nbytes", 16 * _FEW) <= 8 * _FEW and hasattr(answer, "copy")
+
+
+def _numbers(answer: list[Any]) -> int:
+    return sum([_numbers(part) if isinstance(part, list) else 1 for part in answer[: _FEW + 1]])

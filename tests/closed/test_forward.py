@@ -1,0 +1,270 @@
+"""A step is opened from a restart point: what lies before it runs again without computing anything."""
+
+from __future__ import annotations
+
+import re
+import sys
+import weakref
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from nnrepl.record.recorder import Recorder
+from nnrepl.replay import keeping, uncomputed
+from nnrepl.replay.keeping import Keeping, Point, thin
+from nnrepl.replay.reach import CannotReach, Reach
+from nnrepl.replay.uncomputed import Forward, stand_in
+from nnrepl.session.session import TapeSession
+from nnrepl.tape import Tape, arrays_of
+from nnrepl.tape.native_run import UNKEPT, NativeRun
+from tests.closed.programs import HEAD, PROGRAMS
+from tests.closed.test_closed import BITS, QUIET, TOLD, _main, plainly, play
+from tests.closed.walks import KINDS, walk
+
+__all__ = ["_main"]
+
+FROM_START = "running every step again from the start"
+READS = PROGRAMS["adam"].replace(
+    "    opt.update",
+    "    if float(loss) < 0.5 and grads['last']['bias'].tolist()[0] > 0: loss = loss + 1\n"
+    "    if f'{loss:.1f}'[0] == '0': X = X * mx.abs(model.last.weight).max()\n"
+    "    opt.update",
+)
+IN_A_FUNCTION = "def train():\n" + "".join(f"    {line}\n" for line in PROGRAMS["two"].splitlines()) + "train()\n"
+IN_NUMPY = PROGRAMS["adam"].replace("    opt.update", "    if np.array(loss) > 0.5: X = X * 0.9\n    opt.update")
+SAVED = PROGRAMS["adam"].replace("    opt.update", "    mx.save(FILE, loss)\n    opt.update")
+
+
+@pytest.fixture
+def led(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let there be a point at each call; gives how many calls have computed nothing where a point was reached."""
+    reached: list[int] = []
+    monkeypatch.setattr(keeping, "_SHARE", float("inf"))
+    monkeypatch.setattr(keeping, "_MOST", 1000)
+    monkeypatch.setattr(keeping, "_PATIENCE", 2)
+    arrive: Callable[..., None] = Forward._arrive
+
+    def noted(self: Forward, recorder: Recorder, point: Point) -> None:
+        arrive(self, recorder, point)
+        reached.append(self.skipped)
+
+    monkeypatch.setattr(Forward, "_arrive", noted)
+    monkeypatch.setitem(noted.__globals__, "__name__", "nnrepl.led")  # its frame is none of the program's
+    return reached
+
+
+@pytest.mark.parametrize(
+    ("program", "reaches"),
+    [
+        *[(PROGRAMS[name], True) for name in ("adam", "counted", "iterators", "accumulated", "two", "in_place")],
+        (READS, True),
+        (IN_A_FUNCTION, True),
+        (PROGRAMS["lazy"], True),
+        ("import numpy as np\n" + IN_NUMPY, False),
+    ],
+    ids=["adam", "counted", "iterators", "accumulated", "two", "in place", "reads", "in a function", "lazy",
+         "numpy"],
+)  # fmt: skip
+def test_bits_behind_what_was_not_computed(program: str, reaches: bool, led: list[int], tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + program)
+    printed, told = plainly(HEAD + TOLD + program)
+    steps = 10 if len(told) % 10 == 0 else 12
+    each, order = len(told) // steps, [steps, 4, 8]
+    shown = play(file, "continue", *[line for n in order for line in (f"goto step {n}", "until backward", f"p {BITS}")])
+    assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[(step - 1) * each] for step in order]
+    assert led or not reaches
+    assert (FROM_START not in shown) is reaches
+    assert re.sub(r"^(native on|opening .*)\n", "", shown, flags=re.MULTILINE).startswith(printed)
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("whole", 0), ("batches", 4), ("nested", 1)])
+def test_walks_behind_what_was_not_computed(kind: str, seed: int, led: list[int], tmp_path: Path) -> None:
+    file, made = tmp_path / "train.py", walk(kind, seed)
+    file.write_text(HEAD + KINDS[kind])
+    shown = play(file, *made.commands)
+    assert [int(found) for found in re.findall(r"\.item\(\) =\s+(\d+)", shown)] == made.numbers
+    assert led
+
+
+def test_an_edit_behind_what_was_not_computed(led: list[int], tmp_path: Path) -> None:
+    program, edit = PROGRAMS["adam"], "z = z * 2 if len(told) == 7 else z; seen"
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + program)
+    _, told = plainly(HEAD + TOLD + program.replace("seen", edit))
+    shown = play(file, "continue", "goto step 8", "until tanh", "step", "z = z * 2",
+                 "continue", "goto step 10", "until backward", f"p {BITS}")  # fmt: skip
+    assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[9]]
+    assert led
+    assert FROM_START not in shown
+
+
+def test_nothing_is_computed_on_the_way(led: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + PROGRAMS["counted"])
+    left: Callable[..., None] = Forward.left
+    computed: dict[bool, list[bool]] = {False: [], True: []}
+
+    def looked(self: Forward, result: Any) -> None:
+        left(self, result)
+        with recorders[0].muted():
+            computed[self.skipping] += [uncomputed._computes(array) for array in arrays_of(result)]
+
+    recorders: list[Recorder] = []
+    begins = Forward.begins
+    monkeypatch.setattr(Forward, "begins", lambda self, at, n: (recorders.insert(0, at), begins(self, at, n))[1])
+    monkeypatch.setattr(Forward, "left", looked)
+    cut, cuts = Forward._cut, []
+    monkeypatch.setattr(Forward, "_cut", lambda self, at: (cuts.append(self), cut(self, at))[1])
+    monkeypatch.setitem(looked.__globals__, "__name__", "nnrepl.looked")
+    play(file, "continue", "goto step 12")
+    assert len(computed[True]) > 7
+    assert not any(computed[True])
+    assert computed[False]
+    assert all(computed[False])
+    assert cuts[0]._needed == [-1, 0, 10, 11, 12]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("if i == 0: again = [[]] if os.path.exists(FILE) else []; open(FILE, 'a').close()", "holds other tensors"),
+        ("if i == 6: early = loss", "holds a tensor"),
+    ],
+    ids=["another way", "never evaluated"],
+)
+def test_what_does_not_lead_there_is_computed(line: str, said: str, led: list[int], tmp_path: Path) -> None:
+    program = "import os\n" + PROGRAMS["adam"].replace("    mx.eval(", f"    {line}\n    mx.eval(")
+    program = program.replace("i % 5", "i % 50").replace("2).mean()", "2).mean() + (0 * early if i == 8 else 0)")
+    program = program.replace("for i in", "early = mx.array(0.0)\nfor i in")
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + program.replace("FILE", repr(str(tmp_path / "mark"))))
+    shown = play(file, "continue", "goto step 9", "until backward", f"p {BITS}", "goto step 10")
+    _, told = plainly(HEAD + TOLD + program.replace("FILE", repr(str(tmp_path / "other"))))
+    assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[8]]
+    assert shown.count(FROM_START) == 1
+    assert said in shown
+
+
+def test_an_interrupt_where_nothing_is_computed(
+    led: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + PROGRAMS["adam"] + "print('last', loss.item())\n")
+    left, struck = Forward.left, []
+
+    def strike(self: Forward, result: Any) -> None:
+        left(self, result)
+        if self.skipped == 3 and not struck:
+            struck.append(self)
+            sessions[0].course.interrupt()
+
+    sessions: list[TapeSession] = []
+    begins = TapeSession.begin_again
+    monkeypatch.setattr(TapeSession, "begin_again", lambda self, wish: (sessions.append(self), begins(self, wish))[1])
+    monkeypatch.setattr(Forward, "left", strike)
+    shown = play(file, "continue", "goto step 9", "p loss.item()", "goto step 5", "until backward", f"p {BITS}")
+    last = re.findall(r"last (\S+)", shown)[0]
+    assert struck
+    assert "interrupted; everything is as it was" in shown
+    assert re.findall(r"loss\.item\(\) =\s+(\S+)", shown)[0] == last
+    _, told = plainly(HEAD + TOLD + PROGRAMS["adam"])
+    assert re.findall(r"sum\(\)\.item\(\) =\s+(\d+)", shown) == [told[4]]
+
+
+def test_a_file_is_not_written_without_numbers(led: list[int], tmp_path: Path) -> None:
+    file, out = tmp_path / "train.py", tmp_path / "loss.npy"
+    file.write_text(HEAD + QUIET + SAVED.replace("FILE", repr(str(out))))
+    shown = play(file, "continue", "goto step 6")
+    assert f"{FROM_START}: the program read what has not been kept" in shown
+    assert mx.load(str(out)).item() > 0
+
+
+def test_a_stand_in_gives_no_number() -> None:
+    array = mx.ones((2, 3))
+    stand_in(array)
+    assert array.shape == (2, 3)
+    for look in (mx.eval, mx.async_eval, str, memoryview, lambda a: (a + 1).tolist(), lambda a: bool(a.sum())):
+        with pytest.raises(RuntimeError, match=uncomputed._WITHOUT_NUMBERS):
+            look(array)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        mx.arange(6, dtype=mx.float32).reshape(2, 3).T, mx.array([1.0, -0.0, float("nan")]), mx.array([True, False]),
+        mx.arange(4).astype(mx.bfloat16), mx.array(3, dtype=mx.uint8), mx.array([1 + 2j]), mx.zeros((0, 2)),
+        mx.broadcast_to(mx.array([1.0, 2.0]), (3, 2)),
+    ],
+    ids=lambda array: f"{array.dtype} {array.shape}",
+)  # fmt: skip
+def test_a_copy_has_the_same_bits_and_layout(array: mx.array) -> None:
+    mx.eval(array)
+    twin = keeping._duplicate(array)
+    mx.eval(twin)
+    assert twin.dtype == array.dtype
+    assert memoryview(twin).strides == memoryview(array).strides
+    assert memoryview(twin).tobytes() == memoryview(array).tobytes()
+
+
+def test_what_changes_is_copied_and_what_stays_is_held() -> None:
+    stays, changes = mx.ones((500_000,)), mx.ones((250_000,))
+    mx.eval(stays, changes)
+    keeping_, reach = Keeping(), Reach.__new__(Reach)
+    reach.arrays, reach.kinds = [stays, changes], 0
+    keeping_._known = {id(stays): weakref.ref(stays)}
+    before = mx.get_active_memory()
+    point = keeping_._keep(3, reach)
+    assert point.nbytes == changes.nbytes
+    assert changes.nbytes <= mx.get_active_memory() - before < stays.nbytes
+    assert point.fits(reach)
+
+
+def test_points_are_thinned_in_bulk() -> None:
+    kept: Any = NativeRun()
+    for number in range(1, 200):
+        point: Any = Point.__new__(Point)
+        point.number, point.nbytes = number, 10
+        kept.points.append(point)
+        thin(kept, 150)
+        numbers = [point.number for point in kept.points]
+        assert sum(point.nbytes for point in kept.points) <= 150
+        assert numbers[-2:] == [number - 1, number] or number == 1
+    assert numbers[0] < 60
+    assert max(b - a for a, b in pairwise(numbers)) < 80
+
+
+def test_what_is_reached_has_one_order() -> None:
+    recorder = Recorder(Tape(None), strict=False)  # type: ignore[arg-type]
+    recorder.stack.base = sys._getframe()
+    program: dict[str, Any] = {"__name__": "program", "mx": mx, "Reach": partial(Reach, recorder)}
+    source = 'box = {"b": [mx.zeros(2), (mx.zeros(3), {"c": mx.zeros(4)})], "turn": iter([mx.zeros(5)])}\n'
+    exec(source + "def walk():\n    here = mx.zeros(6)\n    return Reach()", program)
+    first, second = program["walk"](), program["walk"]()
+    assert first.kinds == second.kinds
+    assert [array.size for array in first.arrays[1:]] == [6, 2, 3, 5, 4]
+    program["box"]["more"] = [object()]
+    assert program["walk"]().kinds != first.kinds
+    program["box"]["more"] = {mx.zeros(1)}
+    with pytest.raises(CannotReach):
+        program["walk"]()
+
+
+def test_answers_are_kept_where_they_are_small() -> None:
+    kept = NativeRun()
+    kept.tell("array.item", 1.0)
+    kept.begins(4)
+    for answer in (1.5, [1, [2, 3]], list(range(65)), "x" * 2000):
+        kept.tell("read", answer)
+    assert kept.told(4) == [("read", 1.5), ("read", [1, [2, 3]]), ("read", UNKEPT), ("read", UNKEPT)]
+    assert kept.before(4).told(4) == ()
+    made: Any = kept
+    made.points = [SimpleNamespace(number=number) for number in (2, 3, 4)]
+    assert [point.number for point in kept.before(4).points] == [2, 3]
+    assert kept.before(5).told(4) == kept.told(4)

@@ -1,0 +1,170 @@
+"""Ways on which nothing comes back, while the weights are still taught on others, and what only looks like a fault:
+each fault beside sound twins."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+import pytest
+from mlx.utils import tree_map
+
+import nnrepl
+from nnrepl.explain.health import health
+from nnrepl.explain.health.report import Finding
+from nnrepl.explain.why import why
+from tests.support import OpenSession
+
+X = mx.sin(mx.arange(12.0)).reshape(4, 3) + 0.1
+Fault = Callable[[mx.array], mx.array]
+
+
+class Residual(nn.Module):
+    """A layer, and something that is done to what it gives, beside the way on which it learns anyway."""
+
+    def __init__(self, branch: Fault) -> None:
+        super().__init__()
+        mx.random.seed(3)
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.branch = branch
+
+    def __call__(self, x: mx.array) -> mx.array:
+        x = mx.sin(self.first(x))
+        return self.second(x + self.branch(x * 2))
+
+
+def found(branch: Fault) -> list[Finding]:
+    model = Residual(branch)
+    return health(
+        OpenSession(nnrepl.trace(lambda m: nn.losses.huber_loss(m(X), 1 - X[:, :2]).mean(), model, wrt=model))
+    ).findings
+
+
+FLAT: list[Fault] = [
+    lambda h: mx.floor(h),
+    lambda h: (h + 3) // 1,
+    lambda h: mx.tanh(h + 90),
+    lambda h: mx.softmax(h[..., None], axis=-1)[..., 0],
+    lambda h: mx.sign(h),
+]
+CUT: list[Fault] = [
+    lambda h: mx.clip(h + 90, -1, 1),
+    lambda h: mx.where(h == 12345, h, 0.1),
+]
+SOUND: list[Fault] = [
+    lambda h: mx.sign(h) * mx.sqrt(mx.abs(h)),
+    lambda h: h - mx.floor(h),
+    lambda h: h + mx.stop_gradient(mx.round(h) - h),
+    lambda h: mx.stop_gradient(mx.round(h)),
+    lambda h: mx.clip(h, -1, 1),
+    lambda h: mx.where(mx.abs(h) < 50, h, mx.exp(-mx.abs(h))),
+    lambda h: mx.softmax(h, axis=-1),
+    lambda h: h * 0 + h,
+]
+
+
+@pytest.mark.parametrize("number", range(len(FLAT) + len(CUT)))
+def test_a_way_that_is_flat_is_named_with_its_line(number: int) -> None:
+    fault = (FLAT + CUT)[number]
+    said = [one for one in found(fault) if one.kind == "zero gradient"]
+    line = f"test_dead_ways.py:{inspect.getsourcelines(fault)[1]}"
+    assert [line in one.text for one in said] == [True], said
+    assert said[0].level == ("warning" if fault in FLAT else "note")
+
+
+@pytest.mark.parametrize("branch", SOUND)
+def test_what_learns_in_another_way_or_is_kept_from_learning_is_no_fault(branch: Fault) -> None:
+    assert found(branch) == []
+
+
+def test_one_number_that_left_mlx_is_a_cut_and_no_term_that_was_left_out() -> None:
+    def loss(w: mx.array, outside: bool) -> mx.array:
+        term = mx.mean(mx.abs(X @ w))
+        term = mx.array(np.array(term)) if outside else term
+        return mx.mean(mx.square(X @ w)) + term
+
+    w = mx.cos(mx.arange(6.0)).reshape(3, 2)
+    for outside in (True, False):
+        report = health(OpenSession(nnrepl.trace(loss, w, outside, wrt=0)))
+        assert [one.kind for one in report.findings] == (["cut gradient"] if outside else [])
+
+
+def accumulated(lazy: bool) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = optim.SGD(1e-2)
+    step = nn.value_and_grad(model, lambda m, x: mx.square(m(x)).mean())
+    total = None
+    for turn in range(24):
+        _, grads = step(model, X)
+        total = grads if total is None else tree_map(lambda a, b: a + b, total, grads)
+        if turn % 4 == 3:
+            optimizer.update(model, total)
+            total = None
+            if not lazy:
+                mx.eval(model.parameters())
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_gradients_that_are_added_up_until_an_update_are_no_growing_graph(lazy: bool) -> None:
+    with nnrepl.recording() as tape:
+        accumulated(lazy)
+    kinds = [one.kind for one in health(OpenSession(tape)).findings]
+    assert ("growing graph" in kinds) == lazy, kinds
+
+
+def test_a_gradient_is_large_because_what_a_square_takes_is() -> None:
+    def loss(w: mx.array, large: float, how: Fault) -> mx.array:
+        h = (X @ w) * large
+        return mx.sum(how(h + 1))
+
+    w = mx.cos(mx.arange(6.0)).reshape(3, 2)
+    for how in (mx.square, lambda h: h * h, lambda h: h**3):
+        for large in (1e9, 2.0):
+            session = OpenSession(nnrepl.trace(loss, w, large, how, wrt=0))
+            text = " ".join(why(session, "grad(w) is huge").reasons)
+            assert ("makes it 1e+09 times as large" in text) == (large > 2), text
+
+
+def test_a_limit_on_what_is_learned_otherwise_is_no_dead_layer() -> None:
+    def loss(m: nn.Linear, kept: bool) -> mx.array:
+        q = m(X)[:, 0]
+        far = mx.maximum(mx.abs(q) - 50.0, 0).mean()
+        return far + (mx.mean(mx.square(q)) if kept else 0)
+
+    for kept in (True, False):
+        mx.random.seed(1)
+        model = nn.Linear(3, 2)
+        found = health(OpenSession(nnrepl.trace(loss, model, kept, wrt=model))).findings
+        assert bool(found) != kept, found
+
+
+def test_rows_that_a_mask_has_emptied_are_no_labels_outside() -> None:
+    labels = mx.array([0, 2, 1, 0])
+
+    def loss(m: nn.Linear, padded: bool) -> mx.array:
+        hot = (mx.where(mx.arange(4) < 3, labels, labels if padded else 7)[:, None] == mx.arange(3)).astype(mx.float32)
+        table = hot * (mx.arange(4) < 3)[:, None] if padded else hot * 1.0
+        return -mx.sum(table * nn.log_softmax(m(X))) / 3
+
+    for padded in (True, False):
+        model = nn.Linear(3, 3)
+        found = health(OpenSession(nnrepl.trace(loss, model, padded, wrt=model))).findings
+        assert [one.kind for one in found] == ([] if padded else ["no answer"])
+
+
+def test_the_first_step_of_a_warm_up_is_no_idle_update() -> None:
+    for rate, steps, level in ((0.0, 1, "warning"), (optim.linear_schedule(0.0, 0.1, 3), 1, "note"),
+                               (optim.linear_schedule(0.05, 0.1, 3), 1, "")):  # fmt: skip
+        model, optimizer = nn.Linear(3, 2), optim.SGD(rate)
+        step = nn.value_and_grad(model, lambda m: mx.square(m(X)).mean())
+        with nnrepl.recording() as tape:
+            for _ in range(steps):
+                optimizer.update(model, step(model)[1])
+                mx.eval(model.parameters())
+            step(model)
+        found = [one for one in health(OpenSession(tape)).findings if one.kind == "idle update"]
+        assert [one.level for one in found] == ([level] if level else []), (rate, found)
