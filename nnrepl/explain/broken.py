@@ -60,7 +60,9 @@ def broken(look: Look, birth: Birth) -> Broken:
     came = _number(look, given[0], at) if given and at is not None and given[0].shape == result else None
     if came is not None:
         operands = (*operands, (words.element(given[0].name, unravel(at or 0, result)), words.number(came)))
-    rule, advice = _backward_rule(look, forward, numbers, came)
+    of = birth.value.gradient_of
+    second = of is not None and len(forward.args) == 2 and of.canonical is getattr(forward.args[1], "canonical", None)
+    rule, advice = _backward_rule(look, forward, numbers, came, second)
     if not rule:
         rule, advice = _overflow(look, birth, op, None)
     return Broken(rule, "", operands, advice)
@@ -293,12 +295,22 @@ _INFINITE_SLOPE = {
 }
 
 
-def _backward_rule(look: Look, op: Op, numbers: list[Number], came: Number) -> tuple[str, str]:
-    """Return the rule that a VJP broke although its forward op was given finite numbers."""
+def _backward_rule(
+    look: Look, op: Op, numbers: list[Number], came: Number, by_exponent: bool = False
+) -> tuple[str, str]:
+    """Return the rule that a VJP broke although its forward op was given finite numbers.
+
+    Args:
+        by_exponent: Whether it is the gradient of the second operand.
+    """
     name = op.name
     operand = next((taken.name for taken in op.inputs), "x")
     first, second = [*numbers, None, None][:2]
     times = " 0 · ∞ is no number." if came == 0 else ""
+    if name == "power" and second == 0 and first == 0:
+        return "The slope of a⁰ is 0 · a⁻¹, and 0 · ∞ is no number at a = 0.", f"Keep {operand} away from 0."
+    if name == "power" and first is not None and first < 0 and by_exponent:
+        return "The slope along the exponent is ln(a) · aᵇ, and there is no logarithm of a negative number.", ""
     if name in _INFINITE_SLOPE and first == 0 and (name != "power" or (second is not None and second < 1)):
         rule, keep = _INFINITE_SLOPE[name]
         where = "" if came != 0 else " Before this op: where() afterwards does not help, because 0 · ∞ is NaN."

@@ -97,8 +97,8 @@ def _which(look: Look, value: Value, place: Index) -> str:
     if value.dtype == mx.bool_:
         return f"This is one of {value.size} elements"
     if not stat.is_finite or abs(number) < 0.999 * stat.peak:
-        return f"This is the largest of {value.size} elements, those apart that stand for nothing (a mask)"
-    return f"This is the largest of {value.size} elements"
+        return f"Of {value.size} elements none is larger in size, those apart that stand for nothing (a mask)"
+    return f"Of {value.size} elements none is larger in size"
 
 
 def _most_telling(look: Look, value: Value) -> Index:
@@ -335,8 +335,10 @@ def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str])
         elif op in op.tape.notes.mapped:
             pass  # the sums run within each sample
         elif entry.name in ("matmul", "addmm") and len(result.shape) >= 2 and symbol_of(entry, forward, of) == "b":
-            called = words.name(of, op)
-            notes.append(f"The sum runs over the rows of the batch: every row that went through {called} has its say.")
+            called, rows = words.name(of, op), upstream(op)[0]
+            met = "the rows of the batch: every row that went through" if len(of.shape) == 2 else (
+                f"the {rows.shape[-2]} rows that meet each column of")  # fmt: skip
+            notes.append(f"The sum runs over {met} {called}{' has its say' if len(of.shape) == 2 else ''}.")
         elif entry.kind == MOVE:
             notes.append("Numbers that were only moved get their gradients back where they came from.")
     rule = rule_of(op)

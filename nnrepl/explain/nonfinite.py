@@ -239,6 +239,8 @@ def _since(look: Look, session: Reading, found: Trouble) -> str:
     if len(bad) == 1:
         return f"Of {len(losses)} losses on the tape only that of {bad[0].address} is not finite." if len(
             losses) > 1 else ""  # fmt: skip
+    if bad[-1] is not passes[-1] or len(bad) < len(passes) - passes.index(bad[0]):
+        return f"{len(bad)} of {len(losses)} losses on the tape are not finite, that of {bad[0].address} first."
     return f"The loss has not been finite since {bad[0].address} ({len(bad)} of {len(losses)} losses on the tape)."
 
 
@@ -256,14 +258,18 @@ def why_nonfinite_value(session: Reading, value: Value, kind: str = "") -> Cause
     assert pass_ is not None
     answer = _answer(look, Trouble(value, pass_, follow(look, value, wanted)))
     if at is None and stat.size > 1:
-        answer.also.append(f"{value.name} holds no {_SIGN[kind]}, but {_amount(stat.nans, stat.infs, stat.size)}.")
+        answer.also.append(f"{value.name} holds no {_SIGN[kind]}, but {amount(stat.nans, stat.infs, stat.size)}.")
     return answer
 
 
 _SIGN = {NAN: "NaN", INF: "∞"}
 
 
-def _amount(nans: int, infs: int, size: int) -> str:
+def _number(birth: Birth) -> str:
+    return "−∞" if birth.kind == INF and birth.negative else _SIGN[birth.kind]
+
+
+def amount(nans: int, infs: int, size: int) -> str:
     """`2 NaN among 6 numbers`."""
     parts = [f"{count} {name}" for count, name in ((nans, "NaN"), (infs, "∞")) if count]
     return f"{' and '.join(parts)} among {size} number{'s' if size != 1 else ''}"
@@ -281,23 +287,23 @@ def born(birth: Birth) -> str:
     if birth.op is None or birth.op.operation.kind == "data" or birth.op.name == "array":
         return came_in(birth)
     if birth.lost:
-        return f"{birth.value.name} holds {_SIGN[birth.kind]}; what made it cannot be followed further: {birth.lost}"
+        return f"{birth.value.name} holds {_number(birth)}; what made it cannot be followed further: {birth.lost}"
     if birth.constant is not None:
         return f"{did(birth.op)}, has {words.number(birth.constant)} in its call"
     empty = birth.op.inputs and not any(taken.size for taken in birth.op.inputs)
     out = "infinite ones" if birth.before is not None else "no numbers" if empty else "finite numbers"
     inner = f"; inside of that call, {born(birth.within)}" if birth.within is not None else ""
-    return f"{did(birth.op)}, makes {_SIGN[birth.kind]} out of {out}{inner}"
+    return f"{did(birth.op)}, makes {_number(birth)} out of {out}{inner}"
 
 
 def came_in(birth: Birth) -> str:
     """Where a number came in that no op made: with which array, at which element, and who takes it first."""
     value = birth.value
     element = words.element(value.name, unravel(birth.at, value.shape))
-    what = f"{element} came in as {_SIGN[birth.kind]}"
+    what = f"{element} came in as {_number(birth)}"
     if birth.op is not None:
         where = words.place(birth.op.source)
-        what = f"{element} is {_SIGN[birth.kind]} in the data that {birth.op.label} {birth.op.name} takes in" + (
+        what = f"{element} is {_number(birth)} in the data that {birth.op.label} {birth.op.name} takes in" + (
             f" ({where})" if where else "")  # fmt: skip
     elif isinstance(value, Leaf) and value.kind in _KINDS:
         what = f"{_KINDS[value.kind]} {what}"
@@ -325,7 +331,7 @@ def _answer(look: Look, found: Trouble) -> Cause:
     stat = look.stat(end)
     is_loss = end is found.pass_.loss
     whose = f"The loss of {found.pass_.address}" if is_loss else end.name
-    verb = f"is {_shown(look, end, 0)}" if end.size == 1 else f"has {_amount(stat.nans, stat.infs, stat.size)}"
+    verb = f"is {_shown(look, end, 0)}" if end.size == 1 else f"has {amount(stat.nans, stat.infs, stat.size)}"
     answer = Cause(f"{whose} {verb}: {born(root)}.", root.op)
     _tell(look, answer, root)
     if root.op is not None and root.op.of is None and root.before is None and root.kind == INF:
@@ -361,15 +367,15 @@ def _tell(look: Look, answer: Cause, birth: Birth) -> None:
     stat = look.stat(value)
     element = words.element(value.name, unravel(birth.at, value.shape))
     number = _shown(look, value, birth.at)
-    amount = f"   ({_amount(stat.nans, stat.infs, stat.size)})" if stat.size > 1 else ""
+    many = f"   ({amount(stat.nans, stat.infs, stat.size)})" if stat.size > 1 else ""
     if birth.op is None or birth.op.operation.kind == "data" or birth.op.name == "array":
-        answer.reasons.append(f"{element} = {number}{amount}")
+        answer.reasons.append(f"{element} = {number}{many}")
         made = f"It was made by {did(birth.op)}." if birth.op is not None else "No op on the tape made it."
         answer.reasons.append(made)
         return
     rule = broken(look, birth)
     arithmetic = f"{rule.sum} = " if rule.sum else ""
-    answer.reasons.append(f"{element} = {arithmetic}{number}{amount}")
+    answer.reasons.append(f"{element} = {arithmetic}{number}{many}")
     if rule.rule:
         answer.reasons.append(rule.rule)
     answer.evidence = [Evidence(name, text) for name, text in rule.operands]

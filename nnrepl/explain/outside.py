@@ -11,6 +11,7 @@ from nnrepl.explain import words
 from nnrepl.explain.look import Look
 from nnrepl.session.births import is_inexact
 from nnrepl.tape import Op, Pass, Value
+from nnrepl.tape.claims import Claim
 
 _ENOUGH = 4  # so many different numbers are the same by chance hardly ever
 _ROUND = 1024  # nor are fewer that are no whole numbers of 1024ths, where the program has read them in between
@@ -30,14 +31,17 @@ class Detour:
     op: Op
 
     @property
-    def text(self) -> str:
-        """What happens, as a sentence without its end."""
+    def claim(self) -> Claim[str]:
+        """What happens, as a sentence without its end; said only if the numbers are those very ones."""
         made = self.op
-        return (
+
+        def holds() -> bool:
+            return bool(mx.array_equal(self.value.array, made.outputs[0].array).item())
+
+        return Claim("finding: the very numbers", holds, lambda: (
             f"{made.label} {made.name} ({words.place(made.source)}) takes in as data the very numbers of "
             f"{words.name(self.value)}: they have left MLX in between (through numpy, or a list), and no gradient "
-            "passes there"
-        )
+            "passes there"))  # fmt: skip
 
 
 def detours(look: Look, pass_: Pass) -> Iterator[Detour]:

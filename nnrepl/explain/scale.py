@@ -24,6 +24,7 @@ from nnrepl.record.gradient_names import start_of
 from nnrepl.session.births import is_inexact
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Op, Pass, Value, result_inside
+from nnrepl.tape.claims import say
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ def why_scale(session: Reading, gradient: Value, how: str, name: str = "") -> Ca
         how = "small" if last < first else "large"
     verb = "shrinks" if how == "small" else "grows"
     ordinary = _is_ordinary(look, gradient, first, last)
-    through = [detour.text for detour in detours(look, pass_)] if (pass_ := _pass_of(gradient)) is not None else []
+    pass_ = _pass_of(gradient)
+    through = [] if pass_ is None else [said for detour in detours(look, pass_) for said in say(detour.claim)]
     groups = _groups(look, steps, how)
     worst = groups[0].cancels if groups else None
     rounding = (

@@ -79,6 +79,7 @@ class Stuck:
 
     def claims(self) -> Iterator[Claim[Reason]]:
         """Yield what may be the reason, the most telling first."""
+        yield Claim("0: empty", lambda: not self.of.size, self._empty)
         yield Claim("0: whole", lambda: not is_inexact(self.of), self._whole)
         yield Claim("0: left out", lambda: self.mask is not None and moves(self.forward), self._left_out)
         yield Claim("0: underflow", lambda: self._wide_peak > 0, self._underflow)
@@ -144,6 +145,15 @@ class Stuck:
         return shown(self.look, [*upstream(self.op), *dict.fromkeys(self.forward.inputs), self.gradient])
 
     # -- whole numbers, small numbers, parts that are left out ---------------------------------------------
+
+    def _empty(self) -> Reason:
+        """Say that there is no element that a gradient could belong to, and which op left none."""
+        at = self.of
+        while at.op is not None and (empty := next((one for one in at.op.inputs if not one.size), None)) is not None:
+            at = empty
+        made = f": {at.op.label} {words.call(at.op)} ({words.spot(at.op)}) takes nothing" if at.op is not None else ""
+        text = f"{words.name(self.of)} is empty, its shape is {tuple(self.of.shape)}{made}."
+        return Reason(text, shown(self.look, [*upstream(self.op), self.of]), at.op)
 
     def _whole(self) -> Reason:
         """Say that a tensor of whole numbers was differentiated: MLX rounds the gradient to 0."""
@@ -328,7 +338,10 @@ class Stuck:
         if forward.name == "softmax":
             axis = forward.kwargs.get("axis", forward.args[1] if len(forward.args) > 1 else None)
             y = self.look.array(forward.outputs[0])
-            return mx.moveaxis(y, axis, -1) if isinstance(axis, int) else y.flatten()
+            given = [axis] if isinstance(axis, int) else range(y.ndim) if axis is None else axis
+            axes = [at % y.ndim for at in given]
+            rest = [at for at in range(y.ndim) if at not in axes]
+            return mx.flatten(mx.transpose(y, rest + axes), len(rest)) if axes else y
         if not has(forward.name, Trait.ATTENDS) or not _asks(forward, self.of):
             return None
         return attended(self.look, forward)

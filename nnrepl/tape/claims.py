@@ -1,7 +1,8 @@
 """Claims: a sentence, and the check that is run before it is said.
 
 What shows a sentence takes a `Said`, which no plain string is (mypy refuses one), and only a claim whose check holds
-gives a `Said`.
+gives a `Said`. What cannot be proved is a `Possibility`: its check is that of its premise, and its words say that it is
+none but possible. What to type instead, and other words that assert nothing, are `open_said`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,16 @@ class Claim(Generic[T]):
     what: Callable[[], T]
 
 
+class Possibility(Claim[T]):
+    """Something that may be so: said only where what speaks for it holds, in words that leave it open (`HEDGES`)."""
+
+    __slots__ = ()
+
+
+HEDGES = ("may ", "might ", "can ", "could ", "probably", "perhaps", "as it seems", "?", " if ", "where ")
+"""One of these words stands in each sentence about something that is possible."""
+
+
 def proved(claim: Claim[T]) -> bool:
     """Run the check of a claim. All are run here."""
     return claim.holds()
@@ -53,6 +64,20 @@ def say(*claims: Claim[str]) -> list[Said]:
 def say_first(claims: Iterable[Claim[str]]) -> list[Said]:
     """Return the sentence of the first claim that holds; of the others the check is not run."""
     return next(([Said(claim.what())] for claim in claims if proved(claim)), [])
+
+
+UNPROVED = Said("What was found here does not hold on the numbers themselves, so nothing is said of it.")
+"""What stands where an answer's first sentence would, if its check said no: that would be a fault of nnrepl."""
+
+
+def stated(*claims: Claim[str]) -> Said:
+    """Return the sentence of the first claim that holds, where there has to be one."""
+    return next(iter(say_first(claims)), UNPROVED)
+
+
+def joined(*sentences: Iterable[Said]) -> Said:
+    """Return sentences one after the other: what has been said is said together."""
+    return Said(" ".join(one for some in sentences for one in some))
 
 
 def open_said(text: str) -> Said:

@@ -14,7 +14,7 @@ import pytest
 import nnrepl
 from nnrepl.explain.health import Report, health
 from nnrepl.session.session import TapeSession
-from nnrepl.tape import GRADIENT_PASS
+from nnrepl.tape import GRADIENT_PASS, claims
 
 Program = Callable[[bool], None]
 """Trains something; with a fault if it is told so."""
@@ -31,7 +31,16 @@ def reports(program: Program, faulty: bool) -> list[Report]:
         if pass_.kind == GRADIENT_PASS:
             session.cursor = pass_.start
             found.append(health(session))
+    if faulty:
+        refute(session)
     return found
+
+
+def refute(session: TapeSession) -> None:
+    """Hold that health says nothing where the check of each of its claims says no."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claims, "proved", lambda _: False)
+        assert health(session).findings == []
 
 
 def train(model: nn.Module, loss: Callable[..., mx.array], *args: Any, steps: int = 3, **options: Any) -> None:

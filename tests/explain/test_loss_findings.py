@@ -15,6 +15,7 @@ from nnrepl.explain.health import health
 from nnrepl.explain.paths import same_function
 from nnrepl.session.session import TapeSession
 from nnrepl.tape import GRADIENT_PASS
+from tests.explain.test_findings import refute
 from tests.support import OpenSession
 
 X = mx.sin(mx.arange(18)).reshape(6, 3)
@@ -49,7 +50,10 @@ class Inner(nn.Module):
 
 
 def kinds(loss: Loss, model: nn.Module) -> list[str]:
-    return [one.kind for one in health(OpenSession(nnrepl.trace(loss, model, wrt=model))).findings]
+    session = OpenSession(nnrepl.trace(loss, model, wrt=model))
+    found = [one.kind for one in health(session).findings]
+    refute(session)
+    return found
 
 
 def with_term(model: nn.Module, added: bool) -> mx.array:

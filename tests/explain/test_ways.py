@@ -261,9 +261,10 @@ def test_a_term_of_the_loss_that_teaches_nothing_is_a_note() -> None:
         report = health(OpenSession(nnrepl.trace(loss, model, rounded, wrt=model)))
         assert report.warnings == []
         notes = [finding.text for finding in report.findings]
-        assert [line_of(loss, "round(size)") in text and "one term of the loss" in text for text in notes] == (
-            [True] if rounded else []
-        )
+        assert [
+            line_of(loss, "round(size)") in text and "that of one number on the way to the loss" in text
+            for text in notes
+        ] == ([True] if rounded else [])
 
 
 @pytest.mark.parametrize(("rate", "kind"), [(0.0, "idle update"), (1e-6, "lost update")])

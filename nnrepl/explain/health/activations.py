@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import Check, Checkup, Finding
+from nnrepl.explain.health.report import Check, Checkup, Finding, findings
 from nnrepl.tape import Op, Value
+from nnrepl.tape.claims import Claim
 
 
 def dead(case: Checkup) -> Iterator[Finding]:
@@ -30,10 +31,21 @@ def dead(case: Checkup) -> Iterator[Finding]:
         whole = gone == units and (units > 1 or rows > 1)
         many = rows >= case.limits["dead-rows"] and gone > case.limits["dead"] * units
         if whole or many:
-            yield Finding("dead units", f"{gone} of {units} units of {words.name(value)} = {words.call(op)} "
-                                        f"({words.spot(op)}) are 0 "
-                          f"for every row ({rows})", f"explain {op.label}" if not whole else f"why "
-                              f"{_named(value)} == 0", op)  # fmt: skip
+            command = f"why {value.name} == 0" if whole else f"explain {op.label}"
+            yield from findings(_never_alive(case, op, gone, units, rows), "dead units", command, op)
+
+
+def _never_alive(case: Checkup, op: Op, gone: int, units: int, rows: int) -> Claim[str]:
+    """Claim that so many units are 0: counted by the largest number of each, and not by what is 0."""
+    value = op.outputs[0]
+
+    def holds() -> bool:
+        flat = mx.abs(case.look.array(value)).reshape(rows, units)
+        return bool(case.look.numbers([mx.sum(mx.max(flat, axis=0) == 0)])[0] == gone)
+
+    return Claim("finding: dead units", holds, lambda: (
+        f"{gone} of {units} units of {words.name(value)} = {words.call(op)} ({words.spot(op)}) are 0 for every row "
+        f"({rows})"))  # fmt: skip
 
 
 def is_term(case: Checkup, op: Op) -> bool:
@@ -67,10 +79,6 @@ def _learns_anyway(case: Checkup, value: Value) -> bool:
     return True
 
 
-def _named(value: Value) -> str:
-    return value.name
-
-
 def _is_relu(op: Op) -> bool:
     return any(isinstance(arg, (int, float)) and arg == 0 for arg in op.args)
 
@@ -96,11 +104,25 @@ def saturated(case: Checkup) -> Iterator[Finding]:
             worst, first, count = lines.get(key, (share, op, 0))
             lines[key] = (max(worst, share), first, count + 1)
     for share, op, count in lines.values():
-        more = f" (at {count} places of the tape)" if count > 1 else ""
-        yield Finding("saturated units", f"{100 * share:.0f} % of {words.call(op)} ({words.spot(op)}) "
-                                         f"lie at the flat ends of "
-                      f"{op.name}, where almost no gradient passes{more}", f"explain "
-                          f"grad({words.name(op.inputs[0])})", op)  # fmt: skip
+        yield from findings(_at_the_ends(case, op, share, count), "saturated units",
+                            f"explain grad({words.name(op.inputs[0])})", op)  # fmt: skip
+
+
+def _at_the_ends(case: Checkup, op: Op, share: float, count: int) -> Claim[str]:
+    """Claim that most of a tanh or sigmoid has next to no slope: by the slope itself, 1 − y² or y·(1 − y)."""
+    y = op.outputs[0]
+
+    def holds() -> bool:
+        array = case.look.array(y).astype(mx.float32)
+        slope, most = (1 - array * array, 1.0) if op.name == "tanh" else (array * (1 - array), 0.25)
+        return bool(
+            case.look.numbers([mx.mean((slope < 0.06 * most).astype(mx.float32))])[0] > case.limits["saturated"]
+        )
+
+    more = f" (at {count} places of the tape; most at one of them)" if count > 1 else ""
+    return Claim("finding: saturated units", holds, lambda: (
+        f"{100 * share:.0f} % of {words.call(op)} ({words.spot(op)}) lie at the flat ends of {op.name}, where almost "
+        f"no gradient passes{more}"))  # fmt: skip
 
 
 def _flat(name: str, array: mx.array) -> mx.array:
@@ -120,11 +142,23 @@ def rounded(case: Checkup) -> Iterator[Finding]:
         if op.name != "astype" or not op.outputs or mx.issubdtype(op.outputs[0].dtype, mx.inexact):
             continue
         if mx.issubdtype(op.inputs[0].dtype, mx.inexact) and _learns(case, op):
-            kind = words.dtype(op.outputs[0].dtype)
-            yield Finding("whole numbers", f"{op.label} {words.call(op)} ({words.spot(op)}) makes "
-                                           f"{kind} out of a tensor that is "
-                          "learned: its gradient is cut to whole numbers as well, mostly to 0",
-                          f"explain grad({words.name(op.inputs[0])})", op)  # fmt: skip
+            yield from findings(_cut(case, op), "whole numbers", f"explain grad({words.name(op.inputs[0])})", op)
+
+
+def _cut(case: Checkup, op: Op) -> Claim[str]:
+    """Claim that the gradient behind a conversion holds whole numbers and nothing else."""
+    of = op.inputs[0]
+
+    def holds() -> bool:
+        backward = [user.outputs for user in case.pass_.ops if user.of is op]
+        grads = [one for made in backward for one in made if one.gradient_of is of.canonical]
+        case.look.see(grads)
+        whole = [mx.all(one.array == mx.round(one.array)) for one in grads]
+        return bool(grads) and all(case.look.numbers(whole))
+
+    return Claim("finding: whole numbers", holds, lambda: (
+        f"{op.label} {words.call(op)} ({words.spot(op)}) makes {words.dtype(op.outputs[0].dtype)} out of a tensor that "
+        "is learned: the gradient that comes back through it is cut to whole numbers as well"))  # fmt: skip
 
 
 CHECKS: list[Check] = [dead, saturated, rounded]

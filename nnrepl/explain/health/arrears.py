@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 from nnrepl.explain import words
 from nnrepl.explain.health.gradient_findings import finals
-from nnrepl.explain.health.report import Check, Checkup, Finding
+from nnrepl.explain.health.report import Check, Checkup, Finding, findings
 from nnrepl.explain.health.update_findings import same_weight
 from nnrepl.explain.paths import leaves_later
-from nnrepl.tape import Op, Value
+from nnrepl.tape import Op, Pass, Value
+from nnrepl.tape.claims import Claim
 
 
 def never_cleared(case: Checkup) -> Iterator[Finding]:
@@ -27,13 +28,22 @@ def never_cleared(case: Checkup) -> Iterator[Finding]:
             continue  # the same weights: a step of several batches
         added = _sum_of(case, grad, old)
         if added is not None:
-            yield Finding(
-                "old gradients",
-                f"{added.label} {words.call(added)} ({words.place(added.source)}) adds the gradients of "
-                f"{before.address}, with which the weights were updated already, to ∂L/∂{leaf.name} of "
-                f"{case.pass_.address}, and the update takes the sum: is it cleared after each update?",
-                f"explain {added.label}", added)  # fmt: skip
+            claim = _heaped(before, case.pass_, was, leaf, grad, added)
+            yield from findings(claim, "old gradients", f"explain {added.label}", added)
             return
+
+
+def _heaped(before: Pass, pass_: Pass, was: Value, leaf: Value, grad: Value, added: Op) -> Claim[str]:
+    """Claim that a sum takes the new gradient, an update takes the sum, and the weight is not what it was before."""
+
+    def holds() -> bool:
+        taken = any(user.scope is not None and user.scope.updating for out in added.outputs for user in out.consumers)
+        return grad in added.inputs and taken and not same_weight(was, leaf)
+
+    return Claim("finding: old gradients", holds, lambda: (
+        f"{added.label} {words.call(added)} ({words.place(added.source)}) adds the gradients of {before.address}, with "
+        f"which the weights were updated already, to ∂L/∂{leaf.name} of {pass_.address}, and the update takes the sum: "
+        "is it cleared after each update?"))  # fmt: skip
 
 
 def _sum_of(case: Checkup, grad: Value, old: Value) -> Op | None:

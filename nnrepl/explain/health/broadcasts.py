@@ -9,9 +9,10 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import Check, Checkup, Finding
+from nnrepl.explain.health.report import Check, Checkup, Finding, findings
 from nnrepl.ops import Trait, has
 from nnrepl.tape import Op, Value
+from nnrepl.tape.claims import Claim, Possibility
 
 
 def broadcasting(case: Checkup) -> Iterator[Finding]:
@@ -24,19 +25,32 @@ def broadcasting(case: Checkup) -> Iterator[Finding]:
         column, row = sorted(values, key=lambda value: -len(value.shape))
         where = f"{op.label} {words.call(op)} ({words.place(op.source)})"
         if _is_mistake(column, row):
-            yield Finding("silent broadcasting", f"{where}: "
-                          f"{words.name(column)} {tuple(column.shape)} and {words.name(row)} {tuple(row.shape)} give "
-                          f"{tuple(op.outputs[0].shape)}, every row with every other one ({op.outputs[0].size} numbers "
-                          f"instead of {row.size}); {words.name(row)}[..., None] or .squeeze(-1) is probably meant",
-                          f"explain {op.label}", op)  # fmt: skip
+            yield from findings(_stretched(op, column, row, where), "silent broadcasting", f"explain {op.label}", op)
             continue
         reduced = _reduced_across(column, row)
         if reduced is not None:
-            axes = ", ".join(str(axis) for axis in reduced.axes)
-            yield Finding("silent broadcasting", f"{where}: {words.name(row)} {tuple(row.shape)} comes from "
-                          f"{reduced.op.label} {words.call(reduced.op)} over axis {axes} of {words.name(column)} "
-                          f"{tuple(column.shape)}, and meets its last axes, which only happen to be as long; "
-                          "keepdims=True is probably meant", f"explain {op.label}", op)  # fmt: skip
+            yield from findings(_met(column, row, reduced, where), "silent broadcasting", f"explain {op.label}", op)
+
+
+def _stretched(op: Op, column: Value, row: Value, where: str) -> Claim[str]:
+    """Claim that a column and a row gave a table, and propose what may be meant."""
+    result = op.outputs[0]
+    wider = result.size > max(column.size, row.size) and result.shape not in (column.shape, row.shape)
+    return Possibility("finding: silent broadcasting", lambda: wider, lambda: (
+        f"{where}: {words.name(column)} {tuple(column.shape)} and {words.name(row)} {tuple(row.shape)} give "
+        f"{tuple(result.shape)}, every row with every other one ({result.size} numbers instead of {row.size}); "
+        f"{words.name(row)}[..., None] or .squeeze(-1) is probably meant"))  # fmt: skip
+
+
+def _met(whole: Value, part: Value, reduced: Reduced, where: str) -> Claim[str]:
+    """Claim that what was reduced meets other axes than those that are left of what it was reduced from."""
+    left = [axis for axis in range(len(whole.shape)) if axis not in reduced.axes]
+    meets = list(range(len(whole.shape) - len(part.shape), len(whole.shape)))
+    axes = ", ".join(str(axis) for axis in reduced.axes)
+    return Possibility("finding: axes that happen to fit", lambda: left != meets, lambda: (
+        f"{where}: {words.name(part)} {tuple(part.shape)} comes from {reduced.op.label} {words.call(reduced.op)} over "
+        f"axis {axes} of {words.name(whole)} {tuple(whole.shape)}, and meets its last axes, which only happen to be as "
+        "long; keepdims=True is probably meant"))  # fmt: skip
 
 
 def _is_mistake(column: Value, row: Value) -> bool:

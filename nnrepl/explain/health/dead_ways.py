@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import mlx.core as mx
+
 from nnrepl.explain import words
 from nnrepl.explain.health.activations import is_term
 from nnrepl.explain.health.gradient_findings import dead, is_meant, line_of, will_move
-from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding
+from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
 from nnrepl.explain.paths import upstream
 from nnrepl.explain.stuck import reason_for
 from nnrepl.explain.zero_reasons import Reason
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import is_inexact
 from nnrepl.tape import Op, Value
+from nnrepl.tape.claims import Claim
 
 
 def dead_ways(case: Checkup) -> Iterator[Finding]:
@@ -27,9 +30,25 @@ def dead_ways(case: Checkup) -> Iterator[Finding]:
         if key in told or _is_sound(case, op, of, reason):
             continue
         told.add(key)
-        term = ", one term of the loss" if of.size == 1 else ""
-        yield Finding("zero gradient", f"∂L/∂{of.name} is 0{term}: it became 0 at {words.title(op)}{line_of(op)}: "
-                      f"{reason.text.rstrip('.')}", f"why {gradient.name} == 0", key, _level(op, of))  # fmt: skip
+        command = f"why {gradient.name} == 0"
+        yield from findings(_is_dead(case, op, of, gradient, reason), "zero gradient", command, key, _level(op, of))
+
+
+def _is_dead(case: Checkup, op: Op, of: Value, gradient: Value, reason: Reason) -> Claim[str]:
+    """Claim that an op gives 0 for a gradient out of something else, and that nothing else comes to that tensor."""
+
+    def holds() -> bool:
+        came = [up for up in upstream(op) if not up.refusal]
+        made = [gradient, case.pass_.grads[of.canonical][-1]]
+        given, whole, *alive = case.look.numbers([mx.any(case.look.array(one) != 0) for one in (*made, *came)])
+        return not given and not whole and any(alive)
+
+    term = ", that of one number on the way to the loss" if of.size == 1 else ""
+    return Claim(
+        "finding: dead way",
+        holds,
+        lambda: f"∂L/∂{of.name} is 0{term}: it became 0 at {words.title(op)}{line_of(op)}: {reason.text.rstrip('.')}",
+    )
 
 
 def _ends(case: Checkup) -> Iterator[tuple[Op, Value, Value]]:

@@ -14,17 +14,19 @@ from nnrepl.explain import words
 from nnrepl.explain.answer import Cause
 from nnrepl.explain.blame import Blame, blame, cone_stats
 from nnrepl.explain.disconnected import why_none
-from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding
+from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
 from nnrepl.explain.limits import is_lost
-from nnrepl.explain.nonfinite import blamed, born, did, trouble, vanished
+from nnrepl.explain.nonfinite import Trouble, amount, blamed, born, did, ends, trouble, vanished
 from nnrepl.explain.outside import detours
-from nnrepl.explain.scale import grows, shrinks, weight_of
+from nnrepl.explain.scale import LineSteps, grows, shrinks, weight_of
 from nnrepl.explain.stuck import reason_for
 from nnrepl.explain.zero_reasons import Reason
 from nnrepl.explain.zeros import versions
 from nnrepl.ops import Trait, has
-from nnrepl.session.births import INF, is_inexact
+from nnrepl.record.batches import total
+from nnrepl.session.births import INF, Birth, is_inexact
 from nnrepl.tape import Op, Value
+from nnrepl.tape.claims import Claim, Possibility
 
 
 def nonfinite(case: Checkup) -> Iterator[Finding]:
@@ -34,15 +36,39 @@ def nonfinite(case: Checkup) -> Iterator[Finding]:
         if found is None:
             continue
         case.broken = True
-        end = "the loss" if found.end is pass_.loss else found.end.name
-        sign = "NaN" if case.look.stat(found.end).nans else "∞"
-        behind = found.cause.before
-        of = f"; the ∞ came in so: {born(blamed(behind))}" if behind is not None else ""
-        yield Finding("non-finite", f"{end} is {sign}: {born(found.cause)}{of}", "why nan", found.cause.op)
+        yield from findings(_not_finite(case, found), "non-finite", "why nan", found.cause.op)
         return
     for birth, ending in vanished(case.look, case.pass_):
-        yield Finding("non-finite", f"{born(birth)}; {did(ending)}, makes finite numbers of it again: no loss and no "
-                      "gradient shows it", "why inf" if birth.kind == INF else "why nan", birth.op)  # fmt: skip
+        kind = "why inf" if birth.kind == INF else "why nan"
+        yield from findings(_gone_again(case, birth, ending), "non-finite", kind, birth.op)
+
+
+def _not_finite(case: Checkup, found: Trouble) -> Claim[str]:
+    """Claim that a loss, a gradient or a new weight is not finite, nor what is to blame for it."""
+    stat = case.look.stat(found.end)
+    end = "the loss" if found.end is found.pass_.loss else found.end.name
+    what = f"is {'NaN' if stat.nans else '∞'}" if stat.size == 1 else f"has {amount(stat.nans, stat.infs, stat.size)}"
+    behind = found.cause.before
+    of = f"; the ∞ came in so: {born(blamed(behind))}" if behind is not None else ""
+    return Claim(
+        "finding: not finite", lambda: not any(case.look.finite([found.end, found.cause.value]).values()),
+        lambda: f"{end} {what}: {born(found.cause)}{of}",
+    )  # fmt: skip
+
+
+def _gone_again(case: Checkup, birth: Birth, ending: Op) -> Claim[str]:
+    """Claim that a number is none, that an op gives finite numbers although it takes what came of it, and that neither
+    the loss nor a gradient shows it."""
+
+    def holds() -> bool:
+        finite = case.look.finite([birth.value, *(one for one in ending.outputs if is_inexact(one))])
+        return not finite.pop(birth.value) and all(finite.values()) and all(case.look.finite(ends(case.pass_)).values())
+
+    return Claim(
+        "finding: gone again",
+        holds,
+        lambda: f"{born(birth)}; {did(ending)}, makes finite numbers of it again: no loss and no gradient shows it",
+    )
 
 
 def finals(case: Checkup) -> dict[Value, Value]:
@@ -57,9 +83,12 @@ def missing(case: Checkup) -> Iterator[Finding]:
     none = [leaf for leaf in pass_.wrt if not pass_.grads.get(leaf) and leaf.size and is_inexact(leaf)]
     holes = [hole for hole in case.session.tape.holes if pass_.start <= hole.position < pass_.end]
     if none and holes:
-        yield Finding("hole", f"{_names(none)} have no gradient, but {len(holes)} tensors of the pass came from "
-                              f"something that was not "
-                      "recorded, so the way may lead through there", "verify", None, NOTE)  # fmt: skip
+        yield from findings(
+            Possibility("finding: hole", lambda: bool(holes), lambda: (
+                f"{_names(none)} {'has' if len(none) == 1 else 'have'} no gradient, but "
+                f"{words.counted(len(holes), 'tensor')} of the pass came from something that was not recorded, so the "
+                "way may lead through there")),
+            "hole", "verify", None, NOTE)  # fmt: skip
         return
     reached = {_pattern(leaf.name) for leaf in pass_.wrt if pass_.grads.get(leaf)}
     groups: dict[object, list[tuple[Value, Cause]]] = {}
@@ -71,13 +100,25 @@ def missing(case: Checkup) -> Iterator[Finding]:
         groups.setdefault((key, sibling), []).append((leaf, why))
     for (_, sibling), group in groups.items():  # type: ignore[misc]
         first, why = group[0]
-        names = _names([leaf for leaf, _ in group])
         # What only takes part in choosing experts or positions (a router's bias) is trained in another way, if at all.
         chosen = why.op is not None and has(why.op.name, Trait.PLACES)
         reason = " ".join(why.reasons[:2] if why.cause == "unused" else why.reasons[:1]) or why.headline
-        one = len(group) == 1
-        yield Finding("no gradient", f"{names} never get{'s' if one else ''} a gradient: {reason}",
-                      f"why grad({first.name})", why.op, NOTE if chosen or sibling else WARNING)  # fmt: skip
+        yield from findings(_never_get(case, [leaf for leaf, _ in group], reason), "no gradient",
+                            f"why grad({first.name})", why.op, NOTE if chosen or sibling else WARNING)  # fmt: skip
+
+
+def _never_get(case: Checkup, leaves: list[Value], reason: str) -> Claim[str]:
+    """Claim that no gradient of some parameters is on the tape, that of no op of the pass either."""
+    of = {leaf.canonical for leaf in leaves}
+
+    def holds() -> bool:
+        return not any(one.gradient_of in of for op in case.pass_.ops if op.of is not None for one in op.outputs)
+
+    return Claim(
+        "finding: no gradient",
+        holds,
+        lambda: f"{_names(leaves)} get{'s' if len(leaves) == 1 else ''} no gradient in {case.pass_.address}: {reason}",
+    )
 
 
 _LOOKED = 64
@@ -145,11 +186,21 @@ def dead(case: Checkup) -> Iterator[Dead]:
 def zero(case: Checkup) -> Iterator[Finding]:
     """Gradients that are 0 everywhere."""
     for one in () if case.broken else dead(case):
-        are = "is" if len(one.leaves) == 1 else "are"
-        yield Finding("zero gradient", f"{_names(one.leaves, '∂L/∂')} {are} 0: it became 0 at {words.title(one.op)}"
-                      f"{line_of(one.op)}: {one.reason.text.rstrip('.')}"
-                      f"{_other_ways(case, one)}",
-                      f"why grad({one.leaves[0].name}) == 0", one.reason.op or one.op, one.level)  # fmt: skip
+        yield from findings(_are_zero(case, one), "zero gradient", f"why grad({one.leaves[0].name}) == 0",
+                            one.reason.op or one.op, one.level)  # fmt: skip
+
+
+def _are_zero(case: Checkup, one: Dead) -> Claim[str]:
+    """Claim that no element of some gradients is anything but 0."""
+    grads = finals(case)
+
+    def holds() -> bool:
+        return not any(case.look.numbers([mx.any(case.look.array(grads[leaf]) != 0) for leaf in one.leaves]))
+
+    are, them = ("is", "it") if len(one.leaves) == 1 else ("are", "they")
+    return Claim("finding: zero gradient", holds, lambda: (
+        f"{_names(one.leaves, '∂L/∂')} {are} 0: {them} became 0 at {words.title(one.op)}{line_of(one.op)}: "
+        f"{one.reason.text.rstrip('.')}{_other_ways(case, one)}"))  # fmt: skip
 
 
 def _other_ways(case: Checkup, one: Dead) -> str:
@@ -211,14 +262,12 @@ def scale(case: Checkup) -> Iterator[Finding]:
     alive = {leaf: grad for leaf, grad in grads.items() if not stats[grad].is_zero and stats[leaf].peak < _MASK}
     if not alive:
         return
-    total = math.sqrt(sum(stats[grad].norm ** 2 for grad in alive.values()))
-    if total > case.limits["huge"]:
-        worst = max(alive, key=lambda leaf: stats[alive[leaf]].norm)
-        cause = grows(case.look, alive[worst])
-        because = f": {cause.say('grows').rstrip('.')}" if cause is not None else ""
-        yield Finding("huge gradients", f"the norm of all gradients is {words.number(total)}; the largest is "
-                                        f"that of {worst.name}{because}",
-                      f"why grad({worst.name}) is huge", alive[worst].op)  # fmt: skip
+    whole = math.sqrt(sum(stats[grad].norm ** 2 for grad in alive.values()))
+    worst = max(alive, key=lambda leaf: stats[alive[leaf]].norm)
+    # A norm grows with the number of elements: those of a sum over many millions are not huge, each is 1.
+    if whole > case.limits["huge"] and stats[alive[worst]].typical > _EACH:
+        yield from findings(_is_huge(case, alive, whole, worst), "huge gradients", f"why grad({worst.name}) is huge",
+                            alive[worst].op)  # fmt: skip
     matrices = {leaf: grad for leaf, grad in alive.items() if len(leaf.shape) > 1}
     typical = {leaf: stats[grad].typical for leaf, grad in matrices.items()}
     top = max(typical.values(), default=0.0)
@@ -228,12 +277,51 @@ def scale(case: Checkup) -> Iterator[Finding]:
         worst = min(lost, key=lambda leaf: typical[leaf])
         cause = shrinks(case.look, matrices[worst])
         cancels = cause is not None and cause.cancels is not None
-        because = f": {cause.say('shrinks').rstrip('.')}" if cause is not None else ""
-        more = f" ({len(lost)} such weights)" if len(lost) > 1 else ""
-        size = words.number(typical[worst])
-        yield Finding("vanishing gradients", f"a typical element of ∂L/∂{worst.name} is {size}, that of "
-                      f"the largest gradient {words.number(top)}{more}{because}",
-                      f"why grad({worst.name}) is tiny", matrices[worst].op, NOTE if cancels else WARNING)  # fmt: skip
+        yield from findings(
+            _is_tiny(case, worst, matrices, len(lost), cause), "vanishing gradients", f"why grad({worst.name}) is tiny",
+            matrices[worst].op, NOTE if cancels else WARNING)  # fmt: skip
+
+
+def _is_huge(case: Checkup, alive: dict[Value, Value], whole: float, worst: Value) -> Claim[str]:
+    """Claim how large some gradients are altogether: their squares added up anew, the largest of them first."""
+
+    def holds() -> bool:
+        squares = [total(mx.square(case.look.array(grad).astype(mx.float32) / whole)) for grad in alive.values()]
+        found = sum(case.look.numbers(squares))
+        return abs(math.sqrt(found) - 1) < 0.01
+
+    cause = grows(case.look, alive[worst])
+    because = f": {cause.say('grows').rstrip('.')}" if cause is not None else ""
+    return Claim("finding: huge gradients", holds, lambda: (
+        f"the norm of {'all gradients' if len(alive) > 1 else 'the gradient'} is {words.number(whole)}; "
+        f"{'the largest is that' if len(alive) > 1 else 'it is that'} of {worst.name}{because}"))  # fmt: skip
+
+
+def _is_tiny(
+    case: Checkup, worst: Value, matrices: dict[Value, Value], count: int, cause: LineSteps | None
+) -> Claim[str]:
+    """Claim that a gradient is small beside its weight, or beside that of another weight; and beside which."""
+    stats = case.look.stats([worst, *matrices.values()])
+    own, weight = stats[matrices[worst]], stats[worst]
+    other = max(matrices, key=lambda leaf: stats[matrices[leaf]].typical)
+    top = stats[matrices[other]].typical
+    beside = own.typical < case.limits["spread"] * top
+    against = (
+        f"that of ∂L/∂{other.name}, the largest of a weight, {words.number(top)}" if beside else
+        f"one of {worst.name} itself {words.number(weight.typical)}"
+    )  # fmt: skip
+    more = f" ({count} such weights)" if count > 1 else ""
+    because = f": {cause.say('shrinks').rstrip('.')}" if cause is not None else ""
+    small = beside or own.norm < case.limits["tiny"] * weight.norm
+    return Claim(
+        "finding: vanishing gradients",
+        lambda: small and not own.is_zero,
+        lambda: f"a typical element of ∂L/∂{worst.name} is {words.number(own.typical)}, {against}{more}{because}",
+    )
+
+
+_EACH = 4.0
+"""What a typical element of a huge gradient is beyond: 1e3 is the norm of a gradient of 62,500 such."""
 
 
 def _behind_a_beginner(case: Checkup, gradient: Value) -> bool:
@@ -259,11 +347,13 @@ def underflow(case: Checkup) -> Iterator[Finding]:
     small = [grad for grad in grads if not stats[grad].is_zero and stats[grad].peak < _SMALLEST]
     if small:
         worst = min(small, key=lambda grad: stats[grad].peak)
-        yield Finding("float16 underflow", f"the largest element of {worst.name} is "
-                                           f"{words.number(stats[worst].peak)}: float16 has its "
-                      f"full precision only above {words.number(_SMALLEST)} ({len(small)} of {len(grads)} "
-                      f"gradients); scale the loss up",
-                      f"explain {worst.name}", worst.op)  # fmt: skip
+        below = mx.max(mx.abs(case.look.array(worst))) < _SMALLEST
+        yield from findings(
+            Claim("finding: float16 underflow", lambda: bool(case.look.numbers([below])[0]), lambda: (
+                f"the largest element of {worst.name} is {words.number(stats[worst].peak)} in size: float16 has its "
+                f"full precision only above {words.number(_SMALLEST)} ({len(small)} of {len(grads)} gradients); scale "
+                "the loss up")),
+            "float16 underflow", f"explain {worst.name}", worst.op)  # fmt: skip
 
 
 _SMALLEST = 6.104e-5  # the smallest normal number of float16 (IEEE 754)
@@ -280,7 +370,7 @@ def outside(case: Checkup) -> Iterator[Finding]:
             trained.update(value.canonical for value in op.outputs)
     for detour in found:
         if detour.value.canonical in trained:
-            yield Finding("cut gradient", detour.text, f"what {detour.op.label}", detour.op)
+            yield from findings(detour.claim, "cut gradient", f"what {detour.op.label}", detour.op)
 
 
 CHECKS: list[Check] = [nonfinite, missing, outside, zero, scale, underflow]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from nnrepl.explain.health.report import Check, Checkup, Finding
+from nnrepl.explain.health.report import Check, Checkup, Finding, findings
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
+from nnrepl.tape.claims import Claim
 
 _STEPS = 3
 """So many steps are looked at: what is evaluated in every second step only is no fault."""
@@ -27,12 +28,19 @@ def growing(case: Checkup) -> Iterator[Finding]:
         return
     names = list(dict.fromkeys(value.name for value in grown))
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    ops = _pending(grown, done)
-    yield Finding(
-        "growing graph",
-        f"nothing has evaluated {shown} when {turns[at].address} begins: {ops} ops back to {since.address} "
-        f"wait with all their tensors, and each step adds to them; an mx.eval in every step lets go of them",
-        f"what {names[0]}", grown[0].op)  # fmt: skip
+    waiting = _waiting(grown, done)
+
+    def holds() -> bool:
+        """Whether each of the steps since has left ops behind that wait."""
+        behind = {op.step.number for op in waiting}
+        return all(pass_.step.number in behind for pass_ in turns[at - _STEPS : at])
+
+    yield from findings(
+        Claim("finding: growing graph", holds, lambda: (
+            f"nothing has evaluated {shown} when {turns[at].address} begins: {len(waiting)} ops back to "
+            f"{since.address} wait with all their tensors, and each of the last {_STEPS} steps has added to them; an "
+            "mx.eval in every step lets go of them")),
+        "growing graph", f"what {names[0]}", grown[0].op)  # fmt: skip
 
 
 def _turns(case: Checkup) -> list[Pass]:
@@ -102,10 +110,6 @@ def _waiting(values: list[Value], done: set[Value]) -> set[Op]:
             found.add(value.op)
             stack.extend(value.op.inputs)
     return found
-
-
-def _pending(values: list[Value], done: set[Value]) -> int:
-    return len(_waiting(values, done))
 
 
 CHECKS: list[Check] = [growing]

@@ -11,12 +11,13 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding
+from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
 from nnrepl.explain.paths import root_modules
 from nnrepl.ops import Trait, has
 from nnrepl.record import trees
 from nnrepl.record.stack import is_module
-from nnrepl.tape import Leaf, Op
+from nnrepl.tape import Leaf, Op, Pass
+from nnrepl.tape.claims import Claim
 
 _DEEP = 4
 
@@ -37,15 +38,22 @@ def contained(case: Checkup) -> Iterator[Finding]:
                 case.hidden |= {id(array) for _, array in hidden}
                 prefix = f"{path}." if path else ""
                 paths = [f"{prefix}{where}" for where, _ in hidden]
-                kind = type(holder).__name__
-                shown = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
-                one = len(paths) == 1
-                yield Finding(
-                    "hidden weights",
-                    f"{prefix}{name} is a {kind}, into which MLX does not look: {shown} {'is' if one else 'are'} used "
-                    f"by the pass, but {'is no parameter' if one else 'are no parameters'} of the model, so nothing "
-                    f"trains (or saves) {'it' if one else 'them'}; write a list: self.{name} = [...]",
-                    "info parameters")  # fmt: skip
+                claim = _unseen_in(root, f"{prefix}{name}", name, type(holder).__name__, paths, [a for _, a in hidden])
+                yield from findings(claim, "hidden weights", "info parameters")
+
+
+def _unseen_in(root: Any, path: str, name: str, kind: str, paths: list[str], hidden: list[mx.array]) -> Claim[str]:
+    """Claim that arrays are none of the parameters that MLX finds in a model."""
+    shown = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+    are, no, them = ("is", "is no parameter", "it") if len(paths) == 1 else ("are", "are no parameters", "them")
+    return Claim("finding: hidden weights", lambda: not _found_in(root) & {id(array) for array in hidden}, lambda: (
+        f"{path} is a {kind}, into which MLX does not look: {shown} {are} used by the pass, but {no} of the model, so "
+        f"what trains (or saves) its parameters leaves {them} out; write a list: self.{name} = [...]"))  # fmt: skip
+
+
+def _found_in(root: Any) -> set[int]:
+    """Return what MLX finds in a model as its parameters."""
+    return {id(array) for _, array in trees.paths(root.parameters())}
 
 
 def _attributes(module: Any) -> Iterator[tuple[str, Any]]:
@@ -69,12 +77,17 @@ def underscored(case: Checkup) -> Iterator[Finding]:
                 op = next((taken[id(array)] for array in arrays if id(array) in taken and array.ndim > 1), None)
                 if op is None:
                     continue
-                prefix = f"{path}." if path else ""
-                yield Finding(
-                    "hidden weights",
-                    f"{prefix}{name} is used as a weight by {op.label} {words.call(op)} ({words.place(op.source)}), "
-                    "and MLX leaves what begins with an underscore out of the parameters: it is not trained, nor saved",
-                    f"what {op.label}", op, WARNING if is_module(thing) else NOTE)  # fmt: skip
+                claim = _underscored(root, f"{path}.{name}" if path else name, op, arrays)
+                level = WARNING if is_module(thing) else NOTE
+                yield from findings(claim, "hidden weights", f"what {op.label}", op, level)
+
+
+def _underscored(root: Any, path: str, op: Op, arrays: list[mx.array]) -> Claim[str]:
+    """Claim that what a product takes is none of the parameters that MLX finds in a model."""
+    own = {id(array) for array in arrays}
+    return Claim("finding: underscored weights", lambda: not _found_in(root) & own, lambda: (
+        f"{path} is used as a weight by {op.label} {words.call(op)} ({words.place(op.source)}), and MLX leaves what "
+        "begins with an underscore out of the parameters: what trains (or saves) them leaves it out"))  # fmt: skip
 
 
 def _held(op: Op) -> Iterator[Any]:
@@ -130,13 +143,22 @@ def tied(case: Checkup) -> Iterator[Finding]:
     for group in shared.values():
         if len(group) < 2:
             continue
-        names = " and ".join(leaf.name for leaf in group[:3])
-        apart = _apart(case, [leaf.name for leaf in group])
-        yield Finding(
-            "untied weights",
-            f"{names} were one array when {first.address} began, and are {len(group)} parameters to MLX: each "
-            f"gets its own gradient and its own update{apart}. Keep one, and use it in both places",
-            f"p {group[0].name} - {group[1].name}", None)  # fmt: skip
+        yield from findings(_were_one(case, first, group), "untied weights", f"p {group[0].name} - {group[1].name}")
+
+
+def _were_one(case: Checkup, first: Pass, group: list[Leaf]) -> Claim[str]:
+    """Claim that parameters held the same numbers when training began, and are differentiated one by one."""
+
+    def holds() -> bool:
+        case.look.see(group)
+        same = [mx.array_equal(group[0].array, one.array, equal_nan=True) for one in group[1:]]
+        return all(one in first.wrt for one in group) and all(case.look.numbers(same))
+
+    names = " and ".join(leaf.name for leaf in group[:3])
+    return Claim("finding: untied weights", holds, lambda: (
+        f"{names} were one array when {first.address} began, and are {len(group)} parameters to MLX: each gets its own "
+        f"gradient and its own update{_apart(case, [leaf.name for leaf in group])}. Keep one, and use it in both "
+        "places"))  # fmt: skip
 
 
 def _apart(case: Checkup, names: list[str]) -> str:

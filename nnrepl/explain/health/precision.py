@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding
+from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import is_inexact
 from nnrepl.tape import Leaf, Op, Value
+from nnrepl.tape.claims import Claim
 
 _HALF = (mx.float16, mx.bfloat16)
 _FEW = 3
@@ -31,13 +32,17 @@ def widened(case: Checkup) -> Iterator[Finding]:
             continue
         works = any(has(one.name, Trait.PRODUCT) for one in behind)
         level = NOTE if (isinstance(wide, Leaf) and wide.kind == "parameter") or not works else WARNING
-        yield Finding(
-            "runs in float32",
-            f"{op.label} {words.call(op)} ({words.place(op.source)}) takes {words.name(half)} in "
-            f"{words.dtype(half.dtype)} and {words.name(wide)} in float32, so its result is float32, and with it "
-            f"{len(behind)} ops of this forward pass; {words.name(wide)}.astype({words.dtype(half.dtype)}) keeps it "
-            "small", f"explain {op.label}", op, level)  # fmt: skip
+        yield from findings(_turned(op, half, wide, behind), "runs in float32", f"explain {op.label}", op, level)
         return
+
+
+def _turned(op: Op, half: Value, wide: Value, behind: list[Op]) -> Claim[str]:
+    """Claim that one operand makes so many ops give float32: by the dtypes of what each of them gives."""
+    given = [one for each in behind for one in each.outputs[:1]]
+    return Claim("finding: runs in float32", lambda: all(one.dtype == mx.float32 for one in given), lambda: (
+        f"{op.label} {words.call(op)} ({words.place(op.source)}) takes {words.name(half)} in {words.dtype(half.dtype)} "
+        f"and {words.name(wide)} in float32, so its result is float32, and with it that of {len(behind)} ops of this "
+        f"forward pass; {words.name(wide)}.astype({words.dtype(half.dtype)}) keeps it small"))  # fmt: skip
 
 
 def _meeting(op: Op) -> tuple[Value, Value] | None:

@@ -9,41 +9,69 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.disconnected import leads_to_loss
-from nnrepl.explain.health.report import NOTE, Check, Checkup, Finding
+from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
 from nnrepl.explain.paths import root_modules
+from nnrepl.ops import Trait, has
 from nnrepl.record import segments as sources
 from nnrepl.record import trees
 from nnrepl.record.stack import is_module
-from nnrepl.tape import RUN_PASS, Leaf, Op, Pass
+from nnrepl.tape import GRADIENT_PASS, RUN_PASS, Leaf, Mark, Op, Pass, Value
+from nnrepl.tape.claims import Claim, Possibility
 
 
 def frozen(case: Checkup) -> Iterator[Finding]:
     """Parameters that the pass uses but does not differentiate: meant in fine-tuning, a mistake elsewhere."""
-    wrt = {leaf.name for leaf in case.pass_.wrt}
-    kept = _untrained(case, wrt)
+    kept = _untrained(case, {leaf.name for leaf in case.pass_.wrt})
     if kept:
-        shown = ", ".join(kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
-        one = "is" if len(kept) == 1 else "are"
-        yield Finding(
-            "frozen",
-            f"{shown} {one} frozen: used by the pass, but never trained",
-            f"why grad({kept[0]}) is none",
-            None,
-            NOTE,
-        )
+        yield from findings(_are_frozen(case, kept), "frozen", f"why grad({next(iter(kept))}) is none", None, NOTE)
 
 
-def _untrained(case: Checkup, wrt: set[str]) -> list[str]:
-    """Return the parameters of the model that are not trained, without statistics and quantized weights."""
-    used: dict[str, int] = {}
+def _are_frozen(case: Checkup, kept: dict[str, mx.array]) -> Claim[str]:
+    """Claim that the pass takes parameters, and that no gradient of them was asked for in it; nor in any other pass,
+    where that is said."""
+    held = {id(array) for array in kept.values()}
+
+    def holds() -> bool:
+        asked = {id(one) for leaf in case.pass_.wrt for one in _held(leaf)}
+        taken = {id(one) for op in case.pass_.forward for value in op.inputs for one in _held(value)}
+        return held <= taken and not held & asked
+
+    passes = [pass_ for pass_ in case.session.tape.passes if pass_.kind == GRADIENT_PASS]
+    ever = {id(one) for pass_ in passes for leaf in pass_.wrt for one in _held(leaf)}
+    trained = "not trained by it" if held & ever or any(leaf.name in kept for one in passes for leaf in one.wrt) else (
+        "no pass on the tape trains " + ("it" if len(kept) == 1 else "them"))  # fmt: skip
+    names = list(kept)
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return Claim("finding: frozen", holds, lambda: (
+        f"{shown} {'is' if len(names) == 1 else 'are'} frozen: used by the pass, and {trained}"))  # fmt: skip
+
+
+def _held(value: Value | None) -> Iterator[Any]:
+    """Yield the arrays of the program's that a tensor of the tape stands for."""
+    while value is not None:
+        if value.held is not None:
+            yield value.held
+        value = value.origin
+
+
+def _untrained(case: Checkup, wrt: set[str]) -> dict[str, mx.array]:
+    """Return the parameters of the model that the pass takes and does not train, by their names, without statistics
+    and quantized weights."""
+    taken = {id(one) for op in case.pass_.forward for value in op.inputs for one in _held(value)}
+    used: dict[str, mx.array] = {}
     for root in root_modules(case.pass_):
         trainable = {id(array) for _, array in _flat(root.trainable_parameters())}
         for path, array in _flat(root.parameters()):
             name = case.session.names.path_from(root, path)
-            if id(array) not in trainable and name not in wrt and mx.issubdtype(array.dtype, mx.inexact):
-                used[name] = array.size
-    kept = [name for name in used if not name.rpartition(".")[2].startswith(("running_", "_"))]
-    return [name for name in kept if name.rpartition(".")[2] not in ("scales", "biases")]
+            of_interest = id(array) not in trainable and id(array) in taken and name not in wrt
+            if of_interest and mx.issubdtype(array.dtype, mx.inexact) and not _is_state(name):
+                used[name] = array
+    return used
+
+
+def _is_state(name: str) -> bool:
+    last = name.rpartition(".")[2]
+    return last.startswith(("running_", "_")) or last in ("scales", "biases")
 
 
 def _flat(tree: Any) -> list[tuple[str, Any]]:
@@ -51,33 +79,94 @@ def _flat(tree: Any) -> list[tuple[str, Any]]:
 
 
 def modes(case: Checkup) -> Iterator[Finding]:
-    """Dropout and BatchNorm in the wrong mode: asleep while training, awake while evaluating."""
-    asleep = [
-        (name, module)
-        for root in root_modules(case.pass_)
-        for name, module in root.named_modules()
-        if _has_mode(module) and not module.training
-    ]
-    acting = {id(step.owner) for op in case.pass_.ops if op.scope is not None for step in op.scope.path()}
-    sleeping = [
-        name or type(module).__name__
-        for name, module in asleep
-        if type(module).__name__ == "BatchNorm" or id(module) not in acting
-    ]
-    if sleeping:
-        yield Finding("wrong mode", f"{', '.join(sleeping[:3])} {'is' if len(sleeping) == 1 else 'are'} in "
-                                    f"evaluation mode during training: "
-                      "call model.train() before", f"ops {case.pass_.ops[0].label}", None)  # fmt: skip
+    """Dropout and BatchNorm in the wrong mode: asleep while training, awake while evaluating. What they did is read
+    from their ops: their own switch may have been turned since."""
+    calls = _calls(case.pass_)
+    awake = {at for at, (_, ops) in calls.items() if _is_awake(ops)}
+    for root in root_modules(case.pass_):
+        moded = [(name or type(one).__name__, one) for name, one in root.named_modules() if _has_mode(one)]
+        still = [(name, one) for name, one in moded if id(one) in calls and id(one) not in awake]
+        # A Dropout that sleeps makes no op, as one that is not called: told where nothing of its model is awake.
+        silent = [] if any(id(one) in awake for _, one in moded) else [
+            (name, one) for name, one in moded if id(one) not in calls and not one.training]  # fmt: skip
+        if still:
+            first = calls[id(still[0][1])][1][0]
+            level = WARNING if any(_trains(case, one) for _, one in still) else NOTE
+            yield from findings(_are_asleep(still, calls), "wrong mode", f"ops {first.label}", first, level)
+        elif silent:
+            yield from findings(_may_be_asleep(case, silent), "wrong mode", f"ops {case.pass_.ops[0].label}")
+    yield from _left_awake(case)
+
+
+def _are_asleep(still: list[tuple[str, Any]], calls: Calls) -> Claim[str]:
+    """Claim that layers made ops in a pass, and none of those that training makes."""
+    one = len(still) == 1
+    return Claim("finding: asleep", lambda: not any(_is_awake(calls[id(layer)][1]) for _, layer in still), lambda: (
+        f"{', '.join(name for name, _ in still[:3])} {'is' if one else 'are'} in evaluation mode during training: call "
+        "model.train() before"))  # fmt: skip
+
+
+def _may_be_asleep(case: Checkup, silent: list[tuple[str, Any]]) -> Claim[str]:
+    """Claim that layers made no op in a pass, which may be because they sleep."""
+    own = {id(layer) for _, layer in silent}
+    one = len(silent) == 1
+    return Possibility("finding: asleep or not called", lambda: not own & set(_calls(case.pass_)), lambda: (
+        f"{', '.join(name for name, _ in silent[:3])} {'makes' if one else 'make'} no op in {case.pass_.address}, and "
+        f"{'is' if one else 'are'} in evaluation mode now: call model.train() before, if that is where it should "
+        "work"))  # fmt: skip
+
+
+def _left_awake(case: Checkup) -> Iterator[Finding]:
+    """Find a later stretch without gradients, of which no gradient pass takes anything, in which a layer trains."""
     for pass_ in case.session.tape.passes:
-        if pass_.kind == RUN_PASS and pass_.start > case.pass_.start:
-            awake = _awake(pass_)
-            if awake is not None:
-                kind, op = awake
-                yield Finding("wrong mode", f"{kind} is in training mode in {pass_.address}, where no "
-                                            f"gradient is taken "
-                              f"({op.label}, {words.place(op.source)}): call model.eval() before evaluating",
-                              f"list {op.label}", op)  # fmt: skip
+        if pass_.kind != RUN_PASS or pass_.start <= case.pass_.start or _feeds_a_pass(case, pass_):
+            continue
+        for owner, ops in _calls(pass_).values():
+            if _is_awake(ops):
+                yield from findings(_is_training(type(owner).__name__, ops, pass_), "wrong mode",
+                                    f"list {ops[0].label}", ops[0])  # fmt: skip
                 return
+
+
+def _is_training(kind: str, ops: list[Op], pass_: Pass) -> Claim[str]:
+    """Claim that a layer does what it does in training only, where no gradient is taken."""
+    own = {id(op) for op in pass_.ops}
+    holds = not pass_.wrt and all(id(op) in own for op in ops)
+    return Claim("finding: awake", lambda: holds and _is_awake(ops), lambda: (
+        f"{kind} is in training mode in {pass_.address}, where no gradient is taken ({ops[0].label}, "
+        f"{words.place(ops[0].source)}): call model.eval() before evaluating"))  # fmt: skip
+
+
+def _feeds_a_pass(case: Checkup, pass_: Pass) -> bool:
+    """Whether a gradient pass takes what a stretch makes: what a generator makes for its judge is training as well."""
+    users = (user for op in pass_.ops for out in op.outputs for user in case.session.tape.consumers(out))
+    return any(user.pass_.kind == GRADIENT_PASS for user in users)
+
+
+Calls = dict[int, tuple[Any, list[Op]]]
+"""The ops that layers have made, by the `id` of each."""
+
+
+def _calls(pass_: Pass) -> Calls:
+    """Return what Dropouts and BatchNorms made in a pass, its backward part apart."""
+    found: Calls = {}
+    for op in pass_.ops:
+        owner = op.scope.owner if op.scope is not None and op.phase != "backward" else None
+        if is_module(owner) and _has_mode(owner):
+            found.setdefault(id(owner), (owner, []))[1].append(op)
+    return found
+
+
+def _is_awake(ops: list[Op]) -> bool:
+    """Whether the ops of a Dropout draw a mask, or those of a BatchNorm take the mean of the batch off its numbers."""
+    made = {out for op in ops if has(op.name, Trait.REDUCES) for out in op.outputs}
+    return any(has(op.name, Trait.RANDOM) or (has(op.name, Trait.DIFFERENCE) and made & set(op.inputs)) for op in ops)
+
+
+def _trains(case: Checkup, layer: Any) -> bool:
+    """Whether the pass differentiates a parameter of a layer; of one without parameters, whether there are none."""
+    own = {id(array) for _, array in _flat(layer.trainable_parameters())}
+    return bool(own) or not layer.parameters()
 
 
 def _has_mode(module: Any) -> bool:
@@ -87,28 +176,28 @@ def _has_mode(module: Any) -> bool:
     return kind == "BatchNorm" and getattr(module, "track_running_stats", False)
 
 
-def _awake(pass_: Pass) -> tuple[str, Op] | None:
-    for op in pass_.ops:
-        owner = op.scope.owner if op.scope is not None else None
-        kind = type(owner).__name__
-        if (kind.startswith("Dropout") and op.name == "random.bernoulli") or (
-            kind == "BatchNorm" and op.name == "mean"
-        ):
-            return kind, op
-    return None
-
-
 def forced(case: Checkup) -> Iterator[Finding]:
     """Find evaluations that the program forces inside of the pass: they wait for the result each time."""
     pass_ = case.pass_
     marks = [mark for mark in case.session.tape.marks if pass_.start < mark.position < pass_.end]
     if marks:
-        mark = marks[0]
-        where = words.place(sources.locate(mark.scope.code, mark.lasti)) if mark.scope is not None else ""
-        times = f", {len(marks)} times" if len(marks) > 1 else ""
-        yield Finding("forced evaluation", f"{mark.how} at {where} evaluates inside of the pass{times}: each "
-                                           f"time the program waits "
-                      "for the result", f"goto {_at(case, mark.position)}", None, NOTE)  # fmt: skip
+        yield from findings(
+            _forces(case, marks), "forced evaluation", f"goto {_at(case, marks[0].position)}", None, NOTE
+        )
+
+
+def _forces(case: Checkup, marks: list[Mark]) -> Claim[str]:
+    """Claim that what is evaluated at some places was made inside of the pass, or before it and not evaluated yet."""
+    mark, pass_ = marks[0], case.pass_
+    where = words.place(sources.locate(mark.scope.code, mark.lasti)) if mark.scope is not None else ""
+    times = f", {len(marks)} times" if len(marks) > 1 else ""
+    return Claim(
+        "finding: forced",
+        lambda: all(pass_.start < one.position < pass_.end for one in marks),
+        lambda: (
+            f"{mark.how} at {where} evaluates inside of the pass{times}: each time the program waits for the result"
+        ),
+    )
 
 
 def _at(case: Checkup, position: int) -> str:
@@ -136,12 +225,22 @@ def captured(case: Checkup) -> Iterator[Finding]:
                 continue  # a teacher, a target, after stop_gradient
             made, owner = taken.op, taken.op.scope.owner if taken.op.scope is not None else None
             if is_module(owner) and taken.op.scope is not None and taken.op.scope.code.co_name == "__init__":
-                yield Finding(
-                    "hidden weight",
-                    f"{words.name(taken)} was made by a Module's __init__ ({words.place(made.source)}) and is used as "
-                    "a weight, but it is no parameter of what is differentiated here, and no pass trains it",
-                    f"what {taken.name}", op, NOTE)  # fmt: skip
+                yield from findings(_is_hidden(case, taken, made), "hidden weight", f"what {taken.name}", op, NOTE)
                 return
+
+
+def _is_hidden(case: Checkup, taken: Value, made: Op) -> Claim[str]:
+    """Claim that no pass on the tape differentiates a tensor, nor anything that stands for it."""
+    asked = {one.canonical for pass_ in case.session.tape.passes for leaf in pass_.wrt for one in (leaf, leaf.origin)
+             if one is not None}  # fmt: skip
+    return Claim(
+        "finding: hidden weight",
+        lambda: taken.canonical not in asked,
+        lambda: (
+            f"{words.name(taken)} was made by a Module's __init__ ({words.place(made.source)}) and is used as a weight,"
+            " but it is no parameter of what is differentiated here, and no pass on the tape trains it"
+        ),
+    )
 
 
 CHECKS: list[Check] = [frozen, modes, forced, captured]

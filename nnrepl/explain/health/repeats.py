@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import Check, Checkup, Finding
+from nnrepl.explain.health.report import Check, Checkup, Finding, findings
 from nnrepl.ops import Trait, has
 from nnrepl.tape import Op, Pass, Value
+from nnrepl.tape.claims import Claim
 
 _ENOUGH = 32
 """So many numbers are the same by chance hardly ever, flips of a coin included."""
@@ -28,13 +29,27 @@ def repeated(case: Checkup) -> Iterator[Finding]:
             where = words.place(first.source)
             if where not in told and _are_same(case, first, second):
                 told.add(where)
-                yield Finding(
-                    "repeated randomness",
-                    f"{first.label} {first.name} ({where}) of {before.address} and {second.label} of "
-                    f"{after.number} drew the same {first.outputs[0].size} numbers: the noise is the same in every "
-                    "such step. In a compiled step mx.random.state belongs into inputs= and outputs=; a key= must be "
-                    "split for each step",
-                    f"p mx.all({first.label} == {second.label})", first)  # fmt: skip
+                yield from findings(_drew_the_same(case, before, after, first, second), "repeated randomness",
+                                    f"p mx.all({first.label} == {second.label})", first)  # fmt: skip
+
+
+def _drew_the_same(case: Checkup, before: Pass, after: Pass, first: Op, second: Op) -> Claim[str]:
+    """Claim that two ops drew the same numbers, and say what their kind of call has to do for others."""
+    a, b = first.outputs[0], second.outputs[0]
+
+    def holds() -> bool:
+        return not case.look.numbers([mx.any(case.look.array(a) != case.look.array(b))])[0]
+
+    compiled = any(start <= second.position < end for start, end in case.session.tape.compiled)
+    keyed = any(taken.dtype == mx.uint32 and taken.shape == (2,) for taken in second.inputs)
+    remedy = (
+        "a key= has to be split for each step (mx.random.split)" if keyed
+        else "in a compiled step mx.random.state belongs into inputs= and outputs=" if compiled
+        else "does mx.random.seed stand in the loop?"
+    )  # fmt: skip
+    return Claim("finding: repeated randomness", holds, lambda: (
+        f"{first.label} {first.name} ({words.place(first.source)}) of {before.address} and {second.label} of "
+        f"{after.address} drew the same {a.size} numbers: the noise is the same in both; {remedy}"))  # fmt: skip
 
 
 def _pairs(before: Pass, after: Pass) -> Iterator[tuple[Op, Op]]:
@@ -69,12 +84,23 @@ def stale(case: Checkup) -> Iterator[Finding]:
             outside = taken.op is None or taken.op.pass_ is not case.pass_
             if outside and taken in earlier and taken not in told and _is_replaced(case, taken):
                 told.add(taken)
-                name = words.name(taken)
-                yield Finding(
-                    "stale constant",
-                    f"{op.label} {words.call(op)} ({words.place(op.source)}) takes {name} as it was when the compiled "
-                    f"function was traced, and the program holds other numbers there now: what a compiled function "
-                    "captures is a constant, unless inputs= names it", f"what {name}", op)  # fmt: skip
+                yield from findings(_is_stale(case, op, taken), "stale constant", f"what {words.name(taken)}", op)
+
+
+def _is_stale(case: Checkup, op: Op, taken: Value) -> Claim[str]:
+    """Claim that the program holds other numbers than what a repeated op takes."""
+
+    def holds() -> bool:
+        now = case.session.names.now(taken)
+        if now is None or now.shape != taken.shape:
+            return False
+        same = (now == taken.array) | ((now != now) & (taken.array != taken.array))
+        return not case.look.numbers([mx.all(same)])[0]
+
+    return Claim("finding: stale constant", holds, lambda: (
+        f"{op.label} {words.call(op)} ({words.place(op.source)}) takes {words.name(taken)} as it was when the compiled "
+        "function was traced, and the program holds other numbers there now: what a compiled function captures is a "
+        "constant, unless inputs= names it"))  # fmt: skip
 
 
 def _is_replaced(case: Checkup, value: Value) -> bool:

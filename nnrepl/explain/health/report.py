@@ -12,6 +12,7 @@ from nnrepl.explain.paths import same_function
 from nnrepl.session.errors import UserError
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Op, Pass
+from nnrepl.tape.claims import Claim, Said, say
 
 WARNING, NOTE = "warning", "note"
 
@@ -29,10 +30,17 @@ class Finding:
     """
 
     kind: str
-    text: str
+    text: Said
     command: str
     op: Op | None = None
     level: str = WARNING
+
+
+def findings(
+    claim: Claim[str], kind: str, command: str, op: Op | None = None, level: str = WARNING
+) -> Iterator[Finding]:
+    """Yield a finding, if what it claims holds."""
+    yield from (Finding(kind, said, command, op, level) for said in say(claim))
 
 
 @dataclass(slots=True)

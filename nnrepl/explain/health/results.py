@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+
+import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.disconnected import ends_here
 from nnrepl.explain.health.gradient_findings import finals
-from nnrepl.explain.health.report import Check, Checkup, Finding
+from nnrepl.explain.health.report import Check, Checkup, Finding, findings
 from nnrepl.explain.health.update_findings import changes, same_weight
 from nnrepl.explain.outside import detours
 from nnrepl.explain.paths import leaves_later
 from nnrepl.tape import Op, Pass, Tape, Value
+from nnrepl.tape.claims import Claim
 
 
 def unapplied(case: Checkup) -> Iterator[Finding]:
@@ -31,7 +35,7 @@ def unapplied(case: Checkup) -> Iterator[Finding]:
     case.unapplied = True
     op = lost[0].after.op
     assert op is not None
-    yield _not_kept(case, after, _listed([one.name for one in lost]), op, lost[0].name)
+    yield from _not_kept(case, after, [one.before for one in lost], op)
 
 
 def _misdirected(case: Checkup, after: Pass, later: dict[Value, Value]) -> Iterator[Finding]:
@@ -50,17 +54,26 @@ def _misdirected(case: Checkup, after: Pass, later: dict[Value, Value]) -> Itera
     case.unapplied = True
     users = case.session.tape.consumers
     made = next((op for op in reversed(updates) if op.outputs and not users(op.outputs[0])), updates[-1])
-    names = _listed([leaf.name for leaf in same])
     returned = made.scope is not None and "update" not in [step.code.co_name for step in made.scope.path()]
     if returned and not users(made.outputs[0]):
-        yield _not_kept(case, after, names, made, same[0].name)
+        yield from _not_kept(case, after, same, made)
         return
-    yield Finding(
-        "discarded update",
+    claim = Claim("finding: changes none", partial(_stay, case, after, same), lambda: (
         f"the update ({made.label} {words.call(made)}, {words.place(words.call_of(made))}) changes none of the weights "
-        f"that were differentiated ({names}): {after.address} begins with the weights of {case.pass_.address}. Was the "
-        "optimizer given another model, or is a compiled step without outputs=?",
-        f"what {same[0].name}", made)  # fmt: skip
+        f"that were differentiated ({_named(same)}): {after.address} begins with the weights of {case.pass_.address}. "
+        "Was the optimizer given another model, or is a compiled step without outputs=?"))  # fmt: skip
+    yield from findings(claim, "discarded update", f"what {same[0].name}", made)
+
+
+def _stay(case: Checkup, after: Pass, leaves: list[Value]) -> bool:
+    """Whether the next pass begins with the very numbers of some weights, as far as they can be seen."""
+    later = leaves_later(case.pass_, after)
+    pairs = [(leaf, later.get(leaf)) for leaf in leaves]
+    if any(other is None or other.shape != leaf.shape for leaf, other in pairs):
+        return False
+    seen = [(leaf, other) for leaf, other in pairs if other and case.look.can_see(leaf) and case.look.can_see(other)]
+    case.look.see([one for pair in seen for one in pair])
+    return all(case.look.numbers([mx.array_equal(a.array, b.array, equal_nan=True) for a, b in seen]))
 
 
 def _half_kept(case: Checkup, after: Pass, same: list[Value]) -> Iterator[Finding]:
@@ -76,22 +89,24 @@ def _half_kept(case: Checkup, after: Pass, same: list[Value]) -> Iterator[Findin
     kept = [leaf for leaf in grads if (taken[leaf] is not None or leaf in alone) and not stats[grads[leaf]].is_zero]
     if not kept:
         return
-    op, names = taken[kept[0]], _listed([leaf.name for leaf in kept])
+    op, names = taken[kept[0]], _named(kept)
     what = (f"the gradients of {names} are used by nothing" if op is None else
             f"the update takes the gradients of {names} ({op.label}, {words.place(words.call_of(op))})")  # fmt: skip
-    yield Finding(
-        "discarded update",
-        f"{what}, but {after.address} begins with the weights of {case.pass_.address}: the program does not keep the "
-        "new ones (a compiled function keeps only what outputs= names, and takes anew only what inputs= names)",
-        f"what {kept[0].name}", op)  # fmt: skip
+    yield from findings(
+        Claim("finding: half kept", partial(_stay, case, after, kept), lambda: (
+            f"{what}, but {after.address} begins with the weights of {case.pass_.address}: the program does not keep "
+            "the new ones (a compiled function keeps only what outputs= names, and takes anew only what inputs= "
+            "names)")),
+        "discarded update", f"what {kept[0].name}", op)  # fmt: skip
 
 
-def _not_kept(case: Checkup, after: Pass, names: str, op: Op, first: str) -> Finding:
-    return Finding(
-        "discarded update",
-        f"the new {names} ({op.label}, {words.place(words.call_of(op))}) are used by nothing: {after.address} begins "
-        f"with the weights of {case.pass_.address}. optimizer.apply_gradients returns the new weights, and the "
-        "program has to keep them", f"what {first}", op)  # fmt: skip
+def _not_kept(case: Checkup, after: Pass, leaves: list[Value], op: Op) -> Iterator[Finding]:
+    are = "are" if len(leaves) > 1 else "is"
+    claim = Claim("finding: not kept", partial(_stay, case, after, leaves), lambda: (
+        f"the new {_named(leaves)} ({op.label}, {words.place(words.call_of(op))}) {are} used by nothing: "
+        f"{after.address} begins with the weights of {case.pass_.address}. optimizer.apply_gradients returns the new "
+        "weights, and the program has to keep them"))  # fmt: skip
+    yield from findings(claim, "discarded update", f"what {leaves[0].name}", op)
 
 
 def discarded(case: Checkup) -> Iterator[Finding]:
@@ -119,12 +134,21 @@ def discarded(case: Checkup) -> Iterator[Finding]:
         return
     first = lost[0].op
     assert first is not None
-    name = _function(first)
-    yield Finding(
-        "discarded gradients",
-        f"what {name} makes of the gradients ({first.label} and {len(lost) - 1} more) is used by nothing: the update "
-        f"takes the gradients as they were. {name} changes nothing in place; take what it returns",
-        f"what {first.label}", first)  # fmt: skip
+    claim = _lost(case, lost, first, [op for op in updates if any(taken in raw for taken in op.inputs)])
+    yield from findings(claim, "discarded gradients", f"what {first.label}", first)
+
+
+def _lost(case: Checkup, lost: list[Value], first: Op, updates: list[Op]) -> Claim[str]:
+    """Claim that no op takes what was made of gradients, and that no update does."""
+
+    def holds() -> bool:
+        made = set(lost)
+        return not any(made & set(op.inputs) for pass_ in case.after for op in pass_.ops) and bool(updates)
+
+    name, more = _function(first), f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+    return Claim("finding: discarded gradients", holds, lambda: (
+        f"what {name} makes of the gradients ({first.label}{more}) is used by nothing: the update takes the gradients "
+        f"as they were. {name} changes nothing in place; take what it returns"))  # fmt: skip
 
 
 def _function(op: Op) -> str:
@@ -149,13 +173,18 @@ def of_the_data(case: Checkup) -> Iterator[Finding]:
             for value in taken:
                 begun = value.origin or value
                 if begun in others and begun is not (leaf.origin or leaf) and op.name in ("subtract", "add"):
-                    yield Finding(
-                        "gradient of another",
-                        f"{op.label} {words.call(op)} ({words.place(op.source)}) moves {words.name(value)} by "
-                        f"∂L/∂{leaf.name}: the gradient was taken with respect to {leaf.name} and not to "
-                        f"{words.name(value)} (argnums of value_and_grad; 0 is the first argument)",
-                        f"explain {op.label}", op)  # fmt: skip
+                    claim = _moves_another(case, op, value, leaf)
+                    yield from findings(claim, "gradient of another", f"explain {op.label}", op)
                     return
+
+
+def _moves_another(case: Checkup, op: Op, value: Value, leaf: Value) -> Claim[str]:
+    """Claim that what an op moves was not differentiated by the pass."""
+    asked = {one.canonical for own in case.pass_.wrt for one in (own, own.origin) if one is not None}
+    return Claim("finding: gradient of another", lambda: value.canonical not in asked and value in op.inputs, lambda: (
+        f"{op.label} {words.call(op)} ({words.place(op.source)}) moves {words.name(value)} by ∂L/∂{leaf.name}: the "
+        f"gradient was taken with respect to {leaf.name} and not to {words.name(value)} (argnums of value_and_grad; 0 "
+        "is the first argument)"))  # fmt: skip
 
 
 def _arguments(pass_: Pass) -> set[Value]:
@@ -189,11 +218,19 @@ def left_out(case: Checkup) -> Iterator[Finding]:
                 and len(op.outputs) == 1
             )
             if alone and not case.session.names.homes.objects(value):
-                yield Finding(
-                    "term left out",
-                    f"{words.name(value)}, {op.label} {words.call(op)} ({words.place(op.source)}), is computed from "
-                    "what is trained, and is used by nothing: it is not added to the loss, nor given back, nor printed",
-                    f"explain {op.label}", op)  # fmt: skip
+                yield from findings(_is_left_out(case, op, value), "term left out", f"explain {op.label}", op)
+
+
+def _is_left_out(case: Checkup, op: Op, value: Value) -> Claim[str]:
+    """Claim that no op on the tape takes a number, and that the pass neither gives it back nor begins with it."""
+
+    def holds() -> bool:
+        ends = [*(case.pass_.returned or ()), *(root for root, _ in case.pass_.roots)]
+        return value not in ends and not any(value in user.inputs for user in case.pass_.ops)
+
+    return Claim("finding: term left out", holds, lambda: (
+        f"{words.name(value)}, {op.label} {words.call(op)} ({words.place(op.source)}), is computed from what is "
+        "trained, and is used by nothing: it is not added to the loss, nor given back, nor printed"))  # fmt: skip
 
 
 def _steps_of(tape: Tape, grad: Value, passes: list[Pass]) -> Iterator[tuple[Op, Value]]:
@@ -208,7 +245,8 @@ def _steps_of(tape: Tape, grad: Value, passes: list[Pass]) -> Iterator[tuple[Op,
                     stack.extend(user.outputs)
 
 
-def _listed(names: list[str]) -> str:
+def _named(leaves: list[Value]) -> str:
+    names = [leaf.name for leaf in leaves]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 

@@ -8,11 +8,12 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.broken import is_log_of_shares
-from nnrepl.explain.health.report import NOTE, Check, Checkup, Finding
+from nnrepl.explain.health.report import NOTE, Check, Checkup, Finding, findings
 from nnrepl.explain.known import arguments
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import is_inexact
 from nnrepl.tape import Leaf, Op, Value
+from nnrepl.tape.claims import Claim
 
 
 def maker(value: Value) -> Op | None:
@@ -49,15 +50,24 @@ def twice(case: Checkup) -> Iterator[Finding]:
             first = maker(first.inputs[0])  # the loss takes the largest logit out first
         if first is None or first.pass_ is not op.pass_ or first.name not in ("softmax", "sigmoid"):
             continue
-        binary = op.name in ("logaddexp", "sigmoid")
-        takes = "sigmoid" if binary else "softmax"
-        what = "are shares already" if first.name == "softmax" else "are probabilities already"
-        yield Finding(
-            f"double {takes}" if takes == first.name else f"{first.name} before a {takes}",
-            f"{words.name(logits)} {what} ({first.label} {first.name}, {words.spot(first)}), and {op.label} "
-            f"{op.name} ({words.spot(op)}) takes the {takes} of them again: give the loss the logits"
-            + (", or tell it that they are none (with_logits=False)" if op.name == "logaddexp" else ""),
-            f"explain {op.label}", first)  # fmt: skip
+        takes = "sigmoid" if op.name == "logaddexp" else "softmax"
+        kind = f"double {takes}" if takes == first.name else f"{first.name} before a {takes}"
+        yield from findings(_again(case, op, logits, first, takes), kind, f"explain {op.label}", first)
+
+
+def _again(case: Checkup, op: Op, logits: Value, first: Op, takes: str) -> Claim[str]:
+    """Claim that what an op takes the softmax or sigmoid of lies between 0 and 1 already, made by another."""
+
+    def holds() -> bool:
+        made = case.look.array(first.outputs[0])
+        return all(case.look.numbers([mx.all((made >= 0) & (made <= 1))]))
+
+    what = "are shares already" if first.name == "softmax" else "are probabilities already"
+    meant = "is one of the two meant?" if op.name == "softmax" else "give the loss the logits" + (
+        ", or tell it that they are none (with_logits=False)" if op.name == "logaddexp" else "")  # fmt: skip
+    return Claim("finding: double", holds, lambda: (
+        f"{words.name(logits)} {what} ({first.label} {first.name}, {words.spot(first)}), and {op.label} {op.name} "
+        f"({words.spot(op)}) takes the {takes} of them again: {meant}"))  # fmt: skip
 
 
 def _logits(op: Op) -> Value | None:
@@ -95,7 +105,22 @@ def axis(case: Checkup) -> Iterator[Finding]:
         elif shape[at] > 1:
             said = _used_otherwise(case, op, at) or _over_the_batch(op, at)
         if said:
-            yield Finding("softmax axis", where + said, f"explain {op.label}", op)
+            yield from findings(_along(case, op, at, where + said), "softmax axis", f"explain {op.label}", op)
+
+
+def _along(case: Checkup, op: Op, at: int, text: str) -> Claim[str]:
+    """Claim along which axis shares run: that they add up to 1 along it, and along no other that is as long or
+    longer; of a logsumexp, that this axis is gone."""
+    result, taken = op.outputs[0], op.inputs[0]
+
+    def holds() -> bool:
+        if op.name != "softmax":
+            before, behind = taken.shape[:at], taken.shape[at + 1 :]
+            return tuple(result.shape) in ((*before, *behind), (*before, 1, *behind))
+        sums = mx.sum(case.look.array(result).astype(mx.float32), axis=at)
+        return bool(case.look.numbers([mx.all((mx.abs(sums - 1) < 0.05) | (sums != sums))])[0])
+
+    return Claim("finding: softmax axis", holds, lambda: text)
 
 
 def _used_otherwise(case: Checkup, op: Op, at: int) -> str:
@@ -240,12 +265,24 @@ def masked_by_zeros(case: Checkup) -> Iterator[Finding]:
         for mask in product.inputs:
             share = _share_of_masked(case, op, mask, shape)
             if share:
-                yield Finding(
-                    "mask of zeros",
+                said = (
                     f"{product.label} {words.call(product)} ({words.spot(product)}) makes the masked scores "
                     f"0, and {op.label} softmax ({words.spot(op)}) gives a 0 the share exp(0) / Σ: masked "
-                    f"places get up to {words.number(share)}. Mask with −∞: mx.where(mask, scores, -mx.inf)",
-                    f"explain {op.label}", product)  # fmt: skip
+                    f"places get up to {words.number(share)}. Mask with −∞: mx.where(mask, scores, -mx.inf)"
+                )
+                claim = _gives_masked(case, op, mask, said)
+                yield from findings(claim, "mask of zeros", f"explain {op.label}", product)
+
+
+def _gives_masked(case: Checkup, op: Op, mask: Value, text: str) -> Claim[str]:
+    """Claim that a softmax gives a place at which a mask is 0 a share."""
+
+    def holds() -> bool:
+        shares = case.look.array(op.outputs[0])
+        open_ = mx.broadcast_to(case.look.array(mask), shares.shape) != 0
+        return bool(case.look.numbers([mx.any(~open_ & (shares > 0))])[0])
+
+    return Claim("finding: mask of zeros", holds, lambda: text)
 
 
 def added_mask(case: Checkup) -> Iterator[Finding]:
@@ -260,12 +297,11 @@ def added_mask(case: Checkup) -> Iterator[Finding]:
         for mask in added.inputs:
             share = _share_of_masked(case, op, mask, op.inputs[0].shape)
             if share:
-                yield Finding(
-                    "mask of zeros",
+                claim = _gives_masked(case, op, mask, (
                     f"{added.label} {words.call(added)} ({words.spot(added)}) adds 0 or 1 to the scores, and "
                     f"{op.label} softmax ({words.spot(op)}) still gives the places with 0 a share of up to "
-                    f"{words.number(share)}. Mask with −∞: mx.where(mask, scores, -mx.inf)",
-                    f"explain {op.label}", added)  # fmt: skip
+                    f"{words.number(share)}. Mask with −∞: mx.where(mask, scores, -mx.inf)"))  # fmt: skip
+                yield from findings(claim, "mask of zeros", f"explain {op.label}", added)
 
 
 def _product(value: Value) -> Op | None:
@@ -306,11 +342,22 @@ def without_answer(case: Checkup) -> Iterator[Finding]:
                 [mx.all((array == 0) | (array == 1)), mx.sum(rows == 1), mx.sum(rows == 0)]
             )
             if plain and none and whole + none == rows.size and whole:
-                yield Finding(
-                    "no answer",
-                    f"{none} of {rows.size} rows of {words.made(hot, hot.op)} have no 1: {op.label} "
-                    f"{words.call(op)} ({words.spot(op)}) asks nothing of them. Is a label outside of 0 to "
-                    f"{hot.shape[-1] - 1}?", f"explain {op.label}", op, NOTE)  # fmt: skip
+                claim = _asks_nothing(case, op, hot, int(none), rows.size)
+                yield from findings(claim, "no answer", f"explain {op.label}", op, NOTE)
+
+
+def _asks_nothing(case: Checkup, op: Op, hot: Value, none: int, rows: int) -> Claim[str]:
+    """Claim that so many rows of a one-hot table hold no number but 0."""
+
+    def holds() -> bool:
+        table = case.look.array(hot).astype(mx.float32)
+        return bool(case.look.numbers([mx.sum(mx.max(mx.abs(table), axis=-1) == 0)])[0] == none)
+
+    assert hot.op is not None
+    made = words.made(hot, hot.op)
+    return Claim("finding: no answer", holds, lambda: (
+        f"{none} of {rows} rows of {made} have no 1: {op.label} {words.call(op)} ({words.spot(op)}) asks nothing of "
+        f"them. Is a label outside of 0 to {hot.shape[-1] - 1}?"))  # fmt: skip
 
 
 def _emptied(case: Checkup, hot: Value) -> bool:
@@ -352,12 +399,21 @@ def no_logarithms(case: Checkup) -> Iterator[Finding]:
             if isinstance(along, int) and given.shape and case.look.can_see(given):
                 said = _no_logarithms(case, given, along)
                 if said:
-                    yield Finding(
-                        "no logarithms",
-                        f"{words.name(given)} {said}, and {op.label} of {loss} ({words.spot(op)}) takes them "
-                        "as logarithms: give it nn.log_softmax of the logits"
-                        + (", or use nn.losses.cross_entropy" if loss == "nll_loss" else ""),
-                        f"explain {op.label}", op)  # fmt: skip
+                    claim = _taken_as_logarithms(case, op, given, along, loss, said)
+                    yield from findings(claim, "no logarithms", f"explain {op.label}", op)
+
+
+def _taken_as_logarithms(case: Checkup, op: Op, given: Value, along: int, loss: str, said: str) -> Claim[str]:
+    """Claim that the exponentials of some numbers do not add up to 1 in some row."""
+
+    def holds() -> bool:
+        sums = mx.sum(mx.exp(case.look.array(given).astype(mx.float32)), axis=along)
+        return not case.look.numbers([mx.all(mx.abs(sums - 1) < 0.01)])[0]
+
+    more = ", or use nn.losses.cross_entropy" if loss == "nll_loss" else ""
+    return Claim("finding: no logarithms", holds, lambda: (
+        f"{words.name(given)} {said}, and {op.label} of {loss} ({words.spot(op)}) takes them as logarithms: give it "
+        f"nn.log_softmax of the logits{more}"))  # fmt: skip
 
 
 def _no_logarithms(case: Checkup, given: Value, along: int) -> str:

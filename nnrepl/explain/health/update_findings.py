@@ -10,11 +10,12 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.health.gradient_findings import finals
-from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding
+from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
 from nnrepl.explain.paths import leaves_later
 from nnrepl.record.batches import total
 from nnrepl.session.births import is_inexact
-from nnrepl.tape import GRADIENT_PASS, Op, Value
+from nnrepl.tape import GRADIENT_PASS, Op, Pass, Value
+from nnrepl.tape.claims import Claim, Possibility
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +105,30 @@ def _leaps(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float
     if not large or (together <= case.limits["update"] and 2 * len(large) <= len(ratios)):
         return
     worst = max(large, key=large.__getitem__)
-    op = next(change.after.op for change in moved if change.name == worst)
-    yield Finding("leaping update", f"the update of {worst} is {words.number(large[worst])} times as large as {worst} "
-                  f"itself (usual is about 0.001; {len(large)} of {len(ratios)} weights){_what_came(case)}",
-                  f"explain {op.label}" if op is not None else "explain", op)  # fmt: skip
+    change = next(change for change in moved if change.name == worst)
+    yield from findings(_leapt(case, change, large, len(ratios)), "leaping update", _shown_by(change.after.op),
+                        change.after.op)  # fmt: skip
+
+
+def _shown_by(op: Op | None) -> str:
+    return f"explain {op.label}" if op is not None else "explain"
+
+
+def _step_size(case: Checkup, change: ParameterUpdate) -> float:
+    """Return the norm of an update beside that of its weight, from their largest numbers down: nothing overflows."""
+    case.look.see([change.before, change.after])
+    before, after = (value.array.astype(mx.float32) for value in (change.before, change.after))
+    peak = mx.maximum(mx.max(mx.abs(before)), mx.max(mx.abs(after))) + 1e-38
+    step, weight = (mx.sqrt(total(mx.square(one / peak))) for one in (after - before, before))
+    return float(case.look.numbers([step / weight])[0])
+
+
+def _leapt(case: Checkup, change: ParameterUpdate, large: dict[str, float], count: int) -> Claim[str]:
+    """Claim how large an update is beside its weight, from the two tensors themselves."""
+    name, ratio = change.name, large[change.name]
+    return Claim("finding: leaping update", lambda: abs(_step_size(case, change) / ratio - 1) < 0.05, lambda: (
+        f"the update of {name} is {words.number(ratio)} times as large as {name} itself (usual is about 0.001; "
+        f"{len(large)} of {count} weights){_what_came(case)}"))  # fmt: skip
 
 
 _SMALL = 0.01  # weights of which a typical element is no larger are young, or begin small on purpose
@@ -146,20 +167,40 @@ def _idle(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]
     if not wide or not gradient or not weight or math.sqrt(delta / weight) > case.limits["idle"]:
         return
     op = moved[0].after.op
-    command = f"explain {op.label}" if op is not None else "explain"
-    level = NOTE if _moves_later(case, moved) else WARNING
-    if delta == 0:
-        yield Finding("idle update", f"the update leaves {_all(len(wide))} exactly as they were, although there are "
-                      "gradients that are not 0", command, op, level)  # fmt: skip
-    else:
-        ratio = words.number(math.sqrt(delta / weight))
-        yield Finding("idle update", f"the update is {ratio} times as large as the weights (all {len(wide)} together; "
-                      f"usual is about 0.001): it changes next to nothing{_one_weight(moved, numbers, weight)}",
-                      command, op, level)  # fmt: skip
+    ratio = math.sqrt(delta / weight)
+    one = _one_weight(moved, numbers, weight)
+    changed = [change for change in moved if change.before.dtype == mx.float32 or _is_no_step(case, change)]
+    claim = _stood_still(case, changed) if delta == 0 else _crept(case, changed, ratio, one)
+    yield from findings(claim, "idle update", _shown_by(op), op, NOTE if _moves_later(case, moved) else WARNING)
 
 
-def _all(count: int) -> str:
-    return f"all {count} weights" if count > 1 else "the weight"
+def _stood_still(case: Checkup, moved: list[ParameterUpdate]) -> Claim[str]:
+    """Claim that weights are what they were, element by element, and that a gradient of theirs is not 0."""
+
+    def holds() -> bool:
+        same = [mx.array_equal(one.before.array, one.after.array, equal_nan=True) for one in moved]
+        alive = [mx.any(one.gradient.array != 0) for one in moved]
+        return all(case.look.numbers(same)) and any(case.look.numbers(alive))
+
+    them, were = (f"all {len(moved)} weights", "they were") if len(moved) > 1 else ("the weight", "it was")
+    return Claim("finding: idle update", holds, lambda: (
+        f"the update leaves {them} exactly as {were}, although there are gradients that are not 0"))  # fmt: skip
+
+
+def _crept(case: Checkup, moved: list[ParameterUpdate], ratio: float, one: str) -> Claim[str]:
+    """Claim that an update is small beside the weights: no weight's own may be larger than all weights' together
+    allow."""
+    most = case.limits["idle"] * 1.05
+    far = [mx.max(mx.abs((one.after.array - one.before.array).astype(mx.float32))) for one in moved]
+    wide = [mx.max(mx.abs(one.before.array.astype(mx.float32))) * one.before.size**0.5 for one in moved]
+
+    def holds() -> bool:
+        return bool(max(case.look.numbers(far)) <= most * sum(case.look.numbers(wide)))
+
+    them = f"the weights (all {len(moved)} together; " if len(moved) > 1 else "the weight ("
+    return Claim("finding: creeping update", holds, lambda: (
+        f"the update is {words.number(ratio)} times as large as {them}usual is about 0.001): it changes next to "
+        f"nothing{one}"))  # fmt: skip
 
 
 def _one_weight(moved: list[ParameterUpdate], numbers: list[list[float]], whole: float) -> str:
@@ -175,7 +216,7 @@ def _is_no_step(case: Checkup, change: ParameterUpdate) -> bool:
     op = change.after.op
     if op is None or op.name not in ("subtract", "add"):
         return False
-    steps = [taken for taken in op.inputs if taken.canonical is not change.before.canonical and is_inexact(taken)]
+    steps = [taken for taken in op.inputs if not same_weight(change.before, taken) and is_inexact(taken)]
     return len(steps) == 1 and case.look.can_see(steps[0]) and case.look.stat(steps[0]).is_zero
 
 
@@ -219,9 +260,21 @@ def _uphill(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[floa
     size = math.sqrt(sum(part[0] for part in numbers) * sum(part[3] for part in numbers))
     if size > 0 and along > 0.1 * size and _adds_the_gradient(case, moved, along):
         op = moved[0].after.op
-        yield Finding("uphill", "the update goes along the gradient instead of against it (their cosine is "
-                      f"{words.number(along / size)}), and turned round the gradients would lead down: a sign is "
-                      "probably wrong", f"explain {op.label}" if op is not None else "explain", op)  # fmt: skip
+        yield from findings(_goes_up(case, moved, along / size), "uphill", _shown_by(op), op)
+
+
+def _goes_up(case: Checkup, moved: list[ParameterUpdate], cosine: float) -> Claim[str]:
+    """Claim that an update goes along the gradients: by the sign of Σ Δw · g, added up anew."""
+
+    def holds() -> bool:
+        products = [
+            total((one.after.array - one.before.array).astype(mx.float32) * one.gradient.array) for one in moved
+        ]
+        return bool(sum(case.look.numbers(products)) > 0)
+
+    return Possibility("finding: uphill", holds, lambda: (
+        f"the update goes along the gradient instead of against it (their cosine is {words.number(cosine)}), and "
+        "turned round the gradients would lead down: a sign is probably wrong"))  # fmt: skip
 
 
 def _adds_the_gradient(case: Checkup, moved: list[ParameterUpdate], along: float) -> bool:
@@ -264,15 +317,44 @@ def _lost(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]
         if change.before.dtype in (mx.float16, mx.bfloat16) and count and still > case.limits["lost"] * count
         and not _is_no_step(case, change)
     ]  # fmt: skip
+    small = [(change, share) for change, share in small if _steps_lost(case, change) in (None, True)]
     if small:
         change, share = max(small, key=lambda item: item[1])
-        kind = words.dtype(change.before.dtype)
-        yield Finding("lost update", f"{100 * share:.0f} % of the elements of {change.name} stay what they were "
-                                     f"although their gradient is not "
-                      f"0: the step is smaller than what {kind} can tell apart ({len(small)} of {len(moved)} "
-                      f"parameters); keep the "
-                      "weights in float32", f"explain {change.name}", change.after.op,
-                      WARNING if 2 * len(small) > len(moved) else NOTE)  # fmt: skip
+        level = WARNING if 2 * len(small) > len(moved) else NOTE
+        claim = _is_lost(case, change, share, f"{len(small)} of {len(moved)} parameters")
+        yield from findings(claim, "lost update", f"explain {change.name}", change.after.op, level)
+
+
+def _steps_lost(case: Checkup, change: ParameterUpdate) -> bool | None:
+    """Whether most elements of a weight stay what they were although what is taken from them is not 0 there; None
+    where it is not known what is."""
+    op = change.after.op
+    if op is None or op.name not in ("subtract", "add"):
+        return None
+    steps = [taken for taken in op.inputs if not same_weight(change.before, taken) and is_inexact(taken)]
+    if len(steps) != 1 or steps[0].shape != change.before.shape or not case.look.can_see(steps[0]):
+        return None
+    case.look.see([steps[0], change.before, change.after])
+    still = (change.after.array == change.before.array) & (change.gradient.array != 0)
+    lost, count = case.look.numbers([mx.sum(still & (steps[0].array != 0)), mx.sum(change.gradient.array != 0)])
+    return bool(lost > case.limits["lost"] * count)
+
+
+def _is_lost(case: Checkup, change: ParameterUpdate, share: float, count: str) -> Claim[str]:
+    """Claim that a weight stays what it was where its gradient is not 0; because its steps are too small, where that is
+    known, else perhaps."""
+    kind = words.dtype(change.before.dtype)
+    known = _steps_lost(case, change)
+    still = (change.after.array == change.before.array) & (change.gradient.array != 0)
+
+    def holds() -> bool:
+        return bool(case.look.numbers([mx.any(still)])[0])
+
+    because = f"the step is smaller than what {kind} can tell apart" if known else (
+        f"the step may be smaller than what {kind} can tell apart")  # fmt: skip
+    return (Claim if known else Possibility)("finding: lost update", holds, lambda: (
+        f"{100 * share:.0f} % of the elements of {change.name} stay what they were although their gradient is not 0: "
+        f"{because} ({count}); keep the weights in float32"))  # fmt: skip
 
 
 def forgotten(case: Checkup) -> Iterator[Finding]:
@@ -288,12 +370,22 @@ def forgotten(case: Checkup) -> Iterator[Finding]:
     seen = {value for mark in case.session.tape.marks if mark.how not in _WAITS for value in mark.values}
     if any(grad in seen for grad in grads.values()):
         return  # the program prints them, or takes them as numbers
+    first = next(iter(grads))
+    yield from findings(_forgot(case, grads, later), "forgotten update", f"what grad({first.name})", grads[first].op)
+
+
+def _forgot(case: Checkup, grads: dict[Value, Value], later: list[Pass]) -> Claim[str]:
+    """Claim that no op behind a pass takes one of its gradients."""
     same = bool(later) and any(same_weight(leaf, other) for leaf in case.pass_.wrt for other in later[0].wrt)
-    text = "the gradients of this pass are never used"
+    text = f"no op behind {case.pass_.address} takes one of its gradients"
     if same:
         text += f", and {later[0].address} begins with the same weights: the update is probably forgotten"
-    first = next(iter(grads))
-    yield Finding("forgotten update", text, f"what grad({first.name})", grads[first].op)
+
+    def holds() -> bool:
+        own = set(grads.values())
+        return not any(own & set(op.inputs) for op in case.session.tape.ops[case.pass_.end :])
+
+    return (Possibility if same else Claim)("finding: forgotten update", holds, lambda: text)
 
 
 _WAITS = ("mx.eval", "mx.async_eval")
