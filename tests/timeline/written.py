@@ -115,11 +115,14 @@ def check_two(program: Program, places: list[tuple[str, int]], changes: list[Cha
 
 
 def _again(old: nnrepl.Trace, value: nnrepl.Value, new: nnrepl.Trace) -> nnrepl.Value:
-    """What a value of a forward pass is in another recording of the same program: the same op of the same pass."""
+    """What a value of a forward pass is in another recording of the same program: the same op of the same gradient
+    call. What lies between two of them may be told apart otherwise: state that was changed is no update's."""
     assert value.op is not None
-    number = old.tape.passes.index(value.op.pass_)
+    kind = value.op.pass_.kind
+    first, second = ([pass_ for pass_ in tape.passes if pass_.kind == kind] for tape in (old.tape, new.tape))
+    number = first.index(value.op.pass_)
     before, after = (
-        [op for op in tape.passes[number].ops if op not in tape.notes.inserted] for tape in (old.tape, new.tape)
+        [op for op in passes[number].ops if op not in passes[number].tape.notes.inserted] for passes in (first, second)
     )
     return after[before.index(value.op)].outputs[value.slot]
 
