@@ -4,6 +4,7 @@ shown once, however often the program runs again."""
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 
 from nnrepl.programs.printed import Printed, PrintedPiece, TapeOutput
@@ -120,6 +121,8 @@ class HeldOutput:
         tape = self._tape()
         output, piece = self._printed.on(tape), PrintedPiece(len(tape), stream, data)
         if piece.position <= output.seen and self._elsewhere is None:
+            if output.seen == sys.maxsize:
+                output.again.append(piece)
             return True
         if self.holds:
             output.waiting.append(piece)

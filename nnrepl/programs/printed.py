@@ -55,6 +55,7 @@ class TapeOutput:
         waiting: What the cursor has not come to yet.
         seen: What is printed up to this position has been passed, and is in `passed` as it was printed first.
         same: The streams on which nothing new has been printed.
+        again: What a run that opens steps prints once more: natively all that a call prints has the call's position.
     """
 
     passed: list[PrintedPiece] = field(default_factory=list)
@@ -62,6 +63,7 @@ class TapeOutput:
     waiting: list[PrintedPiece] = field(default_factory=list)
     seen: int = -1
     same: dict[Any, _Same] = field(default_factory=dict)
+    again: list[PrintedPiece] = field(default_factory=list)
 
     def take(self, position: int | None) -> list[PrintedPiece]:
         """Return the cursor comes to a position (or to the end): what waits no more."""
@@ -90,6 +92,21 @@ class TapeOutput:
             return [replace(piece, data=data[max(over) :])]
         return [*same.withheld, piece]
 
+    def retake(self, moved: Callable[[int], int]) -> None:
+        """Give what has been passed the positions at which it was printed once more. Where something else was printed,
+        the positions are those of before, moved."""
+        again, self.again = self.again, []
+        passed: list[PrintedPiece] = []
+        for stream in dict.fromkeys(piece.stream for piece in [*self.passed, *again]):
+            old = [replace(piece, position=moved(piece.position)) for piece in self.passed if piece.stream is stream]
+            new = _after(self.forgotten.get(stream, 0), [piece for piece in again if piece.stream is stream])
+            before, after = _joined(old), _joined(new)
+            if after.startswith(before):
+                passed += _until(len(before), new)
+            else:
+                passed += [*new, *_after(len(after), old)] if before.startswith(after) else old
+        self.passed = sorted(passed, key=lambda piece: piece.position)
+
     def until(self, position: int) -> TapeOutput:
         """Return a tape begins that shares what was printed up to a position."""
         return TapeOutput([piece for piece in self.passed if piece.position <= position], dict(self.forgotten))
@@ -114,6 +131,30 @@ class TapeOutput:
         for old in self.passed[: _REMEMBERED // 2]:
             self.forgotten[old.stream] = self.forgotten.get(old.stream, 0) + len(old.data)
         del self.passed[: _REMEMBERED // 2]
+
+
+def _joined(pieces: list[PrintedPiece]) -> bytes:
+    return b"".join([piece.data for piece in pieces])
+
+
+def _after(count: int, pieces: list[PrintedPiece]) -> list[PrintedPiece]:
+    """Return what some pieces hold after so many bytes."""
+    found = []
+    for piece in pieces:
+        data, count = piece.data[count:], max(count - len(piece.data), 0)
+        if data:
+            found.append(replace(piece, data=data))
+    return found
+
+
+def _until(count: int, pieces: list[PrintedPiece]) -> list[PrintedPiece]:
+    """Return what some pieces hold before so many bytes."""
+    found = []
+    for piece in pieces:
+        data, count = piece.data[:count], max(count - len(piece.data), 0)
+        if data:
+            found.append(replace(piece, data=data))
+    return found
 
 
 class Printed:
@@ -183,5 +224,5 @@ class Printed:
     def moved(self, tape: Tape, moved: Callable[[int], int], seen: int) -> None:
         """Take note that the positions of a tape have moved; what was printed up to `seen` has been seen."""
         output = self.on(tape)
-        output.passed = [replace(piece, position=moved(piece.position)) for piece in output.passed]
+        output.retake(moved)
         output.seen = seen

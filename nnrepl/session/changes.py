@@ -350,8 +350,7 @@ class Changes:
             self.arrived(tape, names, self.session.cursor)
 
     def look_alive(self) -> None:
-        """At the end of the program its variables are read where they are: bring it onto the timeline that the user
-        looks at, if it has ended on another one, or was interrupted on its way there.
+        """At its end the program's variables are read where they are: bring it to the timeline looked at, if it is not.
 
         Raises RunAgain through the program, UserError if it cannot run again.
         """
