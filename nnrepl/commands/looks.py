@@ -51,7 +51,7 @@ def open_first(session: TapeSession, command: Command | None, text: str) -> None
     info = name == "info" and _NO_TENSORS.match(text) is None
     here = name in _HERE or info
     if here or (name == "goto" and not elsewhere) or (python and _asks_tape(session, text)):
-        closed.open_last(session)
+        closed.open_last(session, before=name == "health")
     if name in _GRADIENTS or (info and re.match(r"(par|gr)", text)):
         closed.open_gradients(session)
     if name == "why" and re.match(r"loss\b", text):

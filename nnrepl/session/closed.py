@@ -292,8 +292,12 @@ def unseen_since(session: Standing, value: Value | None) -> list[int]:
     return closed_between(session.tape, made + 1, session.cursor)
 
 
-def open_last(session: Standing) -> None:
-    """Open the last step, if the user stands after it. Raises as `open_steps` does."""
+def open_last(session: Standing, before: bool = False) -> None:
+    """Open the last step, if the user stands after it, and the one before with it where what differs between them
+    counts. Raises as `open_steps` does."""
     tape = session.tape
     if session.cursor >= len(tape) and tape.ops and isinstance(tape.ops[-1], ClosedOp):
-        open_at(session, len(tape) - 1)
+        number = tape.steps.number_at(len(tape) - 1)
+        earlier = tape.steps[number - 2] if before and number > 1 else None
+        closed = earlier is not None and closed_between(tape, earlier.start, earlier.end)
+        open_steps(session, [number - 1, number] if closed else [number])

@@ -67,3 +67,16 @@ def test_the_same_is_said(program: str, lines: tuple[str, ...], tmp_path: Path) 
     file = tmp_path / "train.py"
     file.write_text(HEAD + QUIET + program)
     assert said("on", file, *lines) == said("off", file, *lines)
+
+
+def test_an_update_that_goes_elsewhere_is_found_where_its_step_was_closed(tmp_path: Path) -> None:
+    """What differs between the last two steps is looked at, natively as well."""
+    file = tmp_path / "train.py"
+    copied = "    twin = copy.deepcopy(model) if not i else twin\n    loss, grads = learn"
+    elsewhere = PROGRAMS["adam"].replace("opt.update(model", "opt.update(twin")
+    elsewhere = elsewhere.replace("    loss, grads = learn", copied)
+    for program, found in ((elsewhere, True), (PROGRAMS["adam"], False)):
+        file.write_text("import copy\n" + HEAD + QUIET + program)
+        shown = " ".join(said("on", file, "continue", "health"))
+        assert ("discarded update" in shown) == found, shown
+        assert ("nothing is wrong" in shown) != found, shown

@@ -28,7 +28,7 @@ from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass
 from nnrepl.session.errors import UserError
 from nnrepl.session.reading import Reading
-from nnrepl.tape import GRADIENT_PASS
+from nnrepl.tape import GRADIENT_PASS, ClosedOp
 from nnrepl.tape.collector import paused
 
 _MODULES = (
@@ -93,6 +93,7 @@ def health(session: Reading, **limits: float) -> Report:
     if not case.after and case.next is None:
         instead = f" ({before.address} was looked at instead)" if before is not None else ""
         report.unseen.append(f"the update{instead}")
-    if case.next is None and before is None:
+    closed = before is not None and isinstance(before.tape.ops[before.start], ClosedOp)
+    if case.next is None and (before is None or closed):
         report.unseen.append("what differs from step to step")
     return report
