@@ -55,7 +55,8 @@ class Timeline:
         if not self.tape.ops:
             return "its start"
         last = self.tape.ops[-1]
-        return last.phase if last.phase == "setup" else f"{last.step.title} · {last.phase}"
+        updated = self.ended and last.pass_.by_hand  # natively nobody saw it
+        return last.phase if last.phase == "setup" else f"{last.step.title} · {'update' if updated else last.phase}"
 
     @property
     def began(self) -> Edit | CodeChange | None:
