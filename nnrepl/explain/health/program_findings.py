@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -14,6 +14,7 @@ from nnrepl.explain.paths import root_modules
 from nnrepl.ops import Trait, has
 from nnrepl.record import segments as sources
 from nnrepl.record import trees
+from nnrepl.record.recorder import current
 from nnrepl.record.stack import is_module
 from nnrepl.tape import GRADIENT_PASS, RUN_PASS, Leaf, Mark, Op, Pass, Value
 from nnrepl.tape.claims import Claim, Possibility
@@ -33,8 +34,11 @@ def _are_frozen(case: Checkup, kept: dict[str, mx.array]) -> Claim[str]:
 
     def holds() -> bool:
         asked = {id(one) for leaf in case.pass_.wrt for one in _held(leaf)}
-        taken = {id(one) for op in case.pass_.forward for value in op.inputs for one in _held(value)}
-        return held <= taken and not held & asked
+        return (
+            all(map(_taken(case), kept.values()))
+            and not held & asked
+            and not any(leaf.name in kept for leaf in case.pass_.wrt)
+        )
 
     passes = [pass_ for pass_ in case.session.tape.passes if pass_.kind == GRADIENT_PASS]
     ever = {id(one) for pass_ in passes for leaf in pass_.wrt for one in _held(leaf)}
@@ -54,16 +58,31 @@ def _held(value: Value | None) -> Iterator[Any]:
         value = value.origin
 
 
+def _taken(case: Checkup) -> Callable[[mx.array], bool]:
+    """Return what tells whether the forward pass takes an array of the program's. The tape may hold a copy of that: its
+    recorder knows which value it is."""
+    inputs = {value for op in case.pass_.forward for value in op.inputs}
+    arrays, values = {id(one) for value in inputs for one in _held(value)}, {value.canonical for value in inputs}
+    recorder = current()
+    live = {} if recorder is None else recorder.live
+
+    def takes(array: mx.array) -> bool:
+        value = live.get(id(array))
+        return id(array) in arrays or (value is not None and value.canonical in values)
+
+    return takes
+
+
 def _untrained(case: Checkup, wrt: set[str]) -> dict[str, mx.array]:
     """Return the parameters of the model that the pass takes and does not train, by their names, without statistics
     and quantized weights."""
-    taken = {id(one) for op in case.pass_.forward for value in op.inputs for one in _held(value)}
+    taken = _taken(case)
     used: dict[str, mx.array] = {}
     for root in root_modules(case.pass_):
         trainable = {id(array) for _, array in _flat(root.trainable_parameters())}
         for path, array in _flat(root.parameters()):
             name = case.session.names.path_from(root, path)
-            of_interest = id(array) not in trainable and id(array) in taken and name not in wrt
+            of_interest = id(array) not in trainable and taken(array) and name not in wrt
             if of_interest and mx.issubdtype(array.dtype, mx.inexact) and not _is_state(name):
                 used[name] = array
     return used
