@@ -72,6 +72,11 @@ class Keeping:
         self._owner: NativeRun | None = None
         self._lazy: tuple[Point, list[int]] | None = None
 
+    @property
+    def is_due(self) -> bool:
+        """Whether there is anything to do at a call: mostly there is not."""
+        return self._lazy is not None or time.perf_counter() >= self._due
+
     def begins(self, recorder: Recorder, kept: NativeRun, number: int, budget: int) -> None:
         """Note that a gradient call is about to be made natively, after so many others.
 

@@ -99,6 +99,8 @@ def call_begins(session: Standing, recorder: Recorder, keeping: Keeping) -> None
         intake.forward.begins(recorder, number)
     elif this_process() == session.process and session.edits.can_run_again:
         kept.begins(number)
+        if not keeping.is_due:
+            return
         with recorder.muted():
             keeping.begins(recorder, kept, number, room(int(session.settings["history"]) // 2))
 
