@@ -149,7 +149,15 @@ class Readings:
 
     def _is_program(self) -> bool:
         """Whether it is the program that reads: a progress bar of a library may look at the clock when it likes."""
-        return self._is_running() and not is_library(sys._getframe(3).f_code.co_filename)
+        return self._is_running() and _is_programs(sys._getframe(3).f_code.co_filename)
+
+
+_OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
+
+
+def _is_programs(filename: str) -> bool:
+    """Whether a file is the program's: no library's, and none of nnrepl's, which looks at the clock as it works."""
+    return not is_library(filename) and not filename.startswith(_OURS)
 
 
 class _StandIn:
@@ -170,7 +178,7 @@ class _StandIn:
 def _line() -> str:
     """Return the innermost line of the program that runs; "" where a library is being imported there."""
     frame: FrameType | None = sys._getframe(3)
-    while frame is not None and is_library(frame.f_code.co_filename):
+    while frame is not None and not _is_programs(frame.f_code.co_filename):
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return ""
         frame = frame.f_back
