@@ -205,9 +205,8 @@ class Twin:
     def of(cls, trace: FirstCall) -> Twin:
         """Return what a first run shows."""
         seen = dict.fromkeys([op.pass_ for op in trace.ops if op.pass_.kind in (GRADIENT_PASS, UPDATE_PASS)])
-        updates = {
-            pass_ for step in {pass_.step.number: pass_.step for pass_ in seen}.values() for pass_ in step.updates
-        }
+        steps = {pass_.step.number: pass_.step for pass_ in seen}.values()
+        updates = {pass_ for step in steps for pass_ in step.updates}  # sums of gradients are none
         passes = [pass_ for pass_ in seen if pass_.kind == GRADIENT_PASS or pass_ in updates]
         losses = [pass_.loss.canonical for pass_ in passes if pass_.kind == GRADIENT_PASS and pass_.loss is not None]
         returned: list[Value] = []

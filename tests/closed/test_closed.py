@@ -145,7 +145,8 @@ def test_sums_of_gradients_are_no_updates(tmp_path: Path) -> None:
     shown = play(file, "continue", "info steps all", "goto step 3 update", "p total", "ops step 3")
     assert re.findall(r"^(?:▶|  )\s+\d+ +(\d+) +(\d) +(\w+)", shown, re.MULTILINE)[2:] == [("4", "3", "Adam")] * 3
     summed = re.findall(r"  →  (\S*).* train.py:\d+$", shown, re.MULTILINE)
-    assert summed and not [name for name in summed if name.startswith("layers.")]
+    assert summed
+    assert not [name for name in summed if name.startswith("layers.")]
 
 
 def test_only_the_weights_of_now_are_watched() -> None:
