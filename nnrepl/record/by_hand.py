@@ -57,7 +57,7 @@ class HandChanges:
         if key not in self._free:
             self._written.discard(key)
             self._held[key] = ([weakref.ref(array) for array in left], pass_)
-            self._watched = {at: of for at, of in self._watched.items() if of is not key}
+            self._watched = {at: of for at, of in self._watched.items() if of != key}
             self._watched.update(dict.fromkeys(map(id, left), key))
 
     def since(self, weights: Weights) -> tuple[Pass, bool] | None:

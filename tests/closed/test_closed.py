@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import random
 import re
@@ -15,6 +16,8 @@ import mlx.core as mx
 import pytest
 
 from nnrepl.cli import main
+from nnrepl.record.by_hand import HandChanges, Weights
+from nnrepl.tape import GRADIENT_PASS, Pass, Tape
 from tests.closed.programs import ARRAYS, BY_HAND, COMPILED, HEAD, PROGRAMS
 from tests.closed.walks import KINDS, walk
 from tests.support import plain_python
@@ -134,6 +137,17 @@ def test_updates_by_hand_leave_steps_closed(name: str, tmp_path: Path) -> None:
     assert len({(calls, how) for _, calls, how in steps}) == 1
     closed = [int(ops) < 14 for ops, *_ in steps]
     assert closed == [False] + [True] * 9 + [False] + [True] * 5 + [False] + [True] * 3
+
+
+def test_only_the_weights_of_now_are_watched() -> None:
+    changes = HandChanges()
+    before, now = mx.array(0.0), mx.array(1.0)
+    pass_ = Pass(Tape(None), 1, GRADIENT_PASS, "loss_fn", 0, 1, 1)  # type: ignore[arg-type]
+    for array in (before, now):
+        weights = Weights(("loss_fn", len(pass_.title)), [array], functools.partial(list, [array]))
+        changes.hold(weights, pass_)
+    changes.write(before)  # it is none of the weights any more
+    assert changes.since(weights) == (pass_, False)
 
 
 def test_weights_that_go_another_way_are_noticed(tmp_path: Path) -> None:
