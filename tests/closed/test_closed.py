@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import random
 import re
@@ -154,7 +153,7 @@ def test_only_the_weights_of_now_are_watched() -> None:
     before, now = mx.array(0.0), mx.array(1.0)
     pass_ = Pass(Tape(None), 1, GRADIENT_PASS, "loss_fn", 0, 1, 1)  # type: ignore[arg-type]
     for array in (before, now):
-        weights = Weights(("loss_fn", len(pass_.title)), [array], functools.partial(list, [array]))
+        weights = Weights(plainly, [array])
         changes.hold(weights, pass_)
     changes.write(before)  # it is none of the weights any more
     assert changes.since(weights) == (pass_, False)
