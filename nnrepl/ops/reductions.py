@@ -160,7 +160,7 @@ pointwise(
     "softmax", "exp(a − m) / Σ exp(a − m),  m = max a", {"a": "y · (g − Σ g · y)"},
     "Turns numbers into shares that are positive and add up to 1. The largest number m is taken out first, so that no "
     "exponential overflows; the shares stay the same. Backwards: a share grows only as far as its gradient beats the "
-    "average of its row, Σ g · y.",
+    "average gradient (the Σ), in which each counts by its share.",
     parameters="a, axis=None, precise=False", row=ROWS, kind=COMPOSITE,
     traits=(Trait.SHARES, Trait.SATURATES, Trait.SWALLOWS), forward=_softmax,
 )  # fmt: skip

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from nnrepl.explain.explanation import Explanation
 from nnrepl.explain.words import cost
+from nnrepl.view.equations import Equation
 from nnrepl.view.narrow import Grid
 from nnrepl.view.one_op import op_line
 
@@ -45,7 +46,7 @@ def _lines(label: str, lines: list[str], style: str) -> list[RenderableType]:
     grid.add_column(no_wrap=True, style="dim", width=_INDENT - 1)
     grid.add_column(style=style)
     for at, line in enumerate(lines):
-        grid.add_row(label if at == 0 else "", Text(line))
+        grid.add_row(label if at == 0 else "", Equation(line))
     return [grid]
 
 
