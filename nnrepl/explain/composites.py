@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 from nnrepl.explain import surprise, words
@@ -105,12 +106,24 @@ def explain_call(session: Reading, call: CompositeCall) -> Explanation:
     ]
     cross_entropy = surprise.find(call.ops) if whole is LOSSES["cross_entropy"] else None
     if cross_entropy is not None:
-        found.lines = surprise.forward(look, cross_entropy, names)
+        row = surprise.largest(look, cross_entropy)
+        found.lines = [*surprise.forward(look, cross_entropy, row, names), *_reduced(look, call, cross_entropy, names)]
+        found.whole = surprise.whole_backward(look, cross_entropy, row, names)
     found.steps = _steps(session, look, call, names)
     found.chain = _effect(look, session, [*results[:1], *taken], names)
     found.notes.append(f"explain {first.label} explains its first op with numbers.")
     found.ops = look.ops
     return found
+
+
+def _reduced(look: Look, call: CompositeCall, whole: surprise.CrossEntropy, names: Names) -> list[str]:
+    """Return what becomes of the losses of the rows at the end of a cross-entropy."""
+    last = call.ops[-1]
+    if last.name not in ("mean", "sum") or last.inputs[:1] != (whole.loss,):
+        return []
+    look.see(last.outputs)
+    end = words.number(look.numbers([last.outputs[0].array])[0])
+    return [f"{names(last.outputs[0])} = the {last.name} of all {whole.loss.size} of {names(whole.loss)} = {end}"]
 
 
 def _known(call: CompositeCall) -> Whole | None:
@@ -143,8 +156,9 @@ def _list(values: list[Value], names: Names) -> str:
 def _steps(session: Reading, look: Look, call: CompositeCall, names: Names) -> list[str]:
     """Return the parts of the call in order: an op, or a module that it calls, a line."""
     parts: list[tuple[str, list[Op]]] = []
+    count = Counter(inner for op in call.ops if (inner := _inner(op, call)) is not None)
     for op in call.ops:
-        part = _part(session, op, call)
+        part = _part(session, op, call, count)
         if part and parts and parts[-1][0] == part:
             parts[-1][1].append(op)
         else:
@@ -164,12 +178,27 @@ def _steps(session: Reading, look: Look, call: CompositeCall, names: Names) -> l
     return lines
 
 
-def _part(session: Reading, op: Op, call: CompositeCall) -> str:
-    """Return the module inside of the call in which an op was made, "" for an op of the call's own."""
+def _part(session: Reading, op: Op, call: CompositeCall, count: Counter[Activation]) -> str:
+    """Return the module or the function inside of the call in which an op was made, "" for an op of the call's own.
+
+    Args:
+        count: How many ops each call that it makes has made; a function with one op is that op.
+    """
+    inner = _inner(op, call)
+    if inner is None:
+        return ""
     for path, step in session.names.calls(op):
-        if step is not call.scope and step.within(call.scope):
-            return f"{path or type(step.owner).__name__} ({type(step.owner).__name__})"
-    return ""
+        if step is inner:
+            kind = type(step.owner).__name__
+            return f"{path} ({kind})" if path else kind
+    return f"{inner.code.co_name}(…)" if count[inner] > 1 else ""
+
+
+def _inner(op: Op, call: CompositeCall) -> Activation | None:
+    """Return the outermost call inside of a call in which an op was made; None where that is the call itself."""
+    steps = op.scope.path() if op.scope is not None else []
+    inside = [step for step in steps if step is not call.scope and step.within(call.scope)]
+    return next((step for step in inside if not step.code.co_name.startswith("<")), None)
 
 
 def _effect(look: Look, session: Reading, values: list[Value], names: Names) -> list[str]:

@@ -295,7 +295,7 @@ def _as_a_whole(look: Look, op: Op, value: Value, place: Index, names: Names) ->
         return []
     lines = surprise.backward(look, whole, value, arrived[-1], place, names)
     return (
-        ["Cross-entropy as a whole: shares, less 1 at the right answer, times what arrives.", *lines] if lines else []
+        ["Cross-entropy as a whole: shares, less the shares that are wanted, times what arrives.", *lines] if lines else []
     )
 
 

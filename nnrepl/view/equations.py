@@ -11,7 +11,7 @@ _DEEPEST = 0.4
 _EARLIEST = 0.6
 
 
-class Equation:
+class LongLine:
     """One line of arithmetic.
 
     Args:
