@@ -10,7 +10,7 @@ import mlx.core as mx
 from nnrepl.explain import in_numbers as worked
 from nnrepl.explain import surprise, unlisted, words
 from nnrepl.explain.cases import Names, names_for
-from nnrepl.explain.elements import Index, named, parse, telling
+from nnrepl.explain.elements import Index, named, parse, telling, telling_of
 from nnrepl.explain.in_numbers import result_at
 from nnrepl.explain.known import COMPOSITE, ELEMENTWISE, MOVE, Entry, bind, entry_for
 from nnrepl.explain.local import names_of, symbol_of, template, written
@@ -18,8 +18,10 @@ from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
 from nnrepl.explain.patterns import known_by_name
 from nnrepl.explain.update_rules import update_lines, update_of
+from nnrepl.ops import Trait, has
 from nnrepl.ops.numbers import element
 from nnrepl.record.gradient_names import start_of
+from nnrepl.session.expressions import aside
 from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value, samples_of
 
 
@@ -72,7 +74,7 @@ def of_value(look: Look, value: Value, index: str | None = None) -> Explanation:
     op = value.op
     if op is None:
         return _leaf(look, value, index)
-    place = parse(index, value) if index is not None else _most_telling(look, value)
+    place = parse(index, value) if index is not None else most_telling(look, value)
     found = Explanation(op, symbols=_symbols(op, names_for(op)))
     entry = entry_for(op)
     backward = op.phase == "backward" and (op.of is not None or op.operation.kind == "accumulate")
@@ -96,16 +98,25 @@ def _which(look: Look, value: Value, place: Index) -> str:
         return f"{stat.infs} of {value.size} elements {'is' if stat.infs == 1 else 'are'} infinite, this is one"
     if value.dtype == mx.bool_:
         return f"This is one of {value.size} elements"
+    if value.op is not None and value.op.of is None and has(value.op.name, Trait.ATTENDS):
+        return "This is in size the largest of the last position"
     if not stat.is_finite or abs(number) < 0.999 * stat.peak:
         return f"The largest in size of {value.size} elements, those apart that stand for nothing (a mask)"
     return f"None of the {value.size} is larger in size"
 
 
-def _most_telling(look: Look, value: Value) -> Index:
+def most_telling(look: Look, value: Value) -> Index:
     """Return the element to be shown; where all of a gradient is 0, the one at which the most comes in."""
     if not value.size:
         return ()
-    before = upstream(value.op) if value.op is not None and value.op.phase == "backward" else ()
+    op = value.op
+    if op is not None and op.of is None and has(op.name, Trait.ATTENDS) and len(value.shape) == 4:
+        # The last position is the one that may look at all others.
+        look.see([value])
+        with aside():
+            batch, head, _, at = telling_of(look, value.array[:, :, -1:])
+        return batch, head, value.shape[2] - 1, at
+    before = upstream(op) if op is not None and op.phase == "backward" else ()
     if before and before[0].shape == value.shape and look.stat(value).is_zero:
         return telling(look, before[0])
     return telling(look, value)
@@ -294,9 +305,8 @@ def _as_a_whole(look: Look, op: Op, value: Value, place: Index, names: Names) ->
     if whole is None or not arrived:
         return []
     lines = surprise.backward(look, whole, value, arrived[-1], place, names)
-    return (
-        ["Cross-entropy as a whole: shares, less the shares that are wanted, times what arrives.", *lines] if lines else []
-    )
+    title = "Cross-entropy as a whole: shares, less the shares that are wanted, times what arrives."
+    return [title, *lines] if lines else []
 
 
 def _backward_rule(found: Explanation, op: Op, entry: Entry | None, value: Value, names: Names) -> None:

@@ -50,6 +50,13 @@ class CrossEntropy:
         """Whether the targets are places, and not shares."""
         return self.targets.shape == self.loss.shape and self.targets.shape != self.logits.shape
 
+    @property
+    def text(self) -> str:
+        """Its rule, where the right answers are no places, or smoothed."""
+        wanted = "wanted" if self.smoothing else "targets"
+        return "" if self.by_place and not self.smoothing else (
+            f"−Σ {wanted} · ln(shares),  shares = exp(logits) / Σ exp(logits)")  # fmt: skip
+
     def row(self, name: str, place: Place) -> str:
         """Return a row of the logits, or of targets of their shape: `logits[1,:]`."""
         steps = [*map(str, place)]
@@ -70,8 +77,8 @@ def find(ops: Iterable[Op]) -> CrossEntropy | None:
     floats = [value for value in taken if mx.issubdtype(value.dtype, mx.floating)]
     fused = next((op for op in own if op.name == "fast.cross_entropy"), None)
     if fused is not None:
-        logits, targets = fused.inputs[:2]
-        return _whole(logits, targets, fused.outputs[0], len(logits.shape) - 1, 0.0)
+        given, places = fused.inputs[:2]
+        return _whole(given, places, fused.outputs[0], len(given.shape) - 1, 0.0)
     total = next((op for op in own if op.name == "logsumexp"), None)
     end = None if total is None else next(
         (op for op in own if op.name == "subtract" and op.inputs[:1] == (total.outputs[0],)), None)  # fmt: skip
@@ -157,7 +164,7 @@ def _numbers(look: Look, whole: CrossEntropy, place: Place) -> _Numbers | None:
     raised = mx.exp(row - mx.max(row))
     loss = (whole.loss.array[place] if place else whole.loss.array).astype(mx.float32)
     numbers = look.numbers([row, raised, mx.softmax(row), wanted, loss])
-    found = _Numbers(*numbers[:4], target, numbers[4])
+    found = _Numbers(numbers[0], numbers[1], numbers[2], numbers[3], target, numbers[4])
     terms = [-want * math.log(share) for want, share in zip(found.wanted, found.shares) if want and share > 0]
     half = whole.logits.dtype in (mx.float16, mx.bfloat16)
     return found if _same(sum(terms), found.loss, 1.0, _COARSE if half else _CLOSE) else None

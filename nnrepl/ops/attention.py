@@ -79,7 +79,7 @@ def _rope(
 formula(
     "fast.rope", "pairs (a, b) of {x} turned by θ:  (a·cos θ − b·sin θ, a·sin θ + b·cos θ)",
     "Turns pairs of numbers by an angle θ = position · scale / base^(2k/dims) that grows with the position, so that "
-    "attention can tell how far apart two positions are. The gradient is turned back by the same angle.",
+    "attention can tell how far apart two positions are. Backwards: the gradient is turned back by the same angle.",
     slopes={"x": Slope("{g}, turned back by −θ", _slope_of(_rope, 0))}, source="Su et al. 2021, RoFormer",
 )(_rope)  # fmt: skip
 

@@ -17,6 +17,8 @@ from nnrepl.view.one_op import op_line
 def explain_view(found: Explanation) -> RenderableType:
     """Return an explanation in one screen."""
     parts: list[RenderableType] = [op_line(found.op) if found.op is not None else Text(found.title)]
+    if found.whole and found.op is not None:
+        parts.extend(_arithmetic(found.whole, "whole"))
     if found.rule:
         parts.extend(_lines("rule", found.rule, "bold"))
     if found.words:
@@ -26,8 +28,8 @@ def explain_view(found: Explanation) -> RenderableType:
     if found.lines:
         parts.extend(_arithmetic(found.lines))
     parts.extend(Padding(Text(note, style="hint"), (0, 0, 0, _INDENT)) for note in found.notes)
-    if found.whole:
-        parts.extend(_arithmetic(found.whole, "whole" if found.op is not None else "back"))
+    if found.whole and found.op is None:
+        parts.extend(_arithmetic(found.whole, "back"))
     if found.update:
         parts.extend(_lines("step", found.update, ""))
     if found.steps:
