@@ -204,7 +204,10 @@ class Twin:
     @classmethod
     def of(cls, trace: FirstCall) -> Twin:
         """Return what a first run shows."""
-        passes = dict.fromkeys([op.pass_ for op in trace.ops if op.pass_.kind in (GRADIENT_PASS, UPDATE_PASS)])
+        seen = dict.fromkeys([op.pass_ for op in trace.ops if op.pass_.kind in (GRADIENT_PASS, UPDATE_PASS)])
+        steps = {pass_.step.number: pass_.step for pass_ in seen}.values()
+        updates = {pass_ for step in steps for pass_ in step.updates}  # sums of gradients are none
+        passes = [pass_ for pass_ in seen if pass_.kind == GRADIENT_PASS or pass_ in updates]
         losses = [pass_.loss.canonical for pass_ in passes if pass_.kind == GRADIENT_PASS and pass_.loss is not None]
         returned: list[Value] = []
         _map_values(trace.result, returned.append)  # type: ignore[arg-type]  # what is built of it is not looked at

@@ -90,7 +90,7 @@ class Differentiated(opaque.Transform):
     def _weights(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Weights:
         numbers, names = self._arguments()
         given = [args[number] for number in numbers if number < len(args)]
-        return Weights.of(self.fun, trees.arrays([given, [kwargs[name] for name in names if name in kwargs]]))
+        return Weights(self.fun, [*given, *[kwargs[name] for name in names if name in kwargs]])
 
     def wanted(self) -> tuple[list[int], list[str]]:
         """By which arguments it differentiates."""
@@ -276,7 +276,7 @@ def _native_vjp(
     frame: FrameType,
 ) -> Any:
     made = Call(GRADIENT_PASS, titles.title(fun), titles.code_of(fun))
-    weights = Weights.of(fun, trees.arrays(primals))
+    weights = Weights(fun, primals)
     return levels.run([made], frame, lambda: original(fun, primals, cotangents), None, weights)
 
 
@@ -310,4 +310,4 @@ def _outermost_vjp(
         grads = take_gradients(recorder, pass_, roots, chosen.wrt)
         return [recorder.handle(value) for value in values], grads
 
-    return _recorded(GradientCall(recorder, fun, (primals, cotangents), frame, body), Weights.of(fun, primals))
+    return _recorded(GradientCall(recorder, fun, (primals, cotangents), frame, body), Weights(fun, primals))

@@ -9,9 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class Worded(Protocol):
+    """What is said in words, with what belongs to them beside."""
+
+    @property
+    def text(self) -> str:
+        """The sentence."""
+
+
+W = TypeVar("W", bound=Worded)
 
 
 class Said(str):
@@ -51,11 +62,6 @@ def proved(claim: Claim[T]) -> bool:
     return claim.holds()
 
 
-def first_proved(claims: Iterable[Claim[T]], otherwise: Callable[[], T]) -> T:
-    """Return what the first claim that holds says; where none does, what can be said without one."""
-    return next((claim.what() for claim in claims if proved(claim)), None) or otherwise()
-
-
 def say(*claims: Claim[str]) -> list[Said]:
     """Return the sentences of those claims that hold, in order."""
     return [Said(claim.what()) for claim in claims if proved(claim)]
@@ -66,6 +72,15 @@ def say_first(claims: Iterable[Claim[str]]) -> list[Said]:
     return next(([Said(claim.what())] for claim in claims if proved(claim)), [])
 
 
+def first_worded(claims: Iterable[Claim[W]]) -> tuple[Said, W] | None:
+    """Return what the first claim that holds says, and its sentence; None where none does."""
+    for claim in claims:
+        if proved(claim):
+            what = claim.what()
+            return Said(what.text), what
+    return None
+
+
 UNPROVED = Said("What was found here does not hold on the numbers themselves, so nothing is said of it.")
 """What stands where an answer's first sentence would, if its check said no: that would be a fault of nnrepl."""
 
@@ -73,6 +88,11 @@ UNPROVED = Said("What was found here does not hold on the numbers themselves, so
 def stated(*claims: Claim[str]) -> Said:
     """Return the sentence of the first claim that holds, where there has to be one."""
     return next(iter(say_first(claims)), UNPROVED)
+
+
+def perhaps(*claims: Claim[str]) -> Said:
+    """Return the sentence of the first claim that holds; "" where none does, and where nothing need be said."""
+    return next(iter(say_first(claims)), Said())
 
 
 def joined(*sentences: Iterable[Said]) -> Said:
