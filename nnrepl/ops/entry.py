@@ -22,6 +22,7 @@ Run = Callable[..., Any]
 
 ELEMENTWISE, PRODUCTS, MOVE, COMPOSITE, FIXED = "elementwise", "products", "move", "composite", "fixed"
 WHOLE = "whole"
+_BACKWARDS = " Backwards: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,12 @@ class Slope:
         text: In symbols; `g` is the gradient of the result: `g · b`.
         run: The same in MLX: `run(g, y, *args, **kwargs)`, with the op's own arguments. For an elementwise op
             before the sum over what was broadcast.
+        words: The same in a sentence, where what the entry says of gradients is about its other inputs.
     """
 
     text: str
     run: Run
+    words: str = ""
 
 
 Number = float | int
@@ -86,7 +89,7 @@ class Entry:
     Attributes:
         name: The op's name on the tape.
         text: The right-hand side of `y = ...`, in the names of `forward`'s parameters.
-        words: The same in a sentence or two.
+        words: The same in a sentence or two; what it means for gradients after "Backwards: ".
         forward: The formula in plain MLX; None for a source of numbers (a literal, a random draw).
         slopes: By parameter, how gradients pass; a parameter that is not here gets none.
         kind: ELEMENTWISE: one number from numbers at the same place. PRODUCTS: sums of products. MOVE: numbers are
@@ -123,6 +126,17 @@ class Entry:
     poles: tuple[Pole, ...] = ()
     steep: tuple[Pole, ...] = ()
     beyond: Mapping[mx.Dtype, float] = field(default_factory=dict)
+
+    @property
+    def forth(self) -> str:
+        """What is said of the op itself: its words up to `Backwards:`."""
+        return self.words.partition(_BACKWARDS)[0]
+
+    @property
+    def back(self) -> str:
+        """What is said of its gradient: its words from `Backwards:` on; all of them where that does not stand there."""
+        _, found, rest = self.words.partition(_BACKWARDS)
+        return f"Backwards: {rest}" if found else self.words
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -232,6 +246,13 @@ def every() -> Iterator[Entry]:
     for entry in ENTRIES.values():
         yield entry
         yield from entry.variants
+
+
+def said(name: str, **words: str) -> None:
+    """Say in a sentence of its own what the gradient of some inputs means: `said("fast.layer_norm", weight="...")`."""
+    slopes = ENTRIES[name].slopes
+    told = {symbol: replace(slopes[symbol], words=text) for symbol, text in words.items()}
+    ENTRIES[name] = replace(ENTRIES[name], slopes={**slopes, **told})
 
 
 def formula(
