@@ -110,7 +110,8 @@ class Levels:
         changes: Tells whether weights are changed between gradient calls.
         resting: Whether the program is in a closed stretch: until the next call.
         evaluations: How many evaluations the program has forced up to now, if it is.
-        returned: What the call gives back that has just been closed; `making`: the one that is being made.
+        returned: What the call gives back that has just been closed; `calling`: the frame in which it was made;
+            `making`: the one that is being made.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class Levels:
         self.resting = False
         self.evaluations = 0
         self.returned: Any = None
+        self.calling: FrameType | None = None
         self.making: Callable[[], Any] | None = None
         self._depth = 0
         self._sparse = False
@@ -308,7 +310,11 @@ class Levels:
                 self._came_out(op, result, error, loss)
                 recorder.intake.closed(recorder, op)
                 self._expect_update(op.pass_, weights)
-            self._left(op, result)
+            self.calling = frame
+            try:
+                self._left(op, result)
+            finally:
+                self.calling = None  # it holds what its variables do
         return result
 
     def _within(self, made: Call, scope: Activation | None, lasti: int) -> Activation | None:
