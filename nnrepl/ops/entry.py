@@ -58,6 +58,30 @@ class Slope:
     words: str = ""
 
 
+Number = float | int
+Given = Sequence[Number | None]
+"""The numbers that an op pairs with one element of its result; None where one is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pole:
+    """A rule that an op breaks with some numbers.
+
+    Attributes:
+        where: Whether it is broken by these numbers.
+        rule: The rule, in a sentence.
+        keep: What would prevent it, "" where nothing can be said; `{}` is the first operand's name.
+        slot: Of a slope: whose, by its place among the operands; None for all.
+        times: Of a slope that is infinite: 0 times it is no number, which is said where 0 came in.
+    """
+
+    where: Callable[[Given], bool]
+    rule: str
+    keep: str = ""
+    slot: int | None = None
+    times: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What is known about one op.
@@ -81,6 +105,8 @@ class Entry:
         backwards: The same for one element of a gradient: `backwards(case, symbol, left, index)`.
         variants: The entries of the same op for other options, which change the formula.
         variant: Which of them (or this one) holds for a call: `variant(bound)`.
+        poles, steep: Where it, or its slope, has no finite value (`nnrepl.ops.poles`).
+        beyond: By dtype, beyond which number its result is too large for it.
     """
 
     name: str
@@ -97,6 +123,9 @@ class Entry:
     backwards: Run | None = None
     variants: tuple[Entry, ...] = ()
     variant: Callable[[Mapping[str, Any]], Entry] | None = None
+    poles: tuple[Pole, ...] = ()
+    steep: tuple[Pole, ...] = ()
+    beyond: Mapping[mx.Dtype, float] = field(default_factory=dict)
 
     @property
     def forth(self) -> str:

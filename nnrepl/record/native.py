@@ -110,7 +110,8 @@ class Levels:
         changes: Tells whether weights are changed between gradient calls.
         resting: Whether the program is in a closed stretch: until the next call.
         evaluations: How many evaluations the program has forced up to now, if it is.
-        returned: What the call gives back that has just been closed; `making`: the one that is being made.
+        returned: What the call gives back that has just been closed; `calling`: the frame in which it was made;
+            `making`: the one that is being made.
     """
 
     def __init__(
@@ -132,11 +133,11 @@ class Levels:
         self.resting = False
         self.evaluations = 0
         self.returned: Any = None
+        self.calling: FrameType | None = None
         self.making: Callable[[], Any] | None = None
         self._depth = 0
         self._sparse = False
         self._caller: Caller | None = None
-        self._caller_key: tuple[Activation | None, Activation | None, int] | None = None
 
     def begin(self) -> None:
         """Record every op."""
@@ -304,31 +305,35 @@ class Levels:
         finally:
             self.inside, self.making = False, None
             for made in calls if error is None else calls[:1]:
-                inner = made.scope is not None
-                place = (self._within(made, scope, lasti), made.lasti) if inner else (scope, lasti)
+                place = (scope, lasti) if made.scope is None else (self._within(made, scope, lasti), made.lasti)
                 op = _closed(self.numbering, recorder, made, *place)
                 self._came_out(op, result, error, loss)
                 recorder.intake.closed(recorder, op)
                 self._expect_update(op.pass_, weights)
-            self._left(op, result)
+            self.calling = frame
+            try:
+                self._left(op, result)
+            finally:
+                self.calling = None  # it holds what its variables do
         return result
 
     def _within(self, made: Call, scope: Activation | None, lasti: int) -> Activation | None:
         """Return in which call of a compiled function a call is made. As long as that is called from one place, it is
         one call to the tape: no Python runs in it, so nothing tells one from the other."""
-        key = made.outer, scope, lasti
-        if self._caller is None or self._caller_key != key:
-            self._caller, self._caller_key = Caller(*key), key
-        return self._caller.scope(made.scope)
+        caller = self._caller
+        if caller is None or caller.is_other(made.outer, scope, lasti):
+            caller = self._caller = Caller(made.outer, scope, lasti)
+        return caller.scope(made.scope)
 
     def _came_out(self, op: ClosedOp, result: Any, error: BaseException | None, loss: Loss | None) -> None:
         """Note what a call gave, or that it failed."""
         pass_ = op.pass_
-        pass_.gives_loss = gives(result) if loss is not None and pass_.kind == GRADIENT_PASS else ""
+        gradient = pass_.kind == GRADIENT_PASS
+        pass_.gives_loss = gives(result) if loss is not None and gradient else ""
         if error is not None:
             pass_.error = error
-            self.recorder.tape.notes.errors[op] = error
-        elif loss is not None and pass_.gives_loss:
+            pass_.tape.notes.errors[op] = error
+        elif loss is not None and gradient:
             self.losses.made(op, loss(result))
 
     def _look_for_update(self, weights: Weights | None) -> None:
@@ -380,7 +385,9 @@ class Levels:
 
 def _own(frame: FrameType) -> FrameType:
     """Return the nearest frame that is not MLX's, where a call is made through one."""
-    found: FrameType | None = frame
+    if not is_mlx(frame.f_code.co_filename):
+        return frame
+    found = frame.f_back
     while found is not None and is_mlx(found.f_code.co_filename):
         found = found.f_back
     return frame if found is None or str(found.f_globals.get("__name__")).startswith("nnrepl.") else found
@@ -388,6 +395,8 @@ def _own(frame: FrameType) -> FrameType:
 
 def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:
     """Return what stands for an optimizer's `update`, where it is a call that may be closed."""
+
+    made: dict[type, list[Call]] = {}
 
     @functools.wraps(original, updated=())
     def update(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -397,7 +406,10 @@ def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., A
         if noticing() is not levels:
             return original(self, *args, **kwargs)
         call = functools.partial(levels.recorder.intake.updating(original), self, *args, **kwargs)
-        return levels.run([Call(UPDATE_PASS, type(self).__name__)], _getframe(1), call)
+        calls = made.get(type(self))
+        if calls is None:
+            calls = made[type(self)] = [Call(UPDATE_PASS, type(self).__name__)]
+        return levels.run(calls, _getframe(1), call)
 
     return update
 

@@ -13,7 +13,8 @@ from types import CodeType
 from nnrepl.record.segments import is_library, is_mlx
 from nnrepl.tape import GRADIENT_PASS, RUN_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Tape
 
-Place = tuple[CodeType | None, int]
+Place = tuple[int, int]
+"""Where in the program's own code a call is made: the identity of the code (to compare code takes long), and where."""
 Key = tuple[int, Place, Place]
 """The how manyth call since the last update the later one is, and from where both are made."""
 Turn = tuple[int, Place]
@@ -37,7 +38,7 @@ class Numbering:
         self._by_hand = False
         self._learnt = 0
         self._last: Pass | None = None
-        self._last_place: Place = (None, -1)
+        self._last_place: Place = (0, -1)
         self._since = 0
         self.seen = False
         self.update = ""
@@ -61,7 +62,7 @@ class Numbering:
         before = tape.passes[-1] if tape.passes else None
         if before is not None and (self.seen or before is not self._last):
             self.learn(tape)
-        place, ordinal = own_place(pass_)[1:], self._ordinal(pass_)
+        place, ordinal = _place_of(pass_), self._ordinal(pass_)
         if before is None:
             pass_.number = 1
         elif self.seen:
@@ -84,7 +85,7 @@ class Numbering:
         """By how much the number of a call is larger than that of the pass before it on the tape."""
         if before is not self._last:
             self.learn(before.tape)
-        key = self._ordinal(pass_), self._last_place, own_place(pass_)[1:]
+        key = self._ordinal(pass_), self._last_place, _place_of(pass_)
         return self._more.get(key, 1) if before is self._last else 1
 
     def _learn_update(self, pass_: Pass) -> None:
@@ -102,7 +103,7 @@ class Numbering:
         return 0 if turn else self._since + 1
 
     def _follow(self, pass_: Pass, more: int) -> None:
-        place, ordinal = own_place(pass_)[1:], self._ordinal(pass_)
+        place, ordinal = _place_of(pass_), self._ordinal(pass_)
         if self._last is not None and not _is_closed(pass_) and not _is_closed(self._last):
             self._more[ordinal, self._last_place, place] = more
             self._learn_update(pass_)
@@ -125,6 +126,11 @@ def _is_closed(pass_: Pass) -> bool:
 def own_place(pass_: Pass) -> tuple[Activation | None, CodeType | None, int]:
     """Where in the program's own code a pass was called: the call, its code, and where in that."""
     return _place(pass_, is_library)
+
+
+def _place_of(pass_: Pass) -> Place:
+    _, code, lasti = own_place(pass_)
+    return id(code), lasti
 
 
 def called_from(pass_: Pass) -> tuple[Activation | None, int]:

@@ -22,7 +22,16 @@ class Worded(Protocol):
         """The sentence."""
 
 
+class Advised(Worded, Protocol):
+    """The same, with what may be done about it."""
+
+    @property
+    def advice(self) -> str:
+        """What may be done, "" where nothing can be said."""
+
+
 W = TypeVar("W", bound=Worded)
+A = TypeVar("A", bound=Advised)
 
 
 class Said(str):
@@ -81,6 +90,13 @@ def first_worded(claims: Iterable[Claim[W]]) -> tuple[Said, W] | None:
     return None
 
 
+def first_advised(claims: Iterable[Claim[A]]) -> tuple[Said, Said] | None:
+    """Return the sentence of the first claim that holds, and what it advises; None where none does: no advice without
+    its premise."""
+    found = first_worded(claims)
+    return None if found is None else (found[0], Said(found[1].advice))
+
+
 UNPROVED = Said("What was found here does not hold on the numbers themselves, so nothing is said of it.")
 """What stands where an answer's first sentence would, if its check said no: that would be a fault of nnrepl."""
 
@@ -98,6 +114,11 @@ def perhaps(*claims: Claim[str]) -> Said:
 def joined(*sentences: Iterable[Said]) -> Said:
     """Return sentences one after the other: what has been said is said together."""
     return Said(" ".join(one for some in sentences for one in some))
+
+
+def full_stop(said: Said) -> Said:
+    """Return what has been said, without its end, as a sentence."""
+    return Said(f"{said}.")
 
 
 def open_said(text: str) -> Said:

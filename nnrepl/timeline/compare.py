@@ -137,10 +137,13 @@ def _losses(step: Step) -> Iterator[Op]:
 
 
 def unseen_in(before: Tape, after: Tape) -> list[int]:
-    """Return the steps of which nothing, or not every loss, can be compared, since they are closed on either tape."""
+    """Return the steps of which nothing, or not every loss, can be compared, since they are closed on either tape. One
+    in the midst of which a tape ends is none."""
     found = []
     for number in range(1, min(len(before.steps), len(after.steps)) + 1):
         one, other = before.steps[number - 1], after.steps[number - 1]
+        if any(step.number == len(tape.steps) and not step.is_over for tape, step in ((before, one), (after, other))):
+            break
         if any(isinstance(op, ClosedOp) for tape, step in ((before, one), (after, other)) for op in _ops(tape, step)):
             calls = max(sum(pass_.kind == GRADIENT_PASS for pass_ in step.passes) for step in (one, other))
             if not calls or sum(1 for _ in zip(_losses(one), _losses(other))) < calls:
