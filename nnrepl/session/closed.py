@@ -273,10 +273,22 @@ def open_mentioned(session: Standing, text: str) -> None:
     parsed = parse(text)
     if parsed.gradients:
         open_gradients(session)
-    for name in parsed.plain_names:
-        value = _by_tape(session, name)
+    older = [_by_tape(session, name) for name in parsed.plain_names]
+    older += [_gradient_before(session, name) for name in parsed.gradients]  # another model's may be newer there
+    for value in older:
         if value is not None and value.op is not None:
             open_newer(session, value.op.position)
+
+
+def _gradient_before(session: Standing, name: str) -> Value | None:
+    """Return the last gradient with respect to a tensor, where that lies in a step before."""
+    try:
+        session.lookup.by_words(f"grad({name})", session.cursor)
+    except NotYet as answer:
+        return answer.last
+    except UserError:
+        return None
+    return None
 
 
 def _by_tape(session: Standing, name: str) -> Value | None:

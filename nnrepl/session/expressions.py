@@ -412,6 +412,8 @@ class Expressions:
         value = self.value_of(of)
         if value is None and isinstance(of, str):
             value = self.lookup.by_words(of, where.position, where.scope)
+        if value is None and isinstance(of, mx.array):
+            value = self.lookup.lying(of, where.position, where.scope)
         if value is None:
             raise UserError("grad() takes a value of the tape by its name, such as grad(z1) or grad(#3)")
         return self.array_for(self.lookup.gradient(value, where.position))

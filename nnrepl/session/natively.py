@@ -117,6 +117,9 @@ def call_begins(session: Standing, recorder: Recorder, keeping: Keeping) -> None
 def goes_on(session: Standing, op: ClosedOp) -> bool:
     """Whether the program goes on natively after a call that has run so."""
     recorder = session.recorder
+    now = session.course.now
+    if isinstance(now, Going) and now.unstopped and not now.interrupted:
+        return True
     if this_process() != session.process or recorder is None:
         return True
     if isinstance(recorder.intake, Replay):
@@ -128,6 +131,8 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
         return recorder.intake.natively(recorder)
     _look_out(session, op)
     now, needed = session.course.now, _needed_from(session)
+    if isinstance(now, Going) and not now.interrupted:
+        now.unstopped = needed == sys.maxsize and not scouts_of(session, now.goal)
     if isinstance(now, Going) and now.interrupted:
         needed = len(session.tape.steps) + 1  # the step is done first: its beginning has not been recorded
     ends = op.pass_.kind == UPDATE_PASS or op.pass_.by_hand
