@@ -15,8 +15,9 @@ from nnrepl.explain.look import Look
 from nnrepl.explain.paths import upstream
 from nnrepl.explain.stuck import made_zero
 from nnrepl.ops import Trait, has
+from nnrepl.ops.numbers import unravel
 from nnrepl.ops.reader import readable
-from nnrepl.session.births import NAN, Birth, same_place, unravel
+from nnrepl.session.births import NAN, Birth, same_place
 from nnrepl.tape import Op, Value
 
 LARGEST = {mx.float16: 65504.0, mx.bfloat16: 3.39e38, mx.float32: 3.40e38}

@@ -15,7 +15,8 @@ from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass_or_none
 from nnrepl.explain.scale import grows
 from nnrepl.ops import Trait, has
-from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_inexact, unravel
+from nnrepl.ops.numbers import unravel
+from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_inexact
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Leaf, Op, Pass, Value
 from nnrepl.tape.claims import Claim, say, say_first

@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.look import Look
+from nnrepl.ops.numbers import unravel
 from nnrepl.tape import Op, Pass, Value
 
 _CLOSE = 1e-4
@@ -71,7 +72,7 @@ def forward(look: Look, whole: CrossEntropy, called: Called = words.name) -> lis
     """Return the row with the largest loss: the shares, and −ln of that of the right answer."""
     look.see([whole.logits, whole.targets, whole.loss])
     at = int(look.numbers([mx.argmax(whole.loss.array)])[0])
-    place = _unravel(at, whole.loss.shape)
+    place = unravel(at, whole.loss.shape)
     shares, target, loss = _numbers(look, whole, place)
     right = look.numbers([mx.exp(-loss)])[0]
     if target < 0 or target >= whole.logits.shape[-1] or not _same(shares[target], float(right)):
@@ -140,11 +141,3 @@ def _listed(shares: list[float], at: int) -> str:
 
 def _same(a: float, b: float, size: float = 1.0) -> bool:
     return abs(a - b) <= _CLOSE * max(abs(a), abs(b)) + 1e-6 * size
-
-
-def _unravel(at: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    index: list[int] = []
-    for extent in reversed(shape):
-        at, step = divmod(at, extent)
-        index.append(step)
-    return tuple(reversed(index))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nnrepl.record.native import levels_of
 from nnrepl.record.process import this_process
 from nnrepl.replay.divergence import NotKept
 from nnrepl.replay.keeping import Keeping, room
@@ -94,7 +95,7 @@ def call_begins(session: Standing, recorder: Recorder, keeping: Keeping) -> None
     Raises NotKept through the program.
     """
     kept, intake = recorder.tape.kept, recorder.intake
-    number = kept.calls(recorder.tape)
+    number = kept.calls(recorder.tape.passes)
     if isinstance(intake, Replay):
         intake.forward.begins(recorder, number)
     elif this_process() == session.process and session.edits.can_run_again:
@@ -111,7 +112,8 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
     if this_process() != session.process or recorder is None:
         return True
     if isinstance(recorder.intake, Replay):
-        recorder.intake.forward.left(None if recorder.levels is None else recorder.levels.returned)
+        levels = levels_of(recorder)
+        recorder.intake.forward.left(None if levels is None else levels.returned)
         session.call_left()
     if isinstance(recorder.intake, Replay):
         done, steps = len(recorder.tape.steps), len(recorder.intake.tape.steps)
@@ -133,16 +135,17 @@ def _look_out(session: Standing) -> None:
     """
     recorder, now, tape = session.recorder, session.course.now, session.tape
     scouts = scouts_of(session, now.goal) if isinstance(now, Going) else None
-    if recorder is None or recorder.levels is None or not scouts:
+    levels = None if recorder is None else levels_of(recorder)
+    if recorder is None or levels is None or not scouts:
         return
-    fresh = recorder.levels.losses.fresh()
+    fresh = levels.losses.fresh()
     if fresh is None:
         return
     op, loss = fresh
-    before, returned = loss_before(tape, op), recorder.levels.returned
+    before, returned = loss_before(tape, op), levels.returned
     with recorder.muted():
         seen = [scout for scout in scouts if scout.sees(loss, before, returned)]
-    recorder.levels.losses.settle()  # its number is known from here on
+    levels.losses.settle()  # its number is known from here on
     if seen:
         session.course.rest(Stop("", len(tape)))
         step = tape.steps.number_at(op.position)
@@ -274,7 +277,7 @@ def look_at_failure(session: Standing, error: BaseException | None) -> None:
     Raises RunAgain through the program.
     """
     recorder, tape = session.recorder, session.tape
-    levels = None if recorder is None else recorder.levels
+    levels = None if recorder is None else levels_of(recorder)
     failed = isinstance(error, Exception) and levels is not None and levels.native and session.stood is None
     if failed and tape.ops and session.hooks.looks() and session.edits.can_run_again:
         session.edits.open(frozenset([tape.steps.number_at(len(tape) - 1)]), -1)
