@@ -20,7 +20,7 @@ from nnrepl.record.custom import Composite, Rerun
 from nnrepl.record.gradient_names import lies_inside
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Inside, Op, Pass, Tape, Value, inside_of
-from nnrepl.tape.claims import say
+from nnrepl.tape.claims import full_stop, say
 
 
 def why_none(session: Reading, value: Value) -> Cause:
@@ -122,7 +122,7 @@ def _tell_detours(session: Reading, answer: Cause, cone: Cone, pass_: Pass) -> N
     reached = set(cone.reached)
     for detour in detours(Look(session), pass_):
         if detour.value.op in reached:
-            answer.reasons.extend(f"{said}." for said in say(detour.claim))
+            answer.reasons.extend(map(full_stop, say(detour.claim)))
             answer.op, answer.cause = answer.op or detour.op, "cut"
 
 

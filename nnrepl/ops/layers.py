@@ -21,13 +21,13 @@ class Whole:
 
 
 LOSSES: dict[str, Whole] = {
-    "mse_loss": Whole("mean squared error", "mean (predictions − targets)²",
+    "mse_loss": Whole("mean squared error", "(predictions − targets)²",
                       "How far off the predictions are: large errors count more, because they are squared."),
-    "l1_loss": Whole("mean absolute error", "mean |predictions − targets|",
+    "l1_loss": Whole("mean absolute error", "|predictions − targets|",
                      "How far off the predictions are; the gradient has the same size however large the error is."),
-    "cross_entropy": Whole("cross-entropy", "ln Σ exp(logits) − logits[target]",
-                           "How surprised the shares softmax(logits) are by the right answer: −ln of its share. "
-                           "The gradient of the logits is shares − 1 at the right answer, shares elsewhere."),
+    "cross_entropy": Whole("cross-entropy", "−ln(share of the right answer),  shares = exp(logits) / Σ exp(logits)",
+                           "How surprised the shares are by the right answer. Backwards: a logit gets its share, less "
+                           "1 where it is the right answer, times what arrives."),
     "binary_cross_entropy": Whole("binary cross-entropy", "−(target · ln p + (1 − target) · ln(1 − p))",
                                   "How surprised the probability p is by yes or no; by default p = sigmoid(inputs)."),
     "nll_loss": Whole("negative log-likelihood", "−inputs[target]",
@@ -67,7 +67,7 @@ LAYERS: dict[str, Whole] = {
                        "Every feature gets mean 0 and spread 1 over the batch (in training), then its own scale."),
     "GroupNorm": Whole("group normalization", "(x − mean) / √(var + eps) · weight + bias",
                        "Groups of features get mean 0 and spread 1."),
-    "InstanceNorm": Whole("instance normalization", "(x − mean) / √(var + eps)",
+    "InstanceNorm": Whole("instance normalization", "(x − mean) / √(var + eps) · weight + bias",
                           "Every feature of every sample gets mean 0 and spread 1."),
     "Dropout": Whole("dropout", "x · mask / (1 − p)",
                      "In training a share p of the numbers, drawn at random, becomes 0; the "

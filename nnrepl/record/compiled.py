@@ -204,7 +204,10 @@ class Twin:
     @classmethod
     def of(cls, trace: FirstCall) -> Twin:
         """Return what a first run shows."""
-        passes = dict.fromkeys([op.pass_ for op in trace.ops if op.pass_.kind in (GRADIENT_PASS, UPDATE_PASS)])
+        seen = dict.fromkeys([op.pass_ for op in trace.ops if op.pass_.kind in (GRADIENT_PASS, UPDATE_PASS)])
+        steps = {pass_.step.number: pass_.step for pass_ in seen}.values()
+        updates = {pass_ for step in steps for pass_ in step.updates}  # sums of gradients are none
+        passes = [pass_ for pass_ in seen if pass_.kind == GRADIENT_PASS or pass_ in updates]
         losses = [pass_.loss.canonical for pass_ in passes if pass_.kind == GRADIENT_PASS and pass_.loss is not None]
         returned: list[Value] = []
         _map_values(trace.result, returned.append)  # type: ignore[arg-type]  # what is built of it is not looked at
@@ -221,6 +224,8 @@ class Twin:
 
 def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return what tells apart calls of a compiled function that MLX traces separately, as far as arguments tell."""
+    if not kwargs and all([type(arg) is mx.array for arg in args]):  # as mostly
+        return len(args), tuple([(array.shape, array.dtype) for array in args])
     tree = (args, kwargs)
     return _constants(tree), tuple([(array.shape, array.dtype) for array in trees.arrays(tree)])
 

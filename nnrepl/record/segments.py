@@ -201,6 +201,7 @@ def is_library(filename: str) -> bool:
     return _LIBRARY.search(filename) is not None or filename.startswith(_PYTHON)
 
 
+@lru_cache(4096)
 def is_mlx(filename: str) -> bool:
     """Whether a file belongs to MLX's own Python: what calls the program's functions, and optimizers, on its behalf."""
     return _MLX.search(filename) is not None

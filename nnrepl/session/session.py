@@ -26,9 +26,9 @@ from nnrepl.session.below import TakesCells
 from nnrepl.session.changes import Changes
 from nnrepl.session.errors import Quit, Restart, UserError
 from nnrepl.session.expressions import Expressions, Surroundings
-from nnrepl.session.hooks import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Hooks, Stop
+from nnrepl.session.hooks import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, OPENED, START_OF_TAPE, Hooks, Stop
 from nnrepl.session.lookup import Lookup
-from nnrepl.session.passing import Passing, place_of, without_ops
+from nnrepl.session.passing import Passing
 from nnrepl.session.place import Place
 from nnrepl.session.program import Program
 from nnrepl.session.restarts import ProgramRestarts
@@ -92,7 +92,8 @@ class TapeSession(Standing):
         self.on_load: Callable[[str], str] = lambda path: ""
         self.opening: Opening | None = None
         self.stood: int | None = None
-        self.surprises = 0
+        self.surprises = self.alarms = self.wary = 0
+        self.scouts = None
         self.predicting = False
         self.many = 1
         self.keeping = Keeping()
@@ -299,9 +300,8 @@ class TapeSession(Standing):
         with contextlib.nullcontext() if self.recorder is None else self.recorder.muted():
             self.hooks.interact()
         self.hooks.cursor_moved(len(self.tape))
-        if self.running and self.recorder is not None:
-            places = [*place_of(self.goal), *self.lookout.places()]
-            self.passing.arm(self.recorder.tape, without_ops(self.tape, places))
+        if self.running:
+            natively.watch(self)
 
     def hit(self, hits: list[Hit], missed: str = "", by: goals.Goal | None = None) -> None:
         """Put the cursor where breakpoints, watches or catches were hit."""
@@ -341,6 +341,7 @@ class TapeSession(Standing):
         if run.opened and self.recorder is not None and isinstance(self.recorder.intake, Replay):
             goal = natively.way_back(self, run, self.recorder.intake.opening, then)
         self.course.follow(goal, then, wish.failure)
+        natively.watch(self)
         self.hooks.running_again(run, self.tape, True)
 
     def strand(self, why: str) -> None:
@@ -370,6 +371,8 @@ class TapeSession(Standing):
         timeline.seen = max(timeline.seen, position)
         self.tape.stand(position)
         self.level = self.lookout.search.skip = 0
+        if reason != OPENED:
+            self.alarms = self.wary = 0
         self.function = by.scope if isinstance(by, goals.Moving) and by.position == position else None
         stepped = isinstance(by, goals.Stepping) and before < position
         first = before if isinstance(by, goals.Telling) else position - 1

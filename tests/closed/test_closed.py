@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import random
 import re
@@ -18,7 +17,7 @@ import pytest
 from nnrepl.cli import main
 from nnrepl.record.by_hand import HandChanges, Weights
 from nnrepl.tape import GRADIENT_PASS, Pass, Tape
-from tests.closed.programs import ARRAYS, BY_HAND, COMPILED, HEAD, PROGRAMS
+from tests.closed.programs import ARRAYS, BY_HAND, COMPILED, HEAD, PROGRAMS, SUMMED
 from tests.closed.walks import KINDS, walk
 from tests.support import plain_python
 
@@ -139,12 +138,22 @@ def test_updates_by_hand_leave_steps_closed(name: str, tmp_path: Path) -> None:
     assert closed == [False] + [True] * 9 + [False] + [True] * 5 + [False] + [True] * 3
 
 
+def test_sums_of_gradients_are_no_updates(tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + SUMMED)
+    shown = play(file, "continue", "info steps all", "goto step 3 update", "p total", "ops step 3")
+    assert re.findall(r"^(?:▶|  )\s+\d+ +(\d+) +(\d) +(\w+)", shown, re.MULTILINE)[2:] == [("4", "3", "Adam")] * 3
+    summed = re.findall(r"  →  (\S*).* train.py:\d+$", shown, re.MULTILINE)
+    assert summed
+    assert not [name for name in summed if name.startswith("layers.")]
+
+
 def test_only_the_weights_of_now_are_watched() -> None:
     changes = HandChanges()
     before, now = mx.array(0.0), mx.array(1.0)
     pass_ = Pass(Tape(None), 1, GRADIENT_PASS, "loss_fn", 0, 1, 1)  # type: ignore[arg-type]
     for array in (before, now):
-        weights = Weights(("loss_fn", len(pass_.title)), [array], functools.partial(list, [array]))
+        weights = Weights(plainly, [array])
         changes.hold(weights, pass_)
     changes.write(before)  # it is none of the weights any more
     assert changes.since(weights) == (pass_, False)

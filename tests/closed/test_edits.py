@@ -51,6 +51,20 @@ def test_what_stands_behind_an_update_is_opened_with_its_step(tmp_path: Path) ->
     assert shown.count("opening step") == 1
 
 
+def test_what_a_change_did_natively_is_not_called_the_same(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(TRAIN.replace("; log.append(loss.item())", ""))
+    lines = "continue", "goto step 3 forward", "model.weight = model.weight * 0.5", "continue", "diff 1 2"
+    shown = play(tmp_path / "train.py", *lines)
+    assert "first difference: 3#" in shown
+    assert "steps 4 to 6 ran natively and are closed: not compared; goto step 4, then diff, opens it" in " ".join(
+        shown.split()
+    )
+    (tmp_path / "train.py").write_text(TRAIN.replace("; log.append(loss.item())", ""))
+    shown = play(tmp_path / "train.py", "continue", "goto step 3 forward", "X = X * 1", "continue", "diff 1 2")
+    assert "no value differs" not in shown
+    assert "that were compared; not all could be" in shown
+
+
 def test_a_look_at_the_end_is_one_at_the_timeline_looked_at(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(TRAIN)
     for native in ("on", "off"):

@@ -76,7 +76,7 @@ def test_a_name_of_a_formula_that_a_tensor_has_too_is_told_apart() -> None:
     for fn, name in ((norm, "s"), (shares, "m")):
         for what in (f"grad({name})", "#2"):
             found = explain(session(fn), what)
-            assert f"{name}′ = " in " ".join(found.rule)
+            assert f"{name}′ = " in " ".join([*found.rule, *found.lines])
             told = [line for line in found.lines if line.startswith(f"{name} = ")]
             assert told == []
     assert "′" not in " ".join(explain(session(lambda w: (mx.softmax(X @ w, axis=-1) * X).sum()), "#2").rule)
