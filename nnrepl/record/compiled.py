@@ -23,7 +23,7 @@ from nnrepl.record import opaque, trees
 from nnrepl.record.caller import Caller
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
-from nnrepl.record.native import Call, Levels
+from nnrepl.record.native import Call, Levels, levels_of
 from nnrepl.record.numbering import called_from
 from nnrepl.record.quiet import quietly, set_random_state
 from nnrepl.record.recorder import RECORD, Recorder
@@ -148,7 +148,7 @@ class Compiled(opaque.Transform):
         if runs_plainly(recorder, args, kwargs, frame):
             given, names = _new_handles(recorder, (args, kwargs), frame)
             return invoke(self.fun, given, names)
-        levels = recorder.levels
+        levels = levels_of(recorder)
         if recorder.differentiating or recorder.tracing or levels is None or self._is_library():
             return self._call(recorder, args, kwargs, frame)
         signature = _signature(args, kwargs)

@@ -28,7 +28,7 @@ from nnrepl.record.frame_variables import first_argument
 from nnrepl.record.handing_back import hand_back
 from nnrepl.record.numbering import BY_OPTIMIZER, Numbering
 from nnrepl.record.patches import Patches
-from nnrepl.record.recorder import NATIVE, RECORD, Recorder, noticing, ready
+from nnrepl.record.recorder import NATIVE, RECORD, Recorder, current, ready
 from nnrepl.record.segments import is_mlx
 from nnrepl.record.stack import UPDATES
 from nnrepl.record.watch import BindingWatch
@@ -378,10 +378,30 @@ class Levels:
             before = tape.passes[-2]
             pass_.number = before.number + self.numbering.between(before, pass_)
 
+    def over(self) -> None:
+        """Note that the program has ended: the last loss is looked at."""
+        self.losses.settle()
+
     def record_late(self) -> None:
         """Note that what is about to be called has to be recorded, although what came just before has not been."""
         self.recorder.tape.late.add(len(self.recorder.tape))
         self.record()
+
+
+def levels_of(recorder: Recorder) -> Levels | None:
+    """Return what switches a recorder's levels; None before anything is installed."""
+    levels = recorder.levels
+    return levels if isinstance(levels, Levels) else None
+
+
+def noticing() -> Levels | None:
+    """Return what notices a call made natively here and now, not within another one; None if nothing does."""
+    recorder = current()
+    if recorder is not None and recorder.mode == NATIVE and get_ident() == recorder.thread:
+        levels = levels_of(recorder)
+        if levels is not None and not levels.inside:
+            return levels
+    return None
 
 
 def _own(frame: FrameType) -> FrameType:

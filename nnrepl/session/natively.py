@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nnrepl.record.native import levels_of
 from nnrepl.record.process import this_process
 from nnrepl.replay.divergence import NotKept
 from nnrepl.replay.keeping import Keeping, room
@@ -103,7 +104,7 @@ def call_begins(session: Standing, recorder: Recorder, keeping: Keeping) -> None
     Raises NotKept through the program.
     """
     kept, intake = recorder.tape.kept, recorder.intake
-    number = kept.calls(recorder.tape)
+    number = kept.calls(recorder.tape.passes)
     if isinstance(intake, Replay):
         intake.forward.begins(recorder, number)
     elif this_process() == session.process and session.edits.can_run_again:
@@ -123,7 +124,8 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
     if this_process() != session.process or recorder is None:
         return True
     if isinstance(recorder.intake, Replay):
-        recorder.intake.forward.left(None if recorder.levels is None else recorder.levels.returned)
+        levels = levels_of(recorder)
+        recorder.intake.forward.left(None if levels is None else levels.returned)
         session.call_left()
     if isinstance(recorder.intake, Replay):
         done, steps = len(recorder.tape.steps), len(recorder.intake.tape.steps)
@@ -147,9 +149,9 @@ def _look_out(session: Standing, op: ClosedOp) -> None:
         RunAgain: Through the program.
     """
     recorder, tape, scouts = session.recorder, session.tape, scouting(session)
-    if recorder is None or recorder.levels is None or not scouts:
+    levels = None if recorder is None else levels_of(recorder)
+    if recorder is None or levels is None or not scouts:
         return
-    levels = recorder.levels
     fresh = levels.losses.fresh()
     loss = fresh[1] if fresh is not None and fresh[0] is op else None
     ended = Ended(op, loss, loss_before(tape, op), levels.returned, levels.calling)
@@ -182,7 +184,8 @@ def scouting(session: Standing) -> list[Scout] | None:
     if recorder is None or not isinstance(now, Going):
         return None
     triggers = tuple(session.stops.enabled)
-    known = session.scouts if recorder.levels is not None and recorder.levels.native else None
+    levels = levels_of(recorder)
+    known = session.scouts if levels is not None and levels.native else None
     if known is None or known[:2] != (now.goal, triggers):
         watch(session)
         known = session.scouts
@@ -330,7 +333,7 @@ def look_at_failure(session: Standing, error: BaseException | None) -> None:
     Raises RunAgain through the program.
     """
     recorder, tape = session.recorder, session.tape
-    levels = None if recorder is None else recorder.levels
+    levels = None if recorder is None else levels_of(recorder)
     failed = isinstance(error, Exception) and levels is not None and levels.native and session.stood is None
     if failed and tape.ops and session.hooks.looks() and session.edits.can_run_again:
         session.edits.open(frozenset([tape.steps.number_at(len(tape) - 1)]), -1)
