@@ -52,6 +52,10 @@ class Intake:
     def passed(self, recorder: Recorder) -> None:
         """Note that an op inside a gradient call has been put on the tape."""
 
+    def has_line(self, recorder: Recorder, count: int) -> bool:
+        """Whether a line of the user's is to run among the next ops, so many of them: then Python has to come by."""
+        return False
+
     def given(self, recorder: Recorder, op: Op, frame: FrameType) -> Op | None:
         """Return the op that stands on the tape now for `op`, with its results; None where it must be computed.
 

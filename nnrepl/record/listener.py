@@ -78,6 +78,9 @@ class Mirrored(Protocol):
     def due(self, exchange: Callable[[Value, Value], None]) -> None:
         """Make those that stand where the run stands now; `exchange` lets them take effect."""
 
+    def passed(self, due: bool = False) -> None:
+        """Run the lines of the user's that stand where the run stands now; `due`: the op there is about to be made."""
+
 
 class Touching(Protocol):
     """What writes down the function of a call that MLX runs by itself.

@@ -23,6 +23,7 @@ from nnrepl.record.leavings import Leavings
 from nnrepl.record.listener import Exchanging, Listener, Mirrored, Touching
 from nnrepl.record.objects import Slot, hand_out
 from nnrepl.record.phases import feeds_update, starts, title
+from nnrepl.record.runs_twice import TwiceRun
 from nnrepl.record.stack import Stack
 from nnrepl.record.watch import BindingWatch
 from nnrepl.tape import (
@@ -88,6 +89,7 @@ class Recorder:
         repeating: In how many compiled functions ops are repeated, of which none of the program's lines runs.
         indexing: Ops that take places which have not been looked at yet; `told` where something was found.
         mirrors: The second runs of checkpoints that are being recorded and have changes to make.
+        blocks: The first runs of checkpoints that are being recorded, outermost first.
         overwritten: Values whose array object was changed in place for an edit.
         draws: Since what the random draws are counted, and how many there were.
         watch: Notes what the program's variables hold.
@@ -124,6 +126,7 @@ class Recorder:
         self.indexing: list[Op] = []
         self.told: set[tuple[Any, int]] = set()
         self.mirrors: list[Mirrored] = []
+        self.blocks: list[TwiceRun] = []
         self.tracing: list[Tracing] = []
         self.made_before: dict[int, tuple[Any, Callable[..., Any]]] = {}
         self.overwritten: list[tuple[Value, mx.array]] = []

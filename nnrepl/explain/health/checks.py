@@ -53,7 +53,11 @@ CHECKS: tuple[Check, ...] = (*(check for module in _MODULES for check in module.
 def of_the_step_before(case: Checkup) -> list[Finding]:
     """Tell how this step began from the one before, and, where this one's update lies ahead, what the program did with
     the gradients of the one before. Notes in `case` whether the program drops what an update makes."""
-    before = case.before
+    number = case.pass_.step.number
+    turns = [
+        pass_ for pass_ in case.series if pass_.step.number < number
+    ]  # of sums of gradients one step makes several
+    before = turns[-1] if turns else case.before
     if before is None:
         return []
     earlier = Checkup(case.session, before, case.look, case.limits)
@@ -81,7 +85,8 @@ def health(session: Reading, **limits: float) -> Report:
     report.findings.extend(outside(case))
     checks: Sequence[Check] = () if case.unsafe else CHECKS
     before = case.before
-    told = of_the_step_before(case) if case.next is None and not case.unsafe else []
+    later = case.next is not None and case.next.step.number > pass_.step.number
+    told = [] if later or case.unsafe else of_the_step_before(case)
     for check in checks:
         report.findings.extend(check(case))
     kinds = {finding.kind for finding in told}
