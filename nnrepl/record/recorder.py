@@ -96,6 +96,7 @@ class Recorder:
         inside: What writes down the call that MLX runs by itself, where its function runs now.
         levels: Switches between recording ops and noticing calls; None before anything is installed.
         native_until: Where on the tape ops are recorded again that follow closed calls; 0: it has none.
+        older: Lazy arrays that are made of nothing that has been recorded since then, by `id`.
         collector: Keeps Python's garbage collector off the tape.
         customized: Custom functions and what was set as their `vjp`, `jvp`, `vmap`, by `id`.
         unified: Leaves that entered anew in a run along a tape, and which value of that each one is.
@@ -112,6 +113,7 @@ class Recorder:
         self.stack = Stack(base, self.watch)
         self.pass_: Pass | None = None
         self.differentiating = self.repeating = self.native_until = 0
+        self.older: dict[int, weakref.ref[mx.array]] = {}
         self.captured: dict[Value, mx.array] = {}
         self.overwrites: dict[int, tuple[mx.array, Value]] = {}
         self.forced = False
