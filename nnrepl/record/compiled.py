@@ -204,7 +204,9 @@ class Twin:
     @classmethod
     def of(cls, trace: FirstCall) -> Twin:
         """Return what a first run shows."""
-        passes = dict.fromkeys([op.pass_ for op in trace.ops if op.pass_.kind in (GRADIENT_PASS, UPDATE_PASS)])
+        # What happens inside of a nested call is no call of its own: MLX runs that call as one op.
+        passes = dict.fromkeys([op.pass_ for op in trace.ops if op.pass_.within is None])
+        passes = {pass_: None for pass_ in passes if pass_.kind in (GRADIENT_PASS, UPDATE_PASS)}
         losses = [pass_.loss.canonical for pass_ in passes if pass_.kind == GRADIENT_PASS and pass_.loss is not None]
         returned: list[Value] = []
         _map_values(trace.result, returned.append)  # type: ignore[arg-type]  # what is built of it is not looked at
