@@ -230,7 +230,9 @@ class Twin:
     @classmethod
     def of(cls, trace: FirstCall) -> Twin:
         """Return what a first run shows."""
-        seen = dict.fromkeys([op.pass_ for op in trace.ops if op.pass_.kind in (GRADIENT_PASS, UPDATE_PASS)])
+        # What happens inside of a nested call is no call of its own: MLX runs that call as one op.
+        outer = dict.fromkeys([op.pass_ for op in trace.ops if op.pass_.within is None])
+        seen = [pass_ for pass_ in outer if pass_.kind in (GRADIENT_PASS, UPDATE_PASS)]
         steps = {pass_.step.number: pass_.step for pass_ in seen}.values()
         updates = {pass_ for step in steps for pass_ in step.updates}  # sums of gradients are none
         passes = [pass_ for pass_ in seen if pass_.kind == GRADIENT_PASS or pass_ in updates]
