@@ -104,7 +104,7 @@ class Tripped:
 
     def sees(self, tape: Tape, ended: Ended) -> list[int]:
         number = tape.steps.number_at(ended.op.position)
-        return [near for near in (number - 1, number) if _is_closed(tape, near) and self.may(tape, near)]
+        return [near for near in (number - 1, number) if is_closed(tape, near) and self.may(tape, near)]
 
     def may(self, tape: Tape, number: int) -> bool:
         trips = trips_of(tape)
@@ -135,7 +135,7 @@ class OutcomeHolds:
         if holds:
             trips.note(self.key, max(at, 0))
         found = number - 1 if late and tape.steps.number_at(max(at, 0)) != number else number
-        return [found] if holds and _is_closed(tape, found) else []
+        return [found] if holds and is_closed(tape, found) else []
 
     def may(self, tape: Tape, number: int) -> bool:
         return trips_of(tape).may(self.key, tape, number)
@@ -165,7 +165,8 @@ def _here(tape: Tape, ended: Ended) -> list[int]:
     return [tape.steps.number_at(ended.op.position)]
 
 
-def _is_closed(tape: Tape, number: int) -> bool:
+def is_closed(tape: Tape, number: int) -> bool:
+    """Whether a call of a step is closed."""
     if not 0 < number <= len(tape.steps):
         return False
     step = tape.steps[number - 1]
@@ -209,6 +210,26 @@ def scout_of(session: Standing, trigger: Trigger) -> Scout | None:
         place = session.breaks_at(trigger)
         return None if place is None else _scout_of_place(session, place)
     return None
+
+
+def records_for(session: Standing, trigger: Trigger) -> str:
+    """Why steps do not run natively as long as something is to stop the user, or what is missed natively; "" for
+    nothing that is worth saying."""
+    if isinstance(trigger, Catch) and trigger.text == "nan":
+        return "Where steps run natively their losses and gradients are looked at: a NaN that is gone before is missed."
+    place = session.breaks_at(trigger) if isinstance(trigger, Breakpoint) else None
+    if isinstance(trigger, Breakpoint) and (place is None or not _is_waited_for(session, place)):
+        return ""
+    if scout_of(session, trigger) is not None or (isinstance(trigger, Watch) and _speaks_of_loss(trigger.text)):
+        return ""
+    return "All steps are recorded for it, since it is seen only inside of them: that takes longer."
+
+
+def _is_waited_for(session: Standing, place: Place) -> bool:
+    """Whether a place is one where the program is not in each step; of a condition alone that is known after one."""
+    if isinstance(place, Condition):
+        return place.place is not None or len(session.tape.steps) > 1
+    return place.first_after(session.tape, 0) is None
 
 
 def _scout_of_place(session: Standing, place: Place) -> Scout | None:
