@@ -151,8 +151,8 @@ def _look_out(session: Standing, op: ClosedOp) -> None:
         return
     levels = recorder.levels
     fresh = levels.losses.fresh()
-    loss = fresh[1] if fresh is not None and fresh[0] is op else None
-    ended = Ended(op, loss, loss_before(tape, op), levels.returned, levels.calling)
+    made, loss = fresh if fresh is not None else (op, None)
+    ended = Ended(op, loss, loss_before(tape, made), levels.returned, levels.calling, levels.compiled)
     with recorder.muted():
         found = [(scout, step) for scout in scouts for step in scout.sees(tape, ended)]
     levels.losses.settle()  # its number is known from here on

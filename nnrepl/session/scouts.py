@@ -12,12 +12,14 @@ from typing import Protocol
 
 import mlx.core as mx
 
+from nnrepl.record.segments import is_library
 from nnrepl.session import goals
 from nnrepl.session.entered import InClass, InFunction, SourceLine
 from nnrepl.session.outcomes import Ended, Outcome, is_called_loss, outcome_of
 from nnrepl.session.parsed import Parsed, parse
 from nnrepl.session.place import Place
 from nnrepl.session.points import Condition, Number, StepStart, Within
+from nnrepl.session.program import is_called
 from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Breakpoint, Catch, Trigger, Watch
 from nnrepl.session.wires import EntryWire, LineWire, TruthWire, Wire, asks_variables_only, trips_of
@@ -126,7 +128,7 @@ class OutcomeHolds:
 
     def sees(self, tape: Tape, ended: Ended) -> list[int]:
         pass_ = ended.op.pass_
-        if not self._outcome.asks(pass_.kind):
+        if not self._outcome.asks(ended):
             return []
         holds = self._outcome.holds(ended)
         trips, number = trips_of(tape), tape.steps.number_at(ended.op.position)
@@ -242,7 +244,7 @@ def _scout_of_place(session: Standing, place: Place) -> Scout | None:
     if condition and outer is None and truth is None:
         outcome = outcome_of(session, parse(condition))
         return None if outcome is None else OutcomeHolds(condition, outcome)
-    wire = None if outer is None else _wire_of(outer)
+    wire = None if outer is None or _runs_unseen(session, outer) else _wire_of(outer)
     wires = [found for found in (wire, truth) if found is not None]
     return Tripped(wires) if wires else None
 
@@ -259,6 +261,21 @@ def _step_of(tape: Tape, place: Place) -> int | None:
 def _truth(condition: str) -> TruthWire | None:
     parsed = parse(condition)
     return TruthWire(parsed) if asks_variables_only(parsed) else None
+
+
+def _runs_unseen(session: Standing, place: Place) -> bool:
+    """Whether MLX may run what is at a place without Python: it has been in a compiled function, or it is a function of
+    a library, which may be compiled."""
+    tape = session.tape
+    if isinstance(place, Within):
+        return _runs_unseen(session, place.inner) or _runs_unseen(session, place.outer)
+    if any(place.first_after(tape, start) in range(start, end) for start, end in tape.compiled):
+        return True
+    if isinstance(place, SourceLine):
+        return is_library(place.file)
+    known = session.program.classes() if isinstance(place, InClass) else session.program.functions()
+    name = getattr(place, "name", "")
+    return not any(is_called(found, name) for found in known)
 
 
 def _wire_of(place: Place) -> Wire | None:
