@@ -110,8 +110,8 @@ class Levels:
         changes: Tells whether weights are changed between gradient calls.
         resting: Whether the program is in a closed stretch: until the next call.
         evaluations: How many evaluations the program has forced up to now, if it is.
-        returned: What the call gives back that has just been closed; `calling`: the frame in which it was made;
-            `making`: the one that is being made.
+        returned: What the call gives back that has just been closed; `calling`: the frame in which it was made,
+            `compiled`: whether in a compiled function; `making`: the one that is being made.
     """
 
     def __init__(
@@ -134,6 +134,7 @@ class Levels:
         self.evaluations = 0
         self.returned: Any = None
         self.calling: FrameType | None = None
+        self.compiled = False
         self.making: Callable[[], Any] | None = None
         self._depth = 0
         self._sparse = False
@@ -311,7 +312,7 @@ class Levels:
                 self._came_out(op, result, error, loss)
                 recorder.intake.closed(recorder, op)
                 self._expect_update(op.pass_, weights)
-            self.calling = frame
+            self.calling, self.compiled = frame, calls[0].scope is not None
             try:
                 self._left(op, result)
             finally:
