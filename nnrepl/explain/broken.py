@@ -17,9 +17,10 @@ from nnrepl.explain.paths import upstream
 from nnrepl.explain.stuck import made_zero
 from nnrepl.ops import ENTRIES, Trait, has
 from nnrepl.ops.entry import Pole
+from nnrepl.ops.numbers import unravel
 from nnrepl.ops.poles import LARGEST
 from nnrepl.ops.reader import readable
-from nnrepl.session.births import NAN, Birth, same_place, unravel
+from nnrepl.session.births import NAN, Birth, same_place
 from nnrepl.tape import Op, Value
 from nnrepl.tape.claims import Claim, Said, first_advised, joined
 

@@ -23,7 +23,7 @@ from nnrepl.record import opaque, trees
 from nnrepl.record.caller import Caller
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
-from nnrepl.record.native import Call, Levels
+from nnrepl.record.native import Call, Levels, levels_of
 from nnrepl.record.numbering import called_from
 from nnrepl.record.quiet import quietly, set_random_state
 from nnrepl.record.recorder import RECORD, Recorder
@@ -148,7 +148,7 @@ class Compiled(opaque.Transform):
         if runs_plainly(recorder, args, kwargs, frame):
             given, names = _new_handles(recorder, (args, kwargs), frame)
             return invoke(self.fun, given, names)
-        levels = recorder.levels
+        levels = levels_of(recorder)
         if recorder.differentiating or recorder.tracing or levels is None or self._is_library():
             return self._call(recorder, args, kwargs, frame)
         signature = _signature(args, kwargs)
@@ -230,7 +230,9 @@ class Twin:
     @classmethod
     def of(cls, trace: FirstCall) -> Twin:
         """Return what a first run shows."""
-        seen = dict.fromkeys([op.pass_ for op in trace.ops if op.pass_.kind in (GRADIENT_PASS, UPDATE_PASS)])
+        # What happens inside of a nested call is no call of its own: MLX runs that call as one op.
+        outer = dict.fromkeys([op.pass_ for op in trace.ops if op.pass_.within is None])
+        seen = [pass_ for pass_ in outer if pass_.kind in (GRADIENT_PASS, UPDATE_PASS)]
         steps = {pass_.step.number: pass_.step for pass_ in seen}.values()
         updates = {pass_ for step in steps for pass_ in step.updates}  # sums of gradients are none
         passes = [pass_ for pass_ in seen if pass_.kind == GRADIENT_PASS or pass_ in updates]

@@ -28,7 +28,7 @@ from nnrepl.record.frame_variables import first_argument
 from nnrepl.record.handing_back import hand_back
 from nnrepl.record.numbering import BY_OPTIMIZER, Numbering
 from nnrepl.record.patches import Patches
-from nnrepl.record.recorder import NATIVE, RECORD, Recorder, noticing, ready
+from nnrepl.record.recorder import NATIVE, RECORD, Recorder, current, ready
 from nnrepl.record.segments import is_mlx
 from nnrepl.record.stack import UPDATES
 from nnrepl.record.watch import BindingWatch
@@ -110,8 +110,8 @@ class Levels:
         changes: Tells whether weights are changed between gradient calls.
         resting: Whether the program is in a closed stretch: until the next call.
         evaluations: How many evaluations the program has forced up to now, if it is.
-        returned: What the call gives back that has just been closed; `calling`: the frame in which it was made;
-            `making`: the one that is being made.
+        returned: What the call gives back that has just been closed; `calling`: the frame in which it was made,
+            `compiled`: whether in a compiled function; `making`: the one that is being made.
     """
 
     def __init__(
@@ -134,6 +134,7 @@ class Levels:
         self.evaluations = 0
         self.returned: Any = None
         self.calling: FrameType | None = None
+        self.compiled = False
         self.making: Callable[[], Any] | None = None
         self._depth = 0
         self._sparse = False
@@ -191,6 +192,7 @@ class Levels:
         self.renew()
         recorder.mode = RECORD
         recorder.native_until = len(recorder.tape)
+        recorder.older.clear()
         recorder.seeded(("native", len(recorder.tape.steps)))
         recorder.watch.resume(recorder.stack.watched(recorder.watch))
 
@@ -310,7 +312,7 @@ class Levels:
                 self._came_out(op, result, error, loss)
                 recorder.intake.closed(recorder, op)
                 self._expect_update(op.pass_, weights)
-            self.calling = frame
+            self.calling, self.compiled = frame, calls[0].scope is not None
             try:
                 self._left(op, result)
             finally:
@@ -377,10 +379,30 @@ class Levels:
             before = tape.passes[-2]
             pass_.number = before.number + self.numbering.between(before, pass_)
 
+    def over(self) -> None:
+        """Note that the program has ended: the last loss is looked at."""
+        self.losses.settle()
+
     def record_late(self) -> None:
         """Note that what is about to be called has to be recorded, although what came just before has not been."""
         self.recorder.tape.late.add(len(self.recorder.tape))
         self.record()
+
+
+def levels_of(recorder: Recorder) -> Levels | None:
+    """Return what switches a recorder's levels; None before anything is installed."""
+    levels = recorder.levels
+    return levels if isinstance(levels, Levels) else None
+
+
+def noticing() -> Levels | None:
+    """Return what notices a call made natively here and now, not within another one; None if nothing does."""
+    recorder = current()
+    if recorder is not None and recorder.mode == NATIVE and get_ident() == recorder.thread:
+        levels = levels_of(recorder)
+        if levels is not None and not levels.inside:
+            return levels
+    return None
 
 
 def _own(frame: FrameType) -> FrameType:
