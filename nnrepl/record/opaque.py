@@ -24,7 +24,7 @@ from nnrepl.record.nested_calls import Given, InsideRecording, given_of
 from nnrepl.record.objects import deliver, hand_out
 from nnrepl.record.quiet import exchanged, quietly
 from nnrepl.record.recipe import TransformRecipe
-from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, current, noticing, ready
+from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, current, here, ready
 from nnrepl.record.strays import invoke, native
 from nnrepl.record.titles import code_of, parameter_names, title
 from nnrepl.tape import Inside, Op, Operation, Value, arrays_of
@@ -125,10 +125,10 @@ class Transform:
         self.__doc__ = getattr(fun, "__doc__", None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        recorder = ready()
-        if recorder is not None:
+        recorder = here()
+        if recorder is not None and recorder.mode == RECORD:
             return self.call(recorder, args, kwargs, _getframe(1))
-        levels = noticing()
+        levels = None if recorder is None else recorder.noticing
         if levels is not None:
             return self.notice(levels, args, kwargs, _getframe(1))
         pass_on((args, kwargs))

@@ -433,6 +433,11 @@ class Recorder:
         self.watch.settle()
         self.stack.release()
 
+    @property
+    def noticing(self) -> Levels | None:
+        """What notices a call made natively now, not within another one; None if nothing does."""
+        return None if self.mode != NATIVE or self.levels is None or self.levels.inside else self.levels
+
     @contextmanager
     def muted(self) -> Iterator[None]:
         """While nnrepl itself computes, nothing is recorded."""
@@ -451,24 +456,22 @@ def current() -> Recorder | None:
     return _installed[-1] if _installed else None
 
 
+def here() -> Recorder | None:
+    """Return the installed recorder, if it follows this thread."""
+    recorder = _installed[-1] if _installed else None
+    return recorder if recorder is not None and get_ident() == recorder.thread else None
+
+
 def ready() -> Recorder | None:
     """Return the installed recorder if it would record a call made here and now."""
-    if _installed:
-        recorder = _installed[-1]
-        if recorder.mode == RECORD and get_ident() == recorder.thread:
-            return recorder
-    return None
+    recorder = here()
+    return recorder if recorder is not None and recorder.mode == RECORD else None
 
 
 def noticing() -> Levels | None:
     """Return what notices a call made natively here and now, not within another one; None if nothing does."""
-    if _installed:
-        recorder = _installed[-1]
-        if recorder.mode == NATIVE and get_ident() == recorder.thread:
-            levels = recorder.levels
-            if levels is not None and not levels.inside:
-                return levels
-    return None
+    recorder = here()
+    return None if recorder is None else recorder.noticing
 
 
 @contextmanager
