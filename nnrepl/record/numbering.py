@@ -134,6 +134,9 @@ def own_place(pass_: Pass) -> tuple[Activation | None, CodeType | None, int]:
 
 
 def _place_of(pass_: Pass) -> Place:
+    scope = pass_.scope
+    if pass_.kind == GRADIENT_PASS and scope is not None and not (scope.updating or is_library(scope.code.co_filename)):
+        return id(scope.code), pass_.lasti  # as mostly
     _, code, lasti = own_place(pass_)
     return id(code), lasti
 

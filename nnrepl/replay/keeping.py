@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _copy, _eval, _view, _or, _array = mx.array.__copy__, mx.eval, mx.view, mx.bitwise_or, mx.array
 _SAME_SIZE = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
-_SHARE = 0.02
+_SHARE = 0.01
 _MOST, _FEW = 16, 8
 _PATIENCE = 8
 _NEVER = float("inf")
@@ -61,7 +61,7 @@ class Point:
 
 
 class Keeping:
-    """Keeps points while the program runs natively, so seldom that it costs a fiftieth of the time.
+    """Keeps points while the program runs natively, so seldom that it costs a hundredth of the time.
 
     What changes from call to call is copied: if its buffers were held, MLX could not write an update into them, and
     would lay the new weights out otherwise. What stays the same object is held.

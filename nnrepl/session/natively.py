@@ -336,7 +336,8 @@ def look_at_end(session: Standing) -> None:
         RunAgain: Through the program.
     """
     recorder, tape, now = session.recorder, session.tape, session.course.now
-    native = recorder is not None and recorder.levels is not None and recorder.levels.native
+    levels = None if recorder is None else levels_of(recorder)
+    native = levels is not None and levels.native
     if not native or not isinstance(now, Going) or now.interrupted or this_process() != session.process:
         return
     last = tape.steps.number_at(len(tape) - 1)
