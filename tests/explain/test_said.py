@@ -35,6 +35,7 @@ from nnrepl.view.diff import _lengths, diff_view
 from nnrepl.view.receipt import receipt_view
 from nnrepl.view.stop_list import finding_view
 from nnrepl.view.theme import THEMES
+from tests.explain.said_checks import CHECKS
 from tests.explain.said_whys import MADE, WHYS, ZEROS
 from tests.explain.said_wrongly import WRONGS
 from tests.explain.test_claims import ZERO, attention
@@ -288,6 +289,7 @@ PROGRAMS: dict[str, list[Program]] = {
     "diff": [lambda folder: differences()],
     "compare": [*(partial(compared, made=made) for made in CHANGED), lambda folder: wrongly_compared()],
     "catch": [lambda folder: caught(), lambda folder: wrongly_caught()],
+    "check": CHECKS,
     "why": [whys, *WHYS, *WRONGS],
     "health": [lambda folder: healths()],
     "0": [*(zero(fn) for fn in [*(ZERO[name][0] for name in FAULTS), *MORE]), *MADE, *ZEROS],
