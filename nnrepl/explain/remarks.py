@@ -155,7 +155,7 @@ def _summed(op: Op, forward: Op, entry: Entry, of: Value, called: str) -> Iterat
     rows = upstream(op)[0].shape[-2] if product and upstream(op) else 0
     met = "the rows of the batch: every row that went through" if len(of.shape) == 2 else (
         f"the {rows} rows that meet each column of")  # fmt: skip
-    yield Claim("explain: rows", lambda: not mapped and product and rows > 1, lambda: (
+    yield Claim("explain: rows", lambda: not mapped and product and rows > 0, lambda: (
         f"The sum runs over {met} {called}{' has its say' if len(of.shape) == 2 else ''}."))  # fmt: skip
     yield Claim("explain: moved", lambda: not mapped and entry.kind == MOVE, lambda: (
         "Numbers that were only moved get their gradients back where they came from."))  # fmt: skip

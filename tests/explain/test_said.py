@@ -414,7 +414,8 @@ def test_a_plain_string_is_no_answer() -> None:
     """mypy refuses one where a `Said` stands; and nobody but claims makes a `Said` of a string."""
     for kind, fields in (
         (Cause, {"headline": Said, "reasons": list[Said], "also": list[Said], "advice": Said}),
-        (Reason, {"text": Said}), (Growth, {"text": Said}), (Finding, {"text": Said}), (Explanation, {"notes": list[Said]}),
+        (Reason, {"text": Said}), (Growth, {"text": Said}), (Finding, {"text": Said}),
+        (Explanation, {"notes": list[Said]}),
     ):  # fmt: skip
         assert fields.items() <= get_type_hints(kind).items()
     made = [
