@@ -116,8 +116,11 @@ def _forward_rule(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> tu
     if name in ("divide", "floor_divide", "reciprocal") and (first if name == "reciprocal" else second) == 0:
         zero = "0 divided by 0 is no number." if first == 0 and name != "reciprocal" else "A number divided by 0 is ∞."
         divisor = op.inputs[-1] if op.inputs else None
-        if divisor is not None and divisor.op is not None and look.can_see(divisor) and look.stat(divisor).is_zero:
-            zero += f" {made_zero(look, divisor).text}"
+        place = None if divisor is None else same_place(birth.value.shape, birth.at, divisor.shape)
+        if divisor is not None and divisor.op is not None and look.can_see(divisor) and place is not None:
+            whole = look.stat(divisor).is_zero
+            one = None if whole else mx.arange(divisor.size).reshape(divisor.shape) == place
+            zero += f" {made_zero(look, divisor, one).text}"
         return zero, "Keep the denominator away from 0: add a small number (1e-8), or divide only where it is not 0."
     if name in ("sqrt", "rsqrt") and first is not None and first <= 0:
         if first < 0:

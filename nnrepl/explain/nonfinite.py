@@ -17,7 +17,7 @@ from nnrepl.explain.scale import grows
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_inexact, unravel
 from nnrepl.session.reading import Reading
-from nnrepl.tape import GRADIENT_PASS, ClosedOp, Leaf, Op, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Leaf, Op, Pass, Value
 from nnrepl.tape.claims import Claim, say, say_first
 from nnrepl.tape.collector import paused
 
@@ -80,12 +80,15 @@ def trouble(look: Look, pass_: Pass) -> Trouble | None:
 
 
 def ends(pass_: Pass) -> list[Value]:
-    """Return what a pass is run for, the loss first."""
+    """Return what a pass is run for, the loss first: of an update all that it makes; of what is neither what nothing
+    in it goes on with, since an evaluation may mask with −∞ as training does."""
     if pass_.kind == GRADIENT_PASS:
         found = [pass_.loss] if pass_.loss is not None else [root for root, _ in pass_.roots]
         found += [grads[-1] for leaf in pass_.wrt if (grads := pass_.grads.get(leaf))]
     else:
-        found = [value for op in pass_.ops if op.error is None for value in op.outputs]
+        made = [op for op in pass_.ops if op.error is None]
+        taken = set() if pass_.kind == UPDATE_PASS else {value for op in made for value in op.inputs}
+        found = [value for op in made for value in op.outputs if value not in taken]
     return [value for value in found if is_inexact(value) and not value.refusal]
 
 

@@ -9,6 +9,7 @@ from nnrepl.explain.links import describe, links_along
 from nnrepl.explain.look import Look, Stat
 from nnrepl.explain.paths import path
 from nnrepl.explain.stuck import made_zero, reason_for
+from nnrepl.explain.zero_reasons import Reason
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Op, Pass, Value
 
@@ -44,7 +45,7 @@ def why_zero(session: Reading, gradient: Value, name: str = "") -> Cause:
         answer.also.append(
             f"It also became 0 on another way, at {words.title(other.op)}, {_made(other.op)}: {why.text}"
         )
-    answer.also.extend(_others(look, gradient, first, reason.text))
+    answer.also.extend(_others(look, gradient, first, reason))
     answer.also.extend(_beginner(look, op.pass_, reason.start))
     answer.ops = look.ops
     return answer
@@ -73,7 +74,7 @@ def _made(op: Op) -> str:
     return f"{given}{describe(forward)}" + (f" ({where})" if where else "")
 
 
-def _others(look: Look, gradient: Value, culprit: Blame, text: str) -> list[str]:
+def _others(look: Look, gradient: Value, culprit: Blame, why: Reason) -> list[str]:
     """Return what became of the other parameters of the pass: which are 0 for the same reason, which still learn."""
     pass_: Pass | None = gradient.op.pass_ if gradient.op is not None else None
     if pass_ is None:
@@ -96,7 +97,8 @@ def _others(look: Look, gradient: Value, culprit: Blame, text: str) -> list[str]
             continue
         # One VJP gives several gradients, each of which can be 0 for a reason of its own: a weight or an input is 0.
         reason = reason_for(look, first.op, first.value, first.mask)
-        if first.op is culprit.op and reason.text == text:
+        same_line = _spot(first.op) and _spot(first.op) == _spot(culprit.op)
+        if (first.op is culprit.op or same_line) and reason.kind == why.kind:
             same.append(leaf.name)
         elif len(other) < 2:
             at = f"{words.title(first.op)}, {_made(first.op)}"
@@ -115,6 +117,11 @@ def _others(look: Look, gradient: Value, culprit: Blame, text: str) -> list[str]
     elif finals:
         lines.append("No parameter gets a gradient that is not 0.")
     return lines
+
+
+def _spot(op: Op) -> str:
+    """Where the forward op stands that an op differentiates."""
+    return words.spot(op.of or op)
 
 
 def _beginner(look: Look, pass_: Pass, start: Value | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from nnrepl.explain.answer import Evidence
@@ -25,3 +26,8 @@ class Reason:
     op: Op | None = None
     start: Value | None = None
     cancels: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The sentences without numbers: what the same line says of another layer, or of another turn of its loop."""
+        return re.sub(r"\d+(\.\d+)?(e[+−-]?\d+)?", "", self.text)

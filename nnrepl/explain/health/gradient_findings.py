@@ -140,6 +140,8 @@ class Dead:
         reason: Why.
         level: How bad it is: zeros that the model makes on purpose may be meant.
         ways: Where the gradient of the first of them became 0 on other ways.
+        others: Other ops of the same line where that of others of them became 0, for the same reason.
+        condition: Whether only conditions (or places) are made of them: masks that are kept as parameters.
     """
 
     op: Op
@@ -147,33 +149,34 @@ class Dead:
     reason: Reason
     level: str
     ways: list[Blame]
+    others: list[Op]
+    condition: bool = False
 
 
 def dead(case: Checkup) -> Iterator[Dead]:
-    """Parameters whose gradient is 0 everywhere, grouped by the op where it became so; those left out that begin to
-    learn by themselves, or belong to how the model works."""
+    """Parameters whose gradient is 0 everywhere, grouped by the op where it became so, or by its line where other ops
+    of it did the same for the same reason; those left out that begin to learn by themselves, or belong to how the model
+    works."""
     grads = finals(case)
     stats = case.look.stats(grads.values())
     zeros = [leaf for leaf, grad in grads.items() if stats[grad].is_zero and mx.issubdtype(leaf.dtype, mx.inexact)]
-    groups: dict[tuple[Op, str], list[Value]] = {}
-    reasons: dict[tuple[Op, str], Reason] = {}
+    groups: dict[tuple[str, str], list[tuple[Value, Blame, Reason, list[Blame]]]] = {}
     known: dict[Value, Reason] = {}
-    ways: dict[tuple[Op, str], list[Blame]] = {}
     for leaf in zeros:
         blamed = blame(case.look, grads[leaf], cone_stats(case.look, grads[leaf]))
         if not blamed:
             continue
         first = blamed[0]
-        if first.op.of is not None and not all(case.look.finite([*first.op.of.inputs, *first.op.of.outputs]).values()):
-            continue  # an ∞ that is divided away: told as that
+        if _is_divided_away(case, first):
+            continue  # told as that
         if first.value not in known:
             known[first.value] = reason_for(case.look, first.op, first.value, first.mask)
-        key = first.op, known[first.value].text
-        groups.setdefault(key, []).append(leaf)
-        reasons.setdefault(key, known[first.value])
-        ways.setdefault(key, blamed[1:])
-    for (op, said), leaves in groups.items():
-        reason, some = reasons[op, said], len(zeros) < len(grads)
+        key = line_of(first.op) or first.op.label, known[first.value].kind
+        groups.setdefault(key, []).append((leaf, first, known[first.value], blamed[1:]))
+    for group in groups.values():
+        _, first, reason, ways = group[0]
+        leaves, op, some = [leaf for leaf, *_ in group], first.op, len(zeros) < len(grads)
+        others = list(dict.fromkeys(other.op for _, other, *_ in group if other.op is not op))
         if some and (will_move(case, reason.start) or is_meant(case, op, leaves)):
             continue
         step = op.of is not None and (
@@ -181,8 +184,23 @@ def dead(case: Checkup) -> Iterator[Dead]:
         )
         made = reason.start is not None and reason.start.op is not None  # zeros that the program makes in this pass
         learned = op.of is not None and op.of.name == "maximum" and was_alive(case, op.of)
-        meant = step or learned or ((made or reason.cancels) and some)
-        yield Dead(op, leaves, reason, NOTE if meant else WARNING, ways[op, said])
+        condition = some and _is_condition(first)
+        meant = step or learned or condition or ((made or reason.cancels) and some)
+        yield Dead(op, leaves, reason, NOTE if meant else WARNING, ways, others, condition)
+
+
+def _is_divided_away(case: Checkup, first: Blame) -> bool:
+    """Whether the gradient of a number is 0 where an ∞ goes in or out."""
+    forward = first.op.of
+    if forward is None or _is_condition(first):
+        return False
+    return not all(case.look.finite([*forward.inputs, *forward.outputs]).values())
+
+
+def _is_condition(first: Blame) -> bool:
+    """Whether what gets the 0 is a condition, or a place: no number that could learn."""
+    of = first.value.gradient_of
+    return of is not None and not is_inexact(of)
 
 
 def zero(case: Checkup) -> Iterator[Finding]:
@@ -200,9 +218,25 @@ def _are_zero(case: Checkup, one: Dead) -> Claim[str]:
         return not any(case.look.numbers([mx.any(case.look.array(grads[leaf]) != 0) for leaf in one.leaves]))
 
     are, them = ("is", "it") if len(one.leaves) == 1 else ("are", "they")
+    at = f"{words.title(one.op)}{_and_at(one)}{line_of(one.op)}"
     return Claim("finding: zero gradient", holds, lambda: (
-        f"{_names(one.leaves, '∂L/∂')} {are} 0: {them} became 0 at {words.title(one.op)}{line_of(one.op)}: "
-        f"{one.reason.text.rstrip('.')}{_other_ways(case, one)}"))  # fmt: skip
+        f"{_names(one.leaves, '∂L/∂')} {are} 0: {them} became 0 at {at}: {one.reason.text.rstrip('.')}"
+        f"{_other_ways(case, one)}{_as_a_mask(one)}"))  # fmt: skip
+
+
+def _and_at(one: Dead) -> str:
+    if not one.others:
+        return ""
+    more = f" and {len(one.others) - 3} more" if len(one.others) > 3 else ""
+    return f", and likewise at {', '.join(op.label for op in one.others[:3])}{more}"
+
+
+def _as_a_mask(one: Dead) -> str:
+    """Return what to write instead where a mask is kept as a parameter: only weight decay could move it."""
+    if not one.condition:
+        return ""
+    last = one.leaves[0].name.rpartition(".")[2]
+    return f'. It is among the trained parameters all the same: freeze(keys=["{last}"]), or call it _{last}'
 
 
 def _other_ways(case: Checkup, one: Dead) -> str:
