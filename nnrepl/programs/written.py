@@ -24,20 +24,23 @@ class WrittenFiles:
 
     def __init__(self) -> None:
         self._paths: dict[str, None] = {}
+        self._told: set[str] = set()
         self._before = frozenset(_open_files())
         self._runs: Callable[[], bool] = bool
 
     def warning(self) -> str:
-        """Return what to say before the program runs again; "" if it wrote none."""
+        """Return what to say before the program runs again; "" if it wrote none. Files are named once."""
         for path in _open_files():  # a database, say, which opens its file itself
             if path not in self._before:
                 self._paths[path] = None
         if not self._paths:
             return ""
-        here = os.getcwd()
-        names = [os.path.relpath(path) if path.startswith(here + os.sep) else path for path in self._paths]
+        here, new = os.getcwd(), [path for path in self._paths if path not in self._told]
+        names = [os.path.relpath(path) if path.startswith(here + os.sep) else path for path in new]
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        return f"it writes its files again: {', '.join(names[:_NAMED])}{more}"
+        besides = ", and besides" if self._told and names else ""
+        self._told.update(new)
+        return f"it writes its files again{besides}{': ' if names else ''}{', '.join(names[:_NAMED])}{more}"
 
     @contextmanager
     def watching(self, runs: Callable[[], bool]) -> Iterator[None]:

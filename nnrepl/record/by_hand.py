@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -18,58 +17,89 @@ from nnrepl.tape import GRADIENT_PASS, ClosedOp, Pass, Tape
 from nnrepl.tape.steps import is_update, weights_of
 
 
-@dataclass(frozen=True, slots=True)
 class Weights:
-    """What a gradient call differentiates with respect to.
+    """What a gradient call differentiates with respect to. It is made for each call, and looked at for few.
 
-    Attributes:
-        key: Tells one function, with its model, from others.
-        given: The arrays that the call is given.
-        left: Returns what the program has of them when the call is over.
+    Args:
+        fun: The function that is differentiated.
+        given: What the call is given of it: trees of arrays.
     """
 
-    key: Any
-    given: list[mx.array]
-    left: Callable[[], list[mx.array]]
+    __slots__ = ("_fun", "_given")
 
-    @classmethod
-    def of(cls, fun: Callable[..., Any], given: list[mx.array]) -> Weights:
-        """Return those of a function: of a model, which `nn.value_and_grad` fills anew, what it has afterwards."""
-        model = titles.model_of(fun)
-        code = titles.code_of(fun) or fun
-        if model is None:
-            return cls(code, given, lambda: given)
-        return cls((code, id(model)), given, lambda: trees.arrays(model.trainable_parameters()))
+    def __init__(self, fun: Callable[..., Any], given: Any) -> None:
+        self._fun = fun
+        self._given = given
+
+    @property
+    def key(self) -> Any:
+        """Tells one function, with its model, from others."""
+        model, code = titles.model_of(self._fun), titles.code_of(self._fun) or self._fun
+        return code if model is None else (code, id(model))
+
+    @property
+    def given(self) -> list[mx.array]:
+        """The arrays that the call is given."""
+        return trees.arrays(self._given)
+
+    def left(self) -> list[mx.array]:
+        """Return what the program has of them when the call is over: of a model, which `nn.value_and_grad` fills anew,
+        what it has then, with what of it is not differentiated."""
+        model = titles.model_of(self._fun)
+        return self.given if model is None else trees.arrays(model)
+
+
+class _Left:
+    """What a gradient call has left behind.
+
+    Args:
+        arrays: The arrays of its weights, and others of the same model.
+        pass_: The call.
+    """
+
+    def __init__(self, arrays: list[mx.array], pass_: Pass) -> None:
+        self.pass_ = pass_
+        self._refs = list(map(weakref.ref, arrays))
+        self._ids: set[int] | None = None
+        self._written: list[weakref.ref[mx.array]] = []
+
+    def is_still(self, given: list[mx.array]) -> bool:
+        """Whether weights that are given now are these, in this order, and have not been written into."""
+        left = iter(self._refs)
+        same = all([any(ref() is array for ref in left) for array in given])
+        return same and not any(ref() is array for ref in self._written for array in given)
+
+    def write(self, array: mx.array) -> None:
+        """Note that an array is about to be changed in place."""
+        if self._ids is None:
+            self._ids = {id(ref()) for ref in self._refs}
+        if id(array) in self._ids and not any(ref() is array for ref in self._written):
+            self._written.append(weakref.ref(array))
 
 
 class HandChanges:
     """Tells what has changed weights between gradient calls of the same function."""
 
     def __init__(self) -> None:
-        self._held: dict[Any, tuple[list[weakref.ref[mx.array]], Pass]] = {}
-        self._watched: dict[int, Any] = {}
-        self._written: set[Any] = set()
+        self._held: dict[Any, _Left] = {}
         self._free: set[Any] = set()
+
+    @property
+    def knows(self) -> bool:
+        """Whether there is a gradient call of which is known what it left behind."""
+        return bool(self._held)
 
     def hold(self, weights: Weights, pass_: Pass) -> None:
         """Note what a gradient call leaves behind."""
-        key, left = weights.key, weights.left()
+        key = weights.key
         if key not in self._free:
-            self._written.discard(key)
-            self._held[key] = ([weakref.ref(array) for array in left], pass_)
-            self._watched = {at: of for at, of in self._watched.items() if of is not key}
-            self._watched.update(dict.fromkeys(map(id, left), key))
+            self._held[key] = _Left(weights.left(), pass_)
 
     def since(self, weights: Weights) -> tuple[Pass, bool] | None:
         """Return the gradient call before, of the same function, and whether its weights have changed since; None where
         that is not known."""
-        found = self._held.pop(weights.key, None)
-        if found is None:
-            return None
-        held, pass_ = found
-        given = weights.given
-        same = len(held) == len(given) and all([ref() is array for ref, array in zip(held, given)])
-        return pass_, not same or weights.key in self._written
+        left = self._held.pop(weights.key, None)
+        return None if left is None else (left.pass_, not left.is_still(weights.given))
 
     def unexpected(self, weights: Weights) -> Pass | None:
         """Return the gradient call before, of the same function, if something else has become of its weights than was
@@ -87,15 +117,12 @@ class HandChanges:
 
     def write(self, array: mx.array) -> None:
         """Note that an array is about to be changed in place."""
-        key = self._watched.get(id(array))
-        if key is not None:
-            self._written.add(key)
+        for left in self._held.values():
+            left.write(array)
 
     def forget(self) -> None:
         """Note that weights are changed by what is seen: an optimizer, or ops that are recorded."""
-        if self._held:
-            self._held.clear()
-            self._watched.clear()
+        self._held.clear()
 
 
 def _updated_after(tape: Tape, since: Pass) -> bool:

@@ -16,7 +16,11 @@ class Caller:
     def __init__(self, old: Activation | None, new: Activation | None, lasti: int) -> None:
         self._lasti = lasti
         self._known: dict[Activation | None, Activation | None] = {old: new}
-        self._new = new
+        self._old, self._new = old, new
+
+    def is_other(self, old: Activation | None, new: Activation | None, lasti: int) -> bool:
+        """Whether this is not for these."""
+        return new is not self._new or lasti != self._lasti or old is not self._old
 
     def scope(self, old: Activation | None) -> Activation | None:
         """Return the call that stands for `old`."""

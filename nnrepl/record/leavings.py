@@ -12,15 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record.anatomy import of_call
-from nnrepl.tape import Inside, Op, Value
+from nnrepl.tape import Inside, Value
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from nnrepl.record.recorder import Recorder
-
-_copy = mx.array.__copy__
 Mark = tuple[Any, int, int]
 """Which array it is: the code and the offset of the op that made it, and how often that had run."""
 
@@ -78,43 +74,3 @@ def mark_of(pass_: Inside, value: Value) -> Mark | None:
         if other.lasti == op.lasti and other.scope is not None and other.scope.code is op.scope.code
     ]
     return op.scope.code, op.lasti, len(before)
-
-
-def taken(recorder: Recorder, array: mx.array) -> Value | None:
-    """Return what an array is that was made inside of a call and is taken outside; None if it was not."""
-    _, value = recorder.leavings.kept.get(id(array), (None, None))
-    if value is None:
-        return None
-    pass_ = value.inside
-    while pass_ is not None and not _runs_in(recorder, pass_):
-        call = pass_.call
-        found = None if call is None else _result(recorder, call, pass_, value, array)
-        if found is None:
-            return None
-        value, pass_ = found, found.inside
-    del recorder.leavings.kept[id(array)]
-    recorder.link(array, value)
-    return value
-
-
-def _runs_in(recorder: Recorder, pass_: Inside) -> bool:
-    """Whether the program runs inside of a call."""
-    around: Any = recorder.pass_
-    while around is not None and around is not pass_:
-        around = around.within
-    return recorder.inside is not None and around is pass_
-
-
-def _result(recorder: Recorder, call: Op, pass_: Inside, inner: Value, array: mx.array) -> Value | None:
-    """One more result of a call."""
-    run: Any = call.operation.run
-    recipe = getattr(run, "recipe", None)
-    if recipe is None or not call.outputs or pass_.differs(inner) or not recipe.keeps(inner):
-        return None
-    value = Value(call, len(call.outputs), _copy(array))
-    call.outputs = (*call.outputs, value)
-    run.marks.append(mark_of(pass_, inner))
-    if recorder.differentiating or recorder.inside is not None:
-        given = [taken.array for taken in call.inputs]
-        run.groups = of_call(call, any(output.evaluated for output in call.outputs), given)
-    return value

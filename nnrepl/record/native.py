@@ -28,7 +28,7 @@ from nnrepl.record.frame_variables import first_argument
 from nnrepl.record.handing_back import hand_back
 from nnrepl.record.numbering import BY_OPTIMIZER, Numbering
 from nnrepl.record.patches import Patches
-from nnrepl.record.recorder import NATIVE, RECORD, Recorder, noticing, ready
+from nnrepl.record.recorder import NATIVE, RECORD, Recorder, current, ready
 from nnrepl.record.segments import is_mlx
 from nnrepl.record.stack import UPDATES
 from nnrepl.record.watch import BindingWatch
@@ -110,7 +110,8 @@ class Levels:
         changes: Tells whether weights are changed between gradient calls.
         resting: Whether the program is in a closed stretch: until the next call.
         evaluations: How many evaluations the program has forced up to now, if it is.
-        returned: What the call gives back that has just been closed; `making`: the one that is being made.
+        returned: What the call gives back that has just been closed; `calling`: the frame in which it was made;
+            `making`: the one that is being made.
     """
 
     def __init__(
@@ -132,9 +133,11 @@ class Levels:
         self.resting = False
         self.evaluations = 0
         self.returned: Any = None
+        self.calling: FrameType | None = None
         self.making: Callable[[], Any] | None = None
         self._depth = 0
         self._sparse = False
+        self._caller: Caller | None = None
 
     def begin(self) -> None:
         """Record every op."""
@@ -188,6 +191,7 @@ class Levels:
         self.renew()
         recorder.mode = RECORD
         recorder.native_until = len(recorder.tape)
+        recorder.older.clear()
         recorder.seeded(("native", len(recorder.tape.steps)))
         recorder.watch.resume(recorder.stack.watched(recorder.watch))
 
@@ -281,17 +285,16 @@ class Levels:
             loss: Picks the loss out of what comes back; None where there is none.
             weights: By what they differentiate, where that is known.
         """
-        recorder = self.recorder
-        if calls[0].kind == GRADIENT_PASS:
+        recorder, listener, gradient = self.recorder, self.recorder.listener, calls[0].kind == GRADIENT_PASS
+        if gradient:
             self.losses.settle()
             self._look_for_update(weights)
         recorder.intake.enter(recorder)
         self.making = call
-        if calls[0].kind == GRADIENT_PASS and recorder.listener is not None:
-            recorder.listener.closed_call_started()
+        if gradient and listener is not None:
+            listener.closed_call_started()
         frame = _own(frame)
         scope, lasti = recorder.stack.enter(frame), frame.f_lasti
-        within = Caller(calls[0].outer, scope, lasti)
         self.inside = True
         error: BaseException | None = None
         result = None
@@ -303,23 +306,40 @@ class Levels:
         finally:
             self.inside, self.making = False, None
             for made in calls if error is None else calls[:1]:
-                inner = made.scope is not None
-                place = (within.scope(made.scope), made.lasti) if inner else (scope, lasti)
+                place = (scope, lasti) if made.scope is None else (self._within(made, scope, lasti), made.lasti)
                 op = _closed(self.numbering, recorder, made, *place)
-                op.pass_.gives_loss = gives(result) if made.kind == GRADIENT_PASS and loss is not None else ""
-                if error is not None:
-                    op.pass_.error = error
-                    recorder.tape.notes.errors[op] = error
-                elif op.pass_.gives_loss and loss is not None:
-                    self.losses.made(op, loss(result))
+                self._came_out(op, result, error, loss)
                 recorder.intake.closed(recorder, op)
                 self._expect_update(op.pass_, weights)
-            self._left(op, result)
+            self.calling = frame
+            try:
+                self._left(op, result)
+            finally:
+                self.calling = None  # it holds what its variables do
         return result
+
+    def _within(self, made: Call, scope: Activation | None, lasti: int) -> Activation | None:
+        """Return in which call of a compiled function a call is made. As long as that is called from one place, it is
+        one call to the tape: no Python runs in it, so nothing tells one from the other."""
+        caller = self._caller
+        if caller is None or caller.is_other(made.outer, scope, lasti):
+            caller = self._caller = Caller(made.outer, scope, lasti)
+        return caller.scope(made.scope)
+
+    def _came_out(self, op: ClosedOp, result: Any, error: BaseException | None, loss: Loss | None) -> None:
+        """Note what a call gave, or that it failed."""
+        pass_ = op.pass_
+        gradient = pass_.kind == GRADIENT_PASS
+        pass_.gives_loss = gives(result) if loss is not None and gradient else ""
+        if error is not None:
+            pass_.error = error
+            pass_.tape.notes.errors[op] = error
+        elif loss is not None and gradient:
+            self.losses.made(op, loss(result))
 
     def _look_for_update(self, weights: Weights | None) -> None:
         """See whether the program has changed the weights since their last gradient call, and that was expected."""
-        found = None if weights is None else self.changes.unexpected(weights)
+        found = None if weights is None or not self.changes.knows else self.changes.unexpected(weights)
         if found is not None and self.recorder.listener is not None:
             self.recorder.listener.not_expected(found)
 
@@ -358,15 +378,37 @@ class Levels:
             before = tape.passes[-2]
             pass_.number = before.number + self.numbering.between(before, pass_)
 
+    def over(self) -> None:
+        """Note that the program has ended: the last loss is looked at."""
+        self.losses.settle()
+
     def record_late(self) -> None:
         """Note that what is about to be called has to be recorded, although what came just before has not been."""
         self.recorder.tape.late.add(len(self.recorder.tape))
         self.record()
 
 
+def levels_of(recorder: Recorder) -> Levels | None:
+    """Return what switches a recorder's levels; None before anything is installed."""
+    levels = recorder.levels
+    return levels if isinstance(levels, Levels) else None
+
+
+def noticing() -> Levels | None:
+    """Return what notices a call made natively here and now, not within another one; None if nothing does."""
+    recorder = current()
+    if recorder is not None and recorder.mode == NATIVE and get_ident() == recorder.thread:
+        levels = levels_of(recorder)
+        if levels is not None and not levels.inside:
+            return levels
+    return None
+
+
 def _own(frame: FrameType) -> FrameType:
     """Return the nearest frame that is not MLX's, where a call is made through one."""
-    found: FrameType | None = frame
+    if not is_mlx(frame.f_code.co_filename):
+        return frame
+    found = frame.f_back
     while found is not None and is_mlx(found.f_code.co_filename):
         found = found.f_back
     return frame if found is None or str(found.f_globals.get("__name__")).startswith("nnrepl.") else found
@@ -374,6 +416,8 @@ def _own(frame: FrameType) -> FrameType:
 
 def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:
     """Return what stands for an optimizer's `update`, where it is a call that may be closed."""
+
+    made: dict[type, list[Call]] = {}
 
     @functools.wraps(original, updated=())
     def update(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -383,7 +427,10 @@ def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., A
         if noticing() is not levels:
             return original(self, *args, **kwargs)
         call = functools.partial(levels.recorder.intake.updating(original), self, *args, **kwargs)
-        return levels.run([Call(UPDATE_PASS, type(self).__name__)], _getframe(1), call)
+        calls = made.get(type(self))
+        if calls is None:
+            calls = made[type(self)] = [Call(UPDATE_PASS, type(self).__name__)]
+        return levels.run(calls, _getframe(1), call)
 
     return update
 
@@ -404,13 +451,12 @@ def _closed(numbering: Numbering, recorder: Recorder, call: Call, scope: Activat
     tape = recorder.tape
     passes, ops = tape.passes, tape.ops
     position = len(ops)
+    if passes and passes[-1].end == position:
+        position = passes[-1].end  # the same number once
     end = position + 1
-    pass_ = Pass(tape, 0, call.kind, call.title, position, end, end)
-    pass_.scope, pass_.code, pass_.open, pass_.grads = scope, call.code, False, _NO_GRADIENTS
-    pass_.lasti = _OFFSETS.setdefault(lasti, lasti)
-    pass_.number = numbering.coming(tape, pass_)
-    if call.kind == GRADIENT_PASS:
-        numbering.expect(pass_)
+    pass_ = Pass(tape, 0, call.kind, call.title, position, end, end, grads=_NO_GRADIENTS, scope=scope, code=call.code)
+    pass_.open, pass_.lasti = False, _OFFSETS.setdefault(lasti, lasti)
+    numbering.number(tape, pass_)
     op = ClosedOp(call.kind, call.title, pass_)
     ops.append(op)
     passes.append(pass_)

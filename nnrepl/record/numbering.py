@@ -11,9 +11,10 @@ from collections.abc import Callable
 from types import CodeType
 
 from nnrepl.record.segments import is_library, is_mlx
-from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Tape
+from nnrepl.tape import GRADIENT_PASS, RUN_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Tape
 
-Place = tuple[CodeType | None, int]
+Place = tuple[int, int]
+"""Where in the program's own code a call is made: the identity of the code (to compare code takes long), and where."""
 Key = tuple[int, Place, Place]
 """The how manyth call since the last update the later one is, and from where both are made."""
 Turn = tuple[int, Place]
@@ -37,6 +38,7 @@ class Numbering:
         self._by_hand = False
         self._learnt = 0
         self._last: Pass | None = None
+        self._last_place: Place = (0, -1)
         self._since = 0
         self.seen = False
         self.update = ""
@@ -54,42 +56,44 @@ class Numbering:
             elif pass_.kind == UPDATE_PASS and self._last is not None:
                 self._by_hand = self._by_hand or pass_ in pass_.step.updates
 
-    def coming(self, tape: Tape, pass_: Pass) -> int:
-        """Return the number of a closed call whose pass is about to be put on the tape."""
-        before, seen = tape.passes[-1] if tape.passes else None, self.seen
+    def number(self, tape: Tape, pass_: Pass) -> None:
+        """Give a closed call its number, whose pass is about to be put on the tape, and note what is expected to update
+        weights between it, if it is a gradient call, and the next one."""
+        before = tape.passes[-1] if tape.passes else None
+        if before is not None and (self.seen or before is not self._last):
+            self.learn(tape)
+        place, ordinal = _place_of(pass_), self._ordinal(pass_)
         if before is None:
-            return 1
-        if not seen:
-            return before.number + self.between(before, pass_)
-        self.seen = False
-        self.learn(tape)
-        if self._last is not None:
-            self._more[self._key(pass_)] = before.number + 1 - self._last.number
-            self._learn_update(pass_)
-        return before.number + 1
-
-    def expect(self, pass_: Pass) -> None:
-        """Note what updates weights between a closed gradient call, which is about to be put on the tape, and the next
-        call, as far as steps that were recorded show it."""
-        self.update = self._updates.get((self._ordinal(pass_), own_place(pass_)[1:]), "")
-        pass_.by_hand = self.update == BY_HAND
+            pass_.number = 1
+        elif self.seen:
+            pass_.number = before.number + 1
+            if self._last is not None:
+                self._more[ordinal, self._last_place, place] = pass_.number - self._last.number
+                self._learn_update(pass_)
+        else:
+            known = before is self._last
+            pass_.number = before.number + (self._more.get((ordinal, self._last_place, place), 1) if known else 1)
+        self.seen = self.seen and before is None
+        if pass_.kind == GRADIENT_PASS:
+            self.update = self._updates.get((ordinal, place), "")
+            pass_.by_hand = self.update == BY_HAND
+        if before is self._last is not None and pass_.kind != RUN_PASS:  # so that it need not be learnt
+            self._learnt += 1
+            self._last, self._last_place, self._since, self._by_hand = pass_, place, ordinal, False
 
     def between(self, before: Pass, pass_: Pass) -> int:
         """By how much the number of a call is larger than that of the pass before it on the tape."""
         if before is not self._last:
             self.learn(before.tape)
-        return self._more.get(self._key(pass_), 1) if before is self._last else 1
+        key = self._ordinal(pass_), self._last_place, _place_of(pass_)
+        return self._more.get(key, 1) if before is self._last else 1
 
     def _learn_update(self, pass_: Pass) -> None:
         """Note what has updated weights between the last call and the one that comes now, which has been seen."""
         last = self._last
         if last is not None and last.kind == GRADIENT_PASS and not _is_closed(last):
             found = BY_HAND if self._by_hand else BY_OPTIMIZER if pass_.kind == UPDATE_PASS else NOTHING
-            self._updates[self._since, own_place(last)[1:]] = found
-
-    def _key(self, pass_: Pass) -> Key:
-        assert self._last is not None
-        return (self._ordinal(pass_), own_place(self._last)[1:], own_place(pass_)[1:])
+            self._updates[self._since, self._last_place] = found
 
     def _ordinal(self, pass_: Pass) -> int:
         last = self._last
@@ -99,11 +103,11 @@ class Numbering:
         return 0 if turn else self._since + 1
 
     def _follow(self, pass_: Pass, more: int) -> None:
+        place, ordinal = _place_of(pass_), self._ordinal(pass_)
         if self._last is not None and not _is_closed(pass_) and not _is_closed(self._last):
-            self._more[self._key(pass_)] = more
+            self._more[ordinal, self._last_place, place] = more
             self._learn_update(pass_)
-        self._since = self._ordinal(pass_)
-        self._last, self._by_hand = pass_, False
+        self._last, self._last_place, self._since, self._by_hand = pass_, place, ordinal, False
 
 
 def _is_call(pass_: Pass) -> bool:
@@ -122,6 +126,11 @@ def _is_closed(pass_: Pass) -> bool:
 def own_place(pass_: Pass) -> tuple[Activation | None, CodeType | None, int]:
     """Where in the program's own code a pass was called: the call, its code, and where in that."""
     return _place(pass_, is_library)
+
+
+def _place_of(pass_: Pass) -> Place:
+    _, code, lasti = own_place(pass_)
+    return id(code), lasti
 
 
 def called_from(pass_: Pass) -> tuple[Activation | None, int]:

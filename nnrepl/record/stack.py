@@ -40,7 +40,7 @@ class Stack:
         self.base = base
         self._watch = watch
         self._known: dict[FrameType | None, Activation | None] = {base: None}
-        self._own: dict[CodeType, bool] = {}
+        self._own: dict[int, tuple[bool, CodeType]] = {}
         self._kinds: dict[type, str] = {}
 
     def enter(self, frame: FrameType) -> Activation | None:
@@ -66,8 +66,8 @@ class Stack:
         while fresh and caller is not None and self._is_own(caller):
             caller = caller.f_back
         for entered in reversed(fresh):
-            ours = own.get(entered.f_code)
-            if not (self._is_own(entered) if ours is None else ours):
+            ours = own.get(id(entered.f_code))
+            if not (self._is_own(entered) if ours is None else ours[0]):
                 first = watch.enter(entered)
                 scope = self._activation(scope, entered, -1 if caller is None else caller.f_lasti, first)
                 watch.belong(entered, scope)
@@ -129,13 +129,12 @@ class Stack:
 
     def _is_own(self, frame: FrameType) -> bool:
         """Whether a frame belongs to nnrepl itself and not to the program."""
-        code = frame.f_code
-        own = self._own.get(code)
+        code = frame.f_code  # its identity tells it, as long as it lives: to compare code takes long
+        own = self._own.get(id(code))
         if own is None:
             name = frame.f_globals.get("__name__")
-            own = isinstance(name, str) and (name == "nnrepl" or name.startswith("nnrepl."))
-            self._own[code] = own
-        return own
+            own = self._own[id(code)] = isinstance(name, str) and (name == "nnrepl" or name.startswith("nnrepl.")), code
+        return own[0]
 
     def _activation(self, parent: Activation | None, frame: FrameType, lasti: int, first: Any) -> Activation:
         """Return the call that runs in `frame`; its owner is its first argument where that is a Module or an

@@ -22,8 +22,8 @@ from nnrepl.record.catalog import Callee
 from nnrepl.record.closed_losses import loss_of
 from nnrepl.record.data import construct
 from nnrepl.record.gradient_call import GradientCall, make_call, take_gradients
-from nnrepl.record.native import Call, Levels
-from nnrepl.record.recorder import Recorder, noticing, ready
+from nnrepl.record.native import Call, Levels, levels_of, noticing
+from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.strays import invoke, native
 from nnrepl.tape import GRADIENT_PASS, Value
 
@@ -61,22 +61,28 @@ def _maker(original: Callable[..., Any], cls: type[opaque.Transform]) -> Callabl
 class Differentiated(opaque.Transform):
     """What `mx.value_and_grad(fun, ...)` and `mx.grad(fun, ...)` return while recording is on."""
 
+    _made: list[Call] | None = None
+    _wanted: tuple[list[int], list[str]] | None = None
+
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if levels.resting:
             levels.wake()
             return self.call(levels.recorder, args, kwargs, frame)
         loss = loss_of if self.name == "value_and_grad" else None
-        made = Call(GRADIENT_PASS, titles.title(self.fun), titles.code_of(self.fun))
+        code = titles.code_of(self.fun)
+        if self._made is None or self._made[0].code is not code:  # `reload` changes it
+            self._made = [Call(GRADIENT_PASS, titles.title(self.fun), code)]
         run = lambda: levels.recorder.intake.differentiated(self)(*args, **kwargs)  # noqa: E731
-        return levels.run([made], frame, run, loss, self._weights(args, kwargs))
+        return levels.run(self._made, frame, run, loss, self._weights(args, kwargs))
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if recorder.differentiating or recorder.inside is not None:
             return opaque.run_transform(recorder, self, args, kwargs, frame)
-        if recorder.levels is not None:
-            recorder.levels.wake()
-            if recorder.levels.begins(frame):
-                return self.notice(recorder.levels, args, kwargs, frame)
+        levels = levels_of(recorder)
+        if levels is not None:
+            levels.wake()
+            if levels.begins(frame):
+                return self.notice(levels, args, kwargs, frame)
         numbers, names = self._arguments()
         if not self._acceptable(numbers, names, args, kwargs):
             return self.real(*args, **kwargs)  # MLX says what is wrong
@@ -90,7 +96,7 @@ class Differentiated(opaque.Transform):
     def _weights(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Weights:
         numbers, names = self._arguments()
         given = [args[number] for number in numbers if number < len(args)]
-        return Weights.of(self.fun, trees.arrays([given, [kwargs[name] for name in names if name in kwargs]]))
+        return Weights(self.fun, [*given, *[kwargs[name] for name in names if name in kwargs]])
 
     def wanted(self) -> tuple[list[int], list[str]]:
         """By which arguments it differentiates."""
@@ -98,11 +104,12 @@ class Differentiated(opaque.Transform):
 
     def _arguments(self) -> tuple[list[int], list[str]]:
         """`argnums` and `argnames` as lists; MLX has checked them when the transform was made."""
-        argnums, argnames = self.option(0, "argnums", None), self.option(1, "argnames", ())
-        names = [argnames] if isinstance(argnames, str) else list(argnames)
-        if argnums is None:
-            return ([] if names else [0]), names
-        return sorted([argnums] if isinstance(argnums, int) else list(argnums)), names
+        if self._wanted is None:
+            argnums, argnames = self.option(0, "argnums", None), self.option(1, "argnames", ())
+            names = [argnames] if isinstance(argnames, str) else list(argnames)
+            one = [0] if argnums is None and not names else []
+            self._wanted = sorted([argnums] if isinstance(argnums, int) else argnums or one), names
+        return self._wanted
 
     @staticmethod
     def _acceptable(numbers: list[int], names: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -233,7 +240,7 @@ class _Arguments:
 
 def _recorded(call: GradientCall, weights: Weights) -> Any:
     """Make a gradient call while ops are recorded."""
-    levels = call.recorder.levels
+    levels = levels_of(call.recorder)
     if levels is None:
         return make_call(call)
     levels.changes.unexpected(weights)
@@ -258,10 +265,11 @@ def _vjp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
         frame = _getframe(1)
         if recorder.differentiating or recorder.inside is not None:
             return opaque.run_function(recorder, original, "vjp", fun, (primals, cotangents), frame)
-        if recorder.levels is not None:
-            recorder.levels.wake()
-            if recorder.levels.begins(frame):
-                return _native_vjp(recorder.levels, original, fun, primals, cotangents, frame)
+        levels = levels_of(recorder)
+        if levels is not None:
+            levels.wake()
+            if levels.begins(frame):
+                return _native_vjp(levels, original, fun, primals, cotangents, frame)
         return _outermost_vjp(recorder, original, fun, list(primals), list(cotangents), frame)
 
     return vjp
@@ -276,7 +284,7 @@ def _native_vjp(
     frame: FrameType,
 ) -> Any:
     made = Call(GRADIENT_PASS, titles.title(fun), titles.code_of(fun))
-    weights = Weights.of(fun, trees.arrays(primals))
+    weights = Weights(fun, primals)
     return levels.run([made], frame, lambda: original(fun, primals, cotangents), None, weights)
 
 
@@ -310,4 +318,4 @@ def _outermost_vjp(
         grads = take_gradients(recorder, pass_, roots, chosen.wrt)
         return [recorder.handle(value) for value in values], grads
 
-    return _recorded(GradientCall(recorder, fun, (primals, cotangents), frame, body), Weights.of(fun, primals))
+    return _recorded(GradientCall(recorder, fun, (primals, cotangents), frame, body), Weights(fun, primals))

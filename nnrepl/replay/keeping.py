@@ -6,10 +6,10 @@ there has it to be given the tensors, since all else a program has is made by it
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Sequence
 from math import prod
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -75,7 +75,7 @@ class Keeping:
     @property
     def is_due(self) -> bool:
         """Whether there is anything to do at a call: mostly there is not."""
-        return self._lazy is not None or time.perf_counter() >= self._due
+        return self._lazy is not None or perf_counter() >= self._due
 
     def begins(self, recorder: Recorder, kept: NativeRun, number: int, budget: int) -> None:
         """Note that a gradient call is about to be made natively, after so many others.
@@ -83,7 +83,7 @@ class Keeping:
         Args:
             budget: How many bytes all points may hold.
         """
-        start = time.perf_counter()
+        start = perf_counter()
         self._settle()
         if start < self._due:
             return
@@ -102,7 +102,7 @@ class Keeping:
             thin(kept, budget)
             self._owner = kept
         self._known = {id(array): weakref.ref(array) for array in reach.arrays}
-        end = time.perf_counter()
+        end = perf_counter()
         self._spent += end - start
         if kept_now:
             self._due, self._spent = end + self._spent / _SHARE, 0.0

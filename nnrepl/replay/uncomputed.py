@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record.intake import Intake
+from nnrepl.record.intake import Intake, Transforming
 from nnrepl.record.native_reads import EVALUATING
 from nnrepl.record.objects import refill
+from nnrepl.record.recorder import Recorder
 from nnrepl.record.strays import native
 from nnrepl.replay.divergence import NotKept
 from nnrepl.replay.keeping import Point
@@ -30,8 +31,6 @@ from nnrepl.tape import GRADIENT_PASS, ClosedOp, Tape, arrays_of, is_evaluated
 from nnrepl.tape.native_run import UNKEPT, Answer, count_calls
 
 if TYPE_CHECKING:
-    from nnrepl.record.opaque import Transform
-    from nnrepl.record.recorder import Recorder
     from nnrepl.replay.run import Run
 
 _compile, _eval, _zeros, _stop = mx.compile, mx.eval, mx.zeros, mx.stop_gradient
@@ -92,7 +91,7 @@ class Forward:
         points = [point for point in self._points if number + 1 < point.number <= self._needed[at]]
         return points[-1] if points else None
 
-    def differentiated(self, transform: Transform) -> Callable[..., Any]:
+    def differentiated(self, transform: Transforming) -> Callable[..., Any]:
         """Return what makes a gradient call natively: where nothing is computed, without a backward pass, unless that
         calls the program."""
         if not (self.skipping and self._plain):
@@ -156,7 +155,7 @@ class Forward:
             stand_in(array)
 
 
-class Led(Intake):
+class Led(Intake[Recorder]):
     """The intake of a run that may be led forward.
 
     Attributes:
@@ -168,7 +167,7 @@ class Led(Intake):
     def read(self, recorder: Recorder, how: str, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         return self.forward.read(how, lambda: original(*args, **kwargs))
 
-    def differentiated(self, transform: Transform) -> Callable[..., Any]:
+    def differentiated(self, transform: Transforming) -> Callable[..., Any]:
         return self.forward.differentiated(transform)
 
     def updating(self, update: Callable[..., Any]) -> Callable[..., Any]:

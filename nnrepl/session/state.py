@@ -40,10 +40,12 @@ class Going:
     Attributes:
         goal: What it runs on for.
         interrupted: Whether the user wants it to stop at its next op.
+        unstopped: Whether nothing but the user can stop it before its end; False as long as that is not known.
     """
 
     goal: Goal
     interrupted: bool = False
+    unstopped: bool = False
 
 
 @dataclass(slots=True)
@@ -119,7 +121,7 @@ class Course:
     def redirect(self, goal: Goal) -> None:
         """Note that the program itself asks to be stopped elsewhere."""
         assert isinstance(self.now, Going), self.now
-        self.now.goal = goal
+        self.now.goal, self.now.unstopped = goal, False
 
     def caught_up(self) -> bool:
         """All has been done again: what comes is new. Returns whether there is something to run on for."""

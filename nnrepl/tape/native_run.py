@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from nnrepl.tape.passes import GRADIENT_PASS, Pass
-
-if TYPE_CHECKING:
-    from nnrepl.tape.tape import Tape
 
 
 class KeptPoint(Protocol):
@@ -34,13 +33,13 @@ class NativeRun:
 
     def __init__(self) -> None:
         self.points: list[KeptPoint] = []
-        self._answers: dict[int, list[Answer]] = {}
-        self._now: list[Answer] | None = None
+        self._numbers, self._starts = array("q"), array("q")
+        self._asked: list[str] = []
+        self._told: list[Any] = []
         self._tape_seen = self._calls = 0
 
-    def calls(self, tape: Tape) -> int:
-        """How many gradient calls lie on a tape, always the same one that grows."""
-        passes = tape.passes
+    def calls(self, passes: Sequence[Pass]) -> int:
+        """How many gradient calls there are among the passes of a tape, always the same one that grows."""
         if self._tape_seen > len(passes):
             self._tape_seen = self._calls = 0
         self._calls += count_calls(passes[self._tape_seen :])
@@ -50,23 +49,40 @@ class NativeRun:
     def begins(self, number: int) -> None:
         """Note that a gradient call is about to be made natively, after so many others: what is told from here on is
         kept under it."""
-        self._now = self._answers[number] = []
+        self._cut(number)
+        self._numbers.append(number)
+        self._starts.append(len(self._told))
 
     def tell(self, how: str, answer: Any) -> None:
         """Note what the program has been told natively."""
-        if self._now is not None and len(self._now) <= _MANY:
-            self._now.append((how, answer if _is_small(answer) else UNKEPT))
+        if self._starts and len(self._told) - self._starts[-1] <= _MANY:
+            self._asked.append(how)
+            self._told.append(answer if _is_small(answer) else UNKEPT)
 
     def told(self, number: int) -> Sequence[Answer]:
         """Return what the program was told from a gradient call on up to the next one."""
-        return self._answers.get(number, ())
+        at = bisect_left(self._numbers, number)
+        if at == len(self._numbers) or self._numbers[at] != number:
+            return ()
+        start, end = self._starts[at], self._starts[at + 1] if at + 1 < len(self._starts) else len(self._told)
+        return list(zip(self._asked[start:end], self._told[start:end]))
 
     def before(self, number: int) -> NativeRun:
         """Return what is kept from before a number of gradient calls."""
         twin = NativeRun()
         twin.points = [point for point in self.points if point.number < number]
-        twin._answers = {at: told for at, told in self._answers.items() if at < number}
+        twin._numbers, twin._starts = self._numbers[:], self._starts[:]
+        twin._asked, twin._told = self._asked[:], self._told[:]
+        twin._cut(number)
         return twin
+
+    def _cut(self, number: int) -> None:
+        """Forget what was told from a gradient call on, and later."""
+        if not self._numbers or self._numbers[-1] < number:
+            return
+        at = bisect_left(self._numbers, number)
+        start = self._starts[at]
+        del self._numbers[at:], self._starts[at:], self._asked[start:], self._told[start:]
 
 
 def count_calls(passes: Sequence[Pass]) -> int:

@@ -59,7 +59,9 @@ CHECKS: tuple[Check, ...] = (*(check for module in _MODULES for check in module.
 def of_the_step_before(case: Checkup) -> list[Finding]:
     """Tell how this step began from the one before, and, where this one's update lies ahead, what the program did with
     the gradients of the one before. Notes in `case` whether the program drops what an update makes."""
-    before = case.before
+    number = case.pass_.step.number
+    turns = [pass_ for pass_ in case.series if pass_.step.number < number]  # one step makes several, which are summed
+    before = turns[-1] if turns else case.before
     if before is None:
         return []
     earlier = Checkup(case.session, before, case.look, case.limits)
@@ -99,7 +101,8 @@ def _look_over(case: Checkup, report: Report) -> None:
     found = list(outside(case))
     checks: Sequence[Check] = () if case.unsafe else CHECKS
     before, is_last = case.before, case.next is None
-    told = of_the_step_before(case) if is_last and not case.unsafe else []
+    later = case.next is not None and case.next.step.number > case.pass_.step.number
+    told = [] if later or case.unsafe else of_the_step_before(case)
     for check in checks:
         found.extend(check(case))
     kinds = {finding.kind for finding in told}
