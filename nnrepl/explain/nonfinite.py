@@ -12,6 +12,7 @@ from nnrepl.explain.answer import Cause, Evidence
 from nnrepl.explain.born import SIGN, amount, born, did, did_of
 from nnrepl.explain.broken import Broken, broken, is_of_shares
 from nnrepl.explain.forward import made_large
+from nnrepl.explain.leapt import leapt
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass_or_none
 from nnrepl.explain.scale import grows
@@ -186,6 +187,7 @@ def why_nonfinite(session: Reading, kind: str = "") -> Cause:
             answer = _answer(look, found)
             answer.also.extend(say(_no_infinity(look, found.birth, kind)))
             answer.also.extend(say_first(_since(look, session, found)))
+            answer.also.extend(leapt(look, session))
             return answer
     here = session.pass_
     inside = [here] if here is not None and len(here) else []

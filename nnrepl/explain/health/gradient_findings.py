@@ -20,6 +20,7 @@ from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding,
 from nnrepl.explain.limits import is_lost
 from nnrepl.explain.nonfinite import Trouble, blamed, ends, trouble, vanished
 from nnrepl.explain.outside import detours
+from nnrepl.explain.paths import leaves_later, root_modules
 from nnrepl.explain.scale import LineSteps, grows, shrinks, weight_of
 from nnrepl.explain.stuck import reason_for
 from nnrepl.explain.zero_reasons import Reason
@@ -27,7 +28,7 @@ from nnrepl.explain.zeros import versions
 from nnrepl.ops import Trait, has
 from nnrepl.record.batches import total
 from nnrepl.session.births import INF, Birth, is_inexact
-from nnrepl.tape import Op, Value
+from nnrepl.tape import Op, Pass, Value
 from nnrepl.tape.claims import Claim, Possibility
 
 
@@ -92,6 +93,10 @@ def missing(case: Checkup) -> Iterator[Finding]:
                 "way may lead through there")),
             "hole", "verify", None, NOTE)  # fmt: skip
         return
+    kept = [leaf for leaf in none if leaf.name.rpartition(".")[2] in _kept(pass_)]
+    if kept:
+        yield from findings(_are_kept(case, kept), "no gradient", f"why grad({kept[0].name})", None, NOTE)
+    none = [leaf for leaf in none if leaf not in kept]
     reached = {_pattern(leaf.name) for leaf in pass_.wrt if pass_.grads.get(leaf)}
     groups: dict[object, list[tuple[Value, Cause]]] = {}
     for leaf in none[:_LOOKED]:
@@ -107,6 +112,21 @@ def missing(case: Checkup) -> Iterator[Finding]:
         reason = " ".join(why.reasons[:2] if why.cause == "unused" else why.reasons[:1]) or why.headline
         yield from findings(_never_get(case, [leaf for leaf, _ in group], reason), "no gradient",
                             f"why grad({first.name})", why.op, NOTE if chosen or sibling else WARNING)  # fmt: skip
+
+
+def _kept(pass_: Pass) -> set[str]:
+    """Return the names under which modules hold what they keep from training themselves: the statistics of a
+    BatchNorm."""
+    return {name for root in root_modules(pass_) for one in root.modules() for name in getattr(one, "_no_grad", ())
+            if type(one).__module__.startswith("mlx.")}  # fmt: skip
+
+
+def _are_kept(case: Checkup, leaves: list[Value]) -> Claim[str]:
+    """Claim that no gradient comes to what a module of MLX keeps from training."""
+    are, them = ("is", "it") if len(leaves) == 1 else ("are", "them")
+    return Claim("finding: kept from training", lambda: not any(map(case.pass_.grads.get, leaves)), lambda: (
+        f"{_names(leaves)} {are} differentiated as well, though the model keeps {them} from training, and no gradient "
+        "comes there: give the gradient call trainable_parameters()"))  # fmt: skip
 
 
 def _never_get(case: Checkup, leaves: list[Value], reason: str) -> Claim[str]:
@@ -258,11 +278,27 @@ def line_of(op: Op) -> str:
 
 
 def will_move(case: Checkup, start: Value | None) -> bool:
-    """Whether it is a parameter that is 0 and learns: its zeros are left behind."""
+    """Whether it is a parameter that is 0 and learns: its zeros are left behind, unless they have stayed for several
+    steps."""
     if start is None or start.op is not None:
         return False
     grads = case.pass_.grads.get(start)
-    return not grads or not case.look.stat(grads[-1]).is_zero
+    return (not grads or not case.look.stat(grads[-1]).is_zero) and not _has_stayed(case, start)
+
+
+_SEVERAL = 3  # steps after which a learning rate that warms up from 0 has left it
+
+
+def _has_stayed(case: Checkup, start: Value) -> bool:
+    """Whether a parameter that is 0 was 0 several steps before as well, with a gradient that was not."""
+    for old in case.series:
+        if old.step.number > case.pass_.step.number - _SEVERAL or start not in case.pass_.wrt:
+            return False
+        same = next((leaf for leaf, later in leaves_later(old, case.pass_).items() if later is start), None)
+        grads = old.grads.get(same) if same is not None else None
+        if same is not None and grads and case.look.can_see(same):
+            return case.look.stat(same).is_zero and not case.look.stat(grads[-1]).is_zero
+    return False
 
 
 def is_meant(case: Checkup, op: Op, leaves: list[Value]) -> bool:
