@@ -16,7 +16,8 @@ from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass_or_none
 from nnrepl.explain.scale import grows
 from nnrepl.ops import Trait, has
-from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_born, is_inexact, unravel
+from nnrepl.ops.numbers import unravel
+from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_born, is_inexact
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Op, Pass, Value
 from nnrepl.tape.claims import Claim, Possibility, Said, joined, say, say_first, stated

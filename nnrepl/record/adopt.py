@@ -11,21 +11,23 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record import trees
+from nnrepl.record.anatomy import of_call
 from nnrepl.record.dot import read_graph
 from nnrepl.record.frame_variables import first_argument, variables_of
-from nnrepl.record.leavings import taken
+from nnrepl.record.leavings import mark_of
 from nnrepl.record.objects import object_of
 from nnrepl.record.segments import is_library
 from nnrepl.record.stack import is_module, is_optimizer
-from nnrepl.tape import Hole, Value, is_evaluated
+from nnrepl.tape import Hole, Inside, Op, Value, is_evaluated
 
 if TYPE_CHECKING:
-    from nnrepl.record.recorder import Recorder
+    from nnrepl.record.ledger import Ledger
 
+_copy = mx.array.__copy__
 _RANDOM_STATE: Any = mx.random.state
 
 
-def adopt(recorder: Recorder, array: mx.array, frame: FrameType) -> Value:
+def adopt(recorder: Ledger, array: mx.array, frame: FrameType) -> Value:
     """Enter an unknown array as a leaf: a parameter, a captured array, or (what must not be) a hole.
 
     It is a hole if MLX's own graph shows that it was computed from recorded values, and, in a program that
@@ -63,7 +65,47 @@ def adopt(recorder: Recorder, array: mx.array, frame: FrameType) -> Value:
     return value
 
 
-def _from_native(recorder: Recorder, array: mx.array, frame: FrameType) -> Value:
+def taken(recorder: Ledger, array: mx.array) -> Value | None:
+    """Return what an array is that was made inside of a call and is taken outside; None if it was not."""
+    _, value = recorder.leavings.kept.get(id(array), (None, None))
+    if value is None:
+        return None
+    pass_ = value.inside
+    while pass_ is not None and not _runs_in(recorder, pass_):
+        call = pass_.call
+        found = None if call is None else _result(recorder, call, pass_, value, array)
+        if found is None:
+            return None
+        value, pass_ = found, found.inside
+    del recorder.leavings.kept[id(array)]
+    recorder.link(array, value)
+    return value
+
+
+def _runs_in(recorder: Ledger, pass_: Inside) -> bool:
+    """Whether the program runs inside of a call."""
+    around: Any = recorder.pass_
+    while around is not None and around is not pass_:
+        around = around.within
+    return recorder.inside is not None and around is pass_
+
+
+def _result(recorder: Ledger, call: Op, pass_: Inside, inner: Value, array: mx.array) -> Value | None:
+    """One more result of a call."""
+    run: Any = call.operation.run
+    recipe = getattr(run, "recipe", None)
+    if recipe is None or not call.outputs or pass_.differs(inner) or not recipe.keeps(inner):
+        return None
+    value = Value(call, len(call.outputs), _copy(array))
+    call.outputs = (*call.outputs, value)
+    run.marks.append(mark_of(pass_, inner))
+    if recorder.differentiating or recorder.inside is not None:
+        given = [taken.array for taken in call.inputs]
+        run.groups = of_call(call, any(output.evaluated for output in call.outputs), given)
+    return value
+
+
+def _from_native(recorder: Ledger, array: mx.array, frame: FrameType) -> Value:
     """Enter an array of which only is known that it is not recorded: the program has run natively before, and may have
     made it then. It is a hole only where MLX's graph shows that it was made since."""
     source, same = _source_since(recorder, array, frame)
@@ -81,7 +123,7 @@ def _from_native(recorder: Recorder, array: mx.array, frame: FrameType) -> Value
     return recorder.leaf(array, "captured", _state_path(array, frame) or _variable(array, frame))
 
 
-def _source_since(recorder: Recorder, array: mx.array, frame: FrameType) -> tuple[Value | None, bool]:
+def _source_since(recorder: Ledger, array: mx.array, frame: FrameType) -> tuple[Value | None, bool]:
     """Return what `computed_from` does of what has been recorded since the program last ran natively. The arrays that
     lie beside this one are looked at with it: MLX's graph is drawn whole, however little of it is asked for, and a
     program that does not evaluate its weights has a long one."""
@@ -98,7 +140,7 @@ def _source_since(recorder: Recorder, array: mx.array, frame: FrameType) -> tupl
     return graph.source(graph.heads[0])
 
 
-def _beside(recorder: Recorder, array: mx.array, frame: FrameType | None) -> Iterator[mx.array]:
+def _beside(recorder: Ledger, array: mx.array, frame: FrameType | None) -> Iterator[mx.array]:
     """Yield the other arrays that are not evaluated, and not known, in what the functions that run have been given."""
     seen = {id(array)}
     while frame is not None:
@@ -117,7 +159,7 @@ def _arrays_in(thing: Any) -> list[mx.array]:
     return trees.arrays(held) if isinstance(held, (dict, list, tuple)) else []
 
 
-def computed_from(recorder: Recorder, array: mx.array, since: int = 0) -> tuple[Value | None, bool]:
+def computed_from(recorder: Ledger, array: mx.array, since: int = 0) -> tuple[Value | None, bool]:
     """Return a recorded value that an unevaluated array depends on in MLX's own lazy graph, if there is one, and
     whether the array is that very value. What came in from outside does not count, unless it is being differentiated:
     the array may have been made of it before the recording began."""
@@ -134,7 +176,7 @@ class _Graph:
         since: From which position of the tape on.
     """
 
-    def __init__(self, recorder: Recorder, arrays: list[mx.array], since: int) -> None:
+    def __init__(self, recorder: Ledger, arrays: list[mx.array], since: int) -> None:
         wrt = recorder.pass_.wrt if recorder.differentiating and recorder.pass_ is not None else ()
         alive = recorder.live.copy().values()  # arrays may die meanwhile, and their entries with them
         values = [
@@ -179,7 +221,7 @@ class _Graph:
         return found
 
 
-def _from_before(recorder: Recorder, since: int) -> list[mx.array]:
+def _from_before(recorder: Ledger, since: int) -> list[mx.array]:
     """Return the lazy arrays of the program's that stand for what had been made before a position of the tape."""
     found = []
     for key, value in recorder.live.copy().items():

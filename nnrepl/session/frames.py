@@ -312,7 +312,9 @@ class Frames:
         """ "step 2's", where a position lies in another step than the cursor; else ""."""
         steps = self.tape.steps
         number = steps.number_at(at)
-        return f"step {number}'s" if number != steps.number_at(min(position, max(len(self.tape) - 1, 0))) else ""
+        if number == steps.number_at(min(position, max(len(self.tape) - 1, 0))):
+            return ""
+        return f"step {number}'s" if number else "the setup's"
 
 
 def _has(step: Activation, name: str) -> bool:
