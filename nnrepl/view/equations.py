@@ -55,19 +55,22 @@ def _may_end(rest: str) -> bool:
 
 
 def _break(text: str, room: int) -> int:
-    """Return where a line is best broken: before a + or − that stands in few brackets, else at a blank."""
+    """Return where a line is best broken: before a definition, before a + or − in few brackets, else at a blank."""
     best: tuple[int, int] | None = None
-    blank, depth, cells = 0, 0, 0
+    blank, depth, cells, fits = 0, 0, 0, 1
     for at, sign in enumerate(text):
         cells += cell_len(sign)
         if cells > room:
             break
+        fits = at + 1
         depth += (sign in "([") - (sign in ")]")
         if sign != " " or not text[:at].strip():
             continue
         blank = at
-        if _may_end(text[at + 1 :]) and at > room * _EARLIEST and (best is None or depth <= best[0]):
+        if text[:at].endswith(",") and text[at : at + 2] == "  ":
+            best = (-1, at)  # before a definition
+        elif _may_end(text[at + 1 :]) and at > room * _EARLIEST and (best is None or depth <= best[0]):
             best = (depth, at)
     if best is not None:
         return best[1]
-    return blank or max(1, len(text[:room]))
+    return blank or fits
