@@ -27,15 +27,19 @@ class WrittenFiles:
         self._before = frozenset(_open_files())
         self._runs: Callable[[], bool] = bool
 
-    def warning(self) -> str:
-        """Return what to say before the program runs again; "" if it wrote none."""
+    def warning(self, left: Callable[[str], bool]) -> str:
+        """Return what to say before the program runs again; "" if it wrote none.
+
+        Args:
+            left: Tells which files are not written again.
+        """
         for path in _open_files():  # a database, say, which opens its file itself
             if path not in self._before:
                 self._paths[path] = None
-        if not self._paths:
+        paths, here = [path for path in self._paths if not left(path)], os.getcwd()
+        if not paths:
             return ""
-        here = os.getcwd()
-        names = [os.path.relpath(path) if path.startswith(here + os.sep) else path for path in self._paths]
+        names = [os.path.relpath(path) if path.startswith(here + os.sep) else path for path in paths]
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         return f"it writes its files again: {', '.join(names[:_NAMED])}{more}"
 
