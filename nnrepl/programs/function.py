@@ -233,7 +233,7 @@ class FunctionCall:
         old = run.old
         names = ProgramNames(old)
         tape = names.tape
-        replay = Replay(run, reach=codes.reach)
+        replay = Replay(run, changes=codes)
         recorder = self.recorder(tape, replay, old)
         with held():
             now = World([*self._roots, *(leaf.held for leaf in leaves_of(old))])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+import weakref
+from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.record import trees
 from nnrepl.record.anatomy import of_call
 from nnrepl.record.dot import read_graph
 from nnrepl.record.frame_variables import first_argument, variables_of
@@ -105,7 +108,7 @@ def _result(recorder: Ledger, call: Op, pass_: Inside, inner: Value, array: mx.a
 def _from_native(recorder: Ledger, array: mx.array, frame: FrameType) -> Value:
     """Enter an array of which only is known that it is not recorded: the program has run natively before, and may have
     made it then. It is a hole only where MLX's graph shows that it was made since."""
-    source, same = computed_from(recorder, array, recorder.native_until)
+    source, same = _source_since(recorder, array, frame)
     if source is not None and same:
         recorder.link(array, source)
         return source
@@ -120,34 +123,102 @@ def _from_native(recorder: Ledger, array: mx.array, frame: FrameType) -> Value:
     return recorder.leaf(array, "captured", _state_path(array, frame) or _variable(array, frame))
 
 
+def _source_since(recorder: Ledger, array: mx.array, frame: FrameType) -> tuple[Value | None, bool]:
+    """Return what `computed_from` does of what has been recorded since the program last ran natively. The arrays that
+    lie beside this one are looked at with it: MLX's graph is drawn whole, however little of it is asked for, and a
+    program that does not evaluate its weights has a long one."""
+    if is_evaluated(array):
+        return None, False
+    known = recorder.older.get(id(array))
+    if known is not None and known() is array:
+        return None, False
+    graph = _Graph(recorder, [array, *_beside(recorder, array, frame)], recorder.native_until)
+    later = graph.later()
+    for other, node in zip(graph.arrays, graph.heads):
+        if node not in later:
+            recorder.older[id(other)] = weakref.ref(other)
+    return graph.source(graph.heads[0])
+
+
+def _beside(recorder: Ledger, array: mx.array, frame: FrameType | None) -> Iterator[mx.array]:
+    """Yield the other arrays that are not evaluated, and not known, in what the functions that run have been given."""
+    seen = {id(array)}
+    while frame is not None:
+        code = frame.f_code
+        if code.co_argcount and (is_library(code.co_filename) or frame.f_globals.get("__name__", "")[:7] == "nnrepl."):
+            for name in code.co_varnames[: code.co_argcount]:
+                for other in _arrays_in(frame.f_locals.get(name)):
+                    if id(other) not in seen and id(other) not in recorder.live and not is_evaluated(other):
+                        seen.add(id(other))
+                        yield other
+        frame = frame.f_back
+
+
+def _arrays_in(thing: Any) -> list[mx.array]:
+    held = thing.state if is_optimizer(thing) else thing
+    return trees.arrays(held) if isinstance(held, (dict, list, tuple)) else []
+
+
 def computed_from(recorder: Ledger, array: mx.array, since: int = 0) -> tuple[Value | None, bool]:
     """Return a recorded value that an unevaluated array depends on in MLX's own lazy graph, if there is one, and
     whether the array is that very value. What came in from outside does not count, unless it is being differentiated:
     the array may have been made of it before the recording began."""
     if is_evaluated(array):
         return None, False
-    wrt = recorder.pass_.wrt if recorder.differentiating and recorder.pass_ is not None else ()
-    alive = recorder.live.copy().values()  # arrays may die meanwhile, and their entries with them
-    values = [
-        value for value in alive if value.held is not None and value.op is not None and value.op.position >= since
-    ]
-    values += wrt
-    before = _from_before(recorder, since) if since else []
-    primitives, nodes = read_graph([array, *(value.array for value in values), *before])
-    made_by = {name: made for made in primitives for name in made.outputs}
-    known = dict(zip(nodes[1:], values))
-    if since:  # `astype` to the same dtype gives back what came in, which was there before
-        there = set(nodes[1 + len(values) :])
-        known = {name: value for name, value in known.items() if name in made_by and name not in there}
-    pending, seen = [nodes[0]], set()
-    while pending:
-        name = pending.pop()
-        if name in known:
-            return known[name], name == nodes[0]
-        if name not in seen and name in made_by:
-            seen.add(name)
-            pending.extend(made_by[name].inputs)
-    return None, False
+    graph = _Graph(recorder, [array], since)
+    return graph.source(graph.heads[0])
+
+
+class _Graph:
+    """MLX's lazy graph behind some arrays, and which nodes of it are values that have been recorded.
+
+    Args:
+        since: From which position of the tape on.
+    """
+
+    def __init__(self, recorder: Ledger, arrays: list[mx.array], since: int) -> None:
+        wrt = recorder.pass_.wrt if recorder.differentiating and recorder.pass_ is not None else ()
+        alive = recorder.live.copy().values()  # arrays may die meanwhile, and their entries with them
+        values = [
+            value for value in alive if value.held is not None and value.op is not None and value.op.position >= since
+        ]
+        values += wrt
+        before = _from_before(recorder, since) if since else []
+        primitives, nodes = read_graph([*arrays, *(value.array for value in values), *before])
+        many = len(arrays)
+        self.arrays, self.heads = arrays, nodes[:many]
+        self._made_by = {name: made for made in primitives for name in made.outputs}
+        self._known = dict(zip(nodes[many:], values))
+        if since:  # `astype` to the same dtype gives back what came in, which was there before
+            there = set(nodes[many + len(values) :])
+            self._known = {
+                name: value for name, value in self._known.items() if name in self._made_by and name not in there
+            }
+
+    def source(self, head: str) -> tuple[Value | None, bool]:
+        """Return a known value that a node was computed from, and whether it is that very node."""
+        pending, seen = [head], set()
+        while pending:
+            name = pending.pop()
+            if name in self._known:
+                return self._known[name], name == head
+            if name not in seen and name in self._made_by:
+                seen.add(name)
+                pending.extend(self._made_by[name].inputs)
+        return None, False
+
+    def later(self) -> set[str]:
+        """Return the nodes that are known values, or were computed from some."""
+        takers: dict[str, list[str]] = {}
+        for name, made in self._made_by.items():
+            for source in made.inputs:
+                takers.setdefault(source, []).append(name)
+        found, pending = set(self._known), list(self._known)
+        while pending:
+            fresh = [name for name in takers.get(pending.pop(), ()) if name not in found]
+            found.update(fresh)
+            pending += fresh
+        return found
 
 
 def _from_before(recorder: Ledger, since: int) -> list[mx.array]:

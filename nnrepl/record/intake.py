@@ -70,6 +70,10 @@ class Intake(Generic[R]):
     def passed(self, recorder: R) -> None:
         """Note that an op inside a gradient call has been put on the tape."""
 
+    def has_line(self, recorder: R, count: int) -> bool:
+        """Whether a line of the user's is to run among the next ops, so many of them: then Python has to come by."""
+        return False
+
     def given(self, recorder: R, op: Op, frame: FrameType) -> Op | None:
         """Return the op that stands on the tape now for `op`, with its results; None where it must be computed.
 

@@ -23,6 +23,7 @@ class Ledger(Protocol):
     pass_: Pass | None
     differentiating: int
     native_until: int
+    older: dict[int, weakref.ref[mx.array]]
     inside: Touching | None
     leavings: Leavings
     overwritten: list[tuple[Value, mx.array]]

@@ -88,9 +88,18 @@ class Mirrored(Protocol):
     def due(self, exchange: Callable[[Value, Value], None]) -> None:
         """Make those that stand where the run stands now; `exchange` lets them take effect."""
 
+    def passed(self, due: bool = False) -> None:
+        """Run the lines of the user's that stand where the run stands now; `due`: the op there is about to be made."""
+
 
 class Traced(Protocol):
-    """A compiled function that is recorded for the first time, while MLX would be tracing it."""
+    """A compiled function that is recorded for the first time, while MLX would be tracing it.
+
+    Attributes:
+        typed: Whether a line of the user's has run in it, which is no part of the function.
+    """
+
+    typed: bool
 
     def depends(self, values: Iterable[Value]) -> bool:
         """Whether any of some values is or was made of a tracer."""

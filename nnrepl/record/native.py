@@ -191,6 +191,7 @@ class Levels:
         self.renew()
         recorder.mode = RECORD
         recorder.native_until = len(recorder.tape)
+        recorder.older.clear()
         recorder.seeded(("native", len(recorder.tape.steps)))
         recorder.watch.resume(recorder.stack.watched(recorder.watch))
 

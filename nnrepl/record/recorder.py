@@ -23,6 +23,7 @@ from nnrepl.record.leavings import Leavings
 from nnrepl.record.listener import Exchanging, Listener, Mirrored, Switching, Touching, Traced
 from nnrepl.record.objects import Slot, hand_out
 from nnrepl.record.phases import feeds_update, starts, title
+from nnrepl.record.runs_twice import TwiceRun
 from nnrepl.record.stack import Stack
 from nnrepl.record.watch import BindingWatch
 from nnrepl.tape import (
@@ -84,12 +85,14 @@ class Recorder:
         repeating: In how many compiled functions ops are repeated, of which none of the program's lines runs.
         indexing: Ops that take places which have not been looked at yet; `told` where something was found.
         mirrors: The second runs of checkpoints that are being recorded and have changes to make.
+        blocks: The first runs of checkpoints that are being recorded, outermost first.
         overwritten: Values whose array object was changed in place for an edit.
         draws: Since what the random draws are counted, and how many there were.
         watch: Notes what the program's variables hold.
         inside: What writes down the call that MLX runs by itself, where its function runs now.
         levels: Switches between recording ops and noticing calls; None before anything is installed.
         native_until: Where on the tape ops are recorded again that follow closed calls; 0: it has none.
+        older: Lazy arrays that are made of nothing that has been recorded since then, by `id`.
         collector: Keeps Python's garbage collector off the tape.
         customized: Custom functions and what was set as their `vjp`, `jvp`, `vmap`, by `id`.
         unified: Leaves that entered anew in a run along a tape, and which value of that each one is.
@@ -106,6 +109,7 @@ class Recorder:
         self.stack = Stack(base, self.watch)
         self.pass_: Pass | None = None
         self.differentiating = self.repeating = self.native_until = 0
+        self.older: dict[int, weakref.ref[mx.array]] = {}
         self.captured: dict[Value, mx.array] = {}
         self.overwrites: dict[int, tuple[mx.array, Value]] = {}
         self.forced = False
@@ -120,6 +124,7 @@ class Recorder:
         self.indexing: list[Op] = []
         self.told: set[tuple[Any, int]] = set()
         self.mirrors: list[Mirrored] = []
+        self.blocks: list[TwiceRun] = []
         self.tracing: list[Traced] = []
         self.made_before: dict[int, tuple[Any, Callable[..., Any]]] = {}
         self.overwritten: list[tuple[Value, mx.array]] = []

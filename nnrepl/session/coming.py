@@ -52,10 +52,11 @@ class Coming:
     # -- by tracing ------------------------------------------------------------------------------------------
 
     def _trace(self) -> Callable[[], None]:
-        before, frames = sys.gettrace(), []
+        before = sys.gettrace()
+        frames: list[FrameType] = []
         for frame in _stack(sys._getframe(2)):
-            if frame.f_trace is None and self._of(frame.f_code):
-                frame.f_trace = self._came
+            if self._of(frame.f_code) and (frame.f_trace is None or frame.f_trace == self._came):
+                frame.f_trace = self._came  # or it is still from the last time, when it was entered
                 frames.append(frame)
         sys.settrace(self._entered)
 

@@ -460,9 +460,12 @@ class Lookup:
         return bool(self.tape.bindings.called(name) or self.names.versions(name))
 
     def suggest(self, name: str) -> str:
-        """Return a hint at a name like this one."""
-        close = get_close_matches(name, self.names.spellings(), 1)
-        return f"; did you mean {close[0]}?" if close else ""
+        """Return a hint at a name like this one: a path that ends so, else one that is written much alike."""
+        known = self.names.spellings()
+        longer = [path for path in known if path.endswith(f".{name}")][:3]
+        close = longer or get_close_matches(name, known, 1)
+        *others, last = close or [""]
+        return f"; did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if close else ""
 
 
 def _several(steps: int) -> str:

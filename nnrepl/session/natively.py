@@ -22,6 +22,7 @@ from nnrepl.session.passing import place_of, without_ops
 from nnrepl.session.scouts import InStepOnly, Scout, asked_of, loss_before, scouts_of, wires_of
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import Going, Replaying
+from nnrepl.session.wires import trips_of
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Pass, Tape
 from nnrepl.timeline.timelines import Timeline
 
@@ -264,6 +265,7 @@ def settle(session: Standing) -> None:
         recorder.intake.forward.settle(recorder)
         if parted and recorder.intake.forward.skipped:
             raise NotKept(parted)
+    trips_of(session.tape).carry(trips_of(opening.old), opening.length, opening.moved)
     timeline = session.edits.timelines.current
     timeline.seen = opening.moved(timeline.seen)
     _move_changes(session, timeline, opening)

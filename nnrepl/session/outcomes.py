@@ -18,10 +18,10 @@ import mlx.core as mx
 from nnrepl.session.conditions import named_in
 from nnrepl.session.expressions import instead_of
 from nnrepl.session.own_names import OWN_NAMES
-from nnrepl.session.parsed import Parsed
+from nnrepl.session.parsed import Parsed, replaced
 from nnrepl.session.standing import Standing
 from nnrepl.session.wires import variable
-from nnrepl.tape import GRADIENT_PASS, UNBOUND, UPDATE_PASS, ClosedOp, Leaf, Pass, Tape, Value, arrays_of
+from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, UNBOUND, UPDATE_PASS, ClosedOp, Leaf, Pass, Tape, Value, arrays_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +99,6 @@ def _compiled(parsed: Parsed, names: list[str]) -> CodeType:
     by = instead_of(parsed, tuple(meant))
     for call, name in zip(parsed.gradient_calls.values(), parsed.gradients):
         by[call] = ast.copy_location(ast.Name(place[f"grad({name})"], ast.Load()), call)
-    from nnrepl.session.parsed import replaced
-
     return compile(ast.Expression(replaced(body, by)), "<prompt>", "eval", dont_inherit=True)
 
 
@@ -163,11 +161,13 @@ def _places_of_gradient(session: Standing, name: str) -> Places:
     """Where in what a gradient call returns a gradient lies; empty where it is no weight's, or is summed up from
     parts, each of which counts."""
     found: Places = {}
-    passes = [pass_ for pass_ in session.tape.passes if pass_.wrt]
+    of = {weight: pass_ for pass_ in session.tape.passes for weight in pass_.wrt}
+    entered = {weight.origin for weight in of}
     for _, value in session.names.versions(name):
-        pass_ = next((pass_ for pass_ in passes if value in pass_.wrt), None)
+        pass_ = of.get(value)
         if pass_ is None:
-            if not (value.op is not None and value.op.pass_.kind == UPDATE_PASS):
+            made = None if value.op is None else value.op.pass_.kind
+            if made not in (UPDATE_PASS, SETUP_PASS) and value not in entered:
                 return {}
             continue
         parts = pass_.grads.get(value.canonical, ())
@@ -198,16 +198,19 @@ def _gradient(places: Places, tape: Tape) -> Found:
 def _weight(session: Standing, name: str) -> Found | None:
     """Return what gives a weight, or a part of an optimizer's state, as the program holds it; None if the name means
     anything else as well."""
-    names, updates = session.names, set()
+    names, tape = session.names, session.tape
+    first = next((pass_ for pass_ in tape.passes if pass_.kind == UPDATE_PASS), None)
+    weights = {weight for pass_ in tape.passes for weight in pass_.wrt}
+    weights |= {weight.origin for weight in weights if weight.origin is not None}  # as they came in
+    updates: set[Pass] = set()
     last: Value | None = None
     for _, value in names.versions(name):
         op = value.op
-        if isinstance(value, Leaf) and any(value in pass_.wrt for pass_ in session.tape.passes):
-            last = last or value
-            continue
-        if op is None or op.pass_.kind != UPDATE_PASS or isinstance(op, ClosedOp) or op.pass_ in updates:
-            return None
-        updates.add(op.pass_)
+        if not (isinstance(value, Leaf) and value in weights) and (op is None or op.pass_.kind != SETUP_PASS):
+            again = op is not None and op.pass_ in updates and op.pass_ is not first  # the first one makes its state
+            if op is None or op.pass_.kind != UPDATE_PASS or isinstance(op, ClosedOp) or again:
+                return None
+            updates.add(op.pass_)
         last = value
     if last is None or not updates:
         return None

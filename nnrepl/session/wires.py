@@ -209,13 +209,16 @@ class Trips:
         inside, between = self._at.get(key, []), self._between.get(key, [])
         return _any_in(inside, step.start, step.end) or _any_in(between, before, step.end)
 
-    def carry(self, old: Trips, keys: Iterable[str], moved: Callable[[int], int]) -> None:
-        """Take over what was known of some keys on a tape of which the positions have moved."""
-        for key in keys:
-            if key in old._known:
-                start, end = old._known[key]
-                self._known[key] = (moved(start), moved(end))
-                self._at[key] = [moved(at) for at in old._at.get(key, [])]
+    def carry(self, old: Trips, length: int, moved: Callable[[int], int]) -> None:
+        """Take over what is not known from this run: what was known on a tape of some length, whose positions have
+        moved."""
+        for key in old._known.keys() - self._known.keys():
+            start, end = old._known[key]
+            self._known[key] = (moved(start), moved(min(end, length)))
+            self._at[key] = [moved(at) for at in old._at.get(key, [])]
+            self._between[key] = [moved(at) for at in old._between.get(key, [])]
+            if key in old._truths:
+                self._truths[key] = [(moved(at), truth) for at, truth in old._truths[key]]
 
 
 def _first(entry: tuple[int, bool]) -> int:
