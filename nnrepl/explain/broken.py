@@ -28,7 +28,7 @@ Number = float | int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Breach:
+class BrokenRule:
     """A rule that may have been broken, and what would prevent it ("" where nothing can be said)."""
 
     text: str
@@ -73,7 +73,7 @@ def broken(look: Look, birth: Birth) -> Broken:
     return _told(_backwards(look, birth, forward, numbers, came), "", operands, [])
 
 
-def _told(claims: Iterable[Claim[Breach]], arithmetic: str, operands: tuple[tuple[str, str], ...], more: list[Said]
+def _told(claims: Iterable[Claim[BrokenRule]], arithmetic: str, operands: tuple[tuple[str, str], ...], more: list[Said]
           ) -> Broken:  # fmt: skip
     """Return the first rule that was broken, and what is to be done about it."""
     found = first_advised(claims)
@@ -121,25 +121,25 @@ def _arithmetic(op: Op, numbers: list[Number]) -> str:
     return words.substitute(entry.text, dict(zip(entry.symbols, (words.factor(number) for number in numbers))))
 
 
-def _forwards(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> Iterator[Claim[Breach]]:
+def _forwards(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> Iterator[Claim[BrokenRule]]:
     """Yield the rules that a forward op may have broken, each with a check on its numbers."""
     operand = next((taken.name for taken in op.inputs), "it")
     if birth.constant is not None:
         stands = birth.constant
-        yield Claim("why: a constant", lambda: not math.isfinite(stands), lambda: Breach(
+        yield Claim("why: a constant", lambda: not math.isfinite(stands), lambda: BrokenRule(
             f"{words.number(stands)} stands in the program."))  # fmt: skip
         return
     if is_of_shares(op):
         low = bool(numbers) and numbers[0] == -math.inf
-        yield Claim("why: empty row of shares", lambda: low and birth.kind == NAN, lambda: Breach(
+        yield Claim("why: empty row of shares", lambda: low and birth.kind == NAN, lambda: BrokenRule(
             f"{_EMPTY_ROW} What is taken from it is −∞ as well, and −∞ − (−∞) is no number.", _LEAVE_ONE
         ))  # fmt: skip
     for pole in _poles(op):
         yield Claim(
-            "why: pole", partial(pole.where, numbers), partial(Breach, pole.rule, pole.keep.replace("{}", operand))
+            "why: pole", partial(pole.where, numbers), partial(BrokenRule, pole.rule, pole.keep.replace("{}", operand))
         )
     taken_none = bool(op.inputs) and not any(taken.size for taken in op.inputs)
-    yield Claim("why: of nothing", lambda: has(op.name, Trait.REDUCES) and taken_none, lambda: Breach(
+    yield Claim("why: of nothing", lambda: has(op.name, Trait.REDUCES) and taken_none, lambda: BrokenRule(
         f"There is nothing to take the {op.name} of: {operand} is empty."))  # fmt: skip
     if has(op.name, Trait.ATTENDS):
         yield from (_nobody_to_attend_to(look, op), _scores(look, op))
@@ -177,7 +177,7 @@ def _taken_out(op: Op) -> str:
     return made.name if made is not None and of_it else ""
 
 
-def _nobody_to_attend_to(look: Look, op: Op) -> Claim[Breach]:
+def _nobody_to_attend_to(look: Look, op: Op) -> Claim[BrokenRule]:
     """Claim that the mask of an attention leaves some query without a key."""
     mask = op.kwargs.get("mask")
     has_mask = isinstance(mask, Value) and look.can_see(mask) and bool(mask.shape)
@@ -187,17 +187,17 @@ def _nobody_to_attend_to(look: Look, op: Op) -> Claim[Breach]:
         array = look.array(mask)
         return mx.all(~array if array.dtype == mx.bool_ else array == -mx.inf, axis=-1)
 
-    def rule() -> Breach:
+    def rule() -> BrokenRule:
         assert isinstance(mask, Value)
         first = int(look.numbers([mx.argmax(closed().flatten())])[0])
         row = words.element(words.name(mask), unravel(first, (*mask.shape[:-1], 1)))
-        return Breach(f"The mask leaves no key to the query of row {row.rpartition(',')[0]},:]: its shares are 0/0.",
-                    _LEAVE_ONE)  # fmt: skip
+        row = row.rpartition(",")[0]
+        return BrokenRule(f"The mask leaves no key to the query of row {row},:]: its shares are 0/0.", _LEAVE_ONE)
 
     return Claim("why: no key", lambda: has_mask and bool(look.numbers([mx.any(closed())])[0]), rule)
 
 
-def _whole_row(look: Look, birth: Birth, op: Op) -> Iterator[Claim[Breach]]:
+def _whole_row(look: Look, birth: Birth, op: Op) -> Iterator[Claim[BrokenRule]]:
     """Yield that the row of the bad element holds nothing but −∞, or that it has an ∞."""
     taken = op.inputs[0]
     axis = op.kwargs.get("axis", op.args[1] if len(op.args) > 1 else None)
@@ -205,9 +205,9 @@ def _whole_row(look: Look, birth: Birth, op: Op) -> Iterator[Claim[Breach]]:
     if isinstance(axis, int) and birth.value.shape == taken.shape:
         index = list(unravel(birth.at, taken.shape))
         array = _line(array, index, axis)
-    yield Claim("why: empty row", lambda: bool(look.numbers([mx.all(array == -mx.inf)])[0]), lambda: Breach(
+    yield Claim("why: empty row", lambda: bool(look.numbers([mx.all(array == -mx.inf)])[0]), lambda: BrokenRule(
         f"{_EMPTY_ROW} Its shares would be 0/0.", _LEAVE_ONE))  # fmt: skip
-    yield Claim("why: infinite share", lambda: bool(look.numbers([mx.any(array == mx.inf)])[0]), lambda: Breach(
+    yield Claim("why: infinite share", lambda: bool(look.numbers([mx.any(array == mx.inf)])[0]), lambda: BrokenRule(
         "An ∞ went in: its share would be ∞/∞."))  # fmt: skip
 
 
@@ -217,7 +217,7 @@ def _line(array: mx.array, index: list[int], axis: int) -> mx.array:
     return array[tuple(places)]
 
 
-def _overflow(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> Iterator[Claim[Breach]]:
+def _overflow(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> Iterator[Claim[BrokenRule]]:
     """Yield that the number is only too large for its dtype: computed again in a wider one."""
     value = birth.value
     dtype, limit = words.dtype(value.dtype), LARGEST.get(value.dtype)
@@ -226,7 +226,7 @@ def _overflow(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> Iterat
     entry, first = ENTRIES.get(op.name), next(iter(numbers), None)
     bound = None if entry is None or op.of is not None else entry.beyond.get(value.dtype)
     beyond = bound is not None and first is not None and first > bound
-    yield Claim("why: overflows beyond", lambda: beyond, lambda: Breach(
+    yield Claim("why: overflows beyond", lambda: beyond, lambda: BrokenRule(
         f"{op.name} overflows in {dtype} beyond {bound}: the largest number there is {words.number(limit)}.",
         "Take the largest element out first (softmax and logsumexp do), or clip what goes in.",
     ))  # fmt: skip
@@ -236,7 +236,7 @@ def _overflow(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> Iterat
     half = value.dtype == mx.float16
     exact = f": in {'float32' if half else 'float64'} it would be {words.number(wide or 0.0)}"
     fits = ", or bfloat16." if wide is not None and abs(wide) < LARGEST[mx.bfloat16] else "."
-    yield Claim("why: overflow", lambda: too_large, lambda: Breach(
+    yield Claim("why: overflow", lambda: too_large, lambda: BrokenRule(
         f"{said}{'' if op.name == 'astype' else exact}.",
         f"Use float32 here{fits}" if half and op.name != "astype" else "",
     ))  # fmt: skip
@@ -270,12 +270,12 @@ def _element(look: Look, op: Op, birth: Birth, given: Callable[[Value], mx.array
     return found if isinstance(found, float) else None
 
 
-def _scores(look: Look, op: Op) -> Claim[Breach]:
+def _scores(look: Look, op: Op) -> Claim[BrokenRule]:
     """Claim that the scores of an attention overflow: queries and keys whose products are too large."""
     q, k = op.args[:2]
     limit = LARGEST.get(q.dtype, math.inf)
     largest = _largest_score(look, op) if all(look.stat(taken).is_finite for taken in (q, k)) else 0.0
-    return Claim("why: scores overflow", lambda: largest > limit, lambda: Breach(
+    return Claim("why: scores overflow", lambda: largest > limit, lambda: BrokenRule(
         f"The scores overflow {words.dtype(q.dtype)}, whose largest number is {words.number(limit)}: the largest "
         f"product of {words.name(q)} and {words.name(k)}, scaled, would be {words.number(largest)}.",
         "Normalize queries and keys, or make them smaller."))  # fmt: skip
@@ -291,7 +291,7 @@ def _largest_score(look: Look, op: Op) -> float:
     return found * peaks[0] * peaks[1] * abs(scale)
 
 
-def _backwards(look: Look, birth: Birth, op: Op, numbers: list[Number], came: Number) -> Iterator[Claim[Breach]]:
+def _backwards(look: Look, birth: Birth, op: Op, numbers: list[Number], came: Number) -> Iterator[Claim[BrokenRule]]:
     """Yield the rules that a VJP may have broken although its forward op was given finite numbers."""
     of = birth.value.gradient_of
     slot = next((at for at, arg in enumerate(op.args) if isinstance(arg, Value) and of is not None
@@ -304,7 +304,7 @@ def _backwards(look: Look, birth: Birth, op: Op, numbers: list[Number], came: Nu
     for pole in () if entry is None else entry.steep:
         if pole.slot in (None, slot):
             more, after = (times, late if "{}" in pole.keep else "") if pole.times else ("", "")
-            rule = partial(Breach, pole.rule + more, pole.keep.replace("{}", operand) + after)
+            rule = partial(BrokenRule, pole.rule + more, pole.keep.replace("{}", operand) + after)
             yield Claim("why: steep", partial(pole.where, given), rule)
     if has(op.name, Trait.ATTENDS):
         yield _nobody_to_attend_to(look, op)

@@ -79,6 +79,7 @@ class Compiled(opaque.Transform):
         self._native: set[Any] = set()
         self._looks: dict[Any, int] = {}
         self._ran = False
+        self._library: bool | None = None
 
     def _noted(self, fun: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function as MLX gets it: when MLX runs it in order to trace it, that is noted."""
@@ -137,8 +138,10 @@ class Compiled(opaque.Transform):
         """Whether it is a function of MLX's or of another library (an activation): it has nothing frozen in it, and it
         outlives the program when that runs again. One that a library makes anew for the program, around what that
         gives it (the step of a trainer), is as good as the program's own."""
-        code = getattr(self.fun, "__code__", None)
-        return code is not None and not code.co_freevars and is_library(code.co_filename)
+        if self._library is None:
+            code = getattr(self.fun, "__code__", None)
+            self._library = code is not None and not code.co_freevars and is_library(code.co_filename)
+        return self._library
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if any(not _allowed(leaf) for leaf in trees.leaves((args, kwargs))):
@@ -230,7 +233,9 @@ class Twin:
     @classmethod
     def of(cls, trace: FirstCall) -> Twin:
         """Return what a first run shows."""
-        seen = dict.fromkeys([op.pass_ for op in trace.ops if op.pass_.kind in (GRADIENT_PASS, UPDATE_PASS)])
+        # What happens inside of a nested call is no call of its own: MLX runs that call as one op.
+        outer = dict.fromkeys([op.pass_ for op in trace.ops if op.pass_.within is None])
+        seen = [pass_ for pass_ in outer if pass_.kind in (GRADIENT_PASS, UPDATE_PASS)]
         steps = {pass_.step.number: pass_.step for pass_ in seen}.values()
         updates = {pass_ for step in steps for pass_ in step.updates}  # sums of gradients are none
         passes = [pass_ for pass_ in seen if pass_.kind == GRADIENT_PASS or pass_ in updates]
@@ -244,6 +249,8 @@ class Twin:
 
     def loss(self, result: Any) -> Any:
         """Return the loss in what a call returns."""
+        if type(result) is mx.array and not self.output:
+            return result
         found = trees.arrays(result)
         return found[self.output] if 0 <= self.output < len(found) else None
 

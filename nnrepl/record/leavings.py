@@ -64,8 +64,9 @@ class Leavings:
 
 
 def mark_of(pass_: Inside, value: Value) -> Mark | None:
-    """Which of the arrays that are made inside of a call it is."""
-    op = value.op
+    """Which of the arrays that are made inside of a call it is. What a call in there has left is known by where it was
+    made: that call is not on its own when MLX runs the whole again."""
+    op = (value := _made(value)).op
     if op is None or op.scope is None:
         return None
     before = [
@@ -74,3 +75,13 @@ def mark_of(pass_: Inside, value: Value) -> Mark | None:
         if other.lasti == op.lasti and other.scope is not None and other.scope.code is op.scope.code
     ]
     return op.scope.code, op.lasti, len(before)
+
+
+def _made(value: Value) -> Value:
+    """Return what a value is where it was made: inside of the call that has left it, if one has."""
+    op = value.op
+    recipe = None if op is None else getattr(op.operation.run, "recipe", None)
+    if op is None or recipe is None:
+        return value
+    left = value.slot - len(op.outputs) + len(recipe.kept)
+    return value if left < 0 else _made(recipe.kept[left])

@@ -28,7 +28,7 @@ from nnrepl.record.frame_variables import first_argument
 from nnrepl.record.handing_back import hand_back
 from nnrepl.record.numbering import BY_OPTIMIZER, Numbering
 from nnrepl.record.patches import Patches
-from nnrepl.record.recorder import NATIVE, RECORD, Recorder, current, ready
+from nnrepl.record.recorder import NATIVE, RECORD, Recorder, here, ready
 from nnrepl.record.segments import is_mlx
 from nnrepl.record.stack import UPDATES
 from nnrepl.record.watch import BindingWatch
@@ -110,8 +110,8 @@ class Levels:
         changes: Tells whether weights are changed between gradient calls.
         resting: Whether the program is in a closed stretch: until the next call.
         evaluations: How many evaluations the program has forced up to now, if it is.
-        returned: What the call gives back that has just been closed; `calling`: the frame in which it was made;
-            `making`: the one that is being made.
+        returned: What the call gives back that has just been closed; `calling`: the frame in which it was made,
+            `compiled`: whether in a compiled function; `making`: the one that is being made.
     """
 
     def __init__(
@@ -134,6 +134,7 @@ class Levels:
         self.evaluations = 0
         self.returned: Any = None
         self.calling: FrameType | None = None
+        self.compiled = False
         self.making: Callable[[], Any] | None = None
         self._depth = 0
         self._sparse = False
@@ -308,10 +309,14 @@ class Levels:
             for made in calls if error is None else calls[:1]:
                 place = (scope, lasti) if made.scope is None else (self._within(made, scope, lasti), made.lasti)
                 op = _closed(self.numbering, recorder, made, *place)
-                self._came_out(op, result, error, loss)
+                if error is not None:
+                    op.pass_.error = recorder.tape.notes.errors[op] = error
+                elif loss is not None and made.kind == GRADIENT_PASS:
+                    op.pass_.gives_loss = gives(result)
+                    self.losses.made(op, loss(result))
                 recorder.intake.closed(recorder, op)
                 self._expect_update(op.pass_, weights)
-            self.calling = frame
+            self.calling, self.compiled = frame, calls[0].scope is not None
             try:
                 self._left(op, result)
             finally:
@@ -325,17 +330,6 @@ class Levels:
         if caller is None or caller.is_other(made.outer, scope, lasti):
             caller = self._caller = Caller(made.outer, scope, lasti)
         return caller.scope(made.scope)
-
-    def _came_out(self, op: ClosedOp, result: Any, error: BaseException | None, loss: Loss | None) -> None:
-        """Note what a call gave, or that it failed."""
-        pass_ = op.pass_
-        gradient = pass_.kind == GRADIENT_PASS
-        pass_.gives_loss = gives(result) if loss is not None and gradient else ""
-        if error is not None:
-            pass_.error = error
-            pass_.tape.notes.errors[op] = error
-        elif loss is not None and gradient:
-            self.losses.made(op, loss(result))
 
     def _look_for_update(self, weights: Weights | None) -> None:
         """See whether the program has changed the weights since their last gradient call, and that was expected."""
@@ -396,12 +390,14 @@ def levels_of(recorder: Recorder) -> Levels | None:
 
 def noticing() -> Levels | None:
     """Return what notices a call made natively here and now, not within another one; None if nothing does."""
-    recorder = current()
-    if recorder is not None and recorder.mode == NATIVE and get_ident() == recorder.thread:
-        levels = levels_of(recorder)
-        if levels is not None and not levels.inside:
-            return levels
-    return None
+    recorder = here()
+    return None if recorder is None else noticed_by(recorder)
+
+
+def noticed_by(recorder: Recorder) -> Levels | None:
+    """Return what notices a call made natively now, if that is not within another one."""
+    levels = recorder.levels if recorder.mode == NATIVE else None
+    return levels if isinstance(levels, Levels) and not levels.inside else None
 
 
 def _own(frame: FrameType) -> FrameType:
@@ -454,8 +450,11 @@ def _closed(numbering: Numbering, recorder: Recorder, call: Call, scope: Activat
     if passes and passes[-1].end == position:
         position = passes[-1].end  # the same number once
     end = position + 1
-    pass_ = Pass(tape, 0, call.kind, call.title, position, end, end, grads=_NO_GRADIENTS, scope=scope, code=call.code)
-    pass_.open, pass_.lasti = False, _OFFSETS.setdefault(lasti, lasti)
+    lasti = _OFFSETS.setdefault(lasti, lasti)
+    pass_ = Pass(
+        tape, 0, call.kind, call.title, position, end, end, gives_loss="", grads=_NO_GRADIENTS, scope=scope,
+        lasti=lasti, code=call.code, open=False,
+    )  # fmt: skip
     numbering.number(tape, pass_)
     op = ClosedOp(call.kind, call.title, pass_)
     ops.append(op)

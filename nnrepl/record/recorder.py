@@ -456,13 +456,16 @@ def current() -> Recorder | None:
     return _installed[-1] if _installed else None
 
 
+def here() -> Recorder | None:
+    """Return the installed recorder, if it follows this thread."""
+    recorder = _installed[-1] if _installed else None
+    return recorder if recorder is not None and get_ident() == recorder.thread else None
+
+
 def ready() -> Recorder | None:
     """Return the installed recorder if it would record a call made here and now."""
-    if _installed:
-        recorder = _installed[-1]
-        if recorder.mode == RECORD and get_ident() == recorder.thread:
-            return recorder
-    return None
+    recorder = here()
+    return recorder if recorder is not None and recorder.mode == RECORD else None
 
 
 @contextmanager

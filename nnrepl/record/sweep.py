@@ -73,6 +73,9 @@ class Sweep:
         distinct = tuple(inputs)
         cut, unlinked = self.tape.notes.cut, self.tape.notes.unlinked.get(op, ())
         for group in anatomy(op, tuple([index[value] for value in op.inputs]), distinct):
+            if group.twin >= 0:  # one tensor for MLX: its gradients come together
+                self.tape.notes.aliases[op.outputs[group.outputs[0]]] = op.outputs[group.twin]
+                continue
             reachable = group.outputs if not cut else [slot for slot in group.outputs if op.outputs[slot] not in cut]
             if not reachable or (len(reachable) < len(group.outputs) and op not in self.tape.notes.calls):
                 continue  # MLX has let go of how it was made

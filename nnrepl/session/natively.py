@@ -19,7 +19,7 @@ from nnrepl.session import goals
 from nnrepl.session.hooks import OPENED, Stop
 from nnrepl.session.outcomes import Ended
 from nnrepl.session.passing import place_of, without_ops
-from nnrepl.session.scouts import InStepOnly, Scout, asked_of, loss_before, scouts_of, wires_of
+from nnrepl.session.scouts import InStepOnly, Scout, asked_of, is_closed, loss_before, scouts_of, wires_of
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import Going, Replaying
 from nnrepl.session.wires import trips_of
@@ -153,8 +153,8 @@ def _look_out(session: Standing, op: ClosedOp) -> None:
     if recorder is None or levels is None or not scouts:
         return
     fresh = levels.losses.fresh()
-    loss = fresh[1] if fresh is not None and fresh[0] is op else None
-    ended = Ended(op, loss, loss_before(tape, op), levels.returned, levels.calling)
+    made, loss = fresh if fresh is not None else (op, None)
+    ended = Ended(op, loss, loss_before(tape, made), levels.returned, levels.calling, levels.compiled)
     with recorder.muted():
         found = [(scout, step) for scout in scouts for step in scout.sees(tape, ended)]
     levels.losses.settle()  # its number is known from here on
@@ -200,7 +200,8 @@ def watch(session: Standing) -> None:
     now = session.course.now
     if isinstance(now, Going) and may_run(session):
         session.scouts = now.goal, tuple(session.stops.enabled), scouts_of(session, now.goal)
-    places = [*place_of(session.goal), *session.lookout.places()]
+    goal = session.goal if isinstance(now, Going) or session.scouts is None else session.scouts[0]  # once more for that
+    places = [*place_of(goal), *session.lookout.places()]
     lines = list(without_ops(session.tape, places))
     scouts = session.scouts[2] if session.scouts is not None and may_run(session) else None
     session.passing.arm(recorder, lines, wires_of(scouts or []), asked_of(scouts or []))
@@ -325,6 +326,23 @@ def not_expected(session: Standing, pass_: Pass) -> None:
     session.hooks.cursor_moved(len(session.tape))  # what it has printed is shown: the run again takes it as seen
     session.course.rest(Stop("", len(session.tape)))
     session.edits.open(frozenset([pass_.step.number]), -1, now.goal)
+
+
+def look_at_end(session: Standing) -> None:
+    """Note that the program, or a cell, has come to its end natively: what has come by since its last call may stop the
+    user as well.
+
+    Raises:
+        RunAgain: Through the program.
+    """
+    recorder, tape, now = session.recorder, session.tape, session.course.now
+    levels = None if recorder is None else levels_of(recorder)
+    native = levels is not None and levels.native
+    if not native or not isinstance(now, Going) or now.interrupted or this_process() != session.process:
+        return
+    last = tape.steps.number_at(len(tape) - 1)
+    if is_closed(tape, last) and any(scout.may(tape, last) for scout in scouting(session) or []):
+        _alarm(session, {last})
 
 
 def look_at_failure(session: Standing, error: BaseException | None) -> None:

@@ -276,6 +276,7 @@ class TapeSession(Standing):
         """Note that the program has ended, by itself or by an exception; the user may still look around."""
         self.course.error = error
         self.changes.timelines.live.ended = True
+        natively.look_at_end(self)
         goal, hits = at_end(self)
         natively.look_at_failure(self, error)
         if natively.opened(self):

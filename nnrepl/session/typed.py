@@ -164,6 +164,7 @@ def at_end(session: Standing) -> tuple[goals.Goal | None, list[Hit]]:
 
 def cell_ended(session: Standing, cell: Cell, error: BaseException | None) -> None:
     """Note that the last cell has run to its end, or raised: the user has the floor."""
+    natively.look_at_end(session)
     goal, hits = at_end(session)
     missed = goals.missed(goal, session.tape)
     if natively.opened(session):

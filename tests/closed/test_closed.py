@@ -141,7 +141,7 @@ def test_updates_by_hand_leave_steps_closed(name: str, tmp_path: Path) -> None:
 def test_sums_of_gradients_are_no_updates(tmp_path: Path) -> None:
     file = tmp_path / "train.py"
     file.write_text(HEAD + QUIET + SUMMED)
-    shown = play(file, "continue", "info steps all", "goto step 3 update", "p total", "ops step 3")
+    shown = play(file, "continue", "info steps all", "goto step 4 update", "p total", "ops step 4")
     assert re.findall(r"^(?:▶|  )\s+\d+ +(\d+) +(\d) +(\w+)", shown, re.MULTILINE)[3:] == [("4", "3", "Adam")] * 2
     summed = re.findall(r"  →  (\S*).* train.py:\d+$", shown, re.MULTILINE)
     assert summed

@@ -67,9 +67,9 @@ def lazy(document: Any) -> dict[str, Any]:
 
 
 def gradient(document: Any) -> dict[str, Any]:
-    """The last value, as the gradient of another one."""
-    last: dict[str, Any] = next(row for row in reversed(document["values"]) if "of" in row)
-    return last
+    """The last gradient, without its numbers."""
+    last = next(row for row in reversed(document["values"]) if "of" in row)
+    return {key: said for key, said in last.items() if key not in ("tensor", "sum")}
 
 
 LIES: dict[str, Any] = {
@@ -101,8 +101,7 @@ LIES: dict[str, Any] = {
     "a cursor behind the end": lambda d: d["made"].update(cursor=10**6),
     "a cursor one behind the end": lambda d: d["made"].update(cursor=len(d["tapes"][d["current"]]["ops"]) + 1),
     "gradients of gradients without end": lambda d: d["values"].extend(
-        {**{key: said for key, said in gradient(d).items() if key not in ("tensor", "sum")}, "of": len(d["values"]) + at - 1}
-        for at in range(41)
+        {**gradient(d), "of": len(d["values"]) + at - 1} for at in range(41)
     ),
     "deep arguments": lambda d: d["ops"][0].update(args=[nested(150)]),
     "an argument of no kind": lambda d: d["ops"][0].update(args=[{"q": 1}]),

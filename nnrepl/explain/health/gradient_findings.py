@@ -15,6 +15,7 @@ from nnrepl.explain.answer import Cause
 from nnrepl.explain.blame import Blame, blame, cone_stats
 from nnrepl.explain.born import amount, born, did
 from nnrepl.explain.disconnected import why_none
+from nnrepl.explain.health.activations import was_alive
 from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
 from nnrepl.explain.limits import is_lost
 from nnrepl.explain.nonfinite import Trouble, blamed, ends, trouble, vanished
@@ -180,8 +181,9 @@ def dead(case: Checkup) -> Iterator[Dead]:
             (has(op.of.name, Trait.STEPS) and 4 * len(leaves) < len(grads)) or has(op.of.name, Trait.PICKS)
         )
         made = reason.start is not None and reason.start.op is not None  # zeros that the program makes in this pass
-        yield Dead(op, leaves, reason, NOTE if step or ((made or reason.cancels) and some) else WARNING,
-                   ways[op, said])  # fmt: skip
+        learned = op.of is not None and op.of.name == "maximum" and was_alive(case, op.of)
+        meant = step or learned or ((made or reason.cancels) and some)
+        yield Dead(op, leaves, reason, NOTE if meant else WARNING, ways[op, said])
 
 
 def zero(case: Checkup) -> Iterator[Finding]:
@@ -241,7 +243,7 @@ def is_meant(case: Checkup, op: Op, leaves: list[Value]) -> bool:
     if (
         has(forward.name, Trait.CHOOSES)
         and not has(forward.name, Trait.SELECTS)
-        and all(leaf.size == 1 for leaf in leaves)
+        and all(leaf.size == 1 and leaf.op is None for leaf in leaves)
     ):
         return True  # a learned limit that was not reached
     return forward.name == "softmax" and case.look.stat(forward.inputs[0]).infs > 0  # a router that leaves one choice
