@@ -66,10 +66,6 @@ class Outcome:
         self._names = names
         self._code = _compiled(parsed, list(names))
 
-    def asks(self, ended: Ended) -> bool:
-        """Whether it is worth asking where a call has ended."""
-        return self.of_weights or ended.differentiates
-
     def holds(self, ended: Ended) -> bool:
         """Whether it is true there, or may be: what cannot be asked is said where the step is open."""
         space: dict[str, Any] = {"mx": mx}

@@ -48,8 +48,8 @@ STOPS = {
     "break step 11": 0,
     "tbreak 9#3": 0,
     "break mx.abs(last.weight).max() > 0.85": 1,
-    "break mx.abs(grad(last.bias)).max() < 0.05": 1,
-    "until mx.linalg.norm(grad(first.weight)) < 0.3": 1,
+    "break mx.abs(grad(last.bias)).max() > 0.18": 1,
+    "until mx.linalg.norm(grad(first.weight)) < 0.355": 1,
     "break last.bias.v.max() > 0.04": 1,
     "break loss < 0.6": 1,
 }
@@ -116,7 +116,9 @@ def test_what_has_to_be_recorded_for_a_stop_is_said(tmp_path: Path) -> None:
 
 def test_in_a_compiled_step_nothing_is_missed(tmp_path: Path) -> None:
     """Natively no Python runs in it."""
-    compiled = TRAIN.replace("for i in", "state = [model.state, opt.state]\n@mx.compile\ndef nothing(x): return x\nfor i in")
+    compiled = TRAIN.replace(
+        "for i in", "state = [model.state, opt.state]\n@mx.compile\ndef nothing(x): return x\nfor i in"
+    )
     step = "def step(x, y):\n    loss, grads = learn(model, x, y)\n    opt.update(model, grads)\n    return loss\n"
     compiled = compiled.replace("for i in", f"{step}step = mx.compile(step, inputs=state, outputs=state)\nfor i in")
     compiled = compiled.replace("    loss, grads = learn(model, X, Y)\n    if", "    loss = step(X, Y)\n    if")
