@@ -12,6 +12,7 @@ from nnrepl.explain.answer import Cause, Evidence
 from nnrepl.explain.born import SIGN, amount, born, did, did_of
 from nnrepl.explain.broken import Broken, broken, is_of_shares
 from nnrepl.explain.forward import made_large
+from nnrepl.explain.leapt import leapt
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass_or_none
 from nnrepl.explain.scale import grows
@@ -19,7 +20,7 @@ from nnrepl.ops import Trait, has
 from nnrepl.ops.numbers import unravel
 from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_born, is_inexact
 from nnrepl.session.reading import Reading
-from nnrepl.tape import GRADIENT_PASS, ClosedOp, Op, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Op, Pass, Value
 from nnrepl.tape.claims import Claim, Possibility, Said, joined, say, say_first, stated
 from nnrepl.tape.collector import paused
 
@@ -82,12 +83,15 @@ def trouble(look: Look, pass_: Pass) -> Trouble | None:
 
 
 def ends(pass_: Pass) -> list[Value]:
-    """Return what a pass is run for, the loss first."""
+    """Return what a pass is run for, the loss first: of an update all that it makes; of what is neither what nothing
+    in it goes on with, since an evaluation may mask with −∞ as training does."""
     if pass_.kind == GRADIENT_PASS:
         found = [pass_.loss] if pass_.loss is not None else [root for root, _ in pass_.roots]
         found += [grads[-1] for leaf in pass_.wrt if (grads := pass_.grads.get(leaf))]
     else:
-        found = [value for op in pass_.ops if op.error is None for value in op.outputs]
+        made = [op for op in pass_.ops if op.error is None]
+        taken = set() if pass_.kind == UPDATE_PASS else {value for op in made for value in op.inputs}
+        found = [value for op in made for value in op.outputs if value not in taken]
     return [value for value in found if is_inexact(value) and not value.refusal]
 
 
@@ -183,6 +187,7 @@ def why_nonfinite(session: Reading, kind: str = "") -> Cause:
             answer = _answer(look, found)
             answer.also.extend(say(_no_infinity(look, found.birth, kind)))
             answer.also.extend(say_first(_since(look, session, found)))
+            answer.also.extend(leapt(look, session))
             return answer
     here = session.pass_
     inside = [here] if here is not None and len(here) else []
