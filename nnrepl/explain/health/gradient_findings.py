@@ -205,7 +205,7 @@ def dead(case: Checkup) -> Iterator[Dead]:
         )
         made = reason.start is not None and reason.start.op is not None  # zeros that the program makes in this pass
         learned = op.of is not None and op.of.name == "maximum" and was_alive(case, op.of)
-        condition = some and _is_condition(first)
+        condition = some and _is_condition(first) and all(_is_mask(case, leaf) for leaf in leaves)
         meant = step or learned or condition or ((made or reason.cancels) and some)
         yield Dead(op, leaves, reason, NOTE if meant else WARNING, ways, others, condition)
 
@@ -216,6 +216,14 @@ def _is_divided_away(case: Checkup, first: Blame) -> bool:
     if forward is None or _is_condition(first):
         return False
     return not all(case.look.finite([*forward.inputs, *forward.outputs]).values())
+
+
+def _is_mask(case: Checkup, leaf: Value) -> bool:
+    """Whether a parameter holds zeros and one other number, of which weight decay may have taken something."""
+    if not case.look.can_see(leaf):
+        return False
+    array = case.look.array(leaf)
+    return bool(case.look.numbers([mx.all((array == 0) | (array == mx.max(array)))])[0])
 
 
 def _is_condition(first: Blame) -> bool:
