@@ -129,10 +129,10 @@ def _arithmetic(op: Op, numbers: list[Number]) -> str:
 def _forwards(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> Iterator[Claim[BrokenRule]]:
     """Yield the rules that a forward op may have broken, each with a check on its numbers."""
     operand = next((taken.name for taken in op.inputs), "it")
-    if birth.constant is not None:
-        stands = birth.constant
-        yield Claim("why: a constant", lambda: not math.isfinite(stands), lambda: BrokenRule(
-            f"{words.number(stands)} stands in the program."))  # fmt: skip
+    stands = birth.constant
+    yield Claim("why: a constant", lambda: stands is not None and not math.isfinite(stands), lambda: BrokenRule(
+        f"{words.number(stands or 0.0)} stands in the program."))  # fmt: skip
+    if stands is not None:
         return
     if is_of_shares(op):
         low = bool(numbers) and numbers[0] == -math.inf

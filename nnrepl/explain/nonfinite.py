@@ -269,14 +269,11 @@ def why_nonfinite_value(session: Reading, value: Value, kind: str = "") -> Cause
     finite = Claim("why: value finite", lambda: look.finite([value])[value], lambda: (
         f"{value.name} is finite: {words.counted(stat.size, 'ordinary number')}, the largest "
         f"{words.number(stat.peak)} in size."))  # fmt: skip
-    said = say(finite)
-    if said:
-        return Cause(said[0], ops=look.ops)
     at = first_bad(look, value, kind)
     wanted = at if at is not None else first_bad(look, value)
     pass_ = value.op.pass_ if value.op is not None else session.pass_
-    assert wanted is not None
-    assert pass_ is not None
+    if wanted is None or pass_ is None:
+        return Cause(stated(finite), ops=look.ops)
     answer = _answer(look, Trouble(value, pass_, follow(look, value, wanted)))
     none = Claim("why: other kind", lambda: bool(kind) and first_bad(look, value, kind) is None and stat.size > 1,
                  lambda: (f"{value.name} holds no {SIGN[kind]}, but "
