@@ -272,3 +272,17 @@ def test_why_nan_tells_the_step_in_which_the_loss_leapt(far: bool) -> None:
     session.run("goto end")
     also = " ".join(why(session, "nan").also)
     assert ("Before that the loss was finite, but" in also and "in step 2" in also and "h * 1e+25" in also) == far, also
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_what_has_been_learned_has_little_left_to_learn(learned: bool) -> None:
+    """The gradient of weights whose answers are sure is tiny: a fault only where it has never been anything else."""
+    sure, open_ = mx.ones((3, 2)) * mx.array([40.0, -40.0]), mx.ones((3, 2)) * mx.array([0.5, -0.5])
+    with nnrepl.recording() as tape:
+        step = mx.value_and_grad(lambda w: nn.losses.cross_entropy(mx.abs(X) @ w, mx.zeros((4,), mx.int32)).mean())
+        for w in (open_ if learned else sure, sure):
+            mx.eval(step(w * 0.4))
+    session = OpenSession(tape)
+    session.run("goto end")
+    found = [one.level for one in health(session).findings if one.kind in ("vanishing gradients", "zero gradient")]
+    assert found == (["note"] if learned else ["warning"])

@@ -360,7 +360,7 @@ def scale(case: Checkup) -> Iterator[Finding]:
         cancels = cause is not None and cause.cancels is not None
         yield from findings(
             _is_tiny(case, worst, matrices, len(lost), cause), "vanishing gradients", f"why grad({worst.name}) is tiny",
-            matrices[worst].op, NOTE if cancels else WARNING)  # fmt: skip
+            matrices[worst].op, NOTE if cancels or _was_larger(case, worst, cause) else WARNING)  # fmt: skip
 
 
 def _is_huge(case: Checkup, alive: dict[Value, Value], whole: float, worst: Value) -> Claim[str]:
@@ -409,6 +409,20 @@ def _because(case: Checkup, cause: LineSteps | None, verb: str) -> str:
 
 _EACH = 4.0
 """What a typical element of a huge gradient is beyond: 1e3 is the norm of a gradient of 62,500 such."""
+
+
+def _was_larger(case: Checkup, worst: Value, cause: LineSteps | None) -> bool:
+    """Whether the same lines gave a gradient of ordinary size in the first step: a policy that is sure, a model that
+    fits have little left to learn."""
+    first = case.series[0]
+    forward = None if cause is None else cause.worst.op.of
+    if first is case.pass_ or forward is None or not any(op.source == forward.source for op in first.forward):
+        return False
+    old = next((leaf for leaf, later in leaves_later(first, case.pass_).items() if later is worst), None)
+    grads = first.grads.get(old) if old is not None else None
+    if old is None or not grads or not case.look.can_see(old) or not case.look.can_see(grads[-1]):
+        return False
+    return not is_lost(case.look.stat(old), case.look.stat(grads[-1]), 0.0, case.limits)
 
 
 def _behind_a_beginner(case: Checkup, gradient: Value) -> bool:
