@@ -286,3 +286,15 @@ def test_what_has_been_learned_has_little_left_to_learn(learned: bool) -> None:
     session.run("goto end")
     found = [one.level for one in health(session).findings if one.kind in ("vanishing gradients", "zero gradient")]
     assert found == (["note"] if learned else ["warning"])
+
+
+@pytest.mark.parametrize("stepped", [True, False])
+def test_a_step_behind_what_passes_nothing_is_told_as_well(stepped: bool) -> None:
+    def loss(w: mx.array) -> mx.array:
+        gap = X @ w
+        gap = gap // 1 if stepped else gap * 2
+        return mx.maximum(gap - 50, 0).mean()
+
+    session = OpenSession(nnrepl.trace(loss, mx.array([1.0, -2.0, 0.5]), wrt=0))
+    (text,) = [one.text for one in health(session).findings if one.kind == "zero gradient"]
+    assert ("would pass nothing either" in text and "gap // 1" in text) == stepped, text

@@ -20,12 +20,13 @@ from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding,
 from nnrepl.explain.limits import is_lost
 from nnrepl.explain.nonfinite import Trouble, blamed, ends, trouble, vanished
 from nnrepl.explain.outside import detours
-from nnrepl.explain.paths import leaves_later, root_modules
+from nnrepl.explain.paths import cone, leaves_later, root_modules
 from nnrepl.explain.scale import LineSteps, grows, shrinks, weight_of
 from nnrepl.explain.stuck import reason_for
 from nnrepl.explain.zero_reasons import Reason
 from nnrepl.explain.zeros import versions
 from nnrepl.ops import Trait, has
+from nnrepl.record import segments as sources
 from nnrepl.record.batches import total
 from nnrepl.session.births import INF, Birth, is_inexact
 from nnrepl.tape import Op, Pass, Value
@@ -250,7 +251,7 @@ def _are_zero(case: Checkup, one: Dead) -> Claim[str]:
     at = f"{words.title(one.op)}{_and_at(one)}{line_of(one.op)}"
     return Claim("finding: zero gradient", holds, lambda: (
         f"{_names(one.leaves, '∂L/∂')} {are} 0: {them} became 0 at {at}: {one.reason.text.rstrip('.')}"
-        f"{_other_ways(case, one)}{_as_a_mask(one)}"))  # fmt: skip
+        f"{_other_ways(case, one)}{_further_on(case, one)}{_as_a_mask(one)}"))  # fmt: skip
 
 
 def _and_at(one: Dead) -> str:
@@ -258,6 +259,17 @@ def _and_at(one: Dead) -> str:
         return ""
     more = f" and {len(one.others) - 3} more" if len(one.others) > 3 else ""
     return f", and likewise at {', '.join(op.label for op in one.others[:3])}{more}"
+
+
+def _further_on(case: Checkup, one: Dead) -> str:
+    """Which op behind the one that made the gradient 0 would make it 0 as well, whatever came: a step has no slope."""
+    told = {way.op for way in one.ways} | {one.op, *one.others}
+    if one.op.of is not None and has(one.op.of.name, Trait.STEPS):
+        return ""
+    ways = cone([finals(case)[one.leaves[0]]])
+    steps = [op.of for op in ways if op.of is not None and op not in told and has(op.of.name, Trait.STEPS)]
+    steps = [op for op in steps if not sources.is_library(op.source.file)]
+    return f". {words.call(steps[0])} ({words.spot(steps[0])}) would pass nothing either" if steps else ""
 
 
 def _as_a_mask(one: Dead) -> str:
