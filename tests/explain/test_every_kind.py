@@ -306,7 +306,12 @@ def buffers(faulty: bool) -> None:
     mx.value_and_grad(loss)(tree, rows(8, 3))
 
 
+def thrown(faulty: bool) -> None:
+    train(nn.Linear(3, 2), squares, rows(4, 3), rows(4, 2), optimizer=optim.Adam(90.0 if faulty else 0.01))
+
+
 OTHERS: dict[str, tuple[str, Program]] = {
+    "thrown": ("leaping update", thrown),
     "made for nothing": ("forgotten update", scaled_for_nothing), "kept from training": ("no gradient", buffers),
     "all the same": ("all the same", lambda faulty: taught(faulty, lambda h: mx.maximum(h - 50, 0.25))),
     "cut between": ("whole numbers", lambda faulty: taught(faulty, lambda h: (h > 0).astype(mx.float32))),

@@ -434,6 +434,8 @@ def _was_larger(case: Checkup, worst: Value, cause: LineSteps | None) -> bool:
     grads = first.grads.get(old) if old is not None else None
     if old is None or not grads or not case.look.can_see(old) or not case.look.can_see(grads[-1]):
         return False
+    if case.look.stat(worst).norm > 100 * case.look.stat(old).norm:
+        return False  # thrown far out by its updates
     return not is_lost(case.look.stat(old), case.look.stat(grads[-1]), 0.0, case.limits)
 
 

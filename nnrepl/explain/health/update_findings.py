@@ -429,6 +429,36 @@ def _forgot(case: Checkup, grads: dict[Value, Value], later: list[Pass]) -> Clai
     return (Possibility if same else Claim)("finding: forgotten update", holds, lambda: text)
 
 
+def thrown(case: Checkup) -> Iterator[Finding]:
+    """Find weights that are a hundred times as large as in the first step, and far from 1."""
+    first = case.series[0]
+    if case.broken or first is case.pass_:
+        return
+    pairs = [(old, now) for old, now in leaves_later(first, case.pass_).items()
+             if len(now.shape) > 1 and is_inexact(now) and not old.refusal and not now.refusal]  # fmt: skip
+    stats = case.look.stats([one for pair in pairs for one in pair])
+    far = [(old, now) for old, now in pairs if stats[old].typical > _BEGAN and stats[now].typical > max(
+        _THROWN * stats[old].typical, _OUT)]  # fmt: skip
+    if far:
+        old, now = max(far, key=lambda pair: stats[pair[1]].typical / stats[pair[0]].typical)
+        more = f" ({len(far)} such weights)" if len(far) > 1 else ""
+        yield from findings(
+            Claim("finding: thrown", lambda: _grew(case, old, now), lambda: (
+                f"a typical element of {now.name} is {words.number(stats[now].typical)}, and was "
+                f"{words.number(stats[old].typical)} in {first.step.title}{more}: the updates have thrown it far out")),
+            "leaping update", "info parameters", None)  # fmt: skip
+
+
+_THROWN, _OUT, _BEGAN = 100.0, 10.0, 1e-3
+
+
+def _grew(case: Checkup, old: Value, now: Value) -> bool:
+    """Whether a tensor is far larger than another: by the mean of the absolute values."""
+    sizes = [mx.mean(mx.abs(case.look.array(one).astype(mx.float32))) for one in (old, now)]
+    before, after = case.look.numbers(sizes)
+    return bool(after > 0.1 * _THROWN * before)
+
+
 _WAITS = ("mx.eval", "mx.async_eval")
 
-CHECKS: list[Check] = [steps, forgotten]
+CHECKS: list[Check] = [steps, forgotten, thrown]
