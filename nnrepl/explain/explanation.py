@@ -144,7 +144,8 @@ def _leaf(look: Look, value: Value, index: str | None) -> Explanation:
 
 
 def _symbols(op: Op, names: Names) -> list[Symbol]:
-    taken = [*upstream(op), *(op.of.inputs if op.of is not None else ())] if op.phase == "backward" else list(op.inputs)
+    made = op.of if op.operation.kind != "accumulate" else None
+    taken = [*upstream(op), *(made.inputs if made is not None else ())] if op.phase == "backward" else list(op.inputs)
     return [
         Symbol(names(one), f"{tuple(one.shape)} {words.dtype(one.dtype)}", origin_of(one))
         for one in dict.fromkeys(taken)
@@ -183,6 +184,7 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
     # Of an update no gradient is taken: how one would pass does not belong here.
     found.words = template(entry.forth, names_of(entry, op, names)) if op.pass_.kind != UPDATE_PASS else ""
     if not value.size:
+        found.notes.append(f"It is empty: of shape {tuple(value.shape)} there is no element.")
         return
     arithmetic = worked.forward(look, op, entry, value, place, names)
     found.lines = [] if arithmetic is None else arithmetic.lines()
@@ -191,7 +193,7 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
         if entry.kind == "composite" and op not in op.tape.notes.mapped:
             found.notes.append(f"into {op.label} takes it apart into textbook ops, with their numbers.")
     found.rule = _without_defined(found.rule, found.lines)
-    found.notes.extend(_shape_notes(op, entry, value))
+    found.notes.extend(_shape_notes(look, op, entry, value))
     found.notes.extend(known_by_name(op))
     if entry.source:
         found.notes.append(f"Source: {entry.source}.")
@@ -215,7 +217,7 @@ def _without_defined(rules: list[str], lines: list[str]) -> list[str]:
     return [kept(rule) for rule in rules]
 
 
-def _shape_notes(op: Op, entry: Entry, value: Value) -> list[str]:
+def _shape_notes(look: Look, op: Op, entry: Entry, value: Value) -> list[str]:
     """Broadcasting, reductions and moves in words."""
     notes: list[str] = []
     bound = {symbol: given for symbol, given in bind(entry, op).items() if isinstance(given, Value)}
@@ -247,13 +249,26 @@ def _shape_notes(op: Op, entry: Entry, value: Value) -> list[str]:
     elif entry.name == "softmax":
         axis = bind(entry, op).get("axis")
         of = "" if samples_of(value) else f" of {tuple(value.shape)}"
-        notes.append(f"The shares add up to 1 along {'all axes' if axis is None else f'axis {axis}'}{of}.")
+        if _adds_up(look, value, axis):
+            notes.append(f"The shares add up to 1 along {'all axes' if axis is None else f'axis {axis}'}{of}.")
     for size, lie in samples_of(value):
         notes.append(
             f"That is done for each of {size} samples, which lie along axis {lie} here; the op's own axes count "
             "within one."
         )
     return notes
+
+
+def _adds_up(look: Look, value: Value, axis: int | list[int] | None) -> bool:
+    """Whether the shares of each row come to 1: those of numbers that are none do not."""
+    if samples_of(value) or not value.size:
+        return False
+    with aside():
+        total = mx.sum(look.array(value).astype(mx.float32), axis=axis)
+        return bool(look.numbers([mx.all(mx.abs(total - 1) < _ROUNDED)])[0])
+
+
+_ROUNDED = 0.05
 
 
 def _repeated(own: tuple[int, ...], whole: tuple[int, ...]) -> str:
@@ -349,6 +364,8 @@ def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str])
         sign = op.called(whole)
         notes.append(f"It is a part of {sign}: {words.name(of, op)} is used more than once, and {whole.op.label} adds "
                      "the parts up.")  # fmt: skip
+    if op.operation.kind == "accumulate":
+        return notes
     # What is computed in several steps has its own sentence about gradients.
     if len(upstream(op)) == 1 and of is not forward.outputs[0] and (entry is None or entry.kind != COMPOSITE):
         arrives = op.called(upstream(op)[0])
