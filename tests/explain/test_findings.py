@@ -16,6 +16,7 @@ import nnrepl
 from nnrepl.explain.health import Report, health
 from nnrepl.session.session import TapeSession
 from nnrepl.tape import GRADIENT_PASS, claims
+from tests.support import OpenSession
 
 Program = Callable[[bool], None]
 """Trains something; with a fault if it is told so."""
@@ -494,3 +495,31 @@ def test_a_model_that_a_compiled_step_does_not_give_back_is_named() -> None:
         assert "first.weight" not in found.text
         assert "a.weight" not in found.text
     assert [finding for one in reports(half_kept, False) for finding in one.warnings] == []
+
+
+class Headed(nn.Module):
+    """A frozen body; its head is trained, and nobody calls it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.norm, self.head = nn.Linear(4, 3), nn.BatchNorm(3), nn.Linear(4, 3)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.norm(self.body(x))
+
+
+@pytest.mark.parametrize("everything", [True, False])
+def test_what_one_module_keeps_from_training_is_not_kept_in_another(everything: bool) -> None:
+    model, x = Headed(), rows(4, 4)
+    model.body.freeze()
+
+    def loss(parameters: Any) -> mx.array:
+        model.update(parameters)
+        return mx.square(model(x)).mean()
+
+    trace = nnrepl.trace(loss, model.parameters() if everything else model.trainable_parameters(), wrt=0)
+    found = [str(finding.text) for finding in health(OpenSession(trace)).findings if finding.kind == "no gradient"]
+    kept = [text for text in found if "keeps them from training" in text]
+    assert not any("head" in text for text in kept)
+    assert bool(kept) == everything
+    assert any("head" in text for text in found)
