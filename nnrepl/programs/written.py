@@ -28,14 +28,19 @@ class WrittenFiles:
         self._before = frozenset(_open_files())
         self._runs: Callable[[], bool] = bool
 
-    def warning(self) -> str:
-        """Return what to say before the program runs again; "" if it wrote none. Files are named once."""
+    def warning(self, left: Callable[[str], bool]) -> str:
+        """Return what to say before the program runs again; "" if it wrote none. Files are named once.
+
+        Args:
+            left: Tells which files are not written again.
+        """
         for path in _open_files():  # a database, say, which opens its file itself
             if path not in self._before:
                 self._paths[path] = None
-        if not self._paths:
+        paths, here = [path for path in self._paths if not left(path)], os.getcwd()
+        if not paths:
             return ""
-        here, new = os.getcwd(), [path for path in self._paths if path not in self._told]
+        new = [path for path in paths if path not in self._told]
         names = [os.path.relpath(path) if path.startswith(here + os.sep) else path for path in new]
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         besides = ", and besides" if self._told and names else ""
@@ -44,14 +49,15 @@ class WrittenFiles:
 
     @contextmanager
     def watching(self, runs: Callable[[], bool]) -> Iterator[None]:
-        """Note what is opened for writing, made, put in another's place, or saved by MLX, inside.
+        """Note what is opened for writing, made, put in another's place, or saved by MLX, inside; of the standard
+        streams what is nnrepl's stays open.
 
         Args:
             runs: Tells whether the program runs; else it is nnrepl that writes.
         """
         self._runs = runs
         places: list[tuple[Any, str]] = [(builtins, "open"), (io, "open"), *((mx, name) for name in _SAVING)]
-        places += [(os, name) for name in _MOVING]
+        places += [(os, name) for name in (*_MOVING, "close")]
         before = [(holder, name, getattr(holder, name)) for holder, name in places]
         noted = self._noting(io.open, _writes)
 
@@ -60,10 +66,16 @@ class WrittenFiles:
             stream = streams.opened(*args, **kwargs) if runs() and (args or "file" in kwargs) else None
             return noted(*args, **kwargs) if stream is None else stream
 
+        @functools.wraps(os.close, updated=())
+        def closing(fd: int) -> None:
+            if not (runs() and streams.shut(fd)):
+                close(fd)
+
+        close, instead = os.close, {"open": opening, "close": closing}
         try:
             for holder, name, original in before:
                 at = 1 if name in ("rename", "replace") else 0
-                setattr(holder, name, opening if name == "open" else self._noting(original, _always, at))
+                setattr(holder, name, instead.get(name) or self._noting(original, _always, at))
             yield
         finally:
             for holder, name, original in before:
