@@ -352,6 +352,20 @@ def pixels(shift: Callable[[mx.array], mx.array]) -> Program:
     return program
 
 
+def ended(faulty: bool) -> None:
+    """A ReLU behind all weights that the first update kills: the answers are below 0, or a hinge that is satisfied."""
+    x = mx.array([[1.0, 2.0, 0.5, 1.0], [0.5, 1.0, 2.0, 1.5]])
+    model = nn.Linear(4, 1)
+    model.weight, model.bias = mx.full((1, 4), 0.25), mx.array([-1.1])
+    wanted = mx.array([[-3.0], [-4.0]])
+
+    def loss(m: nn.Module, x: mx.array) -> mx.array:
+        y = nn.relu(m(x))
+        return nn.losses.mse_loss(y, wanted) if faulty else y.mean()
+
+    train(model, loss, x, optimizer=optim.SGD(0.02))
+
+
 KINDS: dict[str, tuple[str, str, Program]] = {
     "clipped": ("discarded gradients", "clip_grad_norm", clipped),
     "applied": ("discarded update", "used by nothing", applied),
@@ -558,3 +572,10 @@ def test_what_one_module_keeps_from_training_is_not_kept_in_another(everything: 
     assert not any("head" in text for text in kept)
     assert bool(kept) == everything
     assert any("head" in text for text in found)
+
+
+@pytest.mark.parametrize("faulty", [True, False])
+def test_a_last_relu_that_has_died_with_a_loss_left_is_no_hinge(faulty: bool) -> None:
+    *_, last = reports(ended, faulty)
+    assert [finding.kind for finding in last.warnings] == (["zero gradient", "dead units"] if faulty else [])
+    assert "zero gradient" in {finding.kind for finding in last.findings}
