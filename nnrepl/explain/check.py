@@ -138,6 +138,10 @@ def _of_op(look: Look, session: Reading, op: Op) -> list[GradientQuestion]:
             run = projected(forward, of, rule.outputs, [value.array for value in cotangents])
             coarse = coarsest([*forward.inputs, *forward.outputs, *cotangents])
             questions.append(GradientQuestion(gradient.name, of, gradient.array, run, coarse, peak, _ELEMENTS))
+    if not questions and all(not gradient.size for gradient in backward.outputs):
+        raise UserError(
+            f"{backward.label} gives no number: what it differentiates is empty, and there is nothing to check"
+        )
     return questions
 
 

@@ -16,7 +16,7 @@ from nnrepl.session.lookup import NUMBER
 from nnrepl.session.reading import Reading
 from nnrepl.tape import UPDATE_PASS, Op, Value
 
-_AT = re.compile(r"^(?P<target>.*?)\s*(?:\bat\s*(?P<index>\[.*\]|-?\d+(?:\s*,\s*-?\d+)*))?$")
+_AT = re.compile(r"^(?P<target>.*?)\s*(?:\bat(?=[\s\[])\s*(?P<index>\S.*))?$")
 
 
 def explain(session: Reading, text: str) -> Explanation:

@@ -123,7 +123,8 @@ def _leaf(look: Look, value: Value, index: str | None) -> Explanation:
 
 
 def _symbols(op: Op, names: Names) -> list[Symbol]:
-    taken = [*upstream(op), *(op.of.inputs if op.of is not None else ())] if op.phase == "backward" else list(op.inputs)
+    made = op.of if op.operation.kind != "accumulate" else None
+    taken = [*upstream(op), *(made.inputs if made is not None else ())] if op.phase == "backward" else list(op.inputs)
     return [
         Symbol(names(one), f"{tuple(one.shape)} {words.dtype(one.dtype)}", origin_of(one))
         for one in dict.fromkeys(taken)
@@ -162,6 +163,7 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
     # Of an update no gradient is taken: how one would pass does not belong here.
     found.words = template(entry.forth, names_of(entry, op, names)) if op.pass_.kind != UPDATE_PASS else ""
     if not value.size:
+        found.notes.append(open_said(f"It is empty: of shape {tuple(value.shape)} there is no element."))
         return
     arithmetic = worked.forward(look, op, entry, value, place, names)
     found.lines = [] if arithmetic is None else arithmetic.lines()

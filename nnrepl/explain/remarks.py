@@ -131,6 +131,8 @@ def of_gradient(op: Op, entry: Entry | None, value: Value, lines: Sequence[str])
         "" if whole is None or whole.op is None else
         f"It is a part of {op.called(whole)}: {called} is used more than once, and {whole.op.label} adds the parts up."
     ))  # fmt: skip
+    if op.operation.kind == "accumulate":
+        return
     # What is computed in several steps has its own sentence about gradients.
     in_one = entry is None or entry.kind != COMPOSITE
     yield Claim("explain: chain rule", lambda: len(given) == 1 and of is not forward.outputs[0] and in_one, lambda: (

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 import nnrepl
-from nnrepl.explain.check import check_pass
+from nnrepl.explain.check import check_op, check_pass
+from nnrepl.explain.explained import explain
 from nnrepl.explain.look import Look, Stat
 from nnrepl.explain.loss import verdict, why_loss
 from nnrepl.explain.why import why
@@ -198,3 +199,40 @@ def test_unsigned_numbers_and_large_ones_are_told_apart() -> None:
     assert (found.same, found.absolute) == (False, 1.0)
     assert (_signed(mx.array([1], mx.uint32)) - _signed(mx.array([2], mx.uint32))).tolist() == [-1]
     assert (_signed(mx.array([False])) - _signed(mx.array([True]))).tolist() == [-1]
+
+
+def test_a_gradient_of_nothing_is_not_checked_without_a_word() -> None:
+    session = OpenSession(nnrepl.trace(lambda w: (w[:0] @ w).sum() + w.sum(), mx.ones((2, 2)), wrt=0))
+    op = next(op for op in session.tape.ops if op.name == "vjp of matmul")
+    if op.outputs[0].size:
+        assert check_op(session, op).checked
+    session = OpenSession(nnrepl.trace(lambda w: mx.exp(mx.tanh(w[:0])).sum() + w.sum(), mx.ones((2, 2)), wrt=0))
+    op = next(op for op in session.tape.ops if op.name == "vjp of exp")
+    with pytest.raises(UserError, match="is empty"):
+        check_op(session, op)
+
+
+def test_what_explain_says_of_nothing_and_of_nan_is_so() -> None:
+    session = OpenSession(nnrepl.trace(lambda w: mx.softmax(w[:0] @ w).sum() + w.sum(), mx.ones((2, 2)), wrt=0))
+    assert any("is empty" in note for note in explain(session, "#2").notes)
+    for factor in (1.0, mx.nan):
+        session = OpenSession(nnrepl.trace(lambda w, f=factor: mx.softmax(w * f, axis=0).sum(), mx.ones((2, 2)), wrt=0))
+        told = [note for note in explain(session, "#2").notes if "add up to 1" in note]
+        assert bool(told) == (factor == 1)
+
+
+@pytest.mark.parametrize("index", ["1.5", "[1]", "x", "[0, 0, 0]", "[a, 0]", "[9, 0]", "1;2", "[]"])
+def test_an_element_that_is_none_is_refused_in_one_line(index: str) -> None:
+    session = OpenSession(nnrepl.trace(lambda w: (w * 2).sum(), mx.ones((2, 3)), wrt=0))
+    with pytest.raises(UserError, match=r"^(an element is written at|#1 has shape)"):
+        explain(session, f"#1 at {index}")
+    assert explain(session, "#1 at -1, 0").element == "#1[1,0]"
+
+
+def test_what_is_added_up_is_told_without_what_the_parts_were_made_of() -> None:
+    session = OpenSession(nnrepl.trace(lambda w: (w @ w).sum() + (w * 2).sum(), mx.ones((2, 2)), wrt=0))
+    found = explain(session, "grad(w)")
+    assert found.op is not None
+    assert found.op.operation.kind == "accumulate"
+    assert "w" not in [symbol.name for symbol in found.symbols]
+    assert not any("The sum runs over" in note for note in found.notes)

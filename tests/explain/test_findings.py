@@ -16,6 +16,7 @@ import nnrepl
 from nnrepl.explain.health import Report, health
 from nnrepl.session.session import TapeSession
 from nnrepl.tape import GRADIENT_PASS, claims
+from tests.support import OpenSession
 
 Program = Callable[[bool], None]
 """Trains something; with a fault if it is told so."""
@@ -351,6 +352,20 @@ def pixels(shift: Callable[[mx.array], mx.array]) -> Program:
     return program
 
 
+def ended(faulty: bool) -> None:
+    """A ReLU behind all weights that the first update kills: the answers are below 0, or a hinge that is satisfied."""
+    x = mx.array([[1.0, 2.0, 0.5, 1.0], [0.5, 1.0, 2.0, 1.5]])
+    model = nn.Linear(4, 1)
+    model.weight, model.bias = mx.full((1, 4), 0.25), mx.array([-1.1])
+    wanted = mx.array([[-3.0], [-4.0]])
+
+    def loss(m: nn.Module, x: mx.array) -> mx.array:
+        y = nn.relu(m(x))
+        return nn.losses.mse_loss(y, wanted) if faulty else y.mean()
+
+    train(model, loss, x, optimizer=optim.SGD(0.02))
+
+
 KINDS: dict[str, tuple[str, str, Program]] = {
     "clipped": ("discarded gradients", "clip_grad_norm", clipped),
     "applied": ("discarded update", "used by nothing", applied),
@@ -529,3 +544,38 @@ def test_a_model_that_a_compiled_step_does_not_give_back_is_named() -> None:
         assert "first.weight" not in found.text
         assert "a.weight" not in found.text
     assert [finding for one in reports(half_kept, False) for finding in one.warnings] == []
+
+
+class Headed(nn.Module):
+    """A frozen body; its head is trained, and nobody calls it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.norm, self.head = nn.Linear(4, 3), nn.BatchNorm(3), nn.Linear(4, 3)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.norm(self.body(x))
+
+
+@pytest.mark.parametrize("everything", [True, False])
+def test_what_one_module_keeps_from_training_is_not_kept_in_another(everything: bool) -> None:
+    model, x = Headed(), rows(4, 4)
+    model.body.freeze()
+
+    def loss(parameters: Any) -> mx.array:
+        model.update(parameters)
+        return mx.square(model(x)).mean()
+
+    trace = nnrepl.trace(loss, model.parameters() if everything else model.trainable_parameters(), wrt=0)
+    found = [str(finding.text) for finding in health(OpenSession(trace)).findings if finding.kind == "no gradient"]
+    kept = [text for text in found if "keeps them from training" in text]
+    assert not any("head" in text for text in kept)
+    assert bool(kept) == everything
+    assert any("head" in text for text in found)
+
+
+@pytest.mark.parametrize("faulty", [True, False])
+def test_a_last_relu_that_has_died_with_a_loss_left_is_no_hinge(faulty: bool) -> None:
+    *_, last = reports(ended, faulty)
+    assert [finding.kind for finding in last.warnings] == (["zero gradient", "dead units"] if faulty else [])
+    assert "zero gradient" in {finding.kind for finding in last.findings}

@@ -72,7 +72,7 @@ def _is_behind_all(case: Checkup, op: Op) -> bool:
 
 def was_alive(case: Checkup, op: Op) -> bool:
     """Whether a hinge in the loss itself was not satisfied in an earlier step, and is now: it has been learned."""
-    if not _is_behind_all(case, op):
+    if not _is_behind_all(case, op) or not _is_done(case):
         return False
     earlier = case.series[: case.series.index(case.pass_)]
     same = [
@@ -83,6 +83,15 @@ def was_alive(case: Checkup, op: Op) -> bool:
     ]
     case.look.see([old.outputs[0] for old in same])
     return any(case.look.numbers([mx.any(old.outputs[0].array != 0) for old in same]))
+
+
+def _is_done(case: Checkup) -> bool:
+    """Whether the loss is 0, or something still learns: a loss that is left, and no gradient, has not been learned."""
+    pass_ = case.pass_
+    if pass_.loss is None or pass_.loss.refusal:
+        return True
+    grads = [pass_.grads[leaf][-1] for leaf in pass_.wrt if pass_.grads.get(leaf)]
+    return case.look.stat(pass_.loss).is_zero or not all(stat.is_zero for stat in case.look.stats(grads).values())
 
 
 def _learns_anyway(case: Checkup, value: Value) -> bool:

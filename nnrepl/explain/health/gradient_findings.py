@@ -94,7 +94,8 @@ def missing(case: Checkup) -> Iterator[Finding]:
                 "way may lead through there")),
             "hole", "verify", None, NOTE)  # fmt: skip
         return
-    kept = [leaf for leaf in none if leaf.name.rpartition(".")[2] in _kept(pass_)]
+    paths = _kept(pass_)
+    kept = [leaf for leaf in none if any(leaf.name == path or leaf.name.endswith(f".{path}") for path in paths)]
     if kept:
         yield from findings(_are_kept(case, kept), "no gradient", f"why grad({kept[0].name})", None, NOTE)
     none = [leaf for leaf in none if leaf not in kept]
@@ -116,10 +117,10 @@ def missing(case: Checkup) -> Iterator[Finding]:
 
 
 def _kept(pass_: Pass) -> set[str]:
-    """Return the names under which modules hold what they keep from training themselves: the statistics of a
+    """Return the paths under which modules of MLX hold what they keep from training themselves: the statistics of a
     BatchNorm."""
-    return {name for root in root_modules(pass_) for one in root.modules() for name in getattr(one, "_no_grad", ())
-            if type(one).__module__.startswith("mlx.")}  # fmt: skip
+    return {f"{path}.{name}" if path else name for root in root_modules(pass_) for path, one in root.named_modules()
+            for name in getattr(one, "_no_grad", ()) if type(one).__module__.startswith("mlx.")}  # fmt: skip
 
 
 def _are_kept(case: Checkup, leaves: list[Value]) -> Claim[str]:
