@@ -12,7 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from types import FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import mlx.core as mx
 
@@ -22,9 +22,6 @@ from nnrepl.record import segments as sources
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module, is_module_type
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Tape, Value
-
-if TYPE_CHECKING:
-    from nnrepl.programs.saving import Tables
 
 _LONGEST = 10_000  # characters of a text of the program's that are kept; of a longer one its beginning is
 _MOST = 2**40
@@ -39,6 +36,16 @@ _BASES: dict[str, type] = {
 }
 
 
+class Numbers(Protocol):
+    """Who gives numbers to what has rows of its own (`nnrepl.programs.saving.Tables`)."""
+
+    def value(self, value: Value) -> int: ...
+    def is_known(self, value: Value) -> bool: ...
+    def scope(self, scope: Activation) -> int: ...
+    def owner(self, module: Any) -> int: ...
+    def argument(self, arg: Any) -> Any: ...
+
+
 class BoundRows:
     """Writes what variables held.
 
@@ -46,7 +53,7 @@ class BoundRows:
         tables: Gives numbers to values, calls and modules.
     """
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Numbers) -> None:
         self._tables = tables
         self._noted: dict[str, int] = {}
         self._holders: dict[Holder, int] = {}

@@ -254,7 +254,7 @@ class FunctionCall:
                     value.held = array  # it has its old content again, and is how the program knows the value
         return trace, replay
 
-    def recorder(self, tape: Tape, intake: Intake, old: Tape | None = None) -> Recorder:
+    def recorder(self, tape: Tape, intake: Intake[Recorder], old: Tape | None = None) -> Recorder:
         """Return a recorder for another run, which knows the arrays that the function had from outside."""
         recorder = Recorder(tape, strict=False)
         recorder.intake = intake

@@ -21,7 +21,7 @@ import mlx.core as mx
 from nnrepl.record import opaque, trees
 from nnrepl.record.caller import Caller
 from nnrepl.record.compiling import does_as_its_source, runs_without_python
-from nnrepl.record.native import Call, Levels
+from nnrepl.record.native import Call, Levels, levels_of
 from nnrepl.record.numbering import called_from
 from nnrepl.record.quiet import quietly, set_random_state
 from nnrepl.record.recorder import Recorder
@@ -78,6 +78,7 @@ class Compiled(opaque.Transform):
         self._native: set[Any] = set()
         self._looks: dict[Any, int] = {}
         self._ran = False
+        self._library: bool | None = None
 
     def _noted(self, fun: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function as MLX gets it: when MLX runs it in order to trace it, that is noted."""
@@ -136,8 +137,10 @@ class Compiled(opaque.Transform):
         """Whether it is a function of MLX's or of another library (an activation): it has nothing frozen in it, and it
         outlives the program when that runs again. One that a library makes anew for the program, around what that
         gives it (the step of a trainer), is as good as the program's own."""
-        code = getattr(self.fun, "__code__", None)
-        return code is not None and not code.co_freevars and is_library(code.co_filename)
+        if self._library is None:
+            code = getattr(self.fun, "__code__", None)
+            self._library = code is not None and not code.co_freevars and is_library(code.co_filename)
+        return self._library
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if any(not _allowed(leaf) for leaf in trees.leaves((args, kwargs))):
@@ -149,7 +152,7 @@ class Compiled(opaque.Transform):
             return invoke(self.fun, given, names)
         if self._was_traced(recorder, args, kwargs, frame):
             return opaque.run_native(recorder, self, args, kwargs, frame)
-        levels = recorder.levels
+        levels = levels_of(recorder)
         if recorder.differentiating or recorder.tracing or levels is None or self._is_library():
             return self._call(recorder, args, kwargs, frame)
         signature = _signature(args, kwargs)
@@ -181,7 +184,7 @@ class Compiled(opaque.Transform):
         shapeless, captured = bool(self.option(2, "shapeless", False)), self.option(0, "inputs", None)
         key, *_ = _key_of(recorder, captured, shapeless, args, kwargs, frame)
         if key not in self._kept:
-            listener, levels = recorder.listener, recorder.levels
+            listener, levels = recorder.listener, levels_of(recorder)
             remember = listener.remember if listener is not None else None if levels is None else levels.remember
             call = args, kwargs, [captured, self.option(1, "outputs", None)]
             with recorder.muted():
@@ -249,7 +252,9 @@ class Twin:
     @classmethod
     def of(cls, trace: FirstCall) -> Twin:
         """Return what a first run shows."""
-        seen = dict.fromkeys([op.pass_ for op in trace.ops if op.pass_.kind in (GRADIENT_PASS, UPDATE_PASS)])
+        # What happens inside of a nested call is no call of its own: MLX runs that call as one op.
+        outer = dict.fromkeys([op.pass_ for op in trace.ops if op.pass_.within is None])
+        seen = [pass_ for pass_ in outer if pass_.kind in (GRADIENT_PASS, UPDATE_PASS)]
         steps = {pass_.step.number: pass_.step for pass_ in seen}.values()
         updates = {pass_ for step in steps for pass_ in step.updates}  # sums of gradients are none
         passes = [pass_ for pass_ in seen if pass_.kind == GRADIENT_PASS or pass_ in updates]
@@ -263,6 +268,8 @@ class Twin:
 
     def loss(self, result: Any) -> Any:
         """Return the loss in what a call returns."""
+        if type(result) is mx.array and not self.output:
+            return result
         found = trees.arrays(result)
         return found[self.output] if 0 <= self.output < len(found) else None
 

@@ -58,14 +58,14 @@ def _attributes(thing: Any) -> dict[str, Any]:
     return held if type(held) is dict else {}
 
 
-def _held(slot: Slot, thing: Any) -> Any:
+def _held(slot: Member, thing: Any) -> Any:
     try:
         return slot.of(type(thing)).__get__(thing)
     except AttributeError:
         return UNBOUND
 
 
-class Slot(NamedTuple):
+class Member(NamedTuple):
     """An attribute that lies in a slot.
 
     Attributes:
@@ -81,7 +81,7 @@ class Slot(NamedTuple):
         return kind.__mro__[self.at].__dict__[self.name]
 
 
-def members_of(kind: type) -> tuple[Slot, ...]:
+def members_of(kind: type) -> tuple[Member, ...]:
     """Return the attributes of objects of a type that lie in slots."""
     known = _members.get(kind)
     if known is None:
@@ -89,17 +89,17 @@ def members_of(kind: type) -> tuple[Slot, ...]:
     return known
 
 
-_members: WeakKeyDictionary[type, tuple[Slot, ...]] = WeakKeyDictionary()
+_members: WeakKeyDictionary[type, tuple[Member, ...]] = WeakKeyDictionary()
 """Nothing here may keep a type of the program's: with it all that its module has would live on."""
 
 
-def _slots(kind: type) -> Iterator[Slot]:
+def _slots(kind: type) -> Iterator[Member]:
     known: set[str] = set()
     for at, base in enumerate(kind.__mro__):
         for name, slot in vars(base).items() if "__slots__" in base.__dict__ else ():
             if isinstance(slot, MemberDescriptorType) and name not in known:
                 known.add(name)
-                yield Slot(name, at)
+                yield Member(name, at)
 
 
 def fill(thing: Any, entries: Any) -> Callable[[], None] | None:

@@ -23,10 +23,11 @@ from nnrepl.record import opaque, titles, trees
 from nnrepl.record.mirror import mirrored
 from nnrepl.record.quiet import quietly
 from nnrepl.record.recorder import Recorder, ready
+from nnrepl.record.region import SweepUnit
 from nnrepl.record.repeat import Repeatable, Repetition
 from nnrepl.record.runs_twice import TwiceRun
 from nnrepl.record.strays import invoke
-from nnrepl.record.sweep import Sweep, SweepUnit
+from nnrepl.record.sweep import Sweep
 from nnrepl.tape import DrawnKey, Op, Operation, Tape, Value
 
 _getframe = sys._getframe

@@ -105,7 +105,7 @@ def read(frame: FrameType, names: tuple[str, ...], optimized: bool) -> list[Any]
 def first_argument(frame: FrameType) -> Any:
     """Return the first argument of the function that runs in `frame`, None if it takes none."""
     code = frame.f_code
-    if not code.co_argcount or not code.co_flags & OPTIMIZED or not variables_of(code):
+    if not code.co_argcount or not code.co_flags & OPTIMIZED or not looked_at(code)[0]:
         return None
     variables = frame.f_locals
     argument = variables.get(code.co_varnames[0])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.record.adopt import taken
 from nnrepl.record.containers import (
     SEQUENCES,
     Grip,
@@ -23,15 +24,14 @@ from nnrepl.record.containers import (
     is_data,
     is_foreign_kind,
     view_of,
-)  # fmt: skip
+)
 from nnrepl.record.frame_variables import OPTIMIZED, looked_at, read, sets_globals
-from nnrepl.record.leavings import taken
 from nnrepl.record.stack import is_module
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 from nnrepl.tape.bindings import Bindings, Noted
 
 if TYPE_CHECKING:
-    from nnrepl.record.recorder import Recorder
+    from nnrepl.record.ledger import Ledger
 
 _array = mx.array
 _PLAIN = frozenset(
@@ -93,7 +93,7 @@ class BindingWatch:
         recorder: On whose tape it notes.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Ledger) -> None:
         self.recorder = recorder
         self._frames: dict[FrameType, _Frame] = {}
         self._known: dict[int, _Watched] = {}

@@ -15,6 +15,7 @@ import random
 import sys
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -34,7 +35,7 @@ class Readings:
     """What one program has read, in order, by what it read it from."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, list[Any]] = {}
+        self._kept: dict[str, Any] = {}
         self._next: dict[str, int] = {}
         self._behind: dict[str, Any] = {}
         self._program = threading.get_ident()
@@ -87,11 +88,10 @@ class Readings:
     def _clock(self, name: str, original: Callable[[], Any]) -> Callable[[], Any]:
         """Return a clock that reads again what it has read, and then goes on from there."""
 
-        def clock() -> Any:
-            really = original()
-            if not self._is_program():
-                return really
-            kept, at = self._kept.setdefault(name, []), self._next.get(name, 0)
+        def clock(really: Any) -> Any:
+            kept, at = self._kept.get(name), self._next.get(name, 0)
+            if kept is None:
+                kept = self._kept[name] = array({int: "q", float: "d"}[type(really)])
             self._next[name] = at + 1
             if at < len(kept):
                 self._behind[name] = really - kept[at]
@@ -101,7 +101,7 @@ class Readings:
                 kept.append(read)
             return read
 
-        return _StandIn(clock, original)
+        return _Clock(clock, original, self)
 
     def _now(self, name: str, original: Callable[..., Any], most: int) -> Callable[..., Any]:
         """Return what tells the time now as it has told it."""
@@ -127,7 +127,7 @@ class Readings:
         for it; what one draws while it is imported is not drawn in a run again, and is left alone."""
 
         def urandom(size: int, /) -> bytes:
-            line = _line() if self._is_running() else ""
+            line = _line() if self.is_running() else ""
             drawn: bytes = self._read(f"{size} {line}", lambda: original(size)) if line else original(size)
             return drawn
 
@@ -140,7 +140,7 @@ class Readings:
         def seed(*given: Any, **named: Any) -> None:
             owner = given[:1] if given and isinstance(given[0], random.Random) else ()
             unseeded = given[len(owner) :] in ((), (None,)) and named in ({}, {"a": None})
-            if unseeded and self._is_running():
+            if unseeded and self.is_running():
                 original(*owner, int.from_bytes(os.urandom(32), "big"))  # which is kept
             else:
                 original(*given, **named)
@@ -157,17 +157,19 @@ class Readings:
             kept.append(read)
         return read
 
-    def _is_running(self) -> bool:
+    def is_running(self) -> bool:
+        """Whether the program runs, in this thread."""
         return self._runs() and threading.get_ident() == self._program
 
     def _is_program(self) -> bool:
         """Whether it is the program that reads: a progress bar of a library may look at the clock when it likes."""
-        return self._is_running() and _is_programs(sys._getframe(3).f_code.co_filename)
+        return self.is_running() and _is_programs(sys._getframe(3).f_code.co_filename)
 
 
 _OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
+@functools.lru_cache(4096)
 def _is_programs(filename: str) -> bool:
     """Whether a file is the program's: no library's, and none of nnrepl's, which looks at the clock as it works."""
     return not is_library(filename) and not filename.startswith(_OURS)
@@ -211,6 +213,25 @@ class _StandIn:
 
     def __repr__(self) -> str:
         return repr(self.__wrapped__)  # type: ignore[attr-defined]
+
+
+class _Clock(_StandIn):
+    """What stands in for a clock: a program may look at it at each step.
+
+    Args:
+        read: Returns what the program reads where the clock says something else.
+        keeper: Keeps it.
+    """
+
+    def __init__(self, read: Callable[[Any], Any], original: Callable[[], Any], keeper: Readings) -> None:
+        super().__init__(read, original)
+        self._original = original
+        self._keeper = keeper
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        really = self._original(*given, **named)
+        reads = self._keeper.is_running() and _is_programs(sys._getframe(1).f_code.co_filename)
+        return self._read(really) if reads else really
 
 
 def _line() -> str:

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.intake import RECORDING
+from nnrepl.record.listener import RecordedCall
 from nnrepl.record.objects import object_of
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.replay import readings
@@ -89,7 +89,7 @@ class RestartPoint(KeptMoment):
         start: The position of the first op behind it.
     """
 
-    def __init__(self, recorder: Recorder, call: GradientCall, things: Iterable[Any] = ()) -> None:
+    def __init__(self, recorder: Recorder, call: RecordedCall, things: Iterable[Any] = ()) -> None:
         super().__init__(recorder, [call.fun, call.given, *things])
         self.call = call
         self.start = len(recorder.tape)
@@ -163,7 +163,7 @@ class RestartPoint(KeptMoment):
 class _Moment:
     """The present, to come back to."""
 
-    def __init__(self, recorder: Recorder, call: GradientCall, things: Iterable[Any]) -> None:
+    def __init__(self, recorder: Recorder, call: RecordedCall, things: Iterable[Any]) -> None:
         self._point = RestartPoint(recorder, call, things)
         self._recorder = recorder
         self._state = {name: getattr(recorder, name) for name in _STATE}

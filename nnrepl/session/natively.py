@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nnrepl.record.native import levels_of
 from nnrepl.record.process import this_process
 from nnrepl.replay.divergence import NotKept
 from nnrepl.replay.keeping import Keeping, room
@@ -18,7 +19,7 @@ from nnrepl.session import goals
 from nnrepl.session.hooks import OPENED, Stop
 from nnrepl.session.outcomes import Ended
 from nnrepl.session.passing import place_of, without_ops
-from nnrepl.session.scouts import InStepOnly, Scout, asked_of, loss_before, scouts_of, wires_of
+from nnrepl.session.scouts import InStepOnly, Scout, asked_of, is_closed, loss_before, scouts_of, wires_of
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import Going, Replaying
 from nnrepl.session.wires import trips_of
@@ -103,7 +104,7 @@ def call_begins(session: Standing, recorder: Recorder, keeping: Keeping) -> None
     Raises NotKept through the program.
     """
     kept, intake = recorder.tape.kept, recorder.intake
-    number = kept.calls(recorder.tape)
+    number = kept.calls(recorder.tape.passes)
     if isinstance(intake, Replay):
         intake.forward.begins(recorder, number)
     elif this_process() == session.process and session.edits.can_run_again:
@@ -123,7 +124,8 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
     if this_process() != session.process or recorder is None:
         return True
     if isinstance(recorder.intake, Replay):
-        recorder.intake.forward.left(None if recorder.levels is None else recorder.levels.returned)
+        levels = levels_of(recorder)
+        recorder.intake.forward.left(None if levels is None else levels.returned)
         session.call_left()
     if isinstance(recorder.intake, Replay):
         done, steps = len(recorder.tape.steps), len(recorder.intake.tape.steps)
@@ -147,12 +149,12 @@ def _look_out(session: Standing, op: ClosedOp) -> None:
         RunAgain: Through the program.
     """
     recorder, tape, scouts = session.recorder, session.tape, scouting(session)
-    if recorder is None or recorder.levels is None or not scouts:
+    levels = None if recorder is None else levels_of(recorder)
+    if recorder is None or levels is None or not scouts:
         return
-    levels = recorder.levels
     fresh = levels.losses.fresh()
-    loss = fresh[1] if fresh is not None and fresh[0] is op else None
-    ended = Ended(op, loss, loss_before(tape, op), levels.returned, levels.calling)
+    made, loss = fresh if fresh is not None else (op, None)
+    ended = Ended(op, loss, loss_before(tape, made), levels.returned, levels.calling, levels.compiled)
     with recorder.muted():
         found = [(scout, step) for scout in scouts for step in scout.sees(tape, ended)]
     levels.losses.settle()  # its number is known from here on
@@ -182,7 +184,8 @@ def scouting(session: Standing) -> list[Scout] | None:
     if recorder is None or not isinstance(now, Going):
         return None
     triggers = tuple(session.stops.enabled)
-    known = session.scouts if recorder.levels is not None and recorder.levels.native else None
+    levels = levels_of(recorder)
+    known = session.scouts if levels is not None and levels.native else None
     if known is None or known[:2] != (now.goal, triggers):
         watch(session)
         known = session.scouts
@@ -197,7 +200,8 @@ def watch(session: Standing) -> None:
     now = session.course.now
     if isinstance(now, Going) and may_run(session):
         session.scouts = now.goal, tuple(session.stops.enabled), scouts_of(session, now.goal)
-    places = [*place_of(session.goal), *session.lookout.places()]
+    goal = session.goal if isinstance(now, Going) or session.scouts is None else session.scouts[0]  # once more for that
+    places = [*place_of(goal), *session.lookout.places()]
     lines = list(without_ops(session.tape, places))
     scouts = session.scouts[2] if session.scouts is not None and may_run(session) else None
     session.passing.arm(recorder, lines, wires_of(scouts or []), asked_of(scouts or []))
@@ -311,8 +315,9 @@ def remember(reached: tuple[object, ...]) -> Callable[[], None] | None:
 
 def keeps_worlds(recorder: Recorder) -> None:
     """Let a recorder that nobody listens to put back what the program's functions can reach."""
-    if recorder.levels is not None:
-        recorder.levels.remember = remember
+    levels = levels_of(recorder)
+    if levels is not None:
+        levels.remember = remember
 
 
 def not_expected(session: Standing, pass_: Pass) -> None:
@@ -330,13 +335,30 @@ def not_expected(session: Standing, pass_: Pass) -> None:
     session.edits.open(frozenset([pass_.step.number]), -1, now.goal)
 
 
+def look_at_end(session: Standing) -> None:
+    """Note that the program, or a cell, has come to its end natively: what has come by since its last call may stop the
+    user as well.
+
+    Raises:
+        RunAgain: Through the program.
+    """
+    recorder, tape, now = session.recorder, session.tape, session.course.now
+    levels = None if recorder is None else levels_of(recorder)
+    native = levels is not None and levels.native
+    if not native or not isinstance(now, Going) or now.interrupted or this_process() != session.process:
+        return
+    last = tape.steps.number_at(len(tape) - 1)
+    if is_closed(tape, last) and any(scout.may(tape, last) for scout in scouting(session) or []):
+        _alarm(session, {last})
+
+
 def look_at_failure(session: Standing, error: BaseException | None) -> None:
     """Note that the program has ended. Where it failed in a step that is closed, that is opened.
 
     Raises RunAgain through the program.
     """
     recorder, tape = session.recorder, session.tape
-    levels = None if recorder is None else recorder.levels
+    levels = None if recorder is None else levels_of(recorder)
     failed = isinstance(error, Exception) and levels is not None and levels.native and session.stood is None
     if failed and tape.ops and session.hooks.looks() and session.edits.can_run_again:
         session.edits.open(frozenset([tape.steps.number_at(len(tape) - 1)]), -1)

@@ -34,6 +34,7 @@ class Ended:
         before: The loss of the gradient call before; None where that is not known.
         returned: What it gave back.
         frame: From where it was called.
+        compiled: Whether it is the last one in a compiled function, which has given back what it likes.
     """
 
     op: ClosedOp
@@ -41,6 +42,12 @@ class Ended:
     before: Value | None
     returned: Any
     frame: FrameType | None
+    compiled: bool = False
+
+    @property
+    def differentiates(self) -> bool:
+        """Whether there is a gradient call in it."""
+        return self.op.pass_.kind == GRADIENT_PASS or self.compiled
 
 
 Found = Callable[[Ended], Any]
@@ -59,9 +66,9 @@ class Outcome:
         self._names = names
         self._code = _compiled(parsed, list(names))
 
-    def asks(self, kind: str) -> bool:
-        """Whether it is worth asking where a call of a kind ends."""
-        return self.of_weights or kind == GRADIENT_PASS
+    def asks(self, ended: Ended) -> bool:
+        """Whether it is worth asking where a call has ended."""
+        return self.of_weights or ended.differentiates
 
     def holds(self, ended: Ended) -> bool:
         """Whether it is true there, or may be: what cannot be asked is said where the step is open."""
@@ -144,7 +151,7 @@ def is_called_loss(session: Standing) -> bool:
 
 
 def _loss(ended: Ended) -> Any:
-    if ended.op.pass_.kind != GRADIENT_PASS:
+    if not ended.differentiates:
         raise _NotHere
     if ended.loss is None:
         raise LookupError
@@ -180,6 +187,8 @@ def _places_of_gradient(session: Standing, name: str) -> Places:
 def _gradient(places: Places, tape: Tape) -> Found:
     def found(ended: Ended) -> Any:
         pass_: Pass = ended.op.pass_
+        if ended.compiled:
+            raise LookupError
         if pass_.kind != GRADIENT_PASS or pass_.code not in places:
             raise _NotHere
         at, shapes = places[pass_.code]

@@ -12,12 +12,14 @@ from typing import Protocol
 
 import mlx.core as mx
 
+from nnrepl.record.segments import is_library
 from nnrepl.session import goals
 from nnrepl.session.entered import InClass, InFunction, SourceLine
 from nnrepl.session.outcomes import Ended, Outcome, is_called_loss, outcome_of
 from nnrepl.session.parsed import Parsed, parse
 from nnrepl.session.place import Place
 from nnrepl.session.points import Condition, Number, StepStart, Within
+from nnrepl.session.program import is_called
 from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Breakpoint, Catch, Trigger, Watch
 from nnrepl.session.wires import EntryWire, LineWire, TruthWire, Wire, asks_variables_only, trips_of
@@ -104,7 +106,7 @@ class Tripped:
 
     def sees(self, tape: Tape, ended: Ended) -> list[int]:
         number = tape.steps.number_at(ended.op.position)
-        return [near for near in (number - 1, number) if _is_closed(tape, near) and self.may(tape, near)]
+        return [near for near in (number - 1, number) if is_closed(tape, near) and self.may(tape, near)]
 
     def may(self, tape: Tape, number: int) -> bool:
         trips = trips_of(tape)
@@ -126,7 +128,7 @@ class OutcomeHolds:
 
     def sees(self, tape: Tape, ended: Ended) -> list[int]:
         pass_ = ended.op.pass_
-        if not self._outcome.asks(pass_.kind):
+        if not self._outcome.asks(ended):
             return []
         holds = self._outcome.holds(ended)
         trips, number = trips_of(tape), tape.steps.number_at(ended.op.position)
@@ -135,7 +137,7 @@ class OutcomeHolds:
         if holds:
             trips.note(self.key, max(at, 0))
         found = number - 1 if late and tape.steps.number_at(max(at, 0)) != number else number
-        return [found] if holds and _is_closed(tape, found) else []
+        return [found] if holds and is_closed(tape, found) else []
 
     def may(self, tape: Tape, number: int) -> bool:
         return trips_of(tape).may(self.key, tape, number)
@@ -165,7 +167,8 @@ def _here(tape: Tape, ended: Ended) -> list[int]:
     return [tape.steps.number_at(ended.op.position)]
 
 
-def _is_closed(tape: Tape, number: int) -> bool:
+def is_closed(tape: Tape, number: int) -> bool:
+    """Whether a call of a step is closed."""
     if not 0 < number <= len(tape.steps):
         return False
     step = tape.steps[number - 1]
@@ -211,6 +214,26 @@ def scout_of(session: Standing, trigger: Trigger) -> Scout | None:
     return None
 
 
+def records_for(session: Standing, trigger: Trigger) -> str:
+    """Why steps do not run natively as long as something is to stop the user, or what is missed natively; "" for
+    nothing that is worth saying."""
+    if isinstance(trigger, Catch) and trigger.text == "nan":
+        return "Where steps run natively their losses and gradients are looked at: a NaN that is gone before is missed."
+    place = session.breaks_at(trigger) if isinstance(trigger, Breakpoint) else None
+    if isinstance(trigger, Breakpoint) and (place is None or not _is_waited_for(session, place)):
+        return ""
+    if scout_of(session, trigger) is not None or (isinstance(trigger, Watch) and _speaks_of_loss(trigger.text)):
+        return ""
+    return "All steps are recorded for it, since it is seen only inside of them: that takes longer."
+
+
+def _is_waited_for(session: Standing, place: Place) -> bool:
+    """Whether a place is one where the program is not in each step; of a condition alone that is known after one."""
+    if isinstance(place, Condition):
+        return place.place is not None or len(session.tape.steps) > 1
+    return place.first_after(session.tape, 0) is None
+
+
 def _scout_of_place(session: Standing, place: Place) -> Scout | None:
     condition = place.condition if isinstance(place, Condition) else ""
     outer = place.place if isinstance(place, Condition) else place
@@ -221,7 +244,7 @@ def _scout_of_place(session: Standing, place: Place) -> Scout | None:
     if condition and outer is None and truth is None:
         outcome = outcome_of(session, parse(condition))
         return None if outcome is None else OutcomeHolds(condition, outcome)
-    wire = None if outer is None else _wire_of(outer)
+    wire = None if outer is None or _runs_unseen(session, outer) else _wire_of(outer)
     wires = [found for found in (wire, truth) if found is not None]
     return Tripped(wires) if wires else None
 
@@ -238,6 +261,21 @@ def _step_of(tape: Tape, place: Place) -> int | None:
 def _truth(condition: str) -> TruthWire | None:
     parsed = parse(condition)
     return TruthWire(parsed) if asks_variables_only(parsed) else None
+
+
+def _runs_unseen(session: Standing, place: Place) -> bool:
+    """Whether MLX may run what is at a place without Python: it has been in a compiled function, or it is a function of
+    a library, which may be compiled."""
+    tape = session.tape
+    if isinstance(place, Within):
+        return _runs_unseen(session, place.inner) or _runs_unseen(session, place.outer)
+    if any(place.first_after(tape, start) in range(start, end) for start, end in tape.compiled):
+        return True
+    if isinstance(place, SourceLine):
+        return is_library(place.file)
+    known = session.program.classes() if isinstance(place, InClass) else session.program.functions()
+    name = getattr(place, "name", "")
+    return not any(is_called(found, name) for found in known)
 
 
 def _wire_of(place: Place) -> Wire | None:

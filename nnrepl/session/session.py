@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.intake import RECORDING
+from nnrepl.record.listener import RecordedCall
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.process import this_process
 from nnrepl.record.recorder import Recorder
@@ -132,12 +132,13 @@ class TapeSession(Standing):
         if self.recorder is not None:
             self.codes.reach(natively.reached(self, self.recorder))
 
-    def pass_started(self, call: GradientCall) -> None:
+    def pass_started(self, call: RecordedCall) -> None:
         """Hear that a gradient pass begins."""
         if this_process() == self.process:
             self.hooks.pass_started()
-            self._kept(call.recorder).trim()
-            self.codes.reach(natively.reached(self, call.recorder), entering=True)
+            assert self.recorder is not None
+            self._kept(self.recorder).trim()
+            self.codes.reach(natively.reached(self, self.recorder), entering=True)
             if self.restarts is not None and self.may_stop:
                 self.restarts.pass_started(call)
 
@@ -148,7 +149,7 @@ class TapeSession(Standing):
         self._history.budget = int(self.settings["history"])
         return self._history
 
-    def pass_recorded(self, call: GradientCall) -> None:
+    def pass_recorded(self, call: RecordedCall) -> None:
         """Hear that a gradient pass has been recorded to its end; the program waits."""
         self.call_started()
         self._recorded()
@@ -275,6 +276,7 @@ class TapeSession(Standing):
         """Note that the program has ended, by itself or by an exception; the user may still look around."""
         self.course.error = error
         self.changes.timelines.live.ended = True
+        natively.look_at_end(self)
         goal, hits = at_end(self)
         natively.look_at_failure(self, error)
         if natively.opened(self):
