@@ -99,6 +99,15 @@ def test_another_change_behind_it_stands_on_it(tmp_path: Path) -> None:
     _assert_is(session, mx.value_and_grad(twin.f)(w))
 
 
+def test_what_the_program_then_raises_it_raises(tmp_path: Path) -> None:
+    program = _load(tmp_path / "nested_raises.py", PROGRAM)
+    session = OpenSession(nnrepl.trace(program.f, mx.array([0.1, 0.2]), wrt=0))
+    session.run("until nested_raises.py:5")
+    session.run("z = 'a'")
+    assert isinstance(session.tape.passes[-1].error, ValueError)
+    assert len(session.changes.timelines) == 2
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     """Where MLX works out gradients by itself no line of Python runs, and a tracer has no numbers."""
     program = _load(tmp_path / "nested_refused.py", PROGRAM)
