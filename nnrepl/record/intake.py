@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import mlx.core as mx
 
 from nnrepl.tape import Activation, BackwardOp, ClosedOp, Inside, Leaf, Op, Tape, Value
+from nnrepl.tape.native_run import SUFFIXES, file_of
 
 
 class Entering(Protocol):
@@ -111,6 +112,10 @@ class Intake(Generic[R]):
         """Whether a backward op has its outputs already, the gradients of `of`. Raises what the recorded op raised."""
         return False
 
+    def disconnected(self, recorder: R, number: int, zeros: mx.array, label: str) -> Value:
+        """Return what stands for the `number`th gradient of a gradient call, where none flows: zeros."""
+        return recorder.leaf(zeros, "constant", label)
+
     def closed(self, recorder: R, op: ClosedOp) -> None:
         """Note that a call has run natively and is on the tape."""
 
@@ -120,8 +125,16 @@ class Intake(Generic[R]):
         Args:
             how: By what: `array.item`; `original` is MLX's.
         """
+        if how in SUFFIXES:
+            return self.write(recorder, how, original, args, kwargs)
         answer = original(*args, **kwargs)
         recorder.tape.kept.tell(how, answer)
+        return answer
+
+    def write(self, recorder: R, how: str, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Have MLX write tensors into a file."""
+        answer = original(*args, **kwargs)
+        recorder.tape.kept.wrote(file_of(how, args))
         return answer
 
     def differentiated(self, transform: Transforming) -> Callable[..., Any]:
