@@ -104,7 +104,7 @@ def test_what_the_function_then_raises_is_said(tmp_path: Path) -> None:
     program = _load(tmp_path / "nested_raises.py", PROGRAM)
     session = OpenSession(nnrepl.trace(program.f, mx.array([0.1, 0.2]), wrt=0))
     session.run("until nested_raises.py:5")
-    with pytest.raises(UserError, match="refuses that .ValueError: Invalid type str"):
+    with pytest.raises(UserError, match=r"refuses that .ValueError: Invalid type str"):
         session.run("z = 'a'")
     assert len(session.changes.timelines) == 1
 
