@@ -290,7 +290,8 @@ class Interpreter:
             first, *others = parsed.statements
             self._behind.extendleft([line.text for line in reversed(others)])
             return self.python(first)
-        if parsed.assignment is not None and not session.changes.acts_at_once(parsed):
+        inside = session.op is not None and session.op.inner and parsed.is_plain
+        if parsed.assignment is not None and not inside and not session.changes.acts_at_once(parsed):
             shown = self.edit(parsed.assignment, parsed.text)
             if shown is not None:
                 return shown

@@ -181,12 +181,12 @@ class Compiled(opaque.Transform):
         source does not give now: nobody knows what, so MLX runs it by itself."""
         if self._kept is None or recorder.tracing or self._is_library():
             return False
-        shapeless, outputs = bool(self.option(2, "shapeless", False)), self.option(1, "outputs", None)
-        key, *_ = _key_of(recorder, self.option(0, "inputs", None), shapeless, args, kwargs, frame)
+        shapeless, captured = bool(self.option(2, "shapeless", False)), self.option(0, "inputs", None)
+        key, *_ = _key_of(recorder, captured, shapeless, args, kwargs, frame)
         if key not in self._kept:
             listener, levels = recorder.listener, levels_of(recorder)
             remember = listener.remember if listener is not None else None if levels is None else levels.remember
-            call = args, kwargs, outputs
+            call = args, kwargs, [captured, self.option(1, "outputs", None)]
             with recorder.muted():
                 kept = runs_without_python(self.real, *call)
                 if kept and remember is not None:

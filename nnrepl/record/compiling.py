@@ -62,12 +62,12 @@ class _Python(BaseException):
     """A line of Python was about to run."""
 
 
-def runs_without_python(made: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> bool:
+def runs_without_python(made: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], captured: Any) -> bool:
     """Whether MLX calls what it has compiled without running any Python: it has traced it before, for such arguments.
     Nothing has happened then that could be told.
 
     Args:
-        outputs: What is captured, and is given back.
+        captured: The inputs and the outputs that are captured, as trees; they are given back.
     """
     before, runs = sys.gettrace(), False
 
@@ -76,7 +76,7 @@ def runs_without_python(made: Callable[..., Any], args: tuple[Any, ...], kwargs:
         runs = True
         raise _Python
 
-    with _given_back(outputs):
+    with _given_back(captured):
         sys.settrace(refuse)
         try:
             made(*args, **kwargs)
@@ -94,25 +94,25 @@ def does_as_its_source(
     fun: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    outputs: Any,
+    captured: Any,
     remember: Remember,
 ) -> bool:
     """Whether what MLX has compiled gives the bits that its Python gives now, on such arguments. Both are computed, and
     everything is as it was.
 
     Args:
-        outputs: What is captured, and is given back.
+        captured: The inputs and the outputs that are captured, as trees; they are given back.
         remember: Keeps what some things hold.
     """
     told = []
     for one in (made, fun):
-        restore = remember((fun, args, kwargs, outputs))
+        restore = remember((fun, args, kwargs, captured))
         if restore is None:
             return False
-        with _given_back(outputs):
+        with _given_back(captured):
             try:
                 result = invoke(one, args, kwargs)
-                told.append([*trees.arrays(result), *trees.arrays(outputs)])
+                told.append([*trees.arrays(result), *trees.arrays(captured)])
             except Exception:  # one of them raises: they do not do the same
                 return False
             finally:
@@ -122,14 +122,15 @@ def does_as_its_source(
 
 
 @contextmanager
-def _given_back(outputs: Any) -> Iterator[None]:
-    """Let what is captured, and the random state, be what they were."""
+def _given_back(captured: Any) -> Iterator[None]:
+    """Let what is captured, and the random state, be what they were. MLX leaves its placeholders in what is captured
+    where the function raises."""
     state = _RANDOM_STATE[0]
-    held = [array for array in trees.arrays(outputs) if array is not state]
+    held = [array for array in trees.arrays(captured) if array is not state]
     try:
         yield
     finally:
         given = iter(held)
-        trees.fill(outputs, lambda _: next(given))
+        trees.fill(captured, lambda _: next(given))
         if _RANDOM_STATE[0] is not state:
             set_random_state(state)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict, UserDict, UserList, defaultdict, deque
-from collections.abc import Callable, Hashable, Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType, MemberDescriptorType, SimpleNamespace
-from typing import Any, cast
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from nnrepl.record.segments import is_library
 from nnrepl.record.stack import is_module
@@ -24,7 +24,7 @@ def entries_of(thing: Any) -> Any:
     if isinstance(thing, SEQUENCES):
         return thing
     slots = members_of(type(thing))
-    return {**{name: _held(slot, thing) for name, slot in slots}, **_attributes(thing)} if slots else thing.__dict__
+    return {**{slot.name: _held(slot, thing) for slot in slots}, **_attributes(thing)} if slots else thing.__dict__
 
 
 def view_of(thing: Any) -> Any:
@@ -48,7 +48,7 @@ class _Members:
         return len(self._slots) + len(self._others)
 
     def __iter__(self) -> Iterator[Any]:
-        for _, slot in self._slots:
+        for slot in self._slots:
             yield _held(slot, self._thing)
         yield from self._others.values()
 
@@ -58,27 +58,48 @@ def _attributes(thing: Any) -> dict[str, Any]:
     return held if type(held) is dict else {}
 
 
-def _held(slot: MemberDescriptorType, thing: Any) -> Any:
+def _held(slot: Member, thing: Any) -> Any:
     try:
-        return slot.__get__(thing)
+        return slot.of(type(thing)).__get__(thing)
     except AttributeError:
         return UNBOUND
 
 
-def members_of(kind: type) -> tuple[tuple[str, MemberDescriptorType], ...]:
-    """Return the attributes of objects of a type that lie in slots, by their names."""
-    return _members_of(cast(Hashable, kind))
+class Member(NamedTuple):
+    """An attribute that lies in a slot.
+
+    Attributes:
+        name: What it is called.
+        at: Where among the bases of a type the one is that has it.
+    """
+
+    name: str
+    at: int
+
+    def of(self, kind: type) -> Any:
+        """Return what reads and sets it."""
+        return kind.__mro__[self.at].__dict__[self.name]
 
 
-@lru_cache(2048)
-def _members_of(kind: Hashable) -> tuple[tuple[str, MemberDescriptorType], ...]:
-    if issubclass(cast(type, kind), (dict, *SEQUENCES)):
-        return ()
-    found: dict[str, MemberDescriptorType] = {}
-    for base in cast(type, kind).__mro__:
-        if "__slots__" in base.__dict__:
-            found.update((name, slot) for name, slot in vars(base).items() if isinstance(slot, MemberDescriptorType))
-    return tuple(found.items())
+def members_of(kind: type) -> tuple[Member, ...]:
+    """Return the attributes of objects of a type that lie in slots."""
+    known = _members.get(kind)
+    if known is None:
+        known = _members[kind] = () if issubclass(kind, (dict, *SEQUENCES)) else tuple(_slots(kind))
+    return known
+
+
+_members: WeakKeyDictionary[type, tuple[Member, ...]] = WeakKeyDictionary()
+"""Nothing here may keep a type of the program's: with it all that its module has would live on."""
+
+
+def _slots(kind: type) -> Iterator[Member]:
+    known: set[str] = set()
+    for at, base in enumerate(kind.__mro__):
+        for name, slot in vars(base).items() if "__slots__" in base.__dict__ else ():
+            if isinstance(slot, MemberDescriptorType) and name not in known:
+                known.add(name)
+                yield Member(name, at)
 
 
 def fill(thing: Any, entries: Any) -> Callable[[], None] | None:
@@ -108,14 +129,14 @@ def _put(thing: Any, entries: Any) -> None:
     else:
         slots = () if isinstance(thing, dict) else members_of(type(thing))
         held: dict[Any, Any] = thing if isinstance(thing, dict) else _attributes(thing)
-        names = {name for name, _ in slots}
+        names = {slot.name for slot in slots}
         dict.clear(held)
         dict.update(held, {key: item for key, item in entries.items() if key not in names})
-        for name, slot in slots:
-            if entries.get(name, UNBOUND) is not UNBOUND:
-                slot.__set__(thing, entries[name])
+        for slot in slots:
+            if entries.get(slot.name, UNBOUND) is not UNBOUND:
+                slot.of(type(thing)).__set__(thing, entries[slot.name])
             elif _held(slot, thing) is not UNBOUND:
-                slot.__delete__(thing)
+                slot.of(type(thing)).__delete__(thing)
 
 
 def blank(kind: type) -> Any:
@@ -191,21 +212,27 @@ def _tells(thing: Any, kind: type) -> bool:
     return isinstance(thing, (dict, *SEQUENCES)) or (
         holds_attributes(thing)
         and "__repr__" in {name for base in kind.__mro__[:-1] for name in base.__dict__}
-        and _can_be_made(cast(Hashable, kind))
+        and _can_be_made(kind)
     )
 
 
 def _is_settings(thing: Any, kind: type) -> bool:
-    return type(getattr(thing, "__dict__", None)) is dict and _can_be_made(cast(Hashable, kind))
+    return type(getattr(thing, "__dict__", None)) is dict and _can_be_made(kind)
 
 
-@lru_cache(2048)
-def _can_be_made(kind: Hashable) -> bool:
-    try:
-        blank(cast(type, kind))
-    except (TypeError, AttributeError):  # something in it is not Python's own: it is more than its attributes
-        return False
-    return True
+def _can_be_made(kind: type) -> bool:
+    known = _made.get(kind)
+    if known is None:
+        try:
+            blank(kind)
+            known = True
+        except (TypeError, AttributeError):  # something in it is not Python's own: it is more than its attributes
+            known = False
+        _made[kind] = known
+    return known
+
+
+_made: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 
 
 def _is_plain(thing: Any, depth: int) -> bool:

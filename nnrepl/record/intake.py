@@ -75,6 +75,9 @@ class Intake(Generic[R]):
         """Whether a line of the user's is to run among the next ops, so many of them: then Python has to come by."""
         return False
 
+    def refuse(self, why: str) -> None:
+        """Hear why what the user has typed cannot stand where it has run."""
+
     def given(self, recorder: R, op: Op, frame: FrameType) -> Op | None:
         """Return the op that stands on the tape now for `op`, with its results; None where it must be computed.
 

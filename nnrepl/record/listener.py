@@ -123,9 +123,11 @@ class Touching(Protocol):
 
     Attributes:
         own: What came in while it runs.
+        typed: Whether a line of the user's has run in it.
     """
 
     own: set[Value]
+    typed: bool
 
     def touch(self, value: Value, array: mx.array) -> None:
         """Note that the function takes a value, which an array holds."""

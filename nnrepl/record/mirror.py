@@ -71,17 +71,18 @@ class Mirror:
             if target is not None:
                 exchange(target, tape.ops[-1].outputs[0])
 
-    def passed(self, due: bool = False) -> None:
+    def passed(self, due: bool = False, came: bool = False) -> None:
         """Run the lines that stand where the second run stands now.
 
         Args:
-            due: Whether the op there is about to be made, or its line to be run.
+            due: Whether the op there is about to be made.
+            came: Whether the line is about to run for which the first one waits.
         """
         recorder = self._recorder
         while self._lines and not self._running and self._lines[0].after <= len(recorder.tape) - self._start:
             wait = self._lines[0].wait
-            if wait is not None and not due:
-                wait(lambda: self.passed(due=True))
+            if wait is not None and not came and (self._lines[0].inside or not due):
+                wait(lambda: self.passed(due=True, came=True))
                 return
             line = self._lines.pop(0)
             self._running = True  # its own ops come by here

@@ -130,6 +130,7 @@ class InsideRecording:
         left: What those hold when the function has run.
         evaluated: What the program evaluated in it, and after which position.
         recipe: How to do the same on other arrays; None where not all of that is known.
+        typed: Whether a line of the user's has run in it.
     """
 
     def __init__(self, recorder: Recorder, given: Given, title: str, frame: FrameType) -> None:
@@ -147,7 +148,7 @@ class InsideRecording:
         self.evaluated: list[tuple[int, tuple[Value, ...]]] = []
         self.recipe: TransformRecipe | None = None
         self._outputs: list[Value] = []
-        self._begun = self._ended = False
+        self._begun = self._ended = self.typed = False
 
     # -- while the function runs -----------------------------------------------------------------------------
 

@@ -290,6 +290,8 @@ class OpaqueCall:
         pass_ = None if inside is None else inside.close(error)
         self._drawn(state, draws)
         extra, left = self._takes(touched, inside), self._changes(changed, inside)
+        if inside is not None and inside.typed and self.recipe is None and error is None:
+            intake.refuse("MLX makes that call again as the program has it, for gradients or to look inside")
         op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
         pass_ = self._followed(frame) if inside is None else pass_
         if inside is not None:

@@ -18,11 +18,13 @@ class LineTwice:
         run: Runs it where the program stands.
         wait: Waits for the line of the program's before which it stands, and calls what it is given there; None where
             it stands before an op.
+        inside: Whether that line lies inside of a call that MLX runs by itself.
     """
 
     after: int
     run: Callable[[], None]
     wait: Callable[[Callable[[], None]], None] | None
+    inside: bool
 
 
 class TwiceRun:
@@ -43,7 +45,8 @@ def note_line(
     position: int,
     run: Callable[[], None],
     wait: Callable[[Callable[[], None]], None] | None,
+    inside: bool = False,
 ) -> None:
     """Note that a line of the user's runs at a position: the blocks that run now will come by it once more."""
     for block in blocks:
-        block.lines.append(LineTwice(position - block.start, run, wait))
+        block.lines.append(LineTwice(position - block.start, run, wait, inside))

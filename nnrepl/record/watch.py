@@ -24,7 +24,7 @@ from nnrepl.record.containers import (
     is_data,
     is_foreign_kind,
     view_of,
-)  # fmt: skip
+)
 from nnrepl.record.frame_variables import OPTIMIZED, looked_at, read, sets_globals
 from nnrepl.record.stack import is_module
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value

@@ -19,9 +19,11 @@ class Awaited:
         line: The first line of the statement.
         held: Numbers and texts that variables of the function hold at that time: the line may come in turns of a loop
             that are not meant.
+        before: How often Python comes by it before.
     """
 
-    def __init__(self, code: CodeType, line: int, held: Mapping[str, Any]) -> None:
+    def __init__(self, code: CodeType, line: int, held: Mapping[str, Any], before: int = 0) -> None:
+        self._skip = self._before_it = before
         self._code = code
         self._line = line
         self._held = held
@@ -33,7 +35,7 @@ class Awaited:
         """Wait for the line, and call `then` before it runs."""
         if self._then is not None:
             return
-        self._then, self._before = then, sys.gettrace()
+        self._then, self._before, self._skip = then, sys.gettrace(), self._before_it
         frame: FrameType | None = sys._getframe(1)
         while frame is not None:
             if frame.f_code == self._code and frame.f_trace is None:
@@ -63,6 +65,9 @@ class Awaited:
             return None
         variables = frame.f_locals  # held on to: before 3.13 the frame gets back what is in it, so nobody may clear it
         if event == "line" and frame.f_lineno == self._line and self._is_meant(variables):
+            if self._skip:
+                self._skip -= 1
+                return self._came
             then()
             del variables
             return None

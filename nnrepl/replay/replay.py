@@ -38,7 +38,7 @@ from nnrepl.tape import (
     Pass,
     Tape,
     Value,
-)
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder

@@ -23,7 +23,7 @@ from nnrepl.record.native_reads import EVALUATING
 from nnrepl.record.objects import refill
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.strays import native
-from nnrepl.replay.divergence import NotKept
+from nnrepl.replay.divergence import CannotExchange, NotKept
 from nnrepl.replay.keeping import Point, computes
 from nnrepl.replay.reach import CannotReach, Reach
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Tape, arrays_of, is_evaluated
@@ -182,6 +182,9 @@ class Led(Intake[Recorder]):
 
     forward: Forward
     opening: Opening
+
+    def refuse(self, why: str) -> None:
+        raise CannotExchange(f"this line cannot be done here: {why}")
 
     def read(self, recorder: Recorder, how: str, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if how in SUFFIXES:

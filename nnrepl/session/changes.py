@@ -229,7 +229,8 @@ class Changes:
         session = self.session
         if self.restarts is None or not self.restarts.reaches(session.cursor):
             return self._do_at_once(line)
-        self._check_outside(line.text)
+        if session.op is not None and session.op.of is not None:  # no line of Python runs there
+            self._check_outside(line.text)
         change, doing, made = as_change(session, line)
         run = Run(session.tape, change.position, (), session.cursor, recoded=True, behind=made)
         with held():

@@ -24,7 +24,7 @@ from nnrepl.replay.rebinding import set_variables
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.reading import Reading
 from nnrepl.session.statements import stored_by
-from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, Op, Tape
+from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, Op, Pass, Tape, outermost
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import remember_source
 
@@ -74,8 +74,8 @@ class PromptLine:
         if recorder is not None:
             self.made = len(recorder.tape) - before
             recorder.tape.notes.typed.update(recorder.tape.ops[before:])
-            for tracing in recorder.tracing:
-                tracing.typed = True
+            for around in (*recorder.tracing, *(() if recorder.inside is None else (recorder.inside,))):
+                around.typed = True
 
     def run_over(self, held: dict[str, Any], outside: dict[str, Any]) -> None:
         """Run it where nothing runs any more, among global variables and what others had held.
@@ -193,13 +193,27 @@ def as_change(session: Reading, line: Parsed) -> tuple[CodeChange, PromptLine, C
     at = _first_of_line(tape, cursor, scope)
     op = tape.ops[cursor] if cursor < len(tape) else None
     awaited = None if op is None or op.of is not None else _awaited(tape, tape.ops[at], at, scope)
-    runs = _Runs(doing, scope, awaited, cursor != session.cursor)
+    whole = _whole(tape, at)
+    inside = whole is not None and awaited is not None and scope not in _callers(whole)
+    runs = _Runs(doing, scope, awaited, cursor != session.cursor, inside)
+    at = at if whole is None else whole.start
     entering = any(pass_.start == at and pass_.kind == GRADIENT_PASS for pass_ in tape.passes)
     change = CodeChange(
         text=line.text, said=(), position=at, entering=entering, texts={}, left=(), early=False, prepare=runs.prepare,
         take=runs.take, give_back=lambda alive: doing.take_back(), once=True, wait=runs.wait,
+        inside=inside,
     )  # fmt: skip
     return change, doing, runs.made
+
+
+def _whole(tape: Tape, at: int) -> Pass | None:
+    """Return what happened inside of the call that MLX runs by itself in which a position lies; None if in none."""
+    return outermost(tape.ops[at].pass_) if at < len(tape) and tape.ops[at].inner else None
+
+
+def _callers(whole: Pass) -> list[Activation]:
+    """Return the calls from which a call is made that MLX runs by itself."""
+    return [] if whole.scope is None else whole.scope.path()
 
 
 class _Runs:
@@ -209,9 +223,13 @@ class _Runs:
         scope: In which call it stands.
         awaited: The line of the program's before which it stands; None where that is an op.
         second: Whether the user stands in a second run.
+        inside: Whether it stands inside of a call that MLX runs by itself.
     """
 
-    def __init__(self, doing: PromptLine, scope: Activation | None, awaited: Awaited | None, second: bool) -> None:
+    def __init__(
+        self, doing: PromptLine, scope: Activation | None, awaited: Awaited | None, second: bool, inside: bool
+    ) -> None:
+        self._inside = inside
         self.wait = None if awaited is None else awaited.arm
         self._doing = doing
         self._scope = scope
@@ -246,7 +264,7 @@ class _Runs:
         self._forget()
         recorder = current()
         if recorder is not None:
-            note_line(recorder.blocks, len(recorder.tape), self._again, self.wait)
+            note_line(recorder.blocks, len(recorder.tape), self._again, self.wait, self._inside)
         doing.run(recorder, frames_of(self._scope))
 
     def _forget(self) -> None:
@@ -315,7 +333,23 @@ def _awaited(tape: Tape, op: Op, at: int, scope: Activation | None) -> Awaited |
     assert site is not None
     held = tape.bindings.variables(here, at)
     plain = {name: thing for name, thing in held.items() if type(thing) in (int, str, bool)}
-    return Awaited(here.code, _line(site[1], here), plain)
+    line = _line(site[1], here)
+    return Awaited(here.code, line, plain, _came_by(tape, at, here, line, plain) if op.inner else 0)
+
+
+def _came_by(tape: Tape, at: int, scope: Activation, line: int, plain: dict[str, Any]) -> int:
+    """How many calls of a function have come by a line of it with such variables, inside of the call that MLX runs by
+    itself in which a position lies, before that."""
+    whole = _whole(tape, at)
+    found: set[Activation] = set()
+    for op in tape.ops[whole.start : at] if whole is not None else ():
+        for step in () if op.scope is None else op.scope.path():
+            if step is scope or step.code != scope.code or step in found:
+                continue
+            site, held = _site(op, step), tape.bindings.variables(step, op.position)
+            if site is not None and _line(site[1], step) == line and held.items() >= plain.items():
+                found.add(step)
+    return len(found)
 
 
 def _line(lasti: int, scope: Activation) -> int:

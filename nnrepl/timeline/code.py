@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from nnrepl.replay.divergence import CannotExchange
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class CodeChange:
@@ -30,6 +32,7 @@ class CodeChange:
         give_back: Brings it back to the old source.
         once: Whether it is done once where the program comes by (a statement), so that only a run from the start is
             without it.
+        inside: Whether its line lies inside of the call at the position, which MLX runs by itself.
         at_once: Whether it was made where the program waits, which cannot run again for it.
         wait: Waits for the line before which it is to be done, once the op before has been made, and calls what it is
             given there; None where it waits for none.
@@ -48,6 +51,7 @@ class CodeChange:
     once: bool = False
     wait: Callable[[Callable[[], None]], None] | None = None
     at_once: bool = False
+    inside: bool = False
 
     def is_behind(self, position: int) -> bool:
         """Whether a run from a position on comes to it: also right there, where it waits for its line."""
@@ -135,16 +139,24 @@ class SourceChanges:
 
         return come_back
 
-    def reach(self, position: int, *, entering: bool = False, alive: bool = True, due: bool = False) -> None:
+    def reach(
+        self, position: int, *, entering: bool = False, alive: bool = True, due: bool = False, came: bool = False
+    ) -> None:
         """Note that the program has come to a position of the tape.
 
         Args:
-            due: Whether the op there is about to be made, or its line to be run; else only the op before has been.
+            due: Whether the op there is about to be made; else only the op before has been.
+            came: Whether the line is about to run for which a change waits.
+
+        Raises:
+            CannotExchange: If the program has not come by that, though it was bound to.
         """
         while self._ahead and self._ahead[0].position <= position and not self._taking:
             change = self._ahead[0]
-            if change.wait is not None and not due:  # its line comes later, whatever was put on the tape before that
-                change.wait(partial(self.reach, position, due=True))
+            if change.inside and not came and position > change.position:
+                raise CannotExchange(f"{change.text} cannot be done here: the call does not come by that line again")
+            if change.wait is not None and not came and (change.inside or not due):
+                change.wait(partial(self.reach, position, due=True, came=True))  # whatever comes before its line
                 return
             if change.position == position and change.wait is None and change.entering and not entering:
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 
 import mlx.core as mx
 
@@ -14,16 +15,16 @@ from nnrepl.record.recorder import Recorder
 from nnrepl.tape import collector
 
 
-class Cyclic:
-    """Something that only the collector can let go of; without a dict, into which the recorder would look."""
+def cyclic() -> Callable[[], object]:
+    """Return something that only the collector can let go of; no object, into which the recorder would look."""
 
-    __slots__ = ("__weakref__", "itself")
+    def itself() -> object:
+        return itself
 
-    def __init__(self) -> None:
-        self.itself: Cyclic = self
+    return itself
 
 
-_HELD: list[Cyclic] = []
+_HELD: list[Callable[[], object]] = []
 
 
 def recorder() -> Recorder:
@@ -50,12 +51,12 @@ def test_what_was_recorded_is_walked_no_more() -> None:
 
 
 def test_garbage_from_before_and_between_is_found() -> None:
-    _HELD.append(Cyclic())  # no variable of a function's, which would be noted
+    _HELD.append(cyclic())  # no variable of a function's, which would be noted
     gone = weakref.ref(_HELD[0])
     with recording(recorder()) as made:
         grown(made, 10)
         _HELD.clear()
-        late = weakref.ref(Cyclic())
+        late = weakref.ref(cyclic())
         grown(made, 2 * collector._OFTEN + 10)
         assert late() is None, "new garbage goes before the rest is set aside"
         gc.collect()
@@ -63,7 +64,7 @@ def test_garbage_from_before_and_between_is_found() -> None:
 
 
 def test_the_program_sees_all_objects() -> None:
-    mark = Cyclic()
+    mark = cyclic()
     with recording(recorder()) as made:
         grown(made, collector._OFTEN + 10)
         assert any(thing is mark for thing in gc.get_objects())
