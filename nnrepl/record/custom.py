@@ -204,7 +204,8 @@ class Custom(Composite):
         given = [sweep.current(value) for value in given]
 
         def call() -> Any:
-            handles = iter([recorder.handle(value) for value in given])
+            # What was changed behind the call is another tensor: its `vjp` gets what it took and gave.
+            handles = iter([_as_it_was(recorder, value) for value in given])
             cotangent = trees.rebuild(self.result, lambda _: next(handles))
             output = trees.rebuild(self.result, lambda _: next(handles))
             args, kwargs = trees.rebuild(self.given, lambda _: next(handles))
@@ -311,6 +312,18 @@ class Rerun(Composite):
         for array, leaf in zip(fresh, known.given):
             recorder.link(array, leaf)
         return list(known.given)
+
+
+def _as_it_was(recorder: Recorder, value: Value) -> mx.array:
+    """Return a new object for a value, with the content that it has on the tape if it has been changed by now; what is
+    changed further on has the content of then from the beginning."""
+    tape = recorder.tape
+    made = [op for op, target in tape.notes.edits.items() if target is value and op.position < len(tape)]
+    if not any(tape.ops[op.position] is op for op in made):
+        return recorder.handle(value)
+    array = _copy(value.array)
+    recorder.link(array, value)
+    return array
 
 
 def _unedited(recorder: Recorder, value: Value) -> Value:
