@@ -28,14 +28,19 @@ class WrittenFiles:
         self._before = frozenset(_open_files())
         self._runs: Callable[[], bool] = bool
 
-    def warning(self) -> str:
-        """Return what to say before the program runs again; "" if it wrote none. Files are named once."""
+    def warning(self, left: Callable[[str], bool]) -> str:
+        """Return what to say before the program runs again; "" if it wrote none. Files are named once.
+
+        Args:
+            left: Tells which files are not written again.
+        """
         for path in _open_files():  # a database, say, which opens its file itself
             if path not in self._before:
                 self._paths[path] = None
-        if not self._paths:
+        paths, here = [path for path in self._paths if not left(path)], os.getcwd()
+        if not paths:
             return ""
-        here, new = os.getcwd(), [path for path in self._paths if path not in self._told]
+        new = [path for path in paths if path not in self._told]
         names = [os.path.relpath(path) if path.startswith(here + os.sep) else path for path in new]
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         besides = ", and besides" if self._told and names else ""

@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import mlx.core as mx
 
 from nnrepl.tape import Activation, BackwardOp, ClosedOp, Inside, Leaf, Op, Tape, Value
+from nnrepl.tape.native_run import SUFFIXES, file_of
 
 
 class Entering(Protocol):
@@ -121,8 +122,16 @@ class Intake(Generic[R]):
         Args:
             how: By what: `array.item`; `original` is MLX's.
         """
+        if how in SUFFIXES:
+            return self.write(recorder, how, original, args, kwargs)
         answer = original(*args, **kwargs)
         recorder.tape.kept.tell(how, answer)
+        return answer
+
+    def write(self, recorder: R, how: str, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Have MLX write tensors into a file."""
+        answer = original(*args, **kwargs)
+        recorder.tape.kept.wrote(file_of(how, args))
         return answer
 
     def differentiated(self, transform: Transforming) -> Callable[..., Any]:

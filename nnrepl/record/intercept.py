@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from threading import get_ident
 from typing import Any
 
@@ -20,11 +21,12 @@ from nnrepl.record import before, catalog, compiling, custom, kernels, opaque, s
 from nnrepl.record.bounds import check_bounds
 from nnrepl.record.catalog import Callee
 from nnrepl.record.native import IN_PLACE, Levels, in_place, levels_of, optimizers, update_hook
-from nnrepl.record.native_reads import evaluating, reading
+from nnrepl.record.native_reads import CONVERSIONS, Conversion, evaluating, loading, reading
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, aside, current, installed
 from nnrepl.record.tracing import check_evaluation
 from nnrepl.tape import Operation, arrays_of, collector
+from nnrepl.tape.native_run import SUFFIXES
 
 _getframe = sys._getframe
 _RANDOM_STATE: Any = mx.random.state
@@ -80,12 +82,26 @@ def _install_calls(levels: Levels, patches: Patches) -> None:
             method = callee.holder is mx.array
             if levels.resting:
                 wrapper = evaluating(levels, callee.original)
-            elif method or recorder.intake.follows:
-                wrapper = reading(levels, callee)
+            elif method or callee.key in SUFFIXES or recorder.intake.follows:
+                there = vars(callee.holder)[callee.attribute]  # where files are written, that is noted
+                original = getattr(there, "__func__", there) if callee.key in SUFFIXES else callee.original
+                wrapper = reading(levels, replace(callee, original=original))
             else:
                 continue
             patches.set(callee.holder, callee.attribute, wrapper if method else staticmethod(wrapper))
+    if not levels.resting:
+        _install_reads(levels, patches)
     _install_updates(levels, patches)
+
+
+def _install_reads(levels: Levels, patches: Patches) -> None:
+    """Put in what notices that NumPy takes tensors, and that some come from a file."""
+    numpy = sys.modules.get("numpy")
+    for name in CONVERSIONS if numpy is not None else ():
+        patches.set(numpy, name, Conversion(levels, name, vars(numpy)[name]))
+    load = next(callee for callee in catalog.CALLEES if callee.key == "mx.load")
+    if _is_own(load):
+        patches.set(load.holder, load.attribute, staticmethod(loading(levels, load)))
 
 
 def _is_own(callee: Callee) -> bool:
@@ -206,6 +222,8 @@ def _sync(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
             check_evaluation(recorder, how, (*args, *kwargs.values()))
             recorder.mark(how, (*args, *kwargs.values()), _getframe(1))
             check_bounds(recorder)
+            if how in SUFFIXES:
+                return recorder.intake.write(recorder, how, original, args, kwargs)
         elif recorder.mode == OPAQUE:
             recorder.forced = True
         return original(*args, **kwargs)

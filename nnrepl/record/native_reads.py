@@ -7,6 +7,8 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
+import mlx.core as mx
+
 from nnrepl.record.catalog import Callee
 from nnrepl.record.native import Levels
 from nnrepl.record.recorder import NATIVE
@@ -39,6 +41,60 @@ def reading(levels: Levels, callee: Callee) -> Callable[..., Any]:
         return answer
 
     return wrapper
+
+
+def loading(levels: Levels, callee: Callee) -> Callable[..., Any]:
+    """Return what stands natively for `mx.load`."""
+    original, recorder = callee.original, levels.recorder
+
+    @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if recorder.mode == NATIVE and get_ident() == recorder.thread:
+            recorder.tape.kept.loads(args[0] if args else kwargs.get("file"))
+        return original(*args, **kwargs)
+
+    return wrapper
+
+
+class Conversion:
+    """What stands natively for a function of NumPy's that takes tensors. It is no function, since NumPy's is none that
+    becomes a method where it is an attribute of a class.
+
+    Args:
+        levels: What notices it.
+        name: What it is called in NumPy.
+        original: NumPy's own.
+    """
+
+    def __init__(self, levels: Levels, name: str, original: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, original)
+        self._levels, self._how, self._original = levels, f"numpy.{name}", original
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        recorder = self._levels.recorder
+        read = recorder.mode == NATIVE and bool(args) and _is_tensor(args[0]) and get_ident() == recorder.thread
+        if not read:
+            return self._original(*args, **kwargs)
+        answer = recorder.intake.read(recorder, self._how, self._convert, args, kwargs)
+        self._levels.losses.read(args[0])
+        return answer
+
+    def _convert(self, *args: Any, **kwargs: Any) -> Any:
+        """Convert: where NumPy asks the tensor for its numbers in turn, that is no other read."""
+        with self._levels.recorder.muted():
+            return self._original(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return repr(self._original)
+
+
+CONVERSIONS = ("array", "asarray", "asanyarray", "ascontiguousarray")
+
+
+def _is_tensor(thing: Any) -> bool:
+    """Whether something is a tensor, or a list of tensors."""
+    kind = type(thing)
+    return kind is mx.array or (kind in (list, tuple) and bool(thing) and type(thing[0]) is mx.array)
 
 
 EVALUATING = frozenset(("mx.eval", "mx.async_eval"))

@@ -189,9 +189,10 @@ def _loader(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
         result = original(*args, **kwargs)
         if recorder.mode != RECORD or get_ident() != recorder.thread:
             return result
-        frame = _getframe(1)
+        frame, file = _getframe(1), args[0] if args else kwargs.get("file")
+        recorder.tape.kept.loads(file)
         recorder.intake.enter(recorder)
-        stamp = _stamp(args[0] if args else kwargs.get("file"))
+        stamp = _stamp(file)
         op = Op(operation, tuple([Data(array, stamp) for array in arrays_of(result)]), {}, ())
         twin = recorder.intake.given(recorder, op, frame)
         if twin is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from math import prod
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,7 @@ class Keeping:
             budget: How many bytes all points may hold.
         """
         start = perf_counter()
+        kept.room = min(kept.room, budget)
         self._settle()
         if start < self._due:
             return
@@ -120,6 +122,7 @@ class Keeping:
 
     def _keep(self, number: int, reach: Reach) -> Point:
         point, lazy = Point(number, reach), []
+        _compute_few(reach.arrays)
         for at, array in enumerate(reach.arrays):
             known = self._known.get(id(array))
             if known is not None and known() is array:
@@ -149,6 +152,15 @@ class Keeping:
         missing = [point.shapes[at][0] for at in lazy if point.arrays[at] is None]
         if sum(map(prod, missing)) > _JUNK and self._owner is not None and point in self._owner.points:
             self._owner.points.remove(point)  # it evaluates its weights later: what it holds here are no numbers
+
+
+def _compute_few(arrays: list[mx.array]) -> None:
+    """Compute what a program has not computed, where that is but a few numbers: a sum of its losses, which it prints at
+    the end of an epoch."""
+    waiting = [array for array in arrays if not is_evaluated(array)]
+    if sum([array.size for array in waiting]) <= _JUNK:
+        with suppress(RuntimeError):  # the program will be told
+            _eval(waiting)
 
 
 def room(budget: int) -> int:

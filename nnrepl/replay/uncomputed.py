@@ -14,7 +14,6 @@ from __future__ import annotations
 import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -28,9 +27,10 @@ from nnrepl.replay.divergence import NotKept
 from nnrepl.replay.keeping import Point, computes
 from nnrepl.replay.reach import CannotReach, Reach
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Tape, arrays_of, is_evaluated
-from nnrepl.tape.native_run import UNKEPT, Answer, count_calls
+from nnrepl.tape.native_run import SUFFIXES, UNKEPT, Answer, count_calls, file_of
 
 if TYPE_CHECKING:
+    from nnrepl.replay.opening import Opening
     from nnrepl.replay.run import Run
 
 _compile, _eval, _zeros, _stop = mx.compile, mx.eval, mx.zeros, mx.stop_gradient
@@ -61,6 +61,7 @@ class Forward:
         self.skipped = 0
         points = [point for point in self.kept.points if isinstance(point, Point)]
         self._points = points if run.forward and points and _can_stand() else []
+        self._end = min(run.position, len(old))
         self._needed = _needed(old, run) if self._points else []
         self._plain = bool(self._points) and not any(op.operation.kind in _RUN_BACKWARD for op in old.ops)
         self._target: Point | None = None
@@ -109,16 +110,30 @@ class Forward:
             for array in arrays_of(result):
                 stand_in(array)
 
-    def read(self, how: str, ask: Callable[[], Any]) -> Any:
+    def read(self, how: str, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Return what the program is told that reads a tensor. Raises NotKept through the program."""
         if not self.skipping:
-            return ask()
+            return original(*args, **kwargs)
         if how in EVALUATING:
             return None
         asked, answer = next(self._answers, ("", None))
         if asked != how or answer is UNKEPT:
             raise NotKept("the program read what has not been kept")
-        return deepcopy(answer)
+        return answer
+
+    def writes(self, position: int, path: str) -> bool:
+        """Whether the program, at a position of the old tape, has to write tensors into a file: not before the end of
+        what it did before, if the file is as that has left it. Raises NotKept through the program where it would have
+        to, and computes nothing."""
+        if self.leaves(path) and position < self._end:
+            return False
+        if self.skipping:
+            raise NotKept("the program writes a file")
+        return True
+
+    def leaves(self, path: str) -> bool:
+        """Whether a file is not written again, if the program can be led on."""
+        return bool(self._points) and self.kept.is_as_written(path)
 
     def failed(self, error: BaseException) -> bool:
         """Whether the program may have failed because it computes nothing here."""
@@ -162,12 +177,21 @@ class Led(Intake[Recorder]):
 
     Attributes:
         forward: What leads it.
+        opening: Which steps it opens.
     """
 
     forward: Forward
+    opening: Opening
 
     def read(self, recorder: Recorder, how: str, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        return self.forward.read(how, lambda: original(*args, **kwargs))
+        if how in SUFFIXES:
+            return self.write(recorder, how, original, args, kwargs)
+        return self.forward.read(how, original, args, kwargs)
+
+    def write(self, recorder: Recorder, how: str, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self.forward.writes(self.opening.before(len(recorder.tape)), file_of(how, args)):
+            return super().write(recorder, how, original, args, kwargs)
+        return None
 
     def differentiated(self, transform: Transforming) -> Callable[..., Any]:
         return self.forward.differentiated(transform)
@@ -196,7 +220,8 @@ def _needed(old: Tape, run: Run) -> list[int]:
         if pass_.start >= run.position:
             break
         opens = bool(run.opened) and old.steps.number_at(pass_.start) in run.opened
-        recorded = not (len(pass_) and isinstance(old.ops[pass_.start], ClosedOp))
+        closing = any(step.start <= pass_.start < step.end for step in run.closing)
+        recorded = not closing and not (len(pass_) and isinstance(old.ops[pass_.start], ClosedOp))
         if opens or recorded:
             needed.add(number)  # it is recorded from the end of the last call before on
         number += pass_.kind == GRADIENT_PASS

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import marshal
+import os
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nnrepl.tape.passes import GRADIENT_PASS, Pass
@@ -20,6 +23,38 @@ class KeptPoint(Protocol):
     number: int
 
 
+@dataclass(frozen=True, slots=True)
+class ClosedCall:
+    """A call as it was before its step was opened.
+
+    Attributes:
+        kind, title: Of its pass.
+        by_hand: Whether weights were updated by hand behind it.
+        loss: What it differentiated, if that was known.
+    """
+
+    kind: str
+    title: str
+    by_hand: bool
+    loss: Any
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedStep:
+    """A step that ran natively and has been opened; it can be closed again.
+
+    Attributes:
+        number: Its number.
+        start, end: Where on the tape the ops lie that took the place of its calls.
+        calls: What stood there.
+    """
+
+    number: int
+    start: int
+    end: int
+    calls: tuple[ClosedCall, ...]
+
+
 Answer = tuple[str, Any]
 """What the program asked of a tensor (`array.item`), and what it was told."""
 
@@ -29,13 +64,17 @@ class NativeRun:
 
     Attributes:
         points: The restart points in order.
+        room: How many bytes large answers may still take.
     """
 
     def __init__(self) -> None:
         self.points: list[KeptPoint] = []
+        self.room = _ROOM
         self._numbers, self._starts = array("q"), array("q")
         self._asked: list[str] = []
         self._told: list[Any] = []
+        self._files: dict[str, object] = {}
+        self._read_back: set[str] = set()
         self._tape_seen = self._calls = 0
 
     def calls(self, passes: Sequence[Pass]) -> int:
@@ -56,10 +95,28 @@ class NativeRun:
         self._starts.append(len(self._told))
 
     def tell(self, how: str, answer: Any) -> None:
-        """Note what the program has been told natively."""
+        """Note what the program has been told natively: small answers always, large ones as long as there is room."""
         if self._starts and len(self._told) - self._starts[-1] <= _MANY:
+            kept, size = _pack(answer)
+            if size > _SMALL:
+                self.room -= size
             self._asked.append(how)
-            self._told.append(answer if _is_small(answer) else UNKEPT)
+            self._told.append(kept if size <= _SMALL or self.room >= 0 else UNKEPT)
+
+    def wrote(self, path: str) -> None:
+        """Note that the program has written tensors into a file, by its path; "" for one that it has opened itself."""
+        if path:
+            self._files[path] = _stamp(path)
+
+    def loads(self, file: object) -> None:
+        """Note that the program reads tensors from a file: one that it has written it needs as it was then."""
+        path = os.path.abspath(os.fsdecode(file)) if isinstance(file, (str, os.PathLike)) else ""
+        if path in self._files:
+            self._read_back.add(path)
+
+    def is_as_written(self, path: str) -> bool:
+        """Whether a file is still as the program has left it, and it need not be written again."""
+        return path in self._files and path not in self._read_back and self._files[path] == _stamp(path) is not None
 
     def told(self, number: int) -> Sequence[Answer]:
         """Return what the program was told from a gradient call on up to the next one."""
@@ -67,7 +124,7 @@ class NativeRun:
         if at == len(self._numbers) or self._numbers[at] != number:
             return ()
         start, end = self._starts[at], self._starts[at + 1] if at + 1 < len(self._starts) else len(self._told)
-        return list(zip(self._asked[start:end], self._told[start:end]))
+        return [(how, _unpack(answer)) for how, answer in zip(self._asked[start:end], self._told[start:end])]
 
     def before(self, number: int) -> NativeRun:
         """Return what is kept from before a number of gradient calls."""
@@ -75,6 +132,7 @@ class NativeRun:
         twin.points = [point for point in self.points if point.number < number]
         twin._numbers, twin._starts = self._numbers[:], self._starts[:]
         twin._asked, twin._told = self._asked[:], self._told[:]
+        twin._files, twin._read_back, twin.room = dict(self._files), set(self._read_back), self.room
         twin._cut(number)
         return twin
 
@@ -93,21 +151,67 @@ def count_calls(passes: Sequence[Pass]) -> int:
 
 
 UNKEPT = object()
-"""Stands for an answer that is too large to be kept."""
-_MANY = 256
+"""Stands for an answer that is too large to be kept, or of a kind that is not."""
+_MANY = 65_536
 """So many answers from one gradient call to the next are kept; of a program that asks more, no more is known."""
-_FEW = 64
+_SMALL = 1024
+_ROOM = 64 << 20
 
 
-def _is_small(answer: Any) -> bool:
-    if isinstance(answer, (bool, int, float, complex)):
-        return True
-    if isinstance(answer, str):
-        return len(answer) <= 16 * _FEW
+def _pack(answer: Any) -> tuple[Any, int]:
+    """Return what is kept of an answer, which the program may change, and how many bytes that takes."""
+    if answer is None or isinstance(answer, (bool, int, float, complex)):
+        return answer, 0
+    if isinstance(answer, (str, bytes)):
+        return answer, len(answer)
     if isinstance(answer, list):
-        return _numbers(answer) <= _FEW
-    return getattr(answer, "nbytes", 16 * _FEW) <= 8 * _FEW and hasattr(answer, "copy")
+        packed = _Packed(marshal.dumps(answer))
+        return packed, len(packed.numbers)
+    if hasattr(answer, "copy") and hasattr(answer, "nbytes"):
+        return answer.copy(), answer.nbytes
+    return UNKEPT, 0
 
 
-def _numbers(answer: list[Any]) -> int:
-    return sum([_numbers(part) if isinstance(part, list) else 1 for part in answer[: _FEW + 1]])
+def _unpack(answer: Any) -> Any:
+    """Return an answer that the program may have."""
+    if isinstance(answer, _Packed):
+        return marshal.loads(answer.numbers)
+    return answer.copy() if hasattr(answer, "copy") else answer
+
+
+class _Packed:
+    """Lists of numbers.
+
+    Args:
+        numbers: They, as `marshal` writes them.
+    """
+
+    __slots__ = ("numbers",)
+
+    def __init__(self, numbers: bytes) -> None:
+        self.numbers = numbers
+
+
+SUFFIXES = {
+    "mx.save": ".npy", "mx.savez": ".npz", "mx.savez_compressed": ".npz", "mx.save_safetensors": ".safetensors",
+    "mx.save_gguf": ".gguf",
+}  # fmt: skip
+"""What writes tensors into files, and what it adds to a name that does not end so."""
+
+
+def file_of(how: str, args: tuple[Any, ...]) -> str:
+    """Return into which file a call writes tensors; "" where the program gives an open one, or none."""
+    file = args[0] if args else None
+    if not isinstance(file, (str, os.PathLike)):
+        return ""
+    path, suffix = os.path.abspath(os.fsdecode(file)), SUFFIXES[how]
+    return path if path.endswith(suffix) else path + suffix
+
+
+def _stamp(path: str) -> object:
+    """Return what tells a file from what it was at other times; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

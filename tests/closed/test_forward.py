@@ -37,7 +37,23 @@ READS = PROGRAMS["adam"].replace(
     "    opt.update",
 )
 IN_A_FUNCTION = "def train():\n" + "".join(f"    {line}\n" for line in PROGRAMS["two"].splitlines()) + "train()\n"
-IN_NUMPY = PROGRAMS["adam"].replace("    opt.update", "    if np.array(loss) > 0.5: X = X * 0.9\n    opt.update")
+IN_NUMPY = "import numpy as np\n" + PROGRAMS["adam"].replace(
+    "    opt.update",
+    "    much = np.array(model.first.weight); many = mx.tile(loss, 100).tolist(); many[3] += 1\n"
+    "    both = np.asarray([loss, loss * 2])\n"
+    "    if both.sum() + many[3] > 2 and much.max() > 0: X = X * float(1 - 0.01 * abs(much[0, 0])) + 0 * both[1]\n"
+    "    much *= 0; many.clear()\n"
+    "    opt.update",
+)
+BY_BUFFERS = PROGRAMS["adam"].replace(
+    "    opt.update", "    if memoryview(loss)[()] > 0.5: X = X * 0.9\n    opt.update"
+)
+SUMMED = (
+    PROGRAMS["adam"]
+    .replace("    opt.update", "    total = total + loss\n    opt.update")
+    .replace("for i in", "total = mx.array(0.0)\nfor i in")
+    + "print('total', total.item())\n"
+)
 SAVED = PROGRAMS["adam"].replace("    opt.update", "    mx.save(FILE, loss)\n    opt.update")
 
 
@@ -66,10 +82,12 @@ def led(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (READS, True),
         (IN_A_FUNCTION, True),
         (PROGRAMS["lazy"], True),
-        ("import numpy as np\n" + IN_NUMPY, False),
+        (IN_NUMPY, True),
+        (BY_BUFFERS, False),
+        (SUMMED, True),
     ],
     ids=["adam", "counted", "iterators", "accumulated", "two", "in place", "reads", "in a function", "lazy",
-         "numpy"],
+         "numpy", "buffers", "summed"],
 )  # fmt: skip
 def test_bits_behind_what_was_not_computed(program: str, reaches: bool, led: list[int], tmp_path: Path) -> None:
     file = tmp_path / "train.py"
@@ -135,14 +153,14 @@ def test_nothing_is_computed_on_the_way(led: list[int], monkeypatch: pytest.Monk
     ("line", "said"),
     [
         ("if i == 0: again = [[]] if os.path.exists(FILE) else []; open(FILE, 'a').close()", "holds other tensors"),
-        ("if i == 6: early = loss", "holds a tensor"),
+        ("if i == 4: early.put(loss)", "needs numbers"),
     ],
-    ids=["another way", "never evaluated"],
+    ids=["another way", "where nobody looks"],
 )
 def test_what_does_not_lead_there_is_computed(line: str, said: str, led: list[int], tmp_path: Path) -> None:
     program = "import os\n" + PROGRAMS["adam"].replace("    mx.eval(", f"    {line}\n    mx.eval(")
-    program = program.replace("i % 5", "i % 50").replace("2).mean()", "2).mean() + (0 * early if i == 8 else 0)")
-    program = program.replace("for i in", "early = mx.array(0.0)\nfor i in")
+    program = program.replace("i % 5", "i % 50").replace("2).mean()", "2).mean() * (early.queue[-1] if i == 8 else 1)")
+    program = program.replace("for i in", "import queue; early = queue.Queue(); early.put(mx.array(1.0))\nfor i in")
     file = tmp_path / "train.py"
     file.write_text(HEAD + QUIET + program.replace("FILE", repr(str(tmp_path / "mark"))))
     shown = play(file, "continue", "goto step 9", "until backward", f"p {BITS}", "goto step 10")
@@ -178,12 +196,42 @@ def test_an_interrupt_where_nothing_is_computed(
     assert re.findall(r"sum\(\)\.item\(\) =\s+(\d+)", shown) == [told[4]]
 
 
-def test_a_file_is_not_written_without_numbers(led: list[int], tmp_path: Path) -> None:
+def test_a_file_that_is_there_is_not_written_again(led: list[int], tmp_path: Path) -> None:
     file, out = tmp_path / "train.py", tmp_path / "loss.npy"
-    file.write_text(HEAD + QUIET + SAVED.replace("FILE", repr(str(out))))
-    shown = play(file, "continue", "goto step 6")
-    assert f"{FROM_START}: the program read what has not been kept" in shown
-    assert mx.load(str(out)).item() > 0
+    file.write_text(HEAD + QUIET + SAVED.replace("FILE", repr(str(out))) + "print('last', loss.item())\n")
+    shown = play(file, "continue", "goto step 12", "goto step 6", f"p mx.load({str(out)!r}).item()")
+    assert FROM_START not in shown
+    assert "writes its files again" not in shown
+    assert led
+    last = re.findall(r"last (\S+)", shown)[0]
+    assert mx.load(str(out)).item() == float(last)
+    assert shown.endswith(f"{last}\n")
+
+
+@pytest.mark.parametrize(
+    ("instead", "said"),
+    [
+        ("mx.save(FILE, loss); os.remove(FILE)", "writes a file"),
+        ("with open(FILE, 'wb') as out: mx.save(out, loss)", "writes a file"),
+        ("mx.save(FILE, loss); X = X + 0 * mx.load(FILE)", "writes a file"),
+    ],
+    ids=["gone", "open", "read back"],
+)
+def test_a_file_is_not_written_without_numbers(instead: str, said: str, led: list[int], tmp_path: Path) -> None:
+    program = "import os\n" + SAVED.replace("mx.save(FILE, loss)", instead)
+    file, out = tmp_path / "train.py", tmp_path / "loss.npy"
+    file.write_text(HEAD + QUIET + program.replace("FILE", repr(str(out))))
+    shown = play(file, "continue", "goto step 6", "until backward", f"p {BITS}")
+    _, told = plainly(HEAD + TOLD + program.replace("FILE", repr(str(tmp_path / "other.npy"))))
+    assert f"{FROM_START}: the program {said}" in shown
+    assert re.findall(r"sum\(\)\.item\(\) =\s+(\d+)", shown) == [told[5]]
+
+
+def test_what_is_new_is_written(led: list[int], tmp_path: Path) -> None:
+    file, out = tmp_path / "train.py", tmp_path / "loss.npy"
+    file.write_text(HEAD + QUIET + SAVED.replace("FILE", repr(str(out))) + "print('last', loss.item())\n")
+    shown = play(file, "goto step 8", "goto step 4", "continue")
+    assert float(re.findall(r"last (\S+)", shown)[0]) == mx.load(str(out)).item()
 
 
 def test_a_stand_in_gives_no_number() -> None:
@@ -260,9 +308,12 @@ def test_answers_are_kept_where_they_are_small() -> None:
     kept = NativeRun()
     kept.tell("array.item", 1.0)
     kept.begins(4)
-    for answer in (1.5, [1, [2, 3]], list(range(65)), "x" * 2000):
+    kept.room, given = 9000, [1, [2, 3]]
+    for answer in (1.5, given, list(range(1000)), "x" * 9000, object()):
         kept.tell("read", answer)
-    assert kept.told(4) == [("read", 1.5), ("read", [1, [2, 3]]), ("read", UNKEPT), ("read", UNKEPT)]
+    given.clear()
+    read = [1.5, [1, [2, 3]], list(range(1000)), UNKEPT, UNKEPT]
+    assert kept.told(4) == [("read", answer) for answer in read]
     assert kept.before(4).told(4) == ()
     made: Any = kept
     made.points = [SimpleNamespace(number=number) for number in (2, 3, 4)]
