@@ -71,6 +71,7 @@ class Composite(Repeatable):
         block: What the user does in it, where its backward pass runs its function once more.
         repeats: How to run that on other values, where no Python of the program's is to run (what a compiled
             function has recorded is repeated).
+        before: The same call on the tape, where the run follows one.
     """
 
     def __init__(self, recorder: Recorder, fun: Callable[..., Any]) -> None:
@@ -84,6 +85,7 @@ class Composite(Repeatable):
         self.again: RanAgain | None = None
         self.block: TwiceRun | None = None
         self.repeats: Callable[[Sequence[Value]], list[Value]] | None = None
+        self.before: Composite | None = None
 
     def native(self, op: Op, lookup: Callable[[Value], mx.array]) -> list[mx.array]:
         """Return the same call, made by MLX itself on the arrays that `lookup` gives."""
@@ -117,7 +119,7 @@ class Composite(Repeatable):
         if twin is None:
             recorder.finish(op, outputs, frame)
         else:
-            self.inputs = list(twin.inputs[: len(self.inputs)])
+            self.inputs, self.before = list(twin.inputs[: len(self.inputs)]), twin.args[0]
             twin.args = (self, len(self.inputs), *twin.inputs)  # the one of the tape belongs to an earlier run
             outputs = [recorder.handle(value) for value in twin.outputs]
         given = iter(outputs)
@@ -150,7 +152,7 @@ class Composite(Repeatable):
         keys = [part for op in twin.ops for part in (*op.args, *op.kwargs.values()) if isinstance(part, DrawnKey)]
         if keys:
             twin.state = keys[0].state
-        earlier, twin.again = self.again, None
+        earlier, twin.again, twin.before = self.again, None, None
         if earlier is not None:
             known = earlier
             twin.repeats = lambda given: repetition.stretch(known.ops, zip(known.given, given), known.results)
@@ -202,7 +204,8 @@ class Custom(Composite):
         given = [sweep.current(value) for value in given]
 
         def call() -> Any:
-            handles = iter([recorder.handle(value) for value in given])
+            # What was changed behind the call is another tensor: its `vjp` gets what it took and gave.
+            handles = iter([_as_it_was(recorder, value) for value in given])
             cotangent = trees.rebuild(self.result, lambda _: next(handles))
             output = trees.rebuild(self.result, lambda _: next(handles))
             args, kwargs = trees.rebuild(self.given, lambda _: next(handles))
@@ -270,7 +273,7 @@ class Rerun(Composite):
             depends.scope, depends.lasti = op.scope, op.lasti
             _belong(recorder, start, op)
         fresh = [_copy(array) for array in arrays]
-        leaves: list[Value] = [recorder.leaf(array, "input", value.label, value) for array, value in zip(fresh, inputs)]
+        leaves = self._leaves(recorder, fresh, inputs)
         # The function may change what it is given in place; then `fresh` no longer says which leaves these were.
         marks = [_copy(array) for array in fresh]  # the program changes only its own objects
         for mark, leaf in zip(marks, leaves):
@@ -299,6 +302,28 @@ class Rerun(Composite):
                 gradient = recorder.leaf(_zeros_like(leaf.array), "constant", "no gradient: zeros")
             parts.setdefault(node.inputs.index(taken.canonical), []).append(gradient)
         return parts
+
+    def _leaves(self, recorder: Recorder, fresh: Sequence[mx.array], inputs: Sequence[Value]) -> list[Value]:
+        """Return what the function's second run gets: the leaves of the tape, where the run follows it. A change at the
+        very start of the block is made on them before any op of the program's takes one."""
+        known = None if self.before is None or not recorder.intake.has_inside(recorder) else self.before.again
+        if known is None or len(known.given) != len(fresh):
+            return [recorder.leaf(array, "input", value.label, value) for array, value in zip(fresh, inputs)]
+        for array, leaf in zip(fresh, known.given):
+            recorder.link(array, leaf)
+        return list(known.given)
+
+
+def _as_it_was(recorder: Recorder, value: Value) -> mx.array:
+    """Return a new object for a value, with the content that it has on the tape if it has been changed by now; what is
+    changed further on has the content of then from the beginning."""
+    tape = recorder.tape
+    made = [op for op, target in tape.notes.edits.items() if target is value and op.position < len(tape)]
+    if not any(tape.ops[op.position] is op for op in made):
+        return recorder.handle(value)
+    array = _copy(value.array)
+    recorder.link(array, value)
+    return array
 
 
 def _unedited(recorder: Recorder, value: Value) -> Value:

@@ -60,7 +60,15 @@ class Entered(Place):
                 executions[tape.ops[at]] = number
         seen: set[int] = set()
         for at in range(pass_.backward, pass_.end):
-            execution = executions.get(tape.ops[at].root, 0)
+            op = tape.ops[at]
+            # What a custom function's own vjp makes are ops of the program's, which runs only here.
+            if op.of is None and op.root.operation.kind == "custom" and op.root not in executions:
+                begins = self.begins(tape, at)
+                number += bool(begins)
+                found += [at] if begins else []
+                if begins is not None:
+                    executions[op] = number
+            execution = executions.get(op.root, 0)
             if execution and execution not in seen:
                 seen.add(execution)
                 found.append(at)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
 
 import nnrepl
 from tests.session.test_stops_running import play
-from tests.support import OpenSession, plain_python
+from tests.support import OpenSession, nnrepl_cli, plain_python
 
 FLAG = "NNREPL_TEST_CALLED_BEFORE"
 """Where a function remembers what nnrepl cannot put back."""
@@ -100,3 +101,31 @@ def test_an_edit_in_a_later_step_draws_what_that_step_drew(tmp_path: Path) -> No
     screen = play(tmp_path, LOOP, "until step 2", "until random.normal", "a = a * 3", "c")
     assert "another random key" not in screen
     assert re.findall(r"^loss .*", screen, re.MULTILINE)[-2:] == expected.splitlines()[-2:]
+
+
+TWICE = """\
+import mlx.core as mx
+w = mx.ones((3, 3)) * 0.5; x = mx.ones((2, 3))
+@mx.checkpoint
+def block(h, w):
+    return mx.sin(h @ w)
+def f(w, x):
+    return block(x * 2, w).sum()
+for i in range(3):
+    loss, g = mx.value_and_grad(f)(w, x)
+    w = w - g * 0.1
+"""
+
+
+def test_a_timeline_with_a_change_in_a_block_that_runs_twice_is_run_again(tmp_path: Path) -> None:
+    """The change stands at the very start of the block, before any op takes what its second run is given."""
+    (tmp_path / "twice.py").write_text(TWICE)
+    asked = "p str(w.tolist())"
+    lines = ["c", "goto step 2", "until block", "h = h * 3", "c", "undo", asked, "redo", asked, "q"]
+    shown = nnrepl_cli("twice.py", stdin="\n".join(lines), cwd=tmp_path, env={"COLUMNS": "1000"}).stdout
+    expected = []
+    for edit in ("", "    if i == 1: h = h * 3\n"):
+        held: dict[str, Any] = {}
+        exec(TWICE.replace("    return mx.sin", f"{edit}    return mx.sin"), held)
+        expected.append(str(held["w"].tolist()))
+    assert re.findall(r"str\(w.tolist\(\)\) = '(.*)'", shown) == expected

@@ -316,3 +316,39 @@ def test_a_variable_gets_a_tensor_of_another_shape_or_dtype(old: mx.array, new: 
     assert pass_.loss is not None
     assert_same_bits(loss, pass_.loss.array)
     assert_same_bits(gradient, pass_.grads[pass_.wrt[0]][-1].array)
+
+
+def test_a_vjp_gets_what_its_function_gave() -> None:
+    """A change of the result behind the call is another tensor; one in the `vjp` is that line in it."""
+    function = mx.custom_function(lambda p, q: mx.sin(p) * q)
+    edits: dict[str, Callable[[mx.array], mx.array]] = {}
+
+    def same(array: mx.array) -> mx.array:
+        return array
+
+    @function.vjp  # type: ignore[untyped-decorator]
+    def _(primals: Any, cotangent: mx.array, output: mx.array) -> Any:
+        p = primals[0]
+        output = edits.get("output", same)(output)
+        return cotangent * p, cotangent * output
+
+    def run() -> Any:
+        def loss(x: mx.array, w: mx.array) -> mx.array:
+            result = edits.get("result", same)(function(x @ w, x))
+            return (result * result).sum()
+
+        return mx.value_and_grad(loss, argnums=(0, 1))(mx.arange(12.0).reshape(4, 3) / 7, mx.ones((3, 3)) / 3)
+
+    trace = nnrepl.trace(run)
+    edited = trace.set(next(op for op in trace.ops if op.name.startswith("custom")).outputs[0], lambda a: a * 2)
+    session = OpenSession(trace)
+    session.run(f"goto test_set.py:{run.__code__.co_firstlineno - 2}")  # a line that runs in the backward pass only
+    assert session.cursor >= session.tape.passes[-1].backward
+    session.run("output = output * 2")
+    edits["result"] = lambda array: array * 2
+    assert_same_bits(run(), edited.value)
+    edits.clear()
+    edits["output"] = lambda array: array * 2
+    session.run("goto end")
+    pass_ = session.tape.passes[-1]
+    assert_same_bits(run()[1], [pass_.grads[leaf][-1].array for leaf in pass_.wrt])
