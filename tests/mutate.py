@@ -4,28 +4,31 @@
     python -m tests.mutate timeline --count 50 --seed 7
     python -m tests.mutate replay/match.py --all
 
-Works in a copy of the tree. What nobody notices is printed with its file, line and change, and the exit status is 1,
-unless `tests/unnoticed.txt` gives a reason. mutmut and cosmic-ray were looked at: mutmut gives each function many
-bodies behind a switch, but nnrepl's tests read frames, code objects and line numbers; cosmic-ray runs one command for
-every mutant, where here each room has its own tests and the whole suite is no choice.
+Works in a copy of the tree. The tests of the rooms run once with the lines as they are, and it is written down which
+tests come by which line; then each line is broken, and those run, the quick ones first. What nobody notices is printed
+with its file, line and change, and the exit status is 1, unless `tests/unnoticed.txt` gives a reason. mutmut and
+cosmic-ray were looked at: mutmut gives each function many bodies behind a switch, but nnrepl's tests read frames, code
+objects and line numbers; cosmic-ray runs one command for every mutant, where here the whole suite is no choice.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
+import itertools
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from tests.looking import tests_by_line, took
+from tests.mutants import ROOT, Mutant, is_python, mutants, with_looks
+
 _REASONS = Path(__file__).parent / "unnoticed.txt"
 
 _SCREENS = "tests/shell/test_transcripts.py"
@@ -42,113 +45,92 @@ TESTS = {
     "view": f"tests/view tests/commands {_SCREENS} tests/session/test_stops.py tests/session/test_reference.py",
     "commands": f"tests/commands tests/session/test_stops.py tests/shell/test_muscle_memory.py {_SCREENS}",
     "learn": "tests/learn tests/commands/test_help.py",
+    "cli": "tests/programs/test_starting.py tests/programs/test_load.py tests/shell/test_terminals.py",
+    "late": "tests/programs/test_shadows.py tests/programs/test_starting.py",
     "shell": f"tests/shell/test_completing.py tests/shell tests/programs/test_starting.py {_SCREENS}",
 }
-"""The tests of each room, those that notice most first."""
-PATIENCE = 400.0
-"""Seconds that the tests of one mutant may take; one that never ends is noticed."""
-
-_OTHER: dict[type[ast.AST], str] = {
-    ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==", ast.Is: "is not",
-    ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in", ast.Add: "-", ast.Sub: "+", ast.Mult: "+", ast.And: "or",
-    ast.Or: "and",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One change: the text from `start` to `end` (offsets in the file) becomes `text`."""
-
-    file: str
-    line: int
-    start: int
-    end: int
-    was: str
-    text: str
-
-    @property
-    def title(self) -> str:
-        """How `unnoticed.txt` calls it: by what stands there, for lines move."""
-        return f"{self.file}: {' '.join(self.was.split())} -> {' '.join(self.text.split())}"
-
-
-def mutants(path: Path) -> Iterator[Mutant]:
-    """Every change that can be made to a file."""
-    text = path.read_text(encoding="utf-8")
-    starts = [0]
-    for line in text.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line.encode()))
-    data = text.encode()
-
-    def at(node: ast.AST, end: bool = False) -> int:
-        line, column = (node.end_lineno, node.end_col_offset) if end else (node.lineno, node.col_offset)  # type: ignore[attr-defined]
-        return starts[line - 1] + column
-
-    def whole(node: ast.AST) -> str:
-        return data[at(node) : at(node, True)].decode()
-
-    def made(node: ast.AST, new: str) -> Mutant:
-        return Mutant(str(path.relative_to(ROOT)), node.lineno, at(node), at(node, True), whole(node), new)  # type: ignore[attr-defined]
-
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in _OTHER:
-            yield made(node, f"({whole(node.left)} {_OTHER[type(node.ops[0])]} {whole(node.comparators[0])})")
-        elif isinstance(node, ast.BinOp) and type(node.op) in _OTHER and not _is_text(node):
-            yield made(node, f"({whole(node.left)} {_OTHER[type(node.op)]} {whole(node.right)})")
-        elif isinstance(node, ast.BoolOp):
-            yield made(node, f"({f' {_OTHER[type(node.op)]} '.join(whole(one) for one in node.values)})")
-        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            yield made(node, f"({whole(node.operand)})")
-        elif isinstance(node, (ast.If, ast.IfExp)):
-            yield made(node.test, f"(not ({whole(node.test)}))")
-        elif isinstance(node, ast.Return) and isinstance(node.value, ast.Constant) and type(node.value.value) is bool:
-            yield made(node.value, str(not node.value.value))  # None would only be another way of saying False
-        elif isinstance(node, ast.Return) and node.value is not None and whole(node) != "return None":
-            yield made(node, "return None")
-        elif isinstance(node, ast.Constant) and type(node.value) is int and node.value < 10:
-            yield made(node, str(node.value + 1))
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            yield made(node, "pass")
-
-
-def _is_text(node: ast.BinOp) -> bool:
-    sides = (node.left, node.right)
-    return any(isinstance(one, ast.JoinedStr) or type(getattr(one, "value", None)) is str for one in sides)
+"""The tests of each room."""
+PATIENCE = 200.0
+"""Seconds that the tests of one mutant may take; one that never ends is noticed. Of tests that come by it, those are
+run that took half of this in all."""
+_FEW, _MOST = 12, 400
+"""So many of those run first, and so many at most."""
+_FUTURE = b"from __future__ import annotations"
 
 
 class Tree:
     """A copy of the tree, in which one line is broken at a time."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._failing: dict[str, list[str]] = {}
+    def __init__(self, folder: Path, tried: list[Mutant], processes: str) -> None:
+        self._tree, looks = folder / "tree", folder / "looks"
         ignored = shutil.ignore_patterns(".git", "__pycache__", ".*_cache", "build", "dist")
-        shutil.copytree(ROOT, folder, ignore=ignored)
+        shutil.copytree(ROOT, self._tree, ignore=ignored)
+        looks.mkdir()
+        self._look(tried, processes)
+        self._took, self._reached = took(looks), tests_by_line(looks)
+        assert self._took, "no test passes, even without a change"
 
-    def is_noticed(self, mutant: Mutant) -> bool:
-        """Whether a test of its room fails that does not fail without it."""
-        room = mutant.file.split("/")[1]
-        if room not in self._failing:
-            shown = self._tested(room, "--tb=no", "-r", "f").stdout
-            self._failing[room] = [line.split()[1] for line in shown.splitlines() if line.startswith("FAILED ")]
-        file = self.folder / mutant.file
+    def _look(self, tried: list[Mutant], processes: str) -> None:
+        """Run the tests of the rooms once, the lines as they are, and write down who comes by them."""
+        before = {name: (self._tree / name).read_bytes() for name in {mutant.file for mutant in tried}}
+        for name, data in before.items():
+            looked = with_looks(data, {number: one for number, one in enumerate(tried) if one.file == name})
+            call = b"; from nnrepl._looking import reached as _reached"
+            (self._tree / name).write_bytes(looked.replace(_FUTURE, _FUTURE + call, 1))
+        shutil.copy(self._tree / "tests/looking.py", self._tree / "nnrepl/_looking.py")
+        tests = dict.fromkeys(test for mutant in tried for test in _tests(mutant))
+        self._run(["-n", processes, "-p", "tests.looking", *tests], None)
+        for name, data in before.items():
+            (self._tree / name).write_bytes(data)
+
+    def chosen(self, number: int, mutant: Mutant) -> list[str]:
+        """The tests that come by a line, the quick ones first, of each file in turn: at most `PATIENCE` of them."""
+        reached = self._reached.get(number, set())
+        if "" in reached:
+            reached = {name for name in self._took if name.startswith(tuple(_tests(mutant)))}
+        taken: list[tuple[int, float, str]] = []
+        for file in {test.partition("::")[0] for test in reached}:
+            names = self._took if file in reached else reached & self._took.keys()
+            mine = sorted((self._took[test], test) for test in names if test.partition("::")[0] == file)
+            taken += [(at, seconds, test) for at, (seconds, test) in enumerate(mine)]
+        order, total = [], 0.0
+        for _, seconds, test in sorted(taken):
+            if total + seconds < PATIENCE / 2 and len(order) < _MOST:
+                total += seconds
+                order.append(test)
+        return order
+
+    def is_noticed(self, mutant: Mutant, tests: list[str]) -> bool:
+        """Whether one of some tests fails with a change."""
+        if not tests:
+            return False
+        file = self._tree / mutant.file
         before = file.read_bytes()
         file.write_bytes(before[: mutant.start] + mutant.text.encode() + before[mutant.end :])
         try:
-            aside = [f"--deselect={one}" for one in self._failing[room]]
-            return self._tested(room, "-x", *aside, timeout=PATIENCE).returncode != 0
-        except subprocess.TimeoutExpired:
-            return True
+            some, more = tests[:_FEW], tests[_FEW:]
+            return any(self._run(["-n", "0", "-x", *few], PATIENCE) != 0 for few in (some, more) if few)
         finally:
             file.write_bytes(before)
 
-    def _tested(self, room: str, *options: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", *options]
-        environment = {**os.environ, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
-        return subprocess.run(
-            [*command, *TESTS[room].split()],
-            cwd=self.folder, env=environment, capture_output=True, text=True, timeout=timeout,
+    def _run(self, options: list[str], timeout: float | None) -> int:
+        """Run pytest. Returns its exit status, -1 if it took too long; what it has started ends with it."""
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", *options]
+        environment = {**os.environ, "PYTHONPATH": str(self._tree), "PYTHONDONTWRITEBYTECODE": "1"}
+        ran = subprocess.Popen(
+            command, cwd=self._tree, env=environment, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
+        try:
+            return ran.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(ran.pid, signal.SIGKILL)
+            ran.wait()
+            return -1
+
+
+def _tests(mutant: Mutant) -> list[str]:
+    return TESTS[mutant.file.split("/")[1].removesuffix(".py")].split()
 
 
 def reasons() -> dict[str, str]:
@@ -164,7 +146,10 @@ def drawn(only: list[str], count: int, seed: int, everything: bool) -> list[Muta
     files = [path for path in sorted((ROOT / "nnrepl").rglob("*.py")) if path.name != "__init__.py"]
     files = [path for path in files if any(str(path.relative_to(ROOT / "nnrepl")).startswith(one) for one in wanted)]
     found = [one for path in files for one in mutants(path)]
-    return found if everything else random.Random(seed).sample(found, min(count, len(found)))
+    if not everything:
+        random.Random(seed).shuffle(found)
+    tried = (one for one in found if is_python(one))
+    return list(tried if everything else itertools.islice(tried, count))
 
 
 def main() -> int:
@@ -174,18 +159,20 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--all", action="store_true", help="every change that can be made; takes days for all rooms")
+    parser.add_argument("--processes", "-n", default="auto", help="that the tests run in at first, as of pytest -n")
     options = parser.parse_args()
-    known, unnoticed = reasons(), 0
+    known, counts = reasons(), Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
-        tree = Tree(Path(folder, "tree"))
         tried = drawn(options.only, options.count, options.seed, options.all)
-        for number, mutant in enumerate(tried, 1):
-            noticed = tree.is_noticed(mutant)
-            said = "noticed" if noticed else f"known: {known[mutant.title]}" if mutant.title in known else "UNNOTICED"
-            unnoticed += said == "UNNOTICED"
-            print(f"{number}/{len(tried)}  {said}  line {mutant.line}  {mutant.title}", flush=True)
-    print(f"{unnoticed} of {len(tried)} unnoticed; seed {options.seed}")
-    return int(unnoticed > 0)
+        tree = Tree(Path(folder), tried, options.processes)
+        for number, mutant in enumerate(tried):
+            tests = tree.chosen(number, mutant)
+            said = "noticed" if tree.is_noticed(mutant, tests) else "known" if mutant.title in known else "UNNOTICED"
+            counts[said] += 1
+            why = f": {known[mutant.title]}" if said == "known" else f" by {len(tests)} tests that run it"
+            print(f"{number + 1}/{len(tried)}  {said}{why}  line {mutant.line}  {mutant.title}", flush=True)
+    print(f"{counts['UNNOTICED']} of {len(tried)} unnoticed; seed {options.seed}")
+    return int(counts["UNNOTICED"] > 0)
 
 
 if __name__ == "__main__":

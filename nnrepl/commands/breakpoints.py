@@ -18,6 +18,7 @@ from nnrepl.session.events import EVENTS
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.passing import lines_in
 from nnrepl.session.points import Condition
+from nnrepl.session.scouts import records_for
 from nnrepl.session.session import TapeSession
 from nnrepl.session.stops import Breakpoint, Catch, Trigger, Watch
 from nnrepl.view.stop_list import entries_view, entry_line, places_text
@@ -43,6 +44,10 @@ def break_(it: Interpreter, text: str) -> RenderableType | None:
     A condition is Python, as seen from there: `break matmul, z1.max() > 10`, `break matmul if z1.max() > 10`. Alone it
     stops where it has become true: `break loss < 0.5` when a loss has been made. It is evaluated only where the place
     matches.
+
+    Steps go on running natively where it can be told from outside of them whether they may stop there: at a line, a
+    function, a class, a step; where a condition speaks of the loss, of weights and their gradients, of an optimizer's
+    state, or of numbers that the program's variables hold. Else all are recorded, and that is said.
     """
     return entries_view(listed(it.session)) if not text else _set(it, text, temporary=False)
 
@@ -59,7 +64,13 @@ def _set(it: Interpreter, text: str, temporary: bool) -> RenderableType:
     text, asked = (place.title, "") if not isinstance(place, Condition) else (place.where, place.condition)
     entry = session.stops.add(Breakpoint(text, condition=asked, temporary=temporary))
     note = [Text(f"({place.note})", style="hint")] if place.note else []
-    return Group(*_answer(session, entry), *note)
+    return Group(*_answer(session, entry), *note, *_recorded(session, entry))
+
+
+def _recorded(session: TapeSession, entry: Trigger) -> list[RenderableType]:
+    """Return what is said where steps have to be recorded for an entry, or less is seen where they are not."""
+    why = records_for(session, entry) if session.may_run_natively() else ""
+    return [Text(why, style="hint")] if why else []
 
 
 def _answer(session: TapeSession, entry: Breakpoint) -> list[RenderableType]:
@@ -90,7 +101,7 @@ def condition_(it: Interpreter, text: str) -> RenderableType | None:
     if not isinstance(entry, Breakpoint):
         raise UserError(f"{entry.title} has no condition; only breakpoints have")
     entry.condition = condition(asked).text if asked.strip() else ""
-    return entry_line(one_listed(it.session, entry))
+    return Group(entry_line(one_listed(it.session, entry)), *_recorded(it.session, entry))
 
 
 @command(
@@ -124,7 +135,7 @@ def watch(it: Interpreter, text: str) -> RenderableType | None:
             raise UserError(f"{text} names no tensor of the tape; display {text} shows it at every stop")
         lines = [Text("It names nothing that is on the tape yet: kept pending.", style="hint")]
     session.stops.add(entry)
-    return Group(entry_line(one_listed(session, entry)), *lines)
+    return Group(entry_line(one_listed(session, entry)), *lines, *_recorded(session, entry))
 
 
 def _is_plain_python(it: Interpreter, parsed: Parsed) -> bool:
@@ -146,7 +157,7 @@ def catch(it: Interpreter, text: str) -> RenderableType | None:
     evaluation. `catch shape`: two operands stretch each other to a shape that neither has.
     nan, inf and zero-grad evaluate what is run over, many ops at a time. Of steps that run natively `catch nan`
     looks at the loss and the gradients, and opens the one in which there is a NaN. One that is born and gone within a
-    step, as under a mask, is found with `config native off`.
+    step, as under a mask, is found with `config native off`. For the others all steps are recorded.
     """
     if text not in EVENTS:
         close = get_close_matches(text, EVENTS, 1)
@@ -155,7 +166,7 @@ def catch(it: Interpreter, text: str) -> RenderableType | None:
     same = next((known for known in it.session.stops if isinstance(known, Catch) and known.text == text), None)
     entry = same or it.session.stops.add(Catch(text))
     entry.enabled = True
-    return entry_line(one_listed(it.session, entry))
+    return Group(entry_line(one_listed(it.session, entry)), *_recorded(it.session, entry))
 
 
 @command("last", takes=Grammar("NAME", bool, "names"), group="jumps")

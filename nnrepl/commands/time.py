@@ -8,14 +8,14 @@ from rich.text import Text
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, NOTHING, Grammar, command
 from nnrepl.seen.timeline_rows import branches
-from nnrepl.session.closed import closed_between, natively_said
+from nnrepl.session.closed import closed_between, natively_said, open_steps
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
 from nnrepl.session.lookup import Lookup
 from nnrepl.session.other_tape import same_place
 from nnrepl.session.parsed import parse
 from nnrepl.tape.collector import paused
-from nnrepl.timeline.compare import candidates, changes, pairs_of
+from nnrepl.timeline.compare import candidates, changes, pairs_of, unseen_in
 from nnrepl.timeline.timelines import Timeline
 from nnrepl.view.diff import diff_of_one, diff_view
 from nnrepl.view.timeline_tree import TimelinesView, again_text
@@ -103,15 +103,29 @@ def _two(it: Interpreter, numbers: list[int]) -> tuple[Timeline, Timeline]:
 
 @paused()
 def _diff_all(it: Interpreter, before: Timeline, after: Timeline) -> RenderableType:
+    part, here = _parting(before, after), it.session.tape
+    if here in (before.tape, after.tape) and part in closed_between(here, 0, len(here)):
+        open_steps(it.session, [part])  # what an edit has changed is not to be seen otherwise
     pairs, parted = pairs_of(before.tape, after.tape)
     found = candidates(pairs)
     it.session.evaluate([value for _, _, old, new in found for value in (old, new)])
+    unseen = unseen_in(before.tape, after.tape)
     with aside():
         changed = changes(found)
-        shown = diff_view(before, after, changed, len(pairs) - len(changed), parted)
+        shown = diff_view(before, after, changed, len(pairs) - len(changed), parted, unseen)
     numbers = {number for line in (before, after) for number in closed_between(line.tape, 0, len(line.tape))}
-    said = natively_said(sorted(numbers))
-    return Group(shown, Text(f"{said}: of them losses alone were compared", style="hint")) if said else shown
+    said = natively_said(sorted(numbers - set(unseen))), natively_said(unseen)
+    hints = [f"{said[0]}: of them losses alone were compared" if said[0] else ""]
+    first = next((number for number in unseen if number > part), unseen[0] if unseen else 0)
+    hints += [f"{said[1]}: not compared; goto step {first}, then diff, opens it" if said[1] else ""]
+    return Group(shown, *(Text(hint, style="hint") for hint in hints if hint))
+
+
+def _parting(before: Timeline, after: Timeline) -> int:
+    """Return the step in which two timelines begin to differ, as far as edits tell; -1 where none does."""
+    own = [line for one, other in ((before, after), (after, before)) for line in one.line if line not in other.line]
+    parts = [line.tape.steps.number_at(line.edit.position) for line in own if line.edit is not None]
+    return min(parts, default=-1)
 
 
 def _diff_one(it: Interpreter, name: str, before: Timeline, after: Timeline) -> RenderableType:

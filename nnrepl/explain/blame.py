@@ -37,6 +37,18 @@ class Blame:
     mask: Mask | None = None
 
 
+def became_zero(look: Look, one: Blame) -> bool:
+    """Look at the numbers themselves whether an op gives 0, where it counts, and something came in that is not 0 (or
+    nothing at all: a rule of the program's own that makes a constant)."""
+    before = upstream(one.op)
+    if not look.can_see(one.value) or not one.value.size:
+        return not one.value.size
+    left = look.array(one.value) != 0
+    alive = [mx.any(look.array(given) != 0) for given in before if look.can_see(given)]
+    gives, *came = look.numbers([mx.any(left if one.mask is None else left & one.mask), *alive])
+    return not gives and (any(came) or not before)
+
+
 def blame(look: Look, gradient: Value, stats: dict[Value, Stat]) -> list[Blame]:
     """Return the ops that made a gradient 0 out of something that was not, in order of execution. Through ops that
     only move numbers the very elements are followed: a part that is cut out further on is not the fault of what

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -14,15 +15,24 @@ from nnrepl.explain.known import entry_for
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import upstream
 from nnrepl.explain.stuck import made_zero
-from nnrepl.ops import Trait, has
+from nnrepl.ops import ENTRIES, Trait, has
+from nnrepl.ops.entry import Pole
+from nnrepl.ops.numbers import unravel
+from nnrepl.ops.poles import LARGEST
 from nnrepl.ops.reader import readable
-from nnrepl.session.births import NAN, Birth, same_place, unravel
+from nnrepl.session.births import NAN, Birth, same_place
 from nnrepl.tape import Op, Value
-
-LARGEST = {mx.float16: 65504.0, mx.bfloat16: 3.39e38, mx.float32: 3.40e38}
-"""The largest number of each dtype (IEEE 754)."""
+from nnrepl.tape.claims import Claim, Said, first_advised, joined
 
 Number = float | int | None
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenRule:
+    """A rule that may have been broken, and what would prevent it ("" where nothing can be said)."""
+
+    text: str
+    advice: str = ""
 
 
 @dataclass(slots=True)
@@ -30,16 +40,16 @@ class Broken:
     """Which rule was broken, by what, and what would prevent it.
 
     Attributes:
-        rule: In a sentence, "" where no rule could be shown to be broken.
+        rule: In sentences; [] where no rule could be shown to be broken.
         sum: The arithmetic of an op that works place by place: `ln(0)`.
         operands: What went in at that place, with its numbers.
         advice: What would prevent it, "" where nothing can be said for sure.
     """
 
-    rule: str = ""
+    rule: list[Said] = field(default_factory=list)
     sum: str = ""
     operands: tuple[tuple[str, str], ...] = ()
-    advice: str = ""
+    advice: Said = field(default_factory=Said)
 
 
 def broken(look: Look, birth: Birth) -> Broken:
@@ -54,18 +64,31 @@ def broken(look: Look, birth: Birth) -> Broken:
     known = [(name, number) for name, number in pairs if number is not None and name != words.number(number)]
     operands = tuple((name, words.number(number)) for name, number in known)
     if op.of is None:
-        rule, advice = _forward_rule(look, birth, forward, numbers)
-        return Broken(rule, _arithmetic(op, numbers), operands, advice)
+        return _told(_forwards(look, birth, forward, numbers), _arithmetic(op, numbers), operands,
+                     _divisor(look, forward, numbers))  # fmt: skip
     given = upstream(op)[:1]
     came = _number(look, given[0], at) if given and at is not None and given[0].shape == result else None
     if came is not None:
         operands = (*operands, (words.element(given[0].name, unravel(at or 0, result)), words.number(came)))
-    of = birth.value.gradient_of
-    second = of is not None and len(forward.args) == 2 and of.canonical is getattr(forward.args[1], "canonical", None)
-    rule, advice = _backward_rule(look, forward, numbers, came, second)
-    if not rule:
-        rule, advice = _overflow(look, birth, op, None)
-    return Broken(rule, "", operands, advice)
+    return _told(_backwards(look, birth, forward, numbers, came), "", operands, [])
+
+
+def _told(claims: Iterable[Claim[BrokenRule]], arithmetic: str, operands: tuple[tuple[str, str], ...], more: list[Said]
+          ) -> Broken:  # fmt: skip
+    """Return the first rule that was broken, and what is to be done about it."""
+    found = first_advised(claims)
+    if found is None:
+        return Broken([], arithmetic, operands)
+    said, advice = found
+    return Broken([joined([said], more)], arithmetic, operands, advice)
+
+
+def _divisor(look: Look, op: Op, numbers: list[Number]) -> list[Said]:
+    """Return where the zeros of a divisor began, where it is 0 everywhere."""
+    divisor = op.inputs[-1] if op.inputs and op.name in ("divide", "floor_divide", "reciprocal") else None
+    if divisor is None or not numbers or numbers[-1] != 0 or divisor.op is None or not look.can_see(divisor):
+        return []
+    return [made_zero(look, divisor).text] if look.stat(divisor).is_zero else []
 
 
 def _operands(look: Look, op: Op, shape: tuple[int, ...], at: int | None) -> list[tuple[str, Number]]:
@@ -98,54 +121,37 @@ def _arithmetic(op: Op, numbers: list[Number]) -> str:
     return words.substitute(entry.text, dict(zip(entry.symbols, (words.factor(number) for number in numbers))))
 
 
-def _forward_rule(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> tuple[str, str]:
-    """Return the rule that a forward op broke, held against its numbers, and what would prevent it."""
-    name = op.name
-    first, second = [*numbers, None, None][:2]
+def _forwards(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> Iterator[Claim[BrokenRule]]:
+    """Yield the rules that a forward op may have broken, each with a check on its numbers."""
     operand = next((taken.name for taken in op.inputs), "it")
     if birth.constant is not None:
-        return f"{words.number(birth.constant)} stands in the program.", ""
-    if name in ("log", "log2", "log10") and first is not None and first <= 0:
-        what = "The logarithm of 0 is −∞." if first == 0 else "There is no logarithm of a negative number."
-        keep = f"mx.log(mx.maximum({operand}, 1e-7)), or compute it from logits (nn.log_softmax, logsumexp)."
-        return what, f"Keep it above 0: {keep}"
-    if name == "log1p" and first is not None and first <= -1:
-        return "ln(1 + a) has no finite value for a ≤ −1.", "Keep it above −1."
-    if name == "remainder" and second == 0:
-        return "There is no remainder of a division by 0.", "Keep the divisor away from 0."
-    if name in ("divide", "floor_divide", "reciprocal") and (first if name == "reciprocal" else second) == 0:
-        zero = "0 divided by 0 is no number." if first == 0 and name != "reciprocal" else "A number divided by 0 is ∞."
-        divisor = op.inputs[-1] if op.inputs else None
-        if divisor is not None and divisor.op is not None and look.can_see(divisor) and look.stat(divisor).is_zero:
-            zero += f" {made_zero(look, divisor).text}"
-        return zero, "Keep the denominator away from 0: add a small number (1e-8), or divide only where it is not 0."
-    if name in ("sqrt", "rsqrt") and first is not None and first <= 0:
-        if first < 0:
-            return "There is no square root of a negative number.", "Take mx.maximum(…, 0) first."
-        return "1 / √0 is ∞.", "Add a small number before the root: mx.rsqrt(… + 1e-6)."
-    if name == "power" and first is not None and second is not None:
-        if first == 0 and second < 0:
-            return "A negative power of 0 is ∞.", "Keep the base away from 0."
-        if first < 0 and birth.kind == NAN and math.isfinite(second) and second != int(second):
-            return "A negative number has no power that is not whole.", "Keep the base above 0."
-    if name in _RANGES and first is not None and not _RANGES[name](first):
-        return f"{name} has no finite value there.", "Clip it to the allowed range, a little inside of its ends."
-    if name in ("subtract", "add") and _infinite(first) and _infinite(second):
-        if is_of_shares(op) and isinstance(first, float) and first < 0:
-            return f"{_EMPTY_ROW} What is taken from it is −∞ as well, and −∞ − (−∞) is no number.", _LEAVE_ONE
-        return "∞ − ∞ is no number.", ""
-    if name == "multiply" and 0 in (first, second) and (_infinite(first) or _infinite(second)):
-        return "0 · ∞ is no number.", "Mask with mx.where instead of multiplying by 0."
-    if name == "divide" and _infinite(first) and _infinite(second):
-        return "∞ / ∞ is no number.", ""
-    if has(name, Trait.REDUCES) and all(not taken.size for taken in op.inputs):
-        return f"There is nothing to take the {name} of: {operand} is empty.", ""
-    if name in ("softmax", "logsumexp"):
-        return _whole_row(look, birth, op)
-    if name == "fast.scaled_dot_product_attention":
-        empty = _nobody_to_attend_to(look, op)
-        return empty if empty[0] else _scores(look, op)
-    return _overflow(look, birth, op, first)
+        stands = birth.constant
+        yield Claim("why: a constant", lambda: not math.isfinite(stands), lambda: BrokenRule(
+            f"{words.number(stands)} stands in the program."))  # fmt: skip
+        return
+    if is_of_shares(op):
+        low = bool(numbers) and numbers[0] == -math.inf
+        yield Claim("why: empty row of shares", lambda: low and birth.kind == NAN, lambda: BrokenRule(
+            f"{_EMPTY_ROW} What is taken from it is −∞ as well, and −∞ − (−∞) is no number.", _LEAVE_ONE
+        ))  # fmt: skip
+    for pole in _poles(op):
+        yield Claim(
+            "why: pole", partial(pole.where, numbers), partial(BrokenRule, pole.rule, pole.keep.replace("{}", operand))
+        )
+    taken_none = bool(op.inputs) and not any(taken.size for taken in op.inputs)
+    yield Claim("why: of nothing", lambda: has(op.name, Trait.REDUCES) and taken_none, lambda: BrokenRule(
+        f"There is nothing to take the {op.name} of: {operand} is empty."))  # fmt: skip
+    if has(op.name, Trait.ATTENDS):
+        yield from (_nobody_to_attend_to(look, op), _scores(look, op))
+    elif has(op.name, Trait.SHARES):
+        yield from _whole_row(look, birth, op)
+    else:
+        yield from _overflow(look, birth, op, numbers)
+
+
+def _poles(op: Op) -> tuple[Pole, ...]:
+    entry = ENTRIES.get(op.name)
+    return () if entry is None or op.operation.kind not in ("op", "edit") else entry.poles
 
 
 _EMPTY_ROW = "A whole row of −∞ went in."
@@ -171,39 +177,38 @@ def _taken_out(op: Op) -> str:
     return made.name if made is not None and of_it else ""
 
 
-def _nobody_to_attend_to(look: Look, op: Op) -> tuple[str, str]:
-    """Whether the mask of an attention leaves some query without a key."""
+def _nobody_to_attend_to(look: Look, op: Op) -> Claim[BrokenRule]:
+    """Claim that the mask of an attention leaves some query without a key."""
     mask = op.kwargs.get("mask")
-    if not isinstance(mask, Value) or not look.can_see(mask) or not mask.shape:
-        return "", ""
-    array = look.array(mask)
-    closed = ~array if array.dtype == mx.bool_ else array == -mx.inf
-    rows = mx.all(closed, axis=-1)
-    count, first = look.numbers([mx.sum(rows), mx.argmax(rows.flatten())])
-    if not count:
-        return "", ""
-    row = words.element(words.name(mask), unravel(int(first), (*mask.shape[:-1], 1)))
-    return f"The mask leaves no key to the query of row {row.rpartition(',')[0]},:]: its shares are 0/0.", _LEAVE_ONE
+    has_mask = isinstance(mask, Value) and look.can_see(mask) and bool(mask.shape)
+
+    def closed() -> mx.array:
+        assert isinstance(mask, Value)
+        array = look.array(mask)
+        return mx.all(~array if array.dtype == mx.bool_ else array == -mx.inf, axis=-1)
+
+    def rule() -> BrokenRule:
+        assert isinstance(mask, Value)
+        first = int(look.numbers([mx.argmax(closed().flatten())])[0])
+        row = words.element(words.name(mask), unravel(first, (*mask.shape[:-1], 1)))
+        row = row.rpartition(",")[0]
+        return BrokenRule(f"The mask leaves no key to the query of row {row},:]: its shares are 0/0.", _LEAVE_ONE)
+
+    return Claim("why: no key", lambda: has_mask and bool(look.numbers([mx.any(closed())])[0]), rule)
 
 
-_RANGES = {
-    "arccos": lambda a: -1 <= a <= 1, "arcsin": lambda a: -1 <= a <= 1, "arctanh": lambda a: -1 < a < 1,
-    "erfinv": lambda a: -1 < a < 1, "arccosh": lambda a: a >= 1,
-}  # fmt: skip
-
-
-def _whole_row(look: Look, birth: Birth, op: Op) -> tuple[str, str]:
-    """Whether the row of the bad element holds nothing but −∞, or an ∞."""
+def _whole_row(look: Look, birth: Birth, op: Op) -> Iterator[Claim[BrokenRule]]:
+    """Yield that the row of the bad element holds nothing but −∞, or that it has an ∞."""
     taken = op.inputs[0]
     axis = op.kwargs.get("axis", op.args[1] if len(op.args) > 1 else None)
     array = look.array(taken)
     if isinstance(axis, int) and birth.value.shape == taken.shape:
         index = list(unravel(birth.at, taken.shape))
         array = _line(array, index, axis)
-    all_low, any_high = look.numbers([mx.all(array == -mx.inf), mx.any(array == mx.inf)])
-    if all_low:
-        return f"{_EMPTY_ROW} Its shares would be 0/0.", _LEAVE_ONE
-    return ("An ∞ went in: its share would be ∞/∞.", "") if any_high else ("", "")
+    yield Claim("why: empty row", lambda: bool(look.numbers([mx.all(array == -mx.inf)])[0]), lambda: BrokenRule(
+        f"{_EMPTY_ROW} Its shares would be 0/0.", _LEAVE_ONE))  # fmt: skip
+    yield Claim("why: infinite share", lambda: bool(look.numbers([mx.any(array == mx.inf)])[0]), lambda: BrokenRule(
+        "An ∞ went in: its share would be ∞/∞."))  # fmt: skip
 
 
 def _line(array: mx.array, index: list[int], axis: int) -> mx.array:
@@ -212,26 +217,29 @@ def _line(array: mx.array, index: list[int], axis: int) -> mx.array:
     return array[tuple(places)]
 
 
-def _overflow(look: Look, birth: Birth, op: Op, first: Number) -> tuple[str, str]:
-    """Whether the number is only too large for its dtype: computed again in a wider one."""
+def _overflow(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> Iterator[Claim[BrokenRule]]:
+    """Yield that the number is only too large for its dtype: computed again in a wider one."""
     value = birth.value
     dtype, limit = words.dtype(value.dtype), LARGEST.get(value.dtype)
     if limit is None or birth.before is not None:
-        return "", ""
-    bound = 11.09 if value.dtype == mx.float16 else 88.72
-    if op.name == "exp" and first is not None and first > bound:
-        rule = f"exp overflows in {dtype} beyond {bound}: the largest number there is {words.number(limit)}."
-        return rule, "Take the largest element out first (softmax and logsumexp do), or clip what goes in."
-    wide = first if op.name == "astype" else _wider(look, birth, op)
-    if wide is None or not math.isfinite(wide) or abs(wide) <= limit:
-        return "", ""
-    if op.name == "astype":
-        return f"It overflows {dtype}, whose largest number is {words.number(limit)}.", ""
-    exact = f"in {'float64' if value.dtype != mx.float16 else 'float32'} it would be {words.number(wide)}"
-    rule = f"It overflows {dtype}, whose largest number is {words.number(limit)}: {exact}."
-    if value.dtype == mx.float16:
-        return rule, "Use float32 here" + (", or bfloat16." if abs(wide) < LARGEST[mx.bfloat16] else ".")
-    return rule, ""
+        return
+    entry, first = ENTRIES.get(op.name), next(iter(numbers), None)
+    bound = None if entry is None or op.of is not None else entry.beyond.get(value.dtype)
+    beyond = bound is not None and first is not None and first > bound
+    yield Claim("why: overflows beyond", lambda: beyond, lambda: BrokenRule(
+        f"{op.name} overflows in {dtype} beyond {bound}: the largest number there is {words.number(limit)}.",
+        "Take the largest element out first (softmax and logsumexp do), or clip what goes in.",
+    ))  # fmt: skip
+    wide = first if op.name == "astype" else None if beyond else _wider(look, birth, op)
+    too_large = wide is not None and math.isfinite(wide) and abs(wide) > limit
+    said = f"It overflows {dtype}, whose largest number is {words.number(limit)}"
+    half = value.dtype == mx.float16
+    exact = f": in {'float32' if half else 'float64'} it would be {words.number(wide or 0.0)}"
+    fits = ", or bfloat16." if wide is not None and abs(wide) < LARGEST[mx.bfloat16] else "."
+    yield Claim("why: overflow", lambda: too_large, lambda: BrokenRule(
+        f"{said}{'' if op.name == 'astype' else exact}.",
+        f"Use float32 here{fits}" if half and op.name != "astype" else "",
+    ))  # fmt: skip
 
 
 def _wider(look: Look, birth: Birth, op: Op) -> float | None:
@@ -262,77 +270,51 @@ def _element(look: Look, op: Op, birth: Birth, given: Callable[[Value], mx.array
     return found if isinstance(found, float) else None
 
 
-def _scores(look: Look, op: Op) -> tuple[str, str]:
-    """Whether the scores of an attention overflow: queries and keys whose products are too large."""
+def _scores(look: Look, op: Op) -> Claim[BrokenRule]:
+    """Claim that the scores of an attention overflow: queries and keys whose products are too large."""
     q, k = op.args[:2]
-    limit = LARGEST.get(q.dtype)
-    if limit is None or not all(look.stat(taken).is_finite for taken in (q, k)):
-        return "", ""
+    limit = LARGEST.get(q.dtype, math.inf)
+    largest = _largest_score(look, op) if all(look.stat(taken).is_finite for taken in (q, k)) else 0.0
+    return Claim("why: scores overflow", lambda: largest > limit, lambda: BrokenRule(
+        f"The scores overflow {words.dtype(q.dtype)}, whose largest number is {words.number(limit)}: the largest "
+        f"product of {words.name(q)} and {words.name(k)}, scaled, would be {words.number(largest)}.",
+        "Normalize queries and keys, or make them smaller."))  # fmt: skip
+
+
+def _largest_score(look: Look, op: Op) -> float:
+    q, k = op.args[:2]
     peaks = [look.stat(taken).peak or 1.0 for taken in (q, k)]
     left, right = (look.array(taken).astype(mx.float32) / peak for taken, peak in zip((q, k), peaks))
     right = mx.repeat(right, left.shape[1] // right.shape[1], axis=1)
     scale = float(op.kwargs.get("scale", 1.0))
-    largest = look.numbers([mx.max(mx.abs(left @ mx.swapaxes(right, -1, -2)))])[0] * peaks[0] * peaks[1] * abs(scale)
-    if largest <= limit:
-        return "", ""
-    return (f"The scores overflow {words.dtype(q.dtype)}, whose largest number is {words.number(limit)}: the largest "
-            f"product of {words.name(q)} and {words.name(k)}, scaled, would be {words.number(largest)}.",
-            "Normalize queries and keys, or make them smaller.")  # fmt: skip
+    found: float = look.numbers([mx.max(mx.abs(left @ mx.swapaxes(right, -1, -2)))])[0]
+    return found * peaks[0] * peaks[1] * abs(scale)
 
 
-def _infinite(number: Number) -> bool:
-    return isinstance(number, float) and math.isinf(number)
-
-
-_INFINITE_SLOPE = {
-    "sqrt": ("The slope of √a is 1 / (2·√a), which is infinite at a = 0.", "mx.sqrt({} + 1e-8)"),
-    "rsqrt": ("The slope of 1 / √a is infinite at a = 0.", "mx.rsqrt({} + 1e-8)"),
-    "log": ("The slope of ln a is 1 / a, which is infinite at a = 0.", "mx.log(mx.maximum({}, 1e-7))"),
-    "log2": ("The slope of log₂ a is infinite at a = 0.", "mx.log2(mx.maximum({}, 1e-7))"),
-    "log10": ("The slope of log₁₀ a is infinite at a = 0.", "mx.log10(mx.maximum({}, 1e-7))"),
-    "reciprocal": ("The slope of 1 / a is infinite at a = 0.", ""),
-    "power": ("The slope of a power below 1 is infinite at a = 0.", ""),
-}
-
-
-def _backward_rule(
-    look: Look, op: Op, numbers: list[Number], came: Number, by_exponent: bool = False
-) -> tuple[str, str]:
-    """Return the rule that a VJP broke although its forward op was given finite numbers.
-
-    Args:
-        by_exponent: Whether it is the gradient of the second operand.
-    """
-    name = op.name
+def _backwards(look: Look, birth: Birth, op: Op, numbers: list[Number], came: Number) -> Iterator[Claim[BrokenRule]]:
+    """Yield the rules that a VJP may have broken although its forward op was given finite numbers."""
+    of = birth.value.gradient_of
+    slot = next((at for at, arg in enumerate(op.args) if isinstance(arg, Value) and of is not None
+                 and arg.canonical is of.canonical), None)  # fmt: skip
     operand = next((taken.name for taken in op.inputs), "x")
-    first, second = [*numbers, None, None][:2]
     times = " 0 · ∞ is no number." if came == 0 else ""
-    if name == "power" and second == 0 and first == 0:
-        return "The slope of a⁰ is 0 · a⁻¹, and 0 · ∞ is no number at a = 0.", f"Keep {operand} away from 0."
-    if name == "power" and first is not None and first < 0 and by_exponent:
-        return "The slope along the exponent is ln(a) · aᵇ, and there is no logarithm of a negative number.", ""
-    if name in _INFINITE_SLOPE and first == 0 and (name != "power" or (second is not None and second < 1)):
-        rule, keep = _INFINITE_SLOPE[name]
-        where = "" if came != 0 else " Before this op: where() afterwards does not help, because 0 · ∞ is NaN."
-        advice = f"Keep {operand} away from 0{': ' + keep.format(operand) if keep else ''}.{where}"
-        return rule + times, advice
-    if name == "fast.scaled_dot_product_attention":
-        return _nobody_to_attend_to(look, op)
-    if name == "divide" and second == 0:
-        below = op.inputs[-1].name
-        return f"The slope of a / b divides by b, which is 0.{times}", f"Keep {below} away from 0 before this op."
-    if name in ("linalg.norm", "std") and not look.stat(op.outputs[0]).zeros:
-        return "", ""
-    if name == "linalg.norm":
-        return "The slope of a length is a / ‖a‖: 0 / 0 for a vector of zeros.", f"Add a small number to {operand}."
-    if name == "std":
-        rule = "The slope of a standard deviation divides by it: 0 / 0 where all numbers are the same."
-        return rule, "Take mx.sqrt(mx.var(…) + 1e-8)."
-    if name == "arctan2" and first == second == 0:
-        return (
-            f"The point (0, 0) is seen under no angle: the slope there is 0/0.{times}",
-            "Keep one of them away from 0.",
-        )
-    if name in ("arccos", "arcsin", "arctanh") and first is not None and abs(first) == 1:
-        return f"Its slope is infinite at the ends of its range.{times}", "Clip a little inside of −1 and 1."
-    return "", ""
+    late = " Before this op: where() afterwards does not help, because 0 · ∞ is NaN." if came == 0 else ""
+    entry = ENTRIES.get(op.name)
+    given = _row(look, op, of, birth) if has(op.name, Trait.REDUCES) else numbers
+    for pole in () if entry is None else entry.steep:
+        if pole.slot in (None, slot):
+            more, after = (times, late if "{}" in pole.keep else "") if pole.times else ("", "")
+            rule = partial(BrokenRule, pole.rule + more, pole.keep.replace("{}", operand) + after)
+            yield Claim("why: steep", partial(pole.where, given), rule)
+    if has(op.name, Trait.ATTENDS):
+        yield _nobody_to_attend_to(look, op)
+    assert birth.op is not None
+    yield from _overflow(look, birth, birth.op, [])
+
+
+def _row(look: Look, op: Op, of: Value | None, birth: Birth) -> list[Number]:
+    """Return the number at which a gradient went bad, and 0 if one of the numbers that rows became is 0 (else 1)."""
+    taken, made = op.inputs[0], op.outputs[0]
+    if of is None or of.shape != taken.shape or not (look.can_see(taken) and look.can_see(made)):
+        return []
+    return [_number(look, taken, birth.at), 0 if look.stat(made).zeros else 1]

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 
-from nnrepl.explain import surprise, words
-from nnrepl.explain.cases import Names
-from nnrepl.explain.explanation import Explanation, Symbol, origin_of
+from nnrepl.explain import in_numbers, surprise, words
+from nnrepl.explain.cases import Names, operand
+from nnrepl.explain.explanation import Explanation, Symbol, most_telling, origin_of
+from nnrepl.explain.known import entry_for
 from nnrepl.explain.links import shown
 from nnrepl.explain.look import Look
-from nnrepl.ops.layers import LAYERS, LOSSES, Whole
+from nnrepl.ops import Trait, has
+from nnrepl.ops.case import Line, checked, epsilon_of
+from nnrepl.ops.layers import ACTIVATIONS, LAYERS, LOSSES, Whole
+from nnrepl.ops.numbers import element
+from nnrepl.ops.reader import parse
 from nnrepl.session.entered import InModule
 from nnrepl.session.errors import UserError
+from nnrepl.session.expressions import aside
 from nnrepl.session.parsed import dotted
 from nnrepl.session.reading import Reading
-from nnrepl.tape import Activation, Op, Value
+from nnrepl.tape import Activation, Leaf, Op, Value
 
 _LINES = 14
+_FEW = 3
+_ACTIVATIONS = "mlx/nn/layers/activations.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,24 +102,136 @@ def explain_call(session: Reading, call: CompositeCall) -> Explanation:
     found = Explanation(None, title=f"{call.title}{kind}: {span}, {where}")
     whole = _known(call)
     results = _results(call)
-    taken = _taken(call)
+    taken = sorted(_taken(call), key=_is_parameter)
     names = Names([value for op in call.ops for value in (*op.inputs, *op.outputs)], results)
+    cross_entropy = surprise.find(call.ops) if whole is LOSSES["cross_entropy"] else None
     if whole is not None:
-        found.rule = [f"{names(results[0]) if results else 'y'} = {whole.text}"]
+        special = cross_entropy.text if cross_entropy is not None else ""
+        found.rule = _rule(call, special or whole.text, results, names)
         found.words = f"This is {whole.name}. {whole.words}"
     else:
-        found.words = f"{len(call.ops)} ops make {_list(results, names)} out of {_list(taken, names)}."
+        found.words = f"{len(call.ops)} ops make {_list(results, names)} out of {_made_of(taken, names)}."
     found.symbols = [
         Symbol(names(value), f"{tuple(value.shape)} {words.dtype(value.dtype)}", origin_of(value)) for value in taken
     ]
-    cross_entropy = surprise.find(call.ops) if whole is LOSSES["cross_entropy"] else None
     if cross_entropy is not None:
-        found.lines = surprise.forward(look, cross_entropy, names)
-    found.steps = _steps(session, look, call, names)
+        row = surprise.largest(look, cross_entropy)
+        found.lines = [*surprise.forward(look, cross_entropy, row, names), *_reduced(look, call, cross_entropy, names)]
+        found.whole = surprise.whole_backward(look, cross_entropy, row, names)
+    elif whole is not None:
+        found.lines = _by_its_text(look, whole, taken, results, names) or _heart(look, call, names)
+    # What has been worked out with numbers needs no list of its ops where these are MLX's own.
+    shown_whole = bool(found.lines) and (cross_entropy is not None or len(call.ops) <= _FEW)
+    found.steps = [] if shown_whole else _steps(session, look, call, names, brief=bool(found.lines))
     found.chain = _effect(look, session, [*results[:1], *taken], names)
-    found.notes.append(f"explain {first.label} explains its first op with numbers.")
+    found.notes.append(_further(session, call, names, taken))
+    if any("‖" in line for line in (*found.steps, *found.chain)):
+        found.notes.append("‖…‖ is the size of a tensor: the root of the sum of its squares.")
     found.ops = look.ops
     return found
+
+
+def _rule(call: CompositeCall, text: str, results: list[Value], names: Names) -> list[str]:
+    """Return what a known call computes, without the parameters that it has not; of a loss how it is reduced."""
+    own = call.scope.owner
+    for symbol, written in (("bias", " + bias"), ("weight", " · weight")):
+        if call.kind and isinstance(own, dict) and symbol not in own:
+            text = text.replace(written, "")
+    last = call.ops[-1]
+    reduced = not call.kind and last.name in ("mean", "sum") and last.scope is not None and (
+        last.scope.code.co_name == "_reduce") and bool(last.inputs)  # fmt: skip
+    end = last.inputs[0] if reduced else results[0] if results else None
+    weighing = _weighing(call, end)
+    left = "y" if end is None else names(end)
+    if weighing is not None:
+        text = f"{names(weighing)} · loss,  loss = {text}"
+    main, *where = text.split(",  ")
+    rules = [f"{left} = {main}", *where]
+    if reduced:
+        rules.append(f"{names(last.outputs[0])} = the {last.name} of {left}")
+    return rules
+
+
+def _weighing(call: CompositeCall, end: Value | None) -> Value | None:
+    """Return the weights by which the losses of cross-entropies are multiplied at their end."""
+    made = end.op if end is not None else None
+    if call.scope.code.co_name not in ("cross_entropy", "binary_cross_entropy") or made is None or call.kind:
+        return None
+    own = set(call.ops)
+    given = [value for value in made.inputs if value.op not in own]
+    return given[0] if made.name == "multiply" and len(made.inputs) == 2 and len(given) == 1 else None
+
+
+def _by_its_text(look: Look, whole: Whole, taken: list[Value], results: list[Value], names: Names) -> list[str]:
+    """Return one number of an activation function, worked out by its rule."""
+    if whole not in ACTIVATIONS.values() or len(taken) != 1 or not results or taken[0].shape != results[0].shape:
+        return []
+    x, y = taken[0], results[0]
+    if not y.size or x.refusal or y.refusal:
+        return []
+    place = most_telling(look, y)
+    look.see([x])
+    given, made = operand(look, x, names), operand(look, y, names)
+    main = parse(whole.text).main
+    if "over" in {part.kind for part in main.walk()}:
+        return []
+    with aside():
+        node = main.mapped(lambda part: given.node(place) if part.kind == "symbol" else None)
+        return checked(Line(element(names(y), place), node, epsilon=4 * epsilon_of(x.dtype)), made, place)
+
+
+def _heart(look: Look, call: CompositeCall, names: Names) -> list[str]:
+    """Return one number of the op that a layer is about, worked out: its attention, its norm, else its last op."""
+    traits = (Trait.ATTENDS, Trait.NORMALIZES)
+    heart = next((op for trait in traits for op in call.ops if has(op.name, trait)), None)
+    op = heart or (call.ops[-1] if len(call.ops) <= _FEW else None)
+    entry = None if op is None else entry_for(op)
+    if op is None or entry is None or op.error is not None or not op.outputs or op in op.tape.notes.mapped:
+        return []
+    value = op.outputs[0]
+    if not value.size or value.refusal or any(one.refusal for one in op.inputs):
+        return []
+    place = most_telling(look, value)
+    worked = in_numbers.forward(look, op, entry, value, place, names)
+    lines = [] if worked is None else worked.lines()
+    product = op.inputs[0].op if op.name == "add" and op.inputs else None
+    inner = entry_for(product) if product in call.ops and product is not None else None
+    if product is None or inner is None or product.outputs[0].shape != value.shape or not lines:
+        return lines
+    # A convolution adds its bias in an op of its own.
+    before = in_numbers.forward(look, product, inner, product.outputs[0], place, names)
+    return [*before.lines(), *lines] if before is not None else lines
+
+
+def _made_of(taken: list[Value], names: Names) -> str:
+    """`x, t and 6 parameters`."""
+    count = sum(1 for value in taken if _is_parameter(value))
+    given = [value for value in taken if not _is_parameter(value)]
+    parameters = words.counted(count, "parameter") if count else ""
+    return " and ".join(part for part in (_list(given, names) if given else "", parameters) if part) or "nothing"
+
+
+def _is_parameter(value: Value) -> bool:
+    return isinstance(value, Leaf) and value.kind == "parameter"
+
+
+def _further(session: Reading, call: CompositeCall, names: Names, taken: list[Value]) -> str:
+    """Say what to type to see more of it."""
+    way_back = next((value for value in taken if _last_gradient(session, value) is not None), None)
+    backwards = f"; explain grad({names(way_back)}) goes backwards" if way_back is not None else ""
+    return (
+        f"explain {call.ops[0].label} explains its first op with numbers{backwards if len(call.ops) <= _FEW else ''}."
+    )
+
+
+def _reduced(look: Look, call: CompositeCall, whole: surprise.CrossEntropy, names: Names) -> list[str]:
+    """Return what becomes of the losses of the rows at the end of a cross-entropy."""
+    last = call.ops[-1]
+    if last.name not in ("mean", "sum") or last.inputs[:1] != (whole.loss,):
+        return []
+    look.see(last.outputs)
+    end = words.number(look.numbers([last.outputs[0].array])[0])
+    return [f"{names(last.outputs[0])} = the {last.name} of all {whole.loss.size} of {names(whole.loss)} = {end}"]
 
 
 def _known(call: CompositeCall) -> Whole | None:
@@ -118,7 +239,8 @@ def _known(call: CompositeCall) -> Whole | None:
         return LAYERS.get(call.kind)
     # A function of the program that is only called like one of MLX's is not known.
     file = call.scope.code.co_filename.replace("\\", "/")
-    return LOSSES.get(call.scope.code.co_name) if file.endswith("mlx/nn/losses.py") else None
+    known = LOSSES if file.endswith("mlx/nn/losses.py") else ACTIVATIONS if file.endswith(_ACTIVATIONS) else {}
+    return known.get(call.scope.code.co_name)
 
 
 def _taken(call: CompositeCall) -> list[Value]:
@@ -140,11 +262,15 @@ def _list(values: list[Value], names: Names) -> str:
     return (", ".join(named) + (", …" if len(values) > 4 else "")) or "nothing"
 
 
-def _steps(session: Reading, look: Look, call: CompositeCall, names: Names) -> list[str]:
-    """Return the parts of the call in order: an op, or a module that it calls, a line."""
+def _steps(session: Reading, look: Look, call: CompositeCall, names: Names, brief: bool) -> list[str]:
+    """Return the parts of the call in order: an op, or a module that it calls, a line; in brief without its own ops
+    that only arrange numbers anew."""
     parts: list[tuple[str, list[Op]]] = []
+    count = Counter(inner for op in call.ops if (inner := _inner(op, call)) is not None)
     for op in call.ops:
-        part = _part(session, op, call)
+        part = _part(session, op, call, count)
+        if brief and not part and has(op.name, Trait.ARRANGES):
+            continue
         if part and parts and parts[-1][0] == part:
             parts[-1][1].append(op)
         else:
@@ -160,24 +286,46 @@ def _steps(session: Reading, look: Look, call: CompositeCall, names: Names) -> l
         output = ops[-1].outputs[0] if ops[-1].outputs else None
         result = "" if output is None else f" = {shown(look, output)}"
         name = "" if output is None else f"{names(output)} = "
-        lines.append(f"{name}{part or words.call(ops[-1], names)}{result}")
+        own = set(ops)
+        given = dict.fromkeys(v for op in ops for v in op.inputs if v.op not in own and not _is_parameter(v))
+        called = part.replace("%s", _list(list(given), names) if given else "") or words.call(ops[-1], names)
+        lines.append(f"{name}{called}{result}")
     return lines
 
 
-def _part(session: Reading, op: Op, call: CompositeCall) -> str:
-    """Return the module inside of the call in which an op was made, "" for an op of the call's own."""
+def _part(session: Reading, op: Op, call: CompositeCall, count: Counter[Activation]) -> str:
+    """Return the module or the function inside of the call in which an op was made, "" for an op of the call's own.
+
+    Args:
+        count: How many ops each call that it makes has made; a function with one op is that op.
+    """
+    inner = _inner(op, call)
+    if inner is None:
+        return ""
     for path, step in session.names.calls(op):
-        if step is not call.scope and step.within(call.scope):
-            return f"{path or type(step.owner).__name__} ({type(step.owner).__name__})"
-    return ""
+        if step is inner:
+            kind = type(step.owner).__name__
+            return f"{kind} {path}(%s)" if path else f"{kind}(%s)"
+    return f"{inner.code.co_name}(%s)" if count[inner] > 1 else ""
+
+
+def _inner(op: Op, call: CompositeCall) -> Activation | None:
+    """Return the outermost call inside of a call in which an op was made; None where that is the call itself."""
+    steps = op.scope.path() if op.scope is not None else []
+    inside = [step for step in steps if step is not call.scope and step.within(call.scope)]
+    return next((step for step in inside if not step.code.co_name.startswith("<")), None)
+
+
+def _last_gradient(session: Reading, value: Value) -> Value | None:
+    grads = [pass_.grads.get(value.canonical) for pass_ in session.tape.passes]
+    return next((found[-1] for found in grads if found), None)
 
 
 def _effect(look: Look, session: Reading, values: list[Value], names: Names) -> list[str]:
     """How the loss depends on what came out, and on what went in."""
     lines = []
     for value in values[:5]:
-        grads = [pass_.grads.get(value.canonical) for pass_ in session.tape.passes]
-        last = next((found[-1] for found in grads if found), None)
+        last = _last_gradient(session, value)
         if last is not None:
             lines.append(f"∂L/∂{names(value)} = {shown(look, last)}")
     return lines

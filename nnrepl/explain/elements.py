@@ -16,7 +16,18 @@ from nnrepl.tape import Value
 
 Index = tuple[int, ...]
 
-__all__ = ["Index", "broadcast_index", "named", "number_at", "numbers_at", "parse", "ravel", "telling", "unravel"]
+__all__ = [
+    "Index",
+    "broadcast_index",
+    "named",
+    "number_at",
+    "numbers_at",
+    "parse",
+    "ravel",
+    "telling",
+    "telling_of",
+    "unravel",
+]
 
 
 def parse(text: str, value: Value) -> Index:
@@ -73,9 +84,14 @@ def telling(look: Look, value: Value) -> Index:
     array = look.array(value)
     if not array.size:
         raise UserError(f"{value.name} has no elements")
+    return telling_of(look, array)
+
+
+def telling_of(look: Look, array: mx.array) -> Index:
+    """Return the same of numbers that have been looked at already."""
     flat = array.flatten()
     if not mx.issubdtype(flat.dtype, mx.inexact):
-        return unravel(int(look.numbers([mx.argmax(mx.abs(flat.astype(mx.float32)))])[0]), value.shape)
+        return unravel(int(look.numbers([mx.argmax(mx.abs(flat.astype(mx.float32)))])[0]), array.shape)
     size = mx.abs(flat).astype(mx.float32)
     real = mx.real(flat) if flat.dtype == mx.complex64 else flat
     nan, up, down = mx.isnan(flat), mx.isinf(flat) & (real > 0), mx.isinf(flat) & ~(real > 0)
@@ -87,12 +103,12 @@ def telling(look: Look, value: Value) -> Index:
     ])  # fmt: skip
     any_nan, first_nan, any_up, first_up, count_down, first_down, any_plain, most, most_at_all = found
     if any_nan:
-        return unravel(int(first_nan), value.shape)
+        return unravel(int(first_nan), array.shape)
     if any_up:
-        return unravel(int(first_up), value.shape)
+        return unravel(int(first_up), array.shape)
     if count_down and (count_down <= 0.1 * flat.size or not any_plain):
-        return unravel(int(first_down), value.shape)
-    return unravel(int(most if any_plain else most_at_all), value.shape)
+        return unravel(int(first_down), array.shape)
+    return unravel(int(most if any_plain else most_at_all), array.shape)
 
 
 _MASK = 1e30

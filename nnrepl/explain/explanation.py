@@ -10,16 +10,18 @@ import mlx.core as mx
 from nnrepl.explain import in_numbers as worked
 from nnrepl.explain import surprise, unlisted, words
 from nnrepl.explain.cases import Names, names_for
-from nnrepl.explain.elements import Index, named, parse, telling
+from nnrepl.explain.elements import Index, named, parse, telling, telling_of
 from nnrepl.explain.in_numbers import result_at
-from nnrepl.explain.known import ELEMENTWISE, MOVE, Entry, bind, entry_for
+from nnrepl.explain.known import COMPOSITE, ELEMENTWISE, MOVE, Entry, bind, entry_for
 from nnrepl.explain.local import names_of, symbol_of, template, written
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
 from nnrepl.explain.patterns import known_by_name
 from nnrepl.explain.update_rules import update_lines, update_of
+from nnrepl.ops import Trait, has
 from nnrepl.ops.numbers import element
 from nnrepl.record.gradient_names import start_of
+from nnrepl.session.expressions import aside
 from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value, samples_of
 
 
@@ -72,7 +74,7 @@ def of_value(look: Look, value: Value, index: str | None = None) -> Explanation:
     op = value.op
     if op is None:
         return _leaf(look, value, index)
-    place = parse(index, value) if index is not None else _most_telling(look, value)
+    place = parse(index, value) if index is not None else most_telling(look, value)
     found = Explanation(op, symbols=_symbols(op, names_for(op)))
     entry = entry_for(op)
     backward = op.phase == "backward" and (op.of is not None or op.operation.kind == "accumulate")
@@ -96,16 +98,25 @@ def _which(look: Look, value: Value, place: Index) -> str:
         return f"{stat.infs} of {value.size} elements {'is' if stat.infs == 1 else 'are'} infinite, this is one"
     if value.dtype == mx.bool_:
         return f"This is one of {value.size} elements"
+    if value.op is not None and value.op.of is None and has(value.op.name, Trait.ATTENDS):
+        return "This is in size the largest of the last position"
     if not stat.is_finite or abs(number) < 0.999 * stat.peak:
-        return f"Of {value.size} elements none is larger in size, those apart that stand for nothing (a mask)"
-    return f"Of {value.size} elements none is larger in size"
+        return f"The largest in size of {value.size} elements, those apart that stand for nothing (a mask)"
+    return f"None of the {value.size} is larger in size"
 
 
-def _most_telling(look: Look, value: Value) -> Index:
+def most_telling(look: Look, value: Value) -> Index:
     """Return the element to be shown; where all of a gradient is 0, the one at which the most comes in."""
     if not value.size:
         return ()
-    before = upstream(value.op) if value.op is not None and value.op.phase == "backward" else ()
+    op = value.op
+    if op is not None and op.of is None and has(op.name, Trait.ATTENDS) and len(value.shape) == 4:
+        # The last position is the one that may look at all others.
+        look.see([value])
+        with aside():
+            batch, head, _, at = telling_of(look, value.array[:, :, -1:])
+        return batch, head, value.shape[2] - 1, at
+    before = upstream(op) if op is not None and op.phase == "backward" else ()
     if before and before[0].shape == value.shape and look.stat(value).is_zero:
         return telling(look, before[0])
     return telling(look, value)
@@ -170,7 +181,7 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
     if entry.valid:
         found.rule[0] += f"     ({words.substitute(entry.valid, names_of(entry, op, names))})"
     # Of an update no gradient is taken: how one would pass does not belong here.
-    found.words = template(entry.words, names_of(entry, op, names)) if op.pass_.kind != UPDATE_PASS else ""
+    found.words = template(entry.forth, names_of(entry, op, names)) if op.pass_.kind != UPDATE_PASS else ""
     if not value.size:
         return
     arithmetic = worked.forward(look, op, entry, value, place, names)
@@ -179,6 +190,7 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
         found.lines = [f"{left} = {words.number(result_at(look, value, place))}"]
         if entry.kind == "composite" and op not in op.tape.notes.mapped:
             found.notes.append(f"into {op.label} takes it apart into textbook ops, with their numbers.")
+    found.rule = _without_defined(found.rule, found.lines)
     found.notes.extend(_shape_notes(op, entry, value))
     found.notes.extend(known_by_name(op))
     if entry.source:
@@ -188,6 +200,19 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
         found.update = update_lines(look, step, place)
         if found.update:
             found.notes.append(f"{step.recipe.name}: {step.recipe.words}")
+
+
+def _without_defined(rules: list[str], lines: list[str]) -> list[str]:
+    """Return rules without the definitions that stand, with their numbers, in the arithmetic below, each but once."""
+    given = {line.partition(" = ")[0] for line in lines}
+
+    def kept(rule: str) -> str:
+        main, *where = rule.split(",  ")
+        new = [one for one in where if one.partition(" = ")[0] not in given]
+        given.update(one.partition(" = ")[0] for one in where)
+        return ",  ".join([main, *new])
+
+    return [kept(rule) for rule in rules]
 
 
 def _shape_notes(op: Op, entry: Entry, value: Value) -> list[str]:
@@ -264,6 +289,7 @@ def _backward(look: Look, found: Explanation, op: Op, entry: Entry | None, value
         found.lines = [] if arithmetic is None else arithmetic.lines()
         if not found.lines:
             found.lines = [f"{found.element} = {words.number(result_at(look, value, place))}"]
+    found.rule = _without_defined(found.rule, found.lines)
     found.notes.extend(_backward_notes(op, entry, value, found.lines))
     found.whole = _as_a_whole(look, op, value, place, names)
 
@@ -279,9 +305,8 @@ def _as_a_whole(look: Look, op: Op, value: Value, place: Index, names: Names) ->
     if whole is None or not arrived:
         return []
     lines = surprise.backward(look, whole, value, arrived[-1], place, names)
-    return (
-        ["Cross-entropy as a whole: shares, less 1 at the right answer, times what arrives.", *lines] if lines else []
-    )
+    title = "Cross-entropy as a whole: shares, less the shares that are wanted, times what arrives."
+    return [title, *lines] if lines else []
 
 
 def _backward_rule(found: Explanation, op: Op, entry: Entry | None, value: Value, names: Names) -> None:
@@ -308,7 +333,8 @@ def _backward_rule(found: Explanation, op: Op, entry: Entry | None, value: Value
         text = " + ".join(texts or [written(entry, forward, slope.text, names, arrives)])
         repeated = entry.row is not None and of.size < forward.outputs[0].size
         found.rule.append(f"{names(value)} = {'Σ ' if repeated else ''}{text}")
-    found.words = template(entry.words, names_of(entry, forward, names))
+    said = slope.words if slope is not None and slope.words else entry.back
+    found.words = template(said, names_of(entry, forward, names))
 
 
 def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str]) -> list[str]:
@@ -321,9 +347,10 @@ def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str])
         sign = op.called(whole)
         notes.append(f"It is a part of {sign}: {words.name(of, op)} is used more than once, and {whole.op.label} adds "
                      "the parts up.")  # fmt: skip
-    if len(upstream(op)) == 1 and of is not forward.outputs[0]:
+    # What is computed in several steps has its own sentence about gradients.
+    if len(upstream(op)) == 1 and of is not forward.outputs[0] and (entry is None or entry.kind != COMPOSITE):
         arrives = op.called(upstream(op)[0])
-        notes.append(f"The chain rule: what arrives, {arrives}, times what {forward.name} does on the way.")
+        notes.append(f"The chain rule: what arrives, {arrives}, times what {forward.name} does.")
     if any("[" in line and (" > " in line or " ≤ " in line or " < " in line or " ≥ " in line) for line in lines):
         notes.append("[…] is 1 where it holds, and 0 where it does not.")
     if len(forward.outputs) == 1 and entry is not None:

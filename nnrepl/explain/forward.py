@@ -11,6 +11,7 @@ from nnrepl.explain.look import Look, Stat
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import is_inexact
 from nnrepl.tape import Op, Value
+from nnrepl.tape.claims import Claim, Said, say_first
 
 NOTABLE = 30.0
 """A line that changes a typical element by less than this is not worth a word."""
@@ -27,6 +28,7 @@ class Growth:
         ops: The ops of the line of the program that did most, as they were passed; () where the numbers came in so.
         leaf: The tensor with which they came in so; None where ops made them.
         factor: By what those ops multiplied a typical element.
+        text: What there is to say, in a sentence.
     """
 
     value: Value
@@ -34,22 +36,7 @@ class Growth:
     ops: tuple[Op, ...]
     leaf: Value | None
     factor: float
-
-    @property
-    def text(self) -> str:
-        """What there is to say, in a sentence."""
-        head = f"A typical element of {words.name(self.value)} is {words.number(self.typical)} in size"
-        if self.leaf is not None:
-            same = self.leaf is self.value
-            return f"{head}." if same else f"{head}: {words.name(self.leaf)} came in so."
-        op = self.ops[0]
-        large = self.factor >= 1
-        by = words.number(float(f"{self.factor if large else 1 / self.factor:.3g}"))
-        grows = f"{by} times as {'large' if large else 'small'}"
-        if len(self.ops) > 1:
-            return (f"{head}: {op.name} at {words.place(op.source)} is passed {len(self.ops)} times on the way to it, "
-                    f"and makes it {grows} altogether.")  # fmt: skip
-        return f"{head}: {op.label}, {words.call(op)} ({words.place(op.source)}), makes it {grows}."
+    text: Said
 
 
 def made_large(look: Look, value: Value) -> Growth | None:
@@ -67,22 +54,76 @@ def _made(look: Look, value: Value, sign: float) -> Growth | None:
     size = stats[value].typical
     if not size or sign * math.log(size) < math.log(NOTABLE):
         return None
-    lines: dict[tuple[str, str], list[tuple[Op, float]]] = {}
+    lines: dict[tuple[str, str], list[_Step]] = {}
     level = math.log(size)  # what comes before an op counts only as far as it is left in the end
     end: Value = value
     for op, taken in _way(value, stats, sign):
         before = math.log(stats[taken].typical)
         rise = sign * (level - before)
         if rise > 0:
-            lines.setdefault((words.place(op.source), op.name), []).append((op, rise))
+            lines.setdefault((words.place(op.source), op.name), []).append(_Step(op, taken, rise))
             level = before
         end = taken
-    found = max(lines.values(), key=lambda steps: sum(rise for _, rise in steps), default=[])
-    total = sum(rise for _, rise in found)
-    if total >= math.log(NOTABLE):
-        return Growth(value, size, tuple(op for op, _ in found), None, math.exp(sign * total))
-    came = end.op is None and sign * level >= math.log(NOTABLE)
-    return Growth(value, size, (), end, 1.0) if came else None
+    found = max(lines.values(), key=lambda steps: sum(step.rise for step in steps), default=[])
+    rise = sum(step.rise for step in found)
+    made = rise >= math.log(NOTABLE)
+    came = not made and end.op is None and sign * level >= math.log(NOTABLE)
+    if not made and not came:
+        return None
+    factor = math.exp(sign * rise) if made else 1.0
+    said = say_first([_came_so(look, value, end, sign)] if came else [_made_so(look, value, found, factor)])
+    ops = tuple(step.op for step in found) if made else ()
+    return Growth(value, size, ops, end if came else None, factor, said[0]) if said else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """An op on the way to a tensor, the operand from which most of its size is, and by how much of that, in powers of
+    e, the op has changed it."""
+
+    op: Op
+    taken: Value
+    rise: float
+
+    def ratio(self, look: Look) -> float:
+        """By how much a typical element of the result is beyond one of the operand, in powers of e; 0 of no number."""
+        sizes = [look.stat(one).typical for one in (max(self.op.outputs, key=lambda out: look.stat(out).typical),
+                                                    self.taken)]  # fmt: skip
+        return math.log(sizes[0] / sizes[1]) if all(sizes) else 0.0
+
+
+def _head(look: Look, value: Value) -> str:
+    return f"A typical element of {words.name(value)} is {words.number(look.stat(value).typical)} in size"
+
+
+def _came_so(look: Look, value: Value, end: Value, sign: float) -> Claim[str]:
+    """Claim that a tensor came in as large, or as small, as it is, or what it was made of did."""
+    return Claim(
+        "why: came in so",
+        lambda: end.op is None and sign * math.log(look.stat(end).typical) >= math.log(NOTABLE),
+        lambda: f"{_head(look, value)}{'' if end is value else f': {words.name(end)} came in so'}.",
+    )
+
+
+def _made_so(look: Look, value: Value, steps: list[_Step], factor: float) -> Claim[str]:
+    """Claim that the ops of one line made a tensor so: of what came in, by at least so much."""
+    op = steps[0].op
+    large = factor >= 1
+    by = words.number(float(f"{factor if large else 1 / factor:.3g}"))
+    grows = f"{by} times as {'large' if large else 'small'}"
+    where = words.place(op.source)
+    done = f"{op.label}, {words.call(op)} ({where}), makes it {grows}"
+    if len(steps) > 1:
+        done = f"{op.name} at {where} is passed {len(steps)} times on the way to it, and makes it {grows} altogether"
+
+    def holds() -> bool:
+        changed = sum(step.ratio(look) for step in steps)
+        return (changed if large else -changed) >= abs(math.log(factor)) - _ROUNDING
+
+    return Claim("why: made so", holds, lambda: f"{_head(look, value)}: {done}.")
+
+
+_ROUNDING = 1e-3
 
 
 def _ancestors(value: Value) -> list[Value]:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause, Evidence
-from nnrepl.explain.broken import broken, is_of_shares
+from nnrepl.explain.born import SIGN, amount, born, did, did_of
+from nnrepl.explain.broken import Broken, broken, is_of_shares
 from nnrepl.explain.forward import made_large
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass_or_none
 from nnrepl.explain.scale import grows
 from nnrepl.ops import Trait, has
-from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_inexact, unravel
+from nnrepl.ops.numbers import unravel
+from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_born, is_inexact
 from nnrepl.session.reading import Reading
-from nnrepl.tape import GRADIENT_PASS, ClosedOp, Leaf, Op, Pass, Value
-from nnrepl.tape.claims import Claim, say, say_first
+from nnrepl.tape import GRADIENT_PASS, ClosedOp, Op, Pass, Value
+from nnrepl.tape.claims import Claim, Possibility, Said, joined, say, say_first, stated
 from nnrepl.tape.collector import paused
 
 
@@ -179,21 +181,31 @@ def why_nonfinite(session: Reading, kind: str = "") -> Cause:
         found = trouble(look, pass_)
         if found is not None:
             answer = _answer(look, found)
-            if kind == INF and found.cause.kind == NAN:
-                answer.also.append("It is a NaN; no ∞ was found on its way.")
-            since = _since(look, session, found)
-            if since:
-                answer.also.append(since)
+            answer.also.extend(say(_no_infinity(look, found.birth, kind)))
+            answer.also.extend(say_first(_since(look, session, found)))
             return answer
     here = session.pass_
     inside = [here] if here is not None and len(here) else []
     for pass_ in [*inside, *(pass_ for pass_ in looked if pass_ is not here)]:
         for birth, ending in vanished(look, pass_):
-            return _divided_away(look, birth, ending)
+            return _divided_away(look, birth, ending, [*looked, *inside])
     return Cause(_all_finite(look, looked), ops=look.ops)
 
 
-def _all_finite(look: Look, passes: list[Pass]) -> str:
+def _no_infinity(look: Look, birth: Birth, kind: str) -> Claim[str]:
+    """Claim, where it was asked about ∞, that a NaN was born without one."""
+    return Claim("why: no ∞", lambda: kind == INF and _is_nan_alone(look, birth), lambda: (
+        "It is a NaN; no ∞ was found on its way."))  # fmt: skip
+
+
+def _is_nan_alone(look: Look, birth: Birth) -> bool:
+    """Whether a number is NaN, and none behind it is infinite."""
+    if birth.kind != NAN or not is_born(look, birth):
+        return False
+    return birth.before is None or _is_nan_alone(look, birth.before)
+
+
+def _all_finite(look: Look, passes: list[Pass]) -> Said:
     """Return what was looked at, where nothing was found."""
     over = "no pass" if not passes else f"{passes[0].address}" if len(passes) == 1 else f"{len(passes)} passes"
     seen = f"{words.counted(look.looked, 'tensor')} of {over}"
@@ -202,8 +214,8 @@ def _all_finite(look: Look, passes: list[Pass]) -> str:
     def ends_are_finite() -> bool:
         return look.looked > 0 and _first_not_finite(look, [end for pass_ in passes for end in ends(pass_)]) is None
 
-    return " ".join([
-        *say_first([
+    return joined(
+        say_first([
             Claim("why: nothing seen", lambda: not look.looked, lambda: (
                 f"Nothing was looked at: there is no floating-point tensor with numbers in {over}.")),
             Claim("why: all finite", lambda: look.looked > 0 and look.all_finite, lambda: (
@@ -212,10 +224,10 @@ def _all_finite(look: Look, passes: list[Pass]) -> str:
                 f"Every loss and every gradient is finite ({seen}); there are numbers inside that are not, and none of "
                 "them reaches a loss or a gradient.")),
         ]),
-        *say(Claim("why: unseen", lambda: unseen > 0, lambda: (
+        say(Claim("why: unseen", lambda: unseen > 0, lambda: (
             f"{words.counted(unseen, 'tensor')} could not be looked at: "
             f"{'its' if unseen == 1 else 'their'} numbers are not kept."))),
-    ])  # fmt: skip
+    )  # fmt: skip
 
 
 def _passes(session: Reading) -> list[Pass]:
@@ -226,100 +238,54 @@ def _passes(session: Reading) -> list[Pass]:
     return [here, *(pass_ for pass_ in passes if pass_ is not here)] if here in passes and here is not None else passes
 
 
-def _since(look: Look, session: Reading, found: Trouble) -> str:
-    """Since which pass the loss has been so."""
+def _since(look: Look, session: Reading, found: Trouble) -> Iterator[Claim[str]]:
+    """Yield since which pass the losses have been so."""
     passes = [pass_ for pass_ in session.tape.passes if pass_.kind == GRADIENT_PASS and pass_.loss is not None]
-    losses = [
-        pass_.loss for pass_ in passes if pass_.loss is not None and not pass_.loss.refusal and is_inexact(pass_.loss)
-    ]
-    finite = look.finite(losses)
-    bad = [pass_ for pass_ in passes if pass_.loss in finite and not finite[pass_.loss]]
+    losses = {pass_: pass_.loss for pass_ in passes if pass_.loss is not None and not pass_.loss.refusal
+              and is_inexact(pass_.loss)}  # fmt: skip
+    finite = look.finite(losses.values())
+    bad = [pass_ for pass_, loss in losses.items() if not finite[loss]]
     if not bad or found.pass_.kind != GRADIENT_PASS:
-        return ""
-    if len(bad) == 1:
-        return f"Of {len(losses)} losses on the tape only that of {bad[0].address} is not finite." if len(
-            losses) > 1 else ""  # fmt: skip
-    if bad[-1] is not passes[-1] or len(bad) < len(passes) - passes.index(bad[0]):
-        return f"{len(bad)} of {len(losses)} losses on the tape are not finite, that of {bad[0].address} first."
-    return f"The loss has not been finite since {bad[0].address} ({len(bad)} of {len(losses)} losses on the tape)."
+        return
+    behind = passes[passes.index(bad[0]) :]
+    many = f"{len(bad)} of {len(losses)} losses on the tape"
+    yield Claim("why: only this loss", lambda: len(bad) == 1 and len(losses) > 1, lambda: (
+        f"Of {len(losses)} losses on the tape only that of {bad[0].address} is not finite."))  # fmt: skip
+    yield Claim("why: losses since", lambda: len(bad) > 1 and bad == behind, lambda: (
+        f"The loss has not been finite since {bad[0].address} ({many})."))  # fmt: skip
+    yield Claim("why: some losses", lambda: len(bad) > 1, lambda: (
+        f"{many} are not finite, that of {bad[0].address} first."))  # fmt: skip
 
 
 def why_nonfinite_value(session: Reading, value: Value, kind: str = "") -> Cause:
     """`why z is nan`: only what leads to one value."""
     look = Look(session)
     stat = look.stat(value)
-    if stat.is_finite:
-        peak = f", the largest {words.number(stat.peak)} in size" if stat.size else ""
-        return Cause(f"{value.name} is finite: {words.counted(stat.size, 'ordinary number')}{peak}.", ops=look.ops)
+    finite = Claim("why: value finite", lambda: look.finite([value])[value], lambda: (
+        f"{value.name} is finite: {words.counted(stat.size, 'ordinary number')}, the largest "
+        f"{words.number(stat.peak)} in size."))  # fmt: skip
+    said = say(finite)
+    if said:
+        return Cause(said[0], ops=look.ops)
     at = first_bad(look, value, kind)
     wanted = at if at is not None else first_bad(look, value)
-    assert wanted is not None
     pass_ = value.op.pass_ if value.op is not None else session.pass_
+    assert wanted is not None
     assert pass_ is not None
     answer = _answer(look, Trouble(value, pass_, follow(look, value, wanted)))
-    if at is None and stat.size > 1:
-        answer.also.append(f"{value.name} holds no {_SIGN[kind]}, but {amount(stat.nans, stat.infs, stat.size)}.")
+    none = Claim("why: other kind", lambda: bool(kind) and first_bad(look, value, kind) is None and stat.size > 1,
+                 lambda: (f"{value.name} holds no {SIGN[kind]}, but "
+                          f"{amount(stat.nans, stat.infs, stat.size)}."))  # fmt: skip
+    answer.also.extend(say(none))
     return answer
 
 
-_SIGN = {NAN: "NaN", INF: "∞"}
-
-
-def _number(birth: Birth) -> str:
-    return "−∞" if birth.kind == INF and birth.negative else _SIGN[birth.kind]
-
-
-def amount(nans: int, infs: int, size: int) -> str:
-    """`2 NaN among 6 numbers`."""
-    parts = [f"{count} {name}" for count, name in ((nans, "NaN"), (infs, "∞")) if count]
-    return f"{' and '.join(parts)} among {size} number{'s' if size != 1 else ''}"
-
-
-def did(op: Op) -> str:
-    """`#6, exp(z) (train.py:31)`; a VJP by the op that it differentiates."""
-    where = words.spot(op)
-    what = f"the VJP of {words.call(op.of)}" if op.of is not None else words.call(op)
-    return f"{op.label}, {what}" + (f" ({where})" if where else "")
-
-
-def born(birth: Birth) -> str:
-    """Where a number was born, as the end of a sentence: `#6, exp(z) (train.py:31), makes ∞ out of finite numbers`."""
-    if birth.op is None or birth.op.operation.kind == "data" or birth.op.name == "array":
-        return came_in(birth)
-    if birth.lost:
-        return f"{birth.value.name} holds {_number(birth)}; what made it cannot be followed further: {birth.lost}"
-    if birth.constant is not None:
-        return f"{did(birth.op)}, has {words.number(birth.constant)} in its call"
-    empty = birth.op.inputs and not any(taken.size for taken in birth.op.inputs)
-    out = "infinite ones" if birth.before is not None else "no numbers" if empty else "finite numbers"
-    inner = f"; inside of that call, {born(birth.within)}" if birth.within is not None else ""
-    return f"{did(birth.op)}, makes {_number(birth)} out of {out}{inner}"
-
-
-def came_in(birth: Birth) -> str:
-    """Where a number came in that no op made: with which array, at which element, and who takes it first."""
-    value = birth.value
-    element = words.element(value.name, unravel(birth.at, value.shape))
-    what = f"{element} came in as {_number(birth)}"
-    if birth.op is not None:
-        where = words.place(birth.op.source)
-        what = f"{element} is {_number(birth)} in the data that {birth.op.label} {birth.op.name} takes in" + (
-            f" ({where})" if where else "")  # fmt: skip
-    elif isinstance(value, Leaf) and value.kind in _KINDS:
-        what = f"{_KINDS[value.kind]} {what}"
-    user = birth.through or next(iter(value.consumers), None)
-    first = f"; {did(user)} of {user.pass_.address}, takes it" if user is not None else ""
-    return what + first
-
-
-_KINDS = {"parameter": "the parameter", "input": "the input", "constant": "the constant", "captured": "the captured"}
-
-
-def _grown(look: Look, taken: Value) -> list[str]:
+def _grown(look: Look, taken: Value) -> list[Said]:
     """Return what made a tensor large, a sentence if that is known."""
     if taken.gradient_of is not None:
         cause = grows(look, taken)
-        return [f"{taken.name} is large: {cause.say('grows')}"] if cause is not None else []
+        largest = f"The largest number of {taken.name} is {words.number(look.stat(taken).peak)} in size: "
+        return [] if cause is None else cause.said(look, "grows", largest)
     grew = made_large(look, taken)
     return [grew.text] if grew is not None else []
 
@@ -327,34 +293,49 @@ def _grown(look: Look, taken: Value) -> list[str]:
 def _answer(look: Look, found: Trouble) -> Cause:
     """Return the cause first, then what became of it."""
     root = found.cause
-    end = found.end
-    stat = look.stat(end)
-    is_loss = end is found.pass_.loss
-    whose = f"The loss of {found.pass_.address}" if is_loss else end.name
-    verb = f"is {_shown(look, end, 0)}" if end.size == 1 else f"has {amount(stat.nans, stat.infs, stat.size)}"
-    answer = Cause(f"{whose} {verb}: {born(root)}.", root.op)
+    answer = Cause(stated(*_heads(look, found)), root.op)
     _tell(look, answer, root)
     if root.op is not None and root.op.of is None and root.before is None and root.kind == INF:
         taken = max(_visible(look, root.op.inputs), key=lambda value: look.stat(value).peak, default=None)
         answer.also.extend(_grown(look, taken) if taken is not None else [])
-    if found.birth is not root:
-        answer.also.append(f"Of the ∞ it became NaN in {did_of(found.birth)}.")
-    elif root.before is not None:
-        before = blamed(root.before)
-        meant = "is there on purpose, as it seems" if _on_purpose(before) else "came from here"
-        answer.also.append(f"The ∞ {meant}: {born(before)}.")
+    answer.also.extend(say_first(_behind(look, found)))
     answer.ops = look.ops
     return answer
+
+
+def _heads(look: Look, found: Trouble) -> Iterator[Claim[str]]:
+    """Yield what is not finite, with where it was born, if that holds."""
+    end, root = found.end, found.cause
+    stat = look.stat(end)
+    whose = f"The loss of {found.pass_.address}" if end is found.pass_.loss else end.name
+    verb = f"is {_shown(look, end, 0)}" if end.size == 1 else f"has {amount(stat.nans, stat.infs, stat.size)}"
+
+    def is_bad() -> bool:
+        return not look.finite([end])[end]
+
+    yield Claim("why: born", lambda: is_bad() and is_born(look, root), lambda: f"{whose} {verb}: {born(root)}.")
+    yield Claim("why: not finite", is_bad, lambda: f"{whose} {verb}.")
+
+
+def _behind(look: Look, found: Trouble) -> Iterator[Claim[str]]:
+    """Yield what became of the ∞ that is to blame; of a NaN that is, where the ∞ came from that made it."""
+    birth, root = found.birth, found.cause
+    before = None if root.before is None else blamed(root.before)
+    yield Claim(
+        "why: became NaN",
+        lambda: birth is not root and birth.kind == NAN and root.kind == INF and is_born(look, birth),
+        lambda: f"Of the ∞ it became NaN in {did_of(birth)}.",
+    )
+    if before is None:
+        return
+    yield Possibility("why: on purpose", lambda: _on_purpose(before) and is_born(look, before), lambda: (
+        f"The ∞ is there on purpose, as it seems: {born(before)}."))  # fmt: skip
+    yield Claim("why: came from", lambda: is_born(look, before), lambda: f"The ∞ came from here: {born(before)}.")
 
 
 def _visible(look: Look, values: Iterable[Value]) -> list[Value]:
     """Those of some tensors that can be followed: with numbers that can be had."""
     return [value for value in dict.fromkeys(values) if value.size and is_inexact(value) and look.can_see(value)]
-
-
-def did_of(birth: Birth) -> str:
-    """Return the op of a birth, or the leaf."""
-    return birth.value.name if birth.op is None else did(birth.op)
 
 
 def _shown(look: Look, value: Value, at: int) -> str:
@@ -363,37 +344,52 @@ def _shown(look: Look, value: Value, at: int) -> str:
 
 def _tell(look: Look, answer: Cause, birth: Birth) -> None:
     """Say the element at which it happened, the rule that was broken, and what shows it."""
-    value = birth.value
+    value, op = birth.value, birth.op
     stat = look.stat(value)
     element = words.element(value.name, unravel(birth.at, value.shape))
     number = _shown(look, value, birth.at)
     many = f"   ({amount(stat.nans, stat.infs, stat.size)})" if stat.size > 1 else ""
-    if birth.op is None or birth.op.operation.kind == "data" or birth.op.name == "array":
-        answer.reasons.append(f"{element} = {number}{many}")
-        made = f"It was made by {did(birth.op)}." if birth.op is not None else "No op on the tape made it."
-        answer.reasons.append(made)
-        return
-    rule = broken(look, birth)
+    is_made = op is not None and op.operation.kind != "data" and op.name != "array"
+    rule = broken(look, birth) if is_made else Broken()
     arithmetic = f"{rule.sum} = " if rule.sum else ""
-    answer.reasons.append(f"{element} = {arithmetic}{number}{many}")
-    if rule.rule:
-        answer.reasons.append(rule.rule)
+
+    def is_bad() -> bool:
+        return not look.numbers([mx.isfinite(look.array(value).flatten()[birth.at])])[0]
+
+    answer.reasons += say(Claim("why: element", is_bad, lambda: f"{element} = {arithmetic}{number}{many}"))
+    answer.reasons += rule.rule
+    answer.reasons += say_first([
+        Claim("why: taken in", lambda: not is_made and value.op is op is not None, lambda: (
+            f"It was made by {did_of(birth)}.")),
+        Claim("why: no op made it", lambda: value.op is None, lambda: "No op on the tape made it."),
+    ])  # fmt: skip
     answer.evidence = [Evidence(name, text) for name, text in rule.operands]
     answer.advice = rule.advice
 
 
-def _divided_away(look: Look, birth: Birth, ending: Op) -> Cause:
+def _divided_away(look: Look, birth: Birth, ending: Op, passes: list[Pass]) -> Cause:
     """Return an ∞ or a NaN that no loss and no gradient shows."""
-    answer = Cause(f"No loss and no gradient is NaN or ∞, but {born(birth)}, and {did(ending)}, makes finite numbers "
-                    "of it again.", birth.op)  # fmt: skip
+
+    def holds() -> bool:
+        made = [one for one in ending.outputs if is_inexact(one)]
+        gone = _first_not_finite(look, [*made, *(end for pass_ in passes for end in ends(pass_))]) is None
+        return gone and is_born(look, birth)
+
+    answer = Cause(stated(Claim("why: gone again", holds, lambda: (
+        f"No loss and no gradient is NaN or ∞, but {born(birth)}, and {did(ending)}, makes finite numbers of it again."
+    ))), birth.op)  # fmt: skip
     _tell(look, answer, birth)
-    outputs: Sequence[Value] = [out for out in ending.outputs if mx.issubdtype(out.dtype, mx.inexact)]
-    for out in outputs[:1]:
-        stat = look.stat(out)
-        if stat.zeros:
-            answer.also.append(f"Its result {out.name} is 0 at {words.count_of(stat.zeros, stat.size)} places.")
+    for out in [one for one in ending.outputs if is_inexact(one)][:1]:
+        answer.also += say(_zeros_of(look, out))
     answer.ops = look.ops
     return answer
 
 
-__all__ = ["Trouble", "born", "ends", "trouble", "vanished", "why_nonfinite", "why_nonfinite_value"]
+def _zeros_of(look: Look, out: Value) -> Claim[str]:
+    """Claim that a result has zeros."""
+    zeros = look.stat(out).zeros
+    return Claim("why: zeros of it", lambda: zeros > 0, lambda: (
+        f"Its result {out.name} is 0 at {words.count_of(zeros, out.size)} places."))  # fmt: skip
+
+
+__all__ = ["Trouble", "ends", "trouble", "vanished", "why_nonfinite", "why_nonfinite_value"]

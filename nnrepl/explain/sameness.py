@@ -8,27 +8,36 @@ from nnrepl.explain import words
 from nnrepl.explain.look import Look
 from nnrepl.session.births import is_inexact
 from nnrepl.tape import Op, Value
+from nnrepl.tape.claims import Claim, Said, say
 
 
-def same_since(look: Look, value: Value) -> str:
-    """Where the rows of a tensor became the same, in a sentence; "" where they are not, or where they came in so."""
+def same_since(look: Look, value: Value) -> list[Said]:
+    """Where the rows of a tensor became the same, in a sentence; [] where they are not, or where they came in so."""
     if not _same_rows(look, value):
-        return ""
+        return []
     rows = value.shape[0]
     while (op := value.op) is not None:
         taken = [one for one in dict.fromkeys(op.inputs) if _has_rows(one, rows)]
         if not taken:
-            return ""
-        if any(not _same_rows(look, one) for one in taken):
-            return _told(op, value, rows)
+            return []
+        if not all(_same_rows(look, one) for one in taken):
+            return say(_became_same(look, op, value, taken))
         value = taken[0]
-    return ""
+    return []
 
 
-def _told(op: Op, value: Value, rows: int) -> str:
+def _became_same(look: Look, op: Op, value: Value, taken: list[Value]) -> Claim[str]:
+    """Claim that the rows of an op's result are the same, and those of something that goes in are not."""
     where = words.spot(op)
     at = f"{op.label}, {where}" if where else op.label
-    return f"All {rows} rows are the same since {words.name(value)} = {words.call(op)} ({at}): what goes in differs."
+    return Claim(
+        "0: same rows",
+        lambda: _same_rows(look, value) and not all(_same_rows(look, one) for one in taken),
+        lambda: (
+            f"All {value.shape[0]} rows are the same since {words.name(value)} = {words.call(op)} ({at}): what goes in "
+            "differs."
+        ),
+    )
 
 
 def _has_rows(value: Value, rows: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -24,7 +25,7 @@ from nnrepl.record.gradient_names import start_of
 from nnrepl.session.births import is_inexact
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Op, Pass, Value, result_inside
-from nnrepl.tape.claims import say
+from nnrepl.tape.claims import Claim, Possibility, Said, full_stop, joined, perhaps, say, say_first
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Factor:
     """One op on the way, and by what it multiplied the root mean square of the gradient."""
 
     op: Op
+    before: Value
     value: Value
     ratio: float
 
@@ -53,23 +55,52 @@ def why_scale(session: Reading, gradient: Value, how: str, name: str = "") -> Ca
     through = [] if pass_ is None else [said for detour in detours(look, pass_) for said in say(detour.claim)]
     groups = _groups(look, steps, how)
     worst = groups[0].cancels if groups else None
-    rounding = (
-        "; what is left of a sum whose terms cancel is rounding" if worst is not None and worst.is_rounding else ""
-    )
-    head = _head(name or gradient.name, stats[gradient], ordinary and not through and not rounding)
-    answer = Cause(
-        f"{head}{rounding}; a typical element is "
-        f"{words.number(last)}. On the way from {start_of(gradient)} a typical element "
-        f"{'shrank' if last < first else 'grew'} {_times(first, last)} over {len(way) - 1} ops."
-    )
-    answer.reasons = [group.say(verb) for group in groups[:_SHOWN]]
+    rounding = worst is not None and worst.is_rounding
+    name = name or gradient.name
+    answer = Cause(joined(
+        say_first(_heads(look, gradient, name, ordinary and not through, rounding)),
+        say(_along(look, way, steps)),
+    ))  # fmt: skip
+    answer.reasons = [said for group in groups[:_SHOWN] for said in group.said(look, verb)]
     answer.op = groups[0].worst.op if groups else None
     answer.links = links_along(look, way, answer.op, f"{verb} it")
     if not ordinary:
-        answer.advice = _advice(look, groups[:3], how)
-    answer.also = [f"{text}." for text in through]
+        answer.advice = perhaps(*_advice(look, groups[:3], how))
+    answer.also = [full_stop(text) for text in through]
     answer.ops = look.ops
     return answer
+
+
+def _heads(look: Look, gradient: Value, name: str, ordinary: bool, rounding: bool) -> Iterator[Claim[str]]:
+    """Yield what is to be said of the size of a gradient."""
+    stat = look.stat(gradient)
+    norm, each = f"norm {words.number(stat.norm)}", f"a typical element is {words.number(stat.typical)}"
+
+    def is_finite() -> bool:
+        return look.finite([gradient])[gradient]
+
+    yield Claim("why: is rounding", lambda: is_finite() and rounding, lambda: (
+        f"{name} has {norm}; what is left of a sum whose terms cancel is rounding; {each}."))  # fmt: skip
+    yield Claim("why: ordinary", lambda: is_finite() and not stat.is_zero and ordinary, lambda: (
+        f"Nothing is wrong with {name}: it is finite, and not 0, with {norm}; {each}."))  # fmt: skip
+    yield Claim("why: has norm", is_finite, lambda: f"{name} has {norm}; {each}.")
+
+
+def _along(look: Look, way: list[Value], steps: list[Factor]) -> Claim[str]:
+    """Claim by how much a gradient has changed on its way: what its steps did, multiplied, comes to that."""
+    first, last = look.stat(way[0]).typical, look.stat(way[-1]).typical
+
+    def holds() -> bool:
+        if not first or not last or not all(step.ratio for step in steps):
+            return not last
+        return abs(math.log(last / first) - sum(math.log(step.ratio) for step in steps)) < _SAME
+
+    return Claim("why: on the way", holds, lambda: (
+        f"On the way from {start_of(way[-1])} a typical element {'shrank' if last < first else 'grew'} "
+        f"{_times(first, last)} over {len(way) - 1} ops."))  # fmt: skip
+
+
+_SAME = 0.01
 
 
 def _way(look: Look, gradient: Value) -> tuple[list[Value], dict[Value, Stat]]:
@@ -89,13 +120,6 @@ def grows(look: Look, gradient: Value) -> LineSteps | None:
     """Return the line of the program that grows a gradient most on its way from the loss; None if none does much."""
     way, stats = _way(look, gradient)
     return next((group for group in _groups(look, _steps(way, stats), "large") if group.effect > NOTABLE), None)
-
-
-def _head(name: str, stat: Stat, ordinary: bool) -> str:
-    norm = f"norm {words.number(stat.norm)}"
-    if stat.is_finite and not stat.is_zero and ordinary:
-        return f"Nothing is wrong with {name}: it is finite, and not 0, with {norm}"
-    return f"{name} has {norm}"
 
 
 _SURELY, _ORDINARY = 100.0, 1e6
@@ -126,12 +150,12 @@ def _is_ordinary(look: Look, gradient: Value, first: float, last: float) -> bool
 @dataclass(frozen=True, slots=True)
 class Cancelled:
     """A sum whose terms cancel: how large a typical result is, and how large it would be if no term were negative;
-    `grain` is the rounding of 1 in its dtype, `because` why they cancel, "" where that is not known."""
+    `grain` is the rounding of 1 in its dtype, `because` why they cancel, [] where that is not known."""
 
     sum: float
     parts: float
     grain: float
-    because: str = ""
+    because: list[Said]
 
     @property
     def is_rounding(self) -> bool:
@@ -156,18 +180,19 @@ def cancelled(look: Look, op: Op, value: Value) -> Cancelled | None:
     return Cancelled(whole, size, mx.finfo(value.dtype).eps, _why_cancelled(look, op))
 
 
-def _why_cancelled(look: Look, op: Op) -> str:
+def _why_cancelled(look: Look, op: Op) -> list[Said]:
     """Why what comes back through the shares of an attention cancels, where every position has the same value."""
     forward = op.of
     if forward is None or not has(forward.name, Trait.ATTENDS) or len(forward.args) < 3:
-        return ""
+        return []
     values = forward.args[2]
     if not isinstance(values, Value) or not look.can_see(values):
-        return ""
+        return []
     array = look.array(values)
-    if not look.numbers([mx.allclose(array, array[..., :1, :], rtol=1e-5, atol=0)])[0]:
-        return ""
-    return f" {words.name(values)} is the same at every position: it makes no difference which one is attended to."
+    same = mx.allclose(array, array[..., :1, :], rtol=1e-5, atol=0)
+    return say(Claim("why: same values", lambda: bool(look.numbers([same])[0]), lambda: (
+        f"{words.name(values)} is the same at every position: it makes no difference which one is attended to."
+    )))  # fmt: skip
 
 
 def _steps(way: list[Value], stats: dict[Value, Stat]) -> list[Factor]:
@@ -175,7 +200,7 @@ def _steps(way: list[Value], stats: dict[Value, Stat]) -> list[Factor]:
     for before, after in itertools.pairwise(way):
         low = stats[before].typical
         if after.op is not None and low > 0:
-            found.append(Factor(after.op, after, stats[after].typical / low))
+            found.append(Factor(after.op, before, after, stats[after].typical / low))
     return found
 
 
@@ -203,35 +228,53 @@ class LineSteps:
         """The step that changes most."""
         return max(self.steps, key=lambda step: abs(math.log(step.ratio)) if step.ratio else math.inf)
 
-    def say(self, verb: str) -> str:
-        """Return what it does, in a sentence."""
+    def said(self, look: Look, verb: str, head: str = "") -> list[Said]:
+        """Return what it does, in sentences.
+
+        Args:
+            verb: "shrinks" or "grows".
+            head: What stands before the first of them.
+        """
+        found = say_first(self._claims(look, verb, head))
+        if not found:
+            return []
+        because = self.cancels.because if self.cancels is not None else []
+        sized = [self.sized.text] if self.sized is not None else []
+        inside = [] if self.inside is None else self.inside.said(look, verb, "Inside of that call: ")
+        return [joined(found, sized, because, inside)]
+
+    def _claims(self, look: Look, verb: str, head: str) -> Iterator[Claim[str]]:
+        """Yield what the steps do, with what the sum of the worst of them comes to, or its local factor."""
         by = words.number(float(f"{self.effect:.3g}"))
-        op = self.worst.op
+        op, value = self.worst.op, self.worst.value
         forward = op.of or op
-        of = self.worst.value.gradient_of
+        of = value.gradient_of
         factor = factor_text(op, of) if of is not None else ""
+        module = f" in {op.module}" if op.module else ""
+        at = f"{op.label}, the VJP of {describe(forward)}"
+        does = f"{verb} it by a factor of {by}"
+        done = f"{head}{at} ({self.where}{module}), {does}"
+        if len(self.steps) > 1:
+            times = f"is passed {len(self.steps)} times and {does} altogether; most at {at}"
+            done = f"{head}{self.name} at {self.where} {times}"
+        parts = 0.0 if self.cancels is None else self.cancels.parts
+
+        def is_so() -> bool:
+            return _is_effect(look, self, verb)
+
+        yield Claim("why: cancels", lambda: is_so() and parts > 0 and bool(cancelled(look, op, value)), lambda: (
+            f"{done}: the terms that it adds up cancel; without their signs a typical sum would be "
+            f"{words.number(parts)}, and it is {words.number(look.stat(value).typical)}."))  # fmt: skip
         local = f"; its local factor is {factor}" if factor else ""
-        if self.cancels is not None:
-            local = (
-                f": the terms that it adds up cancel; without their signs a typical sum would be "
-                f"{words.number(self.cancels.parts)}, and it is {words.number(self.cancels.sum)}"
-            )
-        sized = f" {self.sized.text}" if self.sized is not None else ""
-        if self.cancels is not None:
-            sized += self.cancels.because
-        if self.inside is not None:
-            sized += f" Inside of that call: {self.inside.say(verb)}"
-        if len(self.steps) == 1:
-            module = f" in {op.module}" if op.module else ""
-            return (
-                f"{op.label}, the VJP of {describe(forward)} ({self.where}{module}), {verb} it by a factor "
-                f"of {by}{local}.{sized}"
-            )
-        return (
-            f"{self.name} at {self.where} is passed {len(self.steps)} times and {verb} it by a factor of {by} "
-            f"altogether; "
-            f"most at {op.label}, the VJP of {describe(forward)}{local}.{sized}"
-        )
+        yield Claim("why: step", is_so, lambda: f"{done}{local}.")
+
+
+def _is_effect(look: Look, group: LineSteps, verb: str) -> bool:
+    """Whether the steps of a line did what is said of them, in the numbers before and behind each."""
+    sizes = look.stats([value for step in group.steps for value in (step.before, step.value)])
+    ratios = [sizes[step.value].typical / max(sizes[step.before].typical, 1e-300) for step in group.steps]
+    found = math.prod(1 / max(ratio, 1e-30) if verb == "shrinks" else ratio for ratio in ratios)
+    return found > 1 and abs(found / group.effect - 1) < _SAME
 
 
 def _groups(look: Look, steps: list[Factor], how: str) -> list[LineSteps]:
@@ -290,26 +333,29 @@ def _size_behind(look: Look, group: LineSteps, how: str) -> Growth | None:
     return max(sizes, key=lambda one: abs(math.log(one.typical)), default=None)
 
 
-def _advice(look: Look, groups: list[LineSteps], how: str) -> str:
-    """Return what may help, where the ops that were measured give a reason for it; "" else."""
+def _advice(look: Look, groups: list[LineSteps], how: str) -> Iterator[Claim[str]]:
+    """Yield what may help, where the ops that were measured give a reason for it."""
     if any(group.cancels is not None for group in groups[:1]):
-        return ""
-    names = {group.name for group in groups}
-    if how == "small" and names & {"sigmoid", "tanh"}:
-        return (
-            "The slope of a sigmoid is at most 1/4, that of tanh falls from 1 to 0: relu or gelu, normalization, or "
-            "residual connections may keep gradients alive."
-        )
+        return
+    flat = [group for group in groups if group.name in ("sigmoid", "tanh")]
+    yield Possibility("why: flat curves", lambda: how == "small" and any(
+        _is_effect(look, group, "shrinks") for group in flat), lambda: (
+        "The slope of a sigmoid is at most 1/4, that of tanh falls from 1 to 0: relu or gelu, normalization, or "
+        "residual connections may keep gradients alive."))  # fmt: skip
     product = next((group for group in groups if has(group.name, Trait.PRODUCT)), None)
-    if product is None:
-        return ""
-    weight = next((found for step in product.steps if (found := weight_of(step)) is not None), None)
-    if weight is None or not look.can_see(weight):
-        return ""
-    typical = f"A typical element of {words.name(weight)} is {words.number(look.stat(weight).typical)}"
-    if how == "small":
-        return f"{typical}: larger initial weights, normalization, or residual connections may keep gradients alive."
-    return f"{typical}: smaller initial weights, normalization, or clipped gradients may keep them in range."
+    steps = [] if product is None else product.steps
+    weight = next((found for step in steps if (found := weight_of(step)) is not None), None)
+    if weight is None or not look.can_see(weight) or not weight.size:
+        return
+    typical = look.stat(weight).typical
+    gain = typical * math.sqrt(weight.size / min(weight.shape[0], weight.shape[-1]))
+    head = f"A typical element of {words.name(weight)} is {words.number(typical)}"
+    yield Possibility("why: small weights", lambda: how == "small" and gain < 1, lambda: (
+        f"{head}: larger initial weights, normalization, or residual connections may keep gradients alive."
+    ))  # fmt: skip
+    yield Possibility("why: large weights", lambda: how == "large" and gain > 1, lambda: (
+        f"{head}: smaller initial weights, normalization, or clipped gradients may keep them in range."
+    ))  # fmt: skip
 
 
 def weight_of(step: Factor) -> Value | None:

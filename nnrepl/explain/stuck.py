@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Evidence
-from nnrepl.explain.blame import blame, cone_stats
+from nnrepl.explain.blame import became_zero, blame, cone_stats
 from nnrepl.explain.disconnected import why_end
 from nnrepl.explain.forward import made_large
 from nnrepl.explain.known import FIXED, entry_for
@@ -19,12 +19,12 @@ from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
 from nnrepl.explain.regions import Mask, is_zero_on, moves, places
 from nnrepl.explain.sizes import attended, sizes
-from nnrepl.explain.zero_reasons import Reason
+from nnrepl.explain.zero_reasons import Because, Reason, reasoned
 from nnrepl.explain.zeros import shown, units_of, zero_value
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import filler, is_inexact
 from nnrepl.tape import Op, Value, result_inside
-from nnrepl.tape.claims import Claim, first_proved
+from nnrepl.tape.claims import Claim, Said, say
 
 TINY = {mx.float16: 6.0e-8, mx.bfloat16: 9.2e-41, mx.float32: 1.4e-45}
 """The smallest number above 0 of each dtype (IEEE 754)."""
@@ -36,24 +36,30 @@ def reason_for(look: Look, op: Op, gradient: Value, mask: Mask | None = None) ->
     Args:
         mask: The places of `gradient` that count; None for all.
     """
-    if op.operation.kind == "accumulate" and rule_of(op) is None:
-        return _cancelled(look, op, gradient)
     forward, of = op.of, gradient.gradient_of
-    if op.root is not op and of is None and op.phase == "backward":
-        made = f"{op.label} {words.call(op)} ({words.spot(op)})"
-        return Reason(f"the program's own backward rule ({op.root.name}) gives 0 in {made}.",
-                      shown(look, [*upstream(op), gradient]))  # fmt: skip
-    if forward is None or of is None:
-        return Reason("this op gives 0.", shown(look, [*upstream(op), gradient]))
-    stuck = Stuck(look, op, forward, of, gradient, mask)
-    return first_proved(stuck.claims(), stuck.otherwise)
+    is_sum = op.operation.kind == "accumulate" and rule_of(op) is None
+    if is_sum or forward is None or of is None:
+        return reasoned(_of_no_rule(look, op, gradient, mask, is_sum))
+    return reasoned(Stuck(look, op, forward, of, gradient, mask).claims())
 
 
-def _cancelled(look: Look, op: Op, gradient: Value) -> Reason:
-    alive = [value for value in op.inputs if not look.stat(value).is_zero]
-    text = f"{len(alive)} gradients arrive here, and their sum is 0: they are opposite and cancel."
-    cancels = len(alive) > 1
-    return Reason(text if cancels else "this sum gives 0.", shown(look, [*op.inputs, gradient]), cancels=cancels)
+def _of_no_rule(look: Look, op: Op, gradient: Value, mask: Mask | None, is_sum: bool) -> Iterator[Claim[Because]]:
+    """Yield what may be said of a sum of gradients, and of an op of the program's own backward rule."""
+    alive = [value for value in op.inputs if is_sum and not look.stat(value).is_zero]
+    evidence = shown(look, [*(op.inputs if is_sum else upstream(op)), gradient])
+
+    def is_zero() -> bool:
+        alive = look.array(gradient) != 0
+        return not look.numbers([mx.any(alive if mask is None else alive & mask)])[0]
+
+    yield Claim("0: parts cancel", lambda: len(alive) > 1 and is_zero(), lambda: Because(
+        f"{len(alive)} gradients arrive here, and their sum is 0: they are opposite and cancel.", evidence,
+        cancels=True))  # fmt: skip
+    own = op.root is not op and op.phase == "backward"
+    yield Claim("0: own rule", lambda: own and is_zero(), lambda: Because(
+        f"the program's own backward rule ({op.root.name}) gives 0 in {op.label} {words.call(op)} "
+        f"({words.spot(op)}).", evidence))  # fmt: skip
+    yield Claim("0: this op", is_zero, lambda: Because("this op gives 0.", evidence))
 
 
 @dataclass
@@ -77,7 +83,7 @@ class Stuck:
         """The local factors of an op that works place by place."""
         return factor_array(self.op, self.of, self.look)
 
-    def claims(self) -> Iterator[Claim[Reason]]:
+    def claims(self) -> Iterator[Claim[Because]]:
         """Yield what may be the reason, the most telling first."""
         yield Claim("0: empty", lambda: not self.of.size, self._empty)
         yield Claim("0: whole", lambda: not is_inexact(self.of), self._whole)
@@ -102,16 +108,16 @@ class Stuck:
         yield Claim("0: terms cancel", lambda: self._sizes(False) > 0, self._terms_cancel)
         yield Claim("0: product too small", lambda: self._sizes(True) > 0, self._product_too_small)
         yield Claim("0: products are zero", lambda: self._sizes(True) == 0, self._products_are_zero)
+        yield Claim("0: nothing left", lambda: self._passes_another, self._nothing_left)
 
-    def otherwise(self) -> Reason:
-        """Return what is so in any case."""
+    def _nothing_left(self) -> Because:
         rule = factor_text(self.op, self.of)
         local = f" and {rule}" if rule else ""
         text = (
             f"another gradient would pass through {words.call(self.forward)}, but of this one nothing is left: "
             f"{self.given.name}{local} never meet at the same place, or their products cancel or are too small."
         )
-        return Reason(text, self._evidence())
+        return Because(text, self._evidence())
 
     def _sizes(self, wide: bool) -> float:
         """Return the largest of the sums that the op makes, were no term negative; -1 where that cannot be told."""
@@ -128,34 +134,34 @@ class Stuck:
         rule = factor_text(self.op, self.of)
         return f"the products of {self.given.name} and {rule or 'the local factor'}"
 
-    def _terms_cancel(self) -> Reason:
+    def _terms_cancel(self) -> Because:
         text = (f"{self._products()} are not 0, but they are added up, and cancel: without their signs the largest "
                 f"sum would be {words.number(self._sizes(False))}.")  # fmt: skip
-        return Reason(text, self._evidence(), cancels=True)
+        return Because(text, self._evidence(), cancels=True)
 
-    def _product_too_small(self) -> Reason:
+    def _product_too_small(self) -> Because:
         text = (f"{self._products()} are too small for {words.dtype(self.gradient.dtype)}: in float64 the largest sum, "
                 f"without signs, would be {words.number(self._sizes(True))}.")  # fmt: skip
-        return Reason(text, self._evidence())
+        return Because(text, self._evidence())
 
-    def _products_are_zero(self) -> Reason:
-        return Reason(f"{self._products()} are all 0: wherever the one is not 0, the other is.", self._evidence())
+    def _products_are_zero(self) -> Because:
+        return Because(f"{self._products()} are all 0: wherever the one is not 0, the other is.", self._evidence())
 
     def _evidence(self) -> list[Evidence]:
         return shown(self.look, [*upstream(self.op), *dict.fromkeys(self.forward.inputs), self.gradient])
 
     # -- whole numbers, small numbers, parts that are left out ---------------------------------------------
 
-    def _empty(self) -> Reason:
+    def _empty(self) -> Because:
         """Say that there is no element that a gradient could belong to, and which op left none."""
         at = self.of
         while at.op is not None and (empty := next((one for one in at.op.inputs if not one.size), None)) is not None:
             at = empty
         made = f": {at.op.label} {words.call(at.op)} ({words.spot(at.op)}) takes nothing" if at.op is not None else ""
         text = f"{words.name(self.of)} is empty, its shape is {tuple(self.of.shape)}{made}."
-        return Reason(text, shown(self.look, [*upstream(self.op), self.of]), at.op)
+        return Because(text, shown(self.look, [*upstream(self.op), self.of]), at.op)
 
-    def _whole(self) -> Reason:
+    def _whole(self) -> Because:
         """Say that a tensor of whole numbers was differentiated: MLX rounds the gradient to 0."""
         at = self.of
         while at.op is not None and at.op.inputs and not is_inexact(at.op.inputs[0]):
@@ -168,11 +174,11 @@ class Stuck:
             f"{words.name(self.of)} holds whole numbers ({kind}): MLX cuts the gradient of whole numbers to whole "
             f"numbers, here to 0.{made}"
         )
-        return Reason(text, shown(self.look, [*upstream(self.op), self.of, self.gradient]), at.op)
+        return Because(text, shown(self.look, [*upstream(self.op), self.of, self.gradient]), at.op)
 
-    def _left_out(self) -> Reason:
+    def _left_out(self) -> Because:
         where = words.spot(self.forward)
-        return Reason(
+        return Because(
             f"{words.call(self.forward)} ({where}) leaves out the part of {self.of.name} that counts here "
             f"({places(self.look, self.mask)} of {self.of.size} elements), and so no gradient comes back to it.",
             shown(self.look, [*upstream(self.op), self.gradient]))  # fmt: skip
@@ -186,14 +192,14 @@ class Stuck:
         wide = in_float32(self.op, self.look)
         return float(self.look.numbers([mx.max(mx.abs(wide[slot].astype(mx.float32)))])[0])
 
-    def _underflow(self) -> Reason:
+    def _underflow(self) -> Because:
         kind = words.dtype(self.gradient.dtype)
         text = (
             f"the result is too small for {kind}: in float32 the largest element would be "
             f"{words.number(self._wide_peak)}, and the smallest number above 0 in {kind} is "
             f"{words.number(TINY[self.gradient.dtype])}. Scale the loss up, or use bfloat16 or float32 here."
         )
-        return Reason(text, shown(self.look, [*upstream(self.op), self.gradient]))
+        return Because(text, shown(self.look, [*upstream(self.op), self.gradient]))
 
     # -- ops that work place by place ----------------------------------------------------------------------
 
@@ -224,21 +230,21 @@ class Stuck:
         assert self.factors is not None
         return float(self.look.numbers([mx.max(mx.abs(self.given.array * self.factors)).astype(mx.float32)])[0])
 
-    def _never_meet(self) -> Reason:
+    def _never_meet(self) -> Because:
         whole, closed, _ = self._counts
         count = self.look.numbers([mx.sum(self.given.array != 0)])[0]
-        return Reason(
+        return Because(
             f"its local factor {factor_text(self.op, self.of)} is 0 at each of the {count} places where "
             f"{self.given.name} is not 0 (it is 0 at {words.count_of(closed, whole)} places).", self._place_by_place()
         )  # fmt: skip
 
-    def _too_small(self) -> Reason:
+    def _too_small(self) -> Because:
         kind = words.dtype(self.gradient.dtype)
-        return Reason(f"{self.given.name} times {factor_text(self.op, self.of)} is too small for {kind}.",
+        return Because(f"{self.given.name} times {factor_text(self.op, self.of)} is too small for {kind}.",
                       self._place_by_place())  # fmt: skip
 
-    def _sum_cancels(self) -> Reason:
-        return Reason(
+    def _sum_cancels(self) -> Because:
+        return Because(
             f"{self.given.name} times {factor_text(self.op, self.of)} is not 0, but the sum over what was broadcast "
             "is: the elements cancel.", self._place_by_place(), cancels=True)  # fmt: skip
 
@@ -259,17 +265,17 @@ class Stuck:
                 return value
         return None
 
-    def _dead_place(self) -> Reason:
+    def _dead_place(self) -> Because:
         dead = self._dead_factor
         assert dead is not None
         zero = made_zero(self.look, dead, None if self.look.stat(dead).is_zero else self.mask)
         what = "the other factor is 0" if dead.canonical is not self.of.canonical else f"{dead.name} is 0"
         there = "" if self.mask is None else f" at the {places(self.look, self.mask)} places that count here"
         text = f"{words.call(self.forward)} passes nothing to {self.of.name}{there}: {what}. {zero.text}"
-        return Reason(text, self._place_by_place(), zero.op, zero.start)
+        return Because(text, self._place_by_place(), zero.op, zero.start)
 
-    def _closed(self) -> Reason:
-        return Reason(self._closed_text(), self._place_by_place())
+    def _closed(self) -> Because:
+        return Because(self._closed_text(), self._place_by_place())
 
     def _closed_text(self) -> str:
         """Return what to say about an op that passes nothing at all: its factor is 0 at every place."""
@@ -322,14 +328,14 @@ class Stuck:
         least = _ROUNDING.get(self.gradient.dtype, 3e-6) * self.look.stat(self.given).peak
         return bool(self.look.numbers([mx.any(mx.abs(again[slot]) > least)])[0])
 
-    def _dead(self) -> Reason:
+    def _dead(self) -> Because:
         dead = self._dead_operand
         assert dead is not None
         zero = made_zero(self.look, dead)
         product = has(self.forward.name, Trait.PRODUCT) and dead.canonical is not self.of.canonical
         name = (factor_text(self.op, self.of) if product else "") or dead.name
         evidence = shown(self.look, [dead, self.given, self.gradient])
-        return Reason(f"{name} is 0, because {zero.text}", evidence, zero.op, zero.start)
+        return Because(f"{name} is 0, because {zero.text}", evidence, zero.op, zero.start)
 
     @cached_property
     def _shares(self) -> mx.array | None:
@@ -357,20 +363,20 @@ class Stuck:
             return 0.0
         return float(self.look.numbers([mx.min(mx.max(self._shares.astype(mx.float32), axis=-1))])[0])
 
-    def _alone(self) -> Reason:
+    def _alone(self) -> Because:
         if self.forward.name != "softmax":
-            return Reason(
+            return Because(
                 "there is one position only to attend to: its share is 1, whatever goes in.", self._evidence()
             )
         taken = self.forward.inputs[0]
         axis = self.forward.kwargs.get("axis", self.forward.args[1] if len(self.forward.args) > 1 else None)
-        return Reason(
+        return Because(
             f"softmax runs over an axis of length 1 (axis {axis} of {tuple(taken.shape)}): every share is 1, whatever "
             "goes in. Another axis is probably meant.", self._share_evidence())  # fmt: skip
 
-    def _saturated(self) -> Reason:
+    def _saturated(self) -> Because:
         what = "softmax" if self.forward.name == "softmax" else "attention"
-        return Reason(f"{what} is saturated: in every row one share is 1 and all others are 0, and the curve is flat "
+        return Because(f"{what} is saturated: in every row one share is 1 and all others are 0, and the curve is flat "
                       f"there.{self._largest()}", self._share_evidence())  # fmt: skip
 
     def _largest(self) -> str:
@@ -388,8 +394,8 @@ class Stuck:
         g = self.look.array(self.given)
         return bool(self.look.numbers([mx.all(mx.max(g, axis=axis) == mx.min(g, axis=axis))])[0])
 
-    def _even(self) -> Reason:
-        return Reason(
+    def _even(self) -> Because:
+        return Because(
             f"{self.given.name} is the same for all elements of a row, and the shares always add up to 1: no change "
             "of the input can change the loss.", self._share_evidence())  # fmt: skip
 
@@ -398,9 +404,9 @@ class Stuck:
 
     # -- the rest ------------------------------------------------------------------------------------------
 
-    def _fixed(self) -> Reason:
+    def _fixed(self) -> Because:
         text = f"{words.call(self.forward)} passes nothing: {why_end(self.forward)}"
-        return Reason(text, shown(self.look, [*upstream(self.op), self.gradient]))
+        return Because(text, shown(self.look, [*upstream(self.op), self.gradient]))
 
     @cached_property
     def _passes_another(self) -> bool:
@@ -414,11 +420,11 @@ class Stuck:
         slot = self.gradient.slot if self.gradient.slot < len(again) else 0
         return bool(self.look.numbers([mx.any(again[slot] != 0)])[0])
 
-    def _flat(self) -> Reason:
+    def _flat(self) -> Because:
         rule = factor_text(self.op, self.of)
         local = f" (its local factor is {rule})" if rule else ""
         grew = self._largest() if has(self.forward.name, Trait.NORMALIZES, Trait.SHARES) else ""
-        return Reason(f"{words.call(self.forward)} passes nothing on to {self.of.name}, whatever comes in{local}."
+        return Because(f"{words.call(self.forward)} passes nothing on to {self.of.name}, whatever comes in{local}."
                       f"{grew}", self._evidence())  # fmt: skip
 
 
@@ -431,18 +437,21 @@ def made_zero(look: Look, value: Value, mask: Mask | None = None) -> Reason:
     return zero_value(look, value, _inside, mask)
 
 
-def _inside(look: Look, value: Value) -> str:
-    """Return where, inside of a call that MLX runs by itself, a gradient became 0 that is its result."""
+def _inside(look: Look, value: Value) -> list[Said]:
+    """Return where, inside of a call that MLX runs by itself, a gradient became 0 that is its result; [] if it is
+    none."""
     inner = result_inside(value)
     if inner is None or inner.op is None or not look.can_see(inner):
-        return ""
+        return []
     blamed = blame(look, inner, cone_stats(look, inner))
     if not blamed:
-        return ""
+        return []
     first = blamed[0]
-    reason = reason_for(look, first.op, first.value, first.mask)
     where = words.spot(first.op.of or first.op)
-    return f"Inside of that call it became 0 at {words.title(first.op)}{f' ({where})' if where else ''}: {reason.text}"
+    at = f"{words.title(first.op)}{f' ({where})' if where else ''}"
+    return say(Claim("0: inside", lambda: became_zero(look, first), lambda: (
+        f"Inside of that call it became 0 at {at}: {reason_for(look, first.op, first.value, first.mask).text}"
+    )))  # fmt: skip
 
 
 _ROUNDING = {mx.float16: 4e-3, mx.bfloat16: 3e-2, mx.float64: 1e-14}

@@ -1,59 +1,126 @@
-"""Surprise: cross-entropy as a whole with its numbers, forwards and backwards: the share of the right answer, −ln of
-it, and shares − 1 at the right answer. Shown only where it comes to the numbers that MLX has."""
+"""Surprise: cross-entropy as a whole with its numbers, forwards and backwards: the shares, −ln of the share of the
+right answer, and shares less what is wanted. Shown only where it comes to the numbers that MLX has."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import mlx.core as mx
 
 from nnrepl.explain import words
+from nnrepl.explain.known import bind, entry_for
 from nnrepl.explain.look import Look
+from nnrepl.ops.numbers import factor, listed, number, unravel
 from nnrepl.tape import Op, Pass, Value
 
 _CLOSE = 1e-4
-_SHOWN = 6
+_COARSE = 2e-2
+_SHOWN = 4
 Called = Callable[[Value], str]
+Place = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class CrossEntropy:
-    """A cross-entropy with whole numbers as targets, over the last axis.
+    """A cross-entropy of `nn.losses`.
 
     Attributes:
-        logits: (..., classes).
-        targets: The right answers, (...).
-        loss: The loss of each row, (...), before any mean.
+        logits: The numbers before the softmax.
+        targets: The right answers: their places along `axis`, or a share for each class.
+        loss: The loss of each row, before weights and a mean.
+        axis: Along which axis of the logits the classes lie.
+        smoothing: What part of the wanted shares is spread over all classes.
     """
 
     logits: Value
     targets: Value
     loss: Value
+    axis: int
+    smoothing: float
 
-    def row(self, place: tuple[int, ...]) -> str:
-        """Return a row of the logits, `logits[1,:]`, after the name."""
-        return f"[{','.join([*map(str, place), ':'])}]"
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return self.logits.shape[self.axis]
+
+    @property
+    def by_place(self) -> bool:
+        """Whether the targets are places, and not shares."""
+        return self.targets.shape == self.loss.shape and self.targets.shape != self.logits.shape
+
+    @property
+    def text(self) -> str:
+        """Its rule, where the right answers are no places, or smoothed."""
+        wanted = "wanted" if self.smoothing else "targets"
+        return "" if self.by_place and not self.smoothing else (
+            f"−Σ {wanted} · ln(shares),  shares = exp(logits) / Σ exp(logits)")  # fmt: skip
+
+    def row(self, name: str, place: Place) -> str:
+        """Return a row of the logits, or of targets of their shape: `logits[1,:]`."""
+        steps = [*map(str, place)]
+        steps.insert(self.axis, ":")
+        return f"{name}[{','.join(steps)}]"
+
+    def take(self, array: mx.array, place: Place) -> mx.array:
+        """Return the numbers of a row, in float32."""
+        row = mx.moveaxis(array, self.axis, -1)
+        return (row[place] if place else row).astype(mx.float32)
 
 
 def find(ops: Iterable[Op]) -> CrossEntropy | None:
-    """Return the cross-entropy that the ops of a call make; None where they make another one (smoothed, weighted)."""
+    """Return the cross-entropy that the ops of a call make; None where they make something else."""
     own = list(ops)
     made = set(own)
     taken = [value for op in own for value in op.inputs if value.op not in made]
-    picks = [op for op in own if op.name == "take_along_axis"]
-    ends = [op for op in own if op.name == "subtract" and len(op.inputs) == 2 and op.inputs[0].op is not None
-            and op.inputs[0].op.name == "logsumexp"]  # fmt: skip
-    if len(picks) != 1 or len(ends) != 1:
+    floats = [value for value in taken if mx.issubdtype(value.dtype, mx.floating)]
+    fused = next((op for op in own if op.name == "fast.cross_entropy"), None)
+    if fused is not None:
+        given, places = fused.inputs[:2]
+        return _whole(given, places, fused.outputs[0], len(given.shape) - 1, 0.0)
+    total = next((op for op in own if op.name == "logsumexp"), None)
+    end = None if total is None else next(
+        (op for op in own if op.name == "subtract" and op.inputs[:1] == (total.outputs[0],)), None)  # fmt: skip
+    entry = None if total is None else entry_for(total)
+    if total is None or end is None or entry is None:
         return None
-    loss = ends[0].outputs[0]
-    logits = next((value for value in taken if mx.issubdtype(value.dtype, mx.floating)
-                   and value.shape[:-1] == loss.shape and value.shape), None)  # fmt: skip
-    targets = next((value for value in taken if mx.issubdtype(value.dtype, mx.integer) and value.shape == loss.shape),
-                   None)  # fmt: skip
-    if logits is None or targets is None or not loss.size or any(one.refusal for one in (logits, targets, loss)):
+    axis = bind(entry, total).get("axis")
+    shape = total.inputs[0].shape
+    logits = next((value for value in floats if value.shape == shape), None)
+    if not isinstance(axis, int) or logits is None:
         return None
-    return CrossEntropy(logits, targets, loss)
+    axis %= len(shape)
+    targets = _targets(own, taken, logits, end)
+    smoothing = _smoothing(own, end)
+    loss = end.outputs[0]
+    if smoothing:
+        loss = next((op.outputs[0] for op in own if op.name == "add" and loss in op.inputs), loss)
+    return None if targets is None else _whole(logits, targets, loss, axis, smoothing)
+
+
+def _whole(logits: Value, targets: Value, loss: Value, axis: int, smoothing: float) -> CrossEntropy | None:
+    if not loss.size or any(one.refusal for one in (logits, targets, loss)):
+        return None
+    return CrossEntropy(logits, targets, loss, axis, smoothing)
+
+
+def _targets(own: list[Op], taken: list[Value], logits: Value, end: Op) -> Value | None:
+    """Return the right answers: what picks from the logits, or is multiplied with them."""
+    shape = end.outputs[0].shape
+    if any(op.name == "take_along_axis" for op in own):
+        return next((v for v in taken if mx.issubdtype(v.dtype, mx.integer) and v.shape == shape), None)
+    return next((v for v in taken if v is not logits and v.shape == logits.shape), None)
+
+
+def _smoothing(own: list[Op], end: Op) -> float:
+    """Return the number by which the mean of the logits is multiplied."""
+    means = {value for op in own if op.name == "mean" for value in op.outputs}
+    turned = {value for op in own if op.name == "negative" and op.inputs[0] in means for value in op.outputs}
+    for op in own:
+        if op.name == "multiply" and op.inputs and op.inputs[0] in turned:
+            return next((float(given) for given in op.args if isinstance(given, float)), 0.0)
+    return 0.0
 
 
 def around(pass_: Pass | None, logits: Value) -> CrossEntropy | None:
@@ -67,84 +134,133 @@ def around(pass_: Pass | None, logits: Value) -> CrossEntropy | None:
     return next((one for one in found if one is not None and one.logits.canonical is logits.canonical), None)
 
 
-def forward(look: Look, whole: CrossEntropy, called: Called = words.name) -> list[str]:
-    """Return the row with the largest loss: the shares, and −ln of that of the right answer."""
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """The numbers of one row: its logits, their exponentials after the largest was taken out, shares, what is wanted,
+    the right answer (−1: there is no single one), the loss."""
+
+    row: list[float]
+    exponentials: list[float]
+    shares: list[float]
+    wanted: list[float]
+    target: int
+    loss: float
+
+
+def _numbers(look: Look, whole: CrossEntropy, place: Place) -> _Numbers | None:
+    """Return the numbers of a row; None where they do not give MLX's loss."""
     look.see([whole.logits, whole.targets, whole.loss])
-    at = int(look.numbers([mx.argmax(whole.loss.array)])[0])
-    place = _unravel(at, whole.loss.shape)
-    shares, target, loss = _numbers(look, whole, place)
-    right = look.numbers([mx.exp(-loss)])[0]
-    if target < 0 or target >= whole.logits.shape[-1] or not _same(shares[target], float(right)):
+    row = whole.take(whole.logits.array, place)
+    classes, target = whole.classes, -1
+    if whole.by_place:
+        at = whole.targets.array[place] if place else whole.targets.array
+        target = int(look.numbers([at])[0])
+        if not 0 <= target < classes:
+            return None
+        wanted = (mx.arange(classes) == target).astype(mx.float32)
+    else:
+        wanted = whole.take(whole.targets.array, place)
+    wanted = (1 - whole.smoothing) * wanted + whole.smoothing / classes
+    raised = mx.exp(row - mx.max(row))
+    loss = (whole.loss.array[place] if place else whole.loss.array).astype(mx.float32)
+    numbers = look.numbers([row, raised, mx.softmax(row), wanted, loss])
+    found = _Numbers(numbers[0], numbers[1], numbers[2], numbers[3], target, numbers[4])
+    terms = [-want * math.log(share) for want, share in zip(found.wanted, found.shares) if want and share > 0]
+    half = whole.logits.dtype in (mx.float16, mx.bfloat16)
+    return found if _same(sum(terms), found.loss, 1.0, _COARSE if half else _CLOSE) else None
+
+
+def largest(look: Look, whole: CrossEntropy) -> Place:
+    """Return the row with the largest loss."""
+    look.see([whole.loss])
+    return unravel(int(look.numbers([mx.argmax(whole.loss.array)])[0]), whole.loss.shape)
+
+
+def forward(look: Look, whole: CrossEntropy, place: Place, called: Called = words.name) -> list[str]:
+    """Return a row: its shares, and −ln of that of the right answer."""
+    found = _numbers(look, whole, place)
+    if found is None:
         return []
+    row = whole.row(called(whole.logits), place)
     answer = words.element(called(whole.targets), place)
-    return [
-        f"{_shares(whole, place, called)} = {_listed(shares, target)}",
-        f"{words.element(called(whole.loss), place)} = −ln(share of {answer} = {target}) = "
-        f"−ln({words.factor(shares[target])}) = {words.number(float(loss))}",
+    lines = [
+        f"{row} = {listed(found.row)}{f', the right answer: {answer} = {found.target}' if found.target >= 0 else ''}",
+        f"exp({row} − {number(max(found.row))}) = {listed(found.exponentials)}, together "
+        f"{number(sum(found.exponentials))}",
+        f"shares = softmax({row}) = {listed(found.shares)}",
     ]
+    left = words.element(called(whole.loss), place)
+    end = number(found.loss)
+    if found.target >= 0 and not whole.smoothing:
+        lines.append(f"{left} = −ln(share of {found.target}) = −ln({factor(found.shares[found.target])}) = {end}")
+        return lines
+    wanted = whole.row(called(whole.targets), place)
+    if whole.smoothing:
+        wanted = "wanted"
+        lines.append(f"wanted = the right shares, {number(whole.smoothing)} of them spread evenly = "
+                     f"{listed(found.wanted)}")  # fmt: skip
+    else:
+        lines.append(f"{wanted} = {listed(found.wanted)}")
+    lines.append(f"{left} = −Σ {wanted} · ln(shares)")
+    if whole.classes <= _SHOWN and all(found.shares):
+        terms = [f"{factor(want)}·ln({number(share)})" for want, share in zip(found.wanted, found.shares)]
+        lines.append(f"= −({' + '.join(terms)})")
+    lines.append(f"= {end}")
+    return lines
 
 
 def backward(
-    look: Look,
-    whole: CrossEntropy,
-    gradient: Value,
-    arrives: Value,
-    place: tuple[int, ...],
-    called: Called = words.name,
+    look: Look, whole: CrossEntropy, gradient: Value, arrives: Value, place: Place, called: Called = words.name
 ) -> list[str]:
-    """One element of the gradient of the logits: its share, less 1 at the right answer, times what arrives."""
-    look.see([gradient, arrives, whole.logits, whole.targets, whole.loss])
+    """One element of the gradient of the logits: its share, less what is wanted, times what arrives."""
     if arrives.shape != whole.loss.shape or gradient.shape != whole.logits.shape:
         return []
-    *row, column = place
-    shares, target, _ = _numbers(look, whole, tuple(row))
-    came, have = look.numbers([_at(arrives.array, tuple(row)), _at(gradient.array, place)])
-    off = 1.0 if column == target else 0.0
-    if not _same((shares[column] - off) * came, have, abs(came)):
+    look.see([gradient, arrives])
+    column = place[whole.axis]
+    row = (*place[: whole.axis], *place[whole.axis + 1 :])
+    found = _numbers(look, whole, row)
+    if found is None:
         return []
-    answer = words.element(called(whole.targets), tuple(row))
-    left = words.element(called(gradient), place)
-    times = words.element(called(arrives), tuple(row))
-    is_it = "is the right answer" if off else "is not the right answer"
-    less = " − 1" if off else ""
-    plugged = f"({words.number(shares[column])} − 1)" if off else words.factor(shares[column])
-    return [
-        f"{_shares(whole, tuple(row), called)} = {_listed(shares, column)}",
-        f"{left} = {'(' if off else ''}share of {column}{less}{')' if off else ''} · {times}, because {answer} = "
-        f"{target}: {column} {is_it}",
-        f"= {plugged} · {words.factor(came)}",
-        f"= {words.number(have)}",
-    ]
+    came, have = look.numbers([arrives.array[row] if row else arrives.array, gradient.array[place]])
+    share, want = found.shares[column], found.wanted[column]
+    half = whole.logits.dtype in (mx.float16, mx.bfloat16)
+    if not _same((share - want) * came, have, abs(came), _COARSE if half else _CLOSE):
+        return []
+    left = f"{words.element(called(gradient), place)} = "
+    times, end = words.element(called(arrives), row), f"= {number(have)}"
+    shares = f"shares = softmax({whole.row(called(whole.logits), row)}) = {_around(found.shares, column)}"
+    if found.target < 0 or whole.smoothing:
+        wanted = words.element(called(whole.targets), place) if found.target < 0 else f"wanted[{column}]"
+        said = f"(share of {column} − {wanted}) · {times}"
+        return [shares, left + said, f"= ({number(share)} − {factor(want)}) · {factor(came)}", end]
+    answer = words.element(called(whole.targets), row)
+    if column != found.target:
+        said = f"share of {column} · {times}, because {answer} = {found.target}: {column} is not the right answer"
+        return [shares, left + said, f"= {number(share)} · {factor(came)}", end]
+    said = f"(share of {column} − 1) · {times}, because {answer} = {found.target}: {column} is the right answer"
+    return [shares, left + said, f"= ({number(share)} − 1) · {factor(came)}", end]
 
 
-def _shares(whole: CrossEntropy, place: tuple[int, ...], called: Called) -> str:
-    return f"shares = softmax({called(whole.logits)}{whole.row(place)})"
+def whole_backward(look: Look, whole: CrossEntropy, row: Place, called: Called = words.name) -> list[str]:
+    """Return the gradient of the logits at the right answer of a row (the first class, where there is no single one);
+    nothing where none has been taken."""
+    grads = [] if whole.loss.op is None else whole.loss.op.tape.passes
+    pairs = [(pass_.grads.get(whole.logits.canonical), pass_.grads.get(whole.loss.canonical)) for pass_ in grads]
+    last = next((pair for pair in reversed(pairs) if pair[0] and pair[1]), None)
+    found = _numbers(look, whole, row)
+    if last is None or not last[0] or not last[1] or found is None:
+        return []
+    column = max(found.target, 0)
+    place = (*row[: whole.axis], column, *row[whole.axis :])
+    return backward(look, whole, last[0][-1], last[1][-1], place, called)[1:]
 
 
-def _numbers(look: Look, whole: CrossEntropy, place: tuple[int, ...]) -> tuple[list[float], int, mx.array]:
-    row = _at(whole.logits.array, place).astype(mx.float32)
-    shares, target = look.numbers([mx.softmax(row), _at(whole.targets.array, place)])
-    return shares, int(target), _at(whole.loss.array, place).astype(mx.float32)
-
-
-def _at(array: mx.array, place: tuple[int, ...]) -> mx.array:
-    return array[place] if place else array
-
-
-def _listed(shares: list[float], at: int) -> str:
+def _around(shares: list[float], at: int) -> str:
     """Return the shares of a row; of a long one the one that counts."""
-    if len(shares) <= _SHOWN:
-        return f"[{' '.join(words.number(share) for share in shares)}]"
-    return f"[… {words.number(shares[at])} at {at} …], {len(shares)} in all"
+    if len(shares) <= 6:
+        return listed(shares)
+    return f"[… {number(shares[at])} at {at} …], {len(shares)} in all"
 
 
-def _same(a: float, b: float, size: float = 1.0) -> bool:
-    return abs(a - b) <= _CLOSE * max(abs(a), abs(b)) + 1e-6 * size
-
-
-def _unravel(at: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    index: list[int] = []
-    for extent in reversed(shape):
-        at, step = divmod(at, extent)
-        index.append(step)
-    return tuple(reversed(index))
+def _same(a: float, b: float, size: float, close: float) -> bool:
+    return abs(a - b) <= close * max(abs(a), abs(b)) + 0.01 * close * size

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from nnrepl.explain.answer import Evidence
 from nnrepl.tape import Op, Value
+from nnrepl.tape.claims import UNPROVED, Claim, Said, first_worded
 
 
 @dataclass(slots=True)
-class Reason:
-    """Why, in a sentence or two, and what shows it.
+class Because:
+    """What is claimed about a zero, in a sentence or two, and what shows it.
 
     Attributes:
         text: The sentences.
@@ -25,3 +27,42 @@ class Reason:
     op: Op | None = None
     start: Value | None = None
     cancels: bool = False
+
+
+@dataclass(slots=True)
+class Reason:
+    """What holds of that: the same, after its check.
+
+    Attributes:
+        text: The sentences.
+        because: What was claimed.
+    """
+
+    text: Said
+    because: Because
+
+    @property
+    def evidence(self) -> list[Evidence]:
+        """The tensors that show it."""
+        return self.because.evidence
+
+    @property
+    def op(self) -> Op | None:
+        """The op in which it began, where that is another one than what was asked about."""
+        return self.because.op
+
+    @property
+    def start(self) -> Value | None:
+        """The tensor with whose zeros it begins."""
+        return self.because.start
+
+    @property
+    def cancels(self) -> bool:
+        """Whether it is a sum whose terms cancel."""
+        return self.because.cancels
+
+
+def reasoned(claims: Iterable[Claim[Because]]) -> Reason:
+    """Return what the first claim that holds says."""
+    found = first_worded(claims)
+    return Reason(UNPROVED, Because(UNPROVED)) if found is None else Reason(*found)

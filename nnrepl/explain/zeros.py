@@ -8,15 +8,15 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Evidence
-from nnrepl.explain.known import entry_for
 from nnrepl.explain.links import shown as in_short
 from nnrepl.explain.look import Look
 from nnrepl.explain.regions import Mask, backwards, is_zero_on, moves, places
 from nnrepl.explain.sameness import same_since
-from nnrepl.explain.zero_reasons import Reason
+from nnrepl.explain.zero_reasons import Because, Reason, reasoned
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import filler, is_inexact
 from nnrepl.tape import Leaf, Op, Value
+from nnrepl.tape.claims import Claim, Said, say_first
 
 
 def shown(look: Look, values: list[Value]) -> list[Evidence]:
@@ -24,8 +24,8 @@ def shown(look: Look, values: list[Value]) -> list[Evidence]:
     return [Evidence(words.address(value), in_short(look, value)) for value in dict.fromkeys(values)]
 
 
-Inside = Callable[[Look, Value], str]
-"""Says where, inside of a call that MLX runs by itself, a gradient became 0 that is its result; "" if it is none. It
+Inside = Callable[[Look, Value], list[Said]]
+"""Says where, inside of a call that MLX runs by itself, a gradient became 0 that is its result; [] if it is none. It
 walks that gradient, which may end at another tensor that is 0: hence it is handed in, and stands a floor higher."""
 
 
@@ -44,23 +44,36 @@ def zero_value(look: Look, value: Value, inside: Inside, mask: Mask | None = Non
             break
         value, mask = before
     assert value.op is not None
-    floats = [taken for taken in dict.fromkeys(value.op.inputs) if is_inexact(taken)]
-    return Reason(_made_zero(look, value.op, value, inside, mask), shown(look, [*floats, value]), value.op,
-                  value if has(value.op.name, Trait.ZEROS) else None)  # fmt: skip
+    return reasoned(_made_zero(look, value.op, value, inside, mask))
+
+
+def _is_zero(look: Look, value: Value, mask: Mask | None) -> bool:
+    """Look at the numbers themselves whether they are 0, where they count."""
+    if not value.size:
+        return False
+    return is_zero_on(look, value, mask) if mask is not None else not look.numbers([mx.any(look.array(value) != 0)])[0]
 
 
 def _came_in(look: Look, value: Value, mask: Mask | None) -> Reason:
     made = _since(look, value)
-    if made is not None:
-        return Reason(f"{value.name} is 0 since {made.label} {words.call(made)} ({words.spot(made)}).",
-                      shown(look, [value]))  # fmt: skip
-    kind = "a parameter that is 0" if isinstance(value, Leaf) and value.kind == "parameter" else "0 as it came in"
+    is_own = isinstance(value, Leaf) and value.kind == "parameter"
     where = f" at the {places(look, mask)} places that count" if mask is not None else ""
-    return Reason(
-        f"{value.name} is {kind}{where}.",
-        shown(look, [value]),
-        start=value if kind == "a parameter that is 0" else None,
-    )
+
+    def is_zero() -> bool:
+        return _is_zero(look, value, mask)
+
+    def since() -> Because:
+        assert made is not None
+        return Because(f"{value.name} is 0 since {made.label} {words.call(made)} ({words.spot(made)}).",
+                       shown(look, [value]))  # fmt: skip
+
+    return reasoned([
+        Claim("0: since", lambda: made is not None and is_zero(), since),
+        Claim("0: parameter", lambda: is_own and is_zero(), lambda: Because(
+            f"{value.name} is a parameter that is 0{where}.", shown(look, [value]), start=value)),
+        Claim("0: came in", is_zero, lambda: Because(
+            f"{value.name} is 0 as it came in{where}.", shown(look, [value]))),
+    ])  # fmt: skip
 
 
 def _since(look: Look, value: Value) -> Op | None:
@@ -152,63 +165,91 @@ def _began_as_zeros(look: Look, value: Value, deep: int) -> bool:
     return True
 
 
-def _made_zero(look: Look, op: Op, value: Value, inside: Inside, mask: Mask | None) -> str:
+def _made_zero(look: Look, op: Op, value: Value, inside: Inside, mask: Mask | None) -> Iterator[Claim[Because]]:
+    """Yield what may be said of an op that makes zeros, the most telling first."""
     where = words.spot(op)
     at = f" ({op.label}, {where})" if where else f" ({op.label})"
-    if mask is not None:
-        return f"{value.name} = {words.call(op)} is 0 at the {places(look, mask)} places that count{at}."
-    entry = entry_for(op)
-    if op.name == "maximum" and entry is not None:
-        other = next((arg for arg in op.args if not isinstance(arg, Value)), 0)
-        taken = next((arg for arg in op.args if isinstance(arg, Value)), value)
-        units, rows = units_of(value.array)
-        every = f" in every row of the batch ({rows})" if rows > 1 else ""
-        if other == 0:
-            return (
-                f"{value.name} = {words.call(op)} is 0 everywhere{at}: {taken.name} ≤ {words.operand(other)} in "
-                f"{units} of {units} units{every}."
-            )
-    if has(op.name, Trait.ZEROS):
-        return f"{value.name} was made as zeros{at}."
-    if op.operation.kind == "data" or op.name == "array":
-        return f"{value.name} is 0 as the program gave it{at}."
-    said = f"{value.name} = {words.call(op)} gives 0 everywhere{at}."
-    equal = op.inputs[0] if has(op.name, Trait.DIFFERENCE) and op.inputs else None
-    same = same_since(look, equal) if equal is not None else ""
-    more = _too_small(look, op, value) or _operands(look, op) or same or inside(look, value)
-    return f"{said} {more}".rstrip()
+    made = f"{value.name} = {words.call(op)}"
+    floats = [taken for taken in dict.fromkeys(op.inputs) if is_inexact(taken)]
+    below = _below(look, op, value)
+
+    def because(text: str) -> Because:
+        is_start = has(op.name, Trait.ZEROS)
+        return Because(text, shown(look, [*floats, value]), op, value if is_start else None)
+
+    def is_zero() -> bool:
+        return _is_zero(look, value, mask)
+
+    yield Claim("0: at places", lambda: mask is not None and is_zero(), lambda: because(
+        f"{made} is 0 at the {places(look, mask)} places that count{at}."))  # fmt: skip
+    yield Claim("0: below", lambda: bool(below) and is_zero(), lambda: because(f"{made} is 0 everywhere{at}: {below}."))
+    yield Claim("0: made as zeros", lambda: has(op.name, Trait.ZEROS) and is_zero(), lambda: because(
+        f"{value.name} was made as zeros{at}."))  # fmt: skip
+    is_data = op.operation.kind == "data" or op.name == "array"
+    yield Claim("0: given", lambda: is_data and is_zero(), lambda: because(
+        f"{value.name} is 0 as the program gave it{at}."))  # fmt: skip
+    yield Claim("0: gives 0", is_zero, lambda: because(
+        " ".join([f"{made} gives 0 everywhere{at}.", *_more(look, op, value, inside)])))  # fmt: skip
 
 
-def _too_small(look: Look, op: Op, value: Value) -> str:
-    """Say that a product is 0 only because half precision has no number so small."""
-    if value.dtype not in (mx.float16, mx.bfloat16) or op.operation.kind != "op" or has(op.name, Trait.CONVERTS):
+def _below(look: Look, op: Op, value: Value) -> str:
+    """Say of a ReLU that nothing that goes in is above 0, in the numbers themselves; "" where that is not so."""
+    given = [arg for arg in op.args if isinstance(arg, Value)]
+    limit = next((arg for arg in op.args if not isinstance(arg, Value)), None)
+    if op.name != "maximum" or len(given) != 1 or limit != 0 or not given[0].size:
         return ""
+    if look.numbers([mx.any(look.array(given[0]) > 0)])[0]:
+        return ""
+    units, rows = units_of(value.array)
+    every = f" in every row of the batch ({rows})" if rows > 1 else ""
+    return f"{given[0].name} ≤ {words.operand(limit)} in {units} of {units} units{every}"
+
+
+def _more(look: Look, op: Op, value: Value, inside: Inside) -> list[Said]:
+    """Return why an op gives 0 of numbers that are not all 0, where that can be told: a sentence at most."""
+    equal = op.inputs[0] if has(op.name, Trait.DIFFERENCE) and op.inputs else None
+    return (
+        say_first([*_too_small(look, op, value), *_operands(look, op)])
+        or (same_since(look, equal) if equal is not None else [])
+        or inside(look, value)
+    )
+
+
+def _too_small(look: Look, op: Op, value: Value) -> Iterator[Claim[str]]:
+    """Claim that a product is 0 only because half precision has no number so small."""
+    if value.dtype not in (mx.float16, mx.bfloat16) or op.operation.kind != "op" or has(op.name, Trait.CONVERTS):
+        return
     look.see(op.inputs)
     wide = op.compute(lambda taken: taken.array.astype(mx.float32) if is_inexact(taken) else taken.array)
     peak = look.numbers([mx.max(mx.abs(wide[value.slot].astype(mx.float32)))])[0]
-    if not peak > 0:
-        return ""
-    return f"In float32 its largest number would be {words.number(peak)}, too small for {words.dtype(value.dtype)}."
+    yield Claim("0: half precision", lambda: peak > 0, lambda: (
+        f"In float32 its largest number would be {words.number(peak)}, too small for {words.dtype(value.dtype)}."
+    ))  # fmt: skip
 
 
-def _operands(look: Look, op: Op) -> str:
-    """Return what the operands are of an op that gives 0 of numbers that are not: in `1 - x` x is 1 everywhere, in
-    `where(c, x, 0)` c is false everywhere."""
+def _operands(look: Look, op: Op) -> Iterator[Claim[str]]:
+    """Yield what may be claimed of the operands of an op that gives 0 of numbers that are not: in `1 - x` x is 1
+    everywhere, in `where(c, x, 0)` c is false everywhere."""
     taken = [one for one in dict.fromkeys(op.inputs) if one.op is not None and one.size]
-    if op.name == "where" and op.inputs and not is_inexact(op.inputs[0]):
+    if op.name == "where" and op.inputs and op.inputs[0].size and not is_inexact(op.inputs[0]):
         condition = op.inputs[0]
         some, every = look.numbers([mx.any(look.array(condition)), mx.all(look.array(condition))])
-        return f"{_told(condition)} is {'true' if every else 'false'} everywhere." if some == every else ""
-    if has(op.name, Trait.NORMALIZES) and taken:
+        yield Claim("0: one side", lambda: some == every, lambda: (
+            f"{_told(condition)} is {'true' if every else 'false'} everywhere."))  # fmt: skip
+    elif has(op.name, Trait.NORMALIZES) and taken:
         rows = look.array(taken[0])
-        same = look.numbers([mx.all(mx.max(rows, axis=-1) - mx.min(rows, axis=-1) <= 1e-6 * mx.max(mx.abs(rows)))])[0]
-        return f"{_told(taken[0])} is the same number all along each row." if same else ""
-    if op.name == "divide" and len(op.inputs) == 2 and (look.stat(op.inputs[1]).infs == op.inputs[1].size):
-        return f"{_told(op.inputs[1])} is infinite."
-    if op.name not in ("subtract", "add") or len(taken) != 1:
-        return ""
-    low, high = look.numbers([mx.min(look.array(taken[0])), mx.max(look.array(taken[0]))])
-    return f"{_told(taken[0])} is {words.number(low)} everywhere." if low == high else ""
+        same = mx.max(rows, axis=-1) - mx.min(rows, axis=-1) <= 1e-6 * mx.max(mx.abs(rows))
+        yield Claim("0: same along rows", lambda: bool(look.numbers([mx.all(same)])[0]), lambda: (
+            f"{_told(taken[0])} is the same number all along each row."))  # fmt: skip
+    elif op.name == "divide" and len(op.inputs) == 2 and op.inputs[1].size:
+        divisor = op.inputs[1]
+        yield Claim("0: infinite divisor", lambda: look.stat(divisor).infs == divisor.size, lambda: (
+            f"{_told(divisor)} is infinite{' everywhere' if divisor.size > 1 else ''}."))  # fmt: skip
+    elif op.name in ("subtract", "add") and len(taken) == 1:
+        low, high = look.numbers([mx.min(look.array(taken[0])), mx.max(look.array(taken[0]))])
+        everywhere = " everywhere" if taken[0].size > 1 else ""
+        yield Claim("0: one number", lambda: low == high, lambda: (
+            f"{_told(taken[0])} is {words.number(low)}{everywhere}."))  # fmt: skip
 
 
 def _told(value: Value) -> str:

@@ -18,6 +18,7 @@ from nnrepl.ops import (  # noqa: F401
     losses,
     norms,
     order,
+    poles,
     products,
     quantized,
     reductions,

@@ -7,15 +7,16 @@ Su et al. 2021 (RoPE).
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 import mlx.core as mx
 
 from nnrepl.ops.bilinear import product_of, sum_of
-from nnrepl.ops.case import MOST, Case, Index, Line, Operand
-from nnrepl.ops.entry import Slope, backwards, formula, forwards
+from nnrepl.ops.case import MOST, Case, Index, Line, Operand, epsilon_of, holds
+from nnrepl.ops.entry import Slope, backwards, formula, forwards, said
 from nnrepl.ops.expression import Node, quantity
-from nnrepl.ops.numbers import element, number
+from nnrepl.ops.numbers import element, listed, number
 from nnrepl.ops.traits import Trait
 
 
@@ -78,7 +79,7 @@ def _rope(
 formula(
     "fast.rope", "pairs (a, b) of {x} turned by θ:  (a·cos θ − b·sin θ, a·sin θ + b·cos θ)",
     "Turns pairs of numbers by an angle θ = position · scale / base^(2k/dims) that grows with the position, so that "
-    "attention can tell how far apart two positions are. The gradient is turned back by the same angle.",
+    "attention can tell how far apart two positions are. Backwards: the gradient is turned back by the same angle.",
     slopes={"x": Slope("{g}, turned back by −θ", _slope_of(_rope, 0))}, source="Su et al. 2021, RoFormer",
 )(_rope)  # fmt: skip
 
@@ -167,7 +168,8 @@ def _attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Any
 formula(
     "fast.scaled_dot_product_attention", "softmax({scale} · {q} @ {k}ᵀ, masked) @ {v}",
     "Each position asks (q) all positions (k) how much they matter, turns the answers into shares p that add up to 1, "
-    "and takes the average of what they say (v) by these shares.",
+    "and takes the average of what they say (v) by these shares. Backwards: gP is how the loss changes with a share p, "
+    "gS how it changes with a score; as in softmax, a share counts as far as it beats the average.",
     slopes={"q": Slope("{scale} · gS @ {k},  gS = p · (gP − Σ gP · p),  gP = {g} @ {v}ᵀ", _slope_of(_attention, 0)),
             "k": Slope("{scale} · gSᵀ @ {q},  gS = p · (gP − Σ gP · p),  gP = {g} @ {v}ᵀ", _slope_of(_attention, 1)),
             "v": Slope("pᵀ @ {g}", _slope_of(_attention, 2)),
@@ -176,6 +178,11 @@ formula(
     traits=(Trait.ATTENDS, Trait.SHARES, Trait.SATURATES, Trait.SWALLOWS),
     source="Vaswani et al. 2017, Attention Is All You Need",
 )(_attention)  # fmt: skip
+said(
+    "fast.scaled_dot_product_attention",
+    v="Backwards: what a position says (v) gets the gradient of each position that listened, by the share p that it "
+    "gave.",
+)
 
 
 def _array(given: Any) -> Any:
@@ -213,15 +220,36 @@ def _shares(case: Case, batch: int, head: int) -> mx.array:
     return mx.softmax(scores, axis=-1)
 
 
-def _list(numbers: list[float]) -> str:
-    shown = " ".join(number(one) for one in numbers[:6])
-    return f"[{shown}{f' … {len(numbers) - 6} more' if len(numbers) > 6 else ''}]"
-
-
 def _rough(case: Case, value: float, size: float = 1.0) -> float:
     """How far an intermediate number of the op may be off: it is computed here in float32, there in its own dtype."""
     coarse = {mx.float16: 4e-3, mx.bfloat16: 3e-2}.get(case.operand("q").dtype, 4e-6)
     return coarse * (abs(value) + 0.1 * size)
+
+
+def _asked(case: Case, batch: int, head: int, i: str, j: str) -> str:
+    """How a score is made, in symbols: `0.5 · q[0,1,2,:]·k[0,1,j,:]`, with what the mask does to it."""
+    q, k, mask = case.operand("q"), case.operand("k"), case.bound["mask"]
+    own = head // (q.shape[1] // k.shape[1])
+    asked = f"{number(float(case.bound['scale']))} · {q.name}[{batch},{head},{i},:]·{k.name}[{batch},{own},{j},:]"
+    if mask is None:
+        return asked
+    adds = isinstance(mask, Operand) and mask.dtype != mx.bool_
+    return f"{asked} + {mask.name}" if adds else f"{asked}, −∞ where masked"
+
+
+def _one_score(case: Case, batch: int, head: int, i: int, j: int, score: float) -> list[str]:
+    """Return how one score comes about, number by number; nothing where the mask has changed it."""
+    q, k = case.operand("q"), case.operand("k")
+    own = head // (q.shape[1] // k.shape[1])
+    places = [((batch, head, i, at), (batch, own, j, at)) for at in range(q.shape[-1])]
+    q.want([place for place, _ in places])
+    k.want([place for _, place in places])
+    terms = [product_of(q.node(left), k.node(right)) for left, right in places]
+    scale = Node("number", text=number(float(case.bound["scale"])), value=float(case.bound["scale"]))
+    node = product_of(scale, Node("series", tuple(terms), "Σ"))
+    if not holds(node, score, epsilon_of(q.dtype, k.dtype), mx.float32):
+        return []
+    return [f"s[{i},{j}] = {node.plugged()} = {number(score)}"]
 
 
 @forwards("fast.scaled_dot_product_attention")
@@ -236,15 +264,15 @@ def _attention_forward(case: Case, slot: int, index: Index) -> Line | None:
     places = [(batch, own, j, d) for j in range(k.shape[-2])]
     v.want(places)
     terms = [
-        product_of(quantity(element("p", (j,)), p, _rough(case, p)), v.node(place))
+        product_of(quantity(element("p", (i, j)), p, _rough(case, p)), v.node(place))
         for j, (p, place) in enumerate(zip(shares, places))
     ]
-    asked = f"{q.name}[{batch},{head},{i},:]·{k.name}[{batch},{own},j,:]"
-    masked = "" if case.bound["mask"] is None else ", masked"
-    sinks = "" if case.bound["sinks"] is None else " with the sink"
+    sinks = "" if case.bound["sinks"] is None else ", with the sink among them"
+    most = max(range(len(shares)), key=lambda j: shares[j] if shares[j] == shares[j] else -1)
     before = (
-        f"scores of position {i}: s[j] = {number(float(case.bound['scale']))} · {asked}{masked} = {_list(scores)}",
-        f"shares: p = softmax(s){sinks} = {_list(shares)}",
+        f"s[{i},j] = {_asked(case, batch, head, str(i), 'j')} = {listed(scores)}, the scores of position {i}",
+        *_one_score(case, batch, head, i, most, scores[most]),
+        f"p[{i},:] = softmax(s[{i},:]) = exp(s − max s) / Σ exp(s − max s){sinks} = {listed(shares)}, its shares",
     )
     return Line(element(case.y[0].name, index), sum_of(terms), before)
 
@@ -252,7 +280,7 @@ def _attention_forward(case: Case, slot: int, index: Index) -> Line | None:
 @backwards("fast.scaled_dot_product_attention")
 def _attention_backward(case: Case, symbol: str, left: str, index: Index) -> Line | None:
     q, k, given = case.operand("q"), case.operand("k"), case.g[0]
-    if given is None or symbol not in ("q", "k", "v") or case.bound["sinks"] is not None:
+    if given is None or symbol not in ("q", "k", "v"):
         return None
     group = q.shape[1] // k.shape[1]
     batch, head = index[:2]
@@ -261,46 +289,62 @@ def _attention_backward(case: Case, symbol: str, left: str, index: Index) -> Lin
         return None
     if symbol == "v":
         return _values_backward(case, left, index, heads)
+    asks = symbol == "q"
+    other, own = (k if asks else q), index[2]
     terms: list[Node] = []
     before: list[str] = []
     for one in heads:
-        signals = _signals(case, batch, one)
-        if symbol == "q":
-            numbers: Any = signals[index[2]].tolist()
-            before.append(
-                f"gS: what reaches the scores of position {index[2]}, p · (gP − Σ gP · p) with gP = "
-                f"{given.name}·{case.operand('v').name} = {_list(numbers)}"
-            )
-            partners = [(batch, one // group, j, index[3]) for j in range(k.shape[-2])]
-            other = k
-            names = [element("gS", (index[2], j)) for j in range(k.shape[-2])]
-        else:
-            numbers = signals[:, index[2]].tolist()
-            partners = [(batch, one, i, index[3]) for i in range(q.shape[-2])]
-            other = q
-            names = [element("gS", (i, index[2])) for i in range(q.shape[-2])]
-            before.append(
-                f"gS: what reaches the scores that ask position {index[2]}"
-                f"{f' in head {one}' if len(heads) > 1 else ''} = {_list(numbers)}"
-            )
-        other.want(partners)
+        within = f"{one}," if len(heads) > 1 else ""
+        shares, through, average, signals = _signals(case, batch, one)
+        numbers: Any = (signals[own] if asks else signals[:, own]).tolist()
+        before += _how_signals(case, batch, one, own, asks, within, (shares, through, average, signals))
+        places = [(batch, one // group if asks else one, at, index[3]) for at in range(other.shape[-2])]
+        other.want(places)
         size = max((abs(x) for x in numbers), default=0.0)
-        terms.extend(
-            product_of(quantity(name, x, _rough(case, x, size)), other.node(place))
-            for name, x, place in zip(names, numbers, partners)
-        )
+        for at, (x, place) in enumerate(zip(numbers, places)):
+            name = f"gS[{within}{own},{at}]" if asks else f"gS[{within}{at},{own}]"
+            terms.append(product_of(quantity(name, x, _rough(case, x, size)), other.node(place)))
     scale = quantity("scale", float(case.bound["scale"]))
     return Line(left, product_of(scale, Node("series", tuple(terms), "Σ")), tuple(before))
 
 
-def _signals(case: Case, batch: int, head: int) -> mx.array:
-    """Return the gradient of the scores of one head, in float32: (queries, keys)."""
+Signals = tuple[mx.array, mx.array, mx.array, mx.array]
+
+
+def _signals(case: Case, batch: int, head: int) -> Signals:
+    """Return, of one head and in float32, its shares, what reaches these, the average of that for each query, and what
+    reaches the scores: (queries, keys), of the average (queries,)."""
     given, v = case.g[0], case.operand("v")
     assert given is not None
     group = case.operand("q").shape[1] // v.shape[1]
     p = _shares(case, batch, head)
     through = given.array[batch, head].astype(mx.float32) @ v.array[batch, head // group].astype(mx.float32).T
-    return p * (through - mx.sum(through * p, axis=-1, keepdims=True))
+    average = mx.sum(through * p, axis=-1)
+    return p, through, average, p * (through - average[:, None])
+
+
+def _how_signals(
+    case: Case, batch: int, head: int, own: int, asks: bool, within: str, signals: Signals
+) -> Iterator[str]:
+    """Yield what reaches the scores of one query (`asks`), or those of all queries with one key, step by step."""
+    given, v = case.g[0], case.operand("v")
+    assert given is not None
+    group = case.operand("q").shape[1] // v.shape[1]
+    shares, through, average, scores = signals
+    i, j = (str(own), "j") if asks else ("i", str(own))
+    at = f"{within}{i},{j}"
+
+    def row(array: mx.array) -> str:
+        return listed(cast("list[float]", (array[own] if asks else array[:, own]).tolist()))
+
+    whose = f"the shares that position {own} gave" if asks else f"the share that position i gave to position {own}"
+    yield f"p[{at}] = {row(shares)}, {whose}"
+    yield f"gP[{at}] = {given.name}[{batch},{head},{i},:]·{v.name}[{batch},{head // group},{j},:] = {row(through)}"
+    if asks:
+        yield f"avg = Σ gP[{within}{own},:] · p[{within}{own},:] = {number(cast('float', average[own].item()))}"
+    else:
+        yield f"avg[{within}i] = Σ gP[{within}i,:] · p[{within}i,:] = {listed(cast('list[float]', average.tolist()))}"
+    yield f"gS[{at}] = p[{at}] · (gP[{at}] − avg{'' if asks else f'[{within}i]'}) = {row(scores)}"
 
 
 def _values_backward(case: Case, left: str, index: Index, heads: list[int]) -> Line:
@@ -309,11 +353,15 @@ def _values_backward(case: Case, left: str, index: Index, heads: list[int]) -> L
     given = case.g[0]
     assert given is not None
     terms: list[Node] = []
+    before: list[str] = []
     for head in heads:
+        within = f"{head}," if len(heads) > 1 else ""
         shares: Any = _shares(case, batch, head)[:, j].tolist()
         places = [(batch, head, i, d) for i in range(given.shape[-2])]
         given.want(places)
-        for i, (p, at) in enumerate(zip(shares, places)):
-            name = element("p", (head, i, j) if len(heads) > 1 else (i, j))
-            terms.append(product_of(quantity(name, p, _rough(case, p)), given.node(at)))
-    return Line(left, sum_of(terms), (f"p[i,{j}]: the share that position i gave to position {j}",))
+        before.append(f"p[{within}i,{j}] = {listed(shares)}, the share that position i gave to position {j}")
+        terms.extend(
+            product_of(quantity(f"p[{within}{i},{j}]", p, _rough(case, p)), given.node(at))
+            for i, (p, at) in enumerate(zip(shares, places))
+        )
+    return Line(left, sum_of(terms), tuple(before))

@@ -235,8 +235,10 @@ def shortened(node: Node, most: int) -> Node:
         if part.kind != "series" or part.text != "Σ" or len(part.parts) <= most + 1:
             return None
         terms = part.parts
-        kept = largest([term.at(0.0).value for term in terms], most)
-        more = Node("number", text=f"{len(terms) - len(kept)} more", value=0)
+        values = [term.at(0.0).value for term in terms]
+        kept = largest(values, most)
+        rest = sum(values[at] for at in {*range(len(terms))} - {*kept})
+        more = Node("number", text=f"({len(terms) - len(kept)} more: {number(rest)})", value=rest)
         return Node("series", (*(terms[at].mapped(change) for at in kept), more), "Σ")
 
     return node.mapped(change)

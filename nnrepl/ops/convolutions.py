@@ -13,7 +13,7 @@ from nnrepl.ops.traits import Trait
 _WORDS = (
     "A small window slides over the input. At each place the numbers under it are multiplied by the window's "
     "weights and "
-    "added up. A weight's gradient is the sum over all places where the window lay."
+    "added up. Backwards: a weight's gradient is the sum over all places where the window lay."
 )
 
 

@@ -26,23 +26,25 @@ def _one(name: str, text: str, slope: str, words: str, **more: Any) -> None:
     pointwise(name, text, {"a": slope}, words, **more)
 
 
-_two("add", "a + b", "g", "g", "Adds. A sum hands the gradient on unchanged to both sides.",
+_two("add", "a + b", "g", "g", "Adds. Backwards: a sum hands the gradient on unchanged to both sides.",
      traits=(Trait.ADDS,))  # fmt: skip
 _two("subtract", "a − b", "g", "−g",
-     "Subtracts. The left side gets the gradient as it is, the right side with the opposite sign.",
+     "Subtracts. Backwards: the left side gets the gradient as it is, the right side with the opposite sign.",
      traits=(Trait.ADDS, Trait.DIFFERENCE))  # fmt: skip
 _two("multiply", "a · b", "g · b", "g · a",
-     "Multiplies. Each factor's gradient is the gradient times the other factor.")  # fmt: skip
+     "Multiplies. Backwards: each factor's gradient is what arrives times the other factor.")  # fmt: skip
 _two("divide", "a / b", "g / b", "−g · a / b²", "Divides.", valid="b ≠ 0",
      forward=lambda a, b: a * mx.reciprocal(mx.array(b)) if isinstance(b, int) and b == 0 else a / b)  # fmt: skip
 _two("power", "a^b", "g · b · a^(b − 1)", "0 if y = 0 else g · ln(a) · y",
-     "Raises to a power. The exponent comes down as a factor, and the power falls by one.",
+     "Raises to a power. Backwards: the exponent comes down as a factor, and the power falls by one.",
      valid="a ≥ 0 unless b is whole, a ≠ 0 if b < 0")  # fmt: skip
 _two("maximum", "max(a, b)", "g · [a > b]", "g · [a ≤ b]",
-     "The larger of two numbers passes. The gradient goes to the one that was larger; the other gets nothing.",
+     "The larger of two numbers passes. Backwards: the gradient goes to the one that was larger; the other gets "
+     "nothing.",
      traits=(Trait.CHOOSES, Trait.SWALLOWS))  # fmt: skip
 _two("minimum", "min(a, b)", "g · [a < b]", "g · [a ≥ b]",
-     "The smaller of two numbers passes. The gradient goes to the one that was smaller; the other gets nothing.",
+     "The smaller of two numbers passes. Backwards: the gradient goes to the one that was smaller; the other "
+     "gets nothing.",
      traits=(Trait.CHOOSES, Trait.SWALLOWS))  # fmt: skip
 _two("arctan2", "arctan(a / b) + π · [b < 0] · ([a ≥ 0] − [a < 0])", "g · b / (a² + b²)", "−g · a / (a² + b²)",
      "The angle under which one sees the point ({b}, {a}) from the origin, −π to π. Left of the axis half a turn is "
@@ -65,7 +67,8 @@ _one("sqrt", "√a", "g / (2 · y)", "The square root. Its slope grows without b
 _one("rsqrt", "1 / √a", "−g · y / (2 · a)", "One divided by the square root.", valid="a > 0")
 _one("reciprocal", "1 / a", "−g · y²", "One divided by {a}.", valid="a ≠ 0")
 _one("abs", "|a|", "g · sign(a)",
-     "Drops the sign. The gradient keeps its sign where {a} > 0, turns it where {a} < 0, and is 0 at 0.")  # fmt: skip
+     "Drops the sign. Backwards: the gradient keeps its sign where {a} > 0, turns it where {a} < 0, and is 0 at "
+     "0.")  # fmt: skip
 _one("exp", "exp(a)", "g · y",
      "The exponential: it grows so fast that float16 overflows beyond 11.09, float32 beyond 88.7. It is its own "
      "slope.", traits=(Trait.SWALLOWS,))  # fmt: skip
@@ -101,8 +104,8 @@ _one("erf", "erf(a)", "g · 2/√π · exp(−a²)",
 _one("erfinv", "erf⁻¹(a)", "g · √π/2 · exp(y²)", "The inverse of the error function.", valid="−1 < a < 1")
 _one("degrees", "a · 180/π", "g · 180/π", "Turns radians into degrees.")
 _one("radians", "a · π/180", "g · π/180", "Turns degrees into radians.")
-_one("real", "Re(a)", "g", "The real part of a complex number. The gradient goes to it alone.")
-_one("imag", "Im(a)", "g · i", "The imaginary part of a complex number. The gradient goes to it alone.")
+_one("real", "Re(a)", "g", "The real part of a complex number. Backwards: the gradient goes to it alone.")
+_one("imag", "Im(a)", "g · i", "The imaginary part of a complex number. Backwards: the gradient goes to it alone.")
 _one("conj", "conj(a)", "conj(g)", "The complex number with the sign of its imaginary part changed.")
 
 
@@ -115,14 +118,14 @@ pointwise(
     "clip", "min(max(a, a_min), a_max)",
     {"a": "g · [a > a_min] · [max(a, a_min) < a_max]", "a_min": "g · [a ≤ a_min] · [a_min < a_max]",
      "a_max": "g · [max(a, a_min) ≥ a_max]"},
-    "Cuts off what lies outside of the limits. Where it cuts, no gradient goes to {a}.",
+    "Cuts off what lies outside of the limits. Backwards: where it cuts, no gradient goes to {a}.",
     parameters="a, a_min=None, a_max=None", traits=(Trait.CHOOSES, Trait.SWALLOWS), forward=_clip,
 )  # fmt: skip
 
 pointwise(
     "where", "a if c else b", {"a": "g if c else 0", "b": "0 if c else g"},
-    "Takes from {a} where the condition {c} holds, else from {b}. Each gets the gradient of what was taken from it; "
-    "what was not taken gets 0, and the condition gets none.",
+    "Takes from {a} where the condition {c} holds, else from {b}. Backwards: each gets the gradient of what was "
+    "taken from it; what was not taken gets 0, and the condition gets none.",
     parameters="c, a, b", traits=(Trait.BROADCASTS, Trait.CHOOSES, Trait.SELECTS, Trait.SWALLOWS),
     forward=lambda c, a, b: mx.where(c, a, b),
 )  # fmt: skip

@@ -22,6 +22,7 @@ Run = Callable[..., Any]
 
 ELEMENTWISE, PRODUCTS, MOVE, COMPOSITE, FIXED = "elementwise", "products", "move", "composite", "fixed"
 WHOLE = "whole"
+_BACKWARDS = " Backwards: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,36 @@ class Slope:
         text: In symbols; `g` is the gradient of the result: `g · b`.
         run: The same in MLX: `run(g, y, *args, **kwargs)`, with the op's own arguments. For an elementwise op
             before the sum over what was broadcast.
+        words: The same in a sentence, where what the entry says of gradients is about its other inputs.
     """
 
     text: str
     run: Run
+    words: str = ""
+
+
+Number = float | int
+Given = Sequence[Number | None]
+"""The numbers that an op pairs with one element of its result; None where one is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pole:
+    """A rule that an op breaks with some numbers.
+
+    Attributes:
+        where: Whether it is broken by these numbers.
+        rule: The rule, in a sentence.
+        keep: What would prevent it, "" where nothing can be said; `{}` is the first operand's name.
+        slot: Of a slope: whose, by its place among the operands; None for all.
+        times: Of a slope that is infinite: 0 times it is no number, which is said where 0 came in.
+    """
+
+    where: Callable[[Given], bool]
+    rule: str
+    keep: str = ""
+    slot: int | None = None
+    times: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +89,7 @@ class Entry:
     Attributes:
         name: The op's name on the tape.
         text: The right-hand side of `y = ...`, in the names of `forward`'s parameters.
-        words: The same in a sentence or two.
+        words: The same in a sentence or two; what it means for gradients after "Backwards: ".
         forward: The formula in plain MLX; None for a source of numbers (a literal, a random draw).
         slopes: By parameter, how gradients pass; a parameter that is not here gets none.
         kind: ELEMENTWISE: one number from numbers at the same place. PRODUCTS: sums of products. MOVE: numbers are
@@ -78,6 +105,8 @@ class Entry:
         backwards: The same for one element of a gradient: `backwards(case, symbol, left, index)`.
         variants: The entries of the same op for other options, which change the formula.
         variant: Which of them (or this one) holds for a call: `variant(bound)`.
+        poles, steep: Where it, or its slope, has no finite value (`nnrepl.ops.poles`).
+        beyond: By dtype, beyond which number its result is too large for it.
     """
 
     name: str
@@ -94,6 +123,20 @@ class Entry:
     backwards: Run | None = None
     variants: tuple[Entry, ...] = ()
     variant: Callable[[Mapping[str, Any]], Entry] | None = None
+    poles: tuple[Pole, ...] = ()
+    steep: tuple[Pole, ...] = ()
+    beyond: Mapping[mx.Dtype, float] = field(default_factory=dict)
+
+    @property
+    def forth(self) -> str:
+        """What is said of the op itself: its words up to `Backwards:`."""
+        return self.words.partition(_BACKWARDS)[0]
+
+    @property
+    def back(self) -> str:
+        """What is said of its gradient: its words from `Backwards:` on; all of them where that does not stand there."""
+        _, found, rest = self.words.partition(_BACKWARDS)
+        return f"Backwards: {rest}" if found else self.words
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -203,6 +246,13 @@ def every() -> Iterator[Entry]:
     for entry in ENTRIES.values():
         yield entry
         yield from entry.variants
+
+
+def said(name: str, **words: str) -> None:
+    """Say in a sentence of its own what the gradient of some inputs means: `said("fast.layer_norm", weight="...")`."""
+    slopes = ENTRIES[name].slopes
+    told = {symbol: replace(slopes[symbol], words=text) for symbol, text in words.items()}
+    ENTRIES[name] = replace(ENTRIES[name], slopes={**slopes, **told})
 
 
 def formula(

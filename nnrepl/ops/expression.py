@@ -62,6 +62,12 @@ class Node:
         for part in self.parts:
             yield from part.symbols()
 
+    def walk(self) -> Iterator[Node]:
+        """Yield it and all that it is made of."""
+        yield self
+        for part in self.parts:
+            yield from part.walk()
+
     def mapped(self, change: Callable[[Node], Node | None]) -> Node:
         """Return the tree with some nodes replaced: `change` gives another node, or None to look further down."""
         found = change(self)
@@ -214,7 +220,8 @@ def _chosen(node: Node, names: Mapping[str, str], plugged: bool) -> str:
 
 
 def _over(node: Node, names: Mapping[str, str], plugged: bool) -> str:
-    return f"{node.text} {_inside(node.parts[0], names, plugged, PRODUCT)}"
+    # Σ reaches over a product, as at school; behind a word that needs brackets.
+    return f"{node.text} {_inside(node.parts[0], names, plugged, PRODUCT if node.text in ('Σ', 'Π') else POWER)}"
 
 
 def _picked(node: Node, names: Mapping[str, str], plugged: bool) -> str:
@@ -228,7 +235,8 @@ def _series(node: Node, names: Mapping[str, str], plugged: bool) -> str:
     if not plugged and label is not None:
         return _write(label, names, plugged)
     terms = node.parts
-    kept = largest([term.at(0.0).value for term in terms]) if node.text in ("Σ", "mean") else list(range(len(terms)))
+    values = [term.at(0.0).value for term in terms]
+    kept = largest(values) if node.text in ("Σ", "mean") else list(range(len(terms)))
     rest = len(terms) - len(kept)
     if node.text in ("max", "min"):
         kept, rest = (kept, 0) if len(kept) <= 6 else (_foremost(terms, node.text), len(kept) - 4)
@@ -237,13 +245,18 @@ def _series(node: Node, names: Mapping[str, str], plugged: bool) -> str:
     if node.text == "Π":
         kept, rest = (kept, 0) if len(kept) <= 8 else (kept[:8], len(kept) - 8)
         inside = " · ".join(_inside(terms[at], names, plugged, PREFIX) for at in kept)
-        return f"{inside} · {rest} more" if rest else inside
+        return f"{inside} · {_others(rest, math.prod(values[8:]), plugged)}" if rest else inside
     inside = " + ".join(_tight(terms[at], names, plugged, not place) for place, at in enumerate(kept))
     if rest:
-        inside += f" + {rest} more" if plugged else f" + … ({rest} more terms)"
+        inside += f" + {_others(rest, sum(values[at] for at in {*range(len(terms))} - {*kept}), plugged)}"
     if node.text == "mean":
         return f"1/{len(terms)} · ({inside})"
     return inside or "0"
+
+
+def _others(count: int, value: Scalar, plugged: bool) -> str:
+    """Return the terms that are not written out: how many they are and, among numbers, what they come to."""
+    return f"({count} more: {number(value)})" if plugged else f"… ({count} more terms)"
 
 
 def _foremost(terms: Sequence[Node], sign: str) -> list[int]:

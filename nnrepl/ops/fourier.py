@@ -16,7 +16,7 @@ _SCALES = {"backward": ("", "1/n · "), "ortho": ("1/√n · ", "1/√n · "), "
 """What a transform and its inverse are multiplied by, by the option `norm`."""
 _WORDS = (
     "How much of each wave is in a row of numbers: number k of the result belongs to the wave that swings k times "
-    "along the row. It is linear: each gradient goes back with the weights that its numbers had."
+    "along the row. Backwards: it is linear, so each gradient goes back with the weights that its numbers had."
 )
 _INVERSE = "A row of numbers, put together from its waves. It is linear: each gradient goes back with the same weights."
 

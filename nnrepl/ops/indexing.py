@@ -12,7 +12,8 @@ from nnrepl.ops.shapes import move, places
 from nnrepl.ops.traits import Trait
 
 _WORDS = (
-    " Each gradient goes back to the place that its number was taken from; a place taken several times gets the sum."
+    " Backwards: each gradient goes back to the place that its number was taken from; a place taken several times gets "
+    "the sum."
 )
 
 move("getitem", "{a}[{index}]", "Takes a part." + _WORDS, lambda a, index: a[index],

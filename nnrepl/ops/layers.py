@@ -21,13 +21,13 @@ class Whole:
 
 
 LOSSES: dict[str, Whole] = {
-    "mse_loss": Whole("mean squared error", "mean (predictions − targets)²",
+    "mse_loss": Whole("mean squared error", "(predictions − targets)²",
                       "How far off the predictions are: large errors count more, because they are squared."),
-    "l1_loss": Whole("mean absolute error", "mean |predictions − targets|",
+    "l1_loss": Whole("mean absolute error", "|predictions − targets|",
                      "How far off the predictions are; the gradient has the same size however large the error is."),
-    "cross_entropy": Whole("cross-entropy", "ln Σ exp(logits) − logits[target]",
-                           "How surprised the shares softmax(logits) are by the right answer: −ln of its share. "
-                           "The gradient of the logits is shares − 1 at the right answer, shares elsewhere."),
+    "cross_entropy": Whole("cross-entropy", "−ln(share of the right answer),  shares = exp(logits) / Σ exp(logits)",
+                           "How surprised the shares are by the right answer. Backwards: a logit gets its share, less "
+                           "1 where it is the right answer, times what arrives."),
     "binary_cross_entropy": Whole("binary cross-entropy", "−(target · ln p + (1 − target) · ln(1 − p))",
                                   "How surprised the probability p is by yes or no; by default p = sigmoid(inputs)."),
     "nll_loss": Whole("negative log-likelihood", "−inputs[target]",
@@ -52,6 +52,19 @@ LOSSES: dict[str, Whole] = {
                                  "No loss where the right one is ahead by a margin."),
 }  # fmt: skip
 
+ACTIVATIONS: dict[str, Whole] = {
+    "log_softmax": Whole("log-softmax", "x − ln(Σ exp(x))",
+                         "The logarithms of the shares that softmax makes: each number less the soft maximum of its "
+                         "row. Backwards: what arrives, less its share of the sum of all that arrives in the row."),
+    "log_sigmoid": Whole("log-sigmoid", "−ln(1 + exp(−x))", "The logarithm of the probability that x stands for."),
+    "gelu": Whole("GELU", "x · (1 + erf(x / √2)) / 2",
+                  "Each number times the share of the bell curve below it: a smooth rectifier."),
+    "silu": Whole("SiLU", "x / (1 + exp(−x))", "Each number times its sigmoid: a smooth rectifier."),
+    "softplus": Whole("softplus", "ln(1 + exp(x))", "A smooth rectifier; its slope is the sigmoid."),
+    "mish": Whole("Mish", "x · tanh(ln(1 + exp(x)))", "A smooth rectifier that dips below 0."),
+    "relu6": Whole("the rectifier up to 6", "min(max(x, 0), 6)", "What is negative becomes 0, what is above 6 is 6."),
+}  # fmt: skip
+
 LAYERS: dict[str, Whole] = {
     "Linear": Whole("a linear layer", "x @ weightᵀ + bias",
                     "Each output is a weighted sum of all inputs, and a constant: a row of the weight is a neuron."),
@@ -67,7 +80,7 @@ LAYERS: dict[str, Whole] = {
                        "Every feature gets mean 0 and spread 1 over the batch (in training), then its own scale."),
     "GroupNorm": Whole("group normalization", "(x − mean) / √(var + eps) · weight + bias",
                        "Groups of features get mean 0 and spread 1."),
-    "InstanceNorm": Whole("instance normalization", "(x − mean) / √(var + eps)",
+    "InstanceNorm": Whole("instance normalization", "(x − mean) / √(var + eps) · weight + bias",
                           "Every feature of every sample gets mean 0 and spread 1."),
     "Dropout": Whole("dropout", "x · mask / (1 − p)",
                      "In training a share p of the numbers, drawn at random, becomes 0; the "

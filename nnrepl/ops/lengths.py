@@ -48,8 +48,12 @@ for _name in _NAMES:
 
 _OF_VECTORS = {
     1.0: _length("Σ |a|", "g · sign(a)", "The sum of the sizes: the way along the axes of a grid."),
-    _INF: _length("max |a|", "g · sign(a) · [|a| = y] / Σ [|a| = y]", "The largest size. Only it gets the gradient."),
-    -_INF: _length("min |a|", "g · sign(a) · [|a| = y] / Σ [|a| = y]", "The smallest size. Only it gets the gradient."),
+    _INF: _length(
+        "max |a|", "g · sign(a) · [|a| = y] / Σ [|a| = y]", "The largest size. Backwards: only it gets the gradient."
+    ),
+    -_INF: _length(
+        "min |a|", "g · sign(a) · [|a| = y] / Σ [|a| = y]", "The smallest size. Backwards: only it gets the gradient."
+    ),
     0.0: _length("Σ [a ≠ 0]", "", "How many numbers are not 0. It has no slope."),
 }
 _OF_POWERS = _length(

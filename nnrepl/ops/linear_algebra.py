@@ -21,7 +21,7 @@ from nnrepl.ops.pointwise import whole
 from nnrepl.ops.traits import Trait
 
 whole("trace", "a, offset=0, axis1=0, axis2=1, dtype=None", "Σ {a}[i, i + {offset}]",
-      "Adds up the diagonal. Each number on it gets the whole gradient, all others none.",
+      "Adds up the diagonal. Backwards: each number on it gets the whole gradient, all others none.",
       lambda *a, **k: mx.trace(*a, **k), traits=(Trait.REDUCES, Trait.PICKS))  # fmt: skip
 whole("diff", "a, n=1, axis=-1", "{a}[i+1] − {a}[i], {n} time(s) along axis {axis}",
       "Each number less the one before it.", lambda *a, **k: mx.diff(*a, **k))  # fmt: skip

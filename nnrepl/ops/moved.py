@@ -94,7 +94,8 @@ def _read(case: Case, index: Index) -> list[str]:
         own = index[first : first + len(at.shape)]
     if len(own) != len(at.shape):
         return []
-    return [f"{element(at.name, own)} = {at.at(own)}, so number {at.at(own)} is taken"]
+    rows = name in ("getitem", "take") and len(case.operand("a").shape) == 2 and (name == "getitem" or axis == 0)
+    return [f"{element(at.name, own)} = {at.at(own)}, so {'row' if rows else 'number'} {at.at(own)} is taken"]
 
 
 forwards("take", "take_along_axis", "getitem")(forward)

@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.ops.entry import COMPOSITE, Row
+from nnrepl.ops.entry import COMPOSITE, Row, said
 from nnrepl.ops.pointwise import last, pointwise
 from nnrepl.ops.traits import Trait
 
@@ -38,24 +38,32 @@ _SPREAD = "μ = mean x,  s = √(mean (x − μ)² + eps)"
 
 pointwise(
     "fast.layer_norm", f"(x − μ) / s · weight + bias,  {_SPREAD}",
-    {"x": f"(came − mean came − unit · mean came · unit) / s,  {_SPREAD},  unit = (x − μ) / s,  came = g · weight",
+    {"x": f"(came − shift − stretch · unit) / s,  {_SPREAD},  unit = (x − μ) / s,  came = g · weight,  "
+          "shift = mean came,  stretch = mean (came · unit)",
      "weight": f"g · (x − μ) / s,  {_SPREAD}", "bias": "g"},
-    "Each row is moved to mean 0 and scaled to spread 1, then scaled and moved by learned numbers. Backwards, each "
-    "gradient loses the mean of its row, and what would only stretch the row (its part along the row of unit spread): "
-    "neither can change a row that is normalized.",
+    "Each row is moved to mean 0 (less μ) and scaled to spread 1 (by s), then scaled and moved by learned numbers. "
+    "Backwards: what came loses what would only shift the row, and what would only stretch it: neither can change a "
+    "row that is normalized.",
     parameters="x, weight, bias, eps", row=ROW, kind=COMPOSITE, traits=(Trait.NORMALIZES,), forward=_layer_norm,
     source="Ba et al. 2016, Layer Normalization",
 )  # fmt: skip
+
+_COLLECTS = (
+    "Backwards: each number of it was used in every row; it collects what arrives there, times the number of the "
+)
+said("fast.layer_norm", weight=f"{_COLLECTS}normalized row.",
+     bias="Backwards: each number of it was added in every row; it collects what arrives there.")  # fmt: skip
 
 _SIZE = "r = √(mean x² + eps)"
 
 pointwise(
     "fast.rms_norm", f"x / r · weight,  {_SIZE}",
-    {"x": f"(came − unit · mean came · unit) / r,  {_SIZE},  unit = x / r,  came = g · weight",
+    {"x": f"(came − stretch · unit) / r,  {_SIZE},  unit = x / r,  came = g · weight,  "
+          "stretch = mean (came · unit)",
      "weight": f"g · x / r,  {_SIZE}"},
-    "Each row is scaled so that its root mean square is 1, then scaled by learned numbers. Backwards, each gradient "
-    "loses what would only stretch the row (its part along the row of unit size): that cannot change a row that is "
-    "normalized.",
+    "Each row is scaled (by r) so that its root mean square is 1, then scaled by learned numbers. Backwards: what came "
+    "loses what would only stretch the row, because that cannot change a row that is normalized.",
     parameters="x, weight, eps", row=ROW, kind=COMPOSITE, traits=(Trait.NORMALIZES,), forward=_rms_norm,
     source="Zhang & Sennrich 2019, Root Mean Square Layer Normalization",
 )  # fmt: skip
+said("fast.rms_norm", weight=f"{_COLLECTS}normalized row.")

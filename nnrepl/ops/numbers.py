@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 MINUS = "−"
+LISTED = 6
+"""So many numbers of a row are shown."""
 
 
 def number(value: Any) -> str:
@@ -50,6 +52,13 @@ def factor(value: Any) -> str:
 def element(name: str, index: Sequence[int]) -> str:
     """`z1[0,2]`; a tensor without axes is just its name."""
     return f"{name}[{','.join(map(str, index))}]" if index else name
+
+
+def listed(numbers: Sequence[Any]) -> str:
+    """Return some numbers in a line, of many the first ones: `[0.2477 0.5000 … 30 more]`."""
+    kept = numbers if len(numbers) <= LISTED + 1 else numbers[:LISTED]
+    more = f" … {len(numbers) - len(kept)} more" if len(kept) < len(numbers) else ""
+    return f"[{' '.join(map(number, kept))}{more}]"
 
 
 def unravel(at: int, shape: Sequence[int]) -> tuple[int, ...]:

@@ -54,13 +54,14 @@ def _sort_places(a: mx.array, axis: int | None = -1) -> mx.array:
     return mx.argsort(a.flatten() if axis is None else a, axis=-1 if axis is None else axis)
 
 
-enter(Entry("sort", "{a} in order", "The same numbers, the smallest first. Each gradient goes back to where its number "
+enter(Entry("sort", "{a} in order", "The same numbers, the smallest first. Backwards: each gradient goes back "
+         "to where its number "
             "stood.", _sort, {"a": Slope("{g}, put back in place", lambda g, y, a, axis=-1: _picked_slope(_sort_places)(
                 g, y, a, axis=axis))}, COMPOSITE, traits=frozenset({Trait.ARRANGES})))  # fmt: skip
 
 
 @formula("topk", "the {k} largest of {a}",
-         "The largest numbers. Each gradient goes back to where its number stood; the others get 0.",
+         "The largest numbers. Backwards: each gradient goes back to where its number stood; the others get 0.",
          traits=(Trait.PICKS, Trait.SWALLOWS))  # fmt: skip
 def _topk(a: mx.array, k: int, axis: int | None = -1) -> mx.array:
     if axis is None:

@@ -37,8 +37,8 @@ def _matmul_b(g: mx.array, y: Any, a: mx.array, b: mx.array) -> mx.array:
     return unbroadcast(mx.swapaxes(left, -1, -2) @ _cotangent(g, a, b), right.shape).reshape(b.shape)
 
 
-@formula("matmul", "a @ b", "Each number is a row of the left times a column of the right, added up. Each side's "
-         "gradient is the gradient times the other side, transposed.",
+@formula("matmul", "a @ b", "Each number is a row of the left times a column of the right, added up. Backwards: "
+         "each side gets what arrives times the other side, transposed.",
          PRODUCTS, {"a": Slope("g @ bᵀ", _matmul_a), "b": Slope("aᵀ @ g", _matmul_b)},
          traits=(Trait.PRODUCT,))  # fmt: skip
 def _matmul(a: mx.array, b: mx.array) -> mx.array:

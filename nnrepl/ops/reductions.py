@@ -43,7 +43,7 @@ def _sum(a: mx.array, axis: Axis = None, keepdims: bool = False) -> mx.array:
 
 
 pointwise(
-    "sum", "Σ a", {"a": "g"}, "Adds up. Every number that went in gets the same gradient: that of the sum.",
+    "sum", "Σ a", {"a": "g"}, "Adds up. Backwards: every number that went in gets the same gradient, that of the sum.",
     parameters=_AXIS, row=REDUCED, kind=PRODUCTS, traits=(Trait.REDUCES, Trait.SPREADS), forward=_sum,
 )  # fmt: skip
 
@@ -56,7 +56,7 @@ def _mean(a: mx.array, axis: Axis = None, keepdims: bool = False) -> mx.array:
 
 pointwise(
     "mean", "1/n · Σ a", {"a": "g / n"},
-    "The average. Every number gets an equal share of the gradient: one n-th.",
+    "The average. Backwards: every number gets an equal share of the gradient, one n-th.",
     parameters=_AXIS, row=REDUCED, kind=PRODUCTS, traits=(Trait.REDUCES, Trait.SPREADS), forward=_mean,
 )  # fmt: skip
 
@@ -72,7 +72,8 @@ def _var(a: mx.array, axis: Axis = None, keepdims: bool = False, ddof: int = 0) 
 
 pointwise(
     "var", "1 / (n − ddof) · Σ (a − μ)²,  μ = mean a", {"a": "g · 2 · (a − μ) / (n − ddof),  μ = mean a"},
-    "The mean of the squared distances from the mean. The gradient of a number is its own distance, doubled: moving "
+    "The mean of the squared distances from the mean. Backwards: the gradient of a number is its own distance, "
+    "doubled: moving "
     "the mean along changes nothing, because the distances add up to 0.",
     parameters=f"{_AXIS}, ddof=0", row=REDUCED, kind=COMPOSITE, traits=(Trait.REDUCES,), forward=_var,
 )  # fmt: skip
@@ -104,7 +105,7 @@ def _extreme(name: str, larger: str) -> None:
 
     pointwise(
         name, f"{name} a", {"a": "g · [a = y] / Σ [a = y]"},
-        f"The {larger} number. Only it gets the gradient; several that are equal share it.",
+        f"The {larger} number. Backwards: only it gets the gradient; several that are equal share it.",
         parameters=_AXIS, row=REDUCED, kind=COMPOSITE, traits=(Trait.REDUCES, Trait.CHOOSES, Trait.SWALLOWS),
         forward=forward,
     )  # fmt: skip
@@ -125,7 +126,8 @@ def _prod(a: mx.array, axis: Axis = None, keepdims: bool = False) -> mx.array:
 
 
 pointwise(
-    "prod", "Π a", {"a": "g · Π other a"}, "Multiplies all. Each number's gradient is the product of all the others.",
+    "prod", "Π a", {"a": "g · Π other a"}, "Multiplies all. Backwards: each number's gradient is the product of "
+    "all the others.",
     parameters=_AXIS, row=REDUCED, kind=COMPOSITE, traits=(Trait.REDUCES,), forward=_prod,
 )  # fmt: skip
 
@@ -142,7 +144,8 @@ def _logsumexp(a: mx.array, axis: Axis = None, keepdims: bool = False) -> mx.arr
 pointwise(
     "logsumexp", "m + ln(Σ exp(a − m)),  m = max a", {"a": "g · exp(a − y)"},
     "A soft maximum, ln(Σ exp(a)): the logarithm of the sum of exponentials. The largest number m is taken out first, "
-    "so that no exponential overflows. The gradient is shared out as softmax does: exp(a − y) are the shares.",
+    "so that no exponential overflows. Backwards: the gradient is shared out as softmax does: exp(a − y) are "
+    "the shares.",
     parameters=_AXIS, row=REDUCED, kind=COMPOSITE, traits=(Trait.REDUCES, Trait.SHARES, Trait.SWALLOWS),
     forward=_logsumexp,
 )  # fmt: skip
@@ -160,7 +163,7 @@ pointwise(
     "softmax", "exp(a − m) / Σ exp(a − m),  m = max a", {"a": "y · (g − Σ g · y)"},
     "Turns numbers into shares that are positive and add up to 1. The largest number m is taken out first, so that no "
     "exponential overflows; the shares stay the same. Backwards: a share grows only as far as its gradient beats the "
-    "average of its row, Σ g · y.",
+    "average gradient (the Σ), in which each counts by its share.",
     parameters="a, axis=None, precise=False", row=ROWS, kind=COMPOSITE,
     traits=(Trait.SHARES, Trait.SATURATES, Trait.SWALLOWS), forward=_softmax,
 )  # fmt: skip

@@ -6,6 +6,7 @@ same way, so that one rule, and one gradient, serves all of them.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,9 @@ def move(name: str, text: str, words: str, run: Callable[..., Any], traits: tupl
         if isinstance(moved, mx.array):
             return _from(a, moved)
         return [_from(a, part) for part in moved]
+
+    if inspect.isfunction(run):  # MLX's own have no signature that Python can read
+        forward.__signature__ = inspect.signature(run)  # type: ignore[attr-defined]
 
     def slope(g: Any, y: Any, a: mx.array, *args: Any, **kwargs: Any) -> mx.array:
         moved = run(places(a), *args, **kwargs)
@@ -80,7 +84,7 @@ _TRAITS = {
     "as_strided": (Trait.PICKS, Trait.REPEATS),
 }  # fmt: skip
 
-_UNCHANGED = " Each gradient goes back to where its number came from."
+_UNCHANGED = " Backwards: each gradient goes back to where its number came from."
 
 for _name, _text, _words, _run in (
     ("reshape", "{a} in another shape", "The same numbers in the same order, in another shape.",

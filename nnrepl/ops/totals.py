@@ -61,15 +61,19 @@ def _goes(reverse: int, inclusive: int, bound: Mapping[str, Any]) -> bool:
 
 
 _running("cumsum", "Σ a", {"a": "Σ g"},
-         "The running total: each place gets the sum of the numbers {up}. A number gets the gradients of all totals "
+         "The running total: each place gets the sum of the numbers {up}. Backwards: a number gets the "
+         "gradients of all totals "
          "that it is part of.", lambda parts: mx.sum(parts, axis=-1), 0)  # fmt: skip
 _running("cumprod", "Π a", {"a": "1 / a · Σ g · y"},
-         "The running product: each place gets the product of the numbers {up}. A number's gradient comes from all "
+         "The running product: each place gets the product of the numbers {up}. Backwards: a number's gradient "
+         "comes from all "
          "products that it is part of, each without the number itself.", lambda parts: mx.prod(parts, axis=-1),
          1)  # fmt: skip
-_running("cummax", "max a", {}, "Each place gets the largest of the numbers {up}. Each gradient goes to the number "
+_running("cummax", "max a", {}, "Each place gets the largest of the numbers {up}. Backwards: each gradient goes "
+         "to the number "
          "that it was.", lambda parts: mx.max(parts, axis=-1), float("-inf"))  # fmt: skip
-_running("cummin", "min a", {}, "Each place gets the smallest of the numbers {up}. Each gradient goes to the number "
+_running("cummin", "min a", {}, "Each place gets the smallest of the numbers {up}. Backwards: each gradient "
+         "goes to the number "
          "that it was.", lambda parts: mx.min(parts, axis=-1), float("inf"))  # fmt: skip
 _running("logcumsumexp", "ln(Σ exp(a))", {"a": "exp(a) · Σ g / exp(y)"},
          "The running soft maximum: Σ goes over the numbers {up}.",

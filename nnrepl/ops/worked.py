@@ -16,7 +16,7 @@ import mlx.core as mx
 from nnrepl.ops.case import MOST, Case, Index, Line, Operand, epsilon_of, written
 from nnrepl.ops.entry import Row
 from nnrepl.ops.expression import Node, literal, quantity
-from nnrepl.ops.numbers import element, number
+from nnrepl.ops.numbers import element, listed, number
 from nnrepl.ops.pointwise import conjugated, left_out
 from nnrepl.ops.reader import Formula, parse, readable
 
@@ -47,6 +47,8 @@ class Rows:
                 self.tensors[symbol] = self._spread(given)
         self._known: dict[tuple[str, Index], Node] = {}
         self.shared = self._shared()
+        # Definitions that have a number for each place of the row are shown as rows, and so is what they are made of.
+        self.listed = backward and len(self.shared) < len(formula.where) and self.has_over()
 
     def _spread(self, given: Operand) -> Operand:
         """Return a reduced tensor with its axes back."""
@@ -127,7 +129,9 @@ class Rows:
             return self.tensors[name].node(place)
         definition = next((node for defined, node in self.formula.where if defined == name), None)
         if definition is not None:
-            return self._defined(name, definition, place)
+            found = self._defined(name, definition, place)
+            along = self.listed and name not in self.shared
+            return replace(found, text=element(name, [place[at] for at in self.axes])) if along else found
         if name == "n":
             count = math.prod(self.whole[at] for at in self.axes)
             return Node("number", text=str(count), value=count)
@@ -188,11 +192,27 @@ class Rows:
         needed = set(self.formula.main.symbols())
         for name, node in reversed(self.formula.where):
             needed |= set(node.symbols()) if name in needed else set()
-        for name, node in self.formula.where:
-            if name in needed:
-                lines = written(Line(name, self.node(node, place)), self._defined(name, node, place).value)
-                whole = " ".join(lines)
-                yield from [whole] if len(whole) <= _WIDTH else lines
+        wanted = [(name, node) for name, node in self.formula.where if name in needed]
+        if self.listed:
+            yield from self._rows(wanted, place)
+            return
+        for name, node in wanted:
+            lines = written(Line(name, self.node(node, place)), self._defined(name, node, place).value)
+            whole = " ".join(lines)
+            yield from [whole] if len(whole) <= _WIDTH else lines
+
+    def _rows(self, wanted: Sequence[tuple[str, Node]], place: Index) -> Iterator[str]:
+        """Yield the row of numbers from which some definitions start, and each of them as one number or one row."""
+        row = self.places(place)
+        first = next((s for _, node in wanted for s in _below_overs(node) if s in self.tensors), None)
+        if first is not None:
+            tensor = self.tensors[first]
+            numbers = listed([tensor.at(tensor.own(at)) for at in row])
+            yield f"{tensor.row(place, self.axes, len(self.whole))} = {numbers}"
+        for name, node in wanted:
+            values = [self._defined(name, node, at).value for at in ([place] if name in self.shared else row)]
+            result = number(values[0]) if name in self.shared else listed(values)
+            yield f"{name} = {self._general(node, place).write()} = {result}"
 
 
 class _Squeezed(Operand):
@@ -226,6 +246,14 @@ def _free(node: Node) -> Iterator[str]:
     if node.kind != "over":
         for part in node.parts:
             yield from _free(part)
+
+
+def _below_overs(node: Node) -> Iterator[str]:
+    """Yield the symbols of which whole rows are summed up."""
+    if node.kind == "over":
+        yield from node.symbols()
+    for part in node.parts:
+        yield from _below_overs(part)
 
 
 def _choices(node: Node) -> Iterator[Node]:

@@ -195,13 +195,13 @@ class Debuggee:
         session.codes.start()
         if isinstance(wish, RunAgain):
             run = wish.run
-            recorder.intake = replay = Replay(run, alone=True, reach=session.codes.reach)
+            recorder.intake = replay = Replay(run, alone=True, changes=session.codes)
             self._forward, tape.kept = replay.forward, replay.forward.kept
             session.changes.arrived(tape, names, 0)
             session.begin_again(wish)
-            written = self._written.warning(replay.forward.leaves)
-            if written:
-                session.hooks.announce(written)
+            warning = self._written.warning(replay.forward.leaves)
+            if warning:
+                session.hooks.announce(warning)
         else:
             session.changes.timelines.live.cells[:] = cells
             session.begin(self._at_entry, through=bool(self._call))

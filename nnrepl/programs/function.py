@@ -233,7 +233,7 @@ class FunctionCall:
         old = run.old
         names = ProgramNames(old)
         tape = names.tape
-        replay = Replay(run, reach=codes.reach)
+        replay = Replay(run, changes=codes)
         recorder = self.recorder(tape, replay, old)
         with held():
             now = World([*self._roots, *(leaf.held for leaf in leaves_of(old))])
@@ -253,7 +253,7 @@ class FunctionCall:
                     value.held = array  # it has its old content again, and is how the program knows the value
         return trace, replay
 
-    def recorder(self, tape: Tape, intake: Intake, old: Tape | None = None) -> Recorder:
+    def recorder(self, tape: Tape, intake: Intake[Recorder], old: Tape | None = None) -> Recorder:
         """Return a recorder for another run, which knows the arrays that the function had from outside."""
         recorder = Recorder(tape, strict=False)
         recorder.intake = intake

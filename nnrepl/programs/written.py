@@ -24,11 +24,12 @@ class WrittenFiles:
 
     def __init__(self) -> None:
         self._paths: dict[str, None] = {}
+        self._told: set[str] = set()
         self._before = frozenset(_open_files())
         self._runs: Callable[[], bool] = bool
 
     def warning(self, left: Callable[[str], bool]) -> str:
-        """Return what to say before the program runs again; "" if it wrote none.
+        """Return what to say before the program runs again; "" if it wrote none. Files are named once.
 
         Args:
             left: Tells which files are not written again.
@@ -39,9 +40,12 @@ class WrittenFiles:
         paths, here = [path for path in self._paths if not left(path)], os.getcwd()
         if not paths:
             return ""
-        names = [os.path.relpath(path) if path.startswith(here + os.sep) else path for path in paths]
+        new = [path for path in paths if path not in self._told]
+        names = [os.path.relpath(path) if path.startswith(here + os.sep) else path for path in new]
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        return f"it writes its files again: {', '.join(names[:_NAMED])}{more}"
+        besides = ", and besides" if self._told and names else ""
+        self._told.update(new)
+        return f"it writes its files again{besides}{': ' if names else ''}{', '.join(names[:_NAMED])}{more}"
 
     @contextmanager
     def watching(self, runs: Callable[[], bool]) -> Iterator[None]:

@@ -266,6 +266,16 @@ class Homes:
         found = self._by_object.get(id(thing))
         return found if found is not None and found.refer() is thing else None
 
+    def place_of(self, array: mx.array) -> Home | None:
+        """Return in which container of the program's that is known an array object lies now; None if in none."""
+        for holder in self._tape.bindings.versions():
+            there = holder.refer()
+            entries = there.items() if isinstance(there, dict) else enumerate(there) if isinstance(there, list) else ()
+            for key, thing in entries:
+                if thing is array:
+                    return Home(holder, key)
+        return None
+
     def _global(self, holder: Holder) -> str | None:
         """Return the global variable of the program's that holds a container, where no code that was recorded sets
         it."""
@@ -286,9 +296,9 @@ class Homes:
             home: Where it lies, if that is known.
         """
         home = home or self.of(value)
-        return None if home is None else self._spelled(home)
+        return None if home is None else self.spelled(home)
 
-    def _spelled(self, home: Home) -> str | None:
+    def spelled(self, home: Home) -> str | None:
         """Return a place from the program's variable. What lies in an optimizer's state and is a property of its own is
         written so: `opt.learning_rate`."""
         name = self.name(home.holder)
@@ -305,7 +315,7 @@ class Homes:
         self._catch_up()
         key = path.rpartition(".")[2]
         for home in self._in:
-            if str(home.key) == key and self._spelled(home) == path:
+            if str(home.key) == key and self.spelled(home) == path:
                 return self._in[home]
         return []
 

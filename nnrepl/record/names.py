@@ -352,9 +352,10 @@ class ProgramNames:
             return
         span = sources.span_of(op.scope.code, op.lasti)
         returned = any(use.returned for use in sources.uses_of(op.scope.code, span))
-        by_hand = not op.scope.updating
-        direct = by_hand and any(taken is subject for taken in op.inputs) and _works_on_gradient(op, subject)
-        if returned or (direct and all(user.pass_ is not op.pass_ for user in value.consumers)):
+        if not op.scope.updating:  # by hand: what is made of a gradient alone (a sum, a mean of some) is no weight
+            direct = any(taken is subject for taken in op.inputs) and _works_on_gradient(op, subject)
+            returned = direct and (returned or all(user.pass_ is not op.pass_ for user in value.consumers))
+        if returned:
             yield subject.name
 
     # -- looking values up by name ------------------------------------------------------------------------

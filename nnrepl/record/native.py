@@ -28,7 +28,7 @@ from nnrepl.record.frame_variables import first_argument
 from nnrepl.record.handing_back import hand_back
 from nnrepl.record.numbering import BY_OPTIMIZER, Numbering
 from nnrepl.record.patches import Patches
-from nnrepl.record.recorder import NATIVE, RECORD, Recorder, noticing, ready
+from nnrepl.record.recorder import NATIVE, RECORD, Recorder, here, ready
 from nnrepl.record.segments import is_mlx
 from nnrepl.record.stack import UPDATES
 from nnrepl.record.watch import BindingWatch
@@ -110,7 +110,8 @@ class Levels:
         changes: Tells whether weights are changed between gradient calls.
         resting: Whether the program is in a closed stretch: until the next call.
         evaluations: How many evaluations the program has forced up to now, if it is.
-        returned: What the call gives back that has just been closed; `making`: the one that is being made.
+        returned: What the call gives back that has just been closed; `calling`: the frame in which it was made,
+            `compiled`: whether in a compiled function; `making`: the one that is being made.
     """
 
     def __init__(
@@ -132,6 +133,8 @@ class Levels:
         self.resting = False
         self.evaluations = 0
         self.returned: Any = None
+        self.calling: FrameType | None = None
+        self.compiled = False
         self.making: Callable[[], Any] | None = None
         self._depth = 0
         self._sparse = False
@@ -189,6 +192,7 @@ class Levels:
         self.renew()
         recorder.mode = RECORD
         recorder.native_until = len(recorder.tape)
+        recorder.older.clear()
         recorder.seeded(("native", len(recorder.tape.steps)))
         recorder.watch.resume(recorder.stack.watched(recorder.watch))
 
@@ -282,14 +286,8 @@ class Levels:
             loss: Picks the loss out of what comes back; None where there is none.
             weights: By what they differentiate, where that is known.
         """
-        recorder, listener, gradient = self.recorder, self.recorder.listener, calls[0].kind == GRADIENT_PASS
-        if gradient:
-            self.losses.settle()
-            self._look_for_update(weights)
-        recorder.intake.enter(recorder)
-        self.making = call
-        if gradient and listener is not None:
-            listener.closed_call_started()
+        recorder = self.recorder
+        self._begin(calls[0], call, weights)
         frame = _own(frame)
         scope, lasti = recorder.stack.enter(frame), frame.f_lasti
         self.inside = True
@@ -312,8 +310,23 @@ class Levels:
                     self.losses.made(op, loss(result))
                 recorder.intake.closed(recorder, op)
                 self._expect_update(op.pass_, weights)
-            self._left(op, result)
+            self.calling, self.compiled = frame, calls[0].scope is not None
+            try:
+                self._left(op, result)
+            finally:
+                self.calling = None  # it holds what its variables do
         return result
+
+    def _begin(self, first: Call, call: Callable[[], Any], weights: Weights | None) -> None:
+        """Note that a call is about to be made natively."""
+        recorder, gradient = self.recorder, first.kind == GRADIENT_PASS
+        if gradient:
+            self.losses.settle()
+            self._look_for_update(weights)
+        recorder.intake.enter(recorder)
+        self.making = call
+        if gradient and recorder.listener is not None:
+            recorder.listener.closed_call_started()
 
     def _within(self, made: Call, scope: Activation | None, lasti: int) -> Activation | None:
         """Return in which call of a compiled function a call is made. As long as that is called from one place, it is
@@ -364,10 +377,32 @@ class Levels:
             before = tape.passes[-2]
             pass_.number = before.number + self.numbering.between(before, pass_)
 
+    def over(self) -> None:
+        """Note that the program has ended: the last loss is looked at."""
+        self.losses.settle()
+
     def record_late(self) -> None:
         """Note that what is about to be called has to be recorded, although what came just before has not been."""
         self.recorder.tape.late.add(len(self.recorder.tape))
         self.record()
+
+
+def levels_of(recorder: Recorder) -> Levels | None:
+    """Return what switches a recorder's levels; None before anything is installed."""
+    levels = recorder.levels
+    return levels if isinstance(levels, Levels) else None
+
+
+def noticing() -> Levels | None:
+    """Return what notices a call made natively here and now, not within another one; None if nothing does."""
+    recorder = here()
+    return None if recorder is None else noticed_by(recorder)
+
+
+def noticed_by(recorder: Recorder) -> Levels | None:
+    """Return what notices a call made natively now, if that is not within another one."""
+    levels = recorder.levels if recorder.mode == NATIVE else None
+    return levels if isinstance(levels, Levels) and not levels.inside else None
 
 
 def _own(frame: FrameType) -> FrameType:

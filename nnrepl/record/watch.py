@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.record.adopt import taken
 from nnrepl.record.containers import entries_of, view_of
 from nnrepl.record.frame_variables import OPTIMIZED, looked_at, read, sets_globals
-from nnrepl.record.leavings import taken
 from nnrepl.record.segments import is_library
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 from nnrepl.tape.bindings import Bindings, Noted
 
 if TYPE_CHECKING:
-    from nnrepl.record.recorder import Recorder
+    from nnrepl.record.ledger import Ledger
 
 _array = mx.array
 _PLAIN = frozenset(
@@ -85,7 +85,7 @@ class BindingWatch:
         recorder: On whose tape it notes.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Ledger) -> None:
         self.recorder = recorder
         self._frames: dict[FrameType, _Frame] = {}
         self._known: dict[int, _Watched] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nnrepl.record.native import levels_of
 from nnrepl.replay.remade import Remade
 from nnrepl.tape import ClosedOp, Op, Tape, Value
 
@@ -24,6 +25,7 @@ class Opening:
         expected: The ops that the run is to make, in which what is recorded takes the place of closed ops.
 
     Attributes:
+        old: The tape.
         free: How many calls of the step that is being opened are still to be made, and one more for what comes after
             the last of them, which belongs to the step up to the next call; 0: none is being opened.
         pairs: Calls that ran natively in both runs.
@@ -32,11 +34,11 @@ class Opening:
     """
 
     def __init__(self, old: Tape, steps: frozenset[int], expected: list[Op]) -> None:
+        self.old = old
         self.free = 0
         self.pairs: list[tuple[Op, ClosedOp]] = []
         self.grown: list[tuple[int, int]] = []
         self.remade = Remade()
-        self._old = old
         self._steps = steps
         self._expected = expected
         self._whole = len(expected) >= len(old)
@@ -50,7 +52,8 @@ class Opening:
         if self.free > 1:
             return False
         self.close(recorder)
-        native = recorder.levels is not None and recorder.levels.native
+        levels = levels_of(recorder)
+        native = levels is not None and levels.native
         late = self._is_late(at)
         if at >= len(self._expected):
             return native and (self._whole or late)
@@ -75,12 +78,12 @@ class Opening:
         """Wake up: a call is about to be recorded that ends a stretch, if one is being opened; or a call that the tape
         has, whatever else it has not behind the last one of the step that is being opened."""
         late = self.free == 1 and self._is_late(self._start + self._calls)
-        if late or (self.free and _is_stretch(self._old.ops[self._start - self._shift])):
+        if late or (self.free and _is_stretch(self.old.ops[self._start - self._shift])):
             self.close(recorder)
 
     def _step(self, at: int) -> int:
         """Return the step to which the op belongs that is expected at a position."""
-        return self._old.steps.number_at(at - self._shift)
+        return self.old.steps.number_at(at - self._shift)
 
     def _begin(self, recorder: Recorder, at: int) -> None:
         step, end = self._step(at), at + 1
@@ -91,8 +94,9 @@ class Opening:
         self._start = at
         self._calls = end - at
         self.free = 1 if stretch else self._calls + 1
-        if recorder.levels is not None and not recorder.levels.native:
-            recorder.levels.renew()
+        levels = levels_of(recorder)
+        if levels is not None and not levels.native:
+            levels.renew()
 
     def left(self, recorder: Recorder) -> None:
         """Note that a call has been recorded to its end. Where the tape goes on with a closed one, what lies between is
@@ -101,8 +105,9 @@ class Opening:
             self.free = max(self.free - 1, 1)
             return
         self.close(recorder)
-        if len(recorder.tape) < len(self._expected) and self.natively(recorder) and recorder.levels is not None:
-            recorder.levels.go_native()
+        levels = levels_of(recorder)
+        if len(recorder.tape) < len(self._expected) and self.natively(recorder) and levels is not None:
+            levels.go_native()
 
     def _goes_on(self) -> bool:
         """Whether what comes after the last call of the step that is being opened is not on the tape."""
@@ -111,7 +116,7 @@ class Opening:
 
     def _is_late(self, position: int) -> bool:
         """Whether what the tape has at a position follows something that is not on it."""
-        return position - self._shift in self._old.late
+        return position - self._shift in self.old.late
 
     def close(self, recorder: Recorder) -> None:
         """If a step is being opened, it ends here: before the next call, or a cell."""
@@ -163,7 +168,7 @@ class Opening:
     @property
     def length(self) -> int:
         """How many ops the old tape has."""
-        return len(self._old)
+        return len(self.old)
 
     @property
     def anew(self) -> bool:

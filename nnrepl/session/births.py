@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from nnrepl.ops import ELEMENTWISE, ENTRIES, Trait, has
+from nnrepl.ops.numbers import unravel
 from nnrepl.record.batches import PIECE, pieces
 from nnrepl.tape import Inside, Op, Value, inside_of, result_inside
 
@@ -294,15 +295,6 @@ def same_place(shape: tuple[int, ...], at: int, operand: tuple[int, ...]) -> int
     return place
 
 
-def unravel(at: int, shape: Sequence[int]) -> tuple[int, ...]:
-    """Return a flat place as an index."""
-    index: list[int] = []
-    for extent in reversed(shape):
-        index.append(at % extent if extent else 0)
-        at //= extent or 1
-    return tuple(reversed(index))
-
-
 def filler(taken: Value) -> mx.array:
     """Finite numbers for the place of bad ones: all different, so that no difference and no variance of them is 0."""
     spread = mx.arange(taken.size).astype(mx.float32) * 0.6180339887
@@ -402,3 +394,29 @@ def _ranks(bad: list[Value]) -> tuple[dict[Value, mx.array], tuple[mx.array, mx.
         ranks[taken] = (joined_nan[part] * nan + (count + joined_inf[part]) * inf).reshape(taken.shape)
         start += taken.size
     return ranks, (count, count + joined_inf[-1])
+
+
+def is_born(sight: Sight, birth: Birth) -> bool:
+    """Look at the numbers themselves whether a birth is one: the element is bad; and it stays so when its op is
+    computed with a finite number in the place of each bad one that goes in. (Of a NaN that infinite numbers made: it
+    does not, or its slope is the ∞ that the forward op gave there.)"""
+    op, value = birth.op, birth.value
+    sight.see([value])
+    element = value.array.flatten()[birth.at]
+    nan, bad = sight.numbers([mx.isnan(element), ~mx.isfinite(element)])
+    if not (nan if birth.kind == NAN else bad and not nan):
+        return False
+    if op is None or birth.lost or birth.constant is not None or op.operation.kind == "data" or op.name == "array":
+        return True
+    sight.see(op.inputs)
+    result = _again(op, value, birth.at, lambda taken: _only(taken, None))
+    try:
+        still = None if result is None else sight.numbers([~mx.isfinite(result)])[0]
+    except (ValueError, RuntimeError):  # a factorization that minds its numbers
+        still = None
+    if still is None:
+        still = all(sight.finite([taken for taken in op.inputs if is_inexact(taken)]).values())
+    inner = birth.within is None or is_born(sight, birth.within)
+    if birth.before is not None:
+        return not still or _slope(sight, op, value, birth.at) is not None
+    return bool(still) and inner

@@ -92,12 +92,26 @@ def open_ahead(session: Standing, goal: goals.Goal, found: int | None) -> None:
     if isinstance(goal, goals.Until) and goal.place.is_bounded(session.tape) and not session.stops.enabled:
         start, end = goal.place.span(session.tape, start, end)
     steps = closed_between(session.tape, start, end)
+    _open_some(session, _where_it_may_be(session, goal, steps))
+
+
+def _where_it_may_be(session: Standing, goal: goals.Goal, steps: list[int]) -> list[int]:
+    """Return those of some closed steps in which a goal may lie, or what may stop the user, as far as that is known
+    without opening anything."""
+    if not steps:
+        return []
     scouts = scouts_of(session, goal)
-    if scouts is not None:  # what is known of the losses tells it without opening anything
-        seen = [number for number in steps if any(scout.may(session.tape, number) for scout in scouts)]
-        back = max((scout.back for scout in scouts), default=0)
-        steps = [number for number in steps if any(number <= other <= number + back for other in seen)]
-    _open_some(session, steps)
+    session.scouts = goal, tuple(session.stops.enabled), scouts  # a run that opens steps tells of all of them
+    if scouts is None:
+        return steps
+    wanted = {
+        near
+        for number in steps
+        for scout in scouts
+        if scout.may(session.tape, number)
+        for near in range(number - scout.back, number + 1)
+    }
+    return [number for number in steps if number in wanted]
 
 
 def hit_before(session: Standing, goal: goals.Goal, found: int | None) -> list[Hit]:
@@ -128,10 +142,13 @@ def open_behind(session: Standing, target: int, each: bool) -> None:
     """Open steps between the cursor and a position before it, the nearest first, if `each` op counts there, or what may
     stop the user lies there. Raises as `open_steps` does."""
     enabled, between = session.stops.enabled, closed_between(session.tape, target, session.cursor)
-    if between and any(isinstance(entry, Catch) for entry in enabled):
-        open_steps(session, between)  # what comes in with NaN was made in the step before
-    if enabled or each:
+    if each:
         _open_some(session, between[::-1])
+    elif enabled:
+        steps = _where_it_may_be(session, goals.Never(), between)
+        if steps and any(isinstance(entry, Catch) for entry in enabled):
+            open_steps(session, steps)  # what comes in with NaN was made in the step before
+        _open_some(session, steps[::-1])
 
 
 def _open_some(session: Standing, steps: list[int]) -> None:
@@ -256,10 +273,22 @@ def open_mentioned(session: Standing, text: str) -> None:
     parsed = parse(text)
     if parsed.gradients:
         open_gradients(session)
-    for name in parsed.plain_names:
-        value = _by_tape(session, name)
+    older = [_by_tape(session, name) for name in parsed.plain_names]
+    older += [_gradient_before(session, name) for name in parsed.gradients]  # another model's may be newer there
+    for value in older:
         if value is not None and value.op is not None:
             open_newer(session, value.op.position)
+
+
+def _gradient_before(session: Standing, name: str) -> Value | None:
+    """Return the last gradient with respect to a tensor, where that lies in a step before."""
+    try:
+        session.lookup.by_words(f"grad({name})", session.cursor)
+    except NotYet as answer:
+        return answer.last
+    except UserError:
+        return None
+    return None
 
 
 def _by_tape(session: Standing, name: str) -> Value | None:

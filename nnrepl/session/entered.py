@@ -153,11 +153,14 @@ class InFunction(InCall):
 
     def __init__(self, title: str, name: str, file: str = "") -> None:
         super().__init__(title)
-        self._file, self._name = file, name
+        self._file, self.name = file, name
 
     def accepts(self, call: Activation) -> bool:
-        code = call.code
-        named = self._name == code.co_name or is_called(code.co_qualname, self._name)
+        return self.means(call.code, call.owner)
+
+    def means(self, code: CodeType, owner: Any) -> bool:
+        """Whether a call of some code is meant."""
+        named = self.name == code.co_name or is_called(code.co_qualname, self.name)
         return named and code.co_name != "<module>" and is_file(code.co_filename, self._file)
 
 
@@ -183,13 +186,17 @@ class InClass(InCall):
 
     def __init__(self, title: str, name: str, file: str = "") -> None:
         super().__init__(title)
-        self._file, self._name = file, name
+        self._file, self.name = file, name
 
     def accepts(self, call: Activation) -> bool:
-        owner = type(call.owner).__qualname__ if is_module(call.owner) else ""
-        holder = call.code.co_qualname.rpartition(".")[0]
-        named = is_called(holder, self._name) or (bool(owner) and is_called(owner, self._name))
-        return named and is_file(call.code.co_filename, self._file)
+        return self.means(call.code, call.owner)
+
+    def means(self, code: CodeType, owner: Any) -> bool:
+        """Whether a call of some code is meant, whose first argument is this."""
+        kind = type(owner).__qualname__ if is_module(owner) else ""
+        holder = code.co_qualname.rpartition(".")[0]
+        named = is_called(holder, self.name) or (bool(kind) and is_called(kind, self.name))
+        return named and is_file(code.co_filename, self._file)
 
 
 class InCell(InCall):

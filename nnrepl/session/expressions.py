@@ -134,7 +134,7 @@ class Expressions:
         if parsed.error is not None:
             raise parsed.error
         meant, placeholders = self._translate(parsed, where)
-        instead = _instead(parsed, meant)
+        instead = instead_of(parsed, meant)
         tree, kept = enclosed(ast.Module([replaced(line, instead) for line in parsed.body], []))
         code = compile(tree, "<prompt>", "exec", dont_inherit=True)
         namespace = self._namespace(names_of(code), placeholders, where)
@@ -162,7 +162,7 @@ class Expressions:
         body = parsed.only()
         meant, placeholders = self._translate(parsed, where)
         if meant not in parsed.codes:
-            tree = ast.Expression(replaced(body, _instead(parsed, meant)))
+            tree = ast.Expression(replaced(body, instead_of(parsed, meant)))
             code = compile(tree, "<prompt>", "eval", dont_inherit=True)
             parsed.codes[meant] = (code, names_of(code))
         code, used = parsed.codes[meant]
@@ -412,6 +412,8 @@ class Expressions:
         value = self.value_of(of)
         if value is None and isinstance(of, str):
             value = self.lookup.by_words(of, where.position, where.scope)
+        if value is None and isinstance(of, mx.array):
+            value = self.lookup.lying(of, where.position, where.scope)
         if value is None:
             raise UserError("grad() takes a value of the tape by its name, such as grad(z1) or grad(#3)")
         return self.array_for(self.lookup.gradient(value, where.position))
@@ -435,7 +437,7 @@ class Expressions:
             ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
 
 
-def _instead(parsed: Parsed, meant: tuple[Meant, ...]) -> dict[ast.AST, ast.expr]:
+def instead_of(parsed: Parsed, meant: tuple[Meant, ...]) -> dict[ast.AST, ast.expr]:
     """Return what takes the place of the names that are mentioned in a text."""
     instead: dict[ast.AST, ast.expr] = {}
     for mention, (name, rest) in zip(parsed.mentions, meant, strict=True):

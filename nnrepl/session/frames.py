@@ -267,9 +267,13 @@ class Frames:
         raise not_made(name, " in this step", maker, position, self.address(name, value), value, whose)
 
     def _made_at(self, one: tuple[int, Activation, Value]) -> int:
-        """Where a tensor that a variable held was made (where it came in, if no op made it)."""
-        at, _, value = one
-        return at if value.op is None else value.op.position
+        """Where a tensor that a variable held was made (where it came in, if no op made it). What was noted as a call
+        returned came in before the next op, which may be another step's."""
+        at, step, value = one
+        if value.op is not None:
+            return value.op.position
+        scope = self.tape.ops[at].scope if at < len(self.tape) else None
+        return at if scope is not None and step in scope.path() else max(at - 1, 0)
 
     def _last(self, name: str, position: int, step: Activation) -> tuple[str, Value | None, str]:
         """Return the last tensor that a variable of this name held in another call of the same function, with its
@@ -308,7 +312,9 @@ class Frames:
         """ "step 2's", where a position lies in another step than the cursor; else ""."""
         steps = self.tape.steps
         number = steps.number_at(at)
-        return f"step {number}'s" if number != steps.number_at(min(position, max(len(self.tape) - 1, 0))) else ""
+        if number == steps.number_at(min(position, max(len(self.tape) - 1, 0))):
+            return ""
+        return f"step {number}'s" if number else "the setup's"
 
 
 def _has(step: Activation, name: str) -> bool:

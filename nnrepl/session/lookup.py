@@ -7,6 +7,8 @@ from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
 
+import mlx.core as mx
+
 from nnrepl.record.gradient_names import GRADIENT_SIGN, lies_inside, sign_of, without_sign
 from nnrepl.record.homes import Home
 from nnrepl.record.names import ProgramNames
@@ -147,6 +149,17 @@ class Lookup:
         """Return the tensor that a name means where the cursor stands; None if it means none. Raises as `held` does."""
         found = self.held(name, position, scope)
         return found.thing if found is not None and isinstance(found.thing, Value) else None
+
+    def lying(self, array: mx.array, position: int, scope: Activation | _Here | None = HERE) -> Value | None:
+        """Return the tensor that an array object of the program's is where the cursor stands, by the model, dict or
+        list in which it lies: after a gradient call a model holds other objects than the call was given. Raises as
+        `by_words` does."""
+        home = self.names.homes.place_of(array)
+        thing = None if home is None else self.tape.bindings.entry(home.holder, home.key, position)
+        if isinstance(thing, Value):
+            return thing
+        name = None if home is None else self.names.homes.spelled(home)
+        return None if name is None else self.by_words(name, position, scope)
 
     # -- paths -----------------------------------------------------------------------------------------------
 
@@ -289,7 +302,7 @@ class Lookup:
         if not versions:
             return None
         value = self.names.newest(name, position)
-        if value is not None and (value.op is None or self._is_of_here(value, position)):
+        if value is not None and not (whose := self._whose_known(name, value, position)):
             return Held(value)
         ahead = next((later for at, later in versions if at > position and later is not value), None)
         if ahead is not None and ahead.op is None:
@@ -297,11 +310,17 @@ class Lookup:
         maker = None if ahead is None else ahead.op
         if value is None:
             raise not_made(name, "", maker, position)
-        whose = self.frames.whose(value, position)
         raise not_made(name, " in this step", maker, position, self.frames.address(name, value), value, whose)
 
-    def _is_of_here(self, value: Value, position: int) -> bool:
-        return not self.frames.whose(value, position) or value.op is None or value.op.pass_.kind != GRADIENT_PASS
+    def _whose_known(self, name: str, value: Value, position: int) -> str:
+        """ "step 2's", where a tensor that the tape knows by a name is none of the step in which the cursor stands:
+        what a variable of a library's call held in another step, what a pass of another step made. What an
+        optimizer's state holds (`weight.m`) stays."""
+        held = [at for at, _, variable in self.tape.bindings.naming(value) if variable == name and at <= position]
+        if held:
+            return self.frames.whose_step(held[-1], position)
+        gradient = value.op is not None and value.op.pass_.kind == GRADIENT_PASS
+        return self.frames.whose(value, position) if gradient else ""
 
     def _loss(self, name: str, position: int) -> Held | None:
         """`loss` means what the pass differentiates, whatever the program calls it."""
@@ -447,9 +466,12 @@ class Lookup:
         return bool(self.tape.bindings.called(name) or self.names.versions(name))
 
     def suggest(self, name: str) -> str:
-        """Return a hint at a name like this one."""
-        close = get_close_matches(name, self.names.spellings(), 1)
-        return f"; did you mean {close[0]}?" if close else ""
+        """Return a hint at a name like this one: a path that ends so, else one that is written much alike."""
+        known = self.names.spellings()
+        longer = [path for path in known if path.endswith(f".{name}")][:3]
+        close = longer or get_close_matches(name, known, 1)
+        *others, last = close or [""]
+        return f"; did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if close else ""
 
 
 def _several(steps: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nnrepl.record.native import levels_of
 from nnrepl.record.process import this_process
 from nnrepl.replay.divergence import NotKept
 from nnrepl.replay.keeping import Keeping, room
@@ -16,9 +17,12 @@ from nnrepl.replay.run import Run
 from nnrepl.replay.world import World
 from nnrepl.session import goals
 from nnrepl.session.hooks import OPENED, Stop
-from nnrepl.session.scouts import loss_before, scouts_of
+from nnrepl.session.outcomes import Ended
+from nnrepl.session.passing import place_of, without_ops
+from nnrepl.session.scouts import InStepOnly, Scout, asked_of, is_closed, loss_before, scouts_of, wires_of
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import Going, Replaying
+from nnrepl.session.wires import trips_of
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Pass, Tape
 from nnrepl.timeline.timelines import Timeline
 
@@ -38,10 +42,16 @@ def wanted(session: Standing, step: int) -> bool:
         session.caught_up(len(recorder.tape))  # this is the call that made the program run again
     tape = session.tape
     fresh = step > len(tape.steps) or not tape.steps.differentiated()
-    if session.stops.enabled and step <= tape.here + 1:
+    if step <= session.wary or (_waits_for_place(session) and step <= tape.here + 1):
         return False  # what has just been hit may well be hit again at once
     before = tape.steps[step - 2] if 1 < step <= len(tape.steps) + 1 else None
     return fresh and step < _needed_from(session) and before is not None and before.is_over
+
+
+def _waits_for_place(session: Standing) -> bool:
+    """Whether something may stop the program that is no number of a step."""
+    now = session.course.now
+    return bool(session.stops.enabled) or (isinstance(now, Going) and not goals.needed_from(now.goal))
 
 
 def rests(session: Standing) -> bool:
@@ -94,7 +104,7 @@ def call_begins(session: Standing, recorder: Recorder, keeping: Keeping) -> None
     Raises NotKept through the program.
     """
     kept, intake = recorder.tape.kept, recorder.intake
-    number = kept.calls(recorder.tape)
+    number = kept.calls(recorder.tape.passes)
     if isinstance(intake, Replay):
         intake.forward.begins(recorder, number)
     elif this_process() == session.process and session.edits.can_run_again:
@@ -114,13 +124,14 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
     if this_process() != session.process or recorder is None:
         return True
     if isinstance(recorder.intake, Replay):
-        recorder.intake.forward.left(None if recorder.levels is None else recorder.levels.returned)
+        levels = levels_of(recorder)
+        recorder.intake.forward.left(None if levels is None else levels.returned)
         session.call_left()
     if isinstance(recorder.intake, Replay):
         done, steps = len(recorder.tape.steps), len(recorder.intake.tape.steps)
         session.hooks.progress(done / max(steps, 1), f"running again, step {done} of {steps}")
         return recorder.intake.natively(recorder)
-    _look_out(session)
+    _look_out(session, op)
     now, needed = session.course.now, _needed_from(session)
     if isinstance(now, Going) and not now.interrupted:
         now.unstopped = needed == sys.maxsize and not scouts_of(session, now.goal)
@@ -130,31 +141,70 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
     return needed == sys.maxsize or len(session.tape.steps) + ends < needed
 
 
-def _look_out(session: Standing) -> None:
-    """If what the program runs on for, or may be stopped by, can be seen in what a gradient call gives, look there; if
-    it is seen, that step is opened, and the command finds it there.
+def _look_out(session: Standing, op: ClosedOp) -> None:
+    """Where something may be hit of what the program runs on for, or may be stopped by, as far as a call tells that has
+    just ended, those steps are opened, and the command finds it there.
 
-    Raises RunAgain through the program.
+    Raises:
+        RunAgain: Through the program.
     """
-    recorder, now, tape = session.recorder, session.course.now, session.tape
-    scouts = scouts_of(session, now.goal) if isinstance(now, Going) else None
-    if recorder is None or recorder.levels is None or not scouts:
+    recorder, tape, scouts = session.recorder, session.tape, scouting(session)
+    levels = None if recorder is None else levels_of(recorder)
+    if recorder is None or levels is None or not scouts:
         return
-    fresh = recorder.levels.losses.fresh()
-    if fresh is None:
-        return
-    op, loss = fresh
-    before, returned = loss_before(tape, op), recorder.levels.returned
+    fresh = levels.losses.fresh()
+    made, loss = fresh if fresh is not None else (op, None)
+    ended = Ended(op, loss, loss_before(tape, made), levels.returned, levels.calling, levels.compiled)
     with recorder.muted():
-        seen = [scout for scout in scouts if scout.sees(loss, before, returned)]
-    recorder.levels.losses.settle()  # its number is known from here on
-    if seen:
-        session.course.rest(Stop("", len(tape)))
-        step = tape.steps.number_at(op.position)
-        first = max(step - max(scout.back for scout in seen), 1)
-        session.hooks.opening(f"step {step}")
-        session.stops.recount(session.lookout.counted)  # the command comes by all of it once more
-        session.edits.open(frozenset([*range(first, step + 1), *tape.retraced]), session.cursor)
+        found = [(scout, step) for scout in scouts for step in scout.sees(tape, ended)]
+    levels.losses.settle()  # its number is known from here on
+    if found:
+        _alarm(session, {step for scout, last in found for step in range(last - scout.back, last + 1)})
+
+
+def _alarm(session: Standing, steps: set[int]) -> None:
+    """Open steps in which something may be hit. Raises RunAgain through the program."""
+    tape = session.tape
+    session.course.rest(Stop("", len(tape)))
+    session.hooks.opening(f"step {max(steps)}")
+    session.stops.recount(session.lookout.counted)  # the command comes by all of it once more
+    session.alarms += 1
+    session.wary = len(tape.steps) + 2 ** min(session.alarms, _WARIEST) // 2
+    session.edits.open(frozenset([*(step for step in steps if step > 0), *tape.retraced]), session.cursor)
+
+
+_WARIEST = 12
+"""After so many alarms for nothing, one behind the other, no more steps are recorded at once."""
+
+
+def scouting(session: Standing) -> list[Scout] | None:
+    """Return who looks out for what may stop the program as it runs natively; None if that takes recording. What they
+    have to be told of is asked for. They stay the same as long as the program runs natively."""
+    recorder, now = session.recorder, session.course.now
+    if recorder is None or not isinstance(now, Going):
+        return None
+    triggers = tuple(session.stops.enabled)
+    levels = levels_of(recorder)
+    known = session.scouts if levels is not None and levels.native else None
+    if known is None or known[:2] != (now.goal, triggers):
+        watch(session)
+        known = session.scouts
+    return None if known is None else known[2]
+
+
+def watch(session: Standing) -> None:
+    """Have Python tell where the program comes by, as far as that may stop it."""
+    recorder = session.recorder
+    if recorder is None:
+        return
+    now = session.course.now
+    if isinstance(now, Going) and may_run(session):
+        session.scouts = now.goal, tuple(session.stops.enabled), scouts_of(session, now.goal)
+    goal = session.goal if isinstance(now, Going) or session.scouts is None else session.scouts[0]  # once more for that
+    places = [*place_of(goal), *session.lookout.places()]
+    lines = list(without_ops(session.tape, places))
+    scouts = session.scouts[2] if session.scouts is not None and may_run(session) else None
+    session.passing.arm(recorder, lines, wires_of(scouts or []), asked_of(scouts or []))
 
 
 def may_run(session: Standing) -> bool:
@@ -167,9 +217,13 @@ def _needed_from(session: Standing) -> int:
     now = session.course.now
     if not isinstance(now, Going) or now.interrupted or session.surprises > _SURPRISES or not may_run(session):
         return 0
-    if session.stops.enabled and scouts_of(session, now.goal) is None:
+    goal = now.goal
+    scouts = scouting(session)
+    if scouts is None:
         return 0
-    return goals.needed_from(now.goal)
+    first = goals.needed_from(goal) or sys.maxsize
+    named = [scout.number for scout in scouts if isinstance(scout, InStepOnly) and scout.is_ahead(session.tape)]
+    return min([first, *named])
 
 
 class Frontier:
@@ -212,6 +266,7 @@ def settle(session: Standing) -> None:
         recorder.intake.forward.settle(recorder)
         if parted and recorder.intake.forward.skipped:
             raise NotKept(parted)
+    trips_of(session.tape).carry(trips_of(opening.old), opening.length, opening.moved)
     timeline = session.edits.timelines.current
     timeline.seen = opening.moved(timeline.seen)
     _move_changes(session, timeline, opening)
@@ -273,13 +328,30 @@ def not_expected(session: Standing, pass_: Pass) -> None:
     session.edits.open(frozenset([pass_.step.number]), -1, now.goal)
 
 
+def look_at_end(session: Standing) -> None:
+    """Note that the program, or a cell, has come to its end natively: what has come by since its last call may stop the
+    user as well.
+
+    Raises:
+        RunAgain: Through the program.
+    """
+    recorder, tape, now = session.recorder, session.tape, session.course.now
+    levels = None if recorder is None else levels_of(recorder)
+    native = levels is not None and levels.native
+    if not native or not isinstance(now, Going) or now.interrupted or this_process() != session.process:
+        return
+    last = tape.steps.number_at(len(tape) - 1)
+    if is_closed(tape, last) and any(scout.may(tape, last) for scout in scouting(session) or []):
+        _alarm(session, {last})
+
+
 def look_at_failure(session: Standing, error: BaseException | None) -> None:
     """Note that the program has ended. Where it failed in a step that is closed, that is opened.
 
     Raises RunAgain through the program.
     """
     recorder, tape = session.recorder, session.tape
-    levels = None if recorder is None else recorder.levels
+    levels = None if recorder is None else levels_of(recorder)
     failed = isinstance(error, Exception) and levels is not None and levels.native and session.stood is None
     if failed and tape.ops and session.hooks.looks() and session.edits.can_run_again:
         session.edits.open(frozenset([tape.steps.number_at(len(tape) - 1)]), -1)

@@ -1,75 +1,88 @@
-"""Passing: lines of the program's that make no op. Only Python itself tells when one of them has run, so the program is
-traced where a stop at such a line is wanted, and only there; the stop is at the op that comes next.
+"""Passing: where the program comes to lines that make no op, and to what may stop it while it runs natively. Only
+Python itself tells of that, so it is asked where a stop at such a place is wanted, and only there; a stop at a line
+without ops is at the op that comes next.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from types import CodeType, FrameType
-from typing import Any
 
+from nnrepl.record.native import levels_of
+from nnrepl.record.recorder import Recorder
+from nnrepl.session.coming import Coming, lines_of
 from nnrepl.session.entered import SourceLine
 from nnrepl.session.goals import Goal, Until
 from nnrepl.session.place import Place
 from nnrepl.session.points import Condition, Within
+from nnrepl.session.wires import NOWHERE, TruthWire, Wire, trips_of
 from nnrepl.tape import Tape
 
 
 class Passing:
-    """Notes on a tape where the program has come to some lines."""
+    """Notes on the tape that is recorded where the program has come by."""
 
     def __init__(self) -> None:
-        self._tape: Tape | None = None
+        self._recorder: Recorder | None = None
+        self._coming = Coming()
         self._files: dict[str, frozenset[int]] = {}
-        self._codes: dict[CodeType, frozenset[int]] = {}
-        self._before: Any = None
-        self._frames: list[FrameType] = []
+        self._wires: list[Wire] = []
+        self._keys: list[str] = []
+        self._at: dict[CodeType, list[tuple[frozenset[int], Wire]]] = {}
 
-    def arm(self, tape: Tape, lines: Iterable[SourceLine]) -> None:
-        """From now on, note on a tape where the program comes to some lines."""
+    def arm(self, recorder: Recorder, lines: Iterable[SourceLine], wires: list[Wire], asked: list[str]) -> None:
+        """From now on, note where the program comes to some lines, and which wires it trips.
+
+        Args:
+            asked: What others note of this run.
+        """
+        self.disarm()
         wanted: dict[str, frozenset[int]] = {}
         for line in lines:
             wanted[line.file] = wanted.get(line.file, frozenset()) | {line.line}
-        if not wanted:
+        if not wanted and not wires and not asked:
             return
-        self._tape, self._files, self._before = tape, wanted, sys.gettrace()
-        self._codes.clear()
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None:
-            if frame.f_code.co_filename in wanted and frame.f_trace is None:
-                frame.f_trace = self._came
-                self._frames.append(frame)
-            frame = frame.f_back
-        sys.settrace(self._entered)
+        self._recorder, self._files, self._wires = recorder, wanted, wires
+        self._keys = [*[wire.key for wire in wires], *(asked if not recorder.intake.follows else [])]
+        self._at.clear()
+        trips_of(recorder.tape).begin(self._keys, len(recorder.tape))
+        if wanted or wires:
+            self._coming.arm(self._lines, self._came)
 
     def disarm(self) -> None:
         """Note no more."""
-        if self._tape is None:
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            self._coming.disarm()
+            trips_of(recorder.tape).end(self._keys, len(recorder.tape))
+
+    def _lines(self, code: CodeType) -> frozenset[int]:
+        at = self._at[code] = [(lines, wire) for wire in self._wires if (lines := wire.lines(code))]
+        passed = self._files.get(code.co_filename, NOWHERE)
+        return NOWHERE.union(passed & lines_of(code) if passed else NOWHERE, *[lines for lines, _ in at])
+
+    def _came(self, frame: FrameType, line: int) -> None:
+        recorder, code = self._recorder, frame.f_code
+        if recorder is None:
             return
-        self._tape = None
-        sys.settrace(self._before)
-        for frame in self._frames:
-            frame.f_trace = None
-        self._frames.clear()
+        tape = recorder.tape
+        if line and line in self._files.get(code.co_filename, NOWHERE):
+            found = tape.passed.setdefault((code.co_filename, line), [])
+            if len(tape) not in found[-1:]:
+                found.append(len(tape))
+        for lines, wire in self._at[code]:
+            if line in lines:
+                self._trip(recorder, wire, frame, line)
 
-    def _entered(self, frame: FrameType, event: str, _: Any) -> Any:
-        code = frame.f_code
-        lines = self._codes.get(code)
-        if lines is None:
-            there = {line for _, _, line in code.co_lines() if line is not None}
-            lines = self._codes[code] = self._files.get(code.co_filename, frozenset()) & there
-        return self._came if lines else None
-
-    def _came(self, frame: FrameType, event: str, _: Any) -> Any:
-        if self._tape is None:
-            return None
-        file, line = frame.f_code.co_filename, frame.f_lineno
-        if event == "line" and line in self._files.get(file, ()):
-            found = self._tape.passed.setdefault((file, line), [])
-            if len(self._tape) not in found[-1:]:
-                found.append(len(self._tape))
-        return self._came
+    def _trip(self, recorder: Recorder, wire: Wire, frame: FrameType, line: int) -> None:
+        levels, trips = levels_of(recorder), trips_of(recorder.tape)
+        native = levels is not None and levels.native
+        inside = recorder.differentiating if not native else levels is not None and levels.inside
+        position = len(recorder.tape) if inside else max(len(recorder.tape) - 1, 0)
+        if isinstance(wire, TruthWire):
+            trips.say(wire.key, position, wire.trips(frame, line))
+        elif (native or not inside) and wire.trips(frame, line):
+            trips.note(wire.key, position, not inside)
 
 
 def without_ops(tape: Tape, places: Iterable[Place]) -> Iterator[SourceLine]:

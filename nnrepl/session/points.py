@@ -29,15 +29,15 @@ class Number(Place):
 
     def __init__(self, title: str, index: int, step: int) -> None:
         super().__init__(title)
-        self._index, self._step = index, step
+        self._index, self.step = index, step
 
     def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
-        at = tape.position(self._index, self._step)
-        found = at is not None and at < len(tape) and tape.steps.number_at(at) == self._step
+        at = tape.position(self._index, self.step)
+        found = at is not None and at < len(tape) and tape.steps.number_at(at) == self.step
         return ordered([at] if found and at is not None else [], start, end, reverse)
 
     def gone(self, tape: Tape) -> str:
-        return f"there is no op {self.title}" if self._step < len(tape.steps) else ""
+        return f"there is no op {self.title}" if self.step < len(tape.steps) else ""
 
 
 class StepStart(Place):

@@ -1,21 +1,28 @@
-"""Scouts: what may stop a program that runs natively, as far as that tells which comes out of its closed calls.
+"""Scouts: what may stop a program that runs natively, as far as that can be told without recording its calls.
 
-A scout looks at each closed gradient call when it has run. Where it sees that something may be hit, the step is opened
-and searched op by op, as if it had been recorded; so a scout may see too much, but never too little.
+A scout looks at each closed call when it has run. Where it sees that something may be hit, the steps in which that may
+be are opened and searched op by op, as if they had been recorded; so a scout may see too much, but never too little.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Protocol
-from weakref import WeakKeyDictionary
+from typing import Protocol
 
 import mlx.core as mx
 
+from nnrepl.record.segments import is_library
 from nnrepl.session import goals
-from nnrepl.session.parsed import parse
+from nnrepl.session.entered import InClass, InFunction, SourceLine
+from nnrepl.session.outcomes import Ended, Outcome, is_called_loss, outcome_of
+from nnrepl.session.parsed import Parsed, parse
+from nnrepl.session.place import Place
+from nnrepl.session.points import Condition, Number, StepStart, Within
+from nnrepl.session.program import is_called
 from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Breakpoint, Catch, Trigger, Watch
+from nnrepl.session.wires import EntryWire, LineWire, TruthWire, Wire, asks_variables_only, trips_of
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Tape, Value, arrays_of
 
 _any, _isnan = mx.any, mx.isnan
@@ -26,17 +33,14 @@ class Scout(Protocol):
 
     Attributes:
         back: How many steps before the one in which it is seen have to be opened as well.
+        wires: What it has to be told of.
     """
 
     back: int
+    wires: Sequence[Wire]
 
-    def sees(self, loss: mx.array, before: Value | None, returned: Any) -> bool:
-        """Whether it may be hit in the step of a gradient call that has just run.
-
-        Args:
-            before: The loss of the step before, None where that is not known.
-            returned: What came back from the call.
-        """
+    def sees(self, tape: Tape, ended: Ended) -> list[int]:
+        """Return the steps in which it may be hit, as a call tells that has just ended."""
 
     def may(self, tape: Tape, number: int) -> bool:
         """Whether it may be hit in a step that is closed on the tape."""
@@ -46,12 +50,13 @@ class LossHolds:
     """A condition that speaks of nothing but the loss."""
 
     back = 0
+    wires: Sequence[Wire] = ()
 
     def __init__(self, condition: str) -> None:
         self._condition = condition
 
-    def sees(self, loss: mx.array, before: Value | None, returned: Any) -> bool:
-        return goals.holds(self._condition, loss)
+    def sees(self, tape: Tape, ended: Ended) -> list[int]:
+        return _here(tape, ended) if ended.loss is not None and goals.holds(self._condition, ended.loss) else []
 
     def may(self, tape: Tape, number: int) -> bool:
         loss = tape.steps[number - 1].loss
@@ -62,9 +67,11 @@ class LossChanges:
     """An expression that speaks of nothing but the loss."""
 
     back = 1
+    wires: Sequence[Wire] = ()
 
-    def sees(self, loss: mx.array, before: Value | None, returned: Any) -> bool:
-        return before is None or not _same(loss, before.array)
+    def sees(self, tape: Tape, ended: Ended) -> list[int]:
+        loss, before = ended.loss, ended.before
+        return _here(tape, ended) if loss is not None and (before is None or not _same(loss, before.array)) else []
 
     def may(self, tape: Tape, number: int) -> bool:
         loss = tape.steps[number - 1].loss
@@ -76,13 +83,96 @@ class NotANumber:
     """NaN in the loss or in a gradient. What comes in with it was made in the step before."""
 
     back = 1
+    wires: Sequence[Wire] = ()
 
-    def sees(self, loss: mx.array, before: Value | None, returned: Any) -> bool:
-        return any([flag.item() for flag in [_any(_isnan(array)) for array in (loss, *arrays_of(returned))]])
+    def sees(self, tape: Tape, ended: Ended) -> list[int]:
+        if ended.loss is None:
+            return []
+        flags = [_any(_isnan(array)) for array in (ended.loss, *arrays_of(ended.returned))]
+        return _here(tape, ended) if any([flag.item() for flag in flags]) else []
 
     def may(self, tape: Tape, number: int) -> bool:
         losses = [step.loss for step in tape.steps[number - 1 : number + 1]]
         return losses[0] is None or any([_any(_isnan(loss.array)).item() for loss in losses if loss is not None])
+
+
+class Tripped:
+    """Wires all of which are tripped in a step, or between it and the one before."""
+
+    back = 0
+
+    def __init__(self, wires: list[Wire]) -> None:
+        self.wires: Sequence[Wire] = wires
+
+    def sees(self, tape: Tape, ended: Ended) -> list[int]:
+        number = tape.steps.number_at(ended.op.position)
+        return [near for near in (number - 1, number) if is_closed(tape, near) and self.may(tape, near)]
+
+    def may(self, tape: Tape, number: int) -> bool:
+        trips = trips_of(tape)
+        return all(trips.may(wire.key, tape, number) for wire in self.wires)
+
+
+_ASKED = "; "
+
+
+class OutcomeHolds:
+    """A condition that is asked where calls have ended."""
+
+    back = 0
+    wires: Sequence[Wire] = ()
+
+    def __init__(self, text: str, outcome: Outcome) -> None:
+        self.key = f"{_ASKED}{text}"
+        self._outcome = outcome
+
+    def sees(self, tape: Tape, ended: Ended) -> list[int]:
+        pass_ = ended.op.pass_
+        if not self._outcome.asks(ended):
+            return []
+        holds = self._outcome.holds(ended)
+        trips, number = trips_of(tape), tape.steps.number_at(ended.op.position)
+        late = pass_.kind == GRADIENT_PASS and self._outcome.of_weights  # they were given it before
+        at = ended.op.position - 1 if late else ended.op.position
+        if holds:
+            trips.note(self.key, max(at, 0))
+        found = number - 1 if late and tape.steps.number_at(max(at, 0)) != number else number
+        return [found] if holds and is_closed(tape, found) else []
+
+    def may(self, tape: Tape, number: int) -> bool:
+        return trips_of(tape).may(self.key, tape, number)
+
+
+class InStepOnly:
+    """A place that lies in one step."""
+
+    back = 0
+    wires: Sequence[Wire] = ()
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def sees(self, tape: Tape, ended: Ended) -> list[int]:
+        return [step for step in _here(tape, ended) if step == self.number]
+
+    def may(self, tape: Tape, number: int) -> bool:
+        return number == self.number
+
+    def is_ahead(self, tape: Tape) -> bool:
+        """Whether the program has not been there yet."""
+        return self.number >= len(tape.steps)
+
+
+def _here(tape: Tape, ended: Ended) -> list[int]:
+    return [tape.steps.number_at(ended.op.position)]
+
+
+def is_closed(tape: Tape, number: int) -> bool:
+    """Whether a call of a step is closed."""
+    if not 0 < number <= len(tape.steps):
+        return False
+    step = tape.steps[number - 1]
+    return any(isinstance(tape.ops[pass_.start], ClosedOp) for pass_ in step.passes if len(pass_))
 
 
 def _same(one: mx.array, other: mx.array) -> bool:
@@ -91,55 +181,129 @@ def _same(one: mx.array, other: mx.array) -> bool:
 
 
 def scouts_of(session: Standing, goal: goals.Goal) -> list[Scout] | None:
-    """Who looks out for a goal of the user's and for what may stop them on the way; None if that cannot be told from
-    what comes out of closed calls."""
+    """Who looks out for a goal of the user's and for what may stop them on the way; None if that cannot be told
+    without recording."""
+    found: list[Scout] = []
     if not goals.needed_from(goal):
-        return None
+        scout = _scout_of_place(session, goal.place) if isinstance(goal, goals.Until) else None
+        if scout is None:
+            return None
+        found.append(scout)
     condition = goals.of_loss(goal)
-    found: list[Scout] = [LossHolds(condition)] if condition else []
-    triggers = session.stops.enabled
-    if triggers and (session.lookout.search.skip or not _is_called_loss(session)):
-        return None
-    for trigger in triggers:
-        scout = None if trigger.ignore else _scout(trigger)
+    if condition:
+        found.append(LossHolds(condition))
+    for trigger in session.stops.enabled:
+        scout = scout_of(session, trigger)
         if scout is None:
             return None
         found.append(scout)
     return found
 
 
-def _scout(trigger: Trigger) -> Scout | None:
+def scout_of(session: Standing, trigger: Trigger) -> Scout | None:
+    """Who looks out for what stops the user; None if that has to be recorded to be seen."""
     if isinstance(trigger, Catch):
         return NotANumber() if trigger.text == "nan" else None
     if isinstance(trigger, Watch):
-        return LossChanges() if _speaks_of_loss(trigger.text) else None
-    if isinstance(trigger, Breakpoint) and not trigger.text and _speaks_of_loss(trigger.condition):
-        return LossHolds(trigger.condition)
+        return LossChanges() if _speaks_of_loss(trigger.text) and is_called_loss(session) else None
+    if isinstance(trigger, Breakpoint):
+        if not trigger.text and _speaks_of_loss(trigger.condition):
+            return LossHolds(trigger.condition) if is_called_loss(session) else None
+        place = session.breaks_at(trigger)
+        return None if place is None else _scout_of_place(session, place)
+    return None
+
+
+def records_for(session: Standing, trigger: Trigger) -> str:
+    """Why steps do not run natively as long as something is to stop the user, or what is missed natively; "" for
+    nothing that is worth saying."""
+    if isinstance(trigger, Catch) and trigger.text == "nan":
+        return "Where steps run natively their losses and gradients are looked at: a NaN that is gone before is missed."
+    place = session.breaks_at(trigger) if isinstance(trigger, Breakpoint) else None
+    if isinstance(trigger, Breakpoint) and (place is None or not _is_waited_for(session, place)):
+        return ""
+    if scout_of(session, trigger) is not None or (isinstance(trigger, Watch) and _speaks_of_loss(trigger.text)):
+        return ""
+    return "All steps are recorded for it, since it is seen only inside of them: that takes longer."
+
+
+def _is_waited_for(session: Standing, place: Place) -> bool:
+    """Whether a place is one where the program is not in each step; of a condition alone that is known after one."""
+    if isinstance(place, Condition):
+        return place.place is not None or len(session.tape.steps) > 1
+    return place.first_after(session.tape, 0) is None
+
+
+def _scout_of_place(session: Standing, place: Place) -> Scout | None:
+    condition = place.condition if isinstance(place, Condition) else ""
+    outer = place.place if isinstance(place, Condition) else place
+    truth = _truth(condition) if condition else None
+    number = None if outer is None else _step_of(session.tape, outer)
+    if number is not None:
+        return InStepOnly(number)
+    if condition and outer is None and truth is None:
+        outcome = outcome_of(session, parse(condition))
+        return None if outcome is None else OutcomeHolds(condition, outcome)
+    wire = None if outer is None or _runs_unseen(session, outer) else _wire_of(outer)
+    wires = [found for found in (wire, truth) if found is not None]
+    return Tripped(wires) if wires else None
+
+
+def _step_of(tape: Tape, place: Place) -> int | None:
+    """Return the step in which a place lies, where it lies in one that is named."""
+    if isinstance(place, Within):
+        return _step_of(tape, place.outer) or _step_of(tape, place.inner)
+    if isinstance(place, StepStart):
+        return place.number
+    return place.step or None if isinstance(place, Number) else None
+
+
+def _truth(condition: str) -> TruthWire | None:
+    parsed = parse(condition)
+    return TruthWire(parsed) if asks_variables_only(parsed) else None
+
+
+def _runs_unseen(session: Standing, place: Place) -> bool:
+    """Whether MLX may run what is at a place without Python: it has been in a compiled function, or it is a function of
+    a library, which may be compiled."""
+    tape = session.tape
+    if isinstance(place, Within):
+        return _runs_unseen(session, place.inner) or _runs_unseen(session, place.outer)
+    if any(place.first_after(tape, start) in range(start, end) for start, end in tape.compiled):
+        return True
+    if isinstance(place, SourceLine):
+        return is_library(place.file)
+    known = session.program.classes() if isinstance(place, InClass) else session.program.functions()
+    name = getattr(place, "name", "")
+    return not any(is_called(found, name) for found in known)
+
+
+def _wire_of(place: Place) -> Wire | None:
+    """Return what tells that a place may have been come to; None if Python does not tell."""
+    if isinstance(place, SourceLine) and not place.cell:
+        return LineWire(place)
+    if isinstance(place, (InFunction, InClass)):
+        return EntryWire(place)
+    if isinstance(place, Within):
+        return _wire_of(place.inner) or _wire_of(place.outer)
     return None
 
 
 @lru_cache(256)
 def _speaks_of_loss(text: str) -> bool:
     """Whether an expression speaks of nothing but the loss."""
-    parsed = parse(text)
+    parsed: Parsed = parse(text)
     return parsed.plain_names == ["loss"] and not parsed.gradients
 
 
-_CALLED: WeakKeyDictionary[Tape, bool] = WeakKeyDictionary()
+def wires_of(scouts: list[Scout]) -> list[Wire]:
+    """Return what has to be told of for some scouts, each thing once."""
+    return list({wire.key: wire for scout in scouts for wire in scout.wires}.values())
 
 
-def _is_called_loss(session: Standing) -> bool:
-    """Whether what the program calls `loss` in its first step, which is recorded, is what it differentiates and
-    nothing else."""
-    tape = session.tape
-    if tape not in _CALLED:
-        step = tape.steps[0] if len(tape.steps) > 1 or tape.closed else None
-        if step is None:
-            return False  # it is not over yet
-        loss = step.loss
-        called = [value for start, value in session.names.versions("loss") if start <= step.end]
-        _CALLED[tape] = loss is not None and all(value.canonical is loss.canonical for value in called)
-    return _CALLED[tape]
+def asked_of(scouts: list[Scout]) -> list[str]:
+    """Return the keys under which it is noted what some scouts have seen where calls ended."""
+    return [scout.key for scout in scouts if isinstance(scout, OutcomeHolds)]
 
 
 def loss_before(tape: Tape, op: ClosedOp) -> Value | None:

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.intake import RECORDING
+from nnrepl.record.listener import RecordedCall
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.process import this_process
 from nnrepl.record.recorder import Recorder
@@ -26,9 +26,9 @@ from nnrepl.session.below import TakesCells
 from nnrepl.session.changes import Changes
 from nnrepl.session.errors import Quit, Restart, UserError
 from nnrepl.session.expressions import Expressions, Surroundings
-from nnrepl.session.hooks import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Hooks, Stop
+from nnrepl.session.hooks import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, OPENED, START_OF_TAPE, Hooks, Stop
 from nnrepl.session.lookup import Lookup
-from nnrepl.session.passing import Passing, place_of, without_ops
+from nnrepl.session.passing import Passing
 from nnrepl.session.place import Place
 from nnrepl.session.program import Program
 from nnrepl.session.restarts import ProgramRestarts
@@ -92,7 +92,8 @@ class TapeSession(Standing):
         self.on_load: Callable[[str], str] = lambda path: ""
         self.opening: Opening | None = None
         self.stood: int | None = None
-        self.surprises = 0
+        self.surprises = self.alarms = self.wary = 0
+        self.scouts = None
         self.predicting = False
         self.many = 1
         self.keeping = Keeping()
@@ -131,12 +132,13 @@ class TapeSession(Standing):
         if self.recorder is not None:
             self.codes.reach(natively.reached(self, self.recorder))
 
-    def pass_started(self, call: GradientCall) -> None:
+    def pass_started(self, call: RecordedCall) -> None:
         """Hear that a gradient pass begins."""
         if this_process() == self.process:
             self.hooks.pass_started()
-            self._kept(call.recorder).trim()
-            self.codes.reach(natively.reached(self, call.recorder), entering=True)
+            assert self.recorder is not None
+            self._kept(self.recorder).trim()
+            self.codes.reach(natively.reached(self, self.recorder), entering=True)
             if self.restarts is not None and self.may_stop:
                 self.restarts.pass_started(call)
 
@@ -147,7 +149,7 @@ class TapeSession(Standing):
         self._history.budget = int(self.settings["history"])
         return self._history
 
-    def pass_recorded(self, call: GradientCall) -> None:
+    def pass_recorded(self, call: RecordedCall) -> None:
         """Hear that a gradient pass has been recorded to its end; the program waits."""
         self.call_started()
         self._recorded()
@@ -274,6 +276,7 @@ class TapeSession(Standing):
         """Note that the program has ended, by itself or by an exception; the user may still look around."""
         self.course.error = error
         self.changes.timelines.live.ended = True
+        natively.look_at_end(self)
         goal, hits = at_end(self)
         natively.look_at_failure(self, error)
         if natively.opened(self):
@@ -298,9 +301,8 @@ class TapeSession(Standing):
         with contextlib.nullcontext() if self.recorder is None else self.recorder.muted():
             self.hooks.interact()
         self.hooks.cursor_moved(len(self.tape))
-        if self.running and self.recorder is not None:
-            places = [*place_of(self.goal), *self.lookout.places()]
-            self.passing.arm(self.recorder.tape, without_ops(self.tape, places))
+        if self.running:
+            natively.watch(self)
 
     def hit(self, hits: list[Hit], missed: str = "", by: goals.Goal | None = None) -> None:
         """Put the cursor where breakpoints, watches or catches were hit."""
@@ -340,6 +342,7 @@ class TapeSession(Standing):
         if run.opened and self.recorder is not None and isinstance(self.recorder.intake, Replay):
             goal = natively.way_back(self, run, self.recorder.intake.opening, then)
         self.course.follow(goal, then, wish.failure)
+        natively.watch(self)
         self.hooks.running_again(run, self.tape, True)
 
     def strand(self, why: str) -> None:
@@ -369,6 +372,8 @@ class TapeSession(Standing):
         timeline.seen = max(timeline.seen, position)
         self.tape.stand(position)
         self.level = self.lookout.search.skip = 0
+        if reason != OPENED:
+            self.alarms = self.wary = 0
         self.function = by.scope if isinstance(by, goals.Moving) and by.position == position else None
         stepped = isinstance(by, goals.Stepping) and before < position
         first = before if isinstance(by, goals.Telling) else position - 1

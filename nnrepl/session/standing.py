@@ -6,12 +6,14 @@ holds them: so the files stand on each other without a circle.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from nnrepl.record.names import ProgramNames
 from nnrepl.replay.opening import Opening
 from nnrepl.session.goals import Goal
 from nnrepl.session.motions import Motions
+from nnrepl.session.passing import Passing
+from nnrepl.session.stops import Trigger
 from nnrepl.tape import Tape
 from nnrepl.timeline.code import CodeChange, SourceChanges
 from nnrepl.timeline.timelines import Timeline, Timelines
@@ -45,6 +47,11 @@ class Standing(Motions):
             then, if they had the floor.
         many: How many steps the command that runs opens at once where it is not known which it needs.
         surprises: How often the program has gone another way about its weights natively than where it was recorded.
+        passing: What Python tells of the program as it runs.
+        scouts: Who looks out while it runs natively: for what goal and which stops, None in the last place where that
+            takes recording.
+        alarms: How many steps have been opened for a command because something might have been hit there.
+        wary: Up to which step all are recorded after the last alarm, since many are for nothing.
     """
 
     codes: SourceChanges
@@ -53,6 +60,10 @@ class Standing(Motions):
     stood: int | None
     many: int
     surprises: int
+    passing: Passing
+    scouts: tuple[Goal, tuple[Trigger, ...], list[Any] | None] | None
+    alarms: int
+    wary: int
 
     @property
     def edits(self) -> Edits:

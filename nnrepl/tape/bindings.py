@@ -10,12 +10,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from types import CodeType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nnrepl.tape.origins import Activation, Entry
 from nnrepl.tape.value import Value
-
-if TYPE_CHECKING:
-    from nnrepl.tape.origins import Activation
 
 
 class _Unbound:
@@ -60,13 +58,6 @@ class Holder:
         self.kind = kind
         self.refer = refer
 
-
-Entry = tuple[int, "Activation", str, Any]
-"""From which position on, in which call, which variable, what it holds."""
-
-
-Bound = Entry | tuple["Bound", Entry]
-"""Which variables were given a tensor: an entry, or what there was before and one more."""
 
 _NOTHING: list[Entry] = []
 _position = itemgetter(0)

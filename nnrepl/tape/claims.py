@@ -9,9 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class Worded(Protocol):
+    """What is said in words, with what belongs to them beside."""
+
+    @property
+    def text(self) -> str:
+        """The sentence."""
+
+
+class Advised(Worded, Protocol):
+    """The same, with what may be done about it."""
+
+    @property
+    def advice(self) -> str:
+        """What may be done, "" where nothing can be said."""
+
+
+W = TypeVar("W", bound=Worded)
+A = TypeVar("A", bound=Advised)
 
 
 class Said(str):
@@ -51,11 +71,6 @@ def proved(claim: Claim[T]) -> bool:
     return claim.holds()
 
 
-def first_proved(claims: Iterable[Claim[T]], otherwise: Callable[[], T]) -> T:
-    """Return what the first claim that holds says; where none does, what can be said without one."""
-    return next((claim.what() for claim in claims if proved(claim)), None) or otherwise()
-
-
 def say(*claims: Claim[str]) -> list[Said]:
     """Return the sentences of those claims that hold, in order."""
     return [Said(claim.what()) for claim in claims if proved(claim)]
@@ -64,6 +79,22 @@ def say(*claims: Claim[str]) -> list[Said]:
 def say_first(claims: Iterable[Claim[str]]) -> list[Said]:
     """Return the sentence of the first claim that holds; of the others the check is not run."""
     return next(([Said(claim.what())] for claim in claims if proved(claim)), [])
+
+
+def first_worded(claims: Iterable[Claim[W]]) -> tuple[Said, W] | None:
+    """Return what the first claim that holds says, and its sentence; None where none does."""
+    for claim in claims:
+        if proved(claim):
+            what = claim.what()
+            return Said(what.text), what
+    return None
+
+
+def first_advised(claims: Iterable[Claim[A]]) -> tuple[Said, Said] | None:
+    """Return the sentence of the first claim that holds, and what it advises; None where none does: no advice without
+    its premise."""
+    found = first_worded(claims)
+    return None if found is None else (found[0], Said(found[1].advice))
 
 
 UNPROVED = Said("What was found here does not hold on the numbers themselves, so nothing is said of it.")
@@ -75,9 +106,19 @@ def stated(*claims: Claim[str]) -> Said:
     return next(iter(say_first(claims)), UNPROVED)
 
 
+def perhaps(*claims: Claim[str]) -> Said:
+    """Return the sentence of the first claim that holds; "" where none does, and where nothing need be said."""
+    return next(iter(say_first(claims)), Said())
+
+
 def joined(*sentences: Iterable[Said]) -> Said:
     """Return sentences one after the other: what has been said is said together."""
     return Said(" ".join(one for some in sentences for one in some))
+
+
+def full_stop(said: Said) -> Said:
+    """Return what has been said, without its end, as a sentence."""
+    return Said(f"{said}.")
 
 
 def open_said(text: str) -> Said:

@@ -7,12 +7,9 @@ import os
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from nnrepl.tape.passes import GRADIENT_PASS, Pass
-
-if TYPE_CHECKING:
-    from nnrepl.tape.tape import Tape
 
 
 class KeptPoint(Protocol):
@@ -47,9 +44,8 @@ class NativeRun:
         self._read_back: set[str] = set()
         self._tape_seen = self._calls = 0
 
-    def calls(self, tape: Tape) -> int:
-        """How many gradient calls lie on a tape, always the same one that grows."""
-        passes = tape.passes
+    def calls(self, passes: Sequence[Pass]) -> int:
+        """How many gradient calls there are among the passes of a tape, always the same one that grows."""
         if self._tape_seen > len(passes):
             self._tape_seen = self._calls = 0
         for pass_ in passes[self._tape_seen :]:

@@ -120,7 +120,7 @@ def _side_by_side(before: Tape, after: Tape) -> Iterator[tuple[Op, Op]]:
         return
     for number in range(min(len(before.steps), len(after.steps)) + 1):
         one, other = (tape.steps[number - 1] if number else tape.steps.setup for tape in (before, after))
-        ops, theirs = before.ops[one.start : one.end], after.ops[other.start : other.end]
+        ops, theirs = _ops(before, one), _ops(after, other)
         if any(isinstance(op, ClosedOp) for op in (*ops, *theirs)):
             yield from zip(_losses(one), _losses(other))
         else:
@@ -134,6 +134,25 @@ def _losses(step: Step) -> Iterator[Op]:
             if pass_.loss is None or pass_.loss.op is None:
                 return
             yield pass_.loss.op
+
+
+def unseen_in(before: Tape, after: Tape) -> list[int]:
+    """Return the steps of which nothing, or not every loss, can be compared, since they are closed on either tape. One
+    in the midst of which a tape ends is none."""
+    found = []
+    for number in range(1, min(len(before.steps), len(after.steps)) + 1):
+        one, other = before.steps[number - 1], after.steps[number - 1]
+        if any(step.number == len(tape.steps) and not step.is_over for tape, step in ((before, one), (after, other))):
+            break
+        if any(isinstance(op, ClosedOp) for tape, step in ((before, one), (after, other)) for op in _ops(tape, step)):
+            calls = max(sum(pass_.kind == GRADIENT_PASS for pass_ in step.passes) for step in (one, other))
+            if not calls or sum(1 for _ in zip(_losses(one), _losses(other))) < calls:
+                found.append(number)
+    return found
+
+
+def _ops(tape: Tape, step: Step) -> Sequence[Op]:
+    return tape.ops[step.start : step.end]
 
 
 def ends_first(before: Tape, after: Tape) -> tuple[Tape, Op] | None:

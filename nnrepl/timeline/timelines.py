@@ -64,6 +64,11 @@ class Timeline:
         return self.edit if self.code is None else self.code
 
     @property
+    def line(self) -> list[Timeline]:
+        """It and those that it came from, itself first."""
+        return [self, *([] if self.parent is None else self.parent.line)]
+
+    @property
     def below(self) -> list[Cell]:
         """The cells that have still to run."""
         return self.cells[len(self.starts) :]

@@ -21,11 +21,20 @@ ROWS = 20
 
 
 def diff_view(
-    before: Timeline, after: Timeline, changes: Sequence[Change], same: int, parted: tuple[Op, Op] | None
+    before: Timeline,
+    after: Timeline,
+    changes: Sequence[Change],
+    same: int,
+    parted: tuple[Op, Op] | None,
+    unseen: Sequence[int] = (),
 ) -> RenderableType:
-    """Return the first op whose value differs, then the ops with their largest absolute and relative change."""
+    """Return the first op whose value differs, then the ops with their largest absolute and relative change.
+
+    Args:
+        unseen: The steps of which not every loss could be compared, and no more.
+    """
     title = Text(f"timeline {before.number} → timeline {after.number}", style="heading")
-    parts: list[RenderableType] = [title, *map(Text, _agree(changes, same, parted))]
+    parts: list[RenderableType] = [title, *map(Text, _agree(changes, same, parted, unseen))]
     parts += [_first(changes[0], said) for said in _differs(changes)]
     parts += [_table(changes)] if changes else []
     parts += [Text(said, style="dim") for said in _counts(changes, same)]
@@ -35,12 +44,16 @@ def diff_view(
     return Group(*parts)
 
 
-def _agree(changes: Sequence[Change], same: int, parted: tuple[Op, Op] | None) -> list[Said]:
+def _agree(
+    changes: Sequence[Change], same: int, parted: tuple[Op, Op] | None, unseen: Sequence[int] = ()
+) -> list[Said]:
     """Return that no value differs, of how many; that none could be compared is another thing."""
     limit = ", as far as both go the same way" if parted else ""
     return say(
-        Claim("diff: same", lambda: not changes and same > 0, lambda: (
+        Claim("diff: same", lambda: not changes and same > 0 and not unseen, lambda: (
             f"no value differs: {_many(same, 'op')} compared{limit}")),
+        Claim("diff: same so far", lambda: not changes and same > 0 and bool(unseen), lambda: (
+            f"nothing differs in the {_many(same, 'op')} that were compared{limit}; not all could be")),
         Claim("diff: nothing", lambda: not changes and not same, lambda: "no op is on both: nothing was compared"),
     )  # fmt: skip
 

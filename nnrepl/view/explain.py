@@ -9,6 +9,7 @@ from rich.text import Text
 
 from nnrepl.explain.explanation import Explanation
 from nnrepl.explain.words import cost
+from nnrepl.view.equations import LongLine
 from nnrepl.view.narrow import Grid
 from nnrepl.view.one_op import op_line
 
@@ -16,6 +17,8 @@ from nnrepl.view.one_op import op_line
 def explain_view(found: Explanation) -> RenderableType:
     """Return an explanation in one screen."""
     parts: list[RenderableType] = [op_line(found.op) if found.op is not None else Text(found.title)]
+    if found.whole and found.op is not None:
+        parts.extend(_arithmetic(found.whole, "whole"))
     if found.rule:
         parts.extend(_lines("rule", found.rule, "bold"))
     if found.words:
@@ -25,8 +28,8 @@ def explain_view(found: Explanation) -> RenderableType:
     if found.lines:
         parts.extend(_arithmetic(found.lines))
     parts.extend(Padding(Text(note, style="hint"), (0, 0, 0, _INDENT)) for note in found.notes)
-    if found.whole:
-        parts.extend(_arithmetic(found.whole, "whole"))
+    if found.whole and found.op is None:
+        parts.extend(_arithmetic(found.whole, "back"))
     if found.update:
         parts.extend(_lines("step", found.update, ""))
     if found.steps:
@@ -45,7 +48,7 @@ def _lines(label: str, lines: list[str], style: str) -> list[RenderableType]:
     grid.add_column(no_wrap=True, style="dim", width=_INDENT - 1)
     grid.add_column(style=style)
     for at, line in enumerate(lines):
-        grid.add_row(label if at == 0 else "", Text(line))
+        grid.add_row(label if at == 0 else "", LongLine(line))
     return [grid]
 
 
@@ -64,7 +67,7 @@ def _symbols(found: Explanation) -> Table:
 
 
 def _arithmetic(lines: list[str], label: str = "here") -> list[RenderableType]:
-    """Equations under each other, aligned at their equals sign where they continue one."""
+    """LongLines under each other, aligned at their equals sign where they continue one."""
     shown: list[str] = []
     indent = 0
     for line in lines:

@@ -235,6 +235,26 @@ for i in range(12):
     print(i, count[0], loss.item())
 """
 
+SUMMED = """
+from functools import partial
+model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)); opt = optim.Adam(1e-2)
+def loss_fn(model, x, y): return ((model(x) - y) ** 2).mean()
+state = [model.state, opt.state]
+@partial(mx.compile, inputs=state, outputs=state)
+def more(x, y, before):
+    loss, grads = nn.value_and_grad(model, loss_fn)(model, x, y)
+    return loss, tree_map(lambda a, b: a + b, before, grads)
+@partial(mx.compile, inputs=state, outputs=state)
+def apply(total): opt.update(model, tree_map(lambda a: a / 3, total))
+for i in range(5):
+    total = tree_map(mx.zeros_like, model.parameters())
+    for k in range(3):
+        loss, total = more(X[8 * k:8 * k + 8], Y[8 * k:8 * k + 8], total)
+        if k == 2: apply(total)
+        mx.eval(loss, state, total)
+"""
+"""Gradients that are summed inside of a compiled function are no weights."""
+
 LIBRARY = """
 from mlx_lm.models.activations import swiglu
 model = nn.Linear(4, 8); opt = optim.Adam(1e-2)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 Interval = tuple[float, float]
 
 TOKEN = re.compile(
-    r"\s*(\d+(?:\.\d+)?(?:e[+−]\d+)?|NaN|∞|true|false|[A-Za-z]+(?:⁻¹)?|\d+|[−+·/^²³√|⌊⌋⌈⌉()\[\]<>≤≥=≠,])"
+    r"\s*(\d+(?:\.\d+)?(?:e[+−]\d+)?|NaN|∞|true|false|[A-Za-z]+(?:⁻¹)?|\d+|[−+·/^²³√|⌊⌋⌈⌉()\[\]<>≤≥=≠,:])"
 )
 FUNCTIONS: dict[str, Callable[[float], float]] = {
     "exp": lambda x: math.exp(min(x, 700)), "ln": lambda x: math.log(x) if x > 0 else -math.inf if x == 0 else math.nan,
@@ -31,7 +31,7 @@ def _inside(x: float) -> float:
 
 
 class Unread(Exception):
-    """A line that has names, or more terms than are written out: there is nothing to compute."""
+    """A line that has names: there is nothing to compute."""
 
 
 def spread(text: str) -> Interval:
@@ -85,8 +85,6 @@ class Reader:
         total = self.product()
         while sign := self.take("+", "−"):
             low, high = self.product()
-            if self.peek() == "more":
-                raise Unread("more terms than are written")
             total = (total[0] + low, total[1] + high) if sign == "+" else (total[0] - high, total[1] - low)
         return total
 
@@ -112,6 +110,8 @@ class Reader:
     def atom(self) -> Interval:
         token = self.peek()
         self.at += 1
+        if token == "(" and self.tokens[self.at + 1 : self.at + 3] == ["more", ":"]:
+            self.at += 3  # (28 more: 1.5358)
         if token == "(":
             found = self.sum()
             self.close(")")

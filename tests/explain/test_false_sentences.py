@@ -166,7 +166,7 @@ def test_rows_of_the_batch_are_those_of_a_matrix() -> None:
 
 def test_what_is_explained_is_the_largest_in_size() -> None:
     session = OpenSession(nnrepl.trace(lambda x: (x * 2).sum(), mx.array([-5.0, 4.0]), wrt=0))
-    assert "Of 2 elements none is larger in size" in " ".join(explain(session, "#1").notes)
+    assert "None of the 2 is larger in size" in " ".join(explain(session, "#1").notes)
 
 
 @pytest.mark.parametrize("bad", [(1, 3), (3, 4)])

@@ -10,6 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import pytest
+from mlx.utils import tree_map
 
 import nnrepl
 from nnrepl.explain.health import Report, health
@@ -373,6 +374,22 @@ def test_a_clean_bill_names_what_lies_ahead() -> None:
 def test_what_came_of_the_step_before_is_told_in_the_last_step() -> None:
     found = reports(applied, True)
     assert [finding.kind for finding in found[-1].warnings] == ["discarded update"]
+
+
+@pytest.mark.parametrize("faulty", [True, False])
+def test_an_update_of_summed_gradients_that_reaches_no_weight_is_told_in_every_step(faulty: bool) -> None:
+    def program(faulty: bool) -> None:
+        model, optimizer = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), optim.SGD(1e-2)
+        for _ in range(3):
+            sums: Any = None
+            for _ in range(2):
+                _, grads = nn.value_and_grad(model, squares)(model, rows(4, 3), rows(4, 2))
+                sums = grads if sums is None else tree_map(mx.add, sums, grads)
+            optimizer.update({"layers": list(model.layers)} if faulty else model, sums)
+            mx.eval(model.parameters())
+
+    kinds = [[finding.kind for finding in one.warnings] for one in reports(program, faulty)]
+    assert kinds[1:] == [["discarded update"] if faulty else []] * (len(kinds) - 1)
 
 
 def test_gradients_that_are_printed_are_used() -> None:

@@ -50,7 +50,11 @@ def test_other_ways_to_write(tmp_path: Path) -> None:
 def test_named_before_it_runs_again(tmp_path: Path) -> None:
     path = tmp_path / "program.py"
     path.write_text(PROGRAM)
-    shown = nnrepl_cli("--plain", str(path), stdin="c\ngoto step 2\nw = w * 1\nq\n", cwd=tmp_path).stdout
-    assert "it writes its files again: log.txt, note.txt, w.npy\n" in shown
+    shown = nnrepl_cli(
+        "--plain", str(path), stdin="c\ngoto step 2\nw = w * 1\nundo\nw = w * 2\nq\n", cwd=tmp_path
+    ).stdout
+    assert shown.count("it writes its files again: log.txt, note.txt\n") == 1, "a look leaves w.npy as it is"
+    assert shown.count("it writes its files again, and besides: w.npy\n") == 1, "they are named once"
+    assert "it writes its files again\n" in shown
     before = nnrepl_cli("--plain", str(path), stdin="goto step 1\nw = w * 1\nq\n", cwd=tmp_path).stdout
     assert "writes its files" not in before, "only the pass ran again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,56 @@ def test_a_module_from_a_variable_is_explained_as_by_its_path(tmp_path: Path) ->
     _, *answers = _answers(_program(tmp_path), "until step 2", *(f"explain {name}" for name in names))
     assert ", Linear: " in answers[0]
     assert len({answer.partition(",")[2] for answer in answers}) == 1
+
+
+def test_the_end_of_a_path_is_a_hint_at_it(tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(
+        PROGRAM.replace("model, opt = Net(), ", "model, opt = nn.Sequential(Net()), ").replace("DECORATOR", "")
+    )
+    (said,) = _answers(path, "why grad(layers.1.weight)")
+    assert "did you mean layers.0.layers.1.weight" in " ".join(said.split())
+
+
+TWO = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+mx.random.seed(0)
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(3, 4), nn.Linear(4, 1)]
+    def __call__(self, x): return self.layers[1](nn.relu(self.layers[0](x)))
+critic, actor = Net(), Net()
+of_critic = nn.value_and_grad(critic, lambda model, x: ((model(x) - 1) ** 2).mean())
+of_actor = nn.value_and_grad(actor, lambda model, x: -critic(x * model(x)).mean())
+ones, others = optim.Adam(1e-2), optim.Adam(1e-2)
+for i in range(6):
+    x = mx.random.normal((8, 3))
+    loss, grads = of_critic(critic, x); ones.update(critic, grads); mx.eval(critic.parameters())
+    told = [grads["layers"][k]["bias"].sum().item() for k in range(2)]
+    for _ in range(2): loss, grads = of_actor(actor, x); others.update(actor, grads); mx.eval(actor.parameters())
+    if i == 3: print("critic", *told); print("actor", *[grads["layers"][k]["bias"].sum().item() for k in range(2)])
+"""
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_gradients_of_a_model_between_its_gradient_call_and_its_update(tmp_path: Path, native: str) -> None:
+    """Where it holds other objects than the call was given; of another model, those of the step before."""
+    path = tmp_path / "train.py"
+    path.write_text(TWO)
+    lines = [
+        f"config native {native}",
+        "c",
+        "goto step 8 update",
+        "p [grad(one.bias).sum().item() for one in actor.layers]",
+        "p grad(critic.layers[0].bias)",
+        "p grad(critic.layers.0.bias)",
+        "q",
+    ]
+    shown = nnrepl_cli(str(path), stdin="\n".join([*lines, ""])).stdout
+    ended, _, *found = [answer.partition("\n")[2] for answer in re.split(r"\(nnrepl(?: \d+)?\) ", shown)[2:-1]]
+    here, there, _ = [answer.rpartition(" = ")[2].strip(" []\n") for answer in found]
+    sums = {line.split()[0]: line.split()[1:] for line in ended.splitlines() if line.startswith(("critic", "actor"))}
+    assert here.replace(",", "").split() == sums["actor"]
+    assert abs(sum(map(float, there.split())) - float(sums["critic"][0])) < 1e-3
+    assert found[1].endswith(found[2])

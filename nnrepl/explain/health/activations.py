@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import Check, Checkup, Finding, findings
+from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
 from nnrepl.tape import Op, Value
 from nnrepl.tape.claims import Claim
 
@@ -32,7 +32,8 @@ def dead(case: Checkup) -> Iterator[Finding]:
         many = rows >= case.limits["dead-rows"] and gone > case.limits["dead"] * units
         if whole or many:
             command = f"why {value.name} == 0" if whole else f"explain {op.label}"
-            yield from findings(_never_alive(case, op, gone, units, rows), "dead units", command, op)
+            level = NOTE if whole and was_alive(case, op) else WARNING
+            yield from findings(_never_alive(case, op, gone, units, rows), "dead units", command, op, level)
 
 
 def _never_alive(case: Checkup, op: Op, gone: int, units: int, rows: int) -> Claim[str]:
@@ -51,6 +52,11 @@ def _never_alive(case: Checkup, op: Op, gone: int, units: int, rows: int) -> Cla
 def is_term(case: Checkup, op: Op) -> bool:
     """Whether a ReLU stands in the loss itself, after all weights, and what it takes learns in other ways: a hinge
     that is satisfied passes nothing on, as it should."""
+    return _is_behind_all(case, op) and _learns_anyway(case, op.inputs[0])
+
+
+def _is_behind_all(case: Checkup, op: Op) -> bool:
+    """Whether no weight has to do with what is made of the result of an op."""
     behind = {value.canonical for value in op.outputs}
     weights = {leaf.canonical for leaf in case.pass_.wrt}
     for later in case.forward:
@@ -58,7 +64,22 @@ def is_term(case: Checkup, op: Op) -> bool:
             if any(taken.canonical in weights for taken in later.inputs):
                 return False
             behind.update(value.canonical for value in later.outputs)
-    return _learns_anyway(case, op.inputs[0])
+    return True
+
+
+def was_alive(case: Checkup, op: Op) -> bool:
+    """Whether a hinge in the loss itself was not satisfied in an earlier step, and is now: it has been learned."""
+    if not _is_behind_all(case, op):
+        return False
+    earlier = case.series[: case.series.index(case.pass_)]
+    same = [
+        old
+        for pass_ in earlier
+        for old in pass_.forward
+        if old.name == op.name and old.source == op.source and old.error is None and not old.outputs[0].refusal
+    ]
+    case.look.see([old.outputs[0] for old in same])
+    return any(case.look.numbers([mx.any(old.outputs[0].array != 0) for old in same]))
 
 
 def _learns_anyway(case: Checkup, value: Value) -> bool:

@@ -13,10 +13,12 @@ import mlx.core as mx
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause
 from nnrepl.explain.blame import Blame, blame, cone_stats
+from nnrepl.explain.born import amount, born, did
 from nnrepl.explain.disconnected import why_none
+from nnrepl.explain.health.activations import was_alive
 from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
 from nnrepl.explain.limits import is_lost
-from nnrepl.explain.nonfinite import Trouble, amount, blamed, born, did, ends, trouble, vanished
+from nnrepl.explain.nonfinite import Trouble, blamed, ends, trouble, vanished
 from nnrepl.explain.outside import detours
 from nnrepl.explain.scale import LineSteps, grows, shrinks, weight_of
 from nnrepl.explain.stuck import reason_for
@@ -179,8 +181,9 @@ def dead(case: Checkup) -> Iterator[Dead]:
             (has(op.of.name, Trait.STEPS) and 4 * len(leaves) < len(grads)) or has(op.of.name, Trait.PICKS)
         )
         made = reason.start is not None and reason.start.op is not None  # zeros that the program makes in this pass
-        yield Dead(op, leaves, reason, NOTE if step or ((made or reason.cancels) and some) else WARNING,
-                   ways[op, said])  # fmt: skip
+        learned = op.of is not None and op.of.name == "maximum" and was_alive(case, op.of)
+        meant = step or learned or ((made or reason.cancels) and some)
+        yield Dead(op, leaves, reason, NOTE if meant else WARNING, ways[op, said])
 
 
 def zero(case: Checkup) -> Iterator[Finding]:
@@ -240,7 +243,7 @@ def is_meant(case: Checkup, op: Op, leaves: list[Value]) -> bool:
     if (
         has(forward.name, Trait.CHOOSES)
         and not has(forward.name, Trait.SELECTS)
-        and all(leaf.size == 1 for leaf in leaves)
+        and all(leaf.size == 1 and leaf.op is None for leaf in leaves)
     ):
         return True  # a learned limit that was not reached
     return forward.name == "softmax" and case.look.stat(forward.inputs[0]).infs > 0  # a router that leaves one choice
@@ -291,7 +294,7 @@ def _is_huge(case: Checkup, alive: dict[Value, Value], whole: float, worst: Valu
         return abs(math.sqrt(found) - 1) < 0.01
 
     cause = grows(case.look, alive[worst])
-    because = f": {cause.say('grows').rstrip('.')}" if cause is not None else ""
+    because = _because(case, cause, "grows")
     return Claim("finding: huge gradients", holds, lambda: (
         f"the norm of {'all gradients' if len(alive) > 1 else 'the gradient'} is {words.number(whole)}; "
         f"{'the largest is that' if len(alive) > 1 else 'it is that'} of {worst.name}{because}"))  # fmt: skip
@@ -311,13 +314,19 @@ def _is_tiny(
         f"one of {worst.name} itself {words.number(weight.typical)}"
     )  # fmt: skip
     more = f" ({count} such weights)" if count > 1 else ""
-    because = f": {cause.say('shrinks').rstrip('.')}" if cause is not None else ""
+    because = _because(case, cause, "shrinks")
     small = beside or own.norm < case.limits["tiny"] * weight.norm
     return Claim(
         "finding: vanishing gradients",
         lambda: small and not own.is_zero,
         lambda: f"a typical element of ∂L/∂{worst.name} is {words.number(own.typical)}, {against}{more}{because}",
     )
+
+
+def _because(case: Checkup, cause: LineSteps | None, verb: str) -> str:
+    """Return what a line of the program does to a gradient, as what follows a colon."""
+    said = [] if cause is None else cause.said(case.look, verb)
+    return f": {' '.join(said).rstrip('.')}" if said else ""
 
 
 _EACH = 4.0

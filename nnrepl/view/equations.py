@@ -1,0 +1,68 @@
+"""Equations: lines of arithmetic; one that is too long goes on under its right-hand side."""
+
+from __future__ import annotations
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.text import Text
+
+_DEEPEST = 0.4
+_EARLIEST = 0.6
+
+
+class LongLine:
+    """One line of arithmetic.
+
+    Args:
+        line: `y[0] = a[0] · b[0] + a[1] · b[1]`, or one that continues it, `= 3 + 4`, with its indent.
+    """
+
+    def __init__(self, line: str, style: str = "") -> None:
+        self.line = line
+        self.style = style
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(min(20, options.max_width), min(cell_len(self.line), options.max_width))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for part in broken(self.line, options.max_width):
+            yield Text(part, style=self.style)
+
+
+def broken(line: str, width: int) -> list[str]:
+    """Return a line in pieces that fit; what goes on stands under the right-hand side, unless that lies far to the
+    right."""
+    if cell_len(line) <= width:
+        return [line]
+    start = line.find("= ")
+    indent = start + 2 if 0 <= start <= width * _DEEPEST else 4
+    pieces = []
+    rest, room = line, width
+    while cell_len(rest) > room:
+        at = _break(rest, room)
+        pieces.append(rest[:at].rstrip())
+        rest, room = rest[at:].lstrip(), width - indent
+    pieces.append(rest)
+    return [pieces[0], *(" " * indent + piece for piece in pieces[1:])]
+
+
+def _break(text: str, room: int) -> int:
+    """Return where a line is best broken: before a + or − that stands in few brackets, else at a blank."""
+    best: tuple[int, int] | None = None
+    blank, depth, cells = 0, 0, 0
+    for at, sign in enumerate(text):
+        cells += cell_len(sign)
+        if cells > room:
+            break
+        depth += (sign in "([") - (sign in ")]")
+        if sign != " " or not text[:at].strip():
+            continue
+        blank = at
+        if text[at + 1 : at + 3] in ("+ ", "− ", "- ", "= ") and at > room * _EARLIEST and (
+            best is None or depth <= best[0]
+        ):  # fmt: skip
+            best = (depth, at)
+    if best is not None:
+        return best[1]
+    return blank or max(1, len(text[:room]))
