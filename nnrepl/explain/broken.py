@@ -65,7 +65,7 @@ def broken(look: Look, birth: Birth) -> Broken:
     operands = tuple((name, words.number(number)) for name, number in known)
     if op.of is None:
         return _told(_forwards(look, birth, forward, numbers), _arithmetic(op, numbers), operands,
-                     _divisor(look, forward, numbers))  # fmt: skip
+                     _divisor(look, forward, numbers, birth))  # fmt: skip
     given = upstream(op)[:1]
     came = _number(look, given[0], at) if given and at is not None and given[0].shape == result else None
     if came is not None:
@@ -83,12 +83,17 @@ def _told(claims: Iterable[Claim[BrokenRule]], arithmetic: str, operands: tuple[
     return Broken([joined([said], more)], arithmetic, operands, advice)
 
 
-def _divisor(look: Look, op: Op, numbers: list[Number]) -> list[Said]:
-    """Return where the zeros of a divisor began, where it is 0 everywhere."""
+def _divisor(look: Look, op: Op, numbers: list[Number], birth: Birth) -> list[Said]:
+    """Return where the zeros of a divisor began: all of them, where it is 0 everywhere, or the one that was divided
+    by."""
     divisor = op.inputs[-1] if op.inputs and op.name in ("divide", "floor_divide", "reciprocal") else None
     if divisor is None or not numbers or numbers[-1] != 0 or divisor.op is None or not look.can_see(divisor):
         return []
-    return [made_zero(look, divisor).text] if look.stat(divisor).is_zero else []
+    if look.stat(divisor).is_zero:
+        return [made_zero(look, divisor).text]
+    place = same_place(birth.value.shape, birth.at, divisor.shape)
+    one = None if place is None else mx.arange(divisor.size).reshape(divisor.shape) == place
+    return [] if one is None else [made_zero(look, divisor, one).text]
 
 
 def _operands(look: Look, op: Op, shape: tuple[int, ...], at: int | None) -> list[tuple[str, Number]]:
@@ -124,10 +129,10 @@ def _arithmetic(op: Op, numbers: list[Number]) -> str:
 def _forwards(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> Iterator[Claim[BrokenRule]]:
     """Yield the rules that a forward op may have broken, each with a check on its numbers."""
     operand = next((taken.name for taken in op.inputs), "it")
-    if birth.constant is not None:
-        stands = birth.constant
-        yield Claim("why: a constant", lambda: not math.isfinite(stands), lambda: BrokenRule(
-            f"{words.number(stands)} stands in the program."))  # fmt: skip
+    stands = birth.constant
+    yield Claim("why: a constant", lambda: stands is not None and not math.isfinite(stands), lambda: BrokenRule(
+        f"{words.number(stands or 0.0)} stands in the program."))  # fmt: skip
+    if stands is not None:
         return
     if is_of_shares(op):
         low = bool(numbers) and numbers[0] == -math.inf

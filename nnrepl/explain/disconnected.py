@@ -20,7 +20,7 @@ from nnrepl.record.custom import Composite, Rerun
 from nnrepl.record.gradient_names import lies_inside
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Inside, Op, Pass, Tape, Value, inside_of
-from nnrepl.tape.claims import Claim, Possibility, Said, full_stop, perhaps, say, say_first, stated
+from nnrepl.tape.claims import Claim, Possibility, Said, full_stop, joined, perhaps, say, say_first, stated
 
 
 def why_none(session: Reading, value: Value) -> Cause:
@@ -37,16 +37,16 @@ def why_none(session: Reading, value: Value) -> Cause:
     value, namesake = _meant(tape, session.pass_, value)
     pass_ = _pass_of(session, value)
     name = value.name
+    outside = say(Claim("why: in no pass", lambda: pass_ is None, lambda: (
+        f"No gradient was taken in which {name} takes part.")))  # fmt: skip
     if pass_ is None:
-        outside = Claim("why: in no pass", lambda: _pass_of(session, value) is None, lambda: (
-            f"No gradient was taken in which {name} takes part."))  # fmt: skip
-        return Cause(stated(outside), advice=_how_to(tape, value))
+        return Cause(joined(outside), advice=_how_to(tape, value))
+    failed = say(Claim("why: pass failed", lambda: pass_.error is not None, lambda: (
+        f"∂L/∂{name} was not computed: the pass ended with {type(pass_.error).__name__}. why error tells more."
+    )))  # fmt: skip
+    if failed:
+        return Cause(failed[0], cause="failed")
     cone = _forward_cone(session, pass_, value)
-    if pass_.error is not None:
-        failed = Claim("why: pass failed", lambda: pass_.error is not None, lambda: (
-            f"∂L/∂{name} was not computed: the pass ended with {type(pass_.error).__name__}. why error tells more."
-        ))  # fmt: skip
-        return Cause(stated(failed), cause="failed")
     of_function = _of_function(pass_, value)
     if of_function is not None:
         return of_function
@@ -215,28 +215,37 @@ def _tell_rest(
     session: Reading, answer: Cause, cone: Cone, pass_: Pass, value: Value, asked: bool, into_loss: set[Op]
 ) -> None:
     """Note what is to be said where no op ends the way: nobody asked for the gradient, or the loss does not take it."""
-    name = value.name
     used = [op for op in cone.reached if op in into_loss]
     if cone.arrives or used:
         whose = _frozen_in(session, pass_, value)
-        by = f"{name} is used by {_ops(used or cone.reached)}, but it is not among what was differentiated"
-        none = not pass_.grads.get(value.canonical)
-        answer.reasons += say_first([
-            Claim("why: frozen", lambda: none and bool(whose), lambda: (
-                f"{by}: it is frozen in the model ({whose}.unfreeze() lets it be trained).")),
-            Claim("why: not asked for", lambda: none and not asked and value not in pass_.wrt, lambda: (
-                f"{by}: nobody asked for its gradient.")),
-            Claim("why: does not arrive", lambda: none and asked, lambda: (
-                f"{name} is used by {_ops(used or cone.reached)}; its gradient was asked for and does not arrive.")),
-        ])  # fmt: skip
+        answer.reasons += say_first(_not_differentiated(pass_, value, used or cone.reached, asked, whose))
         answer.advice, answer.owner = Said() if whose or asked else _how_to(session.tape, value), whose
         answer.cause = "frozen" if whose else "lost" if asked else "asked"
         return
     last = tails(pass_, cone.reached, cone.ends)
     answer.op, answer.cause = max(cone.reached, key=lambda op: op.position), "unused"
-    answer.reasons += say(Claim("why: nothing of it in the loss", lambda: not into_loss & set(cone.reached), lambda: (
-        f"{name} is used by {_ops(cone.reached)}, but nothing that is computed from it goes into the loss"
-        f"{': ' if last else ''}{'; '.join(told(session.tape, last))}.")))  # fmt: skip
+    answer.reasons += say(_not_in_the_loss(session.tape, value, cone.reached, into_loss, last))
+
+
+def _not_differentiated(pass_: Pass, value: Value, used: list[Op], asked: bool, whose: str) -> Iterator[Claim[str]]:
+    """Yield why there is no gradient of what the loss does depend on."""
+    by = f"{value.name} is used by {_ops(used)}"
+    none = not pass_.grads.get(value.canonical)
+    yield Claim("why: frozen", lambda: none and bool(whose), lambda: (
+        f"{by}, but it is not among what was differentiated: it is frozen in the model ({whose}.unfreeze() lets it be "
+        "trained)."))  # fmt: skip
+    yield Claim("why: not asked for", lambda: none and not asked, lambda: (
+        f"{by}, but it is not among what was differentiated: nobody asked for its gradient."))  # fmt: skip
+    yield Claim("why: does not arrive", lambda: none and asked, lambda: (
+        f"{by}; its gradient was asked for and does not arrive."))  # fmt: skip
+
+
+def _not_in_the_loss(tape: Tape, value: Value, reached: list[Op], into_loss: set[Op], last: list[Op]) -> Claim[str]:
+    """Claim that none of the ops that a value reaches goes into the loss."""
+    ends = f": {'; '.join(told(tape, last))}" if last else ""
+    return Claim("why: nothing of it in the loss", lambda: not into_loss & set(reached), lambda: (
+        f"{value.name} is used by {_ops(reached)}, but nothing that is computed from it goes into the loss{ends}."
+    ))  # fmt: skip
 
 
 def _frozen_in(session: Reading, pass_: Pass, value: Value) -> str:
@@ -291,10 +300,14 @@ def _other_model(session: Reading, pass_: Pass, value: Value) -> list[Said]:
     taken = next(((op, one) for op in pass_.forward for one in op.inputs if one in held), None)
     if taken is None:
         return []
-    op, one = taken
-    return say(Claim("why: another model's", lambda: homes.of(one) not in (None, own), lambda: (
-        f"{op.label} {words.call(op)} ({words.place(op.source)}) takes {op.called(one)}, which is another model's."
-    )))  # fmt: skip
+    return say(_of_another_model(session, *taken, own))
+
+
+def _of_another_model(session: Reading, op: Op, taken: Value, own: object) -> Claim[str]:
+    """Claim that an op takes what belongs to another model."""
+    return Claim("why: another model's", lambda: session.names.homes.of(taken) not in (None, own), lambda: (
+        f"{op.label} {words.call(op)} ({words.place(op.source)}) takes {op.called(taken)}, which is another model's."
+    ))  # fmt: skip
 
 
 def _ops(ops: list[Op]) -> str:
@@ -455,7 +468,8 @@ def _ancestors_of_loss(pass_: Pass) -> set[Op]:
 
 def _never(tape: Tape, value: Value, is_unused: Callable[[], bool]) -> Iterator[Claim[str]]:
     """Yield where a value is used that its pass does not take."""
-    elsewhere = [op for op in tape.consumers(value) if op.pass_.kind != GRADIENT_PASS
+    own = [value] if value.origin is None else [value, value.origin]
+    elsewhere = [op for one in own for op in tape.consumers(one) if op.pass_.kind != GRADIENT_PASS
                  and (op.scope is None or not op.scope.updating)]  # fmt: skip
     yield Claim("why: used outside", lambda: bool(elsewhere) and is_unused(), lambda: (
         f"It is used only outside of the pass: {_ops(elsewhere)}."))  # fmt: skip

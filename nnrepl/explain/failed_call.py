@@ -13,7 +13,7 @@ from nnrepl.explain.answer import Cause, Evidence
 from nnrepl.ops import Trait, has
 from nnrepl.session.errors import UserError
 from nnrepl.session.reading import Reading
-from nnrepl.tape import Leaf, Op, Value
+from nnrepl.tape import Leaf, Op, Pass, Value
 from nnrepl.tape.claims import Claim, Possibility, first_advised, perhaps, say, stated
 
 
@@ -59,15 +59,23 @@ def _of_the_program(session: Reading) -> Cause:
     pass_ = next((pass_ for pass_ in reversed(session.tape.passes) if pass_.error is not None), None)
     if pass_ is None or pass_.error is None:
         raise UserError("no op on the tape has failed")
+    return Cause(stated(_ended(pass_)), reasons=say(_between_ops(pass_)))
+
+
+def _ended(pass_: Pass) -> Claim[str]:
+    """Claim how a pass ended."""
     error = pass_.error
-    lines = traceback.extract_tb(error.__traceback__)
+    lines = traceback.extract_tb(error.__traceback__) if error is not None else []
     where = f" ({os.path.basename(lines[-1].filename)}:{lines[-1].lineno})" if lines else ""
-    last = f"; the last op before it is {pass_.ops[-1].label} {pass_.ops[-1].name}" if len(pass_) else ""
-    ended = Claim("why: pass ended", lambda: pass_.error is error, lambda: (
+    return Claim("why: pass ended", lambda: error is not None, lambda: (
         f"{pass_.address} ended with {type(error).__name__}{where}: {_first_line(error)}"))  # fmt: skip
-    none = Claim("why: between the ops", lambda: all(op.error is not error for op in pass_.ops), lambda: (
+
+
+def _between_ops(pass_: Pass) -> Claim[str]:
+    """Claim that no op raised what a pass ended with."""
+    last = f"; the last op before it is {pass_.ops[-1].label} {pass_.ops[-1].name}" if len(pass_) else ""
+    return Claim("why: between the ops", lambda: all(op.error is not pass_.error for op in pass_.ops), lambda: (
         f"No op raised it, but what ran between the ops{last}."))  # fmt: skip
-    return Cause(stated(ended), reasons=say(none))
 
 
 def history(value: Value) -> str:

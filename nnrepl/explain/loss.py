@@ -41,9 +41,7 @@ def why_loss(session: Reading) -> Cause:
     assert old_loss is not None
     assert new_loss is not None
     look.see([old_loss, new_loss, *(value for triple in pairs for value in triple)])
-    parts = [
-        total(grad.array.astype(mx.float32) * (new.array - old.array).astype(mx.float32)) for old, new, grad in pairs
-    ]
+    parts = [first_order(grad.array, old.array, new.array) for old, new, grad in pairs]
     first, second, mixed, *changes = look.numbers([old_loss.array, new_loss.array, _on_old_data(before, after), *parts])
     shares = sorted(
         (Share(old.name, change) for (old, _, _), change in zip(pairs, changes)), key=lambda one: -abs(one.change)
@@ -52,18 +50,22 @@ def why_loss(session: Reading) -> Cause:
     answer = Cause(stated(*_heads(look, before, after, weights)))
     answer.ops = look.ops
     if not weights.is_finite:
-        bad = next((number for number in (weights.second, weights.first) if not math.isfinite(number)), 0.0)
-        followed = Claim("why: loss is none", lambda: not math.isfinite(bad), lambda: (
-            f"why {'nan' if math.isnan(bad) else 'inf'} follows it to where it was born."))  # fmt: skip
-        answer.reasons = say(followed)
+        answer.reasons = say(_followed(weights))
         return answer
-    foretold = Claim("why: foretold", lambda: math.isfinite(weights.predicted), lambda: (
-        f"To first order the weights should change it by Σ ∂L/∂w · Δw = {signed(weights.predicted)};"))  # fmt: skip
-    answer.reasons = [joined(say(foretold), say_first(verdict(weights.predicted, weights.done, weights.grain)))]
+    slope = foretold("the weights", "Σ ∂L/∂w · Δw", weights)
+    answer.reasons = [joined(say(slope), say_first(verdict(weights.predicted, weights.done, weights.grain)))]
     answer.evidence = [
         Evidence(share.name, f"{signed(share.change)}   (Σ ∂L/∂{share.name} · Δ{share.name})") for share in shares[:6]
     ]
     return answer
+
+
+def first_order(gradient: mx.array, old: mx.array, new: mx.array) -> mx.array:
+    """Return what a change does to a loss by its slope; of complex numbers both parts count, as MLX takes gradients."""
+    if not mx.issubdtype(old.dtype, mx.complexfloating):
+        return total(gradient.astype(mx.float32) * (new - old).astype(mx.float32))
+    moved = new - old
+    return total(mx.real(gradient) * mx.real(moved) + mx.imag(gradient) * mx.imag(moved))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,19 @@ class LossChange:
 
 
 _GRAIN = 16
+
+
+def _followed(change: LossChange) -> Claim[str]:
+    """Claim that a loss is no number, and what follows it."""
+    bad = next((number for number in (change.second, change.first) if not math.isfinite(number)), 0.0)
+    return Claim("why: loss is none", lambda: not math.isfinite(bad), lambda: (
+        f"why {'nan' if math.isnan(bad) else 'inf'} follows it to where it was born."))  # fmt: skip
+
+
+def foretold(who: str, terms: str, change: LossChange) -> Claim[str]:
+    """Claim what a change should do to the loss by its slope, as far as that is a number."""
+    return Claim("why: foretold", lambda: math.isfinite(change.predicted), lambda: (
+        f"To first order {who} should change the loss by {terms} = {signed(change.predicted)};"))  # fmt: skip
 
 
 def _heads(look: Look, before: Pass, after: Pass, change: LossChange) -> Iterator[Claim[str]]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause, Evidence
 from nnrepl.explain.look import Look
-from nnrepl.explain.loss import LossChange, Share, signed, verdict
+from nnrepl.explain.loss import LossChange, Share, first_order, foretold, signed, verdict
 from nnrepl.explain.paths import gradient_pass
-from nnrepl.record.batches import total
+from nnrepl.session.births import is_inexact
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Pass, Value
 from nnrepl.tape.claims import Claim, joined, say, say_first
@@ -54,25 +52,19 @@ def why_loss_of_edit(session: Reading, parent: Timeline, before: Pass, after: Pa
     assert before.loss is not None
     assert after.loss is not None
     look.see([before.loss, after.loss, *(value for _, *triple in changes for value in triple)])
-    parts = [
-        total(grad.array.astype(mx.float32) * (new.array - old.array).astype(mx.float32))
-        for _, old, new, grad in changes
-    ]
+    parts = [first_order(grad.array, old.array, new.array) for _, old, new, grad in changes]
     first, second, *found = look.numbers([before.loss.array, after.loss.array, *parts])
     shares = [Share(name, float(change)) for (name, *_), change in zip(changes, found)]
     change = LossChange(float(first), float(second), float(second), shares[0].change if shares else 0.0,
                     mx.finfo(before.loss.dtype).eps)  # fmt: skip
     answer = Cause(joined(say(_went(change, edit, timeline, parent))))
-    answer.reasons = [joined(
-        say_first([
-            Claim("why: edit foretold", lambda: bool(shares) and math.isfinite(change.predicted), lambda: (
-                f"To first order the change of {shares[0].name} should make Σ ∂L/∂{shares[0].name} · "
-                f"Δ{shares[0].name} = {signed(change.predicted)};")),
-            Claim("why: edit without gradient", lambda: not shares, lambda: (
-                "No gradient reached what was edited: the slope of the loss says nothing about it.")),
-        ]),
-        say_first(verdict(change.predicted, change.done, change.grain)) if shares else [],
-    )]  # fmt: skip
+    none = Claim("why: edit without gradient", lambda: not shares, lambda: (
+        "No gradient reached what was edited: the slope of the loss says nothing about it."))  # fmt: skip
+    answer.reasons = say(none)
+    if shares:
+        first_share = shares[0].name
+        slope = foretold(f"the change of {first_share}", f"Σ ∂L/∂{first_share} · Δ{first_share}", change)
+        answer.reasons = [joined(say(slope), say_first(verdict(change.predicted, change.done, change.grain)))]
     answer.evidence = [
         Evidence(share.name, f"{signed(share.change)}   (Σ ∂L/∂{share.name} · Δ{share.name})") for share in shares[:8]
     ]
@@ -112,4 +104,4 @@ def _changes(parent: Timeline, timeline: Timeline, before: Pass, after: Pass) ->
 
 def _change(name: str, old: Value, new: Value, before: Pass) -> list[Changed]:
     grads = before.grads.get(old.canonical)
-    return [(name, old, new, grads[-1])] if grads and old.shape == new.shape else []
+    return [(name, old, new, grads[-1])] if grads and old.shape == new.shape and is_inexact(old) else []

@@ -120,11 +120,11 @@ def _not_asked(name: str, stat: Stat, how: str) -> Iterator[Claim[str]]:
     rest = stat.size - stat.nans - stat.infs
     yield Claim("why: zeros beside", lambda: how in _ZERO and stat.zeros < stat.size, lambda: (
         f"{name} is not 0: {words.count_of(stat.zeros, stat.size)} elements are."))  # fmt: skip
-    yield Claim("why: none finite", lambda: not rest, lambda: (
-        f"{name} holds no number whose size could be asked about."))  # fmt: skip
     yield Claim("why: finite beside", lambda: rest > 0, lambda: (
         f"Of its {rest} finite element{'s the largest' if rest > 1 else ' the size'} is {words.number(stat.peak)}"
         f"{' in size' if rest > 1 else ''}."))  # fmt: skip
+    yield Claim("why: none finite", lambda: not rest, lambda: (
+        f"{name} holds no number whose size could be asked about."))  # fmt: skip
 
 
 def _healthy(look: Look, value: Value, how: str) -> Cause:
@@ -181,10 +181,14 @@ def _anything(session: Reading) -> Cause:
             said.ops += look.ops + answer.ops
             return said
     answer.ops += look.ops
-    unfailed = Claim("why: none failed", lambda: not session.tape.notes.errors, lambda: (
-        "No op failed; health looks further."))  # fmt: skip
-    answer.headline = joined([answer.headline], _of_gradients(look, passes), say(unfailed))
+    answer.headline = joined([answer.headline], _of_gradients(look, passes), say(_none_failed(session)))
     return answer
+
+
+def _none_failed(session: Reading) -> Claim[str]:
+    """Claim that no op raised anything."""
+    return Claim("why: none failed", lambda: not session.tape.notes.errors, lambda: (
+        "No op failed; health looks further."))  # fmt: skip
 
 
 def _of_gradients(look: Look, passes: list[Pass]) -> list[Said]:
@@ -202,13 +206,13 @@ def _of_gradients(look: Look, passes: list[Pass]) -> list[Said]:
             Claim("why: no gradient taken", lambda: not passes, lambda: (
                 "No gradient was taken, so none was looked at.")),
             Claim("why: no gradient with numbers", lambda: not finals, lambda: "There is no gradient that could be 0."),
-            Claim("why: none is 0", lambda: not dead, lambda: f"Of {count} none is 0."),
+        ]),
+        *say(
             Claim("why: some are 0", lambda: bool(dead), lambda: (
                 f"Of {count} {_listed(dead)} "
                 f"{'is' if len(dead) == 1 else 'are'} 0, which health does not take for a fault: why "
                 f"{dead[0]} == 0 tells more.")),
-        ]),
-        *say(
+            Claim("why: none is 0", lambda: bool(finals) and not dead, lambda: f"Of {count} none is 0."),
             Claim("why: some are empty", lambda: bool(empty), lambda: (
                 f"{_listed(empty)} {'is' if len(empty) == 1 else 'are'} empty.")),
             Claim("why: none reaches", lambda: bool(none), lambda: (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import weakref
+from collections import deque
 from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any, Protocol
@@ -24,7 +25,15 @@ from nnrepl.tape import UNBOUND, Activation, Holder, Large, Tape, Value
 
 _LONGEST = 10_000  # characters of a text of the program's that are kept; of a longer one its beginning is
 _MOST = 2**40
-_BASES: dict[str, type] = {"list": list, "tuple": tuple, "dict": dict, "object": object}
+_BASES: dict[str, type] = {
+    "list": list,
+    "tuple": tuple,
+    "dict": dict,
+    "deque": deque,
+    "set": set,
+    "frozenset": frozenset,
+    "object": object,
+}
 
 
 class Numbers(Protocol):

@@ -28,6 +28,7 @@ from nnrepl.replay.world import World
 from nnrepl.session.changes import Restarts
 from nnrepl.session.errors import NoGradient, UserError
 from nnrepl.session.lookup import Lookup
+from nnrepl.session.natively import keeps_worlds
 from nnrepl.tape import RUN_PASS, Face, Op, OpSequence, Tape, Value
 from nnrepl.timeline.code import SourceChanges
 from nnrepl.timeline.edits import BadEdit, make_edit, place_of, said_inside
@@ -264,6 +265,7 @@ class FunctionCall:
 
     def _run(self, recorder: Recorder, names: ProgramNames) -> Trace:
         recorder.stack.begin(sys._getframe())
+        keeps_worlds(recorder)
         recorder.intake.enter(recorder)
         recorder.start()
         _enter_arguments(recorder, self.fn, self.args, self.kwargs)

@@ -13,7 +13,6 @@ import functools
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from threading import get_ident
 from types import FrameType
 from typing import Any
 
@@ -21,12 +20,11 @@ import mlx.core as mx
 
 from nnrepl.record import opaque, trees
 from nnrepl.record.caller import Caller
-from nnrepl.record.catalog import Callee
-from nnrepl.record.data import construct
+from nnrepl.record.compiling import does_as_its_source, runs_without_python
 from nnrepl.record.native import Call, Levels, levels_of
 from nnrepl.record.numbering import called_from
 from nnrepl.record.quiet import quietly, set_random_state
-from nnrepl.record.recorder import RECORD, Recorder
+from nnrepl.record.recorder import Recorder
 from nnrepl.record.repeat import Repetition
 from nnrepl.record.segments import is_library
 from nnrepl.record.strays import invoke, native
@@ -76,6 +74,7 @@ class Compiled(opaque.Transform):
         self.fun = fun
         self.traces: dict[Any, FirstCall] = {}
         self.twins: dict[Any, Twin] = {}
+        self._kept: dict[Any, bool] | None = None if made is None else {}
         self._native: set[Any] = set()
         self._looks: dict[Any, int] = {}
         self._ran = False
@@ -151,6 +150,8 @@ class Compiled(opaque.Transform):
         if runs_plainly(recorder, args, kwargs, frame):
             given, names = _new_handles(recorder, (args, kwargs), frame)
             return invoke(self.fun, given, names)
+        if self._was_traced(recorder, args, kwargs, frame):
+            return opaque.run_native(recorder, self, args, kwargs, frame)
         levels = levels_of(recorder)
         if recorder.differentiating or recorder.tracing or levels is None or self._is_library():
             return self._call(recorder, args, kwargs, frame)
@@ -174,6 +175,24 @@ class Compiled(opaque.Transform):
             result, first = self._first(recorder, levels, args, kwargs, frame, key)
             calls += first
             return result
+
+    def _was_traced(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> bool:
+        """Whether MLX keeps a trace of such a call from before the recording in which something is frozen that its
+        source does not give now: nobody knows what, so MLX runs it by itself."""
+        if self._kept is None or recorder.tracing or self._is_library():
+            return False
+        shapeless, outputs = bool(self.option(2, "shapeless", False)), self.option(1, "outputs", None)
+        key, *_ = _key_of(recorder, self.option(0, "inputs", None), shapeless, args, kwargs, frame)
+        if key not in self._kept:
+            listener, levels = recorder.listener, levels_of(recorder)
+            remember = listener.remember if listener is not None else None if levels is None else levels.remember
+            call = args, kwargs, outputs
+            with recorder.muted():
+                kept = runs_without_python(self.real, *call)
+                if kept and remember is not None:
+                    kept = not does_as_its_source(self.real, self.fun, *call, remember)
+            self._kept[key] = kept
+        return self._kept[key]
 
     def _call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         start = len(recorder.tape)
@@ -271,38 +290,6 @@ def runs_plainly(recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, An
     if not recorder.tracing:
         return False
     return recorder.tracing[-1].depends([recorder.value_of(array, frame) for array in trees.arrays((args, kwargs))])
-
-
-def compiling() -> bool:
-    """Whether MLX compiles at present: a compiled function does not run its Python body twice."""
-    runs: list[mx.array] = []
-
-    def body(array: mx.array) -> mx.array:
-        runs.append(array)
-        return _negative(array)
-
-    probe = _compile(body)
-    # `MLX_DISABLE_COMPILE` and `mx.disable_compile` leave no trace that could be asked for: so a function is compiled.
-    for _ in range(3):  # MLX runs the very first compiled function of a process twice
-        probe(construct(0.0))
-    return len(runs) < 3
-
-
-def switch(recorder: Recorder, callee: Callee) -> Callable[..., None]:
-    """Follow `mx.disable_compile()`, `mx.enable_compile()` and `mx.random.seed(n)`."""
-    original = callee.original
-
-    @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
-    def wrapper(*args: Any, **kwargs: Any) -> None:
-        original(*args, **kwargs)
-        if recorder.mode != RECORD or get_ident() != recorder.thread:
-            return
-        if callee.attribute == "seed":
-            recorder.seeded(("seed", *args, *kwargs.values()))
-        else:
-            recorder.compiling = callee.attribute == "enable_compile"
-
-    return wrapper
 
 
 def _allowed(leaf: Any) -> bool:

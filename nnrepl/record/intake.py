@@ -109,6 +109,10 @@ class Intake(Generic[R]):
         """Whether a backward op has its outputs already, the gradients of `of`. Raises what the recorded op raised."""
         return False
 
+    def disconnected(self, recorder: R, number: int, zeros: mx.array, label: str) -> Value:
+        """Return what stands for the `number`th gradient of a gradient call, where none flows: zeros."""
+        return recorder.leaf(zeros, "constant", label)
+
     def closed(self, recorder: R, op: ClosedOp) -> None:
         """Note that a call has run natively and is on the tape."""
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import before, catalog, compiled, custom, kernels, opaque, special, strays, transforms
+from nnrepl.record import before, catalog, compiling, custom, kernels, opaque, special, strays, transforms
 from nnrepl.record.bounds import check_bounds
 from nnrepl.record.catalog import Callee
 from nnrepl.record.native import IN_PLACE, Levels, in_place, levels_of, optimizers, update_hook
@@ -45,7 +45,7 @@ def recording(recorder: Recorder) -> Iterator[Recorder]:
     """
     outer = current()
     with nullcontext() if outer is None else paused(outer), installed(recorder):
-        recorder.compiling = compiled.compiling()
+        recorder.compiling = compiling.compiling()
         levels = Levels(recorder, lambda patches: _install(recorder, patches), _install_calls)
         try:
             levels.begin()
@@ -161,7 +161,7 @@ def _wrapper(recorder: Recorder, callee: Callee) -> Any:
         case "stream":
             return special.stream(recorder, callee)
         case "switch":
-            return compiled.switch(recorder, callee)
+            return compiling.switch(recorder, callee)
         case "special":
             return special.wrapper(recorder, callee)
     return None

@@ -110,6 +110,7 @@ class Levels:
         changes: Tells whether weights are changed between gradient calls.
         resting: Whether the program is in a closed stretch: until the next call.
         evaluations: How many evaluations the program has forced up to now, if it is.
+        remember: Returns what puts back all that can be reached from some things; None if nobody can.
         returned: What the call gives back that has just been closed; `calling`: the frame in which it was made,
             `compiled`: whether in a compiled function; `making`: the one that is being made.
     """
@@ -136,6 +137,7 @@ class Levels:
         self.calling: FrameType | None = None
         self.compiled = False
         self.making: Callable[[], Any] | None = None
+        self.remember: Callable[[tuple[Any, ...]], Callable[[], None] | None] | None = None
         self._depth = 0
         self._sparse = False
         self._caller: Caller | None = None

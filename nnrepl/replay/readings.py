@@ -7,7 +7,9 @@ in each run: nothing in it could be edited, or looked into after it ran natively
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import gc
 import os
 import random
 import sys
@@ -16,6 +18,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from types import FrameType
 from typing import Any
 
@@ -73,7 +76,8 @@ class Readings:
         try:
             for holder, name, made in instead:
                 setattr(holder, name, made)
-            yield
+            with _instead_of_dates(self._date):
+                yield
         finally:
             for holder, name, original in before:
                 setattr(holder, name, original)
@@ -108,6 +112,15 @@ class Readings:
             return self._read(f"{name}{given}", lambda: original(*given))
 
         return _StandIn(told, original)
+
+    def _date(self, name: str, original: Any) -> Any:
+        """Return what tells the date now as it has told it (`date.today` asks `time.time`)."""
+
+        def told(kind: type, *given: Any, **named: Any) -> Any:
+            really = functools.partial(original.__get__(None, kind), *given, **named)
+            return self._read(f"{kind.__name__}.{name}{given}{named}", really) if self._is_program() else really()
+
+        return _OfClass(_StandIn(told, original.__get__(None, datetime)))
 
     def _entropy(self, original: Callable[[int], bytes]) -> Callable[[int], bytes]:
         """Return random numbers of the system that are drawn again, by each line of the program its own. Libraries draw
@@ -160,6 +173,31 @@ _OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
 def _is_programs(filename: str) -> bool:
     """Whether a file is the program's: no library's, and none of nnrepl's, which looks at the clock as it works."""
     return not is_library(filename) and not filename.startswith(_OURS)
+
+
+class _OfClass:
+    """A method of a class, as `classmethod` makes one of a function."""
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self._method = method
+
+    def __get__(self, instance: Any, kind: type) -> Callable[..., Any]:
+        return functools.partial(self._method, kind)
+
+
+@contextmanager
+def _instead_of_dates(stand_in: Callable[[str, Any], Any]) -> Iterator[None]:
+    """While this lasts, `datetime.now` and `datetime.utcnow` are what `stand_in` gives for them. They read the clock in
+    C, and Python sets no attribute of a type that is written in C: it is put into the type's own table."""
+    (table,) = gc.get_referents(datetime.__dict__)
+    before = {name: table[name] for name in ("now", "utcnow")}
+    try:
+        table.update((name, stand_in(name, original)) for name, original in before.items())
+        ctypes.pythonapi.PyType_Modified(ctypes.py_object(datetime))
+        yield
+    finally:
+        table.update(before)
+        ctypes.pythonapi.PyType_Modified(ctypes.py_object(datetime))
 
 
 class _StandIn:

@@ -217,10 +217,8 @@ class Replay(Led):
         old tape has. None if it did again what it had done, with other numbers."""
         if self._run.recoded:
             return None
-        if self.plan.other is not None:
-            return self.plan.other
         missing = self.plan.left(self.end)
-        return None if missing is None else OpDifference(missing, None)
+        return self.plan.other or (None if missing is None else OpDifference(missing, None))
 
     def content(self, value: Value) -> Value:
         """Return what the program is to hold where the tape has `value`: the last edit of it; natively it computes with
@@ -272,6 +270,14 @@ class Replay(Led):
         if found is not None and known:
             self.was[value] = found
         return value
+
+    def disconnected(self, recorder: Recorder, number: int, zeros: mx.array, label: str) -> Value:
+        pass_ = self._old_pass(recorder.tape) if self.replaying(len(recorder.tape)) else None
+        for before in () if pass_ is None else pass_.given[number : number + 1]:
+            if isinstance(before, Leaf):
+                recorder.link(zeros, before)
+                return before
+        return super().disconnected(recorder, number, zeros, label)
 
     def gradient(self, recorder: Recorder, value: Value) -> mx.array:
         """Return a fresh handle, with the content that an edit further on gives to it."""

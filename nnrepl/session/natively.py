@@ -313,6 +313,13 @@ def remember(reached: tuple[object, ...]) -> Callable[[], None] | None:
     return None if world.lost else world.restore
 
 
+def keeps_worlds(recorder: Recorder) -> None:
+    """Let a recorder that nobody listens to put back what the program's functions can reach."""
+    levels = levels_of(recorder)
+    if levels is not None:
+        levels.remember = remember
+
+
 def not_expected(session: Standing, pass_: Pass) -> None:
     """Natively, something else has become of the weights after a gradient call than where that was recorded: the
     program runs again, and is recorded there; where that happens again and again, all of it is.

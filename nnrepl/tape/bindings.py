@@ -50,13 +50,15 @@ class Holder:
     Attributes:
         kind: Its type.
         refer: Gives the object itself, None once it is gone (or was let go of).
+        maxlen: How many entries it may have at most, of a deque that has been told.
     """
 
-    __slots__ = ("kind", "refer")
+    __slots__ = ("kind", "maxlen", "refer")
 
-    def __init__(self, kind: type, refer: Callable[[], Any]) -> None:
+    def __init__(self, kind: type, refer: Callable[[], Any], maxlen: int | None = None) -> None:
         self.kind = kind
         self.refer = refer
+        self.maxlen = maxlen
 
 
 _NOTHING: list[Entry] = []

@@ -299,6 +299,23 @@ def still(faulty: bool) -> None:
     train(nn.Linear(3, 2), squares, rows(4, 3), rows(4, 2), optimizer=optim.SGD(0.0 if faulty else 1e-2))
 
 
+def pixels(shift: Callable[[mx.array], mx.array]) -> Program:
+    """Bytes: less than nothing goes around; what is drawn from 32 bits means to."""
+
+    def program(faulty: bool) -> None:
+        raw = mx.array([[3, 200, 130, 7], [250, 128, 0, 90]], dtype=mx.uint8)
+        state = mx.array([3, 4], dtype=mx.uint32) * 2654435761
+
+        def loss(model: nn.Module, raw: mx.array) -> mx.array:
+            drawn = (state * 1664525 + 1013904223).astype(mx.float32) / 2**32
+            turned = shift(raw if faulty else raw.astype(mx.float32)) / 255
+            return squares(model, turned, mx.zeros((2, 2))) + drawn.sum()
+
+        train(nn.Linear(4, 2), loss, raw)
+
+    return program
+
+
 KINDS: dict[str, tuple[str, str, Program]] = {
     "clipped": ("discarded gradients", "clip_grad_norm", clipped),
     "applied": ("discarded update", "used by nothing", applied),
@@ -320,6 +337,9 @@ KINDS: dict[str, tuple[str, str, Program]] = {
     "growing": ("growing graph", "nothing has evaluated", growing),
     "summed": ("growing graph", "total", summed),
     "wide": ("runs in float32", "in float32", wide),
+    "bytes": ("went around", "would be −125 and is 131", pixels(lambda raw: raw - 128)),
+    "bytes turned": ("went around", "would be −190 and is 66", pixels(lambda raw: 10 - raw)),
+    "bytes doubled": ("went around", "would be 400 and is 144", pixels(lambda raw: raw * 2)),
     "still": ("idle update", "exactly as they were", still),
 }
 

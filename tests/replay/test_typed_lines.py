@@ -82,6 +82,18 @@ def test_typed_in_the_middle_of_a_line(line: str, tmp_path: Path) -> None:
     _assert_is(session, mx.value_and_grad(twin.f)(w))
 
 
+def test_diff_pairs_the_programs_own_ops(tmp_path: Path) -> None:
+    """What a typed line computes is on one timeline only: it shifts nothing."""
+    program = _load(tmp_path / "plain_diff.py", PROGRAM)
+    session = OpenSession(nnrepl.trace(program.f, mx.array([1.0, 2.0]), wrt=0))
+    for line in ("until plain_diff.py:13", "for n in range(2): other = mx.random.normal((2,)) + mx.exp(z) * n"):
+        session.run(line)
+    assert session.tape.notes.typed
+    shown = str(session.run("diff 1 2"))
+    assert "no value differs" in shown, shown
+    assert "another way" not in shown
+
+
 def test_lines_on_lines(tmp_path: Path) -> None:
     """A change before a line runs it again; one of a tensor behind it stands on what it made."""
     program = _load(tmp_path / "plain_lines.py", PROGRAM)

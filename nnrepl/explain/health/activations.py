@@ -23,13 +23,16 @@ def dead(case: Checkup) -> Iterator[Finding]:
         return
     found = [(op, value) for op, value in found if not is_term(case, op)]
     case.look.stats(value for _, value in found)
-    alive = [mx.sum(_alive(value.array)) for _, value in found]
-    for (op, value), living in zip(found, case.look.numbers(alive)):
+    alive = [mx.sum(mx.any(_by_row(value.array) != 0, axis=0)) for _, value in found]
+    always = [mx.sum(mx.all(_by_row(value.array) != 0, axis=0)) for _, value in found]
+    lived = case.look.numbers([*alive, *always])
+    for (op, value), living, on in zip(found, lived, lived[len(found) :]):
         units = value.shape[-1] if value.shape else 1
         rows = value.size // units
         gone = units - living
         whole = gone == units and (units > 1 or rows > 1)
-        many = rows >= case.limits["dead-rows"] and gone > case.limits["dead"] * units
+        # Of rows that are alike, a unit sees one side only: as many as are always on are always off by chance.
+        many = rows >= case.limits["dead-rows"] and gone - on > case.limits["dead"] * units
         if whole or many:
             command = f"why {value.name} == 0" if whole else f"explain {op.label}"
             level = NOTE if whole and was_alive(case, op) else WARNING
@@ -104,11 +107,9 @@ def _is_relu(op: Op) -> bool:
     return any(isinstance(arg, (int, float)) and arg == 0 for arg in op.args)
 
 
-def _alive(array: mx.array) -> mx.array:
-    """Which units (the last axis) are not 0 for some row."""
-    if array.ndim == 0:
-        return array != 0
-    return mx.any(array != 0, axis=list(range(array.ndim - 1))) if array.ndim > 1 else array != 0
+def _by_row(array: mx.array) -> mx.array:
+    """Return an activation as rows of units (the last axis)."""
+    return array.reshape(-1, array.shape[-1] if array.ndim > 1 else max(array.size, 1))
 
 
 def saturated(case: Checkup) -> Iterator[Finding]:

@@ -23,6 +23,7 @@ from nnrepl.explain.health import (
     shares,
     symmetry,
     update_findings,
+    wholes,
 )
 from nnrepl.explain.health.indices import outside
 from nnrepl.explain.health.report import WARNING, Check, Checkup, Finding, Report
@@ -52,6 +53,7 @@ _MODULES = (
     growth,
     parameters,
     program_findings,
+    wholes,
 )
 CHECKS: tuple[Check, ...] = (*(check for module in _MODULES for check in module.CHECKS), *results.INSIDE)
 

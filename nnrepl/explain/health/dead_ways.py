@@ -22,7 +22,7 @@ def dead_ways(case: Checkup) -> Iterator[Finding]:
     """Find what is computed from the weights, counts in the loss, and gets a gradient of 0 from all that uses it."""
     if case.broken:
         return
-    told: set[object] = {one.reason.op or one.op for one in dead(case)}
+    told: set[object] = {op for one in dead(case) for op in (one.reason.op or one.op, *one.others)}
     for op, of, gradient in _ends(case):
         reason = reason_for(case.look, op, gradient)
         key = reason.op or op
