@@ -199,9 +199,9 @@ class Debuggee:
             self._forward, tape.kept = replay.forward, replay.forward.kept
             session.changes.arrived(tape, names, 0)
             session.begin_again(wish)
-            warning = self._written.warning(replay.forward.leaves)
-            if warning:
-                session.hooks.announce(warning)
+            written = self._written.warning(replay.forward.leaves)
+            if written:
+                session.hooks.announce(written)
         else:
             session.changes.timelines.live.cells[:] = cells
             session.begin(self._at_entry, through=bool(self._call))

@@ -438,8 +438,6 @@ def _key(args: tuple[Any, ...], kwargs: dict[str, Any], kinds: Iterable[tuple[An
 
 def _constants(tree: Any) -> Any:
     """Return the structure of a tree and everything in it that is not an array."""
-    if type(tree) is mx.array:
-        return mx.array
     if isinstance(tree, (list, tuple)):
         return tuple([_constants(item) for item in tree])
     if isinstance(tree, dict):

@@ -6,11 +6,13 @@ that follows stays where it is in both. What comes after it is recorded anew, to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nnrepl.record.native import levels_of
 from nnrepl.replay.remade import Remade
-from nnrepl.tape import ClosedOp, Op, Tape, Value
+from nnrepl.tape import RUN_PASS, ClosedCall, ClosedOp, Op, OpenedStep, Pass, Tape, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -23,6 +25,7 @@ class Opening:
         old: The tape.
         steps: The numbers of the steps that are to be opened.
         expected: The ops that the run is to make, in which what is recorded takes the place of closed ops.
+        closing: Steps that had been opened, and are closed again: their calls take the place of their ops.
 
     Attributes:
         old: The tape.
@@ -33,7 +36,9 @@ class Opening:
         remade: Which op of the tape each one is that is recorded anew after a step that has been opened.
     """
 
-    def __init__(self, old: Tape, steps: frozenset[int], expected: list[Op]) -> None:
+    def __init__(
+        self, old: Tape, steps: frozenset[int], expected: list[Op], closing: Sequence[OpenedStep] = ()
+    ) -> None:
         self.old = old
         self.free = 0
         self.pairs: list[tuple[Op, ClosedOp]] = []
@@ -45,6 +50,9 @@ class Opening:
         self._start = 0
         self._calls = 0
         self._shift = 0
+        self._closing = {step.start: step for step in closing if step.end <= len(expected)}
+        self._numbers: dict[int, int] = {}
+        self._opened: list[OpenedStep] = []
 
     def natively(self, recorder: Recorder) -> bool:
         """Whether what the program does next is to run natively."""
@@ -52,6 +60,7 @@ class Opening:
         if self.free > 1:
             return False
         self.close(recorder)
+        self._close_again(at)
         levels = levels_of(recorder)
         native = levels is not None and levels.native
         late = self._is_late(at)
@@ -83,6 +92,8 @@ class Opening:
 
     def _step(self, at: int) -> int:
         """Return the step to which the op belongs that is expected at a position."""
+        if at in self._numbers:
+            return self._numbers[at]
         return self.old.steps.number_at(at - self._shift)
 
     def _begin(self, recorder: Recorder, at: int) -> None:
@@ -124,8 +135,23 @@ class Opening:
             self.free = 0
             self._splice(recorder)
 
+    def _close_again(self, at: int) -> None:
+        """If a step begins at a position that is to be closed again, its calls are expected there."""
+        step = self._closing.pop(at - self._shift, None)
+        if step is None:
+            return
+        end = at + step.end - step.start
+        self._expected[at:end] = [_closed_op(self.old, call, at + number) for number, call in enumerate(step.calls)]
+        self._numbers.update(dict.fromkeys(range(at, at + len(step.calls)), step.number))
+        more = len(step.calls) - (end - at)
+        self.grown.append((step.start, more))
+        self._shift += more
+
     def _splice(self, recorder: Recorder) -> None:
         start, end = self._start, len(recorder.tape)
+        calls = tuple([_call_of(op) for op in self._expected[start : start + self._calls] if isinstance(op, ClosedOp)])
+        if all(call.kind != RUN_PASS for call in calls):
+            self._opened.append(OpenedStep(self._step(start), start, end, calls))
         self._expected[start : start + self._calls] = recorder.tape.ops[start:end]
         more = end - start - self._calls
         self.grown.append((start - self._shift, more))
@@ -141,7 +167,16 @@ class Opening:
 
     def moved(self, position: int) -> int:
         """Where on the new tape a position of the old one lies."""
-        return position + sum(more for start, more in self.grown if start < position)
+        return position + sum(max(more, start - position) for start, more in self.grown if start < position)
+
+    def open_now(self) -> list[OpenedStep]:
+        """Return the steps that are open where all has been done again, those that were opened in this run last."""
+        closed = {start for start, more in self.grown if more < 0}
+        before = [step for step in self.old.opened if step.start not in closed]
+        return [
+            *(replace(step, start=self.moved(step.start), end=self.moved(step.end)) for step in before),
+            *self._opened,
+        ]
 
     def parted(self) -> str:
         """Take over the losses that are known already. Returns where the numbers of this run are others than those of
@@ -180,6 +215,21 @@ class Opening:
     def reached(self) -> int | None:
         """The position of the last op that is expected; None while a step is being opened."""
         return None if self.free else len(self._expected) - 1
+
+
+def _call_of(op: ClosedOp) -> ClosedCall:
+    pass_ = op.pass_
+    loss = pass_.loss
+    return ClosedCall(pass_.kind, pass_.title, pass_.by_hand, None if loss is None else loss.array)
+
+
+def _closed_op(tape: Tape, call: ClosedCall, at: int) -> ClosedOp:
+    """Return what stands for a call on a tape where it is expected to be made natively."""
+    pass_ = Pass(tape, 0, call.kind, call.title, at, at + 1, at + 1, open=False, by_hand=call.by_hand)
+    op = ClosedOp(call.kind, call.title, pass_)
+    if call.loss is not None:
+        pass_.loss = Value(op, 0, call.loss)
+    return op
 
 
 def _is_stretch(op: Op) -> bool:

@@ -86,7 +86,7 @@ class Replay(Led):
             if target is not None:
                 self.plan.stand_for(op.outputs[0], target)
         self.opens = any(isinstance(op, ClosedOp) for op in run.old.ops)
-        self.opening = Opening(run.old, run.opened, self.expected)
+        self.opening = Opening(run.old, run.opened, self.expected, run.closing)
         self.forward = Forward(run)
         self._passes = [pass_ for pass_ in self.tape.passes if pass_.kind == GRADIENT_PASS]
 

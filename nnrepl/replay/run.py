@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from nnrepl.tape import Op, Tape
+from nnrepl.tape import Op, OpenedStep, Tape
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Run:
         pass_number: In which pass they are to stand instead, by its number, where other ops may come before; 0: none.
         recoded: Whether the program runs other source from the position on: whatever it does there is right.
         opened: The numbers of steps of which every op is to be recorded: they are closed on the old tape.
+        closing: Steps that were opened before, and are to be closed again.
         behind: How many ops come from what happens there; the user is to stand behind them. None: not known yet.
         forward: Whether what ran natively may be run forward without computing anything.
         seen: Up to where on the new tape the user has seen what the program prints; by default that is all before
@@ -34,6 +35,7 @@ class Run:
     pass_number: int = 0
     recoded: bool = False
     opened: frozenset[int] = frozenset()
+    closing: tuple[OpenedStep, ...] = ()
     seen: int | None = None
     behind: Callable[[], int | None] | None = None
     forward: bool = True

@@ -220,7 +220,8 @@ def _needed(old: Tape, run: Run) -> list[int]:
         if pass_.start >= run.position:
             break
         opens = bool(run.opened) and old.steps.number_at(pass_.start) in run.opened
-        recorded = not (len(pass_) and isinstance(old.ops[pass_.start], ClosedOp))
+        closing = any(step.start <= pass_.start < step.end for step in run.closing)
+        recorded = not closing and not (len(pass_) and isinstance(old.ops[pass_.start], ClosedOp))
         if opens or recorded:
             needed.add(number)  # it is recorded from the end of the last call before on
         number += pass_.kind == GRADIENT_PASS

@@ -25,6 +25,7 @@ from nnrepl.session.goals import Goal
 from nnrepl.session.instantly import at_once
 from nnrepl.session.other_tape import check_kind, left_out, refusal, same_place
 from nnrepl.session.parsed import Assignment, Parsed
+from nnrepl.session.reclosing import to_close
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
 from nnrepl.session.typed import append, at_last, upcoming
@@ -370,7 +371,8 @@ class Changes:
         Raises RunAgain through the program, UserError if it cannot run again.
         """
         current = self.timelines.current
-        run = Run(current.tape, len(current.tape), (), cursor, opened=steps, seen=sys.maxsize)
+        closing = to_close(self.session, current, steps) if self.session.many == 1 else ()
+        run = Run(current.tape, len(current.tape), (), cursor, opened=steps, closing=closing, seen=sys.maxsize)
         with held():
             try:
                 self._again(run, current, None)

@@ -13,7 +13,7 @@ from nnrepl.replay.run import Run
 from nnrepl.session.entered import InCell
 from nnrepl.session.errors import CannotAsk
 from nnrepl.session.parsed import parse
-from nnrepl.session.place import Find, Place
+from nnrepl.session.place import Find, Place, named_from
 from nnrepl.session.points import Condition, StepStart
 from nnrepl.tape import Activation, ClosedOp, Tape
 from nnrepl.timeline import moves
@@ -168,12 +168,14 @@ class Until:
         self.place = place
         self._find = find
         self._said = said
-        self._seen = start
+        self._start = self._seen = start
         self._asked = False
         self.over = ""
 
     def find(self, tape: Tape) -> int | None:
         start, self._seen = self._seen, max(len(tape), self._seen)
+        if self.place.by_name:  # what an update has made gets its name when the program comes by once more
+            self._seen = max(self._start, min(named_from(tape), self._seen))
         try:
             found = self._find(start, len(tape), False)
             if found is not None:

@@ -266,6 +266,7 @@ def settle(session: Standing) -> None:
         recorder.intake.forward.settle(recorder)
         if parted and recorder.intake.forward.skipped:
             raise NotKept(parted)
+    session.tape.opened = opening.open_now()
     trips_of(session.tape).carry(trips_of(opening.old), opening.length, opening.moved)
     timeline = session.edits.timelines.current
     timeline.seen = opening.moved(timeline.seen)

@@ -21,7 +21,7 @@ from nnrepl.session.own_names import OWN_NAMES
 from nnrepl.session.parsed import Parsed, replaced
 from nnrepl.session.standing import Standing
 from nnrepl.session.wires import variable
-from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, UNBOUND, UPDATE_PASS, ClosedOp, Leaf, Pass, Tape, Value, arrays_of
+from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, UNBOUND, UPDATE_PASS, ClosedOp, Pass, Tape, Value, arrays_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,6 @@ class Outcome:
         self.of_weights = of_weights
         self._names = names
         self._code = _compiled(parsed, list(names))
-
-    def asks(self, ended: Ended) -> bool:
-        """Whether it is worth asking where a call has ended."""
-        return self.of_weights or ended.differentiates
 
     def holds(self, ended: Ended) -> bool:
         """Whether it is true there, or may be: what cannot be asked is said where the step is open."""
@@ -169,12 +165,10 @@ def _places_of_gradient(session: Standing, name: str) -> Places:
     parts, each of which counts."""
     found: Places = {}
     of = {weight: pass_ for pass_ in session.tape.passes for weight in pass_.wrt}
-    entered = {weight.origin for weight in of}
     for _, value in session.names.versions(name):
         pass_ = of.get(value)
         if pass_ is None:
-            made = None if value.op is None else value.op.pass_.kind
-            if made not in (UPDATE_PASS, SETUP_PASS) and value not in entered:
+            if value.op is not None and value.op.pass_.kind not in (UPDATE_PASS, SETUP_PASS):
                 return {}
             continue
         parts = pass_.grads.get(value.canonical, ())
@@ -209,15 +203,13 @@ def _weight(session: Standing, name: str) -> Found | None:
     anything else as well."""
     names, tape = session.names, session.tape
     first = next((pass_ for pass_ in tape.passes if pass_.kind == UPDATE_PASS), None)
-    weights = {weight for pass_ in tape.passes for weight in pass_.wrt}
-    weights |= {weight.origin for weight in weights if weight.origin is not None}  # as they came in
     updates: set[Pass] = set()
     last: Value | None = None
     for _, value in names.versions(name):
         op = value.op
-        if not (isinstance(value, Leaf) and value in weights) and (op is None or op.pass_.kind != SETUP_PASS):
-            again = op is not None and op.pass_ in updates and op.pass_ is not first  # the first one makes its state
-            if op is None or op.pass_.kind != UPDATE_PASS or isinstance(op, ClosedOp) or again:
+        if op is not None and op.pass_.kind != SETUP_PASS:  # what came in from somewhere has not been made
+            again = op.pass_ in updates and op.pass_ is not first  # the first one makes the optimizer's state
+            if op.pass_.kind != UPDATE_PASS or isinstance(op, ClosedOp) or again:
                 return None
             updates.add(op.pass_)
         last = value

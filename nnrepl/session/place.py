@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 
-from nnrepl.tape import Pass, Tape
+from nnrepl.tape import GRADIENT_PASS, Pass, Tape
 
 Find = Callable[[int, int, bool], int | None]
 """Finds the first position in a range; the last one, in reverse."""
@@ -25,12 +25,13 @@ class Place:
         whole: Whether it is a stretch of ops: `list` and `graph` show all of them, and not what lies around one.
         title: Its canonical spelling.
         note: What is to be said of how it was read, "" for nothing.
+        by_name: Whether it is where values of some name are made: what an update makes gets its name only after it.
         condition: What must be true there, "" for nothing. Whether it is, is asked by `nnrepl.session.search`.
     """
 
     kind = ""
     words = ""
-    whole = False
+    whole = by_name = False
     condition = ""
     note = ""
 
@@ -86,6 +87,13 @@ class Place:
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.title}>"
+
+
+def named_from(tape: Tape) -> int:
+    """Return the position from which values may still get their names: the program has not come by since they were
+    made."""
+    last = tape.passes[-1] if tape.passes else None
+    return len(tape) if last is None or last.kind == GRADIENT_PASS else min(last.start, len(tape))
 
 
 def ordered(positions: Iterable[int], start: int, end: int, reverse: bool) -> Iterator[int]:

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 from nnrepl.record.names import ProgramNames
+from nnrepl.session.findings import source_of
 from nnrepl.session.place import Place, ordered, passes_between, within
 from nnrepl.tape import (
     BACKWARD,
@@ -134,6 +135,7 @@ class Written(Place):
     """
 
     kind, words = "value", "where it is made"
+    by_name = True
 
     def __init__(self, title: str, name: str, names: ProgramNames, gradient: bool = False) -> None:
         super().__init__(title)
@@ -166,6 +168,21 @@ class Written(Place):
             pass_ = tape.pass_at(position if isinstance(value, Leaf) else position - 1)
             if pass_ is not None:
                 yield from pass_.grads.get(value.canonical, ())
+
+    def comes(self, tape: Tape) -> Iterator[int]:
+        """Return where a version of the value is there for the first time: behind the op that makes it, or where the
+        program has put it in its place; with a pass that brings one, but not as it was there before."""
+        if self._gradient:
+            yield from (0 if value.op is None else value.op.position + 1 for value in self.values(tape))
+            return
+        versions = self._names.versions(self.name)
+        if not versions and self.name == "loss":
+            yield from (0 if value.op is None else value.op.position + 1 for value in self.values(tape))
+        last: Value | None = None
+        for position, value in versions:
+            if not isinstance(value, Leaf) or last is None or source_of(value) is not source_of(last):
+                yield position
+            last = value
 
 
 class Called(Place):
@@ -241,6 +258,7 @@ class Condition(Place):
         self.condition = text
         self.place = place
         self._made = made
+        self.by_name = bool(made) or (place is not None and place.by_name)
 
     @property
     def where(self) -> str:
@@ -253,12 +271,7 @@ class Condition(Place):
             return self.place.positions(tape, start, end, reverse)
         if not self._made:
             return (at for at in within(tape, start, end, reverse) if _moves_on(tape, at))
-        return ordered((at for made in self._made for at in _after(made, tape, start)), start, end, reverse)
-
-
-def _after(made: Written, tape: Tape, start: int) -> Iterator[int]:
-    """Return the positions after the ops that make a value."""
-    return (0 if value.op is None else value.op.position + 1 for value in made.values(tape, start))
+        return ordered((at for made in self._made for at in made.comes(tape)), start, end, reverse)
 
 
 def _moves_on(tape: Tape, at: int) -> bool:

@@ -8,7 +8,7 @@ run on a little, and the cursor goes back to the op.
 from __future__ import annotations
 
 from nnrepl.session import goals
-from nnrepl.session.place import Place
+from nnrepl.session.place import Place, named_from
 from nnrepl.session.reading import Reading
 from nnrepl.session.search import Search
 from nnrepl.session.stops import Breakpoint, Catch, Hit, Trigger
@@ -32,6 +32,8 @@ class Lookout:
         self._search = Search(session)
         self.counted = session.stops.counts()
         self._at_once = 0
+        self._named = 0
+        self._asked: set[tuple[Trigger, int]] = set()
         self._in_stretches = 0
         self.interrupted = False
 
@@ -51,6 +53,7 @@ class Lookout:
     def begin(self, position: int) -> None:
         """Look at what is recorded from a position on."""
         self._at_once = self._in_stretches = position
+        self._looked(position, position)
         self.interrupted = False
 
     def ahead(self, end: int, goal: goals.Goal) -> list[Hit]:
@@ -60,6 +63,7 @@ class Lookout:
         self.counted = session.stops.counts()
         start = session.cursor + 1
         self._at_once = self._in_stretches = max(start, end)
+        self._looked(start, max(start, end))
         entries = session.stops.enabled
         if not entries:
             return []
@@ -93,6 +97,7 @@ class Lookout:
         length = len(self._session.tape)
         if not entries:
             self._at_once = self._in_stretches = length
+            self._looked(length, length)
             return []
         end = length if found is None else found + 1
         try:
@@ -116,8 +121,7 @@ class Lookout:
     def _recorded(self, entries: list[Trigger], end: int, arriving: bool) -> list[Hit]:
         slow = [entry for entry in entries if self._evaluates(entry)]
         counts = self._session.stops.counts()
-        hits = self.search.first(self._at_once, end, [entry for entry in entries if entry not in slow])
-        self._at_once = end
+        hits = self._now([entry for entry in entries if entry not in slow], end)
         if not slow or not (hits or arriving or self._is_due()):
             return hits
         last = hits[0].position + 1 if hits else end
@@ -128,6 +132,26 @@ class Lookout:
             return earlier
         return [*hits, *earlier]
 
+    def _now(self, entries: list[Trigger], end: int) -> list[Hit]:
+        """Return the first hit of what is seen at once, in what is new up to a position: what an update has made has
+        got its name since then."""
+        named = [entry for entry in entries if self.search.by_name(entry)]
+        others = [entry for entry in entries if entry not in named]
+        found = self.search.first(self._at_once, end, others)
+        last = found[0].position + 1 if found else end
+        late = self.search.first(self._named, last, named, but=self._asked) if named else []
+        self._at_once = end
+        self._looked(self._named, end)
+        if late and found and late[0].position == found[0].position:
+            return [*found, *late]
+        return late or found
+
+    def _looked(self, start: int, end: int) -> None:
+        """Note up to where has been looked. From where values still get their names it is looked once more."""
+        self._named = max(start, min(named_from(self._session.tape), end))
+        named = [entry for entry in self._session.stops.enabled if self.search.by_name(entry)]
+        self._asked = {(entry, at) for entry in named for at in self.search.places(entry, self._named, end)}
+
     def ended(self) -> list[Hit]:
         """Return the first hit in what was recorded last, the end of the program included."""
         session = self._session
@@ -137,7 +161,7 @@ class Lookout:
         slow = [entry for entry in entries if self._evaluates(entry)]
         end = len(session.tape) + 1
         found = [
-            *self.search.first(self._at_once, end, [entry for entry in entries if entry not in slow]),
+            *self._now([entry for entry in entries if entry not in slow], end),
             *self.search.first(self._in_stretches, end, slow),
         ]
         first = min((hit.position for hit in found), default=0)

@@ -125,19 +125,20 @@ class OutcomeHolds:
     def __init__(self, text: str, outcome: Outcome) -> None:
         self.key = f"{_ASKED}{text}"
         self._outcome = outcome
+        self._held = True  # where the last compiled call ended; that is not known yet
 
     def sees(self, tape: Tape, ended: Ended) -> list[int]:
-        pass_ = ended.op.pass_
-        if not self._outcome.asks(ended):
+        if not ended.differentiates:
             return []
         holds = self._outcome.holds(ended)
-        trips, number = trips_of(tape), tape.steps.number_at(ended.op.position)
-        late = pass_.kind == GRADIENT_PASS and self._outcome.of_weights  # they were given it before
-        at = ended.op.position - 1 if late else ended.op.position
-        if holds:
-            trips.note(self.key, max(at, 0))
-        found = number - 1 if late and tape.steps.number_at(max(at, 0)) != number else number
-        return [found] if holds and is_closed(tape, found) else []
+        if self._outcome.of_weights and ended.compiled:
+            holds, self._held = self._held, holds  # they have been updated since they were there
+        if not holds:
+            return []
+        number = tape.steps.number_at(ended.op.position)
+        between = self._outcome.of_weights
+        trips_of(tape).note(self.key, max(ended.op.position - between, 0), between)
+        return [near for near in (number - between, number) if is_closed(tape, near)]
 
     def may(self, tape: Tape, number: int) -> bool:
         return trips_of(tape).may(self.key, tape, number)
@@ -218,7 +219,7 @@ def records_for(session: Standing, trigger: Trigger) -> str:
     """Why steps do not run natively as long as something is to stop the user, or what is missed natively; "" for
     nothing that is worth saying."""
     if isinstance(trigger, Catch) and trigger.text == "nan":
-        return "Where steps run natively their losses and gradients are looked at: a NaN that is gone before is missed."
+        return "Natively the loss and the gradients are looked at: a NaN gone before is missed."
     place = session.breaks_at(trigger) if isinstance(trigger, Breakpoint) else None
     if isinstance(trigger, Breakpoint) and (place is None or not _is_waited_for(session, place)):
         return ""

@@ -8,7 +8,7 @@ far beyond the first hit, then up to 256 at once.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import groupby
 
 import mlx.core as mx
@@ -48,14 +48,24 @@ class Search:
         self.unasked: dict[Trigger, str] = {}
         self.skip = 0
 
-    def first(self, start: int, end: int, entries: list[Trigger], reverse: bool = False) -> list[Hit]:
+    def first(
+        self,
+        start: int,
+        end: int,
+        entries: list[Trigger],
+        reverse: bool = False,
+        but: Collection[tuple[Trigger, int]] = (),
+    ) -> list[Hit]:
         """Return the hits at the first position from `start` to before `end` (or the last one, in reverse) at which an
         enabled entry is hit that does not ignore it. Counts what it comes by.
+
+        Args:
+            but: Where entries have been asked already.
 
         Raises:
             KeyboardInterrupt: If the user wants it to stop.
         """
-        streams = [self._candidates(entry, start, end, reverse) for entry in entries]
+        streams = [self._candidates(entry, start, end, reverse, but) for entry in entries]
         merged = heapq.merge(*streams, key=_order, reverse=reverse)
         waiting: list[list[tuple[Candidate, Question | None]]] = []
         size, limit = 0, 1
@@ -112,9 +122,17 @@ class Search:
 
     # -- candidates --------------------------------------------------------------------------------------
 
-    def _candidates(self, entry: Trigger, start: int, end: int, reverse: bool) -> Iterator[Candidate]:
+    def _candidates(
+        self, entry: Trigger, start: int, end: int, reverse: bool, but: Collection[tuple[Trigger, int]] = ()
+    ) -> Iterator[Candidate]:
         for position in self._positions(entry, start, end, reverse):
-            yield position, entry.number, entry
+            if (entry, position) not in but:
+                yield position, entry.number, entry
+
+    def by_name(self, entry: Trigger) -> bool:
+        """Whether an entry speaks of values by their names: what an update makes gets its name after it."""
+        place = self.place(entry) if isinstance(entry, Breakpoint) else None
+        return isinstance(entry, Watch) or (place is not None and place.by_name)
 
     def _positions(self, entry: Trigger, start: int, end: int, reverse: bool) -> Iterator[int]:
         tape = self._session.tape

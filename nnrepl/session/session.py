@@ -31,6 +31,7 @@ from nnrepl.session.lookup import Lookup
 from nnrepl.session.passing import Passing
 from nnrepl.session.place import Place
 from nnrepl.session.program import Program
+from nnrepl.session.reclosing import look_at
 from nnrepl.session.restarts import ProgramRestarts
 from nnrepl.session.running import Lookout
 from nnrepl.session.settings import defaults
@@ -371,6 +372,7 @@ class TapeSession(Standing):
         timeline = self.changes.timelines.current
         timeline.seen = max(timeline.seen, position)
         self.tape.stand(position)
+        look_at(self.tape, position)
         self.level = self.lookout.search.skip = 0
         if reason != OPENED:
             self.alarms = self.wary = 0

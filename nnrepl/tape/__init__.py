@@ -2,6 +2,7 @@
 
 from nnrepl.tape.bindings import UNBOUND, Bindings, Holder, Large
 from nnrepl.tape.face import Face, draw_with
+from nnrepl.tape.native_run import ClosedCall, OpenedStep
 from nnrepl.tape.notes import KEPT, Notes
 from nnrepl.tape.op import (
     BACKWARD,
@@ -54,6 +55,7 @@ __all__ = [
     "Activation",
     "BackwardOp",
     "Bindings",
+    "ClosedCall",
     "ClosedOp",
     "DrawnKey",
     "Face",
@@ -68,6 +70,7 @@ __all__ = [
     "Notes",
     "Op",
     "OpSequence",
+    "OpenedStep",
     "Operation",
     "Pass",
     "Site",

@@ -7,6 +7,7 @@ import os
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nnrepl.tape.passes import GRADIENT_PASS, Pass
@@ -20,6 +21,38 @@ class KeptPoint(Protocol):
     """
 
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedCall:
+    """A call as it was before its step was opened.
+
+    Attributes:
+        kind, title: Of its pass.
+        by_hand: Whether weights were updated by hand behind it.
+        loss: What it differentiated, if that was known.
+    """
+
+    kind: str
+    title: str
+    by_hand: bool
+    loss: Any
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedStep:
+    """A step that ran natively and has been opened; it can be closed again.
+
+    Attributes:
+        number: Its number.
+        start, end: Where on the tape the ops lie that took the place of its calls.
+        calls: What stood there.
+    """
+
+    number: int
+    start: int
+    end: int
+    calls: tuple[ClosedCall, ...]
 
 
 Answer = tuple[str, Any]

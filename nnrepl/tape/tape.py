@@ -12,7 +12,7 @@ import mlx.core as mx
 from nnrepl.tape.bindings import Bindings
 from nnrepl.tape.collector import wake
 from nnrepl.tape.face import Face
-from nnrepl.tape.native_run import NativeRun, count_calls
+from nnrepl.tape.native_run import NativeRun, OpenedStep, count_calls
 from nnrepl.tape.notes import Notes
 from nnrepl.tape.op import ClosedOp, Op
 from nnrepl.tape.origins import Source
@@ -61,6 +61,7 @@ class Tape:
         passed: Where the program came to lines that make no op, by file and line, as far as that was looked for: the
             positions of the ops that came next.
         kept: What is kept of the run that wrote it, as far as that was native.
+        opened: The steps that have been opened, those that were looked at last behind the others.
     """
 
     def __init__(self, names: Namer, notes: Notes | None = None) -> None:
@@ -77,6 +78,7 @@ class Tape:
         self.bindings = Bindings()
         self.passed: dict[tuple[str, int], list[int]] = {}
         self.kept = NativeRun()
+        self.opened: list[OpenedStep] = []
         self.steps = Steps(self)
         self.here = 1
         self._consumers: dict[Value, list[Op]] = {}
@@ -103,6 +105,7 @@ class Tape:
         twin.passes = [pass_ if pass_.end <= position else replace(pass_, end=position) for pass_ in before]
         twin.marks = [mark for mark in self.marks if mark.position < position]
         twin.kept = self.kept.before(count_calls(before) - 1)
+        twin.opened = [step for step in self.opened if step.end <= position]
         twin.compiled = [span for span in self.compiled if span[1] <= position]
         twin.late = {at for at in self.late if at < position}
         for line, passed in self.passed.items():

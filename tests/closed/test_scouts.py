@@ -48,7 +48,7 @@ def test_the_same_stops(program: str, commands: str, tmp_path: Path) -> None:
     for native in ("on", "off"):
         lines = [part for line in (f"config native {native}", *commands.split("; ")) for part in ("-c", line)]
         said = captured("--batch", *lines, str(tmp_path / "train.py")).splitlines()
-        shown[native] = [line for line in said if not line.startswith(("native o", "opening"))]
+        shown[native] = [line for line in said if not line.startswith(("native o", "opening", "Natively"))]
     assert shown["on"] == shown["off"]
     assert any("continue" not in line and line.startswith("step ") for line in shown["on"])
 

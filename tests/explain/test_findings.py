@@ -271,6 +271,41 @@ def growing(faulty: bool) -> None:
     train(nn.Linear(3, 2), squares, rows(4, 3), rows(4, 2), steps=6, lazy=faulty)
 
 
+def test_of_what_grows_three_are_named() -> None:
+    def program(_: bool) -> None:
+        train(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)), squares, rows(4, 3), rows(4, 2), steps=6, lazy=True)
+
+    texts = [finding.text for one in reports(program, True) for finding in one.warnings]
+    assert any(" and 1 more when step" in text for text in texts), texts
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_shares_that_a_one_hot_table_picks_along_the_other_axis(left: bool) -> None:
+    def program(_: bool) -> None:
+        hot = mx.eye(3)[mx.array([0, 2, 1, 1])]
+
+        def loss(model: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+            shares = mx.softmax(model(x), axis=0)
+            picked = hot * shares if left else shares * hot
+            return -mx.mean(mx.log(picked.sum(axis=1)))
+
+        train(nn.Linear(3, 3), loss, rows(4, 3), rows(4, 3), steps=1)
+
+    texts = [finding.text for one in reports(program, True) for finding in one.warnings]
+    assert any("has its single ones along axis 1" in text for text in texts), texts
+
+
+def test_shares_over_the_rows_of_the_batch() -> None:
+    def program(_: bool) -> None:
+        def loss(model: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+            return mx.mean(mx.square(mx.softmax(model(x), axis=0) - y))
+
+        train(nn.Linear(3, 2), loss, rows(4, 3), rows(4, 2), steps=1)
+
+    texts = [finding.text for one in reports(program, True) for finding in one.findings]
+    assert any("the rows of the batch" in text for text in texts), texts
+
+
 def summed(faulty: bool) -> None:
     """A running loss that is kept lazily, while the weights are evaluated: each step's forward pass lives on."""
     model = nn.Linear(3, 2)

@@ -66,6 +66,12 @@ def lazy(document: Any) -> dict[str, Any]:
     return {key: said for key, said in document["values"][0].items() if key not in ("tensor", "sum")}
 
 
+def gradient(document: Any) -> dict[str, Any]:
+    """The last gradient, without its numbers."""
+    last = next(row for row in reversed(document["values"]) if "of" in row)
+    return {key: said for key, said in last.items() if key not in ("tensor", "sum")}
+
+
 LIES: dict[str, Any] = {
     "no tapes": lambda d: d.update(tapes=[]),
     "a list": lambda d: [1, 2],
@@ -93,6 +99,10 @@ LIES: dict[str, Any] = {
     "no passes": lambda d: d["tapes"][0].update(passes=[]),
     "a pass of no kind": lambda d: d["tapes"][0]["passes"][0].update(kind="x"),
     "a cursor behind the end": lambda d: d["made"].update(cursor=10**6),
+    "a cursor one behind the end": lambda d: d["made"].update(cursor=len(d["tapes"][d["current"]]["ops"]) + 1),
+    "gradients of gradients without end": lambda d: d["values"].extend(
+        {**gradient(d), "of": len(d["values"]) + at - 1} for at in range(41)
+    ),
     "deep arguments": lambda d: d["ops"][0].update(args=[nested(150)]),
     "an argument of no kind": lambda d: d["ops"][0].update(args=[{"q": 1}]),
     "a class with a name of code": lambda d: d["ops"][0].update(args=[{"x": ["__import__('os')", "x"]}]),

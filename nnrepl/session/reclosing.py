@@ -1,0 +1,71 @@
+"""Reclosing: steps that have been opened are closed again, those that nobody has looked at for longest first, where the
+program runs again to open others. They can be opened again, and are then the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from nnrepl.session.reading import Reading
+from nnrepl.tape import OpenedStep, Tape
+
+if TYPE_CHECKING:
+    from nnrepl.timeline.timelines import Timeline
+
+_MOST = 8
+"""So many opened steps are kept at most: the program has to compute its way to each of them when it runs again."""
+_OP_BYTES = 2_100
+"""What an op takes without its numbers, in bytes."""
+
+
+def look_at(tape: Tape, position: int) -> None:
+    """Note that the user looks at a place on a tape: the step there, if it has been opened, is the last to be closed
+    again."""
+    for step in tape.opened:
+        if step.start <= position < step.end and step is not tape.opened[-1]:
+            tape.opened.remove(step)
+            tape.opened.append(step)
+            return
+
+
+def to_close(session: Reading, timeline: Timeline, asked: Collection[int]) -> tuple[OpenedStep, ...]:
+    """Return the steps that are to be closed again when others are opened, within half of the history's budget. Never
+    one in which the user stands or has changed something, or with which the tape ends.
+
+    Args:
+        asked: The steps that are to be opened.
+    """
+    tape = timeline.tape
+    budget, kept = int(session.settings["history"]) // 2, 0
+    closing: list[OpenedStep] = []
+    for count, step in enumerate(reversed(tape.opened), len(asked)):
+        kept += _size(tape, step)
+        if (count >= _MOST or kept > budget) and _may_close(session, timeline, step):
+            closing.append(step)
+    while held := [step for step in closing if _leads_on(tape, step, closing)]:
+        closing = [step for step in closing if step not in held]
+    return tuple(closing)
+
+
+def _size(tape: Tape, step: OpenedStep) -> int:
+    held = sum([value.size * value.dtype.size for op in tape.ops[step.start : step.end] for value in op.outputs
+                if value.evaluated])  # fmt: skip
+    return held + _OP_BYTES * (step.end - step.start)
+
+
+def _may_close(session: Reading, timeline: Timeline, step: OpenedStep) -> bool:
+    tape = timeline.tape
+    if step.start <= session.cursor <= step.end or step.end >= len(tape) or step.number in tape.retraced:
+        return False
+    if any(step.start <= code.position <= step.end for code in timeline.codes):
+        return False
+    notes = tape.notes
+    return not any(
+        op in notes.edits or op in notes.inserted or op in notes.typed for op in tape.ops[step.start : step.end]
+    )
+
+
+def _leads_on(tape: Tape, step: OpenedStep, closing: list[OpenedStep]) -> bool:
+    """Whether the step behind one stays open: what lies between them is known as part of one of the two."""
+    return any(other.start == step.end and other not in closing for other in tape.opened)

@@ -1,0 +1,130 @@
+"""What stops a program that runs natively: what can be told from outside of its calls opens only the steps where it may
+be, and stops where it stops a program that is recorded."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.closed.test_closed import _main, captured
+
+__all__ = ["_main"]
+
+TRAIN = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+mx.random.seed(3)
+X = mx.random.normal((24, 4)); Y = X.sum(axis=1, keepdims=True)
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__(); self.first = nn.Linear(4, 8); self.last = nn.Linear(8, 1); self.n = 0
+    def __call__(self, x):
+        self.n += 1
+        if self.n == 17:
+            x = mx.abs(x)
+        return self.last(mx.tanh(self.first(x)))
+model = Net(); opt = optim.Adam(2e-2)
+def loss_fn(model, x, y): return ((model(x) - y) ** 2).mean()
+def rare(x): return x * 2 + 1
+learn = nn.value_and_grad(model, loss_fn)
+for i in range(24):
+    loss, grads = learn(model, X, Y)
+    if i == 12: Y = rare(Y)
+    opt.update(model, grads)
+    mx.eval(model.parameters(), opt.state)
+"""
+LINES = {text.strip(): number for number, text in enumerate(TRAIN.splitlines(), 1)}
+ABS, UPDATE = LINES["x = mx.abs(x)"], LINES["opt.update(model, grads)"]
+STOPS = {
+    f"break train.py:{ABS}": 1,  # a line in a branch that no recorded step has taken
+    "break rare": 1,
+    f"break train.py:{UPDATE}, i == 9": 1,
+    "break Net.__call__, i == 9": 1,
+    "break i == 9": 1,
+    "break tanh, i > 8 and i % 4 == 1": 1,
+    "until i == 9": 1,
+    f"until train.py:{ABS}": 1,
+    "break step 11": 0,
+    "tbreak 9#3": 0,
+    "break mx.abs(last.weight).max() > 0.85": 1,
+    "break mx.abs(grad(last.bias)).max() > 0.18": 1,
+    "until mx.linalg.norm(grad(first.weight)) < 0.355": 1,
+    "break last.bias.v.max() > 0.04": 1,
+    "break loss < 0.6": 1,
+}
+"""Each with how many steps have to be opened for the first stop."""
+
+
+def said(native: str, file: Path, *lines: str) -> str:
+    commands = [part for line in (f"config native {native}", *lines) for part in ("-c", line)]
+    return captured("--batch", *commands, str(file))
+
+
+def stops_in(shown: str) -> list[str]:
+    """What is said at each stop, but for how long its pass is, which is not known while that is being recorded, and
+    for numbers that nobody has asked for."""
+    shown = re.sub(r"^(step \d+ · \w+ \d+)( of \d+)?( .*|)$", r"\1\3", shown, flags=re.MULTILINE)
+    lines = [re.sub(r"\s+", " ", line) for line in shown.splitlines()]
+    return [line for line in lines if re.match(r"step \d+ ·|▶ \d+|breakpoint|i = ", line)]
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_it_stops_where_a_recorded_program_stops(stop: str, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(TRAIN)
+    lines = ("goto step 3", stop, *(["continue"] * (not stop.startswith("until"))), "p i")
+    shown = {native: said(native, tmp_path / "train.py", *lines) for native in ("on", "off")}
+    assert stops_in(shown["on"]) == stops_in(shown["off"])
+    opened = re.findall(r"^opening (steps? [\d to]*\d)", shown["on"], re.MULTILINE)
+    assert len([step for step in opened if step != "step 2"]) == STOPS[stop], shown["on"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("goto step 3", "break i % 6 == 5", "ignore 1 3", "continue", "p i", "info break"),
+        ("goto step 3", "break Net.__call__, i % 6 == 5", "continue 3", "p i"),
+        ("continue", "goto step 3", f"break train.py:{ABS}", "continue", "p i", "reverse-continue", "where"),
+        ("goto step 3", f"break train.py:{ABS}", "commands 1", "p i", "end", "continue", "continue", "p i"),
+        ("goto step 3", "break rare", "condition 1 i == 13", "continue", "p i"),
+        ("goto step 3", f"break train.py:{UPDATE}, loss < 0.6", "continue", "p i"),
+        ("goto step 3", "break rare", "break loss < 0.6", "continue", "p i", "continue", "p i"),
+        ("goto step 3", f"tbreak train.py:{ABS}", "continue", "info break", "continue", "p i"),
+    ],
+)
+def test_what_goes_with_a_stop_goes_with_it_natively(lines: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(TRAIN)
+    shown = {native: said(native, tmp_path / "train.py", *lines) for native in ("on", "off")}
+    assert stops_in(shown["on"]) == stops_in(shown["off"])
+
+
+def test_what_has_to_be_recorded_for_a_stop_is_said(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(TRAIN)
+    for stop, told in (
+        ("catch inf", True),
+        ("catch zero-grad", True),
+        ("break erfinv", True),
+        ("watch first.weight", True),
+        ("break rare", False),
+        ("break i == 9", False),
+        ("watch loss", False),
+    ):
+        shown = said("on", tmp_path / "train.py", "goto step 3", stop)
+        assert ("All steps are recorded for it" in shown) == told, stop
+        assert "All steps are recorded" not in said("off", tmp_path / "train.py", "goto step 3", stop)
+
+
+def test_in_a_compiled_step_nothing_is_missed(tmp_path: Path) -> None:
+    """Natively no Python runs in it."""
+    compiled = TRAIN.replace(
+        "for i in", "state = [model.state, opt.state]\n@mx.compile\ndef nothing(x): return x\nfor i in"
+    )
+    step = "def step(x, y):\n    loss, grads = learn(model, x, y)\n    opt.update(model, grads)\n    return loss\n"
+    compiled = compiled.replace("for i in", f"{step}step = mx.compile(step, inputs=state, outputs=state)\nfor i in")
+    compiled = compiled.replace("    loss, grads = learn(model, X, Y)\n    if", "    loss = step(X, Y)\n    if")
+    compiled = compiled.replace("(Y)\n    opt.update(model, grads)", "(Y)").replace("if self.n == 17", "if False")
+    (tmp_path / "train.py").write_text(compiled)
+    for stop in ("break Net.__call__, i == 9", "break loss < 0.6", "break rare"):
+        lines = ("goto step 3", stop, "continue", "p i")
+        shown = {native: said(native, tmp_path / "train.py", *lines) for native in ("on", "off")}
+        assert stops_in(shown["on"]) == stops_in(shown["off"]), stop
