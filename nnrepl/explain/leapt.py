@@ -5,7 +5,7 @@ from __future__ import annotations
 from nnrepl.explain import words
 from nnrepl.explain.forward import made_large
 from nnrepl.explain.look import Look
-from nnrepl.session.leaps import leap, size_of_loss
+from nnrepl.session.leaps import FAR, leap, size_of_loss
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Pass, Step
 from nnrepl.tape.claims import Claim, Said, say
@@ -22,7 +22,9 @@ def leapt(look: Look, session: Reading) -> list[Said]:
     grown = made_large(look, pass_.loss) if pass_ is not None and pass_.loss is not None else None
 
     def holds() -> bool:
-        return leap(session.tape) == found and size is not None and (before is None or old is not None)
+        if size is None or not size < float("inf") or (before is None) != (old is None):
+            return False
+        return size > (FAR * FAR if old is None else FAR * old)
 
     larger = f", and only {words.number(old)} in {before.title}" if before is not None and old is not None else ""
     said = say(

@@ -6,7 +6,8 @@ from typing import Any
 
 from nnrepl.tape import Step, Tape
 
-_FAR = 1e6
+FAR = 1e6
+"""How many times as large a loss has to become in one step."""
 
 
 def leap(tape: Tape) -> tuple[Step | None, Step] | None:
@@ -20,7 +21,7 @@ def leap(tape: Tape) -> tuple[Step | None, Step] | None:
             continue
         if not size < float("inf"):
             return None
-        if size > _FAR * (max(before[1], 1e-3) if before is not None else _FAR):
+        if size > FAR * (max(before[1], 1e-3) if before is not None else FAR):
             return (before[0] if before is not None else None), step
         before = step, size
     return None

@@ -284,7 +284,35 @@ def taught(faulty: bool, how: Any) -> None:
     train(nn.Linear(4, 2), loss, rows(4, 3), rows(4, 2))
 
 
+def scaled_for_nothing(faulty: bool) -> None:
+    model, optimizer = nn.Linear(3, 2), optim.SGD(0.1)
+    step = nn.value_and_grad(model, squares)
+    for _ in range(3):
+        _, grads = step(model, rows(4, 3), rows(4, 2))
+        grads = tree_map(lambda grad: grad / 128, grads)
+        if not faulty:
+            optimizer.update(model, grads)
+        mx.eval(model.parameters())
+
+
+def buffers(faulty: bool) -> None:
+    model = Normed()
+    tree = model.parameters() if faulty else model.trainable_parameters()
+
+    def loss(parameters: Any, x: mx.array) -> mx.array:
+        model.update(parameters)
+        return mx.square(model(x)).mean()
+
+    mx.value_and_grad(loss)(tree, rows(8, 3))
+
+
+def thrown(faulty: bool) -> None:
+    train(nn.Linear(3, 2), squares, rows(4, 3), rows(4, 2), optimizer=optim.Adam(90.0 if faulty else 0.01))
+
+
 OTHERS: dict[str, tuple[str, Program]] = {
+    "thrown": ("leaping update", thrown),
+    "made for nothing": ("forgotten update", scaled_for_nothing), "kept from training": ("no gradient", buffers),
     "all the same": ("all the same", lambda faulty: taught(faulty, lambda h: mx.maximum(h - 50, 0.25))),
     "cut between": ("whole numbers", lambda faulty: taught(faulty, lambda h: (h > 0).astype(mx.float32))),
     "kept out": ("kept out", stopped), "own number": ("own number", outsized),

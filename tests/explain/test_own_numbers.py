@@ -14,6 +14,7 @@ import pytest
 import nnrepl
 from nnrepl.explain.health import health
 from nnrepl.explain.health.report import Finding
+from nnrepl.explain.why import why
 from tests.support import OpenSession
 
 X = mx.sin(mx.arange(12.0)).reshape(4, 3) + 0.1
@@ -159,3 +160,141 @@ def test_a_state_that_begins_with_zeros_is_not_told_where_its_loop_goes_on() -> 
     for turns in (4, 1):
         findings = health(OpenSession(nnrepl.trace(loss, mx.array([0.5, 1.0, 2.0]), turns, wrt=0))).findings
         assert bool([one for one in findings if one.kind == "zero gradient"]) == (turns == 1), findings
+
+
+def masked(kept_as_weight: bool, learned: bool = False) -> list[Finding]:
+    """Three heads with a mask each, as a parameter or under a name with an underscore; or a gate that is learned, of
+    which only a condition is made."""
+
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q = nn.Linear(3, 3)
+            mask = mx.tril(mx.ones((4, 4)))
+            if kept_as_weight:
+                self.tril = mx.random.normal((4, 4)) if learned else mask
+            else:
+                self._tril = mask
+
+        def __call__(self, x: mx.array) -> mx.array:
+            scores = self.q(x) @ x.T
+            tril = self.tril if kept_as_weight else self._tril
+            return mx.softmax(mx.where(tril > 0, scores, -mx.inf if not learned else -5.0), axis=-1) @ x
+
+    mx.random.seed(3)
+    heads = nn.Sequential(Head(), Head(), Head())
+    return health(OpenSession(nnrepl.trace(lambda m: mx.square(m(X)).mean(), heads, wrt=heads))).findings
+
+
+def test_a_mask_that_is_kept_as_a_parameter_is_one_note() -> None:
+    assert masked(False) == []
+    (found,) = masked(True)
+    assert found.level == "note"
+    assert 'freeze(keys=["tril"])' in found.text
+    assert "layers.2.tril" in found.text
+    (gate,) = masked(True, learned=True)
+    assert gate.level == "warning"
+    assert "freeze" not in gate.text
+
+
+def test_what_an_evaluation_masks_is_no_alarm() -> None:
+    model = nn.Linear(3, 4)
+    mask = mx.array([True, False, True, True])
+
+    def evaluate(broken: bool) -> list[Finding]:
+        with nnrepl.recording() as tape:
+            _, grads = nn.value_and_grad(model, lambda m: mx.square(m(X)).mean())(model)
+            optim.SGD(0.1).update(model, grads)
+            scores = mx.where(mask, model(X), -mx.inf)
+            mx.eval(scores if broken else mx.softmax(scores, axis=-1))
+        session = OpenSession(tape)
+        session.run("goto end")
+        return [one for one in health(session).findings if one.kind == "non-finite"]
+
+    assert evaluate(False) == []
+    assert len(evaluate(True)) == 1
+
+
+def test_units_that_like_rows_switch_off_are_no_dead_units() -> None:
+    def dead(model: nn.Module, x: mx.array) -> list[Finding]:
+        session = OpenSession(nnrepl.trace(lambda m: mx.square(m(x)).mean(), model, wrt=model))
+        return [one for one in health(session).findings if one.kind == "dead units"]
+
+    mx.random.seed(2)
+    model = nn.Sequential(nn.Linear(3, 64), nn.ReLU(), nn.Linear(64, 2))
+    model.layers[0].bias = mx.where(mx.arange(64) < 38, -3.0, 3.0)
+    alike = mx.random.normal((32, 3)) * 0.1
+    assert dead(model, alike) == []  # 38 of 64 are off for all, the others on for all
+    assert len(dead(nn.Sequential(*model.layers[:2], model.layers[2]), mx.random.normal((32, 3)))) == 0
+    model.layers[0].bias = mx.where(mx.arange(64) < 60, -30.0, 0.0)
+    assert len(dead(model, mx.random.normal((32, 3)))) == 1
+
+
+def test_a_zero_that_stays_zero_is_told() -> None:
+    """A head that is 0 and never updated keeps the layer below from learning; one that has just begun does not."""
+
+    def warnings(updated: bool, steps: int) -> list[str]:
+        mx.random.seed(1)
+        model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+        model.layers[1].weight = mx.zeros((2, 4))
+        optimizer = optim.SGD(0.1)
+        step = nn.value_and_grad(model, lambda m: mx.square(m(X) - 1).mean())
+        with nnrepl.recording() as tape:
+            for _ in range(steps):
+                _, grads = step(model)
+                if not updated:
+                    del grads["layers"][1]["weight"]
+                optimizer.update(model, grads)
+                mx.eval(model.parameters())
+        session = OpenSession(tape)
+        session.run("goto end")
+        return [one.text for one in health(session).warnings if one.kind == "zero gradient"]
+
+    assert any("layers.0.weight" in one for one in warnings(False, 5))
+    assert warnings(False, 2) == []
+    assert warnings(True, 5) == []
+
+
+@pytest.mark.parametrize("far", [True, False])
+def test_why_nan_tells_the_step_in_which_the_loss_leapt(far: bool) -> None:
+    def loss(w: mx.array, turn: int) -> mx.array:
+        h = X @ w
+        h = h * 1e25 if far and turn >= 1 else h
+        return mx.abs(h).mean() / (0 if not far and turn == 3 else 1)
+
+    w = mx.array([1.0, -2.0, 0.5])
+    with nnrepl.recording() as tape:
+        for turn in range(4):
+            value, grad = mx.value_and_grad(loss)(w, turn)
+            w = w - 0.01 * grad
+            mx.eval(value, w)
+    session = OpenSession(tape)
+    session.run("goto end")
+    also = " ".join(why(session, "nan").also)
+    assert ("Before that the loss was finite, but" in also and "in step 2" in also and "h * 1e+25" in also) == far, also
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_what_has_been_learned_has_little_left_to_learn(learned: bool) -> None:
+    """The gradient of weights whose answers are sure is tiny: a fault only where it has never been anything else."""
+    sure, open_ = mx.ones((3, 2)) * mx.array([40.0, -40.0]), mx.ones((3, 2)) * mx.array([0.5, -0.5])
+    with nnrepl.recording() as tape:
+        step = mx.value_and_grad(lambda w: nn.losses.cross_entropy(mx.abs(X) @ w, mx.zeros((4,), mx.int32)).mean())
+        for w in (open_ if learned else sure, sure):
+            mx.eval(step(w * 0.4))
+    session = OpenSession(tape)
+    session.run("goto end")
+    found = [one.level for one in health(session).findings if one.kind in ("vanishing gradients", "zero gradient")]
+    assert found == (["note"] if learned else ["warning"])
+
+
+@pytest.mark.parametrize("stepped", [True, False])
+def test_a_step_behind_what_passes_nothing_is_told_as_well(stepped: bool) -> None:
+    def loss(w: mx.array) -> mx.array:
+        gap = X @ w
+        gap = gap // 1 if stepped else gap * 2
+        return mx.maximum(gap - 50, 0).mean()
+
+    session = OpenSession(nnrepl.trace(loss, mx.array([1.0, -2.0, 0.5]), wrt=0))
+    (text,) = [one.text for one in health(session).findings if one.kind == "zero gradient"]
+    assert ("would pass nothing either" in text and "gap // 1" in text) == stepped, text

@@ -20,12 +20,13 @@ from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding,
 from nnrepl.explain.limits import is_lost
 from nnrepl.explain.nonfinite import Trouble, blamed, ends, trouble, vanished
 from nnrepl.explain.outside import detours
-from nnrepl.explain.paths import leaves_later, root_modules
+from nnrepl.explain.paths import cone, leaves_later, root_modules
 from nnrepl.explain.scale import LineSteps, grows, shrinks, weight_of
 from nnrepl.explain.stuck import reason_for
 from nnrepl.explain.zero_reasons import Reason
 from nnrepl.explain.zeros import versions
 from nnrepl.ops import Trait, has
+from nnrepl.record import segments as sources
 from nnrepl.record.batches import total
 from nnrepl.session.births import INF, Birth, is_inexact
 from nnrepl.tape import Op, Pass, Value
@@ -205,7 +206,7 @@ def dead(case: Checkup) -> Iterator[Dead]:
         )
         made = reason.start is not None and reason.start.op is not None  # zeros that the program makes in this pass
         learned = op.of is not None and op.of.name == "maximum" and was_alive(case, op.of)
-        condition = some and _is_condition(first)
+        condition = some and _is_condition(first) and all(_is_mask(case, leaf) for leaf in leaves)
         meant = step or learned or condition or ((made or reason.cancels) and some)
         yield Dead(op, leaves, reason, NOTE if meant else WARNING, ways, others, condition)
 
@@ -216,6 +217,14 @@ def _is_divided_away(case: Checkup, first: Blame) -> bool:
     if forward is None or _is_condition(first):
         return False
     return not all(case.look.finite([*forward.inputs, *forward.outputs]).values())
+
+
+def _is_mask(case: Checkup, leaf: Value) -> bool:
+    """Whether a parameter holds zeros and one other number, of which weight decay may have taken something."""
+    if not case.look.can_see(leaf):
+        return False
+    array = case.look.array(leaf)
+    return bool(case.look.numbers([mx.all((array == 0) | (array == mx.max(array)))])[0])
 
 
 def _is_condition(first: Blame) -> bool:
@@ -242,7 +251,7 @@ def _are_zero(case: Checkup, one: Dead) -> Claim[str]:
     at = f"{words.title(one.op)}{_and_at(one)}{line_of(one.op)}"
     return Claim("finding: zero gradient", holds, lambda: (
         f"{_names(one.leaves, '∂L/∂')} {are} 0: {them} became 0 at {at}: {one.reason.text.rstrip('.')}"
-        f"{_other_ways(case, one)}{_as_a_mask(one)}"))  # fmt: skip
+        f"{_other_ways(case, one)}{_further_on(case, one)}{_as_a_mask(one)}"))  # fmt: skip
 
 
 def _and_at(one: Dead) -> str:
@@ -250,6 +259,17 @@ def _and_at(one: Dead) -> str:
         return ""
     more = f" and {len(one.others) - 3} more" if len(one.others) > 3 else ""
     return f", and likewise at {', '.join(op.label for op in one.others[:3])}{more}"
+
+
+def _further_on(case: Checkup, one: Dead) -> str:
+    """Which op behind the one that made the gradient 0 would make it 0 as well, whatever came: a step has no slope."""
+    told = {way.op for way in one.ways} | {one.op, *one.others}
+    if one.op.of is not None and has(one.op.of.name, Trait.STEPS):
+        return ""
+    ways = cone([finals(case)[one.leaves[0]]])
+    steps = [op.of for op in ways if op.of is not None and op not in told and has(op.of.name, Trait.STEPS)]
+    steps = [op for op in steps if not sources.is_library(op.source.file)]
+    return f". {words.call(steps[0])} ({words.spot(steps[0])}) would pass nothing either" if steps else ""
 
 
 def _as_a_mask(one: Dead) -> str:
@@ -352,7 +372,7 @@ def scale(case: Checkup) -> Iterator[Finding]:
         cancels = cause is not None and cause.cancels is not None
         yield from findings(
             _is_tiny(case, worst, matrices, len(lost), cause), "vanishing gradients", f"why grad({worst.name}) is tiny",
-            matrices[worst].op, NOTE if cancels else WARNING)  # fmt: skip
+            matrices[worst].op, NOTE if cancels or _was_larger(case, worst, cause) else WARNING)  # fmt: skip
 
 
 def _is_huge(case: Checkup, alive: dict[Value, Value], whole: float, worst: Value) -> Claim[str]:
@@ -401,6 +421,22 @@ def _because(case: Checkup, cause: LineSteps | None, verb: str) -> str:
 
 _EACH = 4.0
 """What a typical element of a huge gradient is beyond: 1e3 is the norm of a gradient of 62,500 such."""
+
+
+def _was_larger(case: Checkup, worst: Value, cause: LineSteps | None) -> bool:
+    """Whether the same lines gave a gradient of ordinary size in the first step: a policy that is sure, a model that
+    fits have little left to learn."""
+    first = case.series[0]
+    forward = None if cause is None else cause.worst.op.of
+    if first is case.pass_ or forward is None or not any(op.source == forward.source for op in first.forward):
+        return False
+    old = next((leaf for leaf, later in leaves_later(first, case.pass_).items() if later is worst), None)
+    grads = first.grads.get(old) if old is not None else None
+    if old is None or not grads or not case.look.can_see(old) or not case.look.can_see(grads[-1]):
+        return False
+    if case.look.stat(worst).norm > 100 * case.look.stat(old).norm:
+        return False  # thrown far out by its updates
+    return not is_lost(case.look.stat(old), case.look.stat(grads[-1]), 0.0, case.limits)
 
 
 def _behind_a_beginner(case: Checkup, gradient: Value) -> bool:

@@ -365,13 +365,54 @@ def forgotten(case: Checkup) -> Iterator[Finding]:
     grads = finals(case)
     if not over or not grads:
         return
-    if any(op.pass_ is not case.pass_ for grad in grads.values() for op in case.session.tape.consumers(grad)):
-        return
     seen = {value for mark in case.session.tape.marks if mark.how not in _WAITS for value in mark.values}
     if any(grad in seen for grad in grads.values()):
         return  # the program prints them, or takes them as numbers
+    if any(op.pass_ is not case.pass_ for grad in grads.values() for op in case.session.tape.consumers(grad)):
+        if not case.session.running:
+            yield from _made_for_nothing(case, list(grads.values()), seen)
+        return
     first = next(iter(grads))
     yield from findings(_forgot(case, grads, later), "forgotten update", f"what grad({first.name})", grads[first].op)
+
+
+def _made_for_nothing(case: Checkup, grads: list[Value], seen: set[Value]) -> Iterator[Finding]:
+    """Find what is made of gradients, scaled or clipped, and is used by nothing though the program has ended."""
+    made, ends = _made_of(case, grads)
+    waited = {value for mark in case.session.tape.marks for value in mark.values}
+    weights = {one for leaf in case.pass_.wrt for one in (leaf, leaf.origin)}
+    updates = any(op.scope is not None and op.scope.updating for op in made)
+    by_hand = any(taken in weights for op in made for taken in op.inputs)
+    if not made or updates or by_hand or any(op.pass_.kind == GRADIENT_PASS for op in made):
+        return
+    if any(value in seen for op in made for value in op.outputs) or any(value in waited for value in ends):
+        return
+    first = made[0]
+
+    def holds() -> bool:
+        return not any(value in op.inputs for value in ends for op in case.session.tape.ops[case.pass_.end :])
+
+    claim = Claim("finding: made for nothing", holds, lambda: (
+        f"what is made of the gradients of {case.pass_.address} ({first.label} {words.call(first)}, "
+        f"{words.place(words.call_of(first))}) is used by nothing: no update takes it"))  # fmt: skip
+    yield from findings(claim, "forgotten update", f"what {first.label}", first)
+
+
+def _made_of(case: Checkup, grads: list[Value]) -> tuple[list[Op], list[Value]]:
+    """Return the ops behind a pass that take some tensors, or what was made of them, in order; and what nothing takes
+    of that."""
+    stack, seen, made = list(grads), set(grads), set()
+    ends: list[Value] = []
+    while stack:
+        value = stack.pop()
+        users = [op for op in case.session.tape.consumers(value) if op.pass_ is not case.pass_]
+        if not users:
+            ends.append(value)
+        for op in users:
+            made.add(op)
+            stack.extend(one for one in op.outputs if one not in seen)
+            seen.update(op.outputs)
+    return sorted(made, key=lambda op: op.position), ends
 
 
 def _forgot(case: Checkup, grads: dict[Value, Value], later: list[Pass]) -> Claim[str]:
@@ -388,6 +429,36 @@ def _forgot(case: Checkup, grads: dict[Value, Value], later: list[Pass]) -> Clai
     return (Possibility if same else Claim)("finding: forgotten update", holds, lambda: text)
 
 
+def thrown(case: Checkup) -> Iterator[Finding]:
+    """Find weights that are a hundred times as large as in the first step, and far from 1."""
+    first = case.series[0]
+    if case.broken or first is case.pass_:
+        return
+    pairs = [(old, now) for old, now in leaves_later(first, case.pass_).items()
+             if len(now.shape) > 1 and is_inexact(now) and not old.refusal and not now.refusal]  # fmt: skip
+    stats = case.look.stats([one for pair in pairs for one in pair])
+    far = [(old, now) for old, now in pairs if stats[old].typical > _BEGAN and stats[now].typical > max(
+        _THROWN * stats[old].typical, _OUT)]  # fmt: skip
+    if far:
+        old, now = max(far, key=lambda pair: stats[pair[1]].typical / stats[pair[0]].typical)
+        more = f" ({len(far)} such weights)" if len(far) > 1 else ""
+        yield from findings(
+            Claim("finding: thrown", lambda: _grew(case, old, now), lambda: (
+                f"a typical element of {now.name} is {words.number(stats[now].typical)}, and was "
+                f"{words.number(stats[old].typical)} in {first.step.title}{more}: the updates have thrown it far out")),
+            "leaping update", "info parameters", None)  # fmt: skip
+
+
+_THROWN, _OUT, _BEGAN = 100.0, 10.0, 1e-3
+
+
+def _grew(case: Checkup, old: Value, now: Value) -> bool:
+    """Whether a tensor is far larger than another: by the mean of the absolute values."""
+    sizes = [mx.mean(mx.abs(case.look.array(one).astype(mx.float32))) for one in (old, now)]
+    before, after = case.look.numbers(sizes)
+    return bool(after > 0.1 * _THROWN * before)
+
+
 _WAITS = ("mx.eval", "mx.async_eval")
 
-CHECKS: list[Check] = [steps, forgotten]
+CHECKS: list[Check] = [steps, forgotten, thrown]
