@@ -288,14 +288,8 @@ class Levels:
             loss: Picks the loss out of what comes back; None where there is none.
             weights: By what they differentiate, where that is known.
         """
-        recorder, listener, gradient = self.recorder, self.recorder.listener, calls[0].kind == GRADIENT_PASS
-        if gradient:
-            self.losses.settle()
-            self._look_for_update(weights)
-        recorder.intake.enter(recorder)
-        self.making = call
-        if gradient and listener is not None:
-            listener.closed_call_started()
+        recorder = self.recorder
+        self._begin(calls[0], call, weights)
         frame = _own(frame)
         scope, lasti = recorder.stack.enter(frame), frame.f_lasti
         self.inside = True
@@ -324,6 +318,17 @@ class Levels:
             finally:
                 self.calling = None  # it holds what its variables do
         return result
+
+    def _begin(self, first: Call, call: Callable[[], Any], weights: Weights | None) -> None:
+        """Note that a call is about to be made natively."""
+        recorder, gradient = self.recorder, first.kind == GRADIENT_PASS
+        if gradient:
+            self.losses.settle()
+            self._look_for_update(weights)
+        recorder.intake.enter(recorder)
+        self.making = call
+        if gradient and recorder.listener is not None:
+            recorder.listener.closed_call_started()
 
     def _within(self, made: Call, scope: Activation | None, lasti: int) -> Activation | None:
         """Return in which call of a compiled function a call is made. As long as that is called from one place, it is

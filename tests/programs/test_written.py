@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from nnrepl.programs.written import WrittenFiles
 from tests.support import nnrepl_cli
 
 PROGRAM = """
@@ -53,7 +54,16 @@ def test_named_before_it_runs_again(tmp_path: Path) -> None:
     shown = nnrepl_cli(
         "--plain", str(path), stdin="c\ngoto step 2\nw = w * 1\nundo\nw = w * 2\nq\n", cwd=tmp_path
     ).stdout
-    assert shown.count("it writes its files again: log.txt, note.txt, w.npy\n") == 1, "they are named once"
-    assert "it writes its files again\n" in shown
+    assert shown.count("it writes its files again: log.txt, note.txt\n") == 1, "a look leaves w.npy as it is"
+    assert shown.count("it writes its files again, and besides: w.npy\n") == 1, "they are named once"
     before = nnrepl_cli("--plain", str(path), stdin="goto step 1\nw = w * 1\nq\n", cwd=tmp_path).stdout
     assert "writes its files" not in before, "only the pass ran again"
+
+
+def test_named_once(tmp_path: Path) -> None:
+    files = WrittenFiles()
+    with files.watching(lambda: True), open(tmp_path / "out.txt", "w"):
+        pass
+    assert files.warning(lambda path: path.endswith("out.txt")) == ""
+    assert files.warning(lambda path: False).endswith("out.txt")
+    assert files.warning(lambda path: False) == "it writes its files again"
