@@ -24,6 +24,7 @@ from nnrepl.session.expressions import aside
 from nnrepl.session.parsed import dotted
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Activation, Leaf, Op, Value
+from nnrepl.tape.claims import open_said
 
 _LINES = 14
 _FEW = 3
@@ -124,9 +125,9 @@ def explain_call(session: Reading, call: CompositeCall) -> Explanation:
     shown_whole = bool(found.lines) and (cross_entropy is not None or len(call.ops) <= _FEW)
     found.steps = [] if shown_whole else _steps(session, look, call, names, brief=bool(found.lines))
     found.chain = _effect(look, session, [*results[:1], *taken], names)
-    found.notes.append(_further(session, call, names, taken))
+    found.notes.append(open_said(_further(session, call, names, taken)))
     if any("‖" in line for line in (*found.steps, *found.chain)):
-        found.notes.append("‖…‖ is the size of a tensor: the root of the sum of its squares.")
+        found.notes.append(open_said("‖…‖ is the size of a tensor: the root of the sum of its squares."))
     found.ops = look.ops
     return found
 

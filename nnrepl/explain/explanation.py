@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-
-import mlx.core as mx
 
 from nnrepl.explain import in_numbers as worked
 from nnrepl.explain import surprise, unlisted, words
 from nnrepl.explain.cases import Names, names_for
 from nnrepl.explain.elements import Index, named, parse, telling, telling_of
 from nnrepl.explain.in_numbers import result_at
-from nnrepl.explain.known import COMPOSITE, ELEMENTWISE, MOVE, Entry, bind, entry_for
+from nnrepl.explain.known import Entry, bind, entry_for
 from nnrepl.explain.local import names_of, symbol_of, template, written
 from nnrepl.explain.look import Look
-from nnrepl.explain.paths import rule_of, upstream
+from nnrepl.explain.paths import upstream
 from nnrepl.explain.patterns import known_by_name
+from nnrepl.explain.remarks import of_gradient, of_shapes, used_by, which
 from nnrepl.explain.update_rules import update_lines, update_of
 from nnrepl.ops import Trait, has
 from nnrepl.ops.numbers import element
 from nnrepl.record.gradient_names import start_of
 from nnrepl.session.expressions import aside
-from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value, samples_of
+from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value
+from nnrepl.tape.claims import Said, open_said, say
 
 
 @dataclass(slots=True)
@@ -61,7 +60,7 @@ class Explanation:
     symbols: list[Symbol] = field(default_factory=list)
     element: str = ""
     lines: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Said] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
     chain: list[str] = field(default_factory=list)
     update: list[str] = field(default_factory=list)
@@ -83,26 +82,8 @@ def of_value(look: Look, value: Value, index: str | None = None) -> Explanation:
     else:
         _forward(look, found, op, entry, value, place)
     if index is None and value.size > 1:
-        found.notes.append(f"{_which(look, value, place)}; explain {_ask(op, value)} at [...] takes another.")
+        found.notes += which(look, value, place, _ask(op, value))
     return found
-
-
-def _which(look: Look, value: Value, place: Index) -> str:
-    """Which element was chosen, in words that hold."""
-    stat, number = look.stat(value), result_at(look, value, place)
-    if stat.is_zero:
-        return f"All {value.size} elements are 0"
-    if number != number:
-        return f"{stat.nans} of {value.size} elements {'is' if stat.nans == 1 else 'are'} NaN, this one is the first"
-    if abs(number) == math.inf:
-        return f"{stat.infs} of {value.size} elements {'is' if stat.infs == 1 else 'are'} infinite, this is one"
-    if value.dtype == mx.bool_:
-        return f"This is one of {value.size} elements"
-    if value.op is not None and value.op.of is None and has(value.op.name, Trait.ATTENDS):
-        return "This is in size the largest of the last position"
-    if not stat.is_finite or abs(number) < 0.999 * stat.peak:
-        return f"The largest in size of {value.size} elements, those apart that stand for nothing (a mask)"
-    return f"None of the {value.size} is larger in size"
 
 
 def most_telling(look: Look, value: Value) -> Index:
@@ -133,9 +114,7 @@ def _leaf(look: Look, value: Value, index: str | None) -> Explanation:
     found = Explanation(
         None, title=f"{value.name} {tuple(value.shape)} {words.dtype(value.dtype)}: {kind}; no op made it."
     )
-    users = [op for op in look.session.tape.consumers(value) if op.of is None]
-    if users:
-        found.notes.append(f"It is used by {', '.join(f'{op.label} {op.name}' for op in users[:4])}.")
+    found.notes += say(used_by(look.session.tape, value))
     if index is not None:
         place = parse(index, value)
         found.lines = [f"{named(value, place)} = {words.number(result_at(look, value, place))}"]
@@ -189,17 +168,16 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
     if not found.lines:
         found.lines = [f"{left} = {words.number(result_at(look, value, place))}"]
         if entry.kind == "composite" and op not in op.tape.notes.mapped:
-            found.notes.append(f"into {op.label} takes it apart into textbook ops, with their numbers.")
+            found.notes.append(open_said(f"into {op.label} takes it apart into textbook ops, with their numbers."))
     found.rule = _without_defined(found.rule, found.lines)
-    found.notes.extend(_shape_notes(op, entry, value))
-    found.notes.extend(known_by_name(op))
+    found.notes += say(*of_shapes(look, op, entry, value), *known_by_name(look, op))
     if entry.source:
-        found.notes.append(f"Source: {entry.source}.")
+        found.notes.append(open_said(f"Source: {entry.source}."))
     step = update_of(value)
     if step is not None:
         found.update = update_lines(look, step, place)
         if found.update:
-            found.notes.append(f"{step.recipe.name}: {step.recipe.words}")
+            found.notes.append(open_said(f"{step.recipe.name}: {step.recipe.words}"))
 
 
 def _without_defined(rules: list[str], lines: list[str]) -> list[str]:
@@ -213,59 +191,6 @@ def _without_defined(rules: list[str], lines: list[str]) -> list[str]:
         return ",  ".join([main, *new])
 
     return [kept(rule) for rule in rules]
-
-
-def _shape_notes(op: Op, entry: Entry, value: Value) -> list[str]:
-    """Broadcasting, reductions and moves in words."""
-    notes: list[str] = []
-    bound = {symbol: given for symbol, given in bind(entry, op).items() if isinstance(given, Value)}
-    if entry.kind == ELEMENTWISE:
-        notes.extend(
-            f"{words.name(given)} {tuple(given.shape)} is broadcast: {_repeated(given.shape, value.shape)}."
-            for given in dict.fromkeys(bound.values())
-            if given.shape != value.shape and given.shape and given.size < value.size
-        )
-    elif entry.name in (
-        "sum",
-        "mean",
-        "max",
-        "min",
-        "var",
-        "std",
-        "prod",
-        "logsumexp",
-        "argmax",
-        "argmin",
-        "linalg.norm",
-    ):
-        taken = op.inputs[0]
-        if value.size and taken.size > value.size:
-            axis = bind(entry, op).get("axis")
-            along = "all elements" if axis is None else f"the elements along axis {axis}"
-            notes.append(f"Reduces {along}: {taken.size // value.size} numbers become one, {value.size} time"
-                         f"{'s' if value.size != 1 else ''}.")  # fmt: skip
-    elif entry.name == "softmax":
-        axis = bind(entry, op).get("axis")
-        of = "" if samples_of(value) else f" of {tuple(value.shape)}"
-        notes.append(f"The shares add up to 1 along {'all axes' if axis is None else f'axis {axis}'}{of}.")
-    for size, lie in samples_of(value):
-        notes.append(
-            f"That is done for each of {size} samples, which lie along axis {lie} here; the op's own axes count "
-            "within one."
-        )
-    return notes
-
-
-def _repeated(own: tuple[int, ...], whole: tuple[int, ...]) -> str:
-    extra = len(whole) - len(own)
-    axes = [axis for axis in range(len(whole)) if axis < extra or (own[axis - extra] == 1 and whole[axis] != 1)]
-    times = 1
-    for axis in axes:
-        times *= whole[axis]
-    names = ", ".join(map(str, axes))
-    return (
-        f"the same {'number is' if not own else 'numbers are'} used {times} times, along axis {names} of {tuple(whole)}"
-    )
 
 
 # -- backward ------------------------------------------------------------------------------------------------------
@@ -290,7 +215,7 @@ def _backward(look: Look, found: Explanation, op: Op, entry: Entry | None, value
         if not found.lines:
             found.lines = [f"{found.element} = {words.number(result_at(look, value, place))}"]
     found.rule = _without_defined(found.rule, found.lines)
-    found.notes.extend(_backward_notes(op, entry, value, found.lines))
+    found.notes += say(*of_gradient(op, entry, value, found.lines))
     found.whole = _as_a_whole(look, op, value, place, names)
 
 
@@ -337,52 +262,3 @@ def _backward_rule(found: Explanation, op: Op, entry: Entry | None, value: Value
         found.rule.append(",  ".join([f"{names(value)} = {'Σ ' if repeated else ''}{main}", *where]))
     said = slope.words if slope is not None and slope.words else entry.back
     found.words = template(said, names_of(entry, forward, names))
-
-
-def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str]) -> list[str]:
-    forward, of = op.of, value.gradient_of
-    if forward is None or of is None:
-        return []
-    notes = []
-    whole = op.pass_.adds_to(value)
-    if whole is not None and whole.op is not None:
-        sign = op.called(whole)
-        notes.append(f"It is a part of {sign}: {words.name(of, op)} is used more than once, and {whole.op.label} adds "
-                     "the parts up.")  # fmt: skip
-    # What is computed in several steps has its own sentence about gradients.
-    if len(upstream(op)) == 1 and of is not forward.outputs[0] and (entry is None or entry.kind != COMPOSITE):
-        arrives = op.called(upstream(op)[0])
-        notes.append(f"The chain rule: what arrives, {arrives}, times what {forward.name} does.")
-    if any("[" in line and (" > " in line or " ≤ " in line or " < " in line or " ≥ " in line) for line in lines):
-        notes.append("[…] is 1 where it holds, and 0 where it does not.")
-    if len(forward.outputs) == 1 and entry is not None:
-        result = forward.outputs[0]
-        if op not in op.tape.notes.mapped and entry.kind == ELEMENTWISE and of.size < result.size:
-            notes.append(f"{words.name(of, op)} {tuple(of.shape)} was broadcast to {tuple(result.shape)}: its "
-                         f"gradient is the sum over "
-                         f"the {result.size // max(of.size, 1)} places where each number was used.")  # fmt: skip
-        elif op in op.tape.notes.mapped:
-            pass  # the sums run within each sample
-        elif entry.name in ("matmul", "addmm") and len(result.shape) >= 2 and symbol_of(entry, forward, of) == "b":
-            called, rows = words.name(of, op), upstream(op)[0]
-            met = "the rows of the batch: every row that went through" if len(of.shape) == 2 else (
-                f"the {rows.shape[-2]} rows that meet each column of")  # fmt: skip
-            notes.append(f"The sum runs over {met} {called}{' has its say' if len(of.shape) == 2 else ''}.")
-        elif entry.kind == MOVE:
-            notes.append("Numbers that were only moved get their gradients back where they came from.")
-    rule = rule_of(op)
-    if rule is not None and len(rule.wanted) > 1:
-        others = [rule.inputs[slot] for slot in rule.wanted if rule.inputs[slot].canonical is not of.canonical]
-        if others:
-            names = " and ".join(f"{_partly(op, other)}grad({words.name(other, op)})" for other in others[:3])
-            notes.append(f"The same op also gives {names}.")
-    return notes
-
-
-def _partly(op: Op, of: Value) -> str:
-    """Say that an op gives only a part of the gradient of a value, "" where it gives all of it."""
-    given = [value for value in op.outputs if value.gradient_of is of.canonical]
-    return "a part of " if any(op.pass_.adds_to(value) is not None for value in given) else ""
-
-
-# -- the loss ------------------------------------------------------------------------------------------------------

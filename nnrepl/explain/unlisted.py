@@ -3,6 +3,7 @@ function with a rule of its own, a kernel."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -15,6 +16,7 @@ from nnrepl.explain.look import Look
 from nnrepl.ops.numbers import element
 from nnrepl.record.custom import Custom
 from nnrepl.tape import Inside, Op, Value
+from nnrepl.tape.claims import Claim, Said, say_first
 
 
 @dataclass(slots=True)
@@ -31,7 +33,7 @@ class Unlisted:
     words: str
     rule: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Said] = field(default_factory=list)
 
 
 def forward(look: Look, op: Op, value: Value, place: Index) -> Unlisted:
@@ -77,21 +79,27 @@ def _of_function(op: Op, made: Value) -> str:
     return f"It gives back what its function has computed, {where}.{back}"
 
 
-def _jacobian(look: Look, op: Op, value: Value, place: Index) -> list[str]:
+def _jacobian(look: Look, op: Op, value: Value, place: Index) -> list[Said]:
     """How much the chosen element changes with what goes in, by MLX's own VJP."""
-    notes = []
-    for taken in dict.fromkeys(op.inputs):
-        if not mx.issubdtype(taken.dtype, mx.floating) or not mx.issubdtype(value.dtype, mx.floating):
-            continue
-        try:
-            row = linear_in(look, op, taken, value, place).flatten()
-            order, slopes = look.numbers([mx.argsort(-mx.abs(row))[:4], row])
-        except (ValueError, RuntimeError) as error:
-            notes.append(f"MLX has no VJP for {op.name}: {str(error).splitlines()[0]}")
-            continue
-        shown = ", ".join(f"{words.number(slopes[at])} with {named(taken, unravel(at, taken.shape))}" for at in order)
-        notes.append(f"{named(value, place)} changes (its Jacobian, the largest entries): {shown}.")
-    return notes
+    return [said for taken in dict.fromkeys(op.inputs)
+            if mx.issubdtype(taken.dtype, mx.floating) and mx.issubdtype(value.dtype, mx.floating)
+            for said in say_first(_row(look, op, taken, value, place))]  # fmt: skip
+
+
+def _row(look: Look, op: Op, taken: Value, value: Value, place: Index) -> Iterator[Claim[str]]:
+    """Yield how much an element changes with each element of an input, where MLX can tell."""
+    try:
+        row = linear_in(look, op, taken, value, place).flatten()
+        order, slopes = look.numbers([mx.argsort(-mx.abs(row))[:4], row])
+    except (ValueError, RuntimeError):  # no VJP
+        return
+
+    def holds() -> bool:
+        return bool(slopes) and abs(slopes[order[0]]) == look.numbers([mx.max(mx.abs(row))])[0]
+
+    shown = ", ".join(f"{words.number(slopes[at])} with {named(taken, unravel(at, taken.shape))}" for at in order)
+    yield Claim("explain: jacobian", holds, lambda: (
+        f"{named(value, place)} changes (its Jacobian, the largest entries): {shown}."))  # fmt: skip
 
 
 def _of_inside(op: Op, inside: Inside) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_type_hints
 
 import mlx.core as mx
 import numpy as np
@@ -18,8 +18,13 @@ from rich.console import Console
 
 import nnrepl
 from nnrepl.commands.interpreter import Interpreter
+from nnrepl.explain.answer import Cause
+from nnrepl.explain.explanation import Explanation
+from nnrepl.explain.forward import Growth
+from nnrepl.explain.health.report import Finding
 from nnrepl.explain.look import Look, Stat
 from nnrepl.explain.nonfinite import _all_finite
+from nnrepl.explain.zero_reasons import Reason
 from nnrepl.programs.saved import open_session
 from nnrepl.record.verify import TensorDifference
 from nnrepl.session.counterparts import Match, Matched
@@ -36,6 +41,7 @@ from nnrepl.view.receipt import receipt_view
 from nnrepl.view.stop_list import finding_view
 from nnrepl.view.theme import THEMES
 from tests.explain.said_checks import CHECKS
+from tests.explain.said_remarks import REMARKS
 from tests.explain.said_whys import MADE, WHYS, ZEROS
 from tests.explain.said_wrongly import WRONGS
 from tests.explain.test_claims import ZERO, attention
@@ -290,6 +296,7 @@ PROGRAMS: dict[str, list[Program]] = {
     "compare": [*(partial(compared, made=made) for made in CHANGED), lambda folder: wrongly_compared()],
     "catch": [lambda folder: caught(), lambda folder: wrongly_caught()],
     "check": CHECKS,
+    "explain": REMARKS,
     "why": [whys, *WHYS, *WRONGS],
     "health": [lambda folder: healths()],
     "0": [*(zero(fn) for fn in [*(ZERO[name][0] for name in FAULTS), *MORE]), *MADE, *ZEROS],
@@ -401,3 +408,20 @@ def test_only_a_claim_that_holds_makes_a_sentence() -> None:
     assert claims.say(Claim("x", lambda: True, lambda: "so"), Claim("x", lambda: False, lambda: "not so")) == ["so"]
     assert claims.say_first([Claim("x", lambda: False, lambda: "a"), Claim("x", lambda: True, lambda: "b")]) == ["b"]
     assert all(type(said) is Said for said in claims.say(Claim("x", lambda: True, lambda: "so")))
+
+
+def test_a_plain_string_is_no_answer() -> None:
+    """mypy refuses one where a `Said` stands; and nobody but claims makes a `Said` of a string."""
+    for kind, fields in (
+        (Cause, {"headline": Said, "reasons": list[Said], "also": list[Said], "advice": Said}),
+        (Reason, {"text": Said}), (Growth, {"text": Said}), (Finding, {"text": Said}),
+        (Explanation, {"notes": list[Said]}),
+    ):  # fmt: skip
+        assert fields.items() <= get_type_hints(kind).items()
+    made = [
+        f"{path}:{node.lineno}"
+        for path in ROOT.rglob("*.py") if path.name != "claims.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Said" and node.args
+    ]  # fmt: skip
+    assert not made
