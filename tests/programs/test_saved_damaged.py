@@ -101,7 +101,7 @@ LIES: dict[str, Any] = {
     "a cursor behind the end": lambda d: d["made"].update(cursor=10**6),
     "a cursor one behind the end": lambda d: d["made"].update(cursor=len(d["tapes"][d["current"]]["ops"]) + 1),
     "gradients of gradients without end": lambda d: d["values"].extend(
-        {**gradient(d), "of": len(d["values"]) + at - 1} for at in range(41)
+        [{**gradient(d), "kind": "seed", "of": len(d["values"]) + at - 1} for at in range(41)]
     ),
     "deep arguments": lambda d: d["ops"][0].update(args=[nested(150)]),
     "an argument of no kind": lambda d: d["ops"][0].update(args=[{"q": 1}]),
