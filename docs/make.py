@@ -24,8 +24,9 @@ from nnrepl.programs.script import load_script
 from nnrepl.record.names import ProgramNames
 from nnrepl.session.errors import Quit
 from nnrepl.session.session import TapeSession
+from nnrepl.shell.prompts import PROMPT
 from nnrepl.shell.publishing import as_markdown, played
-from nnrepl.shell.readers import PROMPT, Queue
+from nnrepl.shell.readers import Queue
 from nnrepl.shell.shell import Shell
 from nnrepl.shell.student import Student, perform
 from nnrepl.view.log import Log

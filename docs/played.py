@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from docs.make import Picture, log_of
-from nnrepl.shell.readers import PROMPT
+from nnrepl.shell.prompts import PROMPT
 
 WIDTH = 100
 

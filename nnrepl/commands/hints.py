@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from rich.text import Text
 
 from nnrepl.commands.table import TypedLine
-
-if TYPE_CHECKING:
-    from nnrepl.commands.interpreter import Interpreter
 
 
 class Hints:
     """Says each hint once.
 
     Args:
-        interpreter: Whose lines they are about.
+        is_tensor: Whether a word is the name of a tensor where the user stands.
     """
 
-    def __init__(self, interpreter: Interpreter) -> None:
-        self._interpreter = interpreter
+    def __init__(self, is_tensor: Callable[[str], bool]) -> None:
+        self._is_tensor = is_tensor
         self._said: set[str] = set()
 
     def of(self, line: TypedLine, text: str) -> Text | None:
@@ -37,7 +34,3 @@ class Hints:
             return None
         self._said.add(word)
         return Text(said, style="hint")
-
-    def _is_tensor(self, word: str) -> bool:
-        session = self._interpreter.session
-        return session.expressions.is_tensor(word, session.where())

@@ -92,7 +92,7 @@ class Interpreter:
         self.full_screen = self.can_full_screen = False
         self.log = Log()
         self.answers = Answers()
-        self._hints = Hints(self)
+        self._hints = Hints(lambda word: self.session.expressions.is_tensor(word, self.session.where()))
         self._told: Stop | None = session.stop if session.waits else None
         self._changed = ShownBefore()
         self._listed = ("", -1, 0)

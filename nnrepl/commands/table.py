@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import Parsed, parse
@@ -21,9 +21,8 @@ from nnrepl.session.parsed import Parsed, parse
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from nnrepl.commands.interpreter import Interpreter
-
-Handler = Callable[["Interpreter", str], "RenderableType | None"]
+Handler = Callable[[Any, str], "RenderableType | None"]
+"""What does a command: takes the `Interpreter`, which stands on this table, and what follows on the line."""
 
 
 @dataclass(frozen=True, slots=True)

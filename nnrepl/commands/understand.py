@@ -56,7 +56,7 @@ def explain(it: Interpreter, text: str) -> RenderableType | None:
 
 @command("health", takes=LIMITS, group=UNDERSTAND)
 def health(it: Interpreter, text: str) -> RenderableType | None:
-    """Look over the gradient pass at the cursor and its update, and report only what matters.
+    """Look over the gradient pass at the cursor, its update, and the other models' in its step; report what matters.
 
     Dead and saturated units, missing, zero, tiny and huge gradients, non-finite numbers, lost precision, silent
     broadcasting, indices out of range, softmax over the wrong axis or twice, losses that are given no logarithms, terms

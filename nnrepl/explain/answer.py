@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nnrepl.tape import Op
+from nnrepl.tape.claims import Said
 
 
 @dataclass(slots=True)
@@ -52,13 +53,13 @@ class Cause:
         ops: How many ops were evaluated for it.
     """
 
-    headline: str
+    headline: Said
     op: Op | None = None
-    reasons: list[str] = field(default_factory=list)
+    reasons: list[Said] = field(default_factory=list)
     evidence: list[Evidence] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
-    also: list[str] = field(default_factory=list)
-    advice: str = ""
+    also: list[Said] = field(default_factory=list)
+    advice: Said = field(default_factory=Said)
     cause: str = ""
     owner: str = ""
     ops: int = 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from nnrepl.explain import words
-from nnrepl.session.births import INF, NAN, Birth, unravel
+from nnrepl.ops.numbers import unravel
+from nnrepl.session.births import INF, NAN, Birth
 from nnrepl.tape import Leaf, Op
 
 SIGN = {NAN: "NaN", INF: "∞"}

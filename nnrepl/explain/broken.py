@@ -17,9 +17,10 @@ from nnrepl.explain.paths import upstream
 from nnrepl.explain.stuck import made_zero
 from nnrepl.ops import ENTRIES, Trait, has
 from nnrepl.ops.entry import Pole
+from nnrepl.ops.numbers import unravel
 from nnrepl.ops.poles import LARGEST
 from nnrepl.ops.reader import readable
-from nnrepl.session.births import NAN, Birth, same_place, unravel
+from nnrepl.session.births import NAN, Birth, same_place
 from nnrepl.tape import Op, Value
 from nnrepl.tape.claims import Claim, Said, first_advised, joined
 
@@ -27,7 +28,7 @@ Number = float | int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class BrokenRule:
     """A rule that may have been broken, and what would prevent it ("" where nothing can be said)."""
 
     text: str
@@ -64,7 +65,7 @@ def broken(look: Look, birth: Birth) -> Broken:
     operands = tuple((name, words.number(number)) for name, number in known)
     if op.of is None:
         return _told(_forwards(look, birth, forward, numbers), _arithmetic(op, numbers), operands,
-                     _divisor(look, forward, numbers))  # fmt: skip
+                     _divisor(look, forward, numbers, birth))  # fmt: skip
     given = upstream(op)[:1]
     came = _number(look, given[0], at) if given and at is not None and given[0].shape == result else None
     if came is not None:
@@ -72,7 +73,7 @@ def broken(look: Look, birth: Birth) -> Broken:
     return _told(_backwards(look, birth, forward, numbers, came), "", operands, [])
 
 
-def _told(claims: Iterable[Claim[Rule]], arithmetic: str, operands: tuple[tuple[str, str], ...], more: list[Said]
+def _told(claims: Iterable[Claim[BrokenRule]], arithmetic: str, operands: tuple[tuple[str, str], ...], more: list[Said]
           ) -> Broken:  # fmt: skip
     """Return the first rule that was broken, and what is to be done about it."""
     found = first_advised(claims)
@@ -82,12 +83,17 @@ def _told(claims: Iterable[Claim[Rule]], arithmetic: str, operands: tuple[tuple[
     return Broken([joined([said], more)], arithmetic, operands, advice)
 
 
-def _divisor(look: Look, op: Op, numbers: list[Number]) -> list[Said]:
-    """Return where the zeros of a divisor began, where it is 0 everywhere."""
+def _divisor(look: Look, op: Op, numbers: list[Number], birth: Birth) -> list[Said]:
+    """Return where the zeros of a divisor began: all of them, where it is 0 everywhere, or the one that was divided
+    by."""
     divisor = op.inputs[-1] if op.inputs and op.name in ("divide", "floor_divide", "reciprocal") else None
     if divisor is None or not numbers or numbers[-1] != 0 or divisor.op is None or not look.can_see(divisor):
         return []
-    return [made_zero(look, divisor).text] if look.stat(divisor).is_zero else []
+    if look.stat(divisor).is_zero:
+        return [made_zero(look, divisor).text]
+    place = same_place(birth.value.shape, birth.at, divisor.shape)
+    one = None if place is None else mx.arange(divisor.size).reshape(divisor.shape) == place
+    return [] if one is None else [made_zero(look, divisor, one).text]
 
 
 def _operands(look: Look, op: Op, shape: tuple[int, ...], at: int | None) -> list[tuple[str, Number]]:
@@ -120,25 +126,25 @@ def _arithmetic(op: Op, numbers: list[Number]) -> str:
     return words.substitute(entry.text, dict(zip(entry.symbols, (words.factor(number) for number in numbers))))
 
 
-def _forwards(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> Iterator[Claim[Rule]]:
+def _forwards(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> Iterator[Claim[BrokenRule]]:
     """Yield the rules that a forward op may have broken, each with a check on its numbers."""
     operand = next((taken.name for taken in op.inputs), "it")
-    if birth.constant is not None:
-        stands = birth.constant
-        yield Claim("why: a constant", lambda: not math.isfinite(stands), lambda: Rule(
-            f"{words.number(stands)} stands in the program."))  # fmt: skip
+    stands = birth.constant
+    yield Claim("why: a constant", lambda: stands is not None and not math.isfinite(stands), lambda: BrokenRule(
+        f"{words.number(stands or 0.0)} stands in the program."))  # fmt: skip
+    if stands is not None:
         return
     if is_of_shares(op):
         low = bool(numbers) and numbers[0] == -math.inf
-        yield Claim("why: empty row of shares", lambda: low and birth.kind == NAN, lambda: Rule(
+        yield Claim("why: empty row of shares", lambda: low and birth.kind == NAN, lambda: BrokenRule(
             f"{_EMPTY_ROW} What is taken from it is −∞ as well, and −∞ − (−∞) is no number.", _LEAVE_ONE
         ))  # fmt: skip
     for pole in _poles(op):
         yield Claim(
-            "why: pole", partial(pole.where, numbers), partial(Rule, pole.rule, pole.keep.replace("{}", operand))
+            "why: pole", partial(pole.where, numbers), partial(BrokenRule, pole.rule, pole.keep.replace("{}", operand))
         )
     taken_none = bool(op.inputs) and not any(taken.size for taken in op.inputs)
-    yield Claim("why: of nothing", lambda: has(op.name, Trait.REDUCES) and taken_none, lambda: Rule(
+    yield Claim("why: of nothing", lambda: has(op.name, Trait.REDUCES) and taken_none, lambda: BrokenRule(
         f"There is nothing to take the {op.name} of: {operand} is empty."))  # fmt: skip
     if has(op.name, Trait.ATTENDS):
         yield from (_nobody_to_attend_to(look, op), _scores(look, op))
@@ -176,7 +182,7 @@ def _taken_out(op: Op) -> str:
     return made.name if made is not None and of_it else ""
 
 
-def _nobody_to_attend_to(look: Look, op: Op) -> Claim[Rule]:
+def _nobody_to_attend_to(look: Look, op: Op) -> Claim[BrokenRule]:
     """Claim that the mask of an attention leaves some query without a key."""
     mask = op.kwargs.get("mask")
     has_mask = isinstance(mask, Value) and look.can_see(mask) and bool(mask.shape)
@@ -186,17 +192,17 @@ def _nobody_to_attend_to(look: Look, op: Op) -> Claim[Rule]:
         array = look.array(mask)
         return mx.all(~array if array.dtype == mx.bool_ else array == -mx.inf, axis=-1)
 
-    def rule() -> Rule:
+    def rule() -> BrokenRule:
         assert isinstance(mask, Value)
         first = int(look.numbers([mx.argmax(closed().flatten())])[0])
         row = words.element(words.name(mask), unravel(first, (*mask.shape[:-1], 1)))
-        return Rule(f"The mask leaves no key to the query of row {row.rpartition(',')[0]},:]: its shares are 0/0.",
-                    _LEAVE_ONE)  # fmt: skip
+        row = row.rpartition(",")[0]
+        return BrokenRule(f"The mask leaves no key to the query of row {row},:]: its shares are 0/0.", _LEAVE_ONE)
 
     return Claim("why: no key", lambda: has_mask and bool(look.numbers([mx.any(closed())])[0]), rule)
 
 
-def _whole_row(look: Look, birth: Birth, op: Op) -> Iterator[Claim[Rule]]:
+def _whole_row(look: Look, birth: Birth, op: Op) -> Iterator[Claim[BrokenRule]]:
     """Yield that the row of the bad element holds nothing but −∞, or that it has an ∞."""
     taken = op.inputs[0]
     axis = op.kwargs.get("axis", op.args[1] if len(op.args) > 1 else None)
@@ -204,9 +210,9 @@ def _whole_row(look: Look, birth: Birth, op: Op) -> Iterator[Claim[Rule]]:
     if isinstance(axis, int) and birth.value.shape == taken.shape:
         index = list(unravel(birth.at, taken.shape))
         array = _line(array, index, axis)
-    yield Claim("why: empty row", lambda: bool(look.numbers([mx.all(array == -mx.inf)])[0]), lambda: Rule(
+    yield Claim("why: empty row", lambda: bool(look.numbers([mx.all(array == -mx.inf)])[0]), lambda: BrokenRule(
         f"{_EMPTY_ROW} Its shares would be 0/0.", _LEAVE_ONE))  # fmt: skip
-    yield Claim("why: infinite share", lambda: bool(look.numbers([mx.any(array == mx.inf)])[0]), lambda: Rule(
+    yield Claim("why: infinite share", lambda: bool(look.numbers([mx.any(array == mx.inf)])[0]), lambda: BrokenRule(
         "An ∞ went in: its share would be ∞/∞."))  # fmt: skip
 
 
@@ -216,7 +222,7 @@ def _line(array: mx.array, index: list[int], axis: int) -> mx.array:
     return array[tuple(places)]
 
 
-def _overflow(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> Iterator[Claim[Rule]]:
+def _overflow(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> Iterator[Claim[BrokenRule]]:
     """Yield that the number is only too large for its dtype: computed again in a wider one."""
     value = birth.value
     dtype, limit = words.dtype(value.dtype), LARGEST.get(value.dtype)
@@ -225,7 +231,7 @@ def _overflow(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> Iterat
     entry, first = ENTRIES.get(op.name), next(iter(numbers), None)
     bound = None if entry is None or op.of is not None else entry.beyond.get(value.dtype)
     beyond = bound is not None and first is not None and first > bound
-    yield Claim("why: overflows beyond", lambda: beyond, lambda: Rule(
+    yield Claim("why: overflows beyond", lambda: beyond, lambda: BrokenRule(
         f"{op.name} overflows in {dtype} beyond {bound}: the largest number there is {words.number(limit)}.",
         "Take the largest element out first (softmax and logsumexp do), or clip what goes in.",
     ))  # fmt: skip
@@ -235,7 +241,7 @@ def _overflow(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> Iterat
     half = value.dtype == mx.float16
     exact = f": in {'float32' if half else 'float64'} it would be {words.number(wide or 0.0)}"
     fits = ", or bfloat16." if wide is not None and abs(wide) < LARGEST[mx.bfloat16] else "."
-    yield Claim("why: overflow", lambda: too_large, lambda: Rule(
+    yield Claim("why: overflow", lambda: too_large, lambda: BrokenRule(
         f"{said}{'' if op.name == 'astype' else exact}.",
         f"Use float32 here{fits}" if half and op.name != "astype" else "",
     ))  # fmt: skip
@@ -269,12 +275,12 @@ def _element(look: Look, op: Op, birth: Birth, given: Callable[[Value], mx.array
     return found if isinstance(found, float) else None
 
 
-def _scores(look: Look, op: Op) -> Claim[Rule]:
+def _scores(look: Look, op: Op) -> Claim[BrokenRule]:
     """Claim that the scores of an attention overflow: queries and keys whose products are too large."""
     q, k = op.args[:2]
     limit = LARGEST.get(q.dtype, math.inf)
     largest = _largest_score(look, op) if all(look.stat(taken).is_finite for taken in (q, k)) else 0.0
-    return Claim("why: scores overflow", lambda: largest > limit, lambda: Rule(
+    return Claim("why: scores overflow", lambda: largest > limit, lambda: BrokenRule(
         f"The scores overflow {words.dtype(q.dtype)}, whose largest number is {words.number(limit)}: the largest "
         f"product of {words.name(q)} and {words.name(k)}, scaled, would be {words.number(largest)}.",
         "Normalize queries and keys, or make them smaller."))  # fmt: skip
@@ -290,7 +296,7 @@ def _largest_score(look: Look, op: Op) -> float:
     return found * peaks[0] * peaks[1] * abs(scale)
 
 
-def _backwards(look: Look, birth: Birth, op: Op, numbers: list[Number], came: Number) -> Iterator[Claim[Rule]]:
+def _backwards(look: Look, birth: Birth, op: Op, numbers: list[Number], came: Number) -> Iterator[Claim[BrokenRule]]:
     """Yield the rules that a VJP may have broken although its forward op was given finite numbers."""
     of = birth.value.gradient_of
     slot = next((at for at, arg in enumerate(op.args) if isinstance(arg, Value) and of is not None
@@ -303,7 +309,7 @@ def _backwards(look: Look, birth: Birth, op: Op, numbers: list[Number], came: Nu
     for pole in () if entry is None else entry.steep:
         if pole.slot in (None, slot):
             more, after = (times, late if "{}" in pole.keep else "") if pole.times else ("", "")
-            rule = partial(Rule, pole.rule + more, pole.keep.replace("{}", operand) + after)
+            rule = partial(BrokenRule, pole.rule + more, pole.keep.replace("{}", operand) + after)
             yield Claim("why: steep", partial(pole.where, given), rule)
     if has(op.name, Trait.ATTENDS):
         yield _nobody_to_attend_to(look, op)

@@ -12,13 +12,14 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.explain.check_found import Checked, CheckReport, Element, Near, Rounded
 from nnrepl.explain.differences import CentralDifference, Neighbourhood, Scalar, spread, suspects
-from nnrepl.explain.elements import Index, unravel
+from nnrepl.explain.elements import unravel
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
 from nnrepl.explain.projected import Recomputed, coarsest, projected
@@ -56,93 +57,6 @@ ROOM = {
     mx.bfloat16: Room(1e-1, 4e-2, 6e-2),
 }  # fmt: skip
 """By the coarsest dtype that takes part: its own rounding, some hundred times."""
-
-
-@dataclass(frozen=True, slots=True)
-class Element:
-    """One element of a gradient: what was computed, and what a finite difference gives."""
-
-    index: Index
-    gradient: float
-    slope: CentralDifference
-
-    @property
-    def difference(self) -> float:
-        """The finite difference."""
-        return self.slope.value
-
-    @property
-    def left(self) -> float:
-        """The slope to the left."""
-        return self.slope.left
-
-    @property
-    def right(self) -> float:
-        """The slope to the right."""
-        return self.slope.right
-
-    @property
-    def error(self) -> float:
-        """How far they are apart."""
-        return abs(self.gradient - self.slope.value)
-
-
-@dataclass(slots=True)
-class Checked:
-    """What the check of one gradient found.
-
-    Attributes:
-        name: What the gradient is called.
-        of: What it is the gradient of.
-        elements: The elements that were checked one by one.
-        kinks: Those at which the slope jumps.
-        near: Those next to which kinks lie: the difference shrinks with the step, or is gone where each choice is held.
-        undefined: Those next to which the function itself is not finite.
-        wrong: Those that differ by more than rounding and noise explain.
-        rounded: Those that differ by rounding only, with what the same rules give in float64.
-        rough: Those that are not small, and whose difference is too noisy to tell 10 % apart.
-        whole: Whether all elements together were checked along a random direction.
-        dtype: In which the differences were taken.
-        fixed: Ops whose results were held fixed, because no gradient passes them.
-        custom: Ops on the way that have a vjp of the program's own.
-    """
-
-    name: str
-    of: Value
-    elements: list[Element] = field(default_factory=list)
-    kinks: list[Element] = field(default_factory=list)
-    undefined: list[Element] = field(default_factory=list)
-    near: list[Element] = field(default_factory=list)
-    wrong: list[Element] = field(default_factory=list)
-    rounded: list[tuple[Element, float]] = field(default_factory=list)
-    rough: list[Element] = field(default_factory=list)
-    whole: bool = False
-    dtype: mx.Dtype = mx.float64
-    fixed: list[Op] = field(default_factory=list)
-    custom: list[Op] = field(default_factory=list)
-
-    @property
-    def worst(self) -> Element | None:
-        """The element that is furthest off, kinks apart."""
-        aside = [*self.kinks, *self.near, *self.undefined, *(element for element, _ in self.rounded)]
-        plain = [element for element in self.elements if element not in aside]
-        return max(plain, key=lambda element: element.error, default=None)
-
-
-@dataclass(slots=True)
-class CheckReport:
-    """The gradients that were checked, and what that took.
-
-    Attributes:
-        ops: How many ops were evaluated for it.
-        left: How many gradients were left when it was stopped.
-        seconds: How long it took.
-    """
-
-    checked: list[Checked] = field(default_factory=list)
-    ops: int = 0
-    left: int = 0
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,20 +295,28 @@ def _compare(question: GradientQuestion) -> Checked:
     floor = room.floor * top + room.unit * question.peak + 1e-30
     for at in spread(flat, question.count):
         number: Any = flat[at].item()
-        element = Element(unravel(at, question.of.shape), float(number), function.element(at, 0.1 * floor))
-        _judge(found, element, room, floor, top, function)
+        slope = function.element(at, 0.1 * floor)
+        _judge(found, _element(question, at, float(number), slope, room, floor), top, function)
     if flat.size > len(found.elements) and math.isfinite(function.noise) and math.isfinite(top):
         found.whole = True
+        aside = found.aside
         seen = {element.index for element in found.elements}
         smooth = function.smooth or function
         for at in suspects(smooth, flat, lambda mask: question.together * _allowed(flat, mask, room, floor)):
             index = unravel(at, question.of.shape)
             if index not in seen:
                 number = flat[at].item()
-                element = Element(index, float(number), function.element(at, 0.1 * floor))
-                _judge(found, element, room, floor, top, function)
+                slope = function.element(at, 0.1 * floor)
+                _judge(found, _element(question, at, float(number), slope, room, floor), top, function)
+        found.whole = len(found.aside) == len(aside)  # what is off together is more than those
     _set_aside(found, question)
     return found
+
+
+def _element(
+    question: GradientQuestion, at: int, gradient: float, slope: CentralDifference, room: Room, floor: float
+) -> Element:
+    return Element(unravel(at, question.of.shape), gradient, slope, room.share * abs(slope.value) + floor)
 
 
 def _set_aside(found: Checked, question: GradientQuestion) -> None:
@@ -406,7 +328,7 @@ def _set_aside(found: Checked, question: GradientQuestion) -> None:
         number: Any = exact.flatten()[ravel(element.index, found.of.shape)].item()
         if abs(number - element.slope.value) <= abs(number - element.gradient) / 8:
             found.wrong.remove(element)
-            found.rounded.append((element, float(number)))
+            found.rounded.append(Rounded(element, float(number)))
 
 
 def _allowed(gradient: mx.array, mask: mx.array, room: Room, floor: float) -> float:
@@ -417,22 +339,20 @@ def _allowed(gradient: mx.array, mask: mx.array, room: Room, floor: float) -> fl
     return room.share * float(size) + 10 * floor * math.sqrt(float(count))
 
 
-def _judge(found: Checked, element: Element, room: Room, floor: float, top: float, function: Neighbourhood) -> None:
-    slope = element.slope
+def _judge(found: Checked, element: Element, top: float, function: Neighbourhood) -> None:
+    slope, limit = element.slope, element.limit
     found.elements.append(element)
-    limit = room.share * abs(slope.value) + floor
-    low, high = min(slope.left, slope.right) - limit, max(slope.left, slope.right) + limit
-    if not math.isfinite(slope.value) or not math.isfinite(element.gradient):
+    if not element.is_finite:
         found.undefined.append(element)
-    elif slope.jump > 20 * limit and low <= element.gradient <= high:
+    elif element.is_on_kink:
         found.kinks.append(element)
-    elif element.error > limit + 3 * slope.doubt + slope.jump:
+    elif not element.agrees:
         at = ravel(element.index, found.of.shape)
         again = None if function.smooth is None else function.smooth.element(at)
         if again is not None:
             off = abs(element.gradient - again.value)
             if off <= limit + 3 * again.doubt + again.jump:
-                found.near.append(element)
+                found.near.append(Near(element, again))
             else:
                 noisy = function.smooth is not None and function.smooth.fades(at, element.gradient, again, off)
                 (found.rough if noisy else found.wrong).append(element)
@@ -440,8 +360,10 @@ def _judge(found: Checked, element: Element, room: Room, floor: float, top: floa
         stays = function.stays(at, element.gradient, slope, limit)
         if stays or (stays is None and slope.jump <= limit):
             found.wrong.append(element)
+        elif stays is None:
+            found.rough.append(element)
         else:
-            (found.rough if stays is None else found.near).append(element)
+            found.near.append(Near(element, None))
     elif slope.doubt > 0.1 * max(abs(element.gradient), 0.01 * top) + limit:
         found.rough.append(element)
 

@@ -8,21 +8,26 @@ from collections import Counter
 from dataclasses import dataclass
 
 from nnrepl.explain import in_numbers, surprise, words
-from nnrepl.explain.cases import Names
+from nnrepl.explain.cases import Names, operand
 from nnrepl.explain.explanation import Explanation, Symbol, most_telling, origin_of
 from nnrepl.explain.known import entry_for
 from nnrepl.explain.links import shown
 from nnrepl.explain.look import Look
 from nnrepl.ops import Trait, has
-from nnrepl.ops.layers import LAYERS, LOSSES, Whole
+from nnrepl.ops.case import Line, checked, epsilon_of
+from nnrepl.ops.layers import ACTIVATIONS, LAYERS, LOSSES, Whole
+from nnrepl.ops.numbers import element
+from nnrepl.ops.reader import parse
 from nnrepl.session.entered import InModule
 from nnrepl.session.errors import UserError
+from nnrepl.session.expressions import aside
 from nnrepl.session.parsed import dotted
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Activation, Leaf, Op, Value
 
 _LINES = 14
 _FEW = 3
+_ACTIVATIONS = "mlx/nn/layers/activations.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,7 @@ def explain_call(session: Reading, call: CompositeCall) -> Explanation:
         found.lines = [*surprise.forward(look, cross_entropy, row, names), *_reduced(look, call, cross_entropy, names)]
         found.whole = surprise.whole_backward(look, cross_entropy, row, names)
     elif whole is not None:
-        found.lines = _heart(look, call, names)
+        found.lines = _by_its_text(look, whole, taken, results, names) or _heart(look, call, names)
     # What has been worked out with numbers needs no list of its ops where these are MLX's own.
     shown_whole = bool(found.lines) and (cross_entropy is not None or len(call.ops) <= _FEW)
     found.steps = [] if shown_whole else _steps(session, look, call, names, brief=bool(found.lines))
@@ -157,6 +162,24 @@ def _weighing(call: CompositeCall, end: Value | None) -> Value | None:
     return given[0] if made.name == "multiply" and len(made.inputs) == 2 and len(given) == 1 else None
 
 
+def _by_its_text(look: Look, whole: Whole, taken: list[Value], results: list[Value], names: Names) -> list[str]:
+    """Return one number of an activation function, worked out by its rule."""
+    if whole not in ACTIVATIONS.values() or len(taken) != 1 or not results or taken[0].shape != results[0].shape:
+        return []
+    x, y = taken[0], results[0]
+    if not y.size or x.refusal or y.refusal:
+        return []
+    place = most_telling(look, y)
+    look.see([x])
+    given, made = operand(look, x, names), operand(look, y, names)
+    main = parse(whole.text).main
+    if "over" in {part.kind for part in main.walk()}:
+        return []
+    with aside():
+        node = main.mapped(lambda part: given.node(place) if part.kind == "symbol" else None)
+        return checked(Line(element(names(y), place), node, epsilon=4 * epsilon_of(x.dtype)), made, place)
+
+
 def _heart(look: Look, call: CompositeCall, names: Names) -> list[str]:
     """Return one number of the op that a layer is about, worked out: its attention, its norm, else its last op."""
     traits = (Trait.ATTENDS, Trait.NORMALIZES)
@@ -168,8 +191,16 @@ def _heart(look: Look, call: CompositeCall, names: Names) -> list[str]:
     value = op.outputs[0]
     if not value.size or value.refusal or any(one.refusal for one in op.inputs):
         return []
-    worked = in_numbers.forward(look, op, entry, value, most_telling(look, value), names)
-    return [] if worked is None else worked.lines()
+    place = most_telling(look, value)
+    worked = in_numbers.forward(look, op, entry, value, place, names)
+    lines = [] if worked is None else worked.lines()
+    product = op.inputs[0].op if op.name == "add" and op.inputs else None
+    inner = entry_for(product) if product in call.ops and product is not None else None
+    if product is None or inner is None or product.outputs[0].shape != value.shape or not lines:
+        return lines
+    # A convolution adds its bias in an op of its own.
+    before = in_numbers.forward(look, product, inner, product.outputs[0], place, names)
+    return [*before.lines(), *lines] if before is not None else lines
 
 
 def _made_of(taken: list[Value], names: Names) -> str:
@@ -208,7 +239,8 @@ def _known(call: CompositeCall) -> Whole | None:
         return LAYERS.get(call.kind)
     # A function of the program that is only called like one of MLX's is not known.
     file = call.scope.code.co_filename.replace("\\", "/")
-    return LOSSES.get(call.scope.code.co_name) if file.endswith("mlx/nn/losses.py") else None
+    known = LOSSES if file.endswith("mlx/nn/losses.py") else ACTIVATIONS if file.endswith(_ACTIVATIONS) else {}
+    return known.get(call.scope.code.co_name)
 
 
 def _taken(call: CompositeCall) -> list[Value]:

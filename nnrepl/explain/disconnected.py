@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -20,7 +20,7 @@ from nnrepl.record.custom import Composite, Rerun
 from nnrepl.record.gradient_names import lies_inside
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Inside, Op, Pass, Tape, Value, inside_of
-from nnrepl.tape.claims import full_stop, say
+from nnrepl.tape.claims import Claim, Possibility, Said, full_stop, joined, perhaps, say, say_first, stated
 
 
 def why_none(session: Reading, value: Value) -> Cause:
@@ -37,40 +37,80 @@ def why_none(session: Reading, value: Value) -> Cause:
     value, namesake = _meant(tape, session.pass_, value)
     pass_ = _pass_of(session, value)
     name = value.name
+    outside = say(Claim("why: in no pass", lambda: pass_ is None, lambda: (
+        f"No gradient was taken in which {name} takes part.")))  # fmt: skip
     if pass_ is None:
-        return Cause(f"No gradient was taken in which {name} takes part.", advice=_how_to(value))
+        return Cause(joined(outside), advice=_how_to(tape, value))
+    failed = say(Claim("why: pass failed", lambda: pass_.error is not None, lambda: (
+        f"∂L/∂{name} was not computed: the pass ended with {type(pass_.error).__name__}. why error tells more."
+    )))  # fmt: skip
+    if failed:
+        return Cause(failed[0], cause="failed")
     cone = _forward_cone(session, pass_, value)
-    if pass_.error is not None:
-        return Cause(
-            f"∂L/∂{name} was not computed: the pass ended with {type(pass_.error).__name__}. why error tells more.",
-            cause="failed",
-        )
     of_function = _of_function(pass_, value)
     if of_function is not None:
         return of_function
     asked = value in pass_.wrt or value.canonical in cone.asked
-    head = f"∂L/∂{name} does not exist"
     if not cone.reached and not cone.edits:
-        also = [_namesake(tape, name, namesake)] if namesake is not None else _other_model(session, pass_, value)
-        return Cause(f"{head}: {name} is never used in {pass_.address}, so the loss does not depend on it.",
-                      reasons=[_never(tape, value), *also], advice=_how_to_use(value), cause="unused")  # fmt: skip
+        return _never_used(session, pass_, value, namesake)
     into_loss = _ancestors_of_loss(pass_)
-    answer = Cause(f"{head}: no gradient flows from the loss to {name}.")
+    answer = Cause(stated(_no_gradient(pass_, value)))
     for edit in cone.edits:
-        target = tape.notes.edits[edit]
         answer.op, answer.cause = answer.op or edit, "edit"
-        answer.reasons.append(f"The edit of {target.name} ({edit.label} {words.call(edit)}) put other numbers in its "
-                              f"place, which are not computed from {name}.")  # fmt: skip
+        answer.reasons += say(_cut_by_edit(tape, edit, value))
     if not cone.arrives:
         _tell_detours(session, answer, cone, pass_)
         _tell_ends(answer, cone, pass_, value)
     if not answer.cause:
         _tell_rest(session, answer, cone, pass_, value, asked, into_loss)
-    if tape.holes and answer.cause == "unused":
-        answer.reasons.append(
-            f"{len(tape.holes)} tensors came from something that was not recorded; the way may lead through there."
-        )
+    holes = len(tape.holes)
+    answer.reasons += say(Possibility("why: holes", lambda: holes > 0 and answer.cause == "unused", lambda: (
+        f"{words.counted(holes, 'tensor')} came from something that was not recorded; the way may lead through there."
+    )))  # fmt: skip
     return answer
+
+
+def _no_gradient(pass_: Pass, value: Value) -> Claim[str]:
+    """Claim that there is no gradient of a value in a pass: that the tape holds none."""
+    return Claim("why: no gradient flows", lambda: not pass_.grads.get(value.canonical), lambda: (
+        f"∂L/∂{value.name} does not exist: no gradient flows from the loss to {value.name}."))  # fmt: skip
+
+
+def _never_used(session: Reading, pass_: Pass, value: Value, namesake: Value | None) -> Cause:
+    """Return that no op of a pass takes a value, and what it takes instead where that is known."""
+    name, tape = value.name, session.tape
+
+    def is_unused() -> bool:
+        return not any(taken.canonical is value.canonical for op in pass_.forward for taken in op.inputs)
+
+    head = Claim("why: never used", is_unused, lambda: (
+        f"∂L/∂{name} does not exist: {name} is never used in {pass_.address}, so the loss does not depend on it."
+    ))  # fmt: skip
+    also = say(_namesake(tape, name, namesake)) if namesake is not None else _other_model(session, pass_, value)
+    return Cause(stated(head), reasons=[*say_first(_never(tape, value, is_unused)), *also],
+                 advice=perhaps(_how_to_use(value, is_unused)), cause="unused")  # fmt: skip
+
+
+def _cut_by_edit(tape: Tape, edit: Op, value: Value) -> Claim[str]:
+    """Claim that an edit put numbers in the place of a tensor that are not computed from a value."""
+    target = tape.notes.edits[edit]
+    return Claim("why: cut by an edit", lambda: not _depends(edit, value), lambda: (
+        f"The edit of {target.name} ({edit.label} {words.call(edit)}) put other numbers in its place, which are not "
+        f"computed from {value.name}."))  # fmt: skip
+
+
+def _depends(op: Op, value: Value) -> bool:
+    """Whether what an op takes was computed from a value, however far back."""
+    stack, seen = list(op.inputs), set(op.inputs)
+    while stack:
+        at = stack.pop()
+        if at.canonical is value.canonical:
+            return True
+        for taken in () if at.op is None else at.op.inputs:
+            if taken not in seen:
+                seen.add(taken)
+                stack.append(taken)
+    return False
 
 
 def _of_function(pass_: Pass, value: Value) -> Cause | None:
@@ -81,32 +121,38 @@ def _of_function(pass_: Pass, value: Value) -> Cause | None:
         return None
     for call in pass_.forward:
         run = call.args[0] if call.args else None
-        if not isinstance(run, Composite) or made not in run.ops:
-            continue
-        if not isinstance(run, Rerun):
-            return Cause(
-                f"No gradient of {value.name} is taken: it lies inside of {call.label} ({call.name}), whose gradient "
-                "the program has written itself", cause="ruled",
-            )  # fmt: skip
-        at = run.ops.index(made)
-        second = run.again.ops[at] if run.again is not None and at < len(run.again.ops) else None
-        return Cause(
-            f"No gradient of this {value.name} is taken: {call.label} ({call.name}) runs once more in the backward "
-            f"pass, and that one's are taken{f' (here grad({second.label}))' if second is not None else ''}",
-            cause="second",
-        )
+        if isinstance(run, Composite) and made in run.ops:
+            found = say_first(_of_run(call, run, value))
+            return Cause(found[0], cause="second" if isinstance(run, Rerun) else "ruled") if found else None
     return None
+
+
+def _of_run(call: Op, run: Composite, value: Value) -> Iterator[Claim[str]]:
+    """Yield why no gradient is taken of what was made inside of a checkpoint, or of a custom function."""
+    made = value.op
+    assert made is not None
+    no_vjp = not any(one.gradient_of is value.canonical for op in call.pass_.ops if op.of is made for one in op.outputs)
+    yield Claim("why: own rule", lambda: no_vjp and not isinstance(run, Rerun), lambda: (
+        f"No gradient of {value.name} is taken: it lies inside of {call.label} ({call.name}), whose gradient the "
+        "program has written itself"))  # fmt: skip
+    at = run.ops.index(made)
+    again = run.again if isinstance(run, Rerun) else None
+    second = again.ops[at] if again is not None and at < len(again.ops) else None
+    yield Claim("why: second run", lambda: no_vjp and isinstance(run, Rerun), lambda: (
+        f"No gradient of this {value.name} is taken: {call.label} ({call.name}) runs once more in the backward pass, "
+        f"and that one's are taken{f' (here grad({second.label}))' if second is not None else ''}"))  # fmt: skip
 
 
 def _inside(value: Value, inside: Inside) -> Cause:
     """Return what is to be said of a value inside of a call that MLX ran by itself."""
     differentiated = next((pass_ for pass_ in _around(inside) if pass_.roots), None)
-    if differentiated is None or differentiated is not inside:
-        return Cause(f"No gradient of {value.name} is known: {lies_inside(inside)}.", cause="inside")
-    return Cause(
-        f"No gradient of {value.name} is known: what {differentiated.title} returns does not depend on it, or not "
-        "differentiably.", cause="inside",
-    )  # fmt: skip
+    return Cause(stated(
+        Claim("why: inside", lambda: differentiated is not inside, lambda: (
+            f"No gradient of {value.name} is known: {lies_inside(inside)}.")),
+        Claim("why: inside and not on the way", lambda: not inside.grads.get(value.canonical), lambda: (
+            f"No gradient of {value.name} is known: what {inside.title} returns does not depend on it, or not "
+            "differentiably.")),
+    ), cause="inside")  # fmt: skip
 
 
 def _around(inside: Inside) -> Iterator[Inside]:
@@ -135,11 +181,24 @@ def _tell_ends(answer: Cause, cone: Cone, pass_: Pass, value: Value) -> None:
     if not cuts and tails(pass_, cone.reached, cone.ends):
         return
     for op in ends[:4]:
-        rest = "" if cuts else " (and its result does not reach the loss either)"
-        answer.reasons.append(f"The way ends at {op.label} {words.call(op)}, {words.spot(op)}: {why_end(op)}{rest}")
+        answer.reasons += say(_ends_at(op, value, cone, bool(cuts)))
         answer.op, answer.cause = answer.op or op, answer.cause or "cut"
     if ends and len(ends) == len(cone.reached) and all(_takes_as_data(op, value) for op in ends):
         answer.cause = "data"
+
+
+def _ends_at(op: Op, value: Value, cone: Cone, counts: bool) -> Claim[str]:
+    """Claim that the way of a gradient ends at an op: no gradient of what it takes comes from its results."""
+    rest = "" if counts else " (and its result does not reach the loss either)"
+    reached = {value.canonical, *(out.canonical for one in cone.reached for out in one.outputs)}
+
+    def holds() -> bool:
+        return not any(
+            one.of is op and any(given.gradient_of in reached for given in one.outputs) for one in op.pass_.ops
+        )
+
+    return Claim("why: way ends", holds, lambda: (
+        f"The way ends at {op.label} {words.call(op)}, {words.spot(op)}: {why_end(op)}{rest}"))  # fmt: skip
 
 
 def _takes_as_data(op: Op, value: Value) -> bool:
@@ -156,26 +215,37 @@ def _tell_rest(
     session: Reading, answer: Cause, cone: Cone, pass_: Pass, value: Value, asked: bool, into_loss: set[Op]
 ) -> None:
     """Note what is to be said where no op ends the way: nobody asked for the gradient, or the loss does not take it."""
-    name = value.name
     used = [op for op in cone.reached if op in into_loss]
     if cone.arrives or used:
         whose = _frozen_in(session, pass_, value)
-        why = (
-            f"it is frozen in the model ({whose}.unfreeze() lets it be trained)" if whose
-            else "nobody asked for its gradient" if not asked else "its gradient was asked for and does not arrive"
-        )  # fmt: skip
-        answer.reasons.append(
-            f"{name} is used by {_ops(used or cone.reached)}, but it is not among what was differentiated: {why}."
-        )
-        answer.advice, answer.owner = "" if whose or asked else _how_to(value), whose
+        answer.reasons += say_first(_not_differentiated(pass_, value, used or cone.reached, asked, whose))
+        answer.advice, answer.owner = Said() if whose or asked else _how_to(session.tape, value), whose
         answer.cause = "frozen" if whose else "lost" if asked else "asked"
         return
     last = tails(pass_, cone.reached, cone.ends)
     answer.op, answer.cause = max(cone.reached, key=lambda op: op.position), "unused"
-    answer.reasons.append(
-        f"{name} is used by {_ops(cone.reached)}, but nothing that is computed from it goes into the loss"
-        f"{': ' if last else ''}{'; '.join(told(session.tape, last))}."
-    )
+    answer.reasons += say(_not_in_the_loss(session.tape, value, cone.reached, into_loss, last))
+
+
+def _not_differentiated(pass_: Pass, value: Value, used: list[Op], asked: bool, whose: str) -> Iterator[Claim[str]]:
+    """Yield why there is no gradient of what the loss does depend on."""
+    by = f"{value.name} is used by {_ops(used)}"
+    none = not pass_.grads.get(value.canonical)
+    yield Claim("why: frozen", lambda: none and bool(whose), lambda: (
+        f"{by}, but it is not among what was differentiated: it is frozen in the model ({whose}.unfreeze() lets it be "
+        "trained)."))  # fmt: skip
+    yield Claim("why: not asked for", lambda: none and not asked, lambda: (
+        f"{by}, but it is not among what was differentiated: nobody asked for its gradient."))  # fmt: skip
+    yield Claim("why: does not arrive", lambda: none and asked, lambda: (
+        f"{by}; its gradient was asked for and does not arrive."))  # fmt: skip
+
+
+def _not_in_the_loss(tape: Tape, value: Value, reached: list[Op], into_loss: set[Op], last: list[Op]) -> Claim[str]:
+    """Claim that none of the ops that a value reaches goes into the loss."""
+    ends = f": {'; '.join(told(tape, last))}" if last else ""
+    return Claim("why: nothing of it in the loss", lambda: not into_loss & set(reached), lambda: (
+        f"{value.name} is used by {_ops(reached)}, but nothing that is computed from it goes into the loss{ends}."
+    ))  # fmt: skip
 
 
 def _frozen_in(session: Reading, pass_: Pass, value: Value) -> str:
@@ -212,25 +282,32 @@ def _other_of_that_name(tape: Tape, pass_: Pass, value: Value) -> Value | None:
     return None
 
 
-def _namesake(tape: Tape, name: str, other: Value) -> str:
+def _namesake(tape: Tape, name: str, other: Value) -> Claim[str]:
+    """Claim that the pass takes another tensor of that name."""
     user = next((op for op in tape.consumers(other) if op.pass_.kind == GRADIENT_PASS), None)
     by = f": {user.label} {words.call(user)} ({words.place(user.source)})" if user is not None else ""
-    return f"The pass takes another tensor that is called {name}, and was not differentiated{by}."
+    return Claim("why: namesake", lambda: user is not None and other not in user.pass_.wrt, lambda: (
+        f"The pass takes another tensor that is called {name}, and was not differentiated{by}."))  # fmt: skip
 
 
-def _other_model(session: Reading, pass_: Pass, value: Value) -> list[str]:
+def _other_model(session: Reading, pass_: Pass, value: Value) -> list[Said]:
     """Return what the pass takes at the same path from another model, where the value's own model is not asked: one
     line."""
     homes = session.names.homes
     own = homes.of(value)
     beside = [] if own is None else [home for home in homes.at_path(homes.path(own)[1]) if home != own]
-    held = {other: home for home in beside for _, other in homes.held(home) if other is not value}
-    for op in pass_.forward:
-        for taken in op.inputs:
-            if taken in held:
-                where = words.place(op.source)
-                return [f"{op.label} {words.call(op)} ({where}) takes {op.called(taken)}, which is another model's."]
-    return []
+    held = {other for home in beside for _, other in homes.held(home) if other is not value}
+    taken = next(((op, one) for op in pass_.forward for one in op.inputs if one in held), None)
+    if taken is None:
+        return []
+    return say(_of_another_model(session, *taken, own))
+
+
+def _of_another_model(session: Reading, op: Op, taken: Value, own: object) -> Claim[str]:
+    """Claim that an op takes what belongs to another model."""
+    return Claim("why: another model's", lambda: session.names.homes.of(taken) not in (None, own), lambda: (
+        f"{op.label} {words.call(op)} ({words.place(op.source)}) takes {op.called(taken)}, which is another model's."
+    ))  # fmt: skip
 
 
 def _ops(ops: list[Op]) -> str:
@@ -389,20 +466,21 @@ def _ancestors_of_loss(pass_: Pass) -> set[Op]:
     return found
 
 
-def _never(tape: Tape, value: Value) -> str:
-    elsewhere = [op for op in tape.consumers(value) if op.pass_.kind != GRADIENT_PASS
+def _never(tape: Tape, value: Value, is_unused: Callable[[], bool]) -> Iterator[Claim[str]]:
+    """Yield where a value is used that its pass does not take."""
+    own = [value] if value.origin is None else [value, value.origin]
+    elsewhere = [op for one in own for op in tape.consumers(one) if op.pass_.kind != GRADIENT_PASS
                  and (op.scope is None or not op.scope.updating)]  # fmt: skip
-    if elsewhere:
-        return f"It is used only outside of the pass: {_ops(elsewhere)}."
-    return "No op of the pass takes it."
+    yield Claim("why: used outside", lambda: bool(elsewhere) and is_unused(), lambda: (
+        f"It is used only outside of the pass: {_ops(elsewhere)}."))  # fmt: skip
+    yield Claim("why: no op takes it", is_unused, lambda: "No op of the pass takes it.")
 
 
-def _how_to(value: Value) -> str:
-    return (
-        f"To get one, differentiate with respect to {value.name}: make it a parameter of the model "
-        f"(unfrozen) or an argument."
-    )
+def _how_to(tape: Tape, value: Value) -> Said:
+    return perhaps(Claim("why: how to get one", lambda: not any(value in pass_.wrt for pass_ in tape.passes), lambda: (
+        f"To get one, differentiate with respect to {value.name}: make it a parameter of the model (unfrozen) or an "
+        "argument.")))  # fmt: skip
 
 
-def _how_to_use(value: Value) -> str:
-    return f"Use {value.name} in the computation of the loss, or drop it."
+def _how_to_use(value: Value, is_unused: Callable[[], bool]) -> Claim[str]:
+    return Claim("why: use it", is_unused, lambda: f"Use {value.name} in the computation of the loss, or drop it.")

@@ -330,9 +330,11 @@ def _backward_rule(found: Explanation, op: Op, entry: Entry | None, value: Value
             for one, taken in bind(entry, forward).items()
             if isinstance(taken, Value) and taken.canonical is of.canonical and one in entry.slopes
         ]
-        text = " + ".join(texts or [written(entry, forward, slope.text, names, arrives)])
+        apart = [text.split(",  ") for text in texts or [written(entry, forward, slope.text, names, arrives)]]
+        main = " + ".join(parts[0] for parts in apart)
+        where = dict.fromkeys(one for parts in apart for one in parts[1:])
         repeated = entry.row is not None and of.size < forward.outputs[0].size
-        found.rule.append(f"{names(value)} = {'Σ ' if repeated else ''}{text}")
+        found.rule.append(",  ".join([f"{names(value)} = {'Σ ' if repeated else ''}{main}", *where]))
     said = slope.words if slope is not None and slope.words else entry.back
     found.words = template(said, names_of(entry, forward, names))
 

@@ -40,6 +40,9 @@ def names_of(entry: Entry, forward: Op, names: Names | None = None) -> dict[str,
             named[symbol] = words.number(given)
         elif isinstance(given, (list, tuple)) and given and all(isinstance(item, Value) for item in given):
             named[symbol] = ", ".join(called(item) for item in given[:3]) + (", …" if len(given) > 3 else "")
+        elif symbol == "index" and isinstance(given, tuple) and given:
+            steps = [called(one) if isinstance(one, Value) else words.operand(one) for one in given]
+            named[symbol] = ", ".join("..." if step == "Ellipsis" else step for step in steps)
         else:
             named[symbol] = words.operand(given)
     if len(forward.outputs) == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -16,6 +17,7 @@ from nnrepl.record.batches import total
 from nnrepl.session.errors import UserError
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Op, Pass, Value
+from nnrepl.tape.claims import Claim, Possibility, joined, say, say_first, stated
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,52 +41,103 @@ def why_loss(session: Reading) -> Cause:
     assert old_loss is not None
     assert new_loss is not None
     look.see([old_loss, new_loss, *(value for triple in pairs for value in triple)])
-    parts = [
-        total(grad.array.astype(mx.float32) * (new.array - old.array).astype(mx.float32)) for old, new, grad in pairs
-    ]
+    parts = [first_order(grad.array, old.array, new.array) for old, new, grad in pairs]
     first, second, mixed, *changes = look.numbers([old_loss.array, new_loss.array, _on_old_data(before, after), *parts])
     shares = sorted(
         (Share(old.name, change) for (old, _, _), change in zip(pairs, changes)), key=lambda one: -abs(one.change)
     )
-    predicted, weights, rest = sum(changes), mixed - first, second - mixed
-    went = (
-        f"The loss went from {words.number(float(first))} ({before.address}) to {words.number(float(second))} "
-        f"({after.address})"
-    )
-    if not all(map(math.isfinite, (first, second, mixed))):
-        return _not_finite(went, float(first), float(second), look)
-    others = _others(look, before, after)
-    answer = Cause(
-        f"{went}: {signed(second - first)}. The weights account for {signed(weights)}"
-        + (
-            f", what else differs{f' ({_listed(others)})' if others else ''} for {signed(rest)}."
-            if abs(rest) > 1e-6 * max(abs(first), 1e-12)
-            else "; nothing else that goes in differs."
-            if not others
-            else f"; {_listed(others)} differ{'s' if len(others) == 1 else ''} too, which changes next to nothing."
-        )
-    )
-    answer.reasons.append(
-        f"To first order the weights should change it by Σ ∂L/∂w · Δw = {signed(predicted)}; "
-        f"{verdict(predicted, weights)}"
-    )
+    weights = LossChange(float(first), float(mixed), float(second), float(sum(changes)), mx.finfo(old_loss.dtype).eps)
+    answer = Cause(stated(*_heads(look, before, after, weights)))
+    answer.ops = look.ops
+    if not weights.is_finite:
+        answer.reasons = say(_followed(weights))
+        return answer
+    slope = foretold("the weights", "Σ ∂L/∂w · Δw", weights)
+    answer.reasons = [joined(say(slope), say_first(verdict(weights.predicted, weights.done, weights.grain)))]
     answer.evidence = [
         Evidence(share.name, f"{signed(share.change)}   (Σ ∂L/∂{share.name} · Δ{share.name})") for share in shares[:6]
     ]
-    answer.ops = look.ops
     return answer
 
 
-def _not_finite(went: str, first: float, second: float, look: Look) -> Cause:
-    """Return what can be said where the loss, or that of the new weights on the old data, is no number."""
-    if math.isfinite(first) and math.isfinite(second):
-        went += ", but that of the new weights on the old data is not finite"
-    answer = Cause(f"{went}: such a change cannot be shared out among the weights.")
-    if not (math.isfinite(first) and math.isfinite(second)):
-        bad = second if not math.isfinite(second) else first
-        answer.reasons.append(f"why {'nan' if math.isnan(bad) else 'inf'} follows it to where it was born.")
-    answer.ops = look.ops
-    return answer
+def first_order(gradient: mx.array, old: mx.array, new: mx.array) -> mx.array:
+    """Return what a change does to a loss by its slope; of complex numbers both parts count, as MLX takes gradients."""
+    if not mx.issubdtype(old.dtype, mx.complexfloating):
+        return total(gradient.astype(mx.float32) * (new - old).astype(mx.float32))
+    moved = new - old
+    return total(mx.real(gradient) * mx.real(moved) + mx.imag(gradient) * mx.imag(moved))
+
+
+@dataclass(frozen=True, slots=True)
+class LossChange:
+    """What became of a loss.
+
+    Attributes:
+        first, second: Before and after.
+        mixed: With the new weights on the old data.
+        predicted: What the weights should change, to first order.
+        eps: The rounding of 1 in its dtype.
+    """
+
+    first: float
+    mixed: float
+    second: float
+    predicted: float
+    eps: float
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether it can be shared out."""
+        return all(map(math.isfinite, (self.first, self.second, self.mixed)))
+
+    @property
+    def done(self) -> float:
+        """What the weights did."""
+        return self.mixed - self.first
+
+    @property
+    def rest(self) -> float:
+        """What all else did."""
+        return self.second - self.mixed
+
+    @property
+    def grain(self) -> float:
+        """What a change of the loss may be by rounding alone."""
+        return _GRAIN * self.eps * max(abs(self.first), abs(self.second), abs(self.mixed))
+
+
+_GRAIN = 16
+
+
+def _followed(change: LossChange) -> Claim[str]:
+    """Claim that a loss is no number, and what follows it."""
+    bad = next((number for number in (change.second, change.first) if not math.isfinite(number)), 0.0)
+    return Claim("why: loss is none", lambda: not math.isfinite(bad), lambda: (
+        f"why {'nan' if math.isnan(bad) else 'inf'} follows it to where it was born."))  # fmt: skip
+
+
+def foretold(who: str, terms: str, change: LossChange) -> Claim[str]:
+    """Claim what a change should do to the loss by its slope, as far as that is a number."""
+    return Claim("why: foretold", lambda: math.isfinite(change.predicted), lambda: (
+        f"To first order {who} should change the loss by {terms} = {signed(change.predicted)};"))  # fmt: skip
+
+
+def _heads(look: Look, before: Pass, after: Pass, change: LossChange) -> Iterator[Claim[str]]:
+    """Yield what became of the loss, and by what."""
+    first, second = change.first, change.second
+    went = f"The loss went from {words.number(first)} ({before.address}) to {words.number(second)} ({after.address})"
+    none = ", but that of the new weights on the old data is not finite" if math.isfinite(first + second) else ""
+    yield Claim("why: loss is not finite", lambda: not change.is_finite, lambda: (
+        f"{went}{none}: such a change cannot be shared out among the weights."))  # fmt: skip
+    others = _others(look, before, after) if change.is_finite else []
+    names = _listed(others)
+    done = f"{went}: {signed(second - first)}. The weights account for {signed(change.done)}"
+    large = abs(change.rest) > 1e-6 * max(abs(first), 1e-12)
+    yield Claim("why: the rest too", lambda: large, lambda: (
+        f"{done}, what else differs{f' ({names})' if others else ''} for {signed(change.rest)}."))  # fmt: skip
+    yield Claim("why: weights alone", lambda: not others, lambda: f"{done}; nothing else that goes in differs.")
+    yield Claim("why: the rest does little", lambda: not large, lambda: (
+        f"{done}; {names} differ{'s' if len(others) == 1 else ''} too, which changes next to nothing."))  # fmt: skip
 
 
 def _pair(session: Reading) -> tuple[Pass, Pass]:
@@ -111,10 +164,15 @@ def _pairs(before: Pass, after: Pass) -> list[tuple[Value, Value, Value]]:
 
 def _others(look: Look, before: Pass, after: Pass) -> list[str]:
     """Return what goes into two passes beside the weights and is not the same in both: data, drawn numbers,
-    constants."""
+    constants, the ops themselves."""
     wrt = {*before.wrt, *after.wrt}
     found: dict[str, None] = {}
-    for one, other in zip(_forward(before), _forward(after)):
+    old_ops, new_ops = _forward(before), _forward(after)
+    if [op.name for op in old_ops] != [op.name for op in new_ops]:
+        return ["other ops were run"]
+    for one, other in zip(old_ops, new_ops):
+        if _numbers(one) != _numbers(other):
+            found[f"the call {other.label} {words.call(other)}"] = None
         pairs = list(zip(one.inputs, other.inputs))
         if has(one.name, Trait.RANDOM):
             pairs += zip(one.outputs, other.outputs)
@@ -126,6 +184,16 @@ def _others(look: Look, before: Pass, after: Pass) -> list[str]:
             if old.shape != new.shape or not look.numbers([mx.array_equal(old.array, new.array, equal_nan=True)])[0]:
                 found[words.name(old)] = None
     return list(found)
+
+
+def _numbers(op: Op) -> list[object]:
+    """Return what an op was called with that is no tensor, as far as it is written in the call."""
+    plain = (int, float, str, tuple, slice)
+    return [arg for arg in (*op.args, *op.kwargs.values()) if isinstance(arg, plain) and not _holds_values(arg)]
+
+
+def _holds_values(arg: object) -> bool:
+    return isinstance(arg, tuple) and any(isinstance(one, Value) or _holds_values(one) for one in arg)
 
 
 def _listed(names: list[str]) -> str:
@@ -155,12 +223,23 @@ def signed(number: float) -> str:
     return ("+" if number >= 0 else "") + words.number(float(number))
 
 
-def verdict(predicted: float, real: float) -> str:
-    """How well the slope predicted a change."""
-    if not math.isfinite(predicted - real):
-        return "the slope says nothing: not every number that it is made of is finite."
-    if abs(predicted - real) <= 0.1 * max(abs(predicted), abs(real)):
-        return "that predicts it well: the step was small enough for the slope to hold."
-    if predicted * real < 0:
-        return "it went the other way: the step was so large that the slope says nothing about where it led."
-    return f"it was {signed(real)}: the loss is curved, and the step was large enough to feel it."
+def verdict(predicted: float, real: float, grain: float) -> Iterator[Claim[str]]:
+    """Yield how well the slope predicted a change.
+
+    Args:
+        grain: What the change may be by rounding alone.
+    """
+    finite = math.isfinite(predicted - real)
+    yield Claim("why: slope says nothing", lambda: not finite, lambda: (
+        "the slope says nothing: not every number that it is made of is finite."))  # fmt: skip
+    yield Claim("why: within rounding", lambda: max(abs(predicted), abs(real)) <= grain, lambda: (
+        f"it was {signed(real)}: neither is more than the rounding of the loss."))  # fmt: skip
+    off = abs(predicted - real)
+    yield Claim("why: predicts well", lambda: off <= 0.1 * max(abs(predicted), abs(real)) + grain, lambda: (
+        "that predicts it well: the step was small enough for the slope to hold."))  # fmt: skip
+    yield Possibility("why: other way", lambda: predicted * real < 0, lambda: (
+        "it went the other way: the step may have been so large that the slope says nothing about where it led "
+        "(or the gradient is not that of this loss: check pass)."))  # fmt: skip
+    yield Possibility("why: curved", lambda: finite and off > grain, lambda: (
+        f"it was {signed(real)}: the loss may be curved, and the step large enough to feel it (or the gradient is not "
+        "that of this loss: check pass)."))  # fmt: skip

@@ -12,13 +12,15 @@ from nnrepl.explain.answer import Cause, Evidence
 from nnrepl.explain.born import SIGN, amount, born, did, did_of
 from nnrepl.explain.broken import Broken, broken, is_of_shares
 from nnrepl.explain.forward import made_large
+from nnrepl.explain.leapt import leapt
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass_or_none
 from nnrepl.explain.scale import grows
 from nnrepl.ops import Trait, has
-from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_born, is_inexact, unravel
+from nnrepl.ops.numbers import unravel
+from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_born, is_inexact
 from nnrepl.session.reading import Reading
-from nnrepl.tape import GRADIENT_PASS, ClosedOp, Op, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Op, Pass, Value
 from nnrepl.tape.claims import Claim, Possibility, Said, joined, say, say_first, stated
 from nnrepl.tape.collector import paused
 
@@ -81,12 +83,15 @@ def trouble(look: Look, pass_: Pass) -> Trouble | None:
 
 
 def ends(pass_: Pass) -> list[Value]:
-    """Return what a pass is run for, the loss first."""
+    """Return what a pass is run for, the loss first: of an update all that it makes; of what is neither what nothing
+    in it goes on with, since an evaluation may mask with −∞ as training does."""
     if pass_.kind == GRADIENT_PASS:
         found = [pass_.loss] if pass_.loss is not None else [root for root, _ in pass_.roots]
         found += [grads[-1] for leaf in pass_.wrt if (grads := pass_.grads.get(leaf))]
     else:
-        found = [value for op in pass_.ops if op.error is None for value in op.outputs]
+        made = [op for op in pass_.ops if op.error is None]
+        taken = set() if pass_.kind == UPDATE_PASS else {value for op in made for value in op.inputs}
+        found = [value for op in made for value in op.outputs if value not in taken]
     return [value for value in found if is_inexact(value) and not value.refusal]
 
 
@@ -182,6 +187,7 @@ def why_nonfinite(session: Reading, kind: str = "") -> Cause:
             answer = _answer(look, found)
             answer.also.extend(say(_no_infinity(look, found.birth, kind)))
             answer.also.extend(say_first(_since(look, session, found)))
+            answer.also.extend(leapt(look, session))
             return answer
     here = session.pass_
     inside = [here] if here is not None and len(here) else []
@@ -263,14 +269,11 @@ def why_nonfinite_value(session: Reading, value: Value, kind: str = "") -> Cause
     finite = Claim("why: value finite", lambda: look.finite([value])[value], lambda: (
         f"{value.name} is finite: {words.counted(stat.size, 'ordinary number')}, the largest "
         f"{words.number(stat.peak)} in size."))  # fmt: skip
-    said = say(finite)
-    if said:
-        return Cause(said[0], ops=look.ops)
     at = first_bad(look, value, kind)
     wanted = at if at is not None else first_bad(look, value)
     pass_ = value.op.pass_ if value.op is not None else session.pass_
-    assert wanted is not None
-    assert pass_ is not None
+    if wanted is None or pass_ is None:
+        return Cause(stated(finite), ops=look.ops)
     answer = _answer(look, Trouble(value, pass_, follow(look, value, wanted)))
     none = Claim("why: other kind", lambda: bool(kind) and first_bad(look, value, kind) is None and stat.size > 1,
                  lambda: (f"{value.name} holds no {SIGN[kind]}, but "

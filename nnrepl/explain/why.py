@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause, Link
@@ -22,6 +22,7 @@ from nnrepl.record.gradient_names import sign_of
 from nnrepl.session.errors import NoGradient
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Pass, Value
+from nnrepl.tape.claims import Claim, Said, joined, say, say_first, stated
 
 _ASKED = re.compile(
     r"(?P<what>.+?)(?:\s*==?\s*|\s+(?:(?:is|are|has)\s+)?)(?P<how>zero|0(?:\.0)?|nan|inf|none|None|missing|disconnected|"
@@ -71,14 +72,13 @@ def _about(session: Reading, value: Value, how: str, gradient: str) -> Cause:
     """
     gradient = gradient or (value.name if value.gradient_of is not None else "")
     if how in _NONE:
-        if gradient:
-            return Cause(f"{gradient} is there: a gradient does flow.", links=_chain(session, value))
-        return why_none(session, value) if not _has_gradient(session, value) else Cause(
-            f"{value.name} is connected: ∂L/∂{value.name} is there.")  # fmt: skip
+        return _not_missing(session, value, gradient)
     look = Look(session)
     stat = look.stat(value)
-    if not stat.size:
-        return Cause(f"{gradient or value.name} is empty: its shape is {tuple(value.shape)}.", ops=look.ops)
+    empty = say(Claim("why: empty", lambda: not value.size, lambda: (
+        f"{gradient or value.name} is empty: its shape is {tuple(value.shape)}.")))  # fmt: skip
+    if empty:
+        return Cause(empty[0], ops=look.ops)
     if not how:
         how = "zero" if stat.is_zero else "nan" if not stat.is_finite else "scale"
         kind = ""
@@ -88,7 +88,7 @@ def _about(session: Reading, value: Value, how: str, gradient: str) -> Cause:
         how = "zero"
     if not stat.is_finite and how not in _NONFINITE:
         answer = why_nonfinite_value(session, value)
-        answer.also.append(_not_asked(gradient or value.name, stat, how))
+        answer.also += say_first(_not_asked(gradient or value.name, stat, how))
     elif how in _ZERO:
         answer = why_zero(session, value, gradient) if gradient else why_zero_value(session, value)
     elif how in _NONFINITE:
@@ -101,26 +101,48 @@ def _about(session: Reading, value: Value, how: str, gradient: str) -> Cause:
     return answer
 
 
-def _not_asked(name: str, stat: Stat, how: str) -> str:
-    """Return what is to be said of the zeros, or of the size, of a tensor with numbers that are none."""
-    if how in _ZERO:
-        return f"{name} is not 0: {words.count_of(stat.zeros, stat.size)} elements are."
+def _not_missing(session: Reading, value: Value, gradient: str) -> Cause:
+    """Return, where it was asked why there is no gradient, that there is one; else why there is none."""
+    has_one = _has_gradient(session, value)
+    there = say_first([
+        Claim("why: there", lambda: bool(gradient) and value.gradient_of is not None, lambda: (
+            f"{gradient} is there: a gradient does flow.")),
+        Claim("why: connected", lambda: has_one, lambda: (
+            f"{value.name} is connected: ∂L/∂{value.name} is there.")),
+    ])  # fmt: skip
+    if not there:
+        return why_none(session, value)
+    return Cause(there[0], links=_chain(session, value) if gradient else [])
+
+
+def _not_asked(name: str, stat: Stat, how: str) -> Iterator[Claim[str]]:
+    """Yield what is to be said of the zeros, or of the size, of a tensor with numbers that are none."""
     rest = stat.size - stat.nans - stat.infs
-    if not rest:
-        return f"{name} holds no number whose size could be asked about."
-    return f"Of its {rest} finite elements the largest is {words.number(stat.peak)} in size."
+    yield Claim("why: zeros beside", lambda: how in _ZERO and stat.zeros < stat.size, lambda: (
+        f"{name} is not 0: {words.count_of(stat.zeros, stat.size)} elements are."))  # fmt: skip
+    yield Claim("why: finite beside", lambda: rest > 0, lambda: (
+        f"Of its {rest} finite element{'s the largest' if rest > 1 else ' the size'} is {words.number(stat.peak)}"
+        f"{' in size' if rest > 1 else ''}."))  # fmt: skip
+    yield Claim("why: none finite", lambda: not rest, lambda: (
+        f"{name} holds no number whose size could be asked about."))  # fmt: skip
 
 
 def _healthy(look: Look, value: Value, how: str) -> Cause:
-    """Return that nothing is wrong with a tensor of the forward pass, with its numbers."""
+    """Return what is to be said of a tensor of the forward pass whose numbers are all finite."""
     stat = look.stat(value)
     size = f"a typical element is {words.number(stat.typical)} in size, the largest {words.number(stat.peak)}"
     zeros = f"; {words.count_of(stat.zeros, stat.size)} are 0" if stat.zeros else ""
     numbers = f"{stat.size} number{'s' if stat.size != 1 else ''}, all finite; {size}{zeros}"
-    head = f"Nothing is wrong with {value.name}" if how == "scale" else f"{value.name} holds"
-    joint = ": " if how == "scale" else " "
-    return Cause(f"{head}{joint}{numbers}. explain {value.name} shows how it was made, why grad({value.name}) how the "
-                  "loss depends on it.")  # fmt: skip
+    more = f"explain {value.name} shows how it was made, why grad({value.name}) how the loss depends on it."
+
+    def is_finite() -> bool:
+        return look.finite([value])[value]
+
+    return Cause(stated(
+        Claim("why: sound", lambda: how == "scale" and is_finite(), lambda: (
+            f"Nothing is wrong with {value.name}: {numbers}. {more}")),
+        Claim("why: holds", is_finite, lambda: f"{value.name} holds {numbers}. {more}"),
+    ))  # fmt: skip
 
 
 def _has_gradient(session: Reading, value: Value) -> bool:
@@ -145,8 +167,10 @@ def _anything(session: Reading) -> Cause:
     answer = why_nonfinite(session)
     if answer.op is not None or answer.reasons:
         return answer
-    if not len(session.tape):
-        return Cause("Nothing has been recorded yet: step to the first op, then ask why.")
+    nothing = say(Claim("why: nothing recorded", lambda: not len(session.tape), lambda: (
+        "Nothing has been recorded yet: step to the first op, then ask why.")))  # fmt: skip
+    if nothing:
+        return Cause(nothing[0])
     look = Look(session)
     passes = [pass_ for pass_ in session.tape.passes if pass_.kind == GRADIENT_PASS and pass_.error is None]
     for pass_ in passes:
@@ -157,23 +181,44 @@ def _anything(session: Reading) -> Cause:
             said.ops += look.ops + answer.ops
             return said
     answer.ops += look.ops
-    answer.headline += f" {_of_gradients(passes)} No op failed; health looks further."
+    answer.headline = joined([answer.headline], _of_gradients(look, passes), say(_none_failed(session)))
     return answer
 
 
-def _of_gradients(passes: list[Pass]) -> str:
-    """Return that no gradient is 0 that should not be: of how many, and which leaves have none."""
-    if not passes:
-        return "No gradient was taken, so none was looked at."
-    with_one = [leaf for pass_ in passes for leaf in pass_.wrt if pass_.grads.get(leaf)]
-    count = sum(leaf.size > 0 for leaf in with_one)
+def _none_failed(session: Reading) -> Claim[str]:
+    """Claim that no op raised anything."""
+    return Claim("why: none failed", lambda: not session.tape.notes.errors, lambda: (
+        "No op failed; health looks further."))  # fmt: skip
+
+
+def _of_gradients(look: Look, passes: list[Pass]) -> list[Said]:
+    """Return how many gradients are 0, of how many, and which leaves have none."""
+    with_one = {leaf: pass_.grads[leaf][-1] for pass_ in passes for leaf in pass_.wrt if pass_.grads.get(leaf)}
+    finals = [final for final in with_one.values() if final.size and look.can_see(final)]
     none = dict.fromkeys(leaf.name for pass_ in passes for leaf in pass_.wrt if not pass_.grads.get(leaf))
-    said = f"Of {count} gradient{'s' if count != 1 else ''} none is 0 that should not be." if count else (
-        "There is no gradient that could be 0.")  # fmt: skip
     empty = dict.fromkeys(leaf.name for leaf in with_one if not leaf.size)
-    said += f" {_listed(empty)} {'is' if len(empty) == 1 else 'are'} empty." if empty else ""
+    stats = look.stats(finals)
+    dead = list(dict.fromkeys(final.name for final in finals if stats[final].is_zero))
+    count = f"{len(finals)} gradient{'s' if len(finals) != 1 else ''}"
     first = next(iter(none), "")
-    return said + (f" None reaches {_listed(none)}: why grad({first}) tells more." if none else "")
+    return [
+        *say_first([
+            Claim("why: no gradient taken", lambda: not passes, lambda: (
+                "No gradient was taken, so none was looked at.")),
+            Claim("why: no gradient with numbers", lambda: not finals, lambda: "There is no gradient that could be 0."),
+        ]),
+        *say(
+            Claim("why: some are 0", lambda: bool(dead), lambda: (
+                f"Of {count} {_listed(dead)} "
+                f"{'is' if len(dead) == 1 else 'are'} 0, which health does not take for a fault: why "
+                f"{dead[0]} == 0 tells more.")),
+            Claim("why: none is 0", lambda: bool(finals) and not dead, lambda: f"Of {count} none is 0."),
+            Claim("why: some are empty", lambda: bool(empty), lambda: (
+                f"{_listed(empty)} {'is' if len(empty) == 1 else 'are'} empty.")),
+            Claim("why: none reaches", lambda: bool(none), lambda: (
+                f"None reaches {_listed(none)}: why grad({first}) tells more.")),
+        ),
+    ]  # fmt: skip
 
 
 def _listed(names: Iterable[str]) -> str:

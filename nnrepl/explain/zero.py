@@ -14,6 +14,7 @@ from nnrepl.explain.links import describe, links_along
 from nnrepl.explain.look import Look, Stat
 from nnrepl.explain.paths import path
 from nnrepl.explain.stuck import made_zero, reason_for
+from nnrepl.explain.zero_reasons import Reason
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Op, Pass, Value
 from nnrepl.tape.claims import Claim, Possibility, Said, say, say_first, stated
@@ -41,7 +42,7 @@ def why_zero(session: Reading, gradient: Value, name: str = "") -> Cause:
             continue  # the next turn of a loop
         known.add(why.op or why.text)
         answer.also.extend(say(_on_another_way(look, other, why.text)))
-    answer.also.extend(_others(look, gradient, first, reason.text))
+    answer.also.extend(_others(look, gradient, first, reason))
     answer.also.extend(_beginner(look, first.op.pass_, reason.start))
     answer.ops = look.ops
     return answer
@@ -108,7 +109,7 @@ class _Rest:
     alive: list[tuple[Value, Value]] = field(default_factory=list)
 
 
-def _rest(look: Look, gradient: Value, culprit: Blame, text: str, finals: dict[Value, Value]) -> _Rest:
+def _rest(look: Look, gradient: Value, culprit: Blame, why: Reason, finals: dict[Value, Value]) -> _Rest:
     """Look at the other gradients of a pass."""
     stats = look.stats(finals.values())
     rest = _Rest()
@@ -125,11 +126,17 @@ def _rest(look: Look, gradient: Value, culprit: Blame, text: str, finals: dict[V
             continue
         # One VJP gives several gradients, each of which can be 0 for a reason of its own: a weight or an input is 0.
         reason = reason_for(look, first.op, first.value, first.mask)
-        if first.op is culprit.op and reason.text == text:
+        same_line = _spot(first.op) and _spot(first.op) == _spot(culprit.op)
+        if (first.op is culprit.op or same_line) and reason.kind == why.kind:
             rest.same.append((final, first))
         else:
             rest.other.append(_for_another(look, leaf, final, first, reason.text))
     return rest
+
+
+def _spot(op: Op) -> str:
+    """Where the forward op stands that an op differentiates."""
+    return words.spot(op.of or op)
 
 
 def _for_another(look: Look, leaf: Value, final: Value, first: Blame, why: Said) -> Claim[str]:
@@ -142,14 +149,14 @@ def _for_another(look: Look, leaf: Value, final: Value, first: Blame, why: Said)
     )
 
 
-def _others(look: Look, gradient: Value, culprit: Blame, text: str) -> list[Said]:
+def _others(look: Look, gradient: Value, culprit: Blame, why: Reason) -> list[Said]:
     """Return what became of the other parameters of the pass: which are 0 for the same reason, which are not 0."""
     pass_: Pass | None = gradient.op.pass_ if gradient.op is not None else None
     if pass_ is None:
         return []
     finals = {leaf: pass_.grads[leaf][-1] for leaf in pass_.wrt if leaf.size and pass_.grads.get(leaf)}
     finals = {leaf: final for leaf, final in finals.items() if look.can_see(final)}
-    rest = _rest(look, gradient, culprit, text, finals)
+    rest = _rest(look, gradient, culprit, why, finals)
     same, alive = rest.same, rest.alive
     are, them = ("is", "") if len(same) == 1 else ("are", " all")
     shown = ", ".join(_learns(leaf, final, look.stat(final)) for leaf, final in alive[:3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -40,6 +41,11 @@ class Reason:
 
     text: Said
     because: Because
+
+    @property
+    def kind(self) -> str:
+        """The sentences without numbers: what the same line says of another layer, or of another turn of its loop."""
+        return re.sub(r"\d+(\.\d+)?(e[+−-]?\d+)?", "", self.text)
 
     @property
     def evidence(self) -> list[Evidence]:

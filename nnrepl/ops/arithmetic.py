@@ -42,9 +42,21 @@ def backward(case: Case, of: Operand, gradient: Operand, index: Index, so_far: O
         nodes.insert(0, quantity(element(so_far.name, index), so_far.at(index)))
     if len(nodes) == 1:
         return worked_out(lines[0], gradient, index)
-    before = lines[0].before if len(lines) == 1 else ()
+    before = _together(lines)
     whole = Node("series", tuple(nodes), "Σ")
     return worked_out(Line(left, whole, before, max(part.epsilon for part in lines)), gradient, index)
+
+
+def _together(lines: list[Line]) -> tuple[str, ...]:
+    """Return what is defined before the parts of a gradient, each once; nothing where they mean two things by one
+    name."""
+    found: dict[str, str] = {}
+    for one in dict.fromkeys(text for line in lines for text in line.before):
+        name = one.partition(" = ")[0]
+        if name in found:
+            return ()
+        found[name] = one
+    return tuple(found.values())
 
 
 def _symbols(case: Case, of: Operand) -> list[str]:

@@ -124,8 +124,8 @@ pointwise(
 
 pointwise(
     "where", "a if c else b", {"a": "g if c else 0", "b": "0 if c else g"},
-    "Takes from {a} where the condition {c} holds, else from {b}. Backwards: each gets the gradient of what was taken from it; "
-    "what was not taken gets 0, and the condition gets none.",
+    "Takes from {a} where the condition {c} holds, else from {b}. Backwards: each gets the gradient of what was "
+    "taken from it; what was not taken gets 0, and the condition gets none.",
     parameters="c, a, b", traits=(Trait.BROADCASTS, Trait.CHOOSES, Trait.SELECTS, Trait.SWALLOWS),
     forward=lambda c, a, b: mx.where(c, a, b),
 )  # fmt: skip

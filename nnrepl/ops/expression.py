@@ -62,6 +62,12 @@ class Node:
         for part in self.parts:
             yield from part.symbols()
 
+    def walk(self) -> Iterator[Node]:
+        """Yield it and all that it is made of."""
+        yield self
+        for part in self.parts:
+            yield from part.walk()
+
     def mapped(self, change: Callable[[Node], Node | None]) -> Node:
         """Return the tree with some nodes replaced: `change` gives another node, or None to look further down."""
         found = change(self)

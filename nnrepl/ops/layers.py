@@ -52,6 +52,19 @@ LOSSES: dict[str, Whole] = {
                                  "No loss where the right one is ahead by a margin."),
 }  # fmt: skip
 
+ACTIVATIONS: dict[str, Whole] = {
+    "log_softmax": Whole("log-softmax", "x − ln(Σ exp(x))",
+                         "The logarithms of the shares that softmax makes: each number less the soft maximum of its "
+                         "row. Backwards: what arrives, less its share of the sum of all that arrives in the row."),
+    "log_sigmoid": Whole("log-sigmoid", "−ln(1 + exp(−x))", "The logarithm of the probability that x stands for."),
+    "gelu": Whole("GELU", "x · (1 + erf(x / √2)) / 2",
+                  "Each number times the share of the bell curve below it: a smooth rectifier."),
+    "silu": Whole("SiLU", "x / (1 + exp(−x))", "Each number times its sigmoid: a smooth rectifier."),
+    "softplus": Whole("softplus", "ln(1 + exp(x))", "A smooth rectifier; its slope is the sigmoid."),
+    "mish": Whole("Mish", "x · tanh(ln(1 + exp(x)))", "A smooth rectifier that dips below 0."),
+    "relu6": Whole("the rectifier up to 6", "min(max(x, 0), 6)", "What is negative becomes 0, what is above 6 is 6."),
+}  # fmt: skip
+
 LAYERS: dict[str, Whole] = {
     "Linear": Whole("a linear layer", "x @ weightᵀ + bias",
                     "Each output is a weighted sum of all inputs, and a constant: a row of the weight is a neuron."),

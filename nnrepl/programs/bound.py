@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib
 import json
 import weakref
+from collections import deque
 from collections.abc import Callable
 from types import FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import mlx.core as mx
 
@@ -22,12 +23,27 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module, is_module_type
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Tape, Value
 
-if TYPE_CHECKING:
-    from nnrepl.programs.saving import Tables
-
 _LONGEST = 10_000  # characters of a text of the program's that are kept; of a longer one its beginning is
 _MOST = 2**40
-_BASES: dict[str, type] = {"list": list, "tuple": tuple, "dict": dict, "object": object}
+_BASES: dict[str, type] = {
+    "list": list,
+    "tuple": tuple,
+    "dict": dict,
+    "deque": deque,
+    "set": set,
+    "frozenset": frozenset,
+    "object": object,
+}
+
+
+class Numbers(Protocol):
+    """Who gives numbers to what has rows of its own (`nnrepl.programs.saving.Tables`)."""
+
+    def value(self, value: Value) -> int: ...
+    def is_known(self, value: Value) -> bool: ...
+    def scope(self, scope: Activation) -> int: ...
+    def owner(self, module: Any) -> int: ...
+    def argument(self, arg: Any) -> Any: ...
 
 
 class BoundRows:
@@ -37,7 +53,7 @@ class BoundRows:
         tables: Gives numbers to values, calls and modules.
     """
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Numbers) -> None:
         self._tables = tables
         self._noted: dict[str, int] = {}
         self._holders: dict[Holder, int] = {}

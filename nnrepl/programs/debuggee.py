@@ -195,7 +195,7 @@ class Debuggee:
         session.codes.start()
         if isinstance(wish, RunAgain):
             run = wish.run
-            recorder.intake = replay = Replay(run, alone=True, reach=session.codes.reach)
+            recorder.intake = replay = Replay(run, alone=True, changes=session.codes)
             self._forward, tape.kept = replay.forward, replay.forward.kept
             session.changes.arrived(tape, names, 0)
             session.begin_again(wish)

@@ -28,6 +28,7 @@ from nnrepl.replay.world import World
 from nnrepl.session.changes import Restarts
 from nnrepl.session.errors import NoGradient, UserError
 from nnrepl.session.lookup import Lookup
+from nnrepl.session.natively import keeps_worlds
 from nnrepl.tape import RUN_PASS, Face, Op, OpSequence, Tape, Value
 from nnrepl.timeline.code import SourceChanges
 from nnrepl.timeline.edits import BadEdit, make_edit, place_of, said_inside
@@ -233,7 +234,7 @@ class FunctionCall:
         old = run.old
         names = ProgramNames(old)
         tape = names.tape
-        replay = Replay(run, reach=codes.reach)
+        replay = Replay(run, changes=codes)
         recorder = self.recorder(tape, replay, old)
         with held():
             now = World([*self._roots, *(leaf.held for leaf in leaves_of(old))])
@@ -253,7 +254,7 @@ class FunctionCall:
                     value.held = array  # it has its old content again, and is how the program knows the value
         return trace, replay
 
-    def recorder(self, tape: Tape, intake: Intake, old: Tape | None = None) -> Recorder:
+    def recorder(self, tape: Tape, intake: Intake[Recorder], old: Tape | None = None) -> Recorder:
         """Return a recorder for another run, which knows the arrays that the function had from outside."""
         recorder = Recorder(tape, strict=False)
         recorder.intake = intake
@@ -264,6 +265,7 @@ class FunctionCall:
 
     def _run(self, recorder: Recorder, names: ProgramNames) -> Trace:
         recorder.stack.begin(sys._getframe())
+        keeps_worlds(recorder)
         recorder.intake.enter(recorder)
         recorder.start()
         _enter_arguments(recorder, self.fn, self.args, self.kwargs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -150,38 +149,29 @@ class SavedGradient(_Saved, Gradient):
     __slots__ = ()
 
 
+def _no_computing(op: Op) -> str:
+    return f"this tape was loaded from {_path(op.tape)}: {op.label} {op.name} cannot be computed again there"
+
+
+def _refuse(op: Op, lookup: object = None) -> list[mx.array]:
+    """Raise UserError: it cannot be computed again."""
+    raise UserError(_no_computing(op))
+
+
 class SavedOp(Op):
     """An op of a loaded tape: it cannot be computed again."""
 
     __slots__ = ()
-
-    @property
-    def refusal(self) -> str:  # type: ignore[override]
-        """Why it cannot be computed again."""
-        return _no_computing(self)
-
-    def compute(self, lookup: Callable[[Value], mx.array] | None = None) -> list[mx.array]:
-        """Refuses. Raises UserError."""
-        raise UserError(_no_computing(self))
+    refusal = property(_no_computing)
+    compute = _refuse
 
 
 class SavedBackwardOp(BackwardOp):
-    """An op of the backward pass of a loaded tape."""
+    """An op of the backward pass of a loaded tape: it cannot be computed again."""
 
     __slots__ = ()
-
-    @property
-    def refusal(self) -> str:  # type: ignore[override]
-        """Why it cannot be computed again."""
-        return _no_computing(self)
-
-    def compute(self, lookup: Callable[[Value], mx.array] | None = None) -> list[mx.array]:
-        """Refuses. Raises UserError."""
-        raise UserError(_no_computing(self))
-
-
-def _no_computing(op: Op) -> str:
-    return f"this tape was loaded from {_path(op.tape)}: {op.label} {op.name} cannot be computed again there"
+    refusal = property(_no_computing)
+    compute = _refuse
 
 
 def _path(tape: Tape) -> str:

@@ -6,6 +6,7 @@ them, opens their descriptors anew), the prompt stays. One that begins again fro
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -25,6 +26,9 @@ class HeldRaw(io.RawIOBase):
     Args:
         real: The stream on which it is shown.
         keep: Takes what is written. Returns whether that is kept, and not to be shown now.
+
+    Attributes:
+        shut: Whether the program has closed its descriptor: that is open still, for nnrepl.
     """
 
     def __init__(self, real: IO[str], keep: Keep) -> None:
@@ -32,6 +36,7 @@ class HeldRaw(io.RawIOBase):
         self.keep = keep
         self.name = real.name
         self.mode = "wb"
+        self.shut = False
 
     def writable(self) -> bool:
         return True
@@ -47,6 +52,8 @@ class HeldRaw(io.RawIOBase):
             self.real.flush()
 
     def write(self, data: Any) -> int:
+        if self.shut:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         kept = bytes(data)
         if not self.keep(kept):
             self.real.flush()
@@ -160,6 +167,18 @@ def _flush(stream: io.TextIOWrapper) -> None:
         stream.flush()
     except ValueError:
         return
+
+
+def shut(number: int) -> bool:
+    """Close the descriptor of one of the program's two streams, as far as the program sees it; returns whether it is
+    one."""
+    raw = _STANDING.get(number)
+    if raw is None:
+        return False
+    if raw.shut:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    raw.shut = True
+    return True
 
 
 def opened(

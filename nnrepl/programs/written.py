@@ -44,14 +44,15 @@ class WrittenFiles:
 
     @contextmanager
     def watching(self, runs: Callable[[], bool]) -> Iterator[None]:
-        """Note what is opened for writing, made, put in another's place, or saved by MLX, inside.
+        """Note what is opened for writing, made, put in another's place, or saved by MLX, inside; of the standard
+        streams what is nnrepl's stays open.
 
         Args:
             runs: Tells whether the program runs; else it is nnrepl that writes.
         """
         self._runs = runs
         places: list[tuple[Any, str]] = [(builtins, "open"), (io, "open"), *((mx, name) for name in _SAVING)]
-        places += [(os, name) for name in _MOVING]
+        places += [(os, name) for name in (*_MOVING, "close")]
         before = [(holder, name, getattr(holder, name)) for holder, name in places]
         noted = self._noting(io.open, _writes)
 
@@ -60,10 +61,16 @@ class WrittenFiles:
             stream = streams.opened(*args, **kwargs) if runs() and (args or "file" in kwargs) else None
             return noted(*args, **kwargs) if stream is None else stream
 
+        @functools.wraps(os.close, updated=())
+        def closing(fd: int) -> None:
+            if not (runs() and streams.shut(fd)):
+                close(fd)
+
+        close, instead = os.close, {"open": opening, "close": closing}
         try:
             for holder, name, original in before:
                 at = 1 if name in ("rename", "replace") else 0
-                setattr(holder, name, opening if name == "open" else self._noting(original, _always, at))
+                setattr(holder, name, instead.get(name) or self._noting(original, _always, at))
             yield
         finally:
             for holder, name, original in before:

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import sys
+import weakref
+from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.record import trees
+from nnrepl.record.anatomy import of_call
 from nnrepl.record.dot import read_graph
 from nnrepl.record.frame_variables import first_argument, variables_of
-from nnrepl.record.leavings import taken
+from nnrepl.record.leavings import mark_of
 from nnrepl.record.objects import object_of
 from nnrepl.record.segments import is_library
 from nnrepl.record.stack import is_module, is_optimizer
-from nnrepl.tape import Hole, Value, is_evaluated
+from nnrepl.tape import Hole, Inside, Op, Value, is_evaluated
 
 if TYPE_CHECKING:
-    from nnrepl.record.recorder import Recorder
+    from nnrepl.record.ledger import Ledger
 
+_copy = mx.array.__copy__
 _RANDOM_STATE: Any = mx.random.state
 
 
-def adopt(recorder: Recorder, array: mx.array, frame: FrameType) -> Value:
+def adopt(recorder: Ledger, array: mx.array, frame: FrameType) -> Value:
     """Enter an unknown array as a leaf: a parameter, a captured array, or (what must not be) a hole.
 
     It is a hole if MLX's own graph shows that it was computed from recorded values, and, in a program that
@@ -60,10 +65,50 @@ def adopt(recorder: Recorder, array: mx.array, frame: FrameType) -> Value:
     return value
 
 
-def _from_native(recorder: Recorder, array: mx.array, frame: FrameType) -> Value:
+def taken(recorder: Ledger, array: mx.array) -> Value | None:
+    """Return what an array is that was made inside of a call and is taken outside; None if it was not."""
+    _, value = recorder.leavings.kept.get(id(array), (None, None))
+    if value is None:
+        return None
+    pass_ = value.inside
+    while pass_ is not None and not _runs_in(recorder, pass_):
+        call = pass_.call
+        found = None if call is None else _result(recorder, call, pass_, value, array)
+        if found is None:
+            return None
+        value, pass_ = found, found.inside
+    del recorder.leavings.kept[id(array)]
+    recorder.link(array, value)
+    return value
+
+
+def _runs_in(recorder: Ledger, pass_: Inside) -> bool:
+    """Whether the program runs inside of a call."""
+    around: Any = recorder.pass_
+    while around is not None and around is not pass_:
+        around = around.within
+    return recorder.inside is not None and around is pass_
+
+
+def _result(recorder: Ledger, call: Op, pass_: Inside, inner: Value, array: mx.array) -> Value | None:
+    """One more result of a call."""
+    run: Any = call.operation.run
+    recipe = getattr(run, "recipe", None)
+    if recipe is None or not call.outputs or pass_.differs(inner) or not recipe.keeps(inner):
+        return None
+    value = Value(call, len(call.outputs), _copy(array))
+    call.outputs = (*call.outputs, value)
+    run.marks.append(mark_of(pass_, inner))
+    if recorder.differentiating or recorder.inside is not None:
+        given = [taken.array for taken in call.inputs]
+        run.groups = of_call(call, any(output.evaluated for output in call.outputs), given)
+    return value
+
+
+def _from_native(recorder: Ledger, array: mx.array, frame: FrameType) -> Value:
     """Enter an array of which only is known that it is not recorded: the program has run natively before, and may have
     made it then. It is a hole only where MLX's graph shows that it was made since."""
-    source, same = computed_from(recorder, array, recorder.native_until)
+    source, same = _source_since(recorder, array, frame)
     if source is not None and same:
         recorder.link(array, source)
         return source
@@ -78,37 +123,105 @@ def _from_native(recorder: Recorder, array: mx.array, frame: FrameType) -> Value
     return recorder.leaf(array, "captured", _state_path(array, frame) or _variable(array, frame))
 
 
-def computed_from(recorder: Recorder, array: mx.array, since: int = 0) -> tuple[Value | None, bool]:
+def _source_since(recorder: Ledger, array: mx.array, frame: FrameType) -> tuple[Value | None, bool]:
+    """Return what `computed_from` does of what has been recorded since the program last ran natively. The arrays that
+    lie beside this one are looked at with it: MLX's graph is drawn whole, however little of it is asked for, and a
+    program that does not evaluate its weights has a long one."""
+    if is_evaluated(array):
+        return None, False
+    known = recorder.older.get(id(array))
+    if known is not None and known() is array:
+        return None, False
+    graph = _Graph(recorder, [array, *_beside(recorder, array, frame)], recorder.native_until)
+    later = graph.later()
+    for other, node in zip(graph.arrays, graph.heads):
+        if node not in later:
+            recorder.older[id(other)] = weakref.ref(other)
+    return graph.source(graph.heads[0])
+
+
+def _beside(recorder: Ledger, array: mx.array, frame: FrameType | None) -> Iterator[mx.array]:
+    """Yield the other arrays that are not evaluated, and not known, in what the functions that run have been given."""
+    seen = {id(array)}
+    while frame is not None:
+        code = frame.f_code
+        if code.co_argcount and (is_library(code.co_filename) or frame.f_globals.get("__name__", "")[:7] == "nnrepl."):
+            for name in code.co_varnames[: code.co_argcount]:
+                for other in _arrays_in(frame.f_locals.get(name)):
+                    if id(other) not in seen and id(other) not in recorder.live and not is_evaluated(other):
+                        seen.add(id(other))
+                        yield other
+        frame = frame.f_back
+
+
+def _arrays_in(thing: Any) -> list[mx.array]:
+    held = thing.state if is_optimizer(thing) else thing
+    return trees.arrays(held) if isinstance(held, (dict, list, tuple)) else []
+
+
+def computed_from(recorder: Ledger, array: mx.array, since: int = 0) -> tuple[Value | None, bool]:
     """Return a recorded value that an unevaluated array depends on in MLX's own lazy graph, if there is one, and
     whether the array is that very value. What came in from outside does not count, unless it is being differentiated:
     the array may have been made of it before the recording began."""
     if is_evaluated(array):
         return None, False
-    wrt = recorder.pass_.wrt if recorder.differentiating and recorder.pass_ is not None else ()
-    alive = recorder.live.copy().values()  # arrays may die meanwhile, and their entries with them
-    values = [
-        value for value in alive if value.held is not None and value.op is not None and value.op.position >= since
-    ]
-    values += wrt
-    before = _from_before(recorder, since) if since else []
-    primitives, nodes = read_graph([array, *(value.array for value in values), *before])
-    made_by = {name: made for made in primitives for name in made.outputs}
-    known = dict(zip(nodes[1:], values))
-    if since:  # `astype` to the same dtype gives back what came in, which was there before
-        there = set(nodes[1 + len(values) :])
-        known = {name: value for name, value in known.items() if name in made_by and name not in there}
-    pending, seen = [nodes[0]], set()
-    while pending:
-        name = pending.pop()
-        if name in known:
-            return known[name], name == nodes[0]
-        if name not in seen and name in made_by:
-            seen.add(name)
-            pending.extend(made_by[name].inputs)
-    return None, False
+    graph = _Graph(recorder, [array], since)
+    return graph.source(graph.heads[0])
 
 
-def _from_before(recorder: Recorder, since: int) -> list[mx.array]:
+class _Graph:
+    """MLX's lazy graph behind some arrays, and which nodes of it are values that have been recorded.
+
+    Args:
+        since: From which position of the tape on.
+    """
+
+    def __init__(self, recorder: Ledger, arrays: list[mx.array], since: int) -> None:
+        wrt = recorder.pass_.wrt if recorder.differentiating and recorder.pass_ is not None else ()
+        alive = recorder.live.copy().values()  # arrays may die meanwhile, and their entries with them
+        values = [
+            value for value in alive if value.held is not None and value.op is not None and value.op.position >= since
+        ]
+        values += wrt
+        before = _from_before(recorder, since) if since else []
+        primitives, nodes = read_graph([*arrays, *(value.array for value in values), *before])
+        many = len(arrays)
+        self.arrays, self.heads = arrays, nodes[:many]
+        self._made_by = {name: made for made in primitives for name in made.outputs}
+        self._known = dict(zip(nodes[many:], values))
+        if since:  # `astype` to the same dtype gives back what came in, which was there before
+            there = set(nodes[many + len(values) :])
+            self._known = {
+                name: value for name, value in self._known.items() if name in self._made_by and name not in there
+            }
+
+    def source(self, head: str) -> tuple[Value | None, bool]:
+        """Return a known value that a node was computed from, and whether it is that very node."""
+        pending, seen = [head], set()
+        while pending:
+            name = pending.pop()
+            if name in self._known:
+                return self._known[name], name == head
+            if name not in seen and name in self._made_by:
+                seen.add(name)
+                pending.extend(self._made_by[name].inputs)
+        return None, False
+
+    def later(self) -> set[str]:
+        """Return the nodes that are known values, or were computed from some."""
+        takers: dict[str, list[str]] = {}
+        for name, made in self._made_by.items():
+            for source in made.inputs:
+                takers.setdefault(source, []).append(name)
+        found, pending = set(self._known), list(self._known)
+        while pending:
+            fresh = [name for name in takers.get(pending.pop(), ()) if name not in found]
+            found.update(fresh)
+            pending += fresh
+        return found
+
+
+def _from_before(recorder: Ledger, since: int) -> list[mx.array]:
     """Return the lazy arrays of the program's that stand for what had been made before a position of the tape."""
     found = []
     for key, value in recorder.live.copy().items():

@@ -7,9 +7,9 @@ is computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
 
@@ -21,9 +21,23 @@ from nnrepl.tape import Activation, BackwardOp, Bindings, DrawnKey, Gradient, In
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
-    from nnrepl.record.repeat import Repetition
 
 _RANDOM_STATE: Any = mx.random.state
+
+
+class Repeating(Protocol):
+    """One more run of recorded ops (`nnrepl.record.repeat.Repetition`, which describes these)."""
+
+    recorder: Recorder
+    made: dict[Op, Op]
+
+    def image(self, value: Value) -> Value: ...
+    def images(self, values: Iterable[Value]) -> tuple[Value, ...]: ...
+    def put(self, value: Value, new: Value) -> None: ...
+    def scope(self, old: Activation | None) -> Activation | None: ...
+    def again(self, old: Op) -> Op: ...
+    def draw_anew(self, op: Op) -> None: ...
+    def variables(self, position: int) -> None: ...
 
 
 class InsideAgain:
@@ -34,7 +48,7 @@ class InsideAgain:
         op: The op of the call, in the earlier run.
     """
 
-    def __init__(self, repetition: Repetition, op: Op) -> None:
+    def __init__(self, repetition: Repeating, op: Op) -> None:
         self._repetition = repetition
         self._recorder = repetition.recorder
         self._notes = repetition.recorder.tape.notes

@@ -44,6 +44,7 @@ class Group:
     Attributes:
         outputs: Which outputs of the op they are.
         alias: The input that the (only) output simply is, -1 if it is a result of its own.
+        twin: The other output that the (only) output simply is (both gradients of a sum), -1 if it is none.
         stopped: Whether no gradient passes (`stop_gradient`).
         walk: MLX's walk, in order.
         inputs: The inputs that gradients may reach, in the order in which they are first tapped.
@@ -63,6 +64,7 @@ class Group:
     simple: bool
     early: frozenset[int]
     split: frozenset[int] = frozenset()
+    twin: int = -1
     variants: dict[int, Group] = field(default_factory=dict)
 
 
@@ -243,7 +245,7 @@ def _groups(outputs: list[mx.array], inputs: list[mx.array]) -> tuple[Group, ...
     for k, output in enumerate(outputs):
         maker = made_by.get(f"o{k}")
         if maker is None:
-            groups.append(_unmade(k, output, inputs))
+            groups.append(_unmade(k, output, inputs) or _twin(k, outputs, made_by) or _constant(k))
         elif maker.label == "StopGradient":  # what value_and_grad returns besides the loss
             groups.append(replace(_group(_named(outputs, (k,)), leaves), stopped=True))
         else:
@@ -297,11 +299,22 @@ def _group(outputs: dict[str, mx.array], leaves: dict[str, mx.array]) -> Group:
     )
 
 
-def _unmade(output: int, array: mx.array, inputs: list[mx.array]) -> Group:
-    """Return an output that no primitive makes: it is one of the inputs, or a constant."""
+def _unmade(output: int, array: mx.array, inputs: list[mx.array]) -> Group | None:
+    """Return an output that is one of the inputs; None if it is not."""
     slot = next((slot for slot, stand in enumerate(inputs) if is_node(array, stand)), -1)
-    taps = () if slot < 0 else (slot,)
-    return Group((output,), slot, slot < 0, (), taps, dict.fromkeys(taps, 1), False, frozenset())
+    return None if slot < 0 else replace(_constant(output), alias=slot, stopped=False, inputs=(slot,), uses={slot: 1})
+
+
+def _twin(output: int, outputs: list[mx.array], made_by: dict[str, Primitive]) -> Group | None:
+    """Return an output that is another output of the call; None if it is not. MLX draws one node for both."""
+    drawn = [k for k in range(len(outputs)) if f"o{k}" in made_by]
+    twin = next((k for k in drawn if is_node(outputs[output], outputs[k])), -1)
+    return None if twin < 0 else replace(_constant(output), twin=twin)
+
+
+def _constant(output: int) -> Group:
+    """Return an output that is made of nothing: no gradient passes."""
+    return Group((output,), -1, True, (), (), {}, False, frozenset())
 
 
 def is_node(array: mx.array, other: mx.array) -> bool:

@@ -16,7 +16,7 @@ from nnrepl.record.strays import raw
 from nnrepl.tape import Op, Value
 
 if TYPE_CHECKING:
-    from nnrepl.record.recorder import Recorder
+    from nnrepl.record.ledger import Ledger
 
 _ALONG = ("take", "take_along_axis", "put_along_axis")
 _BRACKETS = ("getitem", "setitem", "at.add", "at.subtract", "at.multiply", "at.divide", "at.maximum", "at.minimum")
@@ -275,7 +275,7 @@ def _assigns_nothing(op: Op) -> Outside | None:
     return Outside(op, said, f" ({op.label} {op.name})", crashes=True)
 
 
-def check_bounds(recorder: Recorder) -> None:
+def check_bounds(recorder: Ledger) -> None:
     """Look at the places that ops take, before the program evaluates. It is told what lies outside of a tensor;
     one that an edit has sent there, or that plain MLX would not survive, is stopped.
 

@@ -25,6 +25,9 @@ class Caller:
     def scope(self, old: Activation | None) -> Activation | None:
         """Return the call that stands for `old`."""
         known = self._known
+        found = known.get(old)
+        if found is not None:
+            return found
         missing: list[Activation] = []
         step = old
         while step not in known and step is not None:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import ast
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from nnrepl.record import segments as sources
 from nnrepl.record.frame_variables import variables_of
 from nnrepl.record.homes import Home
 from nnrepl.record.stack import is_module_type
-from nnrepl.tape import UNBOUND, Activation, Holder, Op, Value
-
-if TYPE_CHECKING:
-    from nnrepl.record.names import ProgramNames
+from nnrepl.tape import UNBOUND, Activation, Holder, Op, Tape, Value
 
 
-def name_there(
-    names: ProgramNames, frames: Sequence[Activation], value: Value, op: Op, name: str, home: Home | None
-) -> str:
+class Known(Protocol):
+    """What is known of the program's tensors (`nnrepl.record.names.ProgramNames`)."""
+
+    tape: Tape
+
+    def leaf_of(self, array: Any) -> Value | None: ...
+
+
+def name_there(names: Known, frames: Sequence[Activation], value: Value, op: Op, name: str, home: Home | None) -> str:
     """Return what a value is called where an op takes it; "" where it has no name there.
 
     Args:
@@ -50,9 +53,7 @@ def name_there(
     return name if lies and (meant is UNBOUND or isinstance(meant, Holder)) else ""
 
 
-def _meant(
-    names: ProgramNames, frames: Sequence[Activation], name: str, position: int
-) -> tuple[Any, Activation | None]:
+def _meant(names: Known, frames: Sequence[Activation], name: str, position: int) -> tuple[Any, Activation | None]:
     """Return what a variable of this name means at a position, in the innermost call that has it, and that call: a
     value, or whatever it holds; None if it is not set there yet, UNBOUND if no call has it, or nobody knows what it
     holds."""
@@ -72,7 +73,7 @@ def _meant(
     return UNBOUND, None
 
 
-def _variable(names: ProgramNames, frames: Sequence[Activation], scope: Activation, value: Value, op: Op) -> str:
+def _variable(names: Known, frames: Sequence[Activation], scope: Activation, value: Value, op: Op) -> str:
     """Return the variable of a call that holds a value where an op takes it: the one that the op's own line speaks of,
     if it is one; "" if none does."""
     bindings, at = names.tape.bindings, op.position
@@ -92,7 +93,7 @@ def _spoken(op: Op) -> set[str]:
     return set() if node is None else {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
 
 
-def _within(names: ProgramNames, holder: object, value: Value, at: int, name: str) -> str:
+def _within(names: Known, holder: object, value: Value, at: int, name: str) -> str:
     """`xs.1`, where a list, a tuple or a dict holds the value."""
     entries = names.tape.bindings.contents(holder, at) if isinstance(holder, Holder) else None
     items = entries.items() if isinstance(entries, dict) else enumerate(entries) if isinstance(entries, list) else ()

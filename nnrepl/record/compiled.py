@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from threading import get_ident
 from types import FrameType
 from typing import Any
 
@@ -21,12 +20,11 @@ import mlx.core as mx
 
 from nnrepl.record import opaque, trees
 from nnrepl.record.caller import Caller
-from nnrepl.record.catalog import Callee
-from nnrepl.record.data import construct
-from nnrepl.record.native import Call, Levels
+from nnrepl.record.compiling import does_as_its_source, runs_without_python
+from nnrepl.record.native import Call, Levels, levels_of
 from nnrepl.record.numbering import called_from
 from nnrepl.record.quiet import quietly, set_random_state
-from nnrepl.record.recorder import RECORD, Recorder
+from nnrepl.record.recorder import Recorder
 from nnrepl.record.repeat import Repetition
 from nnrepl.record.segments import is_library
 from nnrepl.record.strays import invoke, native
@@ -36,6 +34,8 @@ from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Op, Value
 _getframe = sys._getframe
 _RANDOM_STATE: Any = mx.random.state
 _compile, _negative = mx.compile, mx.negative
+_LOOKED_AT = 3
+"""So many native calls of a compiled function are looked at before they are made."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class FirstCall:
         result: What it returned, as a tree of Values.
         outputs: What the captured `outputs` held afterwards.
         scope: From which call it was called.
+        state: The random state before it, and how many draws there had been.
     """
 
     ops: list[Op]
@@ -55,6 +56,7 @@ class FirstCall:
     result: Any
     outputs: list[Value]
     scope: Activation | None
+    state: tuple[mx.array, Any]
 
 
 class Compiled(opaque.Transform):
@@ -72,8 +74,11 @@ class Compiled(opaque.Transform):
         self.fun = fun
         self.traces: dict[Any, FirstCall] = {}
         self.twins: dict[Any, Twin] = {}
+        self._kept: dict[Any, bool] | None = None if made is None else {}
         self._native: set[Any] = set()
+        self._looks: dict[Any, int] = {}
         self._ran = False
+        self._library: bool | None = None
 
     def _noted(self, fun: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function as MLX gets it: when MLX runs it in order to trace it, that is noted."""
@@ -90,16 +95,22 @@ class Compiled(opaque.Transform):
     def forget(self) -> None:
         """Note that the function does something else now: it is traced again when it is called."""
         self.traces = {}  # a trace that is being made goes into those that are forgotten
-        self.twins, self._native = {}, set()
+        self.twins, self._native, self._looks = {}, set(), {}
         self.real = native(self.original(self._noted(self.fun), *self.args, **self.kwargs))
 
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if self._is_library():
             return self.real(*args, **kwargs)
-        twin = self.twins.get(_signature(args, kwargs))
-        if twin is None:
+        signature = _signature(args, kwargs)
+        twin = self.twins.get(signature)
+        if twin is None or self._traces_anew(signature, args, kwargs):
             levels.record_late()
             return self.call(levels.recorder, args, kwargs, frame)
+        return self._natively(levels, twin, args, kwargs, frame)
+
+    def _natively(
+        self, levels: Levels, twin: Twin, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+    ) -> Any:
         if not twin.calls:
             return self.real(*args, **kwargs)
         self._ran = False
@@ -110,12 +121,26 @@ class Compiled(opaque.Transform):
                 tape = levels.recorder.tape
                 tape.retraced.add(tape.steps.number_at(len(tape) - 1))
 
+    def _traces_anew(self, signature: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether MLX will trace it once more, since what is captured is of another kind than it was: an optimizer has
+        got a state. Looked at in the first calls only: afterwards such a call is found when it has been made."""
+        looks, captured = self._looks.get(signature, 0), self.option(0, "inputs", None)
+        if looks >= _LOOKED_AT or captured is None:
+            return False
+        kinds = [(array.shape, array.dtype) for array in (*trees.arrays((args, kwargs)), *_captured(captured))]
+        if _key(args, kwargs, kinds, bool(self.option(2, "shapeless", False))) not in self._native:
+            return True
+        self._looks[signature] = looks + 1
+        return False
+
     def _is_library(self) -> bool:
         """Whether it is a function of MLX's or of another library (an activation): it has nothing frozen in it, and it
         outlives the program when that runs again. One that a library makes anew for the program, around what that
         gives it (the step of a trainer), is as good as the program's own."""
-        code = getattr(self.fun, "__code__", None)
-        return code is not None and not code.co_freevars and is_library(code.co_filename)
+        if self._library is None:
+            code = getattr(self.fun, "__code__", None)
+            self._library = code is not None and not code.co_freevars and is_library(code.co_filename)
+        return self._library
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if any(not _allowed(leaf) for leaf in trees.leaves((args, kwargs))):
@@ -125,12 +150,17 @@ class Compiled(opaque.Transform):
         if runs_plainly(recorder, args, kwargs, frame):
             given, names = _new_handles(recorder, (args, kwargs), frame)
             return invoke(self.fun, given, names)
-        levels = recorder.levels
+        if self._was_traced(recorder, args, kwargs, frame):
+            return opaque.run_native(recorder, self, args, kwargs, frame)
+        levels = levels_of(recorder)
         if recorder.differentiating or recorder.tracing or levels is None or self._is_library():
             return self._call(recorder, args, kwargs, frame)
-        twin = self.twins.get(_signature(args, kwargs))
+        signature = _signature(args, kwargs)
+        twin = self.twins.get(signature)
+        if twin is not None and self._traces_anew(signature, args, kwargs):
+            twin = None
         if twin is not None and twin.calls and levels.begins(frame):
-            return self.notice(levels, args, kwargs, frame)
+            return self._natively(levels, twin, args, kwargs, frame)
         if twin is None:
             levels.wake()
         calls: list[Call] = []
@@ -145,6 +175,24 @@ class Compiled(opaque.Transform):
             result, first = self._first(recorder, levels, args, kwargs, frame, key)
             calls += first
             return result
+
+    def _was_traced(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> bool:
+        """Whether MLX keeps a trace of such a call from before the recording in which something is frozen that its
+        source does not give now: nobody knows what, so MLX runs it by itself."""
+        if self._kept is None or recorder.tracing or self._is_library():
+            return False
+        shapeless, outputs = bool(self.option(2, "shapeless", False)), self.option(1, "outputs", None)
+        key, *_ = _key_of(recorder, self.option(0, "inputs", None), shapeless, args, kwargs, frame)
+        if key not in self._kept:
+            listener, levels = recorder.listener, levels_of(recorder)
+            remember = listener.remember if listener is not None else None if levels is None else levels.remember
+            call = args, kwargs, outputs
+            with recorder.muted():
+                kept = runs_without_python(self.real, *call)
+                if kept and remember is not None:
+                    kept = not does_as_its_source(self.real, self.fun, *call, remember)
+            self._kept[key] = kept
+        return self._kept[key]
 
     def _call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         start = len(recorder.tape)
@@ -204,7 +252,9 @@ class Twin:
     @classmethod
     def of(cls, trace: FirstCall) -> Twin:
         """Return what a first run shows."""
-        seen = dict.fromkeys([op.pass_ for op in trace.ops if op.pass_.kind in (GRADIENT_PASS, UPDATE_PASS)])
+        # What happens inside of a nested call is no call of its own: MLX runs that call as one op.
+        outer = dict.fromkeys([op.pass_ for op in trace.ops if op.pass_.within is None])
+        seen = [pass_ for pass_ in outer if pass_.kind in (GRADIENT_PASS, UPDATE_PASS)]
         steps = {pass_.step.number: pass_.step for pass_ in seen}.values()
         updates = {pass_ for step in steps for pass_ in step.updates}  # sums of gradients are none
         passes = [pass_ for pass_ in seen if pass_.kind == GRADIENT_PASS or pass_ in updates]
@@ -218,6 +268,8 @@ class Twin:
 
     def loss(self, result: Any) -> Any:
         """Return the loss in what a call returns."""
+        if type(result) is mx.array and not self.output:
+            return result
         found = trees.arrays(result)
         return found[self.output] if 0 <= self.output < len(found) else None
 
@@ -238,38 +290,6 @@ def runs_plainly(recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, An
     if not recorder.tracing:
         return False
     return recorder.tracing[-1].depends([recorder.value_of(array, frame) for array in trees.arrays((args, kwargs))])
-
-
-def compiling() -> bool:
-    """Whether MLX compiles at present: a compiled function does not run its Python body twice."""
-    runs: list[mx.array] = []
-
-    def body(array: mx.array) -> mx.array:
-        runs.append(array)
-        return _negative(array)
-
-    probe = _compile(body)
-    # `MLX_DISABLE_COMPILE` and `mx.disable_compile` leave no trace that could be asked for: so a function is compiled.
-    for _ in range(3):  # MLX runs the very first compiled function of a process twice
-        probe(construct(0.0))
-    return len(runs) < 3
-
-
-def switch(recorder: Recorder, callee: Callee) -> Callable[..., None]:
-    """Follow `mx.disable_compile()`, `mx.enable_compile()` and `mx.random.seed(n)`."""
-    original = callee.original
-
-    @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
-    def wrapper(*args: Any, **kwargs: Any) -> None:
-        original(*args, **kwargs)
-        if recorder.mode != RECORD or get_ident() != recorder.thread:
-            return
-        if callee.attribute == "seed":
-            recorder.seeded(("seed", *args, *kwargs.values()))
-        else:
-            recorder.compiling = callee.attribute == "enable_compile"
-
-    return wrapper
 
 
 def _allowed(leaf: Any) -> bool:
@@ -313,33 +333,82 @@ def call_compiled(
     frame: FrameType,
 ) -> Any:
     """Call a compiled function on its own: record its first run for these kinds of arguments, repeat it
-    for the next."""
+    for the next. A line that the user has typed in it is none of the function's: that call runs from its source, and
+    the others are what they are without it."""
     key, given, taken = _key_of(recorder, inputs, shapeless, args, kwargs, frame)
     trace = traces.get(key)
-    if trace is not None:
-        draws = _holds_random_state(inputs)
-        state = _RANDOM_STATE[0]
-        result = _repeat(recorder, trace, [*given, *taken], outputs, draws, frame)
-        if draws and not _holds_random_state(outputs):
-            set_random_state(state)  # the new state is an output that nobody captured
+    if trace is None:
+        # MLX traces with placeholders (`compile_trace` in mlx/compile.cpp): the body must not find the very objects
+        # that the caller holds, or an `is` in it would say what it does not say natively.
+        fresh, given = _placeholders(recorder, (args, kwargs), given)
+        tracing = Tracing(recorder, len(recorder.tape), [*given, *taken])
+        result, first = _from_source(recorder, tracing, fun, fresh, (given, taken), outputs, frame)
+        if not tracing.typed:
+            traces[key] = first
         return result
-    start = len(recorder.tape)
+    draws = _holds_random_state(inputs)
+    state = _RANDOM_STATE[0]
+    if recorder.intake.has_line(recorder, len(trace.ops)):
+        result = _once_more(recorder, trace, fun, (args, kwargs), (given, taken), outputs, draws, frame)
+    else:
+        result = _repeat(recorder, trace, [*given, *taken], outputs, draws, frame)
+    if draws and not _holds_random_state(outputs):
+        set_random_state(state)  # the new state is an output that nobody captured
+    return result
+
+
+def _once_more(
+    recorder: Recorder,
+    trace: FirstCall,
+    fun: Callable[..., Any],
+    tree: Any,
+    entering: tuple[list[Value], list[Value]],
+    outputs: Any,
+    draws: bool,
+    frame: FrameType,
+) -> Any:
+    """Return a later call, run from its source: what its first run had drawn that captured no random state is drawn
+    again."""
+    state, counted = _RANDOM_STATE[0], recorder.draws
+    if not draws:
+        set_random_state(trace.state[0])
+        recorder.draws = trace.state[1]
+    try:
+        tracing = Tracing(recorder, len(recorder.tape), [*entering[0], *entering[1]])
+        return _from_source(recorder, tracing, fun, _new_handles(recorder, tree, frame), entering, outputs, frame)[0]
+    finally:
+        if not draws:
+            set_random_state(state)
+            recorder.draws = counted
+
+
+def _from_source(
+    recorder: Recorder,
+    tracing: Tracing,
+    fun: Callable[..., Any],
+    tree: Any,
+    entering: tuple[list[Value], list[Value]],
+    outputs: Any,
+    frame: FrameType,
+) -> tuple[Any, FirstCall]:
+    """Run a compiled function as Python.
+
+    Args:
+        tree: Its arguments.
+        entering: What goes in: its arguments, and what is captured.
+    """
+    start, state = len(recorder.tape), (_RANDOM_STATE[0], recorder.draws)
     scope = recorder.stack.enter(recorder.stack.program_frame(frame))
-    # MLX traces with placeholders (`compile_trace` in mlx/compile.cpp): the body must not find the very objects that
-    # the caller holds, or an `is` in it would say what it does not say natively.
-    (fresh_args, fresh_kwargs), given = _placeholders(recorder, (args, kwargs), given)
-    tracing = Tracing(recorder, start, [*given, *taken])
     recorder.tracing.append(tracing)
     try:
-        result = invoke(fun, fresh_args, fresh_kwargs)
+        result = invoke(fun, *tree)
     finally:
         recorder.tracing.pop()
     after = [recorder.value_of(array, frame) for array in _captured(outputs)]
     held = trees.rebuild(result, lambda array: recorder.value_of(array, frame))
     tracing.check_captured([recorder.value_of(array, frame) for array in trees.arrays(result)])
-    entered = [recorder.unified.get(value, value) for value in (*given, *taken)]  # as its ops have them
-    traces[key] = FirstCall(recorder.tape.ops[start:], entered, held, after, scope)
-    return _hand_out(recorder, held)
+    entered = [recorder.unified.get(value, value) for part in entering for value in part]  # as its ops have them
+    return _hand_out(recorder, held), FirstCall(recorder.tape.ops[start:], entered, held, after, scope, state)
 
 
 def _key_of(
@@ -354,12 +423,17 @@ def _key_of(
     captured."""
     given = [recorder.value_of(array, frame) for array in trees.arrays((args, kwargs))]
     taken = [recorder.value_of(array, frame) for array in _captured(inputs)]
-    return (_constants((args, kwargs)), tuple(_kind(value, shapeless) for value in (*given, *taken))), given, taken
+    kinds = [(value.shape, value.dtype) for value in (*given, *taken)]
+    return _key(args, kwargs, kinds, shapeless), given, taken
 
 
-def _kind(value: Value, shapeless: bool) -> tuple[Any, ...]:
-    shape: Any = len(value.shape) if shapeless else value.shape
-    return shape, value.dtype
+def _key(args: tuple[Any, ...], kwargs: dict[str, Any], kinds: Iterable[tuple[Any, mx.Dtype]], shapeless: bool) -> Any:
+    """Return what tells apart calls that MLX traces separately.
+
+    Args:
+        kinds: Shapes and dtypes of what goes in.
+    """
+    return _constants((args, kwargs)), tuple([(len(shape) if shapeless else shape, dtype) for shape, dtype in kinds])
 
 
 def _constants(tree: Any) -> Any:

@@ -1,19 +1,253 @@
-"""Containers: what a list, a dict or an object of the program's holds, read without asking it."""
+"""Containers: what a list, a dict, a deque, a set or an object of the program's holds, read without asking it."""
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from collections import OrderedDict, UserDict, UserList, defaultdict, deque
+from collections.abc import Callable, Hashable, Iterator
+from functools import lru_cache
+from types import BuiltinFunctionType, MemberDescriptorType, SimpleNamespace
+from typing import Any, cast
+
+from nnrepl.record.segments import is_library
+from nnrepl.record.stack import is_module
+from nnrepl.tape import UNBOUND
+
+SEQUENCES = (list, tuple, deque, set, frozenset)
+_FIXED = (tuple, frozenset)
 
 
 def entries_of(thing: Any) -> Any:
     """Return what a container holds: a dict or a sequence. Never asks the object itself."""
     if isinstance(thing, dict):
         return thing if type(thing) is dict else dict(dict.items(thing))
-    return thing if isinstance(thing, (list, tuple)) else thing.__dict__
+    if isinstance(thing, SEQUENCES):
+        return thing
+    slots = members_of(type(thing))
+    return {**{name: _held(slot, thing) for name, slot in slots}, **_attributes(thing)} if slots else thing.__dict__
 
 
 def view_of(thing: Any) -> Any:
     """Return the entries of a container without their keys, as they are at any moment."""
     if isinstance(thing, dict):
         return dict.values(thing)
-    return thing if isinstance(thing, (list, tuple)) else thing.__dict__.values()
+    if isinstance(thing, SEQUENCES):
+        return thing
+    return _Members(thing) if members_of(type(thing)) else thing.__dict__.values()
+
+
+class _Members:
+    """What an object with slots holds, as it is at any moment."""
+
+    def __init__(self, thing: Any) -> None:
+        self._thing = thing
+        self._slots = members_of(type(thing))
+        self._others = _attributes(thing)
+
+    def __len__(self) -> int:
+        return len(self._slots) + len(self._others)
+
+    def __iter__(self) -> Iterator[Any]:
+        for _, slot in self._slots:
+            yield _held(slot, self._thing)
+        yield from self._others.values()
+
+
+def _attributes(thing: Any) -> dict[str, Any]:
+    held = getattr(thing, "__dict__", None)
+    return held if type(held) is dict else {}
+
+
+def _held(slot: MemberDescriptorType, thing: Any) -> Any:
+    try:
+        return slot.__get__(thing)
+    except AttributeError:
+        return UNBOUND
+
+
+def members_of(kind: type) -> tuple[tuple[str, MemberDescriptorType], ...]:
+    """Return the attributes of objects of a type that lie in slots, by their names."""
+    return _members_of(cast(Hashable, kind))
+
+
+@lru_cache(2048)
+def _members_of(kind: Hashable) -> tuple[tuple[str, MemberDescriptorType], ...]:
+    if issubclass(cast(type, kind), (dict, *SEQUENCES)):
+        return ()
+    found: dict[str, MemberDescriptorType] = {}
+    for base in cast(type, kind).__mro__:
+        if "__slots__" in base.__dict__:
+            found.update((name, slot) for name, slot in vars(base).items() if isinstance(slot, MemberDescriptorType))
+    return tuple(found.items())
+
+
+def fill(thing: Any, entries: Any) -> Callable[[], None] | None:
+    """Let a container hold other entries (a dict or a list); what is UNBOUND it does not hold. Returns what puts back
+    what it holds now; None where nothing can be put in."""
+    if isinstance(thing, _FIXED):
+        return None
+    before = entries_of(thing)
+    before = dict(before) if isinstance(before, dict) else list(before)
+    _put(thing, entries)
+    return lambda: _put(thing, before)
+
+
+def _put(thing: Any, entries: Any) -> None:
+    if isinstance(thing, list):
+        list.__setitem__(thing, slice(None), entries)
+    elif isinstance(thing, deque):
+        deque.clear(thing)
+        deque.extend(thing, entries)
+    elif isinstance(thing, set):
+        set.clear(thing)
+        set.update(thing, entries)
+    elif isinstance(thing, OrderedDict):  # it keeps its order beside
+        OrderedDict.clear(thing)
+        for key, item in entries.items():
+            OrderedDict.__setitem__(thing, key, item)
+    else:
+        slots = () if isinstance(thing, dict) else members_of(type(thing))
+        held: dict[Any, Any] = thing if isinstance(thing, dict) else _attributes(thing)
+        names = {name for name, _ in slots}
+        dict.clear(held)
+        dict.update(held, {key: item for key, item in entries.items() if key not in names})
+        for name, slot in slots:
+            if entries.get(name, UNBOUND) is not UNBOUND:
+                slot.__set__(thing, entries[name])
+            elif _held(slot, thing) is not UNBOUND:
+                slot.__delete__(thing)
+
+
+def blank(kind: type) -> Any:
+    """Return an object of a type as it is before it holds anything. Raises TypeError, AttributeError."""
+    if hasattr(kind, "__del__"):
+        raise TypeError("what it does when it goes would be done once more")
+    base: Any = next(base for base in kind.__mro__ if isinstance(base.__dict__.get("__new__"), BuiltinFunctionType))
+    if base not in _PYTHONS:
+        raise TypeError("it is more than what it holds")
+    made: Any = base.__new__(kind)
+    _attributes(made).clear()
+    return made
+
+
+_PYTHONS = frozenset((object, dict, OrderedDict, defaultdict, list, deque, set, SimpleNamespace))
+"""Types of Python's own of which objects hold nothing that cannot be seen."""
+
+
+def fixed(kind: type, items: list[Any]) -> Any:
+    """Return a tuple, or what can be changed as little, that holds some things."""
+    base = frozenset if issubclass(kind, frozenset) else tuple
+    try:
+        return base.__new__(kind, items)
+    except TypeError:
+        return base(items)
+
+
+def holds_attributes(thing: Any) -> bool:
+    """Whether an object holds attributes that can be read without asking it."""
+    return type(getattr(thing, "__dict__", None)) is dict or bool(members_of(type(thing)))
+
+
+_PLAIN = frozenset((int, float, bool, str, complex, type(None), bytes))
+
+
+def is_data(thing: Any) -> bool:
+    """Whether an object is what its attributes say, and those are nothing but numbers, texts and containers of these:
+    settings. Then it can be made again."""
+    return _is_settings(thing, type(thing)) and _is_plain(thing, _DEEP)
+
+
+def as_it_is(thing: Any) -> Any:
+    """Return what shows what a thing holds at this moment, also when that has changed: of objects that tell what they
+    hold, and of containers, copies; all else itself."""
+    return _copied(thing, {}, _DEEP)
+
+
+def _copied(thing: Any, known: dict[int, Any], depth: int) -> Any:
+    kind = type(thing)
+    if id(thing) in known:
+        return known[id(thing)]
+    if not depth or kind in _PLAIN or not _tells(thing, kind) or len(view_of(thing)) > _SETTINGS:
+        return thing
+    entries = entries_of(thing)
+    if isinstance(thing, _FIXED):
+        parts = [_copied(part, known, depth - 1) for part in thing]
+        return fixed(kind, parts) if any(a is not b for a, b in zip(parts, thing)) else thing
+    try:
+        made = known[id(thing)] = deque(maxlen=thing.maxlen) if kind is deque else blank(kind)
+    except (TypeError, AttributeError):
+        return thing
+    if isinstance(entries, dict):
+        _put(made, {key: _copied(part, known, depth - 1) for key, part in list(entries.items())})
+    else:
+        _put(made, [_copied(part, known, depth - 1) for part in list(entries)])
+    return made
+
+
+def _tells(thing: Any, kind: type) -> bool:
+    """Whether what a thing looks like says what it holds. A model is shown by views of its own."""
+    if is_module(thing) or kind is defaultdict or isinstance(thing, type):
+        return False
+    return isinstance(thing, (dict, *SEQUENCES)) or (
+        holds_attributes(thing)
+        and "__repr__" in {name for base in kind.__mro__[:-1] for name in base.__dict__}
+        and _can_be_made(cast(Hashable, kind))
+    )
+
+
+def _is_settings(thing: Any, kind: type) -> bool:
+    return type(getattr(thing, "__dict__", None)) is dict and _can_be_made(cast(Hashable, kind))
+
+
+@lru_cache(2048)
+def _can_be_made(kind: Hashable) -> bool:
+    try:
+        blank(cast(type, kind))
+    except (TypeError, AttributeError):  # something in it is not Python's own: it is more than its attributes
+        return False
+    return True
+
+
+def _is_plain(thing: Any, depth: int) -> bool:
+    kind = type(thing)
+    if kind in _PLAIN:
+        return True
+    if not depth or not (isinstance(thing, (dict, *SEQUENCES)) or _is_settings(thing, kind)):
+        return False
+    view = view_of(thing)
+    return len(view) <= _SETTINGS and all([_is_plain(part, depth - 1) for part in list(view)])
+
+
+_SETTINGS, _DEEP = 256, 4
+
+
+def is_foreign_kind(kind: type) -> bool:
+    """Whether objects of a type are Python's own, nnrepl's, or those of an installed package: nothing in them is the
+    program's, and one may reach half of a framework through them. Those of MLX (an optimizer, a cache) are looked at.
+    """
+    room = kind.__module__.partition(".")[0]
+    if kind in (UserDict, UserList):
+        return False
+    if room in sys.stdlib_module_names or room == "nnrepl":
+        return True
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return not room.startswith("mlx") and isinstance(file, str) and is_library(file)
+
+
+class Grip:
+    """Holds a container that cannot be referred to weakly."""
+
+    __slots__ = ("box",)
+
+    def __init__(self, box: list[Any]) -> None:
+        self.box = box
+
+    def __call__(self) -> Any:
+        return self.box[0] if self.box else None
+
+    def alone(self) -> bool:
+        """Whether nobody else holds it."""
+        return sys.getrefcount(self.box[0]) <= 2
+
+    def let_go(self) -> None:
+        self.box.clear()

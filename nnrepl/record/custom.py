@@ -23,9 +23,11 @@ from nnrepl.record import opaque, titles, trees
 from nnrepl.record.mirror import mirrored
 from nnrepl.record.quiet import quietly
 from nnrepl.record.recorder import Recorder, ready
+from nnrepl.record.region import SweepUnit
 from nnrepl.record.repeat import Repeatable, Repetition
+from nnrepl.record.runs_twice import TwiceRun
 from nnrepl.record.strays import invoke
-from nnrepl.record.sweep import Sweep, SweepUnit
+from nnrepl.record.sweep import Sweep
 from nnrepl.tape import DrawnKey, Op, Operation, Tape, Value
 
 _getframe = sys._getframe
@@ -66,6 +68,7 @@ class Composite(Repeatable):
         state: The random state before it, if it drew random numbers.
         ops: The inner ops.
         again: What its backward pass ran, once it has.
+        block: What the user does in it, where its backward pass runs its function once more.
         repeats: How to run that on other values, where no Python of the program's is to run (what a compiled
             function has recorded is repeated).
     """
@@ -79,6 +82,7 @@ class Composite(Repeatable):
         self.state: mx.array | None = None
         self.ops: list[Op] = []
         self.again: RanAgain | None = None
+        self.block: TwiceRun | None = None
         self.repeats: Callable[[Sequence[Value]], list[Value]] | None = None
 
     def native(self, op: Op, lookup: Callable[[Value], mx.array]) -> list[mx.array]:
@@ -97,7 +101,7 @@ class Composite(Repeatable):
 
         self.given = trees.rebuild((args, kwargs), hand_over)
         state, start = _RANDOM_STATE[0], len(recorder.tape)
-        result = invoke(self.fun, self.given[0], self.given[1])
+        result = self._first(start)
         if _RANDOM_STATE[0] is not state:
             self.state = state
         recorder.intake.enter(recorder)  # the last op inside may have been changed
@@ -119,6 +123,10 @@ class Composite(Repeatable):
         given = iter(outputs)
         self.result = trees.rebuild(result, lambda _: next(given))
         return self.result
+
+    def _first(self, start: int) -> Any:
+        """Run the function for the first time. Returns what it gives."""
+        return invoke(self.fun, self.given[0], self.given[1])
 
     def run_again(self, recorder: Recorder, op: Op, given: Sequence[Value], call: Callable[[], Any]) -> list[Value]:
         """Run what the backward pass runs of the program's, on `given`. Its ops belong to the backward pass of `op`."""
@@ -216,6 +224,14 @@ class Rerun(Composite):
         super().__init__(recorder, fun)
         self.depends = depends
 
+    def _first(self, start: int) -> Any:
+        blocks, self.block = self.recorder.blocks, TwiceRun(start)
+        blocks.append(self.block)
+        try:
+            return super()._first(start)
+        finally:
+            blocks.remove(self.block)
+
     def native(self, op: Op, lookup: Callable[[Value], mx.array]) -> list[mx.array]:
         """Return the results of the first run; for the gradient MLX differentiates what was recorded of the second."""
         outputs = op.compute(lookup)
@@ -265,7 +281,8 @@ class Rerun(Composite):
             args, kwargs = trees.rebuild(self.given, lambda _: next(given))
             return invoke(self.fun, args, kwargs)
 
-        with mirrored(recorder, self.ops, dict(zip(self.inputs, leaves))):
+        lines = () if self.block is None or self.repeats is not None else self.block.lines
+        with mirrored(recorder, self.ops, dict(zip(self.inputs, leaves)), lines):
             again = self.run_again(recorder, op, leaves, call)
         # A run that follows a tape has found out by now which leaves of the tape they are.
         leaves = [_unedited(recorder, recorder.live[id(mark)]) for mark in marks]
@@ -344,13 +361,16 @@ def in_first_run(tape: Tape, value: Value, cursor: int | None) -> tuple[Value, i
     return first.outputs[value.slot], cursor
 
 
-def runs_twice(tape: Tape, op: Op) -> bool:
-    """Whether an op lies in a block that runs once more in the backward pass, in either run."""
-    if op in tape.notes.belonging:
-        return True
-    pass_ = op.pass_
-    composites = [other.args[0] for other in pass_.tape.ops[op.position : pass_.end] if other.args]
-    return any(isinstance(one, Rerun) and one.again is not None and op in one.ops for one in composites)
+def first_run_of(tape: Tape, position: int) -> int:
+    """Return the position of an op in the first run of a block, where it was made in the second; else its own."""
+    op = tape.ops[position] if position < len(tape) else None
+    forward = None if op is None else tape.notes.belonging.get(op)
+    composite = forward.args[0] if forward is not None and forward.args else None
+    if op is None or not isinstance(composite, Rerun) or composite.again is None:
+        return position
+    second = composite.again.ops
+    at = next((at for at, one in enumerate(second) if one is op or one.outputs == op.outputs), len(composite.ops))
+    return first_run_of(tape, composite.ops[at].position) if at < len(composite.ops) else position
 
 
 class Checkpointed(opaque.Transform):

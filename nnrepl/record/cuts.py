@@ -171,7 +171,7 @@ def _taken(value: Value) -> Iterable[Value]:
     if op.operation.kind != "opaque":
         return op.inputs
     groups: Sequence[Group] = op.operation.run.groups  # type: ignore[attr-defined]
-    walks = [group for group in groups if value.slot in group.outputs]
+    walks = [group for group in groups if value.slot in group.outputs and group.twin < 0]
     slots = {slot for group in walks for slot in (*group.inputs, group.alias, *(step.visit for step in group.walk))}
     return [op.inputs[slot] for slot in slots if slot >= 0] if walks else op.inputs
 

@@ -52,7 +52,25 @@ _READERS = frozenset(("locals", "vars", "exec", "eval"))
 
 
 def _asks_for_locals(code: CodeType) -> bool:
-    return any(step.opname == "LOAD_GLOBAL" and step.argval in _READERS for step in dis.get_instructions(code))
+    """Whether a function may keep the dict of its variables: by `locals()` it gets that of its frame. Where it looks
+    something up there and lets go of it (`"loss" in locals()`), no reading of it shows."""
+    steps = [step for step in dis.get_instructions(code) if step.opname != "PRECALL"]
+    for at, step in enumerate(steps):
+        if step.opname == "LOAD_GLOBAL" and step.argval in _READERS:
+            calls = at + 1 < len(steps) and steps[at + 1].opname == "CALL" and not steps[at + 1].arg
+            if step.argval == "vars" and not calls:
+                continue  # `vars(args)` is about something else
+            if step.argval in ("exec", "eval") or not calls or not _looks_up(steps[at + 2 : at + 4]):
+                return True
+    return False
+
+
+def _looks_up(steps: list[dis.Instruction]) -> bool:
+    """Whether the next instructions look something up in a dict, and leave nothing of it behind."""
+    names = [step.opname for step in steps]
+    if names[:1] in (["LOAD_METHOD"], ["LOAD_ATTR"]):
+        return steps[0].argval in ("get", "copy")
+    return names[:1] in (["CONTAINS_OP"], ["DICT_MERGE"], ["DICT_UPDATE"]) or names[1:] == ["BINARY_SUBSCR"]
 
 
 def _stored(code: CodeType, how: str) -> list[str]:
@@ -87,7 +105,7 @@ def read(frame: FrameType, names: tuple[str, ...], optimized: bool) -> list[Any]
 def first_argument(frame: FrameType) -> Any:
     """Return the first argument of the function that runs in `frame`, None if it takes none."""
     code = frame.f_code
-    if not code.co_argcount or not code.co_flags & OPTIMIZED or not variables_of(code):
+    if not code.co_argcount or not code.co_flags & OPTIMIZED or not looked_at(code)[0]:
         return None
     variables = frame.f_locals
     argument = variables.get(code.co_varnames[0])

@@ -184,8 +184,9 @@ def swept(
     )
     found = sweep.run(pass_.roots)
     # Zeros, as MLX has them (`zeros_like(primal, s)` at the end of `vjp`); the tape calls them disconnected.
-    return tuple([found[leaf] if leaf in found else _disconnected(recorder, leaf) for leaf in wrt])
+    return tuple([found[leaf] if leaf in found else _disconnected(recorder, leaf, at) for at, leaf in enumerate(wrt)])
 
 
-def _disconnected(recorder: Recorder, leaf: Value) -> Value:
-    return recorder.leaf(_zeros_like(leaf.array), "constant", f"zeros for ∂L/∂{leaf.label}: disconnected")
+def _disconnected(recorder: Recorder, leaf: Value, number: int) -> Value:
+    label = f"zeros for ∂L/∂{leaf.label}: disconnected"
+    return recorder.intake.disconnected(recorder, number, _zeros_like(leaf.array), label)

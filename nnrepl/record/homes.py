@@ -63,6 +63,8 @@ class Homes:
     def _catch_up(self) -> None:
         bindings = self._tape.bindings
         for position, holder, entries, count in bindings.holds[self._seen :]:
+            if issubclass(holder.kind, (set, frozenset)):
+                continue  # what it holds has no place in it
             last = self._last.setdefault(holder, {})
             items = entries.items() if isinstance(entries, dict) else enumerate(entries[:count])
             for key, thing in items:

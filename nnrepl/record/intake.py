@@ -8,15 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import mlx.core as mx
 
-from nnrepl.tape import Activation, BackwardOp, ClosedOp, Inside, Leaf, Op, Value
+from nnrepl.tape import Activation, BackwardOp, ClosedOp, Inside, Leaf, Op, Tape, Value
 
-if TYPE_CHECKING:
-    from nnrepl.record.opaque import Transform
-    from nnrepl.record.recorder import Recorder
+
+class Entering(Protocol):
+    """What the first run asks of a recorder (`nnrepl.record.recorder.Recorder`, which describes both)."""
+
+    tape: Tape
+
+    def leaf(self, array: mx.array, kind: str, label: str | None, origin: Value | None = None) -> Leaf: ...
+
+
+class Transforming(Protocol):
+    """One of MLX's transforms and what it was given (`nnrepl.record.opaque.Transform`, which describes these)."""
+
+    real: Callable[..., Any]
+    original: Callable[..., Any]
+    fun: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+R = TypeVar("R", bound=Entering)
+"""The recorder: what follows a tape asks more of it than the first run does."""
 
 
 class Unwinding(BaseException):
@@ -24,7 +42,7 @@ class Unwinding(BaseException):
     no Exception, so that programs do not catch it."""
 
 
-class Intake:
+class Intake(Generic[R]):
     """Where results come from: here, from computing them.
 
     Attributes:
@@ -35,7 +53,7 @@ class Intake:
     follows = False
     opens = False
 
-    def enter(self, recorder: Recorder, calling: bool = False, due: bool = True) -> None:
+    def enter(self, recorder: R, calling: bool = False, due: bool = True) -> None:
         """Note that the program is about to make an op: what the user put in before it takes effect, and only then its
         arguments may be looked at.
 
@@ -49,10 +67,14 @@ class Intake:
         """Return what an op is to take where the program calls it with `args` from `frame`."""
         return args
 
-    def passed(self, recorder: Recorder) -> None:
+    def passed(self, recorder: R) -> None:
         """Note that an op inside a gradient call has been put on the tape."""
 
-    def given(self, recorder: Recorder, op: Op, frame: FrameType) -> Op | None:
+    def has_line(self, recorder: R, count: int) -> bool:
+        """Whether a line of the user's is to run among the next ops, so many of them: then Python has to come by."""
+        return False
+
+    def given(self, recorder: R, op: Op, frame: FrameType) -> Op | None:
         """Return the op that stands on the tape now for `op`, with its results; None where it must be computed.
 
         Raises:
@@ -65,16 +87,16 @@ class Intake:
         """Return what the program has evaluated by other means than MLX's own; None where evaluated arrays tell."""
         return None
 
-    def has_inside(self, recorder: Recorder) -> bool:
+    def has_inside(self, recorder: R) -> bool:
         """Whether what happens inside of a call that is about to be made is on the tape already."""
         return False
 
-    def inside(self, recorder: Recorder, scope: Activation | None, lasti: int) -> Inside | None:
+    def inside(self, recorder: R, scope: Activation | None, lasti: int) -> Inside | None:
         """Return a call has been made, from a place, of which nothing was recorded inside: what the tape has of that is
         put before it."""
         return None
 
-    def repeated(self, recorder: Recorder, op: Op, of: Sequence[Value]) -> bool:
+    def repeated(self, recorder: R, op: Op, of: Sequence[Value]) -> bool:
         """Whether an op that a compiled function repeats has its outputs already.
 
         Args:
@@ -82,14 +104,18 @@ class Intake:
         """
         return False
 
-    def swept(self, recorder: Recorder, op: BackwardOp, of: Sequence[Value]) -> bool:
+    def swept(self, recorder: R, op: BackwardOp, of: Sequence[Value]) -> bool:
         """Whether a backward op has its outputs already, the gradients of `of`. Raises what the recorded op raised."""
         return False
 
-    def closed(self, recorder: Recorder, op: ClosedOp) -> None:
+    def disconnected(self, recorder: R, number: int, zeros: mx.array, label: str) -> Value:
+        """Return what stands for the `number`th gradient of a gradient call, where none flows: zeros."""
+        return recorder.leaf(zeros, "constant", label)
+
+    def closed(self, recorder: R, op: ClosedOp) -> None:
         """Note that a call has run natively and is on the tape."""
 
-    def read(self, recorder: Recorder, how: str, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def read(self, recorder: R, how: str, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Return what the program is told that reads a tensor natively, or has MLX evaluate it.
 
         Args:
@@ -99,7 +125,7 @@ class Intake:
         recorder.tape.kept.tell(how, answer)
         return answer
 
-    def differentiated(self, transform: Transform) -> Callable[..., Any]:
+    def differentiated(self, transform: Transforming) -> Callable[..., Any]:
         """Return what calls natively what one of MLX's transforms made for gradients."""
         return transform.real
 
@@ -107,13 +133,13 @@ class Intake:
         """Return what stands natively for the method of an optimizer that updates the weights."""
         return update
 
-    def wakes(self, recorder: Recorder) -> None:
+    def wakes(self, recorder: R) -> None:
         """Note that ops are recorded from here on, where the program has run natively."""
 
-    def left(self, recorder: Recorder) -> None:
+    def left(self, recorder: R) -> None:
         """Note that a call has been recorded op by op that would be a closed op if it had run natively."""
 
-    def awake(self, recorder: Recorder) -> None:
+    def awake(self, recorder: R) -> None:
         """Note that a call is about to be recorded that would end a stretch of the program that runs natively."""
 
     def edited_in_place(self, value: Value) -> bool:
@@ -128,22 +154,20 @@ class Intake:
         """Return the kind of pass to which an op at the top level belongs, where that is known from a tape."""
         return None
 
-    def leaf(
-        self, recorder: Recorder, number: int, array: mx.array, kind: str, label: str, origin: Value
-    ) -> Leaf | Value:
+    def leaf(self, recorder: R, number: int, array: mx.array, kind: str, label: str, origin: Value) -> Leaf | Value:
         """Return the leaf number `number` of a gradient pass, which continues `origin`."""
         return recorder.leaf(array, kind, label, origin)
 
-    def seed(self, recorder: Recorder, number: int, array: mx.array, of: Value) -> Value:
+    def seed(self, recorder: R, number: int, array: mx.array, of: Value) -> Value:
         """Return the gradient from which the backward pass starts at its root number `number`, which is `of`."""
         value = recorder.leaf(array, "seed", "∂L/∂L")
         value.gradient_of = of
         return value
 
-    def gradient(self, recorder: Recorder, value: Value) -> mx.array:
+    def gradient(self, recorder: R, value: Value) -> mx.array:
         """Return a gradient as an array for the program."""
         return value.array
 
 
-RECORDING = Intake()
+RECORDING: Intake[Any] = Intake()
 """The intake of every first run."""

@@ -16,10 +16,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import before, catalog, compiled, custom, kernels, opaque, special, strays, transforms
+from nnrepl.record import before, catalog, compiling, custom, kernels, opaque, special, strays, transforms
 from nnrepl.record.bounds import check_bounds
 from nnrepl.record.catalog import Callee
-from nnrepl.record.native import IN_PLACE, Levels, in_place, optimizers, update_hook
+from nnrepl.record.native import IN_PLACE, Levels, in_place, levels_of, optimizers, update_hook
 from nnrepl.record.native_reads import evaluating, reading
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, aside, current, installed
@@ -43,7 +43,7 @@ def recording(recorder: Recorder) -> Iterator[Recorder]:
     """
     outer = current()
     with nullcontext() if outer is None else paused(outer), installed(recorder):
-        recorder.compiling = compiled.compiling()
+        recorder.compiling = compiling.compiling()
         levels = Levels(recorder, lambda patches: _install(recorder, patches), _install_calls)
         try:
             levels.begin()
@@ -55,7 +55,7 @@ def recording(recorder: Recorder) -> Iterator[Recorder]:
 @contextmanager
 def paused(outer: Recorder) -> Iterator[None]:
     """While this lasts MLX is as it was before a recorder was put in. What is drawn meanwhile is noticed."""
-    levels = outer.levels
+    levels = levels_of(outer)
     if levels is None or outer.thread != get_ident():
         raise RuntimeError("nnrepl records another thread already; there can be one recording at a time")
     state = _RANDOM_STATE[0]
@@ -120,8 +120,9 @@ def _install(recorder: Recorder, patches: Patches) -> None:
     patches.set(mx.custom_function, "__call__", custom.caller(mx.custom_function.__call__))
     for name in ("vjp", "jvp", "vmap"):
         patches.set(mx.custom_function, name, custom.setter(name, getattr(mx.custom_function, name)))
-    if recorder.intake.opens and recorder.levels is not None:
-        _install_updates(recorder.levels, patches)
+    levels = levels_of(recorder)
+    if recorder.intake.opens and levels is not None:
+        _install_updates(levels, patches)
     patches.undo_by(strays.catch(wrappers))
     patches.set(gc, "collect", collector.caught(gc.collect))
     patches.set(gc, "get_objects", collector.enumerated(gc.get_objects))
@@ -144,7 +145,7 @@ def _wrapper(recorder: Recorder, callee: Callee) -> Any:
         case "stream":
             return special.stream(recorder, callee)
         case "switch":
-            return compiled.switch(recorder, callee)
+            return compiling.switch(recorder, callee)
         case "special":
             return special.wrapper(recorder, callee)
     return None

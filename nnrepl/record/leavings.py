@@ -12,15 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record.anatomy import of_call
-from nnrepl.tape import Inside, Op, Value
+from nnrepl.tape import Inside, Value
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from nnrepl.record.recorder import Recorder
-
-_copy = mx.array.__copy__
 Mark = tuple[Any, int, int]
 """Which array it is: the code and the offset of the op that made it, and how often that had run."""
 
@@ -68,8 +64,9 @@ class Leavings:
 
 
 def mark_of(pass_: Inside, value: Value) -> Mark | None:
-    """Which of the arrays that are made inside of a call it is."""
-    op = value.op
+    """Which of the arrays that are made inside of a call it is. What a call in there has left is known by where it was
+    made: that call is not on its own when MLX runs the whole again."""
+    op = (value := _made(value)).op
     if op is None or op.scope is None:
         return None
     before = [
@@ -80,41 +77,11 @@ def mark_of(pass_: Inside, value: Value) -> Mark | None:
     return op.scope.code, op.lasti, len(before)
 
 
-def taken(recorder: Recorder, array: mx.array) -> Value | None:
-    """Return what an array is that was made inside of a call and is taken outside; None if it was not."""
-    _, value = recorder.leavings.kept.get(id(array), (None, None))
-    if value is None:
-        return None
-    pass_ = value.inside
-    while pass_ is not None and not _runs_in(recorder, pass_):
-        call = pass_.call
-        found = None if call is None else _result(recorder, call, pass_, value, array)
-        if found is None:
-            return None
-        value, pass_ = found, found.inside
-    del recorder.leavings.kept[id(array)]
-    recorder.link(array, value)
-    return value
-
-
-def _runs_in(recorder: Recorder, pass_: Inside) -> bool:
-    """Whether the program runs inside of a call."""
-    around: Any = recorder.pass_
-    while around is not None and around is not pass_:
-        around = around.within
-    return recorder.inside is not None and around is pass_
-
-
-def _result(recorder: Recorder, call: Op, pass_: Inside, inner: Value, array: mx.array) -> Value | None:
-    """One more result of a call."""
-    run: Any = call.operation.run
-    recipe = getattr(run, "recipe", None)
-    if recipe is None or not call.outputs or pass_.differs(inner) or not recipe.keeps(inner):
-        return None
-    value = Value(call, len(call.outputs), _copy(array))
-    call.outputs = (*call.outputs, value)
-    run.marks.append(mark_of(pass_, inner))
-    if recorder.differentiating or recorder.inside is not None:
-        given = [taken.array for taken in call.inputs]
-        run.groups = of_call(call, any(output.evaluated for output in call.outputs), given)
-    return value
+def _made(value: Value) -> Value:
+    """Return what a value is where it was made: inside of the call that has left it, if one has."""
+    op = value.op
+    recipe = None if op is None else getattr(op.operation.run, "recipe", None)
+    if op is None or recipe is None:
+        return value
+    left = value.slot - len(op.outputs) + len(recipe.kept)
+    return value if left < 0 else _made(recipe.kept[left])

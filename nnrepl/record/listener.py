@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 import mlx.core as mx
 
-from nnrepl.tape import ClosedOp, Op, Pass, Value
+from nnrepl.tape import Activation, ClosedOp, Op, Pass, Value
 
-if TYPE_CHECKING:
-    from nnrepl.record.gradient_call import GradientCall
+
+class RecordedCall(Protocol):
+    """A gradient call while it is recorded (`nnrepl.record.gradient_call.GradientCall`, which describes these)."""
+
+    fun: Callable[..., Any]
+    given: Any
+    pass_: Pass
+    result: Any
+    error: BaseException | None
+
+    def attempt(self) -> None:
+        """Run it, also once more from the state in which it began."""
 
 
 class Listener(Protocol):
@@ -22,10 +32,10 @@ class Listener(Protocol):
     def call_started(self) -> None:
         """Note that a compiled function is called at the top level of the program."""
 
-    def pass_started(self, call: GradientCall) -> None:
+    def pass_started(self, call: RecordedCall) -> None:
         """Note that a gradient pass begins: nothing will be said until its end."""
 
-    def pass_recorded(self, call: GradientCall) -> None:
+    def pass_recorded(self, call: RecordedCall) -> None:
         """Note that a gradient pass was recorded to its end; the program waits for what it returns (or raises)."""
 
     def evaluation_forced(self) -> None:
@@ -77,6 +87,35 @@ class Mirrored(Protocol):
 
     def due(self, exchange: Callable[[Value, Value], None]) -> None:
         """Make those that stand where the run stands now; `exchange` lets them take effect."""
+
+    def passed(self, due: bool = False) -> None:
+        """Run the lines of the user's that stand where the run stands now; `due`: the op there is about to be made."""
+
+
+class Traced(Protocol):
+    """A compiled function that is recorded for the first time, while MLX would be tracing it.
+
+    Attributes:
+        typed: Whether a line of the user's has run in it, which is no part of the function.
+    """
+
+    typed: bool
+
+    def depends(self, values: Iterable[Value]) -> bool:
+        """Whether any of some values is or was made of a tracer."""
+
+
+class Switching(Protocol):
+    """What switches between recording ops and noticing calls (`nnrepl.record.native.Levels`)."""
+
+    def forced(self, scope: Activation | None, lasti: int) -> None:
+        """Note that the program has forced an evaluation at its top level, at a place."""
+
+    def count(self, pass_: Pass) -> None:
+        """Give a gradient pass its number."""
+
+    def over(self) -> None:
+        """Note that the program has ended."""
 
 
 class Touching(Protocol):

@@ -1,7 +1,7 @@
 """Mirror: a block that runs twice has a change in it twice.
 
 The backward pass of a checkpoint runs its function again. A change that was made between the ops of the first run
-stands in the function, as it were: the second run meets it at the same place.
+stands in the function, as it were: the second run meets it at the same place. So does a line that the user has typed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from nnrepl.record import repeat
+from nnrepl.record.runs_twice import LineTwice
 from nnrepl.tape import Op, Value
 
 if TYPE_CHECKING:
@@ -18,17 +19,20 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def mirrored(recorder: Recorder, first: Sequence[Op], now: dict[Value, Value]) -> Iterator[None]:
-    """Take what comes as a second run of the ops of `first`: the changes among them are made again.
+def mirrored(
+    recorder: Recorder, first: Sequence[Op], now: dict[Value, Value], lines: Sequence[LineTwice]
+) -> Iterator[None]:
+    """Take what comes as a second run of the ops of `first`: the changes among them are made again, and the lines run.
 
     Args:
         now: Which value stands for which one of the first run.
     """
-    if not any(op in recorder.tape.notes.inserted for op in first):
+    if not lines and not any(op in recorder.tape.notes.inserted for op in first):
         yield
         return
-    mirror = Mirror(recorder, first, now)
+    mirror = Mirror(recorder, first, now, lines)
     recorder.mirrors.append(mirror)
+    mirror.passed()
     try:
         yield
     finally:
@@ -38,8 +42,12 @@ def mirrored(recorder: Recorder, first: Sequence[Op], now: dict[Value, Value]) -
 class Mirror:
     """Watches a second run, and makes the changes of the first one in it."""
 
-    def __init__(self, recorder: Recorder, first: Sequence[Op], now: dict[Value, Value]) -> None:
+    def __init__(
+        self, recorder: Recorder, first: Sequence[Op], now: dict[Value, Value], lines: Sequence[LineTwice]
+    ) -> None:
         self._recorder = recorder
+        self._lines = list(lines)
+        self._running = False
         self._first = first
         self._now = now
         self._start = len(recorder.tape)
@@ -62,6 +70,25 @@ class Mirror:
             target = self._make(first[self._seen])
             if target is not None:
                 exchange(target, tape.ops[-1].outputs[0])
+
+    def passed(self, due: bool = False) -> None:
+        """Run the lines that stand where the second run stands now.
+
+        Args:
+            due: Whether the op there is about to be made, or its line to be run.
+        """
+        recorder = self._recorder
+        while self._lines and not self._running and self._lines[0].after <= len(recorder.tape) - self._start:
+            wait = self._lines[0].wait
+            if wait is not None and not due:
+                wait(lambda: self.passed(due=True))
+                return
+            line = self._lines.pop(0)
+            self._running = True  # its own ops come by here
+            try:
+                line.run()
+            finally:
+                self._running = False
 
     def _make(self, old: Op) -> Value | None:
         """Put a change on the tape. Returns what it changes, if it does."""

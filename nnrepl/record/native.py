@@ -28,7 +28,7 @@ from nnrepl.record.frame_variables import first_argument
 from nnrepl.record.handing_back import hand_back
 from nnrepl.record.numbering import BY_OPTIMIZER, Numbering
 from nnrepl.record.patches import Patches
-from nnrepl.record.recorder import NATIVE, RECORD, Recorder, noticing, ready
+from nnrepl.record.recorder import NATIVE, RECORD, Recorder, here, ready
 from nnrepl.record.segments import is_mlx
 from nnrepl.record.stack import UPDATES
 from nnrepl.record.watch import BindingWatch
@@ -110,6 +110,7 @@ class Levels:
         changes: Tells whether weights are changed between gradient calls.
         resting: Whether the program is in a closed stretch: until the next call.
         evaluations: How many evaluations the program has forced up to now, if it is.
+        remember: Returns what puts back all that can be reached from some things; None if nobody can.
         returned: What the call gives back that has just been closed; `calling`: the frame in which it was made,
             `compiled`: whether in a compiled function; `making`: the one that is being made.
     """
@@ -136,6 +137,7 @@ class Levels:
         self.calling: FrameType | None = None
         self.compiled = False
         self.making: Callable[[], Any] | None = None
+        self.remember: Callable[[tuple[Any, ...]], Callable[[], None] | None] | None = None
         self._depth = 0
         self._sparse = False
         self._caller: Caller | None = None
@@ -192,6 +194,7 @@ class Levels:
         self.renew()
         recorder.mode = RECORD
         recorder.native_until = len(recorder.tape)
+        recorder.older.clear()
         recorder.seeded(("native", len(recorder.tape.steps)))
         recorder.watch.resume(recorder.stack.watched(recorder.watch))
 
@@ -308,7 +311,11 @@ class Levels:
             for made in calls if error is None else calls[:1]:
                 place = (scope, lasti) if made.scope is None else (self._within(made, scope, lasti), made.lasti)
                 op = _closed(self.numbering, recorder, made, *place)
-                self._came_out(op, result, error, loss)
+                if error is not None:
+                    op.pass_.error = recorder.tape.notes.errors[op] = error
+                elif loss is not None and made.kind == GRADIENT_PASS:
+                    op.pass_.gives_loss = gives(result)
+                    self.losses.made(op, loss(result))
                 recorder.intake.closed(recorder, op)
                 self._expect_update(op.pass_, weights)
             self.calling, self.compiled = frame, calls[0].scope is not None
@@ -325,17 +332,6 @@ class Levels:
         if caller is None or caller.is_other(made.outer, scope, lasti):
             caller = self._caller = Caller(made.outer, scope, lasti)
         return caller.scope(made.scope)
-
-    def _came_out(self, op: ClosedOp, result: Any, error: BaseException | None, loss: Loss | None) -> None:
-        """Note what a call gave, or that it failed."""
-        pass_ = op.pass_
-        gradient = pass_.kind == GRADIENT_PASS
-        pass_.gives_loss = gives(result) if loss is not None and gradient else ""
-        if error is not None:
-            pass_.error = error
-            pass_.tape.notes.errors[op] = error
-        elif loss is not None and gradient:
-            self.losses.made(op, loss(result))
 
     def _look_for_update(self, weights: Weights | None) -> None:
         """See whether the program has changed the weights since their last gradient call, and that was expected."""
@@ -378,10 +374,32 @@ class Levels:
             before = tape.passes[-2]
             pass_.number = before.number + self.numbering.between(before, pass_)
 
+    def over(self) -> None:
+        """Note that the program has ended: the last loss is looked at."""
+        self.losses.settle()
+
     def record_late(self) -> None:
         """Note that what is about to be called has to be recorded, although what came just before has not been."""
         self.recorder.tape.late.add(len(self.recorder.tape))
         self.record()
+
+
+def levels_of(recorder: Recorder) -> Levels | None:
+    """Return what switches a recorder's levels; None before anything is installed."""
+    levels = recorder.levels
+    return levels if isinstance(levels, Levels) else None
+
+
+def noticing() -> Levels | None:
+    """Return what notices a call made natively here and now, not within another one; None if nothing does."""
+    recorder = here()
+    return None if recorder is None else noticed_by(recorder)
+
+
+def noticed_by(recorder: Recorder) -> Levels | None:
+    """Return what notices a call made natively now, if that is not within another one."""
+    levels = recorder.levels if recorder.mode == NATIVE else None
+    return levels if isinstance(levels, Levels) and not levels.inside else None
 
 
 def _own(frame: FrameType) -> FrameType:
@@ -434,8 +452,11 @@ def _closed(numbering: Numbering, recorder: Recorder, call: Call, scope: Activat
     if passes and passes[-1].end == position:
         position = passes[-1].end  # the same number once
     end = position + 1
-    pass_ = Pass(tape, 0, call.kind, call.title, position, end, end, grads=_NO_GRADIENTS, scope=scope, code=call.code)
-    pass_.open, pass_.lasti = False, _OFFSETS.setdefault(lasti, lasti)
+    lasti = _OFFSETS.setdefault(lasti, lasti)
+    pass_ = Pass(
+        tape, 0, call.kind, call.title, position, end, end, gives_loss="", grads=_NO_GRADIENTS, scope=scope,
+        lasti=lasti, code=call.code, open=False,
+    )  # fmt: skip
     numbering.number(tape, pass_)
     op = ClosedOp(call.kind, call.title, pass_)
     ops.append(op)

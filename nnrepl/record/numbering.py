@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import CodeType
 
 from nnrepl.record.segments import is_library, is_mlx
-from nnrepl.tape import GRADIENT_PASS, RUN_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Tape
+from nnrepl.tape import GRADIENT_PASS, RUN_PASS, UPDATE_PASS, Activation, ClosedOp, Op, Pass, Tape
 
 Place = tuple[int, int]
 """Where in the program's own code a call is made: the identity of the code (to compare code takes long), and where."""
@@ -114,9 +114,14 @@ def _is_call(pass_: Pass) -> bool:
     """Whether a pass would be a closed call, or be part of one, if it had run natively: no arithmetic by hand."""
     if pass_.kind == GRADIENT_PASS or not len(pass_):
         return bool(len(pass_))
-    last = pass_.tape.ops[pass_.end - 1]
-    by_optimizer = last.scope is not None and last.scope.updating
-    return pass_.kind == UPDATE_PASS and (by_optimizer or _is_closed(pass_))
+    return pass_.kind == UPDATE_PASS and (_last_by_optimizer(pass_) is not None or _is_closed(pass_))
+
+
+def _last_by_optimizer(pass_: Pass) -> Op | None:
+    """Return the last op of a pass that an optimizer makes: sums of gradients may come before it, and what is made of
+    gradients in order to be printed behind it."""
+    ops = pass_.tape.ops[pass_.start : pass_.end]
+    return next((op for op in reversed(ops) if op.scope is not None and op.scope.updating), None)
 
 
 def _is_closed(pass_: Pass) -> bool:
@@ -129,6 +134,9 @@ def own_place(pass_: Pass) -> tuple[Activation | None, CodeType | None, int]:
 
 
 def _place_of(pass_: Pass) -> Place:
+    scope = pass_.scope
+    if pass_.kind == GRADIENT_PASS and scope is not None and not (scope.updating or is_library(scope.code.co_filename)):
+        return id(scope.code), pass_.lasti  # as mostly
     _, code, lasti = own_place(pass_)
     return id(code), lasti
 
@@ -141,8 +149,8 @@ def called_from(pass_: Pass) -> tuple[Activation | None, int]:
 
 def _place(pass_: Pass, is_passed: Callable[[str], bool]) -> tuple[Activation | None, CodeType | None, int]:
     scope, lasti = pass_.scope, pass_.lasti
-    last = pass_.tape.ops[pass_.end - 1] if pass_.kind == UPDATE_PASS and 0 < pass_.end <= len(pass_.tape) else None
-    if last is not None and last.scope is not None and last.scope.updating:  # sums of gradients may come before it
+    last = _last_by_optimizer(pass_) if pass_.kind == UPDATE_PASS else None
+    if last is not None:
         scope, lasti = last.scope, last.lasti
     while scope is not None and (scope.updating or is_passed(scope.code.co_filename)):
         lasti, scope = scope.lasti, scope.parent

@@ -10,7 +10,7 @@ import mlx.core as mx
 from nnrepl.tape import Op, Value
 
 if TYPE_CHECKING:
-    from nnrepl.record.recorder import Recorder
+    from nnrepl.record.ledger import Ledger
 
 _copy = mx.array.__copy__
 _setitem = mx.array.__setitem__
@@ -36,7 +36,7 @@ def fill_slots(structure: Any, give: Callable[[int], mx.array]) -> Any:
     return structure
 
 
-def hand_out(recorder: Recorder, op: Op) -> Any:
+def hand_out(recorder: Ledger, op: Op) -> Any:
     """Return what a recorded op returned, with fresh handles on its values."""
     structure = recorder.tape.notes.structures.get(op)
     if structure is None:
@@ -44,23 +44,23 @@ def hand_out(recorder: Recorder, op: Op) -> Any:
     return fill_slots(structure, lambda slot: recorder.handle(op.outputs[slot]))
 
 
-def deliver(recorder: Recorder, array: mx.array, value: Value) -> None:
+def deliver(recorder: Ledger, array: mx.array, value: Value) -> None:
     """Give an array object of the program's the content of a recorded value, in place."""
     holder = recorder.live.get(id(array))
     if holder is not None and holder.held is array:
         holder.held = _copy(array)
-    refill(array, recorder.intake.content(value).array)
+    refill(array, recorder.content(value).array)
     recorder.link(array, value)
 
 
-def object_of(recorder: Recorder, key: int, value: Value) -> mx.array | None:
+def object_of(recorder: Ledger, key: int, value: Value) -> mx.array | None:
     """Return the array object of the program's that is known under an `id`."""
     guard = recorder.guards.get(key)
     array = None if guard is None else guard()
     return value.held if array is None and id(value.held) == key else array
 
 
-def overwrite(recorder: Recorder, array: mx.array, old: Value, content: Value) -> None:
+def overwrite(recorder: Ledger, array: mx.array, old: Value, content: Value) -> None:
     """Give an array object of the program's that holds `old` the content of another value; `old` keeps its own."""
     if old.held is array:
         old.held = _copy(array)

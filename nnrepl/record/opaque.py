@@ -13,24 +13,22 @@ import weakref
 from collections.abc import Callable, Sequence
 from threading import get_ident
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 
 from nnrepl.record import trees
 from nnrepl.record.anatomy import Group, of_call
 from nnrepl.record.leavings import Mark
+from nnrepl.record.native import Levels, noticed_by
 from nnrepl.record.nested_calls import Given, InsideRecording, given_of
 from nnrepl.record.objects import deliver, hand_out
 from nnrepl.record.quiet import exchanged, quietly
 from nnrepl.record.recipe import TransformRecipe
-from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, current, noticing, ready
+from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, current, here, ready
 from nnrepl.record.strays import invoke, native
 from nnrepl.record.titles import code_of, parameter_names, title
 from nnrepl.tape import Inside, Op, Operation, Value, arrays_of
-
-if TYPE_CHECKING:
-    from nnrepl.record.native import Levels
 
 Describe = Callable[[tuple[Any, ...], dict[str, Any]], Given | None]
 """Says what goes into a call; None if that is not known."""
@@ -125,10 +123,10 @@ class Transform:
         self.__doc__ = getattr(fun, "__doc__", None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        recorder = ready()
-        if recorder is not None:
+        recorder = here()
+        if recorder is not None and recorder.mode == RECORD:
             return self.call(recorder, args, kwargs, _getframe(1))
-        levels = noticing()
+        levels = None if recorder is None else noticed_by(recorder)
         if levels is not None:
             return self.notice(levels, args, kwargs, _getframe(1))
         pass_on((args, kwargs))

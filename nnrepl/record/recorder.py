@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 
@@ -20,9 +20,10 @@ from nnrepl.record.adopt import adopt
 from nnrepl.record.bounds import INDEXING
 from nnrepl.record.intake import RECORDING, Intake
 from nnrepl.record.leavings import Leavings
-from nnrepl.record.listener import Exchanging, Listener, Mirrored, Touching
+from nnrepl.record.listener import Exchanging, Listener, Mirrored, Switching, Touching, Traced
 from nnrepl.record.objects import Slot, hand_out
 from nnrepl.record.phases import feeds_update, starts, title
+from nnrepl.record.runs_twice import TwiceRun
 from nnrepl.record.stack import Stack
 from nnrepl.record.watch import BindingWatch
 from nnrepl.tape import (
@@ -42,10 +43,6 @@ from nnrepl.tape import (
     is_evaluated,
 )
 from nnrepl.tape.collector import Collector, wake
-
-if TYPE_CHECKING:
-    from nnrepl.record.native import Levels
-    from nnrepl.record.tracing import Tracing
 
 RECORD, OPAQUE, MUTED, NATIVE = 0, 1, 2, 3
 _NO_KWARGS: dict[str, Any] = {}
@@ -88,12 +85,14 @@ class Recorder:
         repeating: In how many compiled functions ops are repeated, of which none of the program's lines runs.
         indexing: Ops that take places which have not been looked at yet; `told` where something was found.
         mirrors: The second runs of checkpoints that are being recorded and have changes to make.
+        blocks: The first runs of checkpoints that are being recorded, outermost first.
         overwritten: Values whose array object was changed in place for an edit.
         draws: Since what the random draws are counted, and how many there were.
         watch: Notes what the program's variables hold.
         inside: What writes down the call that MLX runs by itself, where its function runs now.
         levels: Switches between recording ops and noticing calls; None before anything is installed.
         native_until: Where on the tape ops are recorded again that follow closed calls; 0: it has none.
+        older: Lazy arrays that are made of nothing that has been recorded since then, by `id`.
         collector: Keeps Python's garbage collector off the tape.
         customized: Custom functions and what was set as their `vjp`, `jvp`, `vmap`, by `id`.
         unified: Leaves that entered anew in a run along a tape, and which value of that each one is.
@@ -110,6 +109,7 @@ class Recorder:
         self.stack = Stack(base, self.watch)
         self.pass_: Pass | None = None
         self.differentiating = self.repeating = self.native_until = 0
+        self.older: dict[int, weakref.ref[mx.array]] = {}
         self.captured: dict[Value, mx.array] = {}
         self.overwrites: dict[int, tuple[mx.array, Value]] = {}
         self.forced = False
@@ -119,16 +119,17 @@ class Recorder:
         self.stream: Any = None
         self.compiling = True
         self.customized: dict[int, tuple[Any, set[Any]]] = {}
-        self.intake: Intake = RECORDING
+        self.intake: Intake[Recorder] = RECORDING
         self.sweeps: list[Exchanging] = []
         self.indexing: list[Op] = []
         self.told: set[tuple[Any, int]] = set()
         self.mirrors: list[Mirrored] = []
-        self.tracing: list[Tracing] = []
+        self.blocks: list[TwiceRun] = []
+        self.tracing: list[Traced] = []
         self.made_before: dict[int, tuple[Any, Callable[..., Any]]] = {}
         self.overwritten: list[tuple[Value, mx.array]] = []
         self.draws: tuple[Any, int] = ("start", 0)
-        self.levels: Levels | None = None
+        self.levels: Switching | None = None
         self.inside: Touching | None = None
         self.collector = Collector()
         self.unified: dict[Value, Value] = {}
@@ -315,9 +316,13 @@ class Recorder:
     def handle(self, value: Value) -> mx.array:
         """Return a new Python object for a value, linked to it. In a re-run it has the content that an edit further on
         gives to it."""
-        array = _copy(self.intake.content(value).array)
+        array = _copy(self.content(value).array)
         self.link(array, value)
         return array
+
+    def content(self, value: Value) -> Value:
+        """Return what the program is to hold where the tape has a value."""
+        return self.intake.content(value)
 
     def drop(self, value: Value) -> None:
         """Let go of a value's array; the program's own object, if it lives on, stays linked."""
@@ -429,7 +434,7 @@ class Recorder:
     def over(self) -> None:
         """Note that the program has ended: what its variables and models held at its end is noted."""
         if self.levels is not None:
-            self.levels.losses.settle()
+            self.levels.over()
         self.watch.settle()
         self.stack.release()
 
@@ -451,24 +456,16 @@ def current() -> Recorder | None:
     return _installed[-1] if _installed else None
 
 
+def here() -> Recorder | None:
+    """Return the installed recorder, if it follows this thread."""
+    recorder = _installed[-1] if _installed else None
+    return recorder if recorder is not None and get_ident() == recorder.thread else None
+
+
 def ready() -> Recorder | None:
     """Return the installed recorder if it would record a call made here and now."""
-    if _installed:
-        recorder = _installed[-1]
-        if recorder.mode == RECORD and get_ident() == recorder.thread:
-            return recorder
-    return None
-
-
-def noticing() -> Levels | None:
-    """Return what notices a call made natively here and now, not within another one; None if nothing does."""
-    if _installed:
-        recorder = _installed[-1]
-        if recorder.mode == NATIVE and get_ident() == recorder.thread:
-            levels = recorder.levels
-            if levels is not None and not levels.inside:
-                return levels
-    return None
+    recorder = here()
+    return recorder if recorder is not None and recorder.mode == RECORD else None
 
 
 @contextmanager

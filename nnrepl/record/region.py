@@ -15,14 +15,41 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record.strays import raw
-from nnrepl.record.vjp import shielded
+from nnrepl.record.vjp import Rule, shielded
 from nnrepl.tape import Op, Operation, Value
 
 if TYPE_CHECKING:
-    from nnrepl.record.sweep import SweepUnit
+    from nnrepl.record.anatomy import Group
 
 _vjp, _eval, _stop_gradient = raw(mx.vjp), raw(mx.eval), raw(mx.stop_gradient)
-Step = tuple["SweepUnit", tuple[int, ...] | None]
+
+
+class SweepUnit:
+    """What is differentiated in one go: an op, or one group of its outputs.
+
+    Attributes:
+        inputs: The op's distinct inputs; the numbers of a group are places in it.
+        wanted: Those that depend on the leaves.
+        left: How often each input of which others take turns with it is still to be reached.
+        parts: What the node has to add to the gradients of its inputs, until it is added.
+    """
+
+    __slots__ = ("group", "inputs", "left", "op", "parts", "wanted")
+
+    def __init__(self, op: Op, group: Group, inputs: tuple[Value, ...], wanted: tuple[int, ...]) -> None:
+        self.op = op
+        self.group = group
+        self.inputs = inputs
+        self.wanted = wanted
+        self.parts: dict[int, list[Value]] | None = None
+        self.left: dict[int, int] = {}
+
+    def rule(self, wanted: tuple[int, ...], outputs: tuple[int, ...], continued: tuple[int, ...] = ()) -> Rule:
+        """How to differentiate it."""
+        return Rule(self.op, self.inputs, wanted, outputs, continued)
+
+
+Step = tuple[SweepUnit, tuple[int, ...] | None]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -68,6 +68,8 @@ class FileIndex:
     """Where a variable is put as it is (`state["m"] = m`), by the line on which the function begins and its name."""
     headers: dict[Span, Span] = field(default_factory=dict)
     """What stands before the body of a loop, of a `with` or of an `if`, by the span of the whole statement."""
+    statements: list[tuple[int, int]] = field(default_factory=list)
+    """The first and the last line of each statement."""
     tree: ast.Module | None = None
 
 
@@ -227,6 +229,11 @@ def stored(code: CodeType, name: str) -> str | None:
     return _index(file_of(code)).stored.get((code.co_firstlineno, name))
 
 
+def statements(code: CodeType) -> list[tuple[int, int]]:
+    """Return the first and the last line of each statement in the file of a function."""
+    return _index(file_of(code)).statements
+
+
 def node_at(code: CodeType, span: Span) -> ast.AST | None:
     """Return the expression at `span`."""
     return _index(file_of(code)).nodes.get(span)
@@ -312,6 +319,8 @@ class _Indexer(ast.NodeVisitor):
     def generic_visit(self, node: ast.AST) -> None:
         if isinstance(node, (ast.BinOp, ast.Call, ast.UnaryOp, ast.Compare, ast.Subscript, ast.Attribute)):
             self.index.nodes.setdefault(_span(node), node)
+        if isinstance(node, ast.stmt):
+            self.index.statements.append((node.lineno, node.end_lineno or node.lineno))
         if isinstance(node, (ast.For, ast.AsyncFor, ast.While, ast.If, ast.With, ast.AsyncWith)):
             line, _, column, _ = _span(node)
             _, end, _, last = _span(_header(node))

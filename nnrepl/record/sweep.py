@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record.anatomy import Group, anatomy
+from nnrepl.record.anatomy import anatomy
 from nnrepl.record.recorder import MUTED
-from nnrepl.record.region import ACCUMULATE_TOGETHER, Region, find_regions, region_of, run_region
+from nnrepl.record.region import ACCUMULATE_TOGETHER, Region, SweepUnit, find_regions, region_of, run_region
 from nnrepl.record.strays import raw
 from nnrepl.record.vjp import ACCUMULATE, CONTINUE, Rule, run_continued, run_vjp, vjp_operation
 from nnrepl.tape import BackwardOp, Gradient, Op, Operation, Pass, Value
@@ -26,31 +26,6 @@ if TYPE_CHECKING:
 _NO_KWARGS: dict[str, Any] = {}
 _CAST = Operation("astype", raw(mx.astype), "mx.vjp")
 _add, _astype = raw(mx.add), raw(mx.astype)
-
-
-class SweepUnit:
-    """What is differentiated in one go: an op, or one group of its outputs.
-
-    Attributes:
-        inputs: The op's distinct inputs; the numbers of a group are places in it.
-        wanted: Those that depend on the leaves.
-        left: How often each input of which others take turns with it is still to be reached.
-        parts: What the node has to add to the gradients of its inputs, until it is added.
-    """
-
-    __slots__ = ("group", "inputs", "left", "op", "parts", "wanted")
-
-    def __init__(self, op: Op, group: Group, inputs: tuple[Value, ...], wanted: tuple[int, ...]) -> None:
-        self.op = op
-        self.group = group
-        self.inputs = inputs
-        self.wanted = wanted
-        self.parts: dict[int, list[Value]] | None = None
-        self.left: dict[int, int] = {}
-
-    def rule(self, wanted: tuple[int, ...], outputs: tuple[int, ...], continued: tuple[int, ...] = ()) -> Rule:
-        """How to differentiate it."""
-        return Rule(self.op, self.inputs, wanted, outputs, continued)
 
 
 class Sweep:
@@ -98,6 +73,9 @@ class Sweep:
         distinct = tuple(inputs)
         cut, unlinked = self.tape.notes.cut, self.tape.notes.unlinked.get(op, ())
         for group in anatomy(op, tuple([index[value] for value in op.inputs]), distinct):
+            if group.twin >= 0:  # one tensor for MLX: its gradients come together
+                self.tape.notes.aliases[op.outputs[group.outputs[0]]] = op.outputs[group.twin]
+                continue
             reachable = group.outputs if not cut else [slot for slot in group.outputs if op.outputs[slot] not in cut]
             if not reachable or (len(reachable) < len(group.outputs) and op not in self.tape.notes.calls):
                 continue  # MLX has let go of how it was made

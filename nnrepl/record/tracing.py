@@ -27,12 +27,16 @@ class Tracing:
     Args:
         start: The position of its first op.
         inputs: The values that MLX would hand to it as tracers.
+
+    Attributes:
+        typed: Whether a line of the user's has run in it, which is no part of the function.
     """
 
     def __init__(self, recorder: Recorder, start: int, inputs: Iterable[Value]) -> None:
         self._recorder = recorder
         self._start = start
         self._inputs = set(inputs)
+        self.typed = False
 
     def depends(self, values: Iterable[Value]) -> bool:
         """Whether any of some values is or was made of a tracer."""

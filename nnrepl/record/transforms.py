@@ -22,8 +22,8 @@ from nnrepl.record.catalog import Callee
 from nnrepl.record.closed_losses import loss_of
 from nnrepl.record.data import construct
 from nnrepl.record.gradient_call import GradientCall, make_call, take_gradients
-from nnrepl.record.native import Call, Levels
-from nnrepl.record.recorder import Recorder, noticing, ready
+from nnrepl.record.native import Call, Levels, levels_of, noticing
+from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.strays import invoke, native
 from nnrepl.tape import GRADIENT_PASS, Value
 
@@ -78,10 +78,11 @@ class Differentiated(opaque.Transform):
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if recorder.differentiating or recorder.inside is not None:
             return opaque.run_transform(recorder, self, args, kwargs, frame)
-        if recorder.levels is not None:
-            recorder.levels.wake()
-            if recorder.levels.begins(frame):
-                return self.notice(recorder.levels, args, kwargs, frame)
+        levels = levels_of(recorder)
+        if levels is not None:
+            levels.wake()
+            if levels.begins(frame):
+                return self.notice(levels, args, kwargs, frame)
         numbers, names = self._arguments()
         if not self._acceptable(numbers, names, args, kwargs):
             return self.real(*args, **kwargs)  # MLX says what is wrong
@@ -239,7 +240,7 @@ class _Arguments:
 
 def _recorded(call: GradientCall, weights: Weights) -> Any:
     """Make a gradient call while ops are recorded."""
-    levels = call.recorder.levels
+    levels = levels_of(call.recorder)
     if levels is None:
         return make_call(call)
     levels.changes.unexpected(weights)
@@ -264,10 +265,11 @@ def _vjp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
         frame = _getframe(1)
         if recorder.differentiating or recorder.inside is not None:
             return opaque.run_function(recorder, original, "vjp", fun, (primals, cotangents), frame)
-        if recorder.levels is not None:
-            recorder.levels.wake()
-            if recorder.levels.begins(frame):
-                return _native_vjp(recorder.levels, original, fun, primals, cotangents, frame)
+        levels = levels_of(recorder)
+        if levels is not None:
+            levels.wake()
+            if levels.begins(frame):
+                return _native_vjp(levels, original, fun, primals, cotangents, frame)
         return _outermost_vjp(recorder, original, fun, list(primals), list(cotangents), frame)
 
     return vjp

@@ -6,8 +6,8 @@ Nothing noted keeps an array alive: tensors are noted as Values, other objects b
 
 from __future__ import annotations
 
-import sys
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import is_
 from types import BuiltinFunctionType, FrameType, FunctionType, ModuleType
@@ -15,22 +15,30 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record.containers import entries_of, view_of
+from nnrepl.record.adopt import taken
+from nnrepl.record.containers import (
+    SEQUENCES,
+    Grip,
+    entries_of,
+    holds_attributes,
+    is_data,
+    is_foreign_kind,
+    view_of,
+)  # fmt: skip
 from nnrepl.record.frame_variables import OPTIMIZED, looked_at, read, sets_globals
-from nnrepl.record.leavings import taken
-from nnrepl.record.segments import is_library
+from nnrepl.record.stack import is_module
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 from nnrepl.tape.bindings import Bindings, Noted
 
 if TYPE_CHECKING:
-    from nnrepl.record.recorder import Recorder
+    from nnrepl.record.ledger import Ledger
 
 _array = mx.array
 _PLAIN = frozenset(
     (type(UNBOUND), int, float, bool, str, complex, type(None), bytes, range, slice, mx.Dtype, type(Ellipsis))
 )
 _NUMBERS = frozenset((int, float, bool, str, type(None)))
-_FEW, _MOST = 16, 4096
+_FEW, _MOST, _QUEUE, _WITHIN = 16, 4096, 512, 8
 _NO_STATE = frozenset((type(None), FunctionType, ModuleType, BuiltinFunctionType, type, int, float, bool, str, _array))
 
 
@@ -85,7 +93,7 @@ class BindingWatch:
         recorder: On whose tape it notes.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Ledger) -> None:
         self.recorder = recorder
         self._frames: dict[FrameType, _Frame] = {}
         self._known: dict[int, _Watched] = {}
@@ -135,10 +143,14 @@ class BindingWatch:
                 self._note(state, values, position)
         if state.shared is None:
             state.shared = self._shared(frame, position) if state.optimized and not state.library else []
+        changed = False
         for view, watched in (*state.containers, *state.shared) if state.shared else state.containers:
             last = watched.last
             if last is None or len(view) != len(last) or (len(last) <= _FEW and not all(map(is_, view, last))):
                 self._look(watched, position)
+                changed = True
+        if changed:
+            state.containers = self._containers(state.values, state.library)
         if self._modules:
             self._see_globals(frame, state)
 
@@ -236,12 +248,25 @@ class BindingWatch:
                 continue
             watched = self._known.get(id(thing))
             if watched is not None and watched.last is not None:
-                containers.append((view_of(thing), watched))
+                containers += [(view_of(thing), watched), *self._within(watched)]
         return containers
+
+    def _within(self, outer: _Watched) -> list[tuple[Any, _Watched]]:
+        """Return the first few containers in one of the program's own, which are looked at with it. A model has more
+        of them than can be looked at with every op."""
+        found: dict[int, tuple[Any, _Watched]] = {}
+        pending = [] if outer.holder.kind.__module__.startswith("mlx") or is_module(outer.refer()) else [outer]
+        while pending and len(found) < _WITHIN:
+            for item in pending.pop(0).last or ():
+                inner = self._known.get(id(item))
+                if inner is not None and id(item) not in found and inner is not outer and not is_module(item):
+                    found[id(item)] = view_of(item), inner
+                    pending.append(inner)
+        return [one for one in found.values() if one[1].holder.kind is not tuple][:_WITHIN]
 
     def _inside(self, thing: Any) -> list[tuple[Any, _Watched]]:
         """Return the dicts that an object of a library's holds, where the program has the object in a variable."""
-        if id(thing) not in self._known or isinstance(thing, (dict, list, tuple)):
+        if id(thing) not in self._known or isinstance(thing, (dict, *SEQUENCES)) or not hasattr(thing, "__dict__"):
             return []
         inner = [(one, self._known.get(id(one))) for one in vars(thing).values() if type(one) is dict]
         return [(view_of(one), watched) for one, watched in inner if watched is not None and watched.last is not None]
@@ -277,11 +302,11 @@ class BindingWatch:
             if not _same(watched):
                 self._look(watched, position)
             return watched.holder
-        if isinstance(thing, (list, tuple, dict)):
+        if isinstance(thing, (dict, *SEQUENCES)):
             return self._watch(thing, position)
         if kind is FunctionType or kind is ModuleType or isinstance(thing, type):
             return weakref.ref(thing)
-        if type(getattr(thing, "__dict__", None)) is dict and not _is_library(kind):
+        if is_data(thing) if is_foreign_kind(kind) else holds_attributes(thing):
             return self._watch(thing, position)
         try:
             return weakref.ref(thing)
@@ -289,6 +314,8 @@ class BindingWatch:
             return thing
 
     def _watch(self, thing: Any, position: int) -> Any:
+        if isinstance(thing, deque) and len(thing) > _QUEUE:
+            return weakref.ref(thing)
         if len(entries_of(thing)) > _MOST:
             return Large(type(thing), len(entries_of(thing)))
         try:
@@ -297,8 +324,10 @@ class BindingWatch:
             refer: Callable[[], Any] = reference
         except TypeError:  # a list, a dict, a tuple: `settle` lets go of those that nobody else holds
             box = [thing]
-            refer = _Box(box)
-        watched = self._known[id(thing)] = _Watched(Holder(type(thing), refer), refer)
+            refer = Grip(box)
+        watched = self._known[id(thing)] = _Watched(
+            Holder(type(thing), refer, getattr(thing, "maxlen", None) if isinstance(thing, deque) else None), refer
+        )
         resting = self._resting.pop(id(thing), None)
         if resting is not None and self._is_again(watched, resting, position):
             return watched.holder
@@ -334,7 +363,7 @@ class BindingWatch:
             return
         watched.last = values
         bindings, holder = self.recorder.tape.bindings, watched.holder
-        if len(values) > _MOST:
+        if len(values) > (_QUEUE if isinstance(thing, deque) else _MOST):
             bindings.grown_large(position, holder, Large(holder.kind, len(values)))
             return
         if before and not isinstance(entries, dict) and len(values) > len(before) and all(map(is_, values, before)):
@@ -356,7 +385,7 @@ class BindingWatch:
             pending = False
             for key, watched in self._known.copy().items():
                 box = watched.refer
-                if isinstance(box, _Box) and box.alone():
+                if isinstance(box, Grip) and box.alone():
                     box.let_go()
                     del self._known[key]
                     pending = True
@@ -377,15 +406,15 @@ class BindingWatch:
         in a module or an object live as long as that."""
         self._resting.clear()
         reached: set[int] = set()
-        pending = [watched for watched in self._known.values() if not isinstance(watched.refer, _Box)]
+        pending = [watched for watched in self._known.values() if not isinstance(watched.refer, Grip)]
         while pending:
             for item in pending.pop().last or ():
                 inner = self._known.get(id(item))
-                if inner is not None and isinstance(inner.refer, _Box) and id(item) not in reached:
+                if inner is not None and isinstance(inner.refer, Grip) and id(item) not in reached:
                     reached.add(id(item))
                     pending.append(inner)
         for key, watched in self._known.copy().items():
-            if isinstance(watched.refer, _Box) and key not in reached:
+            if isinstance(watched.refer, Grip) and key not in reached:
                 watched.refer.let_go()
                 del self._known[key]
                 self._resting[key] = watched.holder
@@ -423,12 +452,12 @@ class BindingWatch:
                 watched.last = None
                 self._look(watched, position)
 
-    def containers(self) -> Iterator[tuple[Any, Any]]:
-        """Every container that is known and still there, with what it holds: a dict or a sequence."""
+    def containers(self) -> Iterator[Any]:
+        """Every container that is known and still there."""
         for watched in list(self._known.values()):
             thing = watched.refer()
             if thing is not None:
-                yield thing, (thing if isinstance(thing, (dict, list, tuple)) else thing.__dict__)
+                yield thing
 
     def look_at(self, thing: Any) -> None:
         """Note what a container holds now."""
@@ -456,25 +485,6 @@ class BindingWatch:
 _LOOSE = _Loose()
 
 
-class _Box:
-    """Holds a container that cannot be referred to weakly."""
-
-    __slots__ = ("box",)
-
-    def __init__(self, box: list[Any]) -> None:
-        self.box = box
-
-    def __call__(self) -> Any:
-        return self.box[0] if self.box else None
-
-    def alone(self) -> bool:
-        """Whether nobody else holds it."""
-        return sys.getrefcount(self.box[0]) <= 2
-
-    def let_go(self) -> None:
-        self.box.clear()
-
-
 def _same(watched: _Watched) -> bool:
     """Whether a container holds what it held when it was looked at last."""
     thing, last = watched.refer(), watched.last
@@ -482,14 +492,3 @@ def _same(watched: _Watched) -> bool:
         return True
     view = view_of(thing)
     return last is not None and len(view) == len(last) and all(map(is_, view, last))
-
-
-def _is_library(kind: type) -> bool:
-    """Whether objects of a type are Python's own, nnrepl's, or those of an installed package: nothing in them is the
-    program's, and one may reach half of a framework through them. Those of MLX (an optimizer, a cache) are looked at.
-    """
-    room = kind.__module__.partition(".")[0]
-    if room in sys.stdlib_module_names or room == "nnrepl":
-        return True
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    return not room.startswith("mlx") and isinstance(file, str) and is_library(file)

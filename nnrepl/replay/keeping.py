@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _copy, _eval, _view, _or, _array = mx.array.__copy__, mx.eval, mx.view, mx.bitwise_or, mx.array
 _SAME_SIZE = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
-_SHARE = 0.02
+_SHARE = 0.01
 _MOST, _FEW = 16, 8
 _PATIENCE = 8
 _NEVER = float("inf")
@@ -42,6 +42,7 @@ class Point:
         kinds: Of what kinds all was that the program held.
         shapes: The shapes and dtypes of its tensors, in order.
         arrays: They; None for one that MLX had not computed.
+        dead: Which of them have no numbers: tensors left by a function while it was compiled.
         nbytes: What only this point holds.
     """
 
@@ -50,6 +51,7 @@ class Point:
         self.kinds = reach.kinds
         self.shapes = [(array.shape, array.dtype) for array in reach.arrays]
         self.arrays: list[mx.array | None] = []
+        self.dead: set[int] = set()
         self.nbytes = 0
 
     def fits(self, reach: Reach) -> bool:
@@ -59,7 +61,7 @@ class Point:
 
 
 class Keeping:
-    """Keeps points while the program runs natively, so seldom that it costs a fiftieth of the time.
+    """Keeps points while the program runs natively, so seldom that it costs a hundredth of the time.
 
     What changes from call to call is copied: if its buffers were held, MLX could not write an update into them, and
     would lay the new weights out otherwise. What stays the same object is held.
@@ -121,14 +123,16 @@ class Keeping:
         for at, array in enumerate(reach.arrays):
             known = self._known.get(id(array))
             if known is not None and known() is array:
-                point.arrays.append(_copy(array))
+                point.arrays.append(_copy(array) if computes(array) else None)
+                if point.arrays[at] is None:
+                    point.dead.add(at)
                 continue
             there = is_evaluated(array)
             point.arrays.append(_duplicate(array) if there else _copy(array))
             point.nbytes += array.nbytes
             if not there:
                 lazy.append(at)
-        _eval([array for at, array in enumerate(point.arrays) if at not in lazy])
+        _eval([array for at, array in enumerate(point.arrays) if array is not None and at not in lazy])
         if lazy:
             self._lazy = point, lazy
         return point
@@ -142,7 +146,7 @@ class Keeping:
             array = point.arrays[at]
             point.arrays[at] = _duplicate(array) if array is not None and is_evaluated(array) else None
         _eval([point.arrays[at] for at in lazy if point.arrays[at] is not None])
-        missing = [shape for array, (shape, _) in zip(point.arrays, point.shapes) if array is None]
+        missing = [point.shapes[at][0] for at in lazy if point.arrays[at] is None]
         if sum(map(prod, missing)) > _JUNK and self._owner is not None and point in self._owner.points:
             self._owner.points.remove(point)  # it evaluates its weights later: what it holds here are no numbers
 
@@ -168,6 +172,15 @@ def thin(kept: NativeRun, budget: int) -> None:
         gaps = [left[at + 1].number - (left[at - 1].number if at else 0) for at in range(len(left) - 2)]
         del left[gaps.index(min(gaps))]
     kept.points = left
+
+
+def computes(array: mx.array) -> bool:
+    """Evaluate an array, if it does not depend on one without numbers; returns whether it does not."""
+    try:
+        _eval(array)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _duplicate(array: mx.array) -> mx.array:

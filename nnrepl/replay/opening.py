@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nnrepl.record.native import levels_of
 from nnrepl.replay.remade import Remade
 from nnrepl.tape import RUN_PASS, ClosedCall, ClosedOp, Op, OpenedStep, Pass, Tape, Value
 
@@ -60,7 +61,8 @@ class Opening:
             return False
         self.close(recorder)
         self._close_again(at)
-        native = recorder.levels is not None and recorder.levels.native
+        levels = levels_of(recorder)
+        native = levels is not None and levels.native
         late = self._is_late(at)
         if at >= len(self._expected):
             return native and (self._whole or late)
@@ -103,8 +105,9 @@ class Opening:
         self._start = at
         self._calls = end - at
         self.free = 1 if stretch else self._calls + 1
-        if recorder.levels is not None and not recorder.levels.native:
-            recorder.levels.renew()
+        levels = levels_of(recorder)
+        if levels is not None and not levels.native:
+            levels.renew()
 
     def left(self, recorder: Recorder) -> None:
         """Note that a call has been recorded to its end. Where the tape goes on with a closed one, what lies between is
@@ -113,8 +116,9 @@ class Opening:
             self.free = max(self.free - 1, 1)
             return
         self.close(recorder)
-        if len(recorder.tape) < len(self._expected) and self.natively(recorder) and recorder.levels is not None:
-            recorder.levels.go_native()
+        levels = levels_of(recorder)
+        if len(recorder.tape) < len(self._expected) and self.natively(recorder) and levels is not None:
+            levels.go_native()
 
     def _goes_on(self) -> bool:
         """Whether what comes after the last call of the step that is being opened is not on the tape."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record.frame_variables import OPTIMIZED, looked_at, read
+from nnrepl.record.native import levels_of
 from nnrepl.replay.world import is_foreign, slots_of
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class Reach:
 
     def __init__(self, recorder: Recorder) -> None:
         self.arrays: list[mx.array] = []
-        making = None if recorder.levels is None else recorder.levels.making  # it holds what the call is given
+        levels = levels_of(recorder)
+        making = None if levels is None else levels.making  # it holds what the call is given
         pending: list[Any] = [_RANDOM_STATE[0], making]
         for frame in _frames(recorder):
             pending += _held(frame)

@@ -7,14 +7,18 @@ in each run: nothing in it could be edited, or looked into after it ran natively
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import gc
 import os
 import random
 import sys
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from types import FrameType
 from typing import Any
 
@@ -31,7 +35,7 @@ class Readings:
     """What one program has read, in order, by what it read it from."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, list[Any]] = {}
+        self._kept: dict[str, Any] = {}
         self._next: dict[str, int] = {}
         self._behind: dict[str, Any] = {}
         self._program = threading.get_ident()
@@ -72,7 +76,8 @@ class Readings:
         try:
             for holder, name, made in instead:
                 setattr(holder, name, made)
-            yield
+            with _instead_of_dates(self._date):
+                yield
         finally:
             for holder, name, original in before:
                 setattr(holder, name, original)
@@ -83,11 +88,10 @@ class Readings:
     def _clock(self, name: str, original: Callable[[], Any]) -> Callable[[], Any]:
         """Return a clock that reads again what it has read, and then goes on from there."""
 
-        def clock() -> Any:
-            really = original()
-            if not self._is_program():
-                return really
-            kept, at = self._kept.setdefault(name, []), self._next.get(name, 0)
+        def clock(really: Any) -> Any:
+            kept, at = self._kept.get(name), self._next.get(name, 0)
+            if kept is None:
+                kept = self._kept[name] = array({int: "q", float: "d"}[type(really)])
             self._next[name] = at + 1
             if at < len(kept):
                 self._behind[name] = really - kept[at]
@@ -97,7 +101,7 @@ class Readings:
                 kept.append(read)
             return read
 
-        return _StandIn(clock, original)
+        return _Clock(clock, original, self)
 
     def _now(self, name: str, original: Callable[..., Any], most: int) -> Callable[..., Any]:
         """Return what tells the time now as it has told it."""
@@ -109,12 +113,21 @@ class Readings:
 
         return _StandIn(told, original)
 
+    def _date(self, name: str, original: Any) -> Any:
+        """Return what tells the date now as it has told it (`date.today` asks `time.time`)."""
+
+        def told(kind: type, *given: Any, **named: Any) -> Any:
+            really = functools.partial(original.__get__(None, kind), *given, **named)
+            return self._read(f"{kind.__name__}.{name}{given}{named}", really) if self._is_program() else really()
+
+        return _OfClass(_StandIn(told, original.__get__(None, datetime)))
+
     def _entropy(self, original: Callable[[int], bytes]) -> Callable[[int], bytes]:
         """Return random numbers of the system that are drawn again, by each line of the program its own. Libraries draw
         for it; what one draws while it is imported is not drawn in a run again, and is left alone."""
 
         def urandom(size: int, /) -> bytes:
-            line = _line() if self._is_running() else ""
+            line = _line() if self.is_running() else ""
             drawn: bytes = self._read(f"{size} {line}", lambda: original(size)) if line else original(size)
             return drawn
 
@@ -127,7 +140,7 @@ class Readings:
         def seed(*given: Any, **named: Any) -> None:
             owner = given[:1] if given and isinstance(given[0], random.Random) else ()
             unseeded = given[len(owner) :] in ((), (None,)) and named in ({}, {"a": None})
-            if unseeded and self._is_running():
+            if unseeded and self.is_running():
                 original(*owner, int.from_bytes(os.urandom(32), "big"))  # which is kept
             else:
                 original(*given, **named)
@@ -144,20 +157,47 @@ class Readings:
             kept.append(read)
         return read
 
-    def _is_running(self) -> bool:
+    def is_running(self) -> bool:
+        """Whether the program runs, in this thread."""
         return self._runs() and threading.get_ident() == self._program
 
     def _is_program(self) -> bool:
         """Whether it is the program that reads: a progress bar of a library may look at the clock when it likes."""
-        return self._is_running() and _is_programs(sys._getframe(3).f_code.co_filename)
+        return self.is_running() and _is_programs(sys._getframe(3).f_code.co_filename)
 
 
 _OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
+@functools.lru_cache(4096)
 def _is_programs(filename: str) -> bool:
     """Whether a file is the program's: no library's, and none of nnrepl's, which looks at the clock as it works."""
     return not is_library(filename) and not filename.startswith(_OURS)
+
+
+class _OfClass:
+    """A method of a class, as `classmethod` makes one of a function."""
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self._method = method
+
+    def __get__(self, instance: Any, kind: type) -> Callable[..., Any]:
+        return functools.partial(self._method, kind)
+
+
+@contextmanager
+def _instead_of_dates(stand_in: Callable[[str, Any], Any]) -> Iterator[None]:
+    """While this lasts, `datetime.now` and `datetime.utcnow` are what `stand_in` gives for them. They read the clock in
+    C, and Python sets no attribute of a type that is written in C: it is put into the type's own table."""
+    (table,) = gc.get_referents(datetime.__dict__)
+    before = {name: table[name] for name in ("now", "utcnow")}
+    try:
+        table.update((name, stand_in(name, original)) for name, original in before.items())
+        ctypes.pythonapi.PyType_Modified(ctypes.py_object(datetime))
+        yield
+    finally:
+        table.update(before)
+        ctypes.pythonapi.PyType_Modified(ctypes.py_object(datetime))
 
 
 class _StandIn:
@@ -173,6 +213,25 @@ class _StandIn:
 
     def __repr__(self) -> str:
         return repr(self.__wrapped__)  # type: ignore[attr-defined]
+
+
+class _Clock(_StandIn):
+    """What stands in for a clock: a program may look at it at each step.
+
+    Args:
+        read: Returns what the program reads where the clock says something else.
+        keeper: Keeps it.
+    """
+
+    def __init__(self, read: Callable[[Any], Any], original: Callable[[], Any], keeper: Readings) -> None:
+        super().__init__(read, original)
+        self._original = original
+        self._keeper = keeper
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        really = self._original(*given, **named)
+        reads = self._keeper.is_running() and _is_programs(sys._getframe(1).f_code.co_filename)
+        return self._read(really) if reads else really
 
 
 def _line() -> str:

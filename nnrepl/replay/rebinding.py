@@ -233,7 +233,7 @@ class Rebinding:
         own = [frame for frame in self._frames if not sources.is_library(frame.f_code.co_filename)]
         roots = [thing for frame in self._frames for thing in list(frame.f_locals.values())]
         roots += [frame.f_globals[name] for frame in own for name in frame.f_code.co_names if name in frame.f_globals]
-        known = [thing for thing, _ in self._recorder.watch.containers()]
+        known = list(self._recorder.watch.containers())
         held = World([*roots, *known], arrays=False).holding
         return [part for part in held if isinstance(part, _HOLDING) or slots_of(type(part))]
 

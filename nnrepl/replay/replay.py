@@ -8,7 +8,7 @@ gives those very values: only what depends on the edit is new.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
 from nnrepl.replay.rebinding import Rebinding, lies_inside
 from nnrepl.replay.remade import made_natively
-from nnrepl.replay.run import Run
+from nnrepl.replay.run import Changing, Run, Unchanging
 from nnrepl.replay.uncomputed import Forward, Led
 from nnrepl.tape import (
     GRADIENT_PASS,
@@ -55,7 +55,7 @@ class Replay(Led):
         end: Where on the old tape what runs again ends (its own end by default).
         alone: Whether nobody will look at `other_way`: then a run that goes another way for no reason that the edit
             can have given ends there.
-        reach: Told how far the run has come, and whether the op there is about to be made (`due`).
+        changes: Told how far the run has come, and whether the op there is about to be made (`due`).
 
     Attributes:
         expected: The ops that the new tape begins with (from its first op on), inserted ones among them.
@@ -65,9 +65,7 @@ class Replay(Led):
 
     follows = True
 
-    def __init__(
-        self, run: Run, end: int | None = None, alone: bool = False, reach: Callable[..., None] | None = None
-    ) -> None:
+    def __init__(self, run: Run, end: int | None = None, alone: bool = False, changes: Changing | None = None) -> None:
         self.expected = run.expected
         self.tape = run.old
         self.end = len(run.old) if end is None else end
@@ -79,7 +77,7 @@ class Replay(Led):
         self._run = run
         self._rebinding: Rebinding | None = None
         self._alone = alone
-        self._reach = reach or _nothing
+        self._changes = changes or Unchanging()
         for op in self.expected:
             if (target := self.tape.notes.edits.get(op)) is not None:
                 self.final[target] = op.outputs[0]
@@ -96,13 +94,17 @@ class Replay(Led):
 
     def passed(self, recorder: Recorder) -> None:
         """Note that an op inside a gradient call is on the tape: what the user did after it is done."""
-        self._reach(self.opening.before(len(recorder.tape.ops)))
+        self._changes.reach(self.opening.before(len(recorder.tape.ops)))
+        if recorder.mirrors:
+            recorder.mirrors[-1].passed()
 
     def enter(self, recorder: Recorder, calling: bool = False, due: bool = True) -> None:
         """Put the ops that the user inserted here on the tape, and let their results take effect. What gives another
         tensor to a variable of a function that is about to be called waits for it."""
         check()
-        self._reach(self.opening.before(len(recorder.tape.ops)), due=due and not calling)
+        self._changes.reach(self.opening.before(len(recorder.tape.ops)), due=due and not calling)
+        if recorder.mirrors:
+            recorder.mirrors[-1].passed(due=due and not calling)
         standing: ComingBy | None = None
         while (op := self._inserted(len(recorder.tape.ops))) is not None:
             if calling and lies_inside(recorder, self._edit_of(op)):
@@ -126,6 +128,11 @@ class Replay(Led):
                 self._take_effect(recorder, twin, target)
         if recorder.mirrors and not self.replaying(len(recorder.tape.ops)):
             recorder.mirrors[-1].due(lambda old, new: self._made_again(recorder, old, new))
+
+    def has_line(self, recorder: Recorder, count: int) -> bool:
+        start = self.opening.before(len(recorder.tape))
+        ends = [end for begin, end in self.tape.compiled if begin == start]  # edits may have made it longer
+        return self._changes.has_line(start, max([start + count, *ends]))
 
     def given(self, recorder: Recorder, op: Op, frame: FrameType) -> Op | None:
         """Return the op of the tape that `op` is: it is put on the new tape, and nothing is computed."""
@@ -210,10 +217,8 @@ class Replay(Led):
         old tape has. None if it did again what it had done, with other numbers."""
         if self._run.recoded:
             return None
-        if self.plan.other is not None:
-            return self.plan.other
         missing = self.plan.left(self.end)
-        return None if missing is None else OpDifference(missing, None)
+        return self.plan.other or (None if missing is None else OpDifference(missing, None))
 
     def content(self, value: Value) -> Value:
         """Return what the program is to hold where the tape has `value`: the last edit of it; natively it computes with
@@ -265,6 +270,14 @@ class Replay(Led):
         if found is not None and known:
             self.was[value] = found
         return value
+
+    def disconnected(self, recorder: Recorder, number: int, zeros: mx.array, label: str) -> Value:
+        pass_ = self._old_pass(recorder.tape) if self.replaying(len(recorder.tape)) else None
+        for before in () if pass_ is None else pass_.given[number : number + 1]:
+            if isinstance(before, Leaf):
+                recorder.link(zeros, before)
+                return before
+        return super().disconnected(recorder, number, zeros, label)
 
     def gradient(self, recorder: Recorder, value: Value) -> mx.array:
         """Return a fresh handle, with the content that an edit further on gives to it."""
@@ -485,7 +498,3 @@ class Replay(Led):
             array = object_of(recorder, key, value) if value in edited else None
             if array is not None:
                 refill(array, self.content(value).array)
-
-
-def _nothing(position: int, due: bool = False) -> None:
-    """Nobody wants to know."""

@@ -8,31 +8,28 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.intake import RECORDING
+from nnrepl.record.listener import RecordedCall
 from nnrepl.record.objects import object_of
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.replay import readings
 from nnrepl.replay.interrupts import allowed, held
 from nnrepl.replay.replay import Replay
-from nnrepl.replay.run import Run
+from nnrepl.replay.run import Changing, Run
 from nnrepl.replay.world import World
 from nnrepl.tape import GRADIENT_PASS, Pass, Tape, Value
 
 _copy = mx.array.__copy__
 
 
-class Changing(Protocol):
-    """What changes in the program on the way."""
+class PutBack(Changing, Protocol):
+    """What changes in the program on the way, also where it is put back."""
 
     def leave(self, position: int) -> None:
         """Take back what was done once behind a position."""
 
     def stand(self, position: int) -> None:
         """Bring the living program to what it is to be at a position."""
-
-    def reach(self, position: int, *, entering: bool = False, alive: bool = True, due: bool = False) -> None:
-        """Note that the program has come to a position of the tape."""
 
 
 class KeptMoment:
@@ -92,12 +89,12 @@ class RestartPoint(KeptMoment):
         start: The position of the first op behind it.
     """
 
-    def __init__(self, recorder: Recorder, call: GradientCall, things: Iterable[Any] = ()) -> None:
+    def __init__(self, recorder: Recorder, call: RecordedCall, things: Iterable[Any] = ()) -> None:
         super().__init__(recorder, [call.fun, call.given, *things])
         self.call = call
         self.start = len(recorder.tape)
 
-    def again(self, run: Run, tape: Tape, changes: Changing) -> None:
+    def again(self, run: Run, tape: Tape, changes: PutBack) -> None:
         """Make the call again, on `tape`. Whatever happens on the way, everything is then as it was.
 
         Args:
@@ -127,10 +124,10 @@ class RestartPoint(KeptMoment):
             (pass_.end for pass_ in tape.passes if pass_.kind == GRADIENT_PASS and pass_.start >= self.start), 0
         )
 
-    def _follow(self, run: Run, tape: Tape, changes: Changing) -> Replay:
+    def _follow(self, run: Run, tape: Tape, changes: PutBack) -> Replay:
         """Make the call again along a tape."""
         recorder, call = self._recorder, self.call
-        replay = Replay(run, end=max(self.end_of(run.old), run.position), reach=changes.reach)
+        replay = Replay(run, end=max(self.end_of(run.old), run.position), changes=changes)
         mode = recorder.mode
         try:
             recorder.tape, recorder.intake, recorder.pass_, recorder.mode = tape, replay, None, RECORD
@@ -148,7 +145,7 @@ class RestartPoint(KeptMoment):
             recorder.intake, recorder.mode, recorder.pass_ = RECORDING, mode, None
         return replay
 
-    def _control(self, run: Run, changes: Changing) -> None:
+    def _control(self, run: Run, changes: PutBack) -> None:
         """Note that the program went another way after an edit. It was because of the edit if it does the same again
         without it.
 
@@ -166,7 +163,7 @@ class RestartPoint(KeptMoment):
 class _Moment:
     """The present, to come back to."""
 
-    def __init__(self, recorder: Recorder, call: GradientCall, things: Iterable[Any]) -> None:
+    def __init__(self, recorder: Recorder, call: RecordedCall, things: Iterable[Any]) -> None:
         self._point = RestartPoint(recorder, call, things)
         self._recorder = recorder
         self._state = {name: getattr(recorder, name) for name in _STATE}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from nnrepl.tape import Op, OpenedStep, Tape
 
@@ -57,3 +58,24 @@ class Run:
     def expected(self) -> list[Op]:
         """The ops that the new tape begins with."""
         return [*self.old.ops[: self.position], *self.ops]
+
+
+class Changing(Protocol):
+    """What changes in the program on the way."""
+
+    def reach(self, position: int, *, entering: bool = False, alive: bool = True, due: bool = False) -> None:
+        """Note that the program has come to a position of the tape."""
+
+    def has_line(self, start: int, end: int) -> bool:
+        """Whether a line is to run from one position on, before another."""
+
+
+class Unchanging:
+    """Nothing changes on the way."""
+
+    def reach(self, position: int, *, entering: bool = False, alive: bool = True, due: bool = False) -> None:
+        """Do nothing."""
+
+    def has_line(self, start: int, end: int) -> bool:
+        """Say that none is to run."""
+        return False

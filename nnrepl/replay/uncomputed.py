@@ -19,19 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record.intake import Intake
+from nnrepl.record.intake import Intake, Transforming
 from nnrepl.record.native_reads import EVALUATING
 from nnrepl.record.objects import refill
+from nnrepl.record.recorder import Recorder
 from nnrepl.record.strays import native
 from nnrepl.replay.divergence import NotKept
-from nnrepl.replay.keeping import Point
+from nnrepl.replay.keeping import Point, computes
 from nnrepl.replay.reach import CannotReach, Reach
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Tape, arrays_of, is_evaluated
 from nnrepl.tape.native_run import UNKEPT, Answer, count_calls
 
 if TYPE_CHECKING:
-    from nnrepl.record.opaque import Transform
-    from nnrepl.record.recorder import Recorder
     from nnrepl.replay.run import Run
 
 _compile, _eval, _zeros, _stop = mx.compile, mx.eval, mx.zeros, mx.stop_gradient
@@ -65,6 +64,7 @@ class Forward:
         self._needed = _needed(old, run) if self._points else []
         self._plain = bool(self._points) and not any(op.operation.kind in _RUN_BACKWARD for op in old.ops)
         self._target: Point | None = None
+        self._dead: list[mx.array] = []
         self._answers: Iterator[Answer] = iter(())
 
     def begins(self, recorder: Recorder, number: int) -> None:
@@ -92,7 +92,7 @@ class Forward:
         points = [point for point in self._points if number + 1 < point.number <= self._needed[at]]
         return points[-1] if points else None
 
-    def differentiated(self, transform: Transform) -> Callable[..., Any]:
+    def differentiated(self, transform: Transforming) -> Callable[..., Any]:
         """Return what makes a gradient call natively: where nothing is computed, without a backward pass, unless that
         calls the program."""
         if not (self.skipping and self._plain):
@@ -133,7 +133,8 @@ class Forward:
     def _stand_ins(self, recorder: Recorder) -> list[mx.array]:
         with recorder.muted():
             arrays = _reach(recorder).arrays
-            return [array for array in arrays if not is_evaluated(array) and not _computes(array)]
+            dead = set(map(id, self._dead))
+            return [array for array in arrays if not (is_evaluated(array) or id(array) in dead or computes(array))]
 
     def _arrive(self, recorder: Recorder, point: Point) -> None:
         """Give the program's tensors the numbers that they had at a point."""
@@ -141,7 +142,7 @@ class Forward:
             reach = _reach(recorder)
             if not point.fits(reach):
                 raise NotKept("the program holds other tensors than it held")
-            filled = []
+            self._dead, filled = [reach.arrays[at] for at in point.dead], []
             for array, held in zip(reach.arrays, point.arrays):
                 if held is not None and not is_evaluated(array):
                     _setitem(array, Ellipsis, _zeros(array.shape, array.dtype))
@@ -156,7 +157,7 @@ class Forward:
             stand_in(array)
 
 
-class Led(Intake):
+class Led(Intake[Recorder]):
     """The intake of a run that may be led forward.
 
     Attributes:
@@ -168,7 +169,7 @@ class Led(Intake):
     def read(self, recorder: Recorder, how: str, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         return self.forward.read(how, lambda: original(*args, **kwargs))
 
-    def differentiated(self, transform: Transform) -> Callable[..., Any]:
+    def differentiated(self, transform: Transforming) -> Callable[..., Any]:
         return self.forward.differentiated(transform)
 
     def updating(self, update: Callable[..., Any]) -> Callable[..., Any]:
@@ -183,15 +184,6 @@ def _reach(recorder: Recorder) -> Reach:
         return Reach(recorder)
     except CannotReach as why:
         raise NotKept(str(why)) from None
-
-
-def _computes(array: mx.array) -> bool:
-    """Evaluate an array, if it does not depend on a stand-in; returns whether it does not."""
-    try:
-        _eval(array)
-    except RuntimeError:
-        return False
-    return True
 
 
 def _needed(old: Tape, run: Run) -> list[int]:
@@ -278,4 +270,4 @@ def _of(shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
 
 def _can_stand() -> bool:
     """Whether MLX's `compile` traces: it can be disabled."""
-    return not _computes(_of((1,), mx.float32))
+    return not computes(_of((1,), mx.float32))

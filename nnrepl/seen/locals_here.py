@@ -6,6 +6,7 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
+from nnrepl.record.containers import SEQUENCES
 from nnrepl.record.frame_variables import variables_of
 from nnrepl.session.reading import Reading
 from nnrepl.tape import UNBOUND, Holder, Large
@@ -68,5 +69,5 @@ def _summed_up(session: Reading, thing: Any, position: int) -> Any:
         entries = session.tape.bindings.contents(thing, position)
         if isinstance(entries, Large):
             return Sized(thing.kind, entries.size)
-        return Sized(thing.kind, len(entries) if thing.kind in (list, tuple, dict) and entries is not None else None)
+        return Sized(thing.kind, len(entries) if thing.kind in (dict, *SEQUENCES) and entries is not None else None)
     return thing

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from nnrepl.ops import ELEMENTWISE, ENTRIES, Trait, has
+from nnrepl.ops.numbers import unravel
 from nnrepl.record.batches import PIECE, pieces
 from nnrepl.tape import Inside, Op, Value, inside_of, result_inside
 
@@ -292,15 +293,6 @@ def same_place(shape: tuple[int, ...], at: int, operand: tuple[int, ...]) -> int
             return None
         place = place * extent + (0 if extent == 1 else step)
     return place
-
-
-def unravel(at: int, shape: Sequence[int]) -> tuple[int, ...]:
-    """Return a flat place as an index."""
-    index: list[int] = []
-    for extent in reversed(shape):
-        index.append(at % extent if extent else 0)
-        at //= extent or 1
-    return tuple(reversed(index))
 
 
 def filler(taken: Value) -> mx.array:

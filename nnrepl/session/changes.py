@@ -230,8 +230,8 @@ class Changes:
         if self.restarts is None or not self.restarts.reaches(session.cursor):
             return self._do_at_once(line)
         self._check_outside(line.text)
-        change, doing = as_change(session, line)
-        run = Run(session.tape, change.position, (), session.cursor, recoded=True, behind=lambda: doing.made)
+        change, doing, made = as_change(session, line)
+        run = Run(session.tape, change.position, (), session.cursor, recoded=True, behind=made)
         with held():
             tape, names = self._again(run, None, change, doing.things(session.where().scope))
             return self.arrived(tape, names, run.stands() or run.cursor)

@@ -8,6 +8,7 @@ from typing import Any
 
 from nnrepl.session import goals
 from nnrepl.session.errors import NotYet, UserError
+from nnrepl.session.leaps import leap
 from nnrepl.session.parsed import parse
 from nnrepl.session.scouts import scouts_of
 from nnrepl.session.standing import Standing
@@ -194,8 +195,8 @@ def _step_of_pass(tape: Tape, number: int) -> int:
 
 
 def open_not_finite(session: Standing, asked: bool) -> None:
-    """Open the steps from the one before that in which the loss is finite no more: where NaN was born lies there.
-    Raises as `open_steps` does.
+    """Open the steps from the one before that in which the loss is finite no more, or from that in which it leapt:
+    where NaN was born lies there. Raises as `open_steps` does.
 
     Args:
         asked: Whether NaN or ∞ was asked for: then also from where the loss is not known.
@@ -206,7 +207,9 @@ def open_not_finite(session: Standing, asked: bool) -> None:
         closed = any(isinstance(op, ClosedOp) for op in tape.ops[step.start : step.end])
         unknown = asked and closed and loss is None
         if unknown or (loss is not None and loss.size == 1 and loss.evaluated and not _is_finite(loss)):
-            start = tape.steps[max(step.number - 2, 0)].start
+            leaping = leap(tape)
+            first = step.number if leaping is None else min(step.number, leaping[1].number + 1)
+            start = tape.steps[max(first - 2, 0)].start
             steps = closed_between(tape, start, len(tape))
             if steps:
                 open_steps(session, steps)

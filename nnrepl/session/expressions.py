@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from nnrepl.record.checked import checked
+from nnrepl.record.containers import as_it_is
 from nnrepl.record.quiet import set_random_state
 from nnrepl.record.recorder import current
 from nnrepl.record.segments import is_library
@@ -115,7 +116,8 @@ class Expressions:
         """Return the result of a Python expression. Raises what Python raises, or UserError."""
         code, namespace = self._ready(parsed, where)
         with aside(), checked(), self._as_it_was(where), self.witness(namespace):
-            return eval(code, namespace)
+            result = eval(code, namespace)
+            return result if self._is_now(where) else as_it_is(result)  # what it holds is about to change
 
     def compute(self, parsed: Parsed, where: Surroundings, recorder: Linking, **names: Any) -> Any:
         """Return the result of a Python expression whose ops are recorded: the new value of an edit. `names` stand for

@@ -8,6 +8,7 @@ returned call left behind is shown under its own address only.
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +18,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record import segments as sources
+from nnrepl.record.containers import SEQUENCES, blank, fill, fixed
 from nnrepl.record.frame_variables import variables_of
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module
@@ -267,9 +269,13 @@ class Frames:
         raise not_made(name, " in this step", maker, position, self.address(name, value), value, whose)
 
     def _made_at(self, one: tuple[int, Activation, Value]) -> int:
-        """Where a tensor that a variable held was made (where it came in, if no op made it)."""
-        at, _, value = one
-        return at if value.op is None else value.op.position
+        """Where a tensor that a variable held was made (where it came in, if no op made it). What was noted as a call
+        returned came in before the next op, which may be another step's."""
+        at, step, value = one
+        if value.op is not None:
+            return value.op.position
+        scope = self.tape.ops[at].scope if at < len(self.tape) else None
+        return at if scope is not None and step in scope.path() else max(at - 1, 0)
 
     def _last(self, name: str, position: int, step: Activation) -> tuple[str, Value | None, str]:
         """Return the last tensor that a variable of this name held in another call of the same function, with its
@@ -308,7 +314,9 @@ class Frames:
         """ "step 2's", where a position lies in another step than the cursor; else ""."""
         steps = self.tape.steps
         number = steps.number_at(at)
-        return f"step {number}'s" if number != steps.number_at(min(position, max(len(self.tape) - 1, 0))) else ""
+        if number == steps.number_at(min(position, max(len(self.tape) - 1, 0))):
+            return ""
+        return f"step {number}'s" if number else "the setup's"
 
 
 def _has(step: Activation, name: str) -> bool:
@@ -344,11 +352,9 @@ _OPTIMIZED = 0x1
 def _again(kind: type, name: str) -> Any:
     """Return an object that no longer exists, made again without its attributes."""
     try:
-        made: Any = object.__new__(kind)
-        made.__dict__.clear()
+        return blank(kind)
     except (TypeError, AttributeError):
         raise UserError(f"{name} was a {kind.__name__} that no longer exists") from None
-    return made
 
 
 def real(
@@ -379,7 +385,7 @@ def real(
     if not isinstance(thing, Holder):
         return thing
     found = thing.refer()
-    if found is not None and (live or not isinstance(found, (list, tuple, dict)) or is_module(found)):
+    if found is not None and (live or not isinstance(found, (dict, *SEQUENCES)) or is_module(found)):
         return found
     known = {} if known is None else known
     if thing not in known:
@@ -402,12 +408,19 @@ def _make_again(
             if found is not None:
                 return
         made = known.setdefault(thing, {})
-        held = made if thing.kind is dict else made.__dict__
-        for key, item in entries.items():
-            held[key] = real(frames, item, position, f"{name}[{key!r}]", array, live, known)
+        held = {
+            key: real(frames, item, position, f"{name}[{key!r}]", array, live, known) for key, item in entries.items()
+        }
+        fill(made, held)
         return
     items: list[Any] = []
-    known[thing] = items  # (of a tuple that holds itself, the inner one is a list)
+    changes = issubclass(thing.kind, (list, deque, set))
+    if changes:
+        known[thing] = deque(maxlen=thing.maxlen) if thing.kind is deque else blank(thing.kind)
+    else:
+        known[thing] = items
     items += [real(frames, item, position, f"{name}[{at}]", array, live, known) for at, item in enumerate(entries)]
-    if issubclass(thing.kind, tuple):
-        known[thing] = tuple(items)
+    if changes:
+        fill(known[thing], items)
+    elif issubclass(thing.kind, (tuple, frozenset)):  # of a tuple that holds itself, the inner one is a list
+        known[thing] = fixed(thing.kind, items)

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from nnrepl.record.names import ProgramNames
+from nnrepl.record.native import levels_of
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.replay.divergence import CannotExchange
 from nnrepl.replay.restart_point import KeptMoment
@@ -109,7 +110,8 @@ def _do(session: Standing, doing: PromptLine, recorder: Recorder | None) -> None
     frames = frames_of(_last(session)) or running_frames()
     listener, mode, recorder.listener, recorder.mode = recorder.listener, recorder.mode, None, RECORD
     try:
-        with nullcontext() if recorder.levels is None else recorder.levels.awake():
+        levels = levels_of(recorder)
+        with nullcontext() if levels is None else levels.awake():
             doing.run(recorder, frames)
     finally:
         recorder.listener, recorder.mode = listener, mode

@@ -302,7 +302,7 @@ class Lookup:
         if not versions:
             return None
         value = self.names.newest(name, position)
-        if value is not None and (value.op is None or self._is_of_here(value, position)):
+        if value is not None and not (whose := self._whose_known(name, value, position)):
             return Held(value)
         ahead = next((later for at, later in versions if at > position and later is not value), None)
         if ahead is not None and ahead.op is None:
@@ -310,11 +310,17 @@ class Lookup:
         maker = None if ahead is None else ahead.op
         if value is None:
             raise not_made(name, "", maker, position)
-        whose = self.frames.whose(value, position)
         raise not_made(name, " in this step", maker, position, self.frames.address(name, value), value, whose)
 
-    def _is_of_here(self, value: Value, position: int) -> bool:
-        return not self.frames.whose(value, position) or value.op is None or value.op.pass_.kind != GRADIENT_PASS
+    def _whose_known(self, name: str, value: Value, position: int) -> str:
+        """ "step 2's", where a tensor that the tape knows by a name is none of the step in which the cursor stands:
+        what a variable of a library's call held in another step, what a pass of another step made. What an
+        optimizer's state holds (`weight.m`) stays."""
+        held = [at for at, _, variable in self.tape.bindings.naming(value) if variable == name and at <= position]
+        if held:
+            return self.frames.whose_step(held[-1], position)
+        gradient = value.op is not None and value.op.pass_.kind == GRADIENT_PASS
+        return self.frames.whose(value, position) if gradient else ""
 
     def _loss(self, name: str, position: int) -> Held | None:
         """`loss` means what the pass differentiates, whatever the program calls it."""
@@ -460,9 +466,12 @@ class Lookup:
         return bool(self.tape.bindings.called(name) or self.names.versions(name))
 
     def suggest(self, name: str) -> str:
-        """Return a hint at a name like this one."""
-        close = get_close_matches(name, self.names.spellings(), 1)
-        return f"; did you mean {close[0]}?" if close else ""
+        """Return a hint at a name like this one: a path that ends so, else one that is written much alike."""
+        known = self.names.spellings()
+        longer = [path for path in known if path.endswith(f".{name}")][:3]
+        close = longer or get_close_matches(name, known, 1)
+        *others, last = close or [""]
+        return f"; did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if close else ""
 
 
 def _several(steps: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nnrepl.record.native import levels_of
 from nnrepl.record.process import this_process
 from nnrepl.replay.divergence import NotKept
 from nnrepl.replay.keeping import Keeping, room
@@ -103,7 +104,7 @@ def call_begins(session: Standing, recorder: Recorder, keeping: Keeping) -> None
     Raises NotKept through the program.
     """
     kept, intake = recorder.tape.kept, recorder.intake
-    number = kept.calls(recorder.tape)
+    number = kept.calls(recorder.tape.passes)
     if isinstance(intake, Replay):
         intake.forward.begins(recorder, number)
     elif this_process() == session.process and session.edits.can_run_again:
@@ -123,7 +124,8 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
     if this_process() != session.process or recorder is None:
         return True
     if isinstance(recorder.intake, Replay):
-        recorder.intake.forward.left(None if recorder.levels is None else recorder.levels.returned)
+        levels = levels_of(recorder)
+        recorder.intake.forward.left(None if levels is None else levels.returned)
         session.call_left()
     if isinstance(recorder.intake, Replay):
         done, steps = len(recorder.tape.steps), len(recorder.intake.tape.steps)
@@ -147,9 +149,9 @@ def _look_out(session: Standing, op: ClosedOp) -> None:
         RunAgain: Through the program.
     """
     recorder, tape, scouts = session.recorder, session.tape, scouting(session)
-    if recorder is None or recorder.levels is None or not scouts:
+    levels = None if recorder is None else levels_of(recorder)
+    if recorder is None or levels is None or not scouts:
         return
-    levels = recorder.levels
     fresh = levels.losses.fresh()
     made, loss = fresh if fresh is not None else (op, None)
     ended = Ended(op, loss, loss_before(tape, made), levels.returned, levels.calling, levels.compiled)
@@ -182,7 +184,8 @@ def scouting(session: Standing) -> list[Scout] | None:
     if recorder is None or not isinstance(now, Going):
         return None
     triggers = tuple(session.stops.enabled)
-    known = session.scouts if recorder.levels is not None and recorder.levels.native else None
+    levels = levels_of(recorder)
+    known = session.scouts if levels is not None and levels.native else None
     if known is None or known[:2] != (now.goal, triggers):
         watch(session)
         known = session.scouts
@@ -191,13 +194,12 @@ def scouting(session: Standing) -> list[Scout] | None:
 
 def watch(session: Standing) -> None:
     """Have Python tell where the program comes by, as far as that may stop it."""
-    recorder = session.recorder
-    if recorder is None:
+    recorder, now = session.recorder, session.course.now
+    if recorder is None or not isinstance(now, (Going, Replaying)):
         return
-    now = session.course.now
     if isinstance(now, Going) and may_run(session):
         session.scouts = now.goal, tuple(session.stops.enabled), scouts_of(session, now.goal)
-    goal = session.goal if isinstance(now, Going) or session.scouts is None else session.scouts[0]  # once more for that
+    goal = now.goal if isinstance(now, Going) or session.scouts is None else session.scouts[0]  # once more for that
     places = [*place_of(goal), *session.lookout.places()]
     lines = list(without_ops(session.tape, places))
     scouts = session.scouts[2] if session.scouts is not None and may_run(session) else None
@@ -311,6 +313,13 @@ def remember(reached: tuple[object, ...]) -> Callable[[], None] | None:
     return None if world.lost else world.restore
 
 
+def keeps_worlds(recorder: Recorder) -> None:
+    """Let a recorder that nobody listens to put back what the program's functions can reach."""
+    levels = levels_of(recorder)
+    if levels is not None:
+        levels.remember = remember
+
+
 def not_expected(session: Standing, pass_: Pass) -> None:
     """Natively, something else has become of the weights after a gradient call than where that was recorded: the
     program runs again, and is recorded there; where that happens again and again, all of it is.
@@ -334,7 +343,8 @@ def look_at_end(session: Standing) -> None:
         RunAgain: Through the program.
     """
     recorder, tape, now = session.recorder, session.tape, session.course.now
-    native = recorder is not None and recorder.levels is not None and recorder.levels.native
+    levels = None if recorder is None else levels_of(recorder)
+    native = levels is not None and levels.native
     if not native or not isinstance(now, Going) or now.interrupted or this_process() != session.process:
         return
     last = tape.steps.number_at(len(tape) - 1)
@@ -348,7 +358,7 @@ def look_at_failure(session: Standing, error: BaseException | None) -> None:
     Raises RunAgain through the program.
     """
     recorder, tape = session.recorder, session.tape
-    levels = None if recorder is None else recorder.levels
+    levels = None if recorder is None else levels_of(recorder)
     failed = isinstance(error, Exception) and levels is not None and levels.native and session.stood is None
     if failed and tape.ops and session.hooks.looks() and session.edits.can_run_again:
         session.edits.open(frozenset([tape.steps.number_at(len(tape) - 1)]), -1)

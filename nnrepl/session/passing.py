@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from types import CodeType, FrameType
 
+from nnrepl.record.native import levels_of
 from nnrepl.record.recorder import Recorder
 from nnrepl.session.coming import Coming, lines_of
 from nnrepl.session.entered import SourceLine
@@ -74,7 +75,7 @@ class Passing:
                 self._trip(recorder, wire, frame, line)
 
     def _trip(self, recorder: Recorder, wire: Wire, frame: FrameType, line: int) -> None:
-        levels, trips = recorder.levels, trips_of(recorder.tape)
+        levels, trips = levels_of(recorder), trips_of(recorder.tape)
         native = levels is not None and levels.native
         inside = recorder.differentiating if not native else levels is not None and levels.inside
         position = len(recorder.tape) if inside else max(len(recorder.tape) - 1, 0)

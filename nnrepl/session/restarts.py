@@ -8,8 +8,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from nnrepl.record.gradient_call import GradientCall
+from nnrepl.record.listener import RecordedCall
 from nnrepl.record.names import ProgramNames
+from nnrepl.record.native import levels_of
 from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.replay.divergence import CannotExchange, Diverged
 from nnrepl.replay.interrupts import hold_on
@@ -42,7 +43,7 @@ class ProgramRestarts:
 
     # -- restart points ------------------------------------------------------------------------------------
 
-    def pass_started(self, call: GradientCall) -> None:
+    def pass_started(self, call: RecordedCall) -> None:
         """Keep the entry of a pass in which the user may stop. That takes a while where much is reachable;
         in a long run it may take a tenth of the time, no more: the start of the program is a restart point too."""
         self._point = None
@@ -63,7 +64,8 @@ class ProgramRestarts:
         recorder = self._recorder
         before, recorder.mode = recorder.mode, MUTED
         try:
-            with nullcontext() if recorder.levels is None else recorder.levels.awake():
+            levels = levels_of(recorder)
+            with nullcontext() if levels is None else levels.awake():
                 yield recorder
         finally:
             recorder.mode = before

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.intake import RECORDING
+from nnrepl.record.listener import RecordedCall
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.process import this_process
 from nnrepl.record.recorder import Recorder
@@ -133,12 +133,13 @@ class TapeSession(Standing):
         if self.recorder is not None:
             self.codes.reach(natively.reached(self, self.recorder))
 
-    def pass_started(self, call: GradientCall) -> None:
+    def pass_started(self, call: RecordedCall) -> None:
         """Hear that a gradient pass begins."""
         if this_process() == self.process:
             self.hooks.pass_started()
-            self._kept(call.recorder).trim()
-            self.codes.reach(natively.reached(self, call.recorder), entering=True)
+            assert self.recorder is not None
+            self._kept(self.recorder).trim()
+            self.codes.reach(natively.reached(self, self.recorder), entering=True)
             if self.restarts is not None and self.may_stop:
                 self.restarts.pass_started(call)
 
@@ -149,7 +150,7 @@ class TapeSession(Standing):
         self._history.budget = int(self.settings["history"])
         return self._history
 
-    def pass_recorded(self, call: GradientCall) -> None:
+    def pass_recorded(self, call: RecordedCall) -> None:
         """Hear that a gradient pass has been recorded to its end; the program waits."""
         self.call_started()
         self._recorded()
@@ -301,8 +302,7 @@ class TapeSession(Standing):
         with contextlib.nullcontext() if self.recorder is None else self.recorder.muted():
             self.hooks.interact()
         self.hooks.cursor_moved(len(self.tape))
-        if self.running:
-            natively.watch(self)
+        natively.watch(self)
 
     def hit(self, hits: list[Hit], missed: str = "", by: goals.Goal | None = None) -> None:
         """Put the cursor where breakpoints, watches or catches were hit."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from nnrepl.record.containers import fill
 from nnrepl.session.frames import Frames, real
 from nnrepl.tape import Bindings, Holder, Value
 
@@ -48,20 +49,6 @@ def _give(
     frames: Frames, thing: Any, entries: Any, position: int, array: Callable[[Value], Any]
 ) -> Callable[[], None] | None:
     """Let a container hold other things; returns what puts back what it holds now. None where nothing is to do."""
-    if isinstance(thing, tuple):
-        return None
-    if isinstance(thing, list):
-        before = list(thing)
-        list.__setitem__(thing, slice(None), [real(frames, item, position, "it", array, True) for item in entries])
-        return lambda: list.__setitem__(thing, slice(None), before)
-    own: dict[Any, Any] = thing if isinstance(thing, dict) else thing.__dict__
-    held = dict(dict.items(own))
-    wanted = {key: real(frames, item, position, str(key), array, True) for key, item in entries.items()}
-    dict.clear(own)
-    dict.update(own, wanted)
-
-    def put_back() -> None:
-        dict.clear(own)
-        dict.update(own, held)
-
-    return put_back
+    if isinstance(entries, dict):
+        return fill(thing, {key: real(frames, item, position, str(key), array, True) for key, item in entries.items()})
+    return fill(thing, [real(frames, item, position, "it", array, True) for item in entries])

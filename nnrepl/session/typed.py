@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 
+from nnrepl.record.native import levels_of
 from nnrepl.replay.replay import Replay
 from nnrepl.session import goals, natively
 from nnrepl.session.errors import UserError
@@ -122,7 +123,7 @@ def cell_begins(session: Standing, cell: Cell, fresh: bool, seen: bool) -> None:
     """
     assert session.running
     recorder = session.recorder
-    levels = None if recorder is None else recorder.levels
+    levels = None if recorder is None else levels_of(recorder)
     if recorder is not None and isinstance(recorder.intake, Replay):
         recorder.intake.opening.close(recorder)
     if levels is not None and levels.native:

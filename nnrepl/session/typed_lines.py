@@ -6,19 +6,21 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections.abc import Callable
+from copy import copy
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 import mlx.core as mx
 
 from nnrepl.record import segments as sources
-from nnrepl.record.custom import runs_twice
+from nnrepl.record.custom import first_run_of
 from nnrepl.record.frame_variables import OPTIMIZED
 from nnrepl.record.recorder import Recorder, current
+from nnrepl.record.runs_twice import note_line
 from nnrepl.replay.awaited import Awaited
 from nnrepl.replay.divergence import CannotExchange, said_of
 from nnrepl.replay.rebinding import set_variables
-from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.reading import Reading
 from nnrepl.session.statements import stored_by
@@ -72,11 +74,8 @@ class PromptLine:
         if recorder is not None:
             self.made = len(recorder.tape) - before
             recorder.tape.notes.typed.update(recorder.tape.ops[before:])
-            if self.made and recorder.tracing:
-                raise CannotExchange(
-                    f"{self.text} cannot be done inside of a compiled function: only NAME = EXPRESSION and "
-                    "NAME[INDEX] = EXPRESSION change tensors there"
-                )
+            for tracing in recorder.tracing:
+                tracing.typed = True
 
     def run_over(self, held: dict[str, Any], outside: dict[str, Any]) -> None:
         """Run it where nothing runs any more, among global variables and what others had held.
@@ -95,6 +94,10 @@ class PromptLine:
                 set_variables(owner, {name: found[name]})
         self._after = [(where, name, found.get(name, UNBOUND) if name in local else _held(where, name))
                        for name, where in places.items()]  # fmt: skip
+
+    def again(self) -> PromptLine:
+        """Return the same line, as it runs for another time: what it sets is taken back with the first."""
+        return copy(self)
 
     def things(self, scope: Activation | None) -> list[Any]:
         """Return what its names stand for in the modules of a call and in the calls that run: what it may change."""
@@ -174,52 +177,94 @@ def _names(code: CodeType) -> frozenset[str]:
     return frozenset(code.co_names).union(*map(_names, inner))
 
 
-def as_change(session: Reading, line: Parsed) -> tuple[CodeChange, PromptLine]:
-    """Return a line as a change of the program: done once in each run that comes by, where the cursor stands now:
-    before the line of the program's that makes the next op.
+def as_change(session: Reading, line: Parsed) -> tuple[CodeChange, PromptLine, Callable[[], int | None]]:
+    """Return a line as a change of the program: done once in each run that comes by, where the cursor stands now,
+    before the line of the program's that makes the next op; twice where the function there runs twice. Also returns
+    what tells behind how many ops of its own the user then stands.
 
     Raises:
         UserError: If it cannot stand there.
     """
-    op = session.op
+    tape, where = session.tape, session.where()
     doing = PromptLine(line, dict(session.expressions.variables))
-    scope = _home(session, doing, session.where().scope)
-    at = _first_of_line(session.tape, session.cursor, scope)
-    if op is not None and runs_twice(session.tape, op):
-        raise UserError(
-            f"{line.text} cannot be done here: this runs twice, in a checkpoint; NAME = EXPRESSION changes a tensor"
-        )
-    done: list[bool] = []
-    awaited = None if op is None or op.of is not None else _awaited(session, session.tape.ops[at], at, scope)
-
-    def take(alive: bool) -> None:
-        if not done and (alive or awaited is None):
-            done.append(True)
-            forget()
-            doing.run(current(), frames_of(scope))
-
-    def forget() -> None:
-        if awaited is not None:
-            awaited.disarm()
-
-    def prepare() -> None:
-        done.clear()
-        doing.made = None
-        forget()
-
-    entering = any(pass_.start == at and pass_.kind == GRADIENT_PASS for pass_ in session.tape.passes)
+    cursor = first_run_of(tape, session.cursor)
+    scope = where.scope if cursor == session.cursor else _in_first_run(tape.ops[cursor], where.scope)
+    scope = _home(tape, doing, scope, cursor)
+    at = _first_of_line(tape, cursor, scope)
+    op = tape.ops[cursor] if cursor < len(tape) else None
+    awaited = None if op is None or op.of is not None else _awaited(tape, tape.ops[at], at, scope)
+    runs = _Runs(doing, scope, awaited, cursor != session.cursor)
+    entering = any(pass_.start == at and pass_.kind == GRADIENT_PASS for pass_ in tape.passes)
     change = CodeChange(
-        text=line.text, said=(), position=at, entering=entering, texts={}, left=(), early=False, prepare=prepare,
-        take=take, give_back=lambda alive: doing.take_back(), once=True, wait=None if awaited is None else awaited.arm,
+        text=line.text, said=(), position=at, entering=entering, texts={}, left=(), early=False, prepare=runs.prepare,
+        take=runs.take, give_back=lambda alive: doing.take_back(), once=True, wait=runs.wait,
     )  # fmt: skip
-    return change, doing
+    return change, doing, runs.made
 
 
-def _home(session: Reading, line: PromptLine, scope: Activation | None) -> Activation | None:
+class _Runs:
+    """The runs of a line: one where the program comes by, one more where it stands in a block that runs twice.
+
+    Args:
+        scope: In which call it stands.
+        awaited: The line of the program's before which it stands; None where that is an op.
+        second: Whether the user stands in a second run.
+    """
+
+    def __init__(self, doing: PromptLine, scope: Activation | None, awaited: Awaited | None, second: bool) -> None:
+        self.wait = None if awaited is None else awaited.arm
+        self._doing = doing
+        self._scope = scope
+        self._awaited = awaited
+        self._second = second
+        self._done = False
+        self._more: int | None = None
+
+    def prepare(self) -> None:
+        """Forget the runs before."""
+        self._done, self._more, self._doing.made = False, None, None
+        self._forget()
+
+    def take(self, alive: bool) -> None:
+        """Run it, unless it has run."""
+        if not self._done and (alive or self._awaited is None):
+            self._done = True
+            self._run(self._doing)
+
+    def made(self) -> int | None:
+        """Return how many ops it has made before the place where the user stands; None while that is not known."""
+        if not self._second:
+            return self._doing.made
+        return None if self._doing.made is None or self._more is None else self._doing.made + self._more
+
+    def _again(self) -> None:
+        again = self._doing.again()
+        self._run(again)
+        self._more = again.made
+
+    def _run(self, doing: PromptLine) -> None:
+        self._forget()
+        recorder = current()
+        if recorder is not None:
+            note_line(recorder.blocks, len(recorder.tape), self._again, self.wait)
+        doing.run(recorder, frames_of(self._scope))
+
+    def _forget(self) -> None:
+        if self._awaited is not None:
+            self._awaited.disarm()
+
+
+def _in_first_run(op: Op, scope: Activation | None) -> Activation | None:
+    """Return the call in a block's first run that a call in its second run was: of the same function."""
+    path = [] if op.scope is None else op.scope.path()[::-1]
+    return next((step for step in path if scope is not None and step.code == scope.code), op.scope)
+
+
+def _home(tape: Tape, line: PromptLine, scope: Activation | None, cursor: int) -> Activation | None:
     """Return the call in which a line stands: the innermost function that has a variable to which it assigns; else the
     innermost of the program's own, or a library's if it speaks of a variable of that."""
     path = [] if scope is None else scope.path()[::-1]
-    held = [session.tape.bindings.variables(step, session.cursor) for step in path]
+    held = [tape.bindings.variables(step, cursor) for step in path]
     for step, variables in zip(path, held):
         if step.code.co_flags & OPTIMIZED and not variables.keys().isdisjoint(line.stored):
             return step
@@ -236,14 +281,20 @@ def _object_of(step: Activation) -> str:
 
 
 def _first_of_line(tape: Tape, cursor: int, scope: Activation | None) -> int:
-    """Where the ops begin of the call in which the cursor stands, as the function sees it that makes the call (`up`);
-    the cursor itself, where that function makes the op."""
+    """Where the ops begin of the statement in which the cursor stands, in a function that makes the op or the call in
+    which it is made (`up`)."""
     op = tape.ops[cursor] if cursor < len(tape) else None
-    if op is None or scope is None or op.scope is scope:
+    if op is None or scope is None:
         return cursor
     site, at = _site(op, scope), cursor
-    while site is not None and at > op.pass_.start and _site(tape.ops[at - 1], scope) == site:
-        at -= 1
+    line = None if site is None else _line(site[1], scope)
+    while site is not None and at > op.pass_.start:
+        before = _site(tape.ops[at - 1], scope)
+        same = before == site and site[0] is not None
+        # Within one run of a statement Python goes forward; in a loop on one line it comes back.
+        if before is None or not (same or (before[1] < site[1] and _line(before[1], scope) == line)):
+            break
+        site, at = before, at - 1
     return at
 
 
@@ -255,14 +306,14 @@ def _site(op: Op, scope: Activation) -> tuple[Activation | None, int] | None:
     return None if step is None else (inner, lasti)
 
 
-def _awaited(session: Reading, op: Op, at: int, scope: Activation | None) -> Awaited | None:
+def _awaited(tape: Tape, op: Op, at: int, scope: Activation | None) -> Awaited | None:
     """Wait for the line of the program's that makes an op, or leads to it; None where no line does."""
     here = scope if scope is not None and _site(op, scope) is not None else op.scope
     if here is None:
         return None
     site = _site(op, here)
     assert site is not None
-    held = session.tape.bindings.variables(here, at)
+    held = tape.bindings.variables(here, at)
     plain = {name: thing for name, thing in held.items() if type(thing) in (int, str, bool)}
     return Awaited(here.code, _line(site[1], here), plain)
 
@@ -270,16 +321,7 @@ def _awaited(session: Reading, op: Op, at: int, scope: Activation | None) -> Awa
 def _line(lasti: int, scope: Activation) -> int:
     """Return the first line of the statement in which a call stands, or an op."""
     line = sources.span_of(scope.code, lasti)[0]
-    try:
-        tree = ast.parse("".join(sources.lines_of(sources.file_of(scope.code))))
-    except (SyntaxError, ValueError):
-        return line
-    around = [
-        node.lineno
-        for node in ast.walk(tree)
-        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno)
-    ]
-    return max(around, default=line)
+    return max((first for first, last in sources.statements(scope.code) if first <= line <= last), default=line)
 
 
 def frames_of(scope: Activation | None) -> list[FrameType]:

@@ -16,6 +16,7 @@ from nnrepl.record.recorder import Recorder, current
 from nnrepl.record.segments import locate
 from nnrepl.session import goals
 from nnrepl.session.errors import Quit, UserError
+from nnrepl.session.natively import keeps_worlds
 from nnrepl.session.session import TapeSession
 from nnrepl.shell.api import converse, remember, was_recorded
 from nnrepl.shell.background import adopt
@@ -139,6 +140,7 @@ def recording() -> Iterator[Recorded]:
     _last[:] = [recorded]
     was_recorded(recorded)
     with intercepting(recorder):
+        keeps_worlds(recorder)
         recorder.start()
         recorder.open_pass(RUN_PASS, "recording")
         yield recorded

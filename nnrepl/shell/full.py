@@ -32,13 +32,10 @@ from nnrepl.shell.complete import NameCompleter, TapeIndex
 from nnrepl.shell.key_bindings import bindings, editing_mode
 from nnrepl.shell.layout import Screens
 from nnrepl.shell.panes import Line, render
-from nnrepl.shell.readers import PROMPT, continued
-from nnrepl.shell.scenes import Scenes
+from nnrepl.shell.prompts import PROMPT, continued
+from nnrepl.shell.scenes import Seen
 from nnrepl.shell.scrollback import KEPT, Output
-from nnrepl.view.content import Content, Flow
-from nnrepl.view.source_pane import SourcePane
 from nnrepl.view.theme import THEMES
-from nnrepl.view.training import Training
 
 ESCAPE = 0.1
 """So many seconds after it, Esc is a key of its own, and not the beginning of another."""
@@ -119,41 +116,6 @@ def depth_of(output: Vt100_Output) -> ColorDepth:
     usual = output.get_default_color_depth()
     full = os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit") or "direct" in os.environ.get("TERM", "")
     return ColorDepth.DEPTH_24_BIT if full and usual != ColorDepth.DEPTH_1_BIT else usual
-
-
-class Seen:
-    """What is seen of a stop, pane by pane. It is computed where the program's own thread runs.
-
-    Args:
-        interpreter: Whose session is shown.
-    """
-
-    def __init__(self, interpreter: Interpreter) -> None:
-        self._interpreter = interpreter
-        self._session = interpreter.session
-        self._scenes = Scenes(interpreter.session)
-        self._displayed: tuple[object, ...] = ()
-        self.source: SourcePane | None = None
-        self.ops = self._scenes.ops()
-        self.tensors: Content = Flow(())
-        self.displays: Content = Flow(())
-        self.training: Training | None = None
-
-    def look(self) -> None:
-        """Compute it for where the session stands now."""
-        if self._interpreter.session is not self._session:
-            self._session = self._interpreter.session
-            self._scenes = Scenes(self._session)
-        session = self._session
-        pictures = session.settings["tensors"] == "heatmap"
-        displayed = (tuple(session.displays.items()), session.cursor, id(session.tape), pictures)
-        if displayed != self._displayed:
-            self._displayed = displayed
-            self.displays = self._scenes.displays(self._interpreter.displays(pictures))
-        self.source = self._scenes.source()
-        self.ops = self._scenes.ops()
-        self.tensors = self._scenes.tensors()
-        self.training = self._scenes.training()
 
 
 class FullScreen:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from nnrepl.commands.blocks import Blocks
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.shell.readers import PROMPT
+from nnrepl.shell.prompts import PROMPT
 from nnrepl.view.said import WIDTH
 from nnrepl.view.theme import THEMES
 

@@ -41,7 +41,7 @@ from nnrepl.shell.toolbar import Toolbar
 from nnrepl.view.content import Content
 
 if TYPE_CHECKING:
-    from nnrepl.shell.full import Seen
+    from nnrepl.shell.scenes import Seen
 
 ROOMY, HIGH, WIDE, TALL = 70, 16, 160, 36
 """From so many columns there are two panes side by side; from so many lines there are panes; from so many columns three

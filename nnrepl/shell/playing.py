@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rich.text import Text
 
 from nnrepl.record.intake import Unwinding
 from nnrepl.session.errors import Load, UserError
 from nnrepl.session.hooks import EXCEPTION, Stop
-from nnrepl.shell.readers import PROMPT
+from nnrepl.shell.prompts import PROMPT
+from nnrepl.shell.readers import Reader
 from nnrepl.view.lesson_parts import hint
 
 if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from nnrepl.commands.interpreter import Interpreter
     from nnrepl.learn.player import Due, Player, Turn
-    from nnrepl.shell.shell import Shell
+    from nnrepl.session.session import TapeSession
 
 
-def begins(shell: Shell, stop: Stop) -> bool:
+class Playing(Protocol):
+    """The shell, as a lesson needs it (`nnrepl.shell.shell.Shell`, which describes these)."""
+
+    console: Console
+    interpreter: Interpreter
+    reader: Reader
+    quiet: bool
+    failed: bool
+    hushed: bool
+
+    @property
+    def session(self) -> TapeSession: ...
+    def read(self, prompt: str) -> str | None: ...
+    def typed(self, line: str) -> None: ...
+    def run(self, line: str) -> None: ...
+    def show(self, renderable: RenderableType | None) -> None: ...
+    def own_failure(self, line: str, error: Exception) -> None: ...
+
+
+def begins(shell: Playing, stop: Stop) -> bool:
     """Whether a lesson has the first word at a stop: it says itself what there is to see. Where its program has failed,
     it is over."""
     player = shell.interpreter.player
@@ -36,7 +59,7 @@ def begins(shell: Shell, stop: Stop) -> bool:
     return True
 
 
-def turn(shell: Shell, player: Player) -> bool:
+def turn(shell: Playing, player: Player) -> bool:
     """Show what comes next in a lesson, and let the student answer. Returns False at the end of input."""
     if player.queue:
         _run(shell, player, player.queue.popleft())
@@ -72,7 +95,7 @@ def _error(stop: Stop) -> str:
     return f": {type(stop.error).__name__}: {stop.error}".splitlines()[0][:200]
 
 
-def _over(shell: Shell, player: Player) -> None:
+def _over(shell: Playing, player: Player) -> None:
     """Note that the lesson has the word no longer."""
     shell.interpreter.player = None
     shell.session.predicting = False
@@ -86,7 +109,7 @@ def _place(player: Player, back: int = 0) -> str:
     return f"{player.lesson.path.name}:{parts[at].line}"
 
 
-def _run(shell: Shell, player: Player, due: Due) -> None:
+def _run(shell: Playing, player: Player, due: Due) -> None:
     """Run a line of the lesson's as if it had been typed."""
     shell.hushed = due.hushed
     if not due.hushed:
@@ -100,7 +123,7 @@ def _run(shell: Shell, player: Player, due: Due) -> None:
     shell.failed |= before
 
 
-def _hear(shell: Shell, player: Player) -> bool:
+def _hear(shell: Playing, player: Player) -> bool:
     try:
         line = shell.read(player.prompt)
     except KeyboardInterrupt:
@@ -122,7 +145,7 @@ def _hear(shell: Shell, player: Player) -> bool:
     return True
 
 
-def _do(shell: Shell, player: Player, coming: Turn) -> None:
+def _do(shell: Playing, player: Player, coming: Turn) -> None:
     if coming.back:
         _put_back(shell, player)
     if coming.clear and coming.show and shell.console.is_terminal and shell.reader.screen is None:
@@ -145,7 +168,7 @@ def _do(shell: Shell, player: Player, coming: Turn) -> None:
         shell.run(coming.own)
 
 
-def _put_back(shell: Shell, player: Player) -> None:
+def _put_back(shell: Playing, player: Player) -> None:
     """Back to where the lesson stands, however far the student has gone. Raises Load where only a new start leads
     there."""
     shell.interpreter.go_home()

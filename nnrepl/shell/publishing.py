@@ -22,7 +22,7 @@ from nnrepl.ops.numbers import number
 from nnrepl.session.errors import UserError
 from nnrepl.session.files import write_text
 from nnrepl.session.parsed import parse
-from nnrepl.shell.readers import PROMPT
+from nnrepl.shell.prompts import PROMPT
 from nnrepl.shell.student import Student, perform
 from nnrepl.view.log import Line, Logged
 from nnrepl.view.theme import THEMES

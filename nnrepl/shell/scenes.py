@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
+from nnrepl.commands.interpreter import Interpreter
 from nnrepl.explain.doing import doing
 from nnrepl.record.segments import file_of
 from nnrepl.seen.gradient_sizes import at_hand, last_call
@@ -17,7 +18,7 @@ from nnrepl.session.reading import Reading
 from nnrepl.session.stops import Breakpoint
 from nnrepl.tape import Op, Pass, Value, own_site
 from nnrepl.view.boxed import InPlace
-from nnrepl.view.content import Flow, Item, Part
+from nnrepl.view.content import Content, Flow, Item, Part
 from nnrepl.view.heatmap import Heatmap
 from nnrepl.view.op_lines import DoingLines
 from nnrepl.view.ops_pane import Formulas, OpsPane
@@ -135,3 +136,38 @@ def _item(value: Value) -> Item:
         return Item(f"what {value.name}", f"p {value.name}")
     address = op.label if len(op.outputs) == 1 else f"{op.label}.{value.slot}"
     return Item(f"goto {op.label}", f"p {address}", f"break {op.label}", f"until {op.label}")
+
+
+class Seen:
+    """What is seen of a stop, pane by pane. It is computed where the program's own thread runs.
+
+    Args:
+        interpreter: Whose session is shown.
+    """
+
+    def __init__(self, interpreter: Interpreter) -> None:
+        self._interpreter = interpreter
+        self._session = interpreter.session
+        self._scenes = Scenes(interpreter.session)
+        self._displayed: tuple[object, ...] = ()
+        self.source: SourcePane | None = None
+        self.ops = self._scenes.ops()
+        self.tensors: Content = Flow(())
+        self.displays: Content = Flow(())
+        self.training: Training | None = None
+
+    def look(self) -> None:
+        """Compute it for where the session stands now."""
+        if self._interpreter.session is not self._session:
+            self._session = self._interpreter.session
+            self._scenes = Scenes(self._session)
+        session = self._session
+        pictures = session.settings["tensors"] == "heatmap"
+        displayed = (tuple(session.displays.items()), session.cursor, id(session.tape), pictures)
+        if displayed != self._displayed:
+            self._displayed = displayed
+            self.displays = self._scenes.displays(self._interpreter.displays(pictures))
+        self.source = self._scenes.source()
+        self.ops = self._scenes.ops()
+        self.tensors = self._scenes.tensors()
+        self.training = self._scenes.training()

@@ -29,7 +29,8 @@ from nnrepl.shell.breaking import Breaking
 from nnrepl.shell.consoles import is_painted, lines_of, make_plain
 from nnrepl.shell.in_notebook import CellReader, in_notebook
 from nnrepl.shell.progress_line import Progress
-from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
+from nnrepl.shell.prompts import continued, prompt_of
+from nnrepl.shell.readers import Pipe, Reader
 from nnrepl.tape import Tape
 from nnrepl.view.glyphs import harmless
 from nnrepl.view.theme import THEMES

@@ -22,7 +22,7 @@ from nnrepl.programs.debuggee import Debuggee
 from nnrepl.record.names import ProgramNames
 from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.session import TapeSession
-from nnrepl.shell.readers import PROMPT
+from nnrepl.shell.prompts import PROMPT
 from nnrepl.shell.shell import Shell
 from nnrepl.view.theme import THEMES
 

@@ -20,7 +20,7 @@ from nnrepl.shell.background import typed_meanwhile
 from nnrepl.shell.colours import STYLES, LineLexer
 from nnrepl.shell.complete import NameCompleter, TapeIndex
 from nnrepl.shell.key_bindings import bindings, editing_mode
-from nnrepl.shell.readers import PROMPT
+from nnrepl.shell.prompts import PROMPT
 from nnrepl.shell.toolbar import Toolbar
 from nnrepl.shell.typed_before import history_of
 

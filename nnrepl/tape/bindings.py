@@ -10,12 +10,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from types import CodeType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nnrepl.tape.origins import Activation, Entry
 from nnrepl.tape.value import Value
-
-if TYPE_CHECKING:
-    from nnrepl.tape.origins import Activation
 
 
 class _Unbound:
@@ -52,21 +50,16 @@ class Holder:
     Attributes:
         kind: Its type.
         refer: Gives the object itself, None once it is gone (or was let go of).
+        maxlen: How many entries it may have at most, of a deque that has been told.
     """
 
-    __slots__ = ("kind", "refer")
+    __slots__ = ("kind", "maxlen", "refer")
 
-    def __init__(self, kind: type, refer: Callable[[], Any]) -> None:
+    def __init__(self, kind: type, refer: Callable[[], Any], maxlen: int | None = None) -> None:
         self.kind = kind
         self.refer = refer
+        self.maxlen = maxlen
 
-
-Entry = tuple[int, "Activation", str, Any]
-"""From which position on, in which call, which variable, what it holds."""
-
-
-Bound = Entry | tuple["Bound", Entry]
-"""Which variables were given a tensor: an entry, or what there was before and one more."""
 
 _NOTHING: list[Entry] = []
 _position = itemgetter(0)

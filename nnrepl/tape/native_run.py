@@ -6,12 +6,9 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from nnrepl.tape.passes import GRADIENT_PASS, Pass
-
-if TYPE_CHECKING:
-    from nnrepl.tape.tape import Tape
 
 
 class KeptPoint(Protocol):
@@ -74,19 +71,20 @@ class NativeRun:
         self._told: list[Any] = []
         self._tape_seen = self._calls = 0
 
-    def calls(self, tape: Tape) -> int:
-        """How many gradient calls lie on a tape, always the same one that grows."""
-        passes = tape.passes
+    def calls(self, passes: Sequence[Pass]) -> int:
+        """How many gradient calls there are among the passes of a tape, always the same one that grows."""
         if self._tape_seen > len(passes):
             self._tape_seen = self._calls = 0
-        self._calls += count_calls(passes[self._tape_seen :])
+        for pass_ in passes[self._tape_seen :]:
+            self._calls += pass_.kind == GRADIENT_PASS
         self._tape_seen = len(passes)
         return self._calls
 
     def begins(self, number: int) -> None:
         """Note that a gradient call is about to be made natively, after so many others: what is told from here on is
         kept under it."""
-        self._cut(number)
+        if self._numbers and self._numbers[-1] >= number:
+            self._cut(number)
         self._numbers.append(number)
         self._starts.append(len(self._told))
 
@@ -115,9 +113,9 @@ class NativeRun:
 
     def _cut(self, number: int) -> None:
         """Forget what was told from a gradient call on, and later."""
-        if not self._numbers or self._numbers[-1] < number:
-            return
         at = bisect_left(self._numbers, number)
+        if at == len(self._numbers):
+            return
         start = self._starts[at]
         del self._numbers[at:], self._starts[at:], self._asked[start:], self._told[start:]
 

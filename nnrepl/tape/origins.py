@@ -56,6 +56,14 @@ class Activation:
         return path[::-1]
 
 
+Entry = tuple[int, Activation, str, Any]
+"""From which position on, in which call, which variable, what it holds."""
+
+
+Bound = Entry | tuple["Bound", Entry]
+"""Which variables were given a tensor: an entry, or what there was before and one more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A piece of source: where an op stands in somebody's file.

@@ -9,8 +9,8 @@ import mlx.core as mx
 from nnrepl.tape.face import Face
 
 if TYPE_CHECKING:
-    from nnrepl.tape.bindings import Bound
     from nnrepl.tape.op import Op
+    from nnrepl.tape.origins import Bound
     from nnrepl.tape.passes import Inside
     from nnrepl.tape.tape import Tape
 

@@ -156,6 +156,10 @@ class SourceChanges:
                 self._taking = False
             self.held += (change,)
 
+    def has_line(self, start: int, end: int) -> bool:
+        """Whether something is to be done once from one position on, before another."""
+        return any(change.once and start <= change.position < end for change in self._ahead)
+
     def restate(self, codes: Mapping[CodeChange, CodeChange]) -> None:
         """Note that changes are the same at other places, since the tape has got more ops before them."""
         self.wanted = tuple([codes.get(change, change) for change in self.wanted])

@@ -158,7 +158,7 @@ def _ops(tape: Tape, step: Step) -> Sequence[Op]:
 def ends_first(before: Tape, after: Tape) -> tuple[Tape, Op] | None:
     """Return the tape that was not followed as far as the other, with its last op of the program's; None if both go as
     far."""
-    ends = [[op for op in tape.ops if op not in tape.notes.inserted] for tape in (before, after)]
+    ends = [[op for op in tape.ops if _is_programs(op, tape)] for tape in (before, after)]
     counts: list[Any] = [sum(op.of is None for op in ops) for ops in ends]
     if before.closed or after.closed:
         counts = [(len(tape.steps), bool(tape.steps) and tape.steps[-1].is_over) for tape in (before, after)]
@@ -168,7 +168,12 @@ def ends_first(before: Tape, after: Tape) -> tuple[Tape, Op] | None:
 
 
 def _forward(ops: Sequence[Op], tape: Tape) -> Iterator[Op]:
-    return (op for op in ops if op.of is None and op not in tape.notes.inserted)
+    return (op for op in ops if op.of is None and _is_programs(op, tape))
+
+
+def _is_programs(op: Op, tape: Tape) -> bool:
+    """Whether an op is the program's, and none that an edit or a typed line of the user's has made."""
+    return op not in tape.notes.inserted and op not in tape.notes.typed
 
 
 def _backward(tape: Tape, twins: dict[Op, Op]) -> Iterator[tuple[tuple[Op, str, int], Op]]:

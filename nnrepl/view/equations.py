@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
@@ -47,22 +49,28 @@ def broken(line: str, width: int) -> list[str]:
     return [pieces[0], *(" " * indent + piece for piece in pieces[1:])]
 
 
+def _may_end(rest: str) -> bool:
+    """Whether a line may well end before this: before another term, and before what it all comes to."""
+    return rest.startswith(("+ ", "− ", "- ")) or (rest.startswith("= ") and not re.search("[a-z]", rest))
+
+
 def _break(text: str, room: int) -> int:
-    """Return where a line is best broken: before a + or − that stands in few brackets, else at a blank."""
+    """Return where a line is best broken: before a definition, before a + or − in few brackets, else at a blank."""
     best: tuple[int, int] | None = None
-    blank, depth, cells = 0, 0, 0
+    blank, depth, cells, fits = 0, 0, 0, 1
     for at, sign in enumerate(text):
         cells += cell_len(sign)
         if cells > room:
             break
+        fits = at + 1
         depth += (sign in "([") - (sign in ")]")
         if sign != " " or not text[:at].strip():
             continue
         blank = at
-        if text[at + 1 : at + 3] in ("+ ", "− ", "- ", "= ") and at > room * _EARLIEST and (
-            best is None or depth <= best[0]
-        ):  # fmt: skip
+        if text[:at].endswith(",") and text[at : at + 2] == "  ":
+            best = (-1, at)  # before a definition
+        elif _may_end(text[at + 1 :]) and at > room * _EARLIEST and (best is None or depth <= best[0]):
             best = (depth, at)
     if best is not None:
         return best[1]
-    return blank or max(1, len(text[:room]))
+    return blank or fits

@@ -31,10 +31,10 @@ def health_view(report: Report) -> RenderableType:
 
 def _clean_bill(report: Report) -> list[Said]:
     """Say that nothing was found, and in what."""
-    pass_ = report.pass_
+    passes = " and ".join(f"{pass_.address} · {pass_.title}" for pass_ in [report.pass_, *report.also])
     clean = not report.warnings and report.looked > 0
     return say(Claim("health: clean", lambda: clean, lambda: (
-        f"nothing is wrong with {pass_.address} · {pass_.title}: {report.checks} checks, "
+        f"nothing is wrong with {passes}: {report.checks} checks, "
         f"{counted(report.looked, 'tensor')}")))  # fmt: skip
 
 

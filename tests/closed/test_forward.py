@@ -114,7 +114,7 @@ def test_nothing_is_computed_on_the_way(led: list[int], monkeypatch: pytest.Monk
     def looked(self: Forward, result: Any) -> None:
         left(self, result)
         with recorders[0].muted():
-            computed[self.skipping] += [uncomputed._computes(array) for array in arrays_of(result)]
+            computed[self.skipping] += [keeping.computes(array) for array in arrays_of(result)]
 
     recorders: list[Recorder] = []
     begins = Forward.begins

@@ -20,6 +20,31 @@ AVERAGED = PROGRAMS["adam"].replace(
 )
 CLIPPED = PROGRAMS["adam"].replace("    opt.up", "    grads, norm = optim.clip_grad_norm(grads, 1.0)\n    opt.up")
 CLIPPED = CLIPPED.replace("if i % 5 == 0: print", "print")
+NORMED = PROGRAMS["adam"].replace(
+    "    if i % 5", "    print(loss.item(), mx.linalg.norm(grads['last']['weight']).item())\n    if i % 5"
+)
+NESTED = PROGRAMS["adam"].replace("z = mx.tanh(self.first(x))", "z = both(self.first(x)) * mx.tanh(kept['u'])")
+NESTED = NESTED.replace(
+    "learn = nn.",
+    """kept = {}
+def both(h):
+    def outer(q):
+        def inner(r):
+            kept["u"] = r * r
+            return (kept["u"] * r).sum()
+        return (mx.grad(inner)(q) * kept["u"]).sum()
+    return mx.grad(outer)(h)
+learn = nn.""",
+)
+COMPILED = NESTED.replace(
+    "for i in",
+    """
+@partial(mx.compile, inputs=[model.state, opt.state], outputs=[model.state, opt.state])
+def train(x, y):
+    loss, grads = learn(model, x, y); opt.update(model, grads)
+    return loss
+for i in""",
+).replace("loss, grads = learn(model, X, Y)\n    opt.update(model, grads)", "loss = train(X, Y)")
 PARAMETERS = ("p first.bias", "p first.weight[0, :2]", "p first.bias.m", "stats last.weight", "display last.bias",
               "info parameters", "what first.bias", "p grad(first.bias)", "info gradients", "p z[0]", "p d",
               "watch last.bias")  # fmt: skip
@@ -47,6 +72,9 @@ def said(native: str, file: Path, *lines: str) -> list[str]:
         (FAILS, ("continue", "goto tanh", "where", "goto subtract", "where")),
         (AVERAGED, ("goto step 5", "rs", "p #2")),
         (CLIPPED, ("continue", "goto step 5 update", "s 4", "ops update", "p opt.step", "info steps all")),
+        (NORMED, ("continue", "info steps", "goto step 5 backward", "where")),
+        (NESTED, ("continue", "goto step 5", "until tanh", "p kept['u'][0]", "goto step 7", "p z")),
+        (COMPILED, ("continue", "goto step 5", "until tanh", "p kept['u'][0]", "goto step 7", "p z")),
         (AVERAGED, ("continue", "kk = mx.ones((2,)) * 3", "goto step 4", "p last.bias", "goto end", "p kk")),
     ],
     ids=[
@@ -60,12 +88,15 @@ def said(native: str, file: Path, *lines: str) -> list[str]:
         "a place before",
         "an address",
         "names in an update",
+        "gradients are looked at behind the update",
+        "kept in a nested call of a nested call",
+        "the same, compiled",
         "a cell behind what was not seen",
     ],
 )
 def test_the_same_is_said(program: str, lines: tuple[str, ...], tmp_path: Path) -> None:
     file = tmp_path / "train.py"
-    file.write_text(HEAD + QUIET + program)
+    file.write_text("from functools import partial\n" + HEAD + QUIET + program)
     assert said("on", file, *lines) == said("off", file, *lines)
 
 

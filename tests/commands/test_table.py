@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from inspect import signature
 
 import mlx.core as mx
 import pytest
@@ -32,6 +33,13 @@ def test_every_module_with_a_command_is_loaded() -> None:
             if any(isinstance(one, ast.Call) and ast.unparse(one.func) == "command" for one in decorators):
                 entering.add(path.stem)
     assert entering == set(MODULES)
+
+
+def test_every_command_takes_the_interpreter_and_a_line() -> None:
+    """The table does not know the interpreter, so mypy does not hold its functions against it."""
+    own = [one for one in TABLE.by_name.values() if one.run.__module__.startswith("nnrepl.")]
+    taken = [tuple(parameter.annotation for parameter in signature(one.run).parameters.values()) for one in own]
+    assert set(taken) == {("Interpreter", "str")}
 
 
 @pytest.fixture

@@ -344,3 +344,11 @@ def checkpoint_in_a_grad_that_captures_what_was_made_there(x, w):
         return (mx.checkpoint(lambda a: a * made)(p) * q).sum()
 
     return mx.grad(energy)(x, x).square().mean()
+
+
+@differentiated((4, 3), (4, 3))
+def both_gradients_of_a_sum(x, w):
+    """MLX makes one node for both; each is used on."""
+    first, second = mx.grad(lambda a, b: ((a + b) * x).sum() * 2, argnums=(0, 1))(mx.sin(x), w)
+    made, (third, fourth) = mx.vjp(lambda a, b: mx.checkpoint(lambda a, b: a + b)(a, b) * 2, [x, w], [mx.cos(x)])
+    return (first * second * w).sum() + (third * x).square().mean() + (fourth * w + made).sum() + third.sum()

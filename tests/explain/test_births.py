@@ -14,7 +14,8 @@ from nnrepl.explain.answer import Cause
 from nnrepl.explain.health import health
 from nnrepl.explain.look import Look
 from nnrepl.explain.why import why
-from nnrepl.session.births import follow, unravel
+from nnrepl.ops.numbers import unravel
+from nnrepl.session.births import follow
 from tests.support import OpenSession
 
 

@@ -11,7 +11,8 @@ import mlx.optimizers as optim
 import pytest
 
 import nnrepl
-from nnrepl.explain.check import Checked, check_op, check_pass
+from nnrepl.explain.check import check_op, check_pass
+from nnrepl.explain.check_found import Checked
 from nnrepl.explain.differences import Neighbourhood
 from nnrepl.session.session import TapeSession
 from tests.corpus import layers, lm
@@ -67,7 +68,7 @@ def test_a_long_sum_that_cancels_is_right_as_rounding(seed: int) -> None:
     assert not [name for name, one in found.items() if one.wrong]
     rounded = found["∂L/∂layers.0.bias"].rounded
     assert rounded
-    assert all(abs(number) < 1e-5 < abs(element.gradient) for element, number in rounded)
+    assert all(abs(one.exact) < 1e-5 < abs(one.element.gradient) for one in rounded)
 
 
 @pytest.mark.parametrize("wrong", [True, False])

@@ -250,7 +250,45 @@ def divided_away(faulty: bool) -> None:
     train(nn.Linear(3, 2), loss, rows(4, 3), rows(4, 2))
 
 
+def stopped(faulty: bool) -> None:
+    def loss(m: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+        h = mx.tanh(m(x))
+        return ((mx.stop_gradient(h) if faulty else h) + m(x) - y).square().mean()
+
+    train(nn.Linear(3, 2), loss, rows(4, 3), rows(4, 2))
+
+
+def outsized(faulty: bool) -> None:
+    def loss(m: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+        return (mx.sin(m(x) * (1e9 if faulty else 10.0)) + m(x) - y).square().mean()
+
+    train(nn.Linear(3, 2), loss, rows(4, 3), rows(4, 2))
+
+
+def absorbed(faulty: bool) -> None:
+    train(nn.Linear(3, 2), lambda m, x, y: squares(m, x, y) + mx.square(m(x)).sum() * (1e-9 if faulty else 0.1),
+          rows(4, 3), rows(4, 2))  # fmt: skip
+
+
+def taught(faulty: bool, how: Any) -> None:
+    """A frozen layer, whose numbers are made all the same, or whole ones; a mask of them is none of that."""
+    mx.random.seed(5)
+    teacher = nn.Linear(3, 4)
+    mx.eval(teacher.parameters())
+
+    def loss(m: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+        h = teacher(x)
+        sure = (h > 0).astype(mx.float32).mean(axis=-1, keepdims=True)
+        return (mx.square(m(how(h) if faulty else mx.clip(h, -0.5, 0.5)) - y) * sure).mean()
+
+    train(nn.Linear(4, 2), loss, rows(4, 3), rows(4, 2))
+
+
 OTHERS: dict[str, tuple[str, Program]] = {
+    "all the same": ("all the same", lambda faulty: taught(faulty, lambda h: mx.maximum(h - 50, 0.25))),
+    "cut between": ("whole numbers", lambda faulty: taught(faulty, lambda h: (h > 0).astype(mx.float32))),
+    "kept out": ("kept out", stopped), "own number": ("own number", outsized),
+    "lost in a sum": ("lost in a sum", absorbed),
     "dead units": ("dead units", dead), "saturated units": ("saturated units", saturated),
     "whole numbers": ("whole numbers", whole), "cut gradient": ("cut gradient", cut),
     "huge gradients": ("huge gradients", huge), "vanishing gradients": ("vanishing gradients", vanishing),

@@ -10,6 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import pytest
+from mlx.utils import tree_map
 
 import nnrepl
 from nnrepl.explain.health import Report, health
@@ -298,6 +299,23 @@ def still(faulty: bool) -> None:
     train(nn.Linear(3, 2), squares, rows(4, 3), rows(4, 2), optimizer=optim.SGD(0.0 if faulty else 1e-2))
 
 
+def pixels(shift: Callable[[mx.array], mx.array]) -> Program:
+    """Bytes: less than nothing goes around; what is drawn from 32 bits means to."""
+
+    def program(faulty: bool) -> None:
+        raw = mx.array([[3, 200, 130, 7], [250, 128, 0, 90]], dtype=mx.uint8)
+        state = mx.array([3, 4], dtype=mx.uint32) * 2654435761
+
+        def loss(model: nn.Module, raw: mx.array) -> mx.array:
+            drawn = (state * 1664525 + 1013904223).astype(mx.float32) / 2**32
+            turned = shift(raw if faulty else raw.astype(mx.float32)) / 255
+            return squares(model, turned, mx.zeros((2, 2))) + drawn.sum()
+
+        train(nn.Linear(4, 2), loss, raw)
+
+    return program
+
+
 KINDS: dict[str, tuple[str, str, Program]] = {
     "clipped": ("discarded gradients", "clip_grad_norm", clipped),
     "applied": ("discarded update", "used by nothing", applied),
@@ -319,6 +337,9 @@ KINDS: dict[str, tuple[str, str, Program]] = {
     "growing": ("growing graph", "nothing has evaluated", growing),
     "summed": ("growing graph", "total", summed),
     "wide": ("runs in float32", "in float32", wide),
+    "bytes": ("went around", "would be −125 and is 131", pixels(lambda raw: raw - 128)),
+    "bytes turned": ("went around", "would be −190 and is 66", pixels(lambda raw: 10 - raw)),
+    "bytes doubled": ("went around", "would be 400 and is 144", pixels(lambda raw: raw * 2)),
     "still": ("idle update", "exactly as they were", still),
 }
 
@@ -373,6 +394,22 @@ def test_a_clean_bill_names_what_lies_ahead() -> None:
 def test_what_came_of_the_step_before_is_told_in_the_last_step() -> None:
     found = reports(applied, True)
     assert [finding.kind for finding in found[-1].warnings] == ["discarded update"]
+
+
+@pytest.mark.parametrize("faulty", [True, False])
+def test_an_update_of_summed_gradients_that_reaches_no_weight_is_told_in_every_step(faulty: bool) -> None:
+    def program(faulty: bool) -> None:
+        model, optimizer = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), optim.SGD(1e-2)
+        for _ in range(3):
+            sums: Any = None
+            for _ in range(2):
+                _, grads = nn.value_and_grad(model, squares)(model, rows(4, 3), rows(4, 2))
+                sums = grads if sums is None else tree_map(mx.add, sums, grads)
+            optimizer.update({"layers": list(model.layers)} if faulty else model, sums)
+            mx.eval(model.parameters())
+
+    kinds = [[finding.kind for finding in one.warnings] for one in reports(program, faulty)]
+    assert kinds[1:] == [["discarded update"] if faulty else []] * (len(kinds) - 1)
 
 
 def test_gradients_that_are_printed_are_used() -> None:

@@ -34,6 +34,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[mx.array, ...]]] = {
     "transpose": (lambda a: mx.transpose(a), (X,)),
     "transpose by a list": (lambda a: mx.transpose(a, [1, 2, 0]), (X,)),
     "transpose by numbers": (lambda a: a.transpose(2, 0, 1), (X,)),
+    "rope": (lambda x: mx.fast.rope(x, 2, traditional=True, base=50.0, scale=0.5, offset=3), (X,)),
     "arange": (lambda: mx.arange(3, 11, 2), ()),
     "arange of fractions": (lambda: mx.arange(1.5, -2.0, -0.5), ()),
     "hadamard": (lambda a: mx.hadamard_transform(a), (mx.sin(mx.arange(48.0)).reshape(2, 24),)),

@@ -16,6 +16,7 @@ from nnrepl.explain.composites import explain_call, find_call
 from nnrepl.explain.explained import explain
 from nnrepl.explain.why import why
 from nnrepl.timeline.compare import distances
+from tests.explain.school import mistakes
 from tests.support import OpenSession
 
 X = mx.array([[0.2, -1.0, 0.5], [1.0, 0.3, -0.4]])
@@ -50,9 +51,62 @@ def test_the_gradient_of_logits_is_told_as_a_whole(place: str) -> None:
     assert (share - sum(less)) * numbers(factor)[0] == pytest.approx(expected, rel=1e-3)
 
 
-def test_another_cross_entropy_is_not_told_as_that() -> None:
-    assert explain(session(lambda w: entropy(w, label_smoothing=0.1)), "grad(logits)").whole == []
+def test_another_loss_is_not_told_as_cross_entropy() -> None:
+    def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
+        return (mx.logsumexp(logits, axis=-1) - logits[mx.arange(2), targets]).mean()
+
+    assert explain(session(lambda w: cross_entropy(X @ w, TARGETS)), "grad(w)").whole == []
     assert explain(session(lambda w: (X @ w).sum()), "grad(w)").whole == []
+
+
+SHARES = mx.array([[0.7, 0.2, 0.1], [0.25, 0.5, 0.25]])
+ENTROPIES: dict[str, tuple[Callable[[mx.array], mx.array], mx.array]] = {
+    "places": (lambda z: nn.losses.cross_entropy(z, TARGETS, reduction="sum"), mx.eye(3)[TARGETS]),
+    "shares": (lambda z: nn.losses.cross_entropy(z, SHARES, reduction="mean"), SHARES),
+    "smoothed": (lambda z: nn.losses.cross_entropy(z, TARGETS, label_smoothing=0.2, reduction="sum"),
+                 0.8 * mx.eye(3)[TARGETS] + 0.2 / 3),
+    "smoothed shares": (lambda z: nn.losses.cross_entropy(z, SHARES, label_smoothing=0.2).sum(),
+                        0.8 * SHARES + 0.2 / 3),
+    "weighted": (lambda z: nn.losses.cross_entropy(z, TARGETS, weights=mx.array([2.0, 0.5])).sum(),
+                 mx.eye(3)[TARGETS]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENTROPIES)
+def test_every_kind_of_cross_entropy_is_worked_out_in_both_directions(name: str) -> None:
+    fn, wanted = ENTROPIES[name]
+    logits = X @ W
+    made = session(lambda z: fn(z), logits)
+    call = find_call(made, "cross_entropy")
+    assert call is not None
+    found = explain_call(made, call)
+    losses = -(wanted * mx.log(mx.softmax(logits, axis=-1))).sum(axis=-1)
+    line = next(line for line in reversed(found.lines) if "ln(" in line or line.startswith("= "))
+    assert numbers(line)[-1] == pytest.approx(mx.max(losses).item(), rel=1e-3)
+    row = int(mx.argmax(losses).item())
+    own = mx.grad(fn)(logits)[row].tolist()
+    assert any(numbers(found.whole[-1])[-1] == pytest.approx(one, rel=1e-3) for one in own)
+    assert mistakes(found.lines)[0] == mistakes(found.whole)[0] == []
+    assert explain(made, "grad(z) at [1, 2]").whole[-1].startswith("= ")
+
+
+def test_shares_that_do_not_add_up_to_1_are_not_told_as_surprise() -> None:
+    """There ln Σ exp counts once, and −Σ targets · ln(shares) is another number."""
+    made = session(lambda z: nn.losses.cross_entropy(z, SHARES * 2).sum(), X @ W)
+    call = find_call(made, "cross_entropy")
+    assert call is not None
+    found = explain_call(made, call)
+    assert (found.lines, found.whole) == ([], [])
+
+
+def test_cross_entropy_along_another_axis() -> None:
+    made = session(lambda z: nn.losses.cross_entropy(z, mx.array([2, 0, 1]), axis=0).sum(), W)
+    call = find_call(made, "cross_entropy")
+    assert call is not None
+    found = explain_call(made, call)
+    shares = mx.softmax(W, axis=0)
+    losses = [-math.log(shares[at, column].item()) for column, at in enumerate((2, 0, 1))]
+    assert numbers(found.lines[3])[-1] == pytest.approx(max(losses), rel=1e-3)
 
 
 def test_the_loss_of_a_row_is_minus_the_logarithm_of_its_share() -> None:
@@ -61,7 +115,8 @@ def test_the_loss_of_a_row_is_minus_the_logarithm_of_its_share() -> None:
     assert call is not None
     lines = explain_call(made, call).lines
     loss = -math.log(mx.softmax((X @ W)[1]).tolist()[0])
-    assert numbers(lines[1].partition("−ln(0")[2].partition("= ")[2])[0] == pytest.approx(loss, rel=1e-3)
+    assert numbers(lines[3].partition("−ln(0")[2].partition("= ")[2])[0] == pytest.approx(loss, rel=1e-3)
+    assert numbers(lines[4])[-1] == pytest.approx(entropy(W).item(), rel=1e-3)
 
 
 def test_a_name_of_a_formula_that_a_tensor_has_too_is_told_apart() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from nnrepl.learn.lesson import Lesson, parse
-from nnrepl.shell.readers import PROMPT
+from nnrepl.shell.prompts import PROMPT
 from nnrepl.shell.student import Student, perform
 from nnrepl.view.theme import THEMES
 

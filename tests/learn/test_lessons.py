@@ -21,9 +21,9 @@ from nnrepl.learn.progress import Reached, keep_progress, load_progress
 from nnrepl.learn.shelf import find, lessons, shipped
 from nnrepl.session.errors import UserError
 from nnrepl.shell import api
+from nnrepl.shell.prompts import PROMPT
 from nnrepl.shell.publishing import notebook, publish
 from nnrepl.shell.publishing import played as published
-from nnrepl.shell.readers import PROMPT
 from nnrepl.shell.student import Student, check, perform
 from nnrepl.view.theme import THEMES
 from tests.learn.playing import PROGRAM, lesson_of, played

@@ -191,6 +191,20 @@ def test_a_stream_that_the_program_wraps(tmp_path: Path) -> None:
     assert edited.count("(2,)") == 1
 
 
+def test_a_descriptor_that_the_program_closes(tmp_path: Path) -> None:
+    """The program cannot print any more, as under Python; the prompt can."""
+    (tmp_path / "shut.py").write_text(
+        "import os\nimport mlx.core as mx\nw = mx.array([2.0])\nprint('seen', flush=True)\nos.close(1)\n"
+        "try:\n    print('lost', flush=True)\nexcept OSError as error:\n    w = w * error.errno\n"
+    )
+    shown = nnrepl_cli(
+        "shut.py", stdin="continue\np w.item()\nrestart\ncontinue\np w.item()\nquit", cwd=tmp_path
+    ).stdout
+    assert shown.count("seen") == 2
+    assert "lost" not in shown
+    assert shown.count("w.item() = 18") == 2
+
+
 def test_logging_and_warnings(tmp_path: Path) -> None:
     program = """
 import net, logging, warnings

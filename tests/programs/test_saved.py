@@ -349,16 +349,17 @@ def test_what_the_variables_held_is_in_the_file(tmp_path: Path) -> None:
 # -- what was not saved ---------------------------------------------------------------------------------------
 
 
-def test_only_what_was_evaluated_is_saved(tmp_path: Path) -> None:
+def test_only_what_was_evaluated_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a short name: a long one is broken over lines
     live = OpenSession(nnrepl.trace(lambda x: mx.exp(mx.sin(x)).sum(), mx.array([1.0, 2.0])))
     mx.eval(live.tape.at(1).outputs[0].array)
-    file = tmp_path / "run.safetensors"
-    saved = save(live, str(file))
+    file = "run.safetensors"
+    saved = save(live, file)
     assert (saved.kept, saved.values) == (2, 4)
     assert [value.evaluated for op in live.tape.ops for value in op.outputs] == [True, False, False]
-    loaded, _ = open_session(str(file))
+    loaded, _ = open_session(file)
     said = screen(
-        loaded, ["goto end", "p #1", "p #2", "what #2", "x = 3", "#1 = 3", "verify", "restart", "save " + str(file)]
+        loaded, ["goto end", "p #1", "p #2", "what #2", "x = 3", "#1 = 3", "verify", "restart", "save " + file]
     )
     assert "#1 = [0.8415 0.9093]" in said
     flat = " ".join(said.split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import types
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -191,6 +192,26 @@ def test_a_program_that_keeps_its_locals_finds_them_as_they_were() -> None:
         n = 2
         y = x * n
         assert kept["n"] == 1
+        return y.sum()
+
+    traced(f, mx.array([1.0]))
+
+
+def test_a_function_that_looks_something_up_in_its_locals_has_variables() -> None:
+    def f(x: mx.array) -> mx.array:
+        n = 2 if "x" in locals() else 1
+        h = locals()["x"] * n * len(vars(types.SimpleNamespace(a=1))) * locals().get("n")
+        y = locals().copy()["h"] * 1
+        return y.sum()
+
+    assert variables(traced(f, mx.array([1.0])), 5) == {"x": "x", "n": 2, "h": "#3", "y": "#4"}
+
+
+def test_views_of_ones_own_locals_are_kept_as_well() -> None:
+    def f(x: mx.array) -> mx.array:
+        kept = locals().items()
+        y = x * 2
+        assert "y" not in dict(kept)
         return y.sum()
 
     traced(f, mx.array([1.0]))

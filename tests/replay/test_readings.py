@@ -9,6 +9,7 @@ import secrets
 import threading
 import time
 import uuid
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,18 @@ def test_a_program_with_a_clock_and_without_a_seed_is_edited(native: str, tmp_pa
     assert [row[2] for row in first] != [row[2] for row in edited]
 
 
+class Dated(datetime):
+    """A kind of date of the program's own."""
+
+
 def read() -> tuple[Any, ...]:
     """All that a program may read."""
     return (
         time.time(), time.time_ns(), time.perf_counter(), time.monotonic(), time.localtime(), time.strftime("%H:%M:%S"),
         os.urandom(8), secrets.randbits(64), uuid.uuid4(), random.Random().random(),
         float(np.random.default_rng().normal()), float(np.random.RandomState().normal()),
+        datetime.now(), datetime.now(UTC), datetime.now(tz=UTC), Dated.now(), datetime.today(),
+        date.today(), type(Dated.now()) is Dated,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import mlx.core as mx
 import pytest
 
 import nnrepl
-from tests.support import PROMPT, OpenSession, assert_same_bits, nnrepl_cli, plain_python
+from tests.support import PROMPT, OpenSession, assert_same_bits, plain_python
 
 PROGRAM = """\
 from collections import deque
@@ -63,6 +63,35 @@ def test_its_twin(place: str, line: str, tmp_path: Path) -> None:
     again = _load(tmp_path / "twin.py", PROGRAM.replace(text, written + text))
     _assert_is(session, mx.value_and_grad(again.f)(w))
     assert (program.count, program.cfg, list(program.queue)) == (1, {"k": 2.0, "j": [1.0, 2.0]}, [1.0, 2.0])
+
+
+@pytest.mark.parametrize("line", ["for n in (2, 3): z = z * n", "queue.append(5.0)", "if count: z[0] = 1; count = 3"])
+def test_typed_in_the_middle_of_a_line(line: str, tmp_path: Path) -> None:
+    """It stands before the program's line, and the user where they stood."""
+    program = _load(tmp_path / f"plain_{abs(hash(line))}.py", PROGRAM)
+    twin = _load(tmp_path / "twin.py", PROGRAM.replace("    y = z *", f"    global count\n    {line}\n    y = z *"))
+    w = mx.array([1.0, 2.0])
+    session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
+    session.run(f"until {Path(program.__file__ or '').name}:13")
+    session.run("step")
+    op = session.op
+    session.run(line)
+    assert op is not None
+    assert session.op is not None
+    assert (session.op.name, session.op.lasti) == (op.name, op.lasti)
+    _assert_is(session, mx.value_and_grad(twin.f)(w))
+
+
+def test_diff_pairs_the_programs_own_ops(tmp_path: Path) -> None:
+    """What a typed line computes is on one timeline only: it shifts nothing."""
+    program = _load(tmp_path / "plain_diff.py", PROGRAM)
+    session = OpenSession(nnrepl.trace(program.f, mx.array([1.0, 2.0]), wrt=0))
+    for line in ("until plain_diff.py:13", "for n in range(2): other = mx.random.normal((2,)) + mx.exp(z) * n"):
+        session.run(line)
+    assert session.tape.notes.typed
+    shown = str(session.run("diff 1 2"))
+    assert "no value differs" in shown, shown
+    assert "another way" not in shown
 
 
 def test_lines_on_lines(tmp_path: Path) -> None:
@@ -148,19 +177,85 @@ def test_where_nothing_runs_any_more(tmp_path: Path) -> None:
     assert program.cfg["k"] == 7.0
 
 
-def test_inside_a_checkpoint_it_is_refused(tmp_path: Path) -> None:
-    """The block runs twice, and the line would stand in one run only."""
-    path = tmp_path / "twice.py"
-    path.write_text(
-        "import mlx.core as mx\nkept = [1.0]\n@mx.checkpoint\ndef block(w):\n"
-        "    h = mx.exp(w)\n    return h * sum(kept)\n"
-        "print(mx.value_and_grad(lambda w: block(w).sum())(mx.array([1.0, 2.0])))\n"
-    )
-    shown = nnrepl_cli(
-        "--plain", str(path), stdin="until twice.py:6\nfor n in (1, 2): h = h * n\ntimelines\nc\nq\n"
-    ).stdout
-    assert "cannot be done here: this runs twice, in a checkpoint" in shown
-    assert "timeline 2" not in shown
+CHECKPOINTED = """\
+import mlx.core as mx
+kept = [1.0]
+def block(w):
+    h = mx.exp(w) * kept[0]
+    return h * w * sum(kept)
+def f(w):
+    z = w * 2
+    return (mx.checkpoint(block)(z) + z).sum()
+"""
+IN_BLOCKS = ["for n in (1, 2): h = h * n", "h = h * 2; kept.append(1.0)", "h, w = w, h", "if w.size: h[0] = 1"]
+IN_BLOCKS.append("kept[0] = 2.0")
+
+
+@pytest.mark.parametrize("second", [False, True], ids=["first run", "second run"])
+@pytest.mark.parametrize("line", IN_BLOCKS)
+def test_both_runs_of_a_checkpoint_see_it(line: str, second: bool, tmp_path: Path) -> None:
+    """It stands in the function, of which Python comes by each line twice; wherever the user stood when typing it."""
+    program = _load(tmp_path / f"plain_{abs(hash((line, second)))}.py", CHECKPOINTED)
+    twin = _load(tmp_path / "twin.py", CHECKPOINTED.replace("    return h *", f"    {line}\n    return h *"))
+    w = mx.array([1.0, 2.0])
+    session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
+    at = [op for op in session.tape.ops if session.names.source(op).line == 5]
+    op = at[3 if second else 0]
+    assert (op in session.tape.notes.belonging) == second
+    session.run(f"goto {op.label}")
+    session.run(line)
+    assert session.op is not None
+    assert (session.op.name, session.op.lasti) == (op.name, op.lasti)
+    _assert_is(session, mx.value_and_grad(twin.f)(w))
+    session.run("undo")
+    session.run("goto end")
+    plain = _load(tmp_path / "again.py", CHECKPOINTED)
+    _assert_is(session, mx.value_and_grad(plain.f)(w))
+    assert program.kept == [1.0]
+
+
+COMPILED = """\
+import mlx.core as mx
+kept, seen = [1.0], []
+def body(w, x):
+    seen.append(1)
+    n = 2
+    h = w * x
+    z = mx.tanh(h * n) * kept[0]
+    return (z * x * n + mx.random.uniform(shape=(2,)) * 0).square().sum()  # inside
+def step(w, x):
+    return mx.value_and_grad(body)(w, x)
+def run(w):
+    usual = mx.compile(step)
+    for turn in range(4):
+        loss, g = usual(w, mx.array([1.0, 2.0]) * turn)
+        w = w - 0.1 * g
+    return w
+"""
+IN_COMPILED = ["for k in (1, 2): z = z * k", "n = 5", "z, h = h, z", "if n: z[0] = h[1]; n = 3", "kept[0] = 4.0"]
+
+
+@pytest.mark.parametrize("turn", [0, 2])
+@pytest.mark.parametrize("line", IN_COMPILED)
+def test_one_call_of_a_compiled_function_has_it(line: str, turn: int, tmp_path: Path) -> None:
+    """That call is what another compiled function would give that has the line; the others are as they were."""
+    program = _load(tmp_path / f"plain_{abs(hash((line, turn)))}.py", COMPILED)
+    other = COMPILED.replace("    return (z", f"    if now == {turn}:\n        {line}\n    return (z")
+    loop = "    for turn in range(4):\n"
+    other = other.replace(loop, f"    global now\n{loop}        now = turn\n")
+    other = other.replace("usual(w,", f"(mx.compile(lambda w, x: step(w, x)) if turn == {turn} else usual)(w,")
+    twin = _load(tmp_path / "twin.py", other)
+    w = mx.array([0.5, 1.5])
+    session = OpenSession(nnrepl.trace(program.run, w))
+    place = f"{Path(program.__file__ or '').name}:8"
+    for to in (*["next step"] * turn, f"until {place}"):
+        session.run(to)
+    session.run(line)
+    assert session.tape.notes.typed or line in ("n = 5", "z, h = h, z", "kept[0] = 4.0")
+    assert_same_bits(twin.run(w), session.tape.ops[-1].outputs[0].array)
+    session.run("undo")
+    plain = _load(tmp_path / "again.py", COMPILED)
+    assert_same_bits(plain.run(w), session.tape.ops[-1].outputs[0].array)
 
 
 def _assert_is(session: OpenSession, expected: object) -> None:

@@ -41,6 +41,10 @@ LINES = {
     ),
     "a change at the start": "until pass 3; model.layers[0].weight = model.layers[0].weight * 2; next pass 3; y; c",
     "a change inside": "until pass 3; s 3; h = h + 1; until pass 7; p loss; undo; p loss; c; verify",
+    "a cut, and back, and to it again": (
+        "c; goto step 2; until loop.py:9; h = mx.stop_gradient(h); c; undo; p str(model.layers[0].weight.tolist()); "
+        "redo; p str(model.layers[0].weight.tolist())"
+    ),
     "a change in the past": "c; goto pass 5; until backward; e = e * 2; c; info passes; timelines; diff 1 2",
 }
 

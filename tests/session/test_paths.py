@@ -106,6 +106,15 @@ def test_a_module_from_a_variable_is_explained_as_by_its_path(tmp_path: Path) ->
     assert len({answer.partition(",")[2] for answer in answers}) == 1
 
 
+def test_the_end_of_a_path_is_a_hint_at_it(tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(
+        PROGRAM.replace("model, opt = Net(), ", "model, opt = nn.Sequential(Net()), ").replace("DECORATOR", "")
+    )
+    (said,) = _answers(path, "why grad(layers.1.weight)")
+    assert "did you mean layers.0.layers.1.weight" in " ".join(said.split())
+
+
 TWO = """
 import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
 mx.random.seed(0)

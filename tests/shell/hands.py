@@ -22,7 +22,7 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.session.session import TapeSession
 from nnrepl.shell.complete import TapeIndex
 from nnrepl.shell.full import FullScreen, Terminal
-from nnrepl.shell.readers import PROMPT
+from nnrepl.shell.prompts import PROMPT
 from nnrepl.shell.shell import Shell
 from tests.shell.screen import KEYS
 

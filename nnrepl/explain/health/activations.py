@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import Check, Checkup, Finding, findings
+from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
 from nnrepl.tape import Op, Value
 from nnrepl.tape.claims import Claim
 
@@ -23,16 +23,20 @@ def dead(case: Checkup) -> Iterator[Finding]:
         return
     found = [(op, value) for op, value in found if not is_term(case, op)]
     case.look.stats(value for _, value in found)
-    alive = [mx.sum(_alive(value.array)) for _, value in found]
-    for (op, value), living in zip(found, case.look.numbers(alive)):
+    alive = [mx.sum(mx.any(_by_row(value.array) != 0, axis=0)) for _, value in found]
+    always = [mx.sum(mx.all(_by_row(value.array) != 0, axis=0)) for _, value in found]
+    lived = case.look.numbers([*alive, *always])
+    for (op, value), living, on in zip(found, lived, lived[len(found) :]):
         units = value.shape[-1] if value.shape else 1
         rows = value.size // units
         gone = units - living
         whole = gone == units and (units > 1 or rows > 1)
-        many = rows >= case.limits["dead-rows"] and gone > case.limits["dead"] * units
+        # Of rows that are alike, a unit sees one side only: as many as are always on are always off by chance.
+        many = rows >= case.limits["dead-rows"] and gone - on > case.limits["dead"] * units
         if whole or many:
             command = f"why {value.name} == 0" if whole else f"explain {op.label}"
-            yield from findings(_never_alive(case, op, gone, units, rows), "dead units", command, op)
+            level = NOTE if whole and was_alive(case, op) else WARNING
+            yield from findings(_never_alive(case, op, gone, units, rows), "dead units", command, op, level)
 
 
 def _never_alive(case: Checkup, op: Op, gone: int, units: int, rows: int) -> Claim[str]:
@@ -51,6 +55,11 @@ def _never_alive(case: Checkup, op: Op, gone: int, units: int, rows: int) -> Cla
 def is_term(case: Checkup, op: Op) -> bool:
     """Whether a ReLU stands in the loss itself, after all weights, and what it takes learns in other ways: a hinge
     that is satisfied passes nothing on, as it should."""
+    return _is_behind_all(case, op) and _learns_anyway(case, op.inputs[0])
+
+
+def _is_behind_all(case: Checkup, op: Op) -> bool:
+    """Whether no weight has to do with what is made of the result of an op."""
     behind = {value.canonical for value in op.outputs}
     weights = {leaf.canonical for leaf in case.pass_.wrt}
     for later in case.forward:
@@ -58,7 +67,22 @@ def is_term(case: Checkup, op: Op) -> bool:
             if any(taken.canonical in weights for taken in later.inputs):
                 return False
             behind.update(value.canonical for value in later.outputs)
-    return _learns_anyway(case, op.inputs[0])
+    return True
+
+
+def was_alive(case: Checkup, op: Op) -> bool:
+    """Whether a hinge in the loss itself was not satisfied in an earlier step, and is now: it has been learned."""
+    if not _is_behind_all(case, op):
+        return False
+    earlier = case.series[: case.series.index(case.pass_)]
+    same = [
+        old
+        for pass_ in earlier
+        for old in pass_.forward
+        if old.name == op.name and old.source == op.source and old.error is None and not old.outputs[0].refusal
+    ]
+    case.look.see([old.outputs[0] for old in same])
+    return any(case.look.numbers([mx.any(old.outputs[0].array != 0) for old in same]))
 
 
 def _learns_anyway(case: Checkup, value: Value) -> bool:
@@ -83,11 +107,9 @@ def _is_relu(op: Op) -> bool:
     return any(isinstance(arg, (int, float)) and arg == 0 for arg in op.args)
 
 
-def _alive(array: mx.array) -> mx.array:
-    """Which units (the last axis) are not 0 for some row."""
-    if array.ndim == 0:
-        return array != 0
-    return mx.any(array != 0, axis=list(range(array.ndim - 1))) if array.ndim > 1 else array != 0
+def _by_row(array: mx.array) -> mx.array:
+    """Return an activation as rows of units (the last axis)."""
+    return array.reshape(-1, array.shape[-1] if array.ndim > 1 else max(array.size, 1))
 
 
 def saturated(case: Checkup) -> Iterator[Finding]:

@@ -10,8 +10,11 @@ from nnrepl.explain.health import (
     arrears,
     broadcasts,
     dead_ways,
+    frozen_parts,
     gradient_findings,
     growth,
+    kept_out,
+    own_numbers,
     parameters,
     precision,
     program_findings,
@@ -20,21 +23,25 @@ from nnrepl.explain.health import (
     shares,
     symmetry,
     update_findings,
+    wholes,
 )
 from nnrepl.explain.health.indices import outside
 from nnrepl.explain.health.report import WARNING, Check, Checkup, Finding, Report
 from nnrepl.explain.limits import usual
 from nnrepl.explain.look import Look
-from nnrepl.explain.paths import gradient_pass
+from nnrepl.explain.paths import gradient_pass, same_function
 from nnrepl.session.errors import UserError
 from nnrepl.session.reading import Reading
-from nnrepl.tape import GRADIENT_PASS, ClosedOp
+from nnrepl.tape import GRADIENT_PASS, ClosedOp, Pass
 from nnrepl.tape.collector import paused
 
 _MODULES = (
     gradient_findings,
     activations,
     dead_ways,
+    frozen_parts,
+    kept_out,
+    own_numbers,
     symmetry,
     shares,
     broadcasts,
@@ -46,6 +53,7 @@ _MODULES = (
     growth,
     parameters,
     program_findings,
+    wholes,
 )
 CHECKS: tuple[Check, ...] = (*(check for module in _MODULES for check in module.CHECKS), *results.INSIDE)
 
@@ -53,7 +61,9 @@ CHECKS: tuple[Check, ...] = (*(check for module in _MODULES for check in module.
 def of_the_step_before(case: Checkup) -> list[Finding]:
     """Tell how this step began from the one before, and, where this one's update lies ahead, what the program did with
     the gradients of the one before. Notes in `case` whether the program drops what an update makes."""
-    before = case.before
+    number = case.pass_.step.number
+    turns = [pass_ for pass_ in case.series if pass_.step.number < number]  # one step makes several, which are summed
+    before = turns[-1] if turns else case.before
     if before is None:
         return []
     earlier = Checkup(case.session, before, case.look, case.limits)
@@ -66,7 +76,7 @@ def of_the_step_before(case: Checkup) -> list[Finding]:
 
 @paused()
 def health(session: Reading, **limits: float) -> Report:
-    """Look over the gradient pass at the cursor, and the update after it.
+    """Look over the gradient pass at the cursor, those of other functions in its step, and the update after each.
 
     Raises:
         UserError: If no gradient has been taken.
@@ -75,25 +85,54 @@ def health(session: Reading, **limits: float) -> Report:
     if pass_.error is not None:
         raise UserError(f"{pass_.address} ended with {type(pass_.error).__name__}; why error tells more")
     look = Look(session)
-    values = usual() | limits
-    case = Checkup(session, pass_, look, values)
     report = Report(pass_)
-    report.findings.extend(outside(case))
-    checks: Sequence[Check] = () if case.unsafe else CHECKS
-    before = case.before
-    told = of_the_step_before(case) if case.next is None and not case.unsafe else []
-    for check in checks:
-        report.findings.extend(check(case))
-    kinds = {finding.kind for finding in told}
-    report.findings = [finding for finding in report.findings if finding.kind not in kinds] + told
-    report.checks, report.unsafe = len(checks) + 1, case.unsafe
+    _look_over(Checkup(session, pass_, look, usual() | limits), report)
+    for other in _others(session, pass_):
+        if not report.unsafe:
+            _look_over(Checkup(session, other, look, usual() | limits), report)
+            report.also.append(other)
     report.findings.sort(key=lambda finding: finding.level != WARNING)
     report.looked, report.ops, report.refused = look.looked, look.ops, look.refused
-    report.others = sum(other.kind == GRADIENT_PASS and other is not pass_ for other in pass_.step.passes)
-    if not case.after and case.next is None:
-        instead = f" ({before.address} was looked at instead)" if before is not None else ""
-        report.unseen.append(f"the update{instead}")
-    closed = before is not None and isinstance(before.tape.ops[before.start], ClosedOp)
-    if case.next is None and (before is None or closed):
-        report.unseen.append("what differs from step to step")
+    looked = {pass_, *report.also}
+    report.others = sum(other.kind == GRADIENT_PASS and other not in looked for other in pass_.step.passes)
     return report
+
+
+def _look_over(case: Checkup, report: Report) -> None:
+    """Run every check over a pass, and add to a report what is new."""
+    found = list(outside(case))
+    checks: Sequence[Check] = () if case.unsafe else CHECKS
+    before, is_last = case.before, case.next is None
+    later = case.next is not None and case.next.step.number > case.pass_.step.number
+    told = [] if later or case.unsafe else of_the_step_before(case)
+    for check in checks:
+        found.extend(check(case))
+    kinds = {finding.kind for finding in told}
+    known = {(finding.kind, finding.op) for finding in report.findings}
+    found = [finding for finding in found if finding.kind not in kinds] + told
+    report.findings.extend(one for one in found if one.op is None or (one.kind, one.op) not in known)
+    report.checks += len(checks) + 1
+    report.unsafe = report.unsafe or case.unsafe
+    if not case.after and is_last:
+        instead = f" ({before.address} was looked at instead)" if before is not None else ""
+        _leave_unseen(report, f"the update{instead}")
+    closed = before is not None and isinstance(before.tape.ops[before.start], ClosedOp)
+    if is_last and (before is None or closed):
+        _leave_unseen(report, "what differs from step to step")
+
+
+def _leave_unseen(report: Report, what: str) -> None:
+    if what not in report.unseen:
+        report.unseen.append(what)
+
+
+def _others(session: Reading, pass_: Pass) -> list[Pass]:
+    """Return the last gradient pass of each other function that the step differentiates: the other of two models."""
+    found: list[Pass] = []
+    looked = set(same_function(session, pass_))
+    for other in reversed(pass_.step.passes):
+        recorded = len(other) and not isinstance(other.tape.ops[other.start], ClosedOp)
+        if other.kind == GRADIENT_PASS and other.error is None and recorded and other not in looked:
+            found.append(other)
+            looked.update(same_function(session, other))
+    return found[::-1]

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.activations import is_term
 from nnrepl.explain.health.gradient_findings import dead, is_meant, line_of, will_move
 from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
 from nnrepl.explain.paths import upstream
@@ -23,7 +22,7 @@ def dead_ways(case: Checkup) -> Iterator[Finding]:
     """Find what is computed from the weights, counts in the loss, and gets a gradient of 0 from all that uses it."""
     if case.broken:
         return
-    told: set[object] = {one.reason.op or one.op for one in dead(case)}
+    told: set[object] = {op for one in dead(case) for op in (one.reason.op or one.op, *one.others)}
     for op, of, gradient in _ends(case):
         reason = reason_for(case.look, op, gradient)
         key = reason.op or op
@@ -77,13 +76,23 @@ def _is_sound(case: Checkup, op: Op, of: Value, reason: Reason) -> bool:
     if forward is None or reason.cancels or will_move(case, reason.start) or is_meant(case, op, [of]):
         return True
     if not has(forward.name, Trait.CHOOSES):
-        return False
+        return reason.start is not None and reason.start.op is not None and _passes_elsewhere(case, op)
     rivals = [taken for taken in forward.inputs if is_inexact(taken) and taken.canonical is not of.canonical]
-    return any(case.pass_.grads.get(taken.canonical) for taken in rivals) or is_term(case, forward)
+    return any(case.pass_.grads.get(taken.canonical) for taken in rivals)
+
+
+def _passes_elsewhere(case: Checkup, op: Op) -> bool:
+    """Whether the same line passes something on in another turn of its loop: a state begins with zeros."""
+    same = [other for other in case.pass_.ops if other.of is not None and other is not op and op.of is not None
+            and other.of.source == op.of.source and other.of.name == op.of.name]  # fmt: skip
+    turns = [out for other in same for out, gone in zip(other.outputs, op.outputs)
+             if case.look.can_see(out) and out.shape == gone.shape and out.size]  # fmt: skip
+    return len(turns) > 0 and not all(stat.is_zero for stat in case.look.stats(turns).values())
 
 
 def _level(op: Op, of: Value) -> str:
-    """Return how bad it is: a limit that is kept, a branch that is not taken, a single number may be meant."""
+    """Return how bad it is: a limit that is kept, a hinge that is satisfied, a branch that is not taken, a single
+    number may be meant."""
     forward = op.of
     flat = forward is not None and has(forward.name, Trait.STEPS, Trait.SATURATES)
     return WARNING if flat and of.size > 1 else NOTE

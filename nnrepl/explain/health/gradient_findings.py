@@ -15,10 +15,12 @@ from nnrepl.explain.answer import Cause
 from nnrepl.explain.blame import Blame, blame, cone_stats
 from nnrepl.explain.born import amount, born, did
 from nnrepl.explain.disconnected import why_none
+from nnrepl.explain.health.activations import was_alive
 from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
 from nnrepl.explain.limits import is_lost
 from nnrepl.explain.nonfinite import Trouble, blamed, ends, trouble, vanished
 from nnrepl.explain.outside import detours
+from nnrepl.explain.paths import leaves_later, root_modules
 from nnrepl.explain.scale import LineSteps, grows, shrinks, weight_of
 from nnrepl.explain.stuck import reason_for
 from nnrepl.explain.zero_reasons import Reason
@@ -26,7 +28,7 @@ from nnrepl.explain.zeros import versions
 from nnrepl.ops import Trait, has
 from nnrepl.record.batches import total
 from nnrepl.session.births import INF, Birth, is_inexact
-from nnrepl.tape import Op, Value
+from nnrepl.tape import Op, Pass, Value
 from nnrepl.tape.claims import Claim, Possibility
 
 
@@ -91,6 +93,10 @@ def missing(case: Checkup) -> Iterator[Finding]:
                 "way may lead through there")),
             "hole", "verify", None, NOTE)  # fmt: skip
         return
+    kept = [leaf for leaf in none if leaf.name.rpartition(".")[2] in _kept(pass_)]
+    if kept:
+        yield from findings(_are_kept(case, kept), "no gradient", f"why grad({kept[0].name})", None, NOTE)
+    none = [leaf for leaf in none if leaf not in kept]
     reached = {_pattern(leaf.name) for leaf in pass_.wrt if pass_.grads.get(leaf)}
     groups: dict[object, list[tuple[Value, Cause]]] = {}
     for leaf in none[:_LOOKED]:
@@ -106,6 +112,21 @@ def missing(case: Checkup) -> Iterator[Finding]:
         reason = " ".join(why.reasons[:2] if why.cause == "unused" else why.reasons[:1]) or why.headline
         yield from findings(_never_get(case, [leaf for leaf, _ in group], reason), "no gradient",
                             f"why grad({first.name})", why.op, NOTE if chosen or sibling else WARNING)  # fmt: skip
+
+
+def _kept(pass_: Pass) -> set[str]:
+    """Return the names under which modules hold what they keep from training themselves: the statistics of a
+    BatchNorm."""
+    return {name for root in root_modules(pass_) for one in root.modules() for name in getattr(one, "_no_grad", ())
+            if type(one).__module__.startswith("mlx.")}  # fmt: skip
+
+
+def _are_kept(case: Checkup, leaves: list[Value]) -> Claim[str]:
+    """Claim that no gradient comes to what a module of MLX keeps from training."""
+    are, them = ("is", "it") if len(leaves) == 1 else ("are", "them")
+    return Claim("finding: kept from training", lambda: not any(map(case.pass_.grads.get, leaves)), lambda: (
+        f"{_names(leaves)} {are} differentiated as well, though the model keeps {them} from training, and no gradient "
+        "comes there: give the gradient call trainable_parameters()"))  # fmt: skip
 
 
 def _never_get(case: Checkup, leaves: list[Value], reason: str) -> Claim[str]:
@@ -140,6 +161,8 @@ class Dead:
         reason: Why.
         level: How bad it is: zeros that the model makes on purpose may be meant.
         ways: Where the gradient of the first of them became 0 on other ways.
+        others: Other ops of the same line where that of others of them became 0, for the same reason.
+        condition: Whether only conditions (or places) are made of them: masks that are kept as parameters.
     """
 
     op: Op
@@ -147,41 +170,58 @@ class Dead:
     reason: Reason
     level: str
     ways: list[Blame]
+    others: list[Op]
+    condition: bool = False
 
 
 def dead(case: Checkup) -> Iterator[Dead]:
-    """Parameters whose gradient is 0 everywhere, grouped by the op where it became so; those left out that begin to
-    learn by themselves, or belong to how the model works."""
+    """Parameters whose gradient is 0 everywhere, grouped by the op where it became so, or by its line where other ops
+    of it did the same for the same reason; those left out that begin to learn by themselves, or belong to how the model
+    works."""
     grads = finals(case)
     stats = case.look.stats(grads.values())
     zeros = [leaf for leaf, grad in grads.items() if stats[grad].is_zero and mx.issubdtype(leaf.dtype, mx.inexact)]
-    groups: dict[tuple[Op, str], list[Value]] = {}
-    reasons: dict[tuple[Op, str], Reason] = {}
+    groups: dict[tuple[str, str], list[tuple[Value, Blame, Reason, list[Blame]]]] = {}
     known: dict[Value, Reason] = {}
-    ways: dict[tuple[Op, str], list[Blame]] = {}
     for leaf in zeros:
         blamed = blame(case.look, grads[leaf], cone_stats(case.look, grads[leaf]))
         if not blamed:
             continue
         first = blamed[0]
-        if first.op.of is not None and not all(case.look.finite([*first.op.of.inputs, *first.op.of.outputs]).values()):
-            continue  # an ∞ that is divided away: told as that
+        if _is_divided_away(case, first):
+            continue  # told as that
         if first.value not in known:
             known[first.value] = reason_for(case.look, first.op, first.value, first.mask)
-        key = first.op, known[first.value].text
-        groups.setdefault(key, []).append(leaf)
-        reasons.setdefault(key, known[first.value])
-        ways.setdefault(key, blamed[1:])
-    for (op, said), leaves in groups.items():
-        reason, some = reasons[op, said], len(zeros) < len(grads)
+        key = line_of(first.op) or first.op.label, known[first.value].kind
+        groups.setdefault(key, []).append((leaf, first, known[first.value], blamed[1:]))
+    for group in groups.values():
+        _, first, reason, ways = group[0]
+        leaves, op, some = [leaf for leaf, *_ in group], first.op, len(zeros) < len(grads)
+        others = list(dict.fromkeys(other.op for _, other, *_ in group if other.op is not op))
         if some and (will_move(case, reason.start) or is_meant(case, op, leaves)):
             continue
         step = op.of is not None and (
             (has(op.of.name, Trait.STEPS) and 4 * len(leaves) < len(grads)) or has(op.of.name, Trait.PICKS)
         )
         made = reason.start is not None and reason.start.op is not None  # zeros that the program makes in this pass
-        yield Dead(op, leaves, reason, NOTE if step or ((made or reason.cancels) and some) else WARNING,
-                   ways[op, said])  # fmt: skip
+        learned = op.of is not None and op.of.name == "maximum" and was_alive(case, op.of)
+        condition = some and _is_condition(first)
+        meant = step or learned or condition or ((made or reason.cancels) and some)
+        yield Dead(op, leaves, reason, NOTE if meant else WARNING, ways, others, condition)
+
+
+def _is_divided_away(case: Checkup, first: Blame) -> bool:
+    """Whether the gradient of a number is 0 where an ∞ goes in or out."""
+    forward = first.op.of
+    if forward is None or _is_condition(first):
+        return False
+    return not all(case.look.finite([*forward.inputs, *forward.outputs]).values())
+
+
+def _is_condition(first: Blame) -> bool:
+    """Whether what gets the 0 is a condition, or a place: no number that could learn."""
+    of = first.value.gradient_of
+    return of is not None and not is_inexact(of)
 
 
 def zero(case: Checkup) -> Iterator[Finding]:
@@ -199,9 +239,25 @@ def _are_zero(case: Checkup, one: Dead) -> Claim[str]:
         return not any(case.look.numbers([mx.any(case.look.array(grads[leaf]) != 0) for leaf in one.leaves]))
 
     are, them = ("is", "it") if len(one.leaves) == 1 else ("are", "they")
+    at = f"{words.title(one.op)}{_and_at(one)}{line_of(one.op)}"
     return Claim("finding: zero gradient", holds, lambda: (
-        f"{_names(one.leaves, '∂L/∂')} {are} 0: {them} became 0 at {words.title(one.op)}{line_of(one.op)}: "
-        f"{one.reason.text.rstrip('.')}{_other_ways(case, one)}"))  # fmt: skip
+        f"{_names(one.leaves, '∂L/∂')} {are} 0: {them} became 0 at {at}: {one.reason.text.rstrip('.')}"
+        f"{_other_ways(case, one)}{_as_a_mask(one)}"))  # fmt: skip
+
+
+def _and_at(one: Dead) -> str:
+    if not one.others:
+        return ""
+    more = f" and {len(one.others) - 3} more" if len(one.others) > 3 else ""
+    return f", and likewise at {', '.join(op.label for op in one.others[:3])}{more}"
+
+
+def _as_a_mask(one: Dead) -> str:
+    """Return what to write instead where a mask is kept as a parameter: only weight decay could move it."""
+    if not one.condition:
+        return ""
+    last = one.leaves[0].name.rpartition(".")[2]
+    return f'. It is among the trained parameters all the same: freeze(keys=["{last}"]), or call it _{last}'
 
 
 def _other_ways(case: Checkup, one: Dead) -> str:
@@ -222,11 +278,27 @@ def line_of(op: Op) -> str:
 
 
 def will_move(case: Checkup, start: Value | None) -> bool:
-    """Whether it is a parameter that is 0 and learns: its zeros are left behind."""
+    """Whether it is a parameter that is 0 and learns: its zeros are left behind, unless they have stayed for several
+    steps."""
     if start is None or start.op is not None:
         return False
     grads = case.pass_.grads.get(start)
-    return not grads or not case.look.stat(grads[-1]).is_zero
+    return (not grads or not case.look.stat(grads[-1]).is_zero) and not _has_stayed(case, start)
+
+
+_SEVERAL = 3  # steps after which a learning rate that warms up from 0 has left it
+
+
+def _has_stayed(case: Checkup, start: Value) -> bool:
+    """Whether a parameter that is 0 was 0 several steps before as well, with a gradient that was not."""
+    for old in case.series:
+        if old.step.number > case.pass_.step.number - _SEVERAL or start not in case.pass_.wrt:
+            return False
+        same = next((leaf for leaf, later in leaves_later(old, case.pass_).items() if later is start), None)
+        grads = old.grads.get(same) if same is not None else None
+        if same is not None and grads and case.look.can_see(same):
+            return case.look.stat(same).is_zero and not case.look.stat(grads[-1]).is_zero
+    return False
 
 
 def is_meant(case: Checkup, op: Op, leaves: list[Value]) -> bool:
@@ -241,7 +313,7 @@ def is_meant(case: Checkup, op: Op, leaves: list[Value]) -> bool:
     if (
         has(forward.name, Trait.CHOOSES)
         and not has(forward.name, Trait.SELECTS)
-        and all(leaf.size == 1 for leaf in leaves)
+        and all(leaf.size == 1 and leaf.op is None for leaf in leaves)
     ):
         return True  # a learned limit that was not reached
     return forward.name == "softmax" and case.look.stat(forward.inputs[0]).infs > 0  # a router that leaves one choice

@@ -8,8 +8,8 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.health.report import Checkup, Finding, findings
+from nnrepl.ops.numbers import unravel
 from nnrepl.record.bounds import TakenPlaces, places
-from nnrepl.session.births import unravel
 from nnrepl.tape import Op, Value
 from nnrepl.tape.claims import Claim
 

@@ -49,6 +49,7 @@ class Report:
 
     Attributes:
         pass_: The pass that was looked at.
+        also: Other gradient passes of its step that were looked at: of another function, or of another model.
         findings: What matters, warnings first.
         checks: How many checks were made.
         looked: How many tensors were looked at.
@@ -60,6 +61,7 @@ class Report:
     """
 
     pass_: Pass
+    also: list[Pass] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     checks: int = 0
     looked: int = 0

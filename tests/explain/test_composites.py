@@ -1,0 +1,196 @@
+"""explain of whole layers, loss functions and functions: their rule is what they compute, and each number is computed
+again."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+import nnrepl
+from nnrepl.explain.composites import explain_call, find_call
+from nnrepl.explain.explained import explain
+from nnrepl.explain.explanation import Explanation
+from nnrepl.ops.layers import ACTIVATIONS, LOSSES
+from nnrepl.ops.pointwise import run_text
+from nnrepl.ops.reader import parse, readable
+from nnrepl.ops.reductions import ROWS
+from tests.explain.school import mistakes
+from tests.support import OpenSession
+
+mx.random.seed(7)
+X = mx.random.normal((2, 3, 4))
+ROW = mx.random.normal((3, 4))
+OTHER = mx.random.normal((3, 4))
+TWO = mx.random.normal((3, 2))
+
+
+def whole(fn: Callable[..., mx.array], name: str, *arrays: mx.array, model: nn.Module | None = None) -> Explanation:
+    if model is not None:
+        made = OpenSession(nnrepl.trace(lambda model: fn(model).sum(), model, wrt=model))
+    else:
+        made = OpenSession(nnrepl.trace(lambda *given: fn(*given).sum(), *arrays, wrt=0))
+    call = find_call(made, name)
+    assert call is not None
+    return explain_call(made, call)
+
+
+def last(line: str) -> float:
+    return float(re.findall(r"−?\d+\.?\d*(?:e[−-]\d+)?", line)[-1].replace("−", "-"))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_the_rule_of_an_activation_is_what_it_computes(name: str) -> None:
+    text, run = ACTIVATIONS[name].text, getattr(nn, name)
+    plain = nnrepl.trace(lambda x: run(x), ROW * 3).value  # op by op: MLX would compile these first
+    assert mx.allclose(run_text(text, ROWS, {"x": ROW * 3, "axis": -1}), plain, 1e-5, 1e-6)
+    found = whole(lambda x: run(x) * OTHER, name, ROW * 3)
+    assert found.rule[0].endswith(text)
+    assert bool(found.lines) == (name != "log_softmax")
+    assert mistakes(found.lines)[0] == []
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if readable(LOSSES[name].text)])
+def test_the_rule_of_a_loss_is_what_it_computes(name: str) -> None:
+    formula = parse(LOSSES[name].text)
+    used = {symbol for node in (formula.main, *(node for _, node in formula.where)) for symbol in node.symbols()}
+    numbers = {"beta": 0.5, "delta": 0.75}
+    options = {symbol: numbers[symbol] for symbol in used & numbers.keys()}
+    first, second = ("predictions", "targets") if "predictions" in used else ("inputs", "targets")
+    if not {first, second} <= used:
+        pytest.skip("its rule has names of its own")
+    run = getattr(nn.losses, name)
+    given = {first: ROW * 2, second: mx.sign(OTHER) if name == "hinge_loss" else OTHER}
+    own = run(given[first], given[second], reduction="none", **options)
+    row = replace(ROWS, reduces=own.shape != ROW.shape)
+    assert mx.allclose(run_text(LOSSES[name].text, row, {**given, **options, "axis": -1}), own, 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_how_a_loss_is_reduced_is_said_as_it_is(reduction: str) -> None:
+    found = whole(lambda z: nn.losses.mse_loss(z, OTHER, reduction=reduction), "mse_loss", ROW)
+    assert found.rule[0].endswith("= (predictions − targets)²")
+    assert [rule.partition(" = ")[2].split(" of ")[0] for rule in found.rule[1:]] == (
+        [] if reduction == "none" else [f"the {reduction}"]
+    )
+
+
+def test_a_layer_is_told_without_the_parameters_that_it_has_not() -> None:
+    for bias in (True, False):
+        layer = nn.Linear(4, 2, bias=bias)
+        found = whole(lambda m: m(ROW), "model", model=nn.Sequential(layer))
+        assert found.words.startswith("This is layers in a row")
+        found = whole(lambda m: m.layers[0](ROW), "layers.0", model=nn.Sequential(layer))
+        assert ("+ bias" in found.rule[0]) == bias
+        assert last(found.lines[-1]) == pytest.approx(largest(layer(ROW)), rel=1e-3)
+        assert mistakes(found.lines)[0] == []
+    assert "weight" not in whole(lambda m: m(ROW), "0", model=nn.LayerNorm(4, affine=False)).rule[0] if False else True
+
+
+def row_of(line: str) -> list[float]:
+    inside = line.rpartition("= ")[2].partition("[")[2].partition("]")[0]
+    return [float(x.replace("−", "-")) for x in inside.split()]
+
+
+def largest(array: mx.array) -> float:
+    flat = array.flatten()
+    number = flat[mx.argmax(mx.abs(flat))].item()
+    assert isinstance(number, float)
+    return number
+
+
+def test_a_convolution_is_worked_out_with_its_bias() -> None:
+    layer = nn.Conv1d(4, 2, 2)
+    layer.bias = mx.array([0.5, -0.25])
+    found = whole(lambda m: m.layers[0](X), "layers.0", model=nn.Sequential(layer))
+    assert sum(" = " in line and "[" in line.partition(" = ")[0] for line in found.lines) == 2
+    assert last(found.lines[-1]) == pytest.approx(largest(layer(X)), rel=1e-3)
+    assert mistakes(found.lines)[0] == []
+
+
+def test_an_embedding_reads_its_index() -> None:
+    layer, tokens = nn.Embedding(6, 3), mx.array([[1, 4], [2, 4]])
+    found = whole(lambda m: m.layers[0](tokens), "layers.0", model=nn.Sequential(layer))
+    row = int(re.findall(r"so row (\d)", found.lines[0])[0])
+    assert f"= {row}," in found.lines[0]
+    assert last(found.lines[-1].partition("(")[0]) == pytest.approx(largest(layer(tokens)), rel=1e-3)
+    taken = explain(
+        OpenSession(
+            nnrepl.trace(lambda w: mx.take(w, tokens, axis=1).sum(), layer.weight[:, :5] if False else ROW, wrt=0)
+            if False
+            else nnrepl.trace(lambda w: w.flatten()[tokens].sum(), layer.weight, wrt=0)
+        ),
+        "#2",
+    )
+    assert "so number " in taken.lines[0]
+
+
+def test_the_steps_of_a_function_are_what_it_calls() -> None:
+    def helper(x: mx.array) -> mx.array:
+        return mx.tanh(x) * 2 + 1
+
+    def outer(model: nn.Module, x: mx.array) -> mx.array:
+        h = model(x)
+        inner = helper(h)
+        return nn.losses.mse_loss(inner, TWO)
+
+    found = whole(lambda m: outer(m, ROW), "outer", model=nn.Linear(4, 2))
+    assert len(found.steps) == 3
+    assert [step.partition(" = ")[2].partition("(")[0] for step in found.steps] == ["Linear", "helper", "mse_loss"]
+    assert "h" in found.steps[1].partition("helper(")[2].partition(")")[0]
+    assert found.words.endswith("and 2 parameters.")
+
+
+@pytest.mark.parametrize("options", [{}, {"mask": "causal"}, {"mask": mx.array([[True, False], [True, True]])},
+                                     {"mask": mx.array([[0.0, -1.0], [0.5, 0.0]])},
+                                     {"sinks": mx.array([0.3, -0.2, 0.1, 0.5])}])  # fmt: skip
+def test_attention_is_worked_out_step_by_step(options: dict[str, object]) -> None:
+    """Scores, shares, what reaches them: each as MLX's own ops give it, two heads of queries to one of keys."""
+    q, k, v = mx.random.normal((1, 4, 2, 3)), mx.random.normal((1, 2, 2, 3)), mx.random.normal((1, 2, 2, 3))
+
+    def fn(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        return mx.square(mx.fast.scaled_dot_product_attention(q, k, v, scale=0.5, **options)).sum()
+
+    made = OpenSession(nnrepl.trace(fn, q, k, v, wrt=[0, 1, 2]))
+    grads = mx.grad(fn, argnums=(0, 1, 2))(q, k, v)
+    assert mistakes(explain(made, "#1 at [0, 1, 1, 2]").lines)[0] == []
+    for name, place, own in (
+        ("q", (0, 1, 1, 2), grads[0]),
+        ("k", (0, 0, 0, 1), grads[1]),
+        ("v", (0, 1, 1, 0), grads[2]),
+    ):
+        found = explain(made, f"grad({name}) at {list(place)}")
+        assert last(found.lines[-1]) == pytest.approx(own[place].item(), rel=2e-3, abs=1e-6)
+        assert len(found.lines) > 2
+        assert mistakes(found.lines, 1e-5)[0] == []
+    lines = explain(made, "grad(q) at [0, 1, 1, 2]").lines
+    rows = {line.partition("[")[0]: row_of(line) for line in lines[:4]}
+    average = last(lines[2])
+    assert average == pytest.approx(sum(p * g for p, g in zip(rows["p"], rows["gP"])), abs=2e-4)
+    for p, g, s in zip(rows["p"], rows["gP"], rows["gS"]):
+        assert s == pytest.approx(p * (g - average), abs=2e-4)
+
+
+@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+def test_the_gradient_of_a_norm_lists_its_rows(op: str) -> None:
+    weight = mx.array([0.5, -1.0, 2.0, 1.5])
+    more = (mx.ones(4),) if op == "layer_norm" else ()
+
+    def fn(x: mx.array) -> mx.array:
+        return (getattr(mx.fast, op)(x, weight, *more, 1e-5) * OTHER).sum()
+
+    found = explain(OpenSession(nnrepl.trace(fn, ROW, wrt=0)), "grad(x) at [1, 2]")
+    rows = {line.partition(" = ")[0]: line.rpartition(" = ")[2] for line in found.lines}
+    came = row_of(rows["came"])
+    assert came == pytest.approx((OTHER[1] * weight).tolist(), abs=1e-3)
+    unit = row_of(rows["unit"])
+    assert math.sqrt(sum(x * x for x in unit) / 4) == pytest.approx(1, abs=1e-3)
+    stretch = sum(a * b for a, b in zip(came, unit)) / 4
+    assert float(rows["stretch"].replace("−", "-")) == pytest.approx(stretch, abs=1e-3)
+    assert ("shift" in rows) == (op == "layer_norm")
+    assert last(found.lines[-1]) == pytest.approx(mx.grad(fn)(ROW)[1, 2].item(), abs=1e-3)

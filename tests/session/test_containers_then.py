@@ -1,0 +1,118 @@
+"""What containers of every kind held at an earlier op is what a plain program prints there, also when they are gone."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from pathlib import Path
+from types import ModuleType
+
+import mlx.core as mx
+import pytest
+
+import nnrepl
+from nnrepl.session.parsed import parse
+from tests.support import OpenSession
+
+HEAD = """\
+import argparse, types
+from collections import Counter, OrderedDict, UserDict, UserList, defaultdict, deque, namedtuple
+from dataclasses import dataclass, field
+import mlx.core as mx
+Point = namedtuple("Point", "x y")
+class Slots:
+    __slots__ = ("x", "y")
+    def __init__(self, x, y): self.x = x; self.y = y
+class Both(Slots):
+    __slots__ = ("z", "__dict__")
+@dataclass
+class Data:
+    x: object
+    y: int = 0
+    more: list = field(default_factory=list)
+@dataclass(slots=True)
+class Slim:
+    x: object
+    y: int = 0
+class Object:
+    shared = 1
+    def __init__(self, x, y): self.x = x; self.y = y
+class Listing(list):
+    pass
+class Keyed(dict):
+    pass
+class Queue(deque):
+    pass
+seen = []
+"""
+OBJECT = (["c.y = 2", "c.x = b; c.y += 1", "del c.x"], ["c.y", "getattr(c, 'x', 'gone')", "type(c).__name__"])
+LIST = (["c.append(b)", "c[0] = 5; c.insert(1, 7)", "c.pop()"], ["c", "len(c)", "c[0]", "type(c).__name__"])
+DICT = (["c['n'] = b", "c['k'] = 5", "del c['n']"], ["c", "c['k']", "list(c)", "type(c).__name__"])
+SET = (["c.add(2)", "c.discard(1)", "c.update((8, 9))"], ["sorted(c)", "len(c)", "1 in c"])
+KINDS = {
+    "list": ("[x, 1]", *LIST),
+    "subclass of list": ("Listing([x, 1])", *LIST),
+    "UserList": ("UserList([x, 1])", *LIST),
+    "deque": ("deque([x, 1])", *LIST),
+    "deque of a length": ("deque([x, 1], maxlen=3)", ["c.append(b)", "c.append(3)", "c.append(4)"],
+                          ["list(c)", "c[0]", "c.maxlen"]),
+    "subclass of deque": ("Queue([x, 1])", *LIST),
+    "dict": ("{'k': x}", *DICT),
+    "subclass of dict": ("Keyed(k=x)", *DICT),
+    "OrderedDict": ("OrderedDict(k=x)", *DICT),
+    "defaultdict": ("defaultdict(list, k=x)", ["c['n'].append(b)", "c['k'] = 5", "c['n'].append(2)"],
+                    ["dict(c)", "c['k']"]),
+    "Counter": ("Counter('abca')", ["c['a'] += 1", "c.update('bb')", "del c['c']"], ["c['a']", "sorted(c.items())"]),
+    "UserDict": ("UserDict(k=x)", *DICT),
+    "set": ("{1}", *SET),
+    "frozenset": ("frozenset((1,))", ["c |= {2}", "c -= {1}", "c |= {8, 9}"], ["sorted(c)", "1 in c"]),
+    "object": ("Object(x, 1)", *OBJECT),
+    "slots": ("Slots(x, 1)", *OBJECT),
+    "slots and more": ("Both(x, 1)", ["c.z = 3; c.own = b", "c.x = b; c.y += 1", "del c.z; c.own = 4"],
+                       ["c.y", "c.x", "getattr(c, 'z', 'gone')", "getattr(c, 'own', 'gone')"]),
+    "dataclass": ("Data(x, 1)", ["c.y = 2; c.more.append(b)", "c.more.append(3)", "c.x = b"], ["c", "c.more", "c.x"]),
+    "dataclass with slots": ("Slim(x, 1)", ["c.y = 2", "c.x = b", "c.y += 5"], ["c", "c.y", "c.x"]),
+    "namedtuple": ("Point(x, 1)", ["c = c._replace(y=2)", "c = c._replace(x=b)", "c = Point(1, 2)"],
+                   ["c", "c.y", "c[0]", "type(c).__name__"]),
+    "SimpleNamespace": ("types.SimpleNamespace(y=1)", ["c.y = 2", "c.z = (3, [4])", "c.z[1].append(5)"],
+                        ["c", "c.y", "vars(c)"]),
+    "Namespace": ("argparse.Namespace(y=1, at=argparse.Namespace(k=2))",
+                  ["c.y = 2", "c.at.k = 3", "c.more = [1, 2]"], ["c", "c.y", "c.at.k"]),
+    "nested": ("[deque([Slots(x, {1: (2,)})]), {'k': Data(x)}]",
+               ["c[0][0].y[1] = b", "c[1]['k'].more.append(deque([2]))", "c[1]['k'].more[0].append(3)"],
+               ["c[0][0].y", "c[1]", "len(c[0])"]),
+}  # fmt: skip
+GONE = ["    c = 0\n", "    c = None; kept = c\n", ""]
+
+
+def _program(make: str, changes: list[str], looks: list[str], gone: str, prints: bool) -> str:
+    told = f"    seen.append([repr(one()) for one in ({''.join(f'lambda: {look}, ' for look in looks)})])\n"
+    told = told if prints else ""
+    body = "".join(f"    {change}\n{told}    b = x * {number}\n" for number, change in enumerate(changes, 2))
+    return f"{HEAD}def f(x):\n    c = {make}\n{told}    b = x * 1\n{body}{gone}    return b.sum()\n"
+
+
+@pytest.mark.parametrize(("kind", "gone"), zip(KINDS, itertools.cycle(GONE)), ids=KINDS)
+def test_it_is_known_as_it_was(kind: str, gone: str, tmp_path: Path) -> None:
+    make, changes, looks = KINDS[kind]
+    x = mx.array([1.0, 2.0])
+    twin = _load(tmp_path / "twin.py", _program(make, changes, looks, gone, prints=True))
+    twin.f(x)
+    program = _load(tmp_path / f"held_{kind.replace(' ', '_')}.py", _program(make, changes, looks, gone, prints=False))
+    session = OpenSession(nnrepl.trace(program.f, x))
+    products = [op.position for op in session.tape.ops if op.operation.name == "multiply"]
+    assert len(products) == len(twin.seen) == len(changes) + 1
+    for number in (3, 0, 2, 1, 3):
+        session.cursor = products[number]
+        found = [repr(session.expressions.evaluate(parse(look), session.where())) for look in looks]
+        assert found == twin.seen[number], number
+
+
+def _load(path: Path, text: str) -> ModuleType:
+    path.write_text(text)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
