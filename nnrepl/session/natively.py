@@ -194,13 +194,12 @@ def scouting(session: Standing) -> list[Scout] | None:
 
 def watch(session: Standing) -> None:
     """Have Python tell where the program comes by, as far as that may stop it."""
-    recorder = session.recorder
-    if recorder is None:
+    recorder, now = session.recorder, session.course.now
+    if recorder is None or not isinstance(now, (Going, Replaying)):
         return
-    now = session.course.now
     if isinstance(now, Going) and may_run(session):
         session.scouts = now.goal, tuple(session.stops.enabled), scouts_of(session, now.goal)
-    goal = session.goal if isinstance(now, Going) or session.scouts is None else session.scouts[0]  # once more for that
+    goal = now.goal if isinstance(now, Going) or session.scouts is None else session.scouts[0]  # once more for that
     places = [*place_of(goal), *session.lookout.places()]
     lines = list(without_ops(session.tape, places))
     scouts = session.scouts[2] if session.scouts is not None and may_run(session) else None

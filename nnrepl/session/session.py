@@ -302,8 +302,7 @@ class TapeSession(Standing):
         with contextlib.nullcontext() if self.recorder is None else self.recorder.muted():
             self.hooks.interact()
         self.hooks.cursor_moved(len(self.tape))
-        if self.running:
-            natively.watch(self)
+        natively.watch(self)
 
     def hit(self, hits: list[Hit], missed: str = "", by: goals.Goal | None = None) -> None:
         """Put the cursor where breakpoints, watches or catches were hit."""
