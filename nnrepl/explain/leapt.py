@@ -7,24 +7,23 @@ from nnrepl.explain.forward import made_large
 from nnrepl.explain.look import Look
 from nnrepl.session.leaps import FAR, leap, size_of_loss
 from nnrepl.session.reading import Reading
-from nnrepl.tape import GRADIENT_PASS, ClosedOp, Pass, Step
+from nnrepl.tape import GRADIENT_PASS, ClosedOp, Pass, Step, Tape
 from nnrepl.tape.claims import Claim, Said, say
 
 
 def leapt(look: Look, session: Reading) -> list[Said]:
     """Return in which step the loss leapt while it was finite, and what made it as large; nothing where it did not."""
-    found = leap(session.tape)
+    found = leap(session.tape) or _last_two(session.tape)
     if found is None:
         return []
     before, step = found
     size, old = size_of_loss(step), None if before is None else size_of_loss(before)
     pass_ = _pass_with_loss(step)
-    grown = made_large(look, pass_.loss) if pass_ is not None and pass_.loss is not None else None
 
     def holds() -> bool:
         if size is None or not size < float("inf") or (before is None) != (old is None):
             return False
-        return size > (FAR * FAR if old is None else FAR * old)
+        return size > (FAR * FAR if old is None else FAR * max(old, 1e-3))
 
     larger = f", and only {words.number(old)} in {before.title}" if before is not None and old is not None else ""
     said = say(
@@ -36,7 +35,15 @@ def leapt(look: Look, session: Reading) -> list[Said]:
             ),
         )
     )
-    return [*said, *([grown.text] if said and grown is not None else [])]
+    grown = made_large(look, pass_.loss) if said and pass_ is not None and pass_.loss is not None else None
+    return [*said, *([grown.text] if grown is not None else [])]
+
+
+def _last_two(tape: Tape) -> tuple[Step | None, Step] | None:
+    """Return the last two steps with a finite loss, as far as losses have been evaluated: what would be said of them is
+    checked like a leap."""
+    finite = [step for step in tape.steps if (size := size_of_loss(step)) is not None and size < float("inf")]
+    return (finite[-2], finite[-1]) if len(finite) > 1 else None
 
 
 def _pass_with_loss(step: Step) -> Pass | None:

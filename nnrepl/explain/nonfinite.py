@@ -297,7 +297,7 @@ def _answer(look: Look, found: Trouble) -> Cause:
     root = found.cause
     answer = Cause(stated(*_heads(look, found)), root.op)
     _tell(look, answer, root)
-    if root.op is not None and root.op.of is None and root.before is None and root.kind == INF:
+    if root.op is not None and root.op.of is None and root.before is None:
         taken = max(_visible(look, root.op.inputs), key=lambda value: look.stat(value).peak, default=None)
         answer.also.extend(_grown(look, taken) if taken is not None else [])
     answer.also.extend(say_first(_behind(look, found)))

@@ -119,7 +119,8 @@ def _zeros_before(look: Look, op: Op, value: Value, mask: Mask | None) -> tuple[
             return taken, None if look.stat(taken).is_zero else masks[taken]
         return None
     if has(op.name, Trait.CHOOSES):
-        return None
+        alone = mask is None and has(op.name, Trait.REDUCES) and len(floats) == 1 and look.stat(floats[0]).is_zero
+        return (floats[0], None) if alone else None  # the largest of zeros
     if mask is None:
         stats = look.stats(floats)
         dead = [taken for taken in floats if stats[taken].is_zero]

@@ -482,4 +482,34 @@ FAILED: list[Program] = [
     shapes(lambda a: a + mx.array([1, 2]), (2, 3)),
 ]  # fmt: skip
 
-WHYS: list[Program] = [*MADE, *ZEROS, *NUMBERS, *MISSING, *LOSSES, *FAILED]
+
+def leapt(far: bool) -> str:
+    """A loss that is huge for a step before it is NaN; or that is NaN at once."""
+
+    def loss(w: mx.array, turn: int) -> mx.array:
+        h = mx.sin(mx.arange(3.0)) * w
+        h = h * 1e25 if far and turn >= 1 else h
+        return mx.abs(h).mean() / (0 if turn == 3 else 1)
+
+    w = mx.array([1.0, -2.0, 0.5])
+    with nnrepl.recording() as tape:
+        for turn in range(4):
+            value, grad = mx.value_and_grad(loss)(w, turn)
+            w = w - 0.01 * grad
+            mx.eval(value, w)
+    session = OpenSession(tape)
+    session.run("goto end")
+    answer = why(session, "nan")
+    return " ".join(" ".join([answer.headline, *answer.reasons, *answer.also]).replace("−", "-").split())
+
+
+WHYS: list[Program] = [
+    lambda folder: leapt(True),
+    lambda folder: leapt(False),
+    *MADE,
+    *ZEROS,
+    *NUMBERS,
+    *MISSING,
+    *LOSSES,
+    *FAILED,
+]
