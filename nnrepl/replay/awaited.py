@@ -28,7 +28,7 @@ class Awaited:
         self._line = line
         self._held = held
         self._then: Callable[[], None] | None = None
-        self._frames: list[FrameType] = []
+        self._frames: dict[FrameType, Any] = {}
         self._before: Any = None
 
     def arm(self, then: Callable[[], None]) -> None:
@@ -38,9 +38,9 @@ class Awaited:
         self._then, self._before, self._skip = then, sys.gettrace(), self._before_it
         frame: FrameType | None = sys._getframe(1)
         while frame is not None:
-            if frame.f_code == self._code and frame.f_trace is None:
+            if frame.f_code == self._code:  # others may trace it, who are told as before
+                self._frames[frame] = frame.f_trace
                 frame.f_trace = self._came
-                self._frames.append(frame)
             frame = frame.f_back
         sys.settrace(self._entered)
 
@@ -48,8 +48,8 @@ class Awaited:
         """Wait no longer."""
         if self._then is not None:
             sys.settrace(self._before)
-            for frame in self._frames:
-                frame.f_trace = None
+            for frame, others in self._frames.items():
+                frame.f_trace = others
         self._then = None
         self._frames.clear()
 
@@ -60,9 +60,11 @@ class Awaited:
         return self._came if frame.f_code == self._code else None
 
     def _came(self, frame: FrameType, event: str, _: Any) -> Any:
-        then = self._then
+        then, others = self._then, self._frames.get(frame)
+        if others is not None:
+            others(frame, event, _)
         if then is None:
-            return None
+            return others
         variables = frame.f_locals  # held on to: before 3.13 the frame gets back what is in it, so nobody may clear it
         if event == "line" and frame.f_lineno == self._line and self._is_meant(variables):
             if self._skip:
@@ -70,5 +72,5 @@ class Awaited:
                 return self._came
             then()
             del variables
-            return None
+            return others
         return self._came

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 
 import mlx.core as mx
 import pytest
@@ -276,3 +278,25 @@ def _load(path: Path, text: str) -> ModuleType:
 
 def _losses(text: str) -> list[str]:
     return re.findall(r"^LOSS .*", text, re.MULTILINE)
+
+
+def test_it_is_awaited_also_where_others_trace(tmp_path: Path) -> None:
+    """A stop at a line has Python traced there; the typed line stands before that line all the same."""
+    program = _load(tmp_path / "plain_traced.py", PROGRAM)
+    twin = _load(tmp_path / "twin.py", PROGRAM.replace("    y = z *", "    for n in range(3): z = z * n\n    y = z *"))
+    w, came = mx.array([1.0, 2.0]), []
+
+    def tracing(frame: FrameType, event: str, _: object) -> Callable[..., object]:
+        came.append(frame.f_lineno)
+        return tracing
+
+    session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
+    session.run("until plain_traced.py:13")
+    before = sys.gettrace()
+    sys.settrace(tracing)
+    try:
+        session.run("for n in range(3): z = z * n")
+    finally:
+        sys.settrace(before)
+    _assert_is(session, mx.value_and_grad(twin.f)(w))
+    assert came.count(13) >= 1
