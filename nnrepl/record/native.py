@@ -312,11 +312,8 @@ class Levels:
                     self.losses.made(op, loss(result))
                 recorder.intake.closed(recorder, op)
                 self._expect_update(op.pass_, weights)
-            self.calling, self.compiled = frame, calls[0].scope is not None
-            try:
-                self._left(op, result)
-            finally:
-                self.calling = None  # it holds what its variables do
+            self.compiled = calls[0].scope is not None
+            self._left(op, result, frame)
         return result
 
     def _begin(self, first: Call, call: Callable[[], Any], weights: Weights | None) -> None:
@@ -351,11 +348,11 @@ class Levels:
         elif weights is not None and pass_.error is None and self.numbering.update != BY_OPTIMIZER:
             self.changes.hold(weights, pass_)
 
-    def _left(self, op: ClosedOp, result: Any = None) -> None:
-        listener, self.returned = self.recorder.listener, result
+    def _left(self, op: ClosedOp, result: Any = None, frame: FrameType | None = None) -> None:
+        listener, self.returned, self.calling = self.recorder.listener, result, frame
         if listener is not None and not listener.call_closed(op) and self.native:
             self.record()
-        self.returned = None
+        self.returned = self.calling = None
 
     @contextmanager
     def recorded(self, calls: list[Call]) -> Iterator[None]:

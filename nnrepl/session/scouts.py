@@ -225,7 +225,7 @@ def records_for(session: Standing, trigger: Trigger) -> str:
         return ""
     if scout_of(session, trigger) is not None or (isinstance(trigger, Watch) and _speaks_of_loss(trigger.text)):
         return ""
-    return "All steps are recorded for it, since it is seen only inside of them: that takes longer."
+    return "All steps are recorded for it (slower): it is seen only inside of them."
 
 
 def _is_waited_for(session: Standing, place: Place) -> bool:
