@@ -14,24 +14,23 @@ from nnrepl.tape.claims import Claim, Said, say
 def leapt(look: Look, session: Reading) -> list[Said]:
     """Return in which step the loss leapt while it was finite, and what made it as large; nothing where it did not."""
     found = leap(session.tape)
-    if found is None:
-        return []
-    before, step = found
-    size, old = size_of_loss(step), None if before is None else size_of_loss(before)
-    pass_ = _pass_with_loss(step)
+    before, step = found or (None, None)
+    size, old = None if step is None else size_of_loss(step), None if before is None else size_of_loss(before)
+    pass_ = None if step is None else _pass_with_loss(step)
     grown = made_large(look, pass_.loss) if pass_ is not None and pass_.loss is not None else None
 
     def holds() -> bool:
-        return leap(session.tape) == found and size is not None and (before is None or old is not None)
+        again = leap(session.tape)  # steps are made anew each time
+        same = again is not None and step is not None and again[1].title == step.title
+        return same and size is not None and (before is None or old is not None)
 
     larger = f", and only {words.number(old)} in {before.title}" if before is not None and old is not None else ""
+    title = "" if step is None else step.title
     said = say(
         Claim(
             "why: leapt",
             holds,
-            lambda: (
-                f"Before that the loss was finite, but {words.number(size or 0.0)} in size in {step.title}{larger}."
-            ),
+            lambda: f"Before that the loss was finite, but {words.number(size or 0.0)} in size in {title}{larger}.",
         )
     )
     return [*said, *([grown.text] if said and grown is not None else [])]
