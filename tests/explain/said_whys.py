@@ -224,6 +224,16 @@ def steps(*data: mx.array, fn: Fn = lambda w, x: mx.log(w * x).sum()) -> Callabl
     return run
 
 
+def climbing() -> None:
+    """A loss that leaps, and then overflows."""
+    model, optimizer = nn.Linear(1, 1), optim.SGD(1e-9)
+    for scale in (1.0, 1.0, 1.0, 80.0, 120.0):
+        x = mx.array([[scale]])
+        loss, grads = nn.value_and_grad(model, lambda m: mx.exp(mx.abs(m.weight) * 0 + x).sum())(model)  # noqa: B023
+        optimizer.update(model, grads)
+        mx.eval(loss, model.parameters())
+
+
 GOOD, BAD = mx.array([1.0, 2.0]), mx.array([-1.0, 2.0])
 NONE = mx.array([[1.0, -INF], [-INF, -INF]])
 
@@ -245,6 +255,7 @@ NUMBERS: list[Program] = [
     recorded(steps(GOOD, BAD, BAD), "nan"),
     recorded(steps(BAD, GOOD, BAD), "nan"),
     recorded(steps(BAD), "nan"),
+    recorded(climbing, "inf"),
     over(lambda x: (mx.exp(x) - mx.exp(x)).sum(), [1.0, 100.0]),
     over(lambda x: (mx.where(x > 0, INF, x) * 0).sum(), [1.0, -1.0]),
     over(lambda x: (mx.log(x) * 0).sum(), [0.0, 1.0]),

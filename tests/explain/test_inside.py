@@ -107,7 +107,7 @@ def test_a_wrong_gradient_is_found_and_a_kink_is_not_one() -> None:
     found = check_op(OpenSession(trace), trace.ops[0]).checked
     assert not found[0].wrong
     assert [kink.index for kink in found[0].kinks] == [(0,)]
-    assert (found[0].kinks[0].left, found[0].kinks[0].right) == pytest.approx((0.0, 1.0))
+    assert (found[0].kinks[0].slope.left, found[0].kinks[0].slope.right) == pytest.approx((0.0, 1.0))
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])

@@ -92,7 +92,7 @@ def _program(make: str, changes: list[str], looks: list[str], gone: str, prints:
     return f"{HEAD}def f(x):\n    c = {make}\n{told}    b = x * 1\n{body}{gone}    return b.sum()\n"
 
 
-@pytest.mark.parametrize(("kind", "gone"), zip(KINDS, itertools.cycle(GONE)), ids=KINDS)
+@pytest.mark.parametrize(("kind", "gone"), list(zip(KINDS, itertools.cycle(GONE))), ids=KINDS)
 def test_it_is_known_as_it_was(kind: str, gone: str, tmp_path: Path) -> None:
     make, changes, looks = KINDS[kind]
     x = mx.array([1.0, 2.0])

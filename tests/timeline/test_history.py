@@ -57,7 +57,7 @@ def plain() -> list[tuple[str, str, str]]:
 def test_any_value_of_a_long_run(tmp_path: Path) -> None:
     path = tmp_path / "train.py"
     path.write_text(PROGRAM)
-    expected, commands, wanted = plain(), ["config peek 0", "continue"], []
+    expected, commands, wanted = plain(), ["config native off", "config peek 0", "continue"], []
     chance = random.Random(4)
     for number in (*chance.sample(range(PASSES), 8), 0, PASSES - 1):
         # Each step is a gradient pass, an update, and what makes the batch.
