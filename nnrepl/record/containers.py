@@ -236,13 +236,22 @@ _made: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 
 
 def _is_plain(thing: Any, depth: int) -> bool:
-    kind = type(thing)
-    if kind in _PLAIN:
-        return True
-    if not depth or not (isinstance(thing, (dict, *SEQUENCES)) or _is_settings(thing, kind)):
-        return False
-    view = view_of(thing)
-    return len(view) <= _SETTINGS and all([_is_plain(part, depth - 1) for part in list(view)])
+    """Whether a thing is a number, a text, or a container of few of these, counted in all of its depth: this is asked
+    of whatever a variable holds, half a framework among it."""
+    pending, count = [(thing, depth)], 0
+    while pending:
+        one, deep = pending.pop()
+        kind = type(one)
+        if kind in _PLAIN:
+            continue
+        if not deep or not (isinstance(one, (dict, *SEQUENCES)) or _is_settings(one, kind)):
+            return False
+        view = view_of(one)
+        count += len(view)
+        if count > _SETTINGS:
+            return False
+        pending += [(part, deep - 1) for part in list(view)]
+    return True
 
 
 _SETTINGS, _DEEP = 256, 4

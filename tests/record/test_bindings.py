@@ -14,6 +14,7 @@ import mlx.optimizers as optim
 import pytest
 
 import nnrepl
+from nnrepl.record.containers import is_data
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import Surroundings
 from nnrepl.session.parsed import parse
@@ -205,6 +206,11 @@ def test_a_function_that_looks_something_up_in_its_locals_has_variables() -> Non
         return y.sum()
 
     assert variables(traced(f, mx.array([1.0])), 5) == {"x": "x", "n": 2, "h": "#3", "y": "#4"}
+
+
+def test_settings_are_few() -> None:
+    assert is_data(types.SimpleNamespace(sizes=[8, 4], name="net", of={"a": (1, None)}))
+    assert not is_data(types.SimpleNamespace(table=[[0] * 200] * 200)), "each list is short, and yet there are many"
 
 
 def test_views_of_ones_own_locals_are_kept_as_well() -> None:
