@@ -58,11 +58,12 @@ def path(gradient: Value, choose: Callable[[tuple[Value, ...]], Value]) -> list[
 
 
 def gradient_of(session: Reading, value: Value) -> Value:
-    """Return the whole gradient of a value, also one that lies ahead in a recorded pass.
+    """Return the whole gradient of a value, also one that lies ahead in a recorded pass; where this step has taken
+    none, the last one: that is what is asked about between steps, and at the end of a program.
 
     Raises:
         NoGradient: If none flows to it.
-        NotYet: If its pass has not been recorded.
+        NotYet: If its pass has not been recorded, and there was none before.
     """
     found = differentiated(session, value)
     if found is not None:
@@ -72,6 +73,10 @@ def gradient_of(session: Reading, value: Value) -> Value:
         return session.lookup.gradient(value, session.cursor)
     except NoGradient:
         return session.lookup.gradient(value, len(session.tape))
+    except NotYet as answer:
+        if answer.last is None or answer.maker is not None:
+            raise
+        return answer.last
 
 
 def differentiated(session: Reading, value: Value) -> tuple[Pass, Value] | None:

@@ -115,6 +115,13 @@ def test_the_end_of_a_path_is_a_hint_at_it(tmp_path: Path) -> None:
     assert "did you mean layers.0.layers.1.weight" in " ".join(said.split())
 
 
+def test_at_the_end_of_a_program_the_last_gradient_is_meant() -> None:
+    shown = nnrepl_cli("examples/simple_nn.py", stdin="c\nwhy grad(weights1)\nexplain grad(weights1)\nq\n").stdout
+    assert "∂L/∂weights1 is 0: it became 0 at 1#14, the VJP of maximum" in shown
+    assert "not made yet" not in shown
+    assert "1#16 vjp of matmul" in shown
+
+
 TWO = """
 import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
 mx.random.seed(0)
