@@ -55,15 +55,20 @@ def test_the_rule_of_an_activation_is_what_it_computes(name: str) -> None:
     assert mistakes(found.lines)[0] == []
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if readable(LOSSES[name].text)])
+def _takes_two(name: str) -> bool:
+    """Whether the rule of a loss is about what is predicted and what is wanted, under the function's own names."""
+    text = LOSSES[name].text
+    return "targets" in text and re.search(r"\b(predictions|inputs)\b", text) is not None
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if readable(LOSSES[name].text) and _takes_two(name)])
 def test_the_rule_of_a_loss_is_what_it_computes(name: str) -> None:
     formula = parse(LOSSES[name].text)
     used = {symbol for node in (formula.main, *(node for _, node in formula.where)) for symbol in node.symbols()}
     numbers = {"beta": 0.5, "delta": 0.75}
     options = {symbol: numbers[symbol] for symbol in used & numbers.keys()}
     first, second = ("predictions", "targets") if "predictions" in used else ("inputs", "targets")
-    if not {first, second} <= used:
-        pytest.skip("its rule has names of its own")
+    assert {first, second} <= used
     run = getattr(nn.losses, name)
     given = {first: ROW * 2, second: mx.sign(OTHER) if name == "hinge_loss" else OTHER}
     own = run(given[first], given[second], reduction="none", **options)
