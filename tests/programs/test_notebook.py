@@ -294,7 +294,9 @@ clear_output()
 display(Markdown('# A *title*'), 1 + 1, 'text')
 display(HTML('<table><tr><th>a</th><td>1</td></tr></table><script>no()</script><p>b</p>'))
 display(Image(filename='plot.png'), JSON({'a': 1}), Latex('$x$'))
-print(get_ipython())"""
+print(get_ipython())
+import importlib.util, sys
+print(sys.modules["IPython"].version_info[:2] >= (8, 24), importlib.util.find_spec("IPython.display").name)"""
 
 
 def test_display_and_what_it_shows_work_without_ipython(tmp_path: Path) -> None:
@@ -303,7 +305,8 @@ def test_display_and_what_it_shows_work_without_ipython(tmp_path: Path) -> None:
     result = run(tmp_path, FORWARD, SHOWS, "display(Markdown('end'))")
     assert result.stderr == ""
     assert result.stdout.splitlines() == [
-        "# A *title*", "2", "'text'", "a  1", "b", "<Image plot.png>", "{", '  "a": 1', "}", "$x$", "None", "end",
+        "# A *title*", "2", "'text'", "a  1", "b", "<Image plot.png>", "{", '  "a": 1', "}", "$x$", "None",
+        "True IPython.display", "end",
     ]  # fmt: skip
 
 
