@@ -25,6 +25,7 @@ from nnrepl.session.entered import SourceLine
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import parse
 from nnrepl.session.place import Place
+from nnrepl.session.places import KINDS
 from nnrepl.session.points import Within
 from nnrepl.tape import Op, Tape
 from nnrepl.view.theme import DARK
@@ -391,6 +392,13 @@ def test_every_kind_of_place_has_its_row(session: OpenSession) -> None:
     missing = sorted(made - read - ELSEWHERE.keys())
     assert not missing, f"{', '.join(missing)}: no row of PLACES in tests/session/test_places.py reads it"
     assert not ELSEWHERE.keys() & read
+
+
+def test_every_kind_of_place_that_is_told_by_its_form_is_read() -> None:
+    """Who adds one puts it into the list that stands at the end of its file."""
+    told = {one.__name__ for one in kinds() if one.form and one.__module__.startswith("nnrepl.")}
+    assert told == {one.__name__ for one in KINDS}
+    assert all(re.fullmatch(one.form, word) for one in KINDS for word in one.fixed)
 
 
 def test_every_kind_of_place_says_what_it_is() -> None:
