@@ -49,7 +49,7 @@ def test_every_command_is_typed() -> None:
 def test_a_command_that_takes_names_or_places_says_what_it_looks_at() -> None:
     """Of steps that ran natively it would know nothing: they would stay closed without a word."""
     for takes in (PLACE, EXPRESSION):
-        with pytest.raises(TypeError, match="mine takes (places|names): say what it looks at"):
+        with pytest.raises(TypeError, match=r"mine takes (places|names): say what it looks at"):
             command("mine", takes=takes, group="looking")
     assert "mine" not in TABLE
     assert {one.names[0] for one in TABLE.commands if Opens.TAPE in one.opens} == {

@@ -5,6 +5,7 @@ The program is recorded to its end; each row says which ops a place means, by lo
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 import types
@@ -404,7 +405,7 @@ def test_every_kind_of_place_that_is_told_by_its_form_is_read() -> None:
 
 def test_help_tells_every_kind_of_place_that_is_told_by_its_form(session: OpenSession) -> None:
     words = [word.strip(",;") for word in screen(session, "help places").split()]
-    spellings = [*words, *map(" ".join, zip(words, words[1:]))]
+    spellings = [*words, *map(" ".join, itertools.pairwise(words))]
     for kind in KINDS:
         shown = [word for word in spellings if re.fullmatch(kind.form, word)]
         assert shown, f"nnrepl/view/topics.py: help places shows no {kind.__name__} ({kind.form})"
