@@ -135,6 +135,8 @@ def stats(it: Interpreter, text: str) -> RenderableType | None:
     for parsed in pieces:
         piece = parsed.text
         found = _matching(it, piece) if "*" in piece else []
+        if not found and not parsed.is_python:
+            raise UserError(f"no tensor is called {piece}; info parameters lists the parameters, * stands for any part")
         if not found:
             result = it.value(parsed)
             if not isinstance(result, mx.array):
