@@ -93,7 +93,7 @@ def telling_of(look: Look, array: mx.array) -> Index:
     if not mx.issubdtype(flat.dtype, mx.inexact):
         flat = flat.astype(mx.float32)  # the size of int8's −128 is no int8
     size = mx.abs(flat).astype(mx.float32)
-    real = mx.real(flat) if flat.dtype == mx.complex64 else flat
+    real = mx.real(flat)
     nan, up, down = mx.isnan(flat), mx.isinf(flat) & (real > 0), mx.isinf(flat) & ~(real > 0)
     plain = mx.isfinite(flat) & ~((size > _MASK) & (real < 0))
     kept = mx.where(plain, size, -1)

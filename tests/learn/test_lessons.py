@@ -562,10 +562,12 @@ def test_a_lesson_asks_before_a_tape_is_lost_that_somebody_may_miss(
     if whose == "a lesson's":
         it.player = learning.player_of(lesson, anew=True)
     if whose in ("own", "shipped, changed"):
-        learning.begin(it, lesson, anew=True)
+        assert "nothing has changed" in str(learning.begin(it, lesson, anew=True))
         assert len(asked) == 1
+        assert it.player is None
         assert "ops are lost" in asked[0]
     else:
         with pytest.raises(Load):
             learning.begin(it, lesson, anew=True)
         assert not asked
+        assert it.player is not None
