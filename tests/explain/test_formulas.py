@@ -26,7 +26,7 @@ from tests.support import OpenSession
 
 WORKED = Path(__file__).with_name("worked.txt")
 CALLS = [line for line in WORKED.read_text(encoding="utf-8").splitlines() if not line.startswith(" ")]
-_NUMBER = re.compile(r"(?<![\w\[,#@])\d+(\.\d+)?(e[+−]\d+)?(?![\w\]])")
+_NUMBER = re.compile(r"−?(\d+\.\d+(e[+−]\d+)?|(?<![\w\[,#@])\d+(e[+−]\d+)?(?![\w\]]))")
 _LABEL = re.compile(r"(\d+|setup)?#\d+(?=\W|$)")
 
 
