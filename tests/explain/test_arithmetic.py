@@ -73,10 +73,10 @@ SAMPLED = [key for key, samples in SAMPLES.items() if any(not sample.refused for
 
 
 def test_arithmetic_of_sample_calls_is_right() -> None:
-    """Every third of MLX's functions, forwards and, where it can be differentiated, backwards."""
+    """Every fifth of MLX's functions, forwards and, where it can be differentiated, backwards."""
     wrong: list[str] = []
     read = 0
-    for key in SAMPLED[::3]:
+    for key in SAMPLED[::5]:
         sample = next(one for one in SAMPLES[key] if not one.refused)
         function = sample.function(key)
 
@@ -101,7 +101,7 @@ def test_arithmetic_of_sample_calls_is_right() -> None:
                     wrong += [f"{key} {op}: {error}" for error in errors]
                     read += count
     assert wrong == []
-    assert read > 400
+    assert read > 240
 
 
 # -- one writing -------------------------------------------------------------------------------------------------------
