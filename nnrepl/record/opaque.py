@@ -25,7 +25,7 @@ from nnrepl.record.nested_calls import Given, InsideRecording, given_of
 from nnrepl.record.objects import deliver, hand_out
 from nnrepl.record.quiet import exchanged, quietly
 from nnrepl.record.recipe import TransformRecipe
-from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, current, here, ready
+from nnrepl.record.recorder import NATIVE, OPAQUE, RECORD, Recorder, current, here, ready
 from nnrepl.record.strays import invoke, native
 from nnrepl.record.titles import code_of, parameter_names, title
 from nnrepl.tape import Inside, Op, Operation, Value, arrays_of
@@ -124,12 +124,16 @@ class Transform:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         recorder = here()
-        if recorder is not None and recorder.mode == RECORD:
-            return self.call(recorder, args, kwargs, _getframe(1))
-        levels = None if recorder is None else noticed_by(recorder)
-        if levels is not None:
-            return self.notice(levels, args, kwargs, _getframe(1))
-        pass_on((args, kwargs))
+        if recorder is not None:
+            mode = recorder.mode
+            if mode == RECORD:
+                return self.call(recorder, args, kwargs, _getframe(1))
+            if mode == NATIVE:
+                levels = noticed_by(recorder)
+                if levels is not None:
+                    return self.notice(levels, args, kwargs, _getframe(1))
+            elif mode == OPAQUE:
+                notice(recorder, (args, kwargs))
         return self.real(*args, **kwargs)
 
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
+from nnrepl.record.kept_number import KeptNumber
 from nnrepl.tape import Leaf, Op, Tape, Value
 
 _copy = mx.array.__copy__
@@ -218,6 +219,8 @@ _OF_THE_TAPE = 2
 
 def _bytes(value: Value) -> int:
     """Return what a value holds; nothing that counts if it is one number."""
+    if type(value) is KeptNumber:
+        return 0  # of which a tensor would have to be made
     held = value.held
     return held.nbytes if held is not None and held.size > 1 and value.evaluated else 0
 
