@@ -92,6 +92,8 @@ class TakenPlaces:
 
 def outside(ops: Iterable[Op]) -> Outside | None:
     """Return the first place outside of its axis that one of `ops` takes, in order. Looks at nothing but the places."""
+    # MLX looks at no place: it adds the extent to a negative one and reads what lies there (`offset_neg_idx` in
+    # mlx/backend/cpu/indexing.cpp). To evaluate an op that takes a wrong one may end the process.
     unknown = [op for op in dict.fromkeys([taken.of or taken for taken in ops]) if _is_unknown(op)]
     if _all_inside(unknown):
         for op in unknown:

@@ -280,6 +280,7 @@ class OpaqueCall:
         inside = self._inside(args, kwargs, inputs, frame)
         function = self.fun if self.make is None else self.make(self._relinking(inputs, inside))
         error: Exception | None = None
+        # MLX calls the function on tracers, which mean nothing once the call is over: its ops are not put on the tape.
         recorder.mode, recorder.forced = OPAQUE, False
         before = recorder.leavings.follow() if intake.has_inside(recorder) else None
         try:
