@@ -9,8 +9,9 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.ops.bilinear import sum_of
-from nnrepl.ops.case import Case, Index, Line
+from nnrepl.ops.case import Case, Index
 from nnrepl.ops.entry import COMPOSITE, WHOLE, Entry, Slope, enter, variants
+from nnrepl.ops.evaluated import Line
 from nnrepl.ops.expression import Node, quantity
 from nnrepl.ops.numbers import element
 from nnrepl.ops.pointwise import along, described
