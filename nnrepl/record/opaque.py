@@ -183,11 +183,21 @@ def run_transform(
 
 
 def run_native(
-    recorder: Recorder, transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+    recorder: Recorder,
+    transform: Transform,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    frame: FrameType,
+    plainly: bool = False,
 ) -> Any:
-    """Return what a transform made, as one op of which nothing is known inside."""
+    """Return what a transform made, as one op of which nothing is known inside.
+
+    Args:
+        plainly: Whether it does no more than to run its function.
+    """
     name = f"{transform.name} of {title(transform.fun)}"
-    return OpaqueCall(recorder, name, f"mx.{transform.name}", None, transform.real).run(args, kwargs, frame)
+    function = transform.fun if plainly else transform.real
+    return OpaqueCall(recorder, name, f"mx.{transform.name}", None, function).run(args, kwargs, frame)
 
 
 def run_function(
