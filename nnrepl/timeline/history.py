@@ -69,7 +69,7 @@ class History:
         ops, reached = self.tape.ops, len(self.tape.ops)
         self._grown += sum([_bytes(value) for op in ops[self._measured : self._evaluated] for value in op.outputs])
         coming = ops[self._evaluated :]
-        self._measured, self._evaluated = self._evaluated, reached
+        self._measured, self._evaluated = max(self._measured, self._evaluated), reached
         size = sum([value.held.nbytes for op in coming for value in op.outputs if value.held is not None])
         if (self._grown + size) * SHARE <= self.budget:
             return
@@ -95,7 +95,7 @@ class History:
         reached = len(self.tape.ops)
         if reached > self._end:
             self._starts.append(self._end)
-            self._end = self._measured = self._evaluated = reached
+            self._end = self._measured = reached
         self._grown = 0
         self._note_leaves()
         count = len(self._starts)
