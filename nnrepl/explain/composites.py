@@ -13,9 +13,10 @@ from nnrepl.explain.explanation import Explanation, Symbol, most_telling, origin
 from nnrepl.explain.known import entry_for
 from nnrepl.explain.links import LeftOut, TensorLine, Told
 from nnrepl.explain.look import Look
+from nnrepl.explain.loss_functions import largest_loss, loss_case
 from nnrepl.explain.taught import RuleText
 from nnrepl.ops import Trait, has
-from nnrepl.ops.case import epsilon_of
+from nnrepl.ops.case import Case, epsilon_of
 from nnrepl.ops.evaluated import Evaluated, Line, worked_out
 from nnrepl.ops.layers import ACTIVATIONS, LAYERS, LOSSES, Whole
 from nnrepl.ops.numbers import element
@@ -103,13 +104,14 @@ def explain_call(session: Reading, call: CompositeCall) -> Explanation:
     span = f"{first.label}" if first is last else f"{first.label} to {last.label}"
     kind = f", {call.kind}" if call.kind else ""
     found = Explanation(None, title=f"{call.title}{kind}: {span}, {where}")
-    whole = _known(call)
+    whole, case = _known(call), None
     results = _results(call)
     taken = sorted(_taken(call), key=_is_parameter)
     names = Names([value for op in call.ops for value in (*op.inputs, *op.outputs)], results)
     cross_entropy = surprise.find(call.ops) if whole is LOSSES["cross_entropy"] else None
     if whole is not None:
-        found.rule = _rule(call, whole if cross_entropy is None else cross_entropy.rule, results, names)
+        case = _loss_case(look, call, whole, results, names)
+        found.rule = _rule(call, whole if cross_entropy is None else cross_entropy.rule, case, results, names)
         found.words = taught.of_whole(whole)
     else:
         found.words = perhaps(_makes(call, results, taken, names))
@@ -120,10 +122,13 @@ def explain_call(session: Reading, call: CompositeCall) -> Explanation:
         row = surprise.largest(look, cross_entropy)
         found.worked = [*surprise.forward(look, cross_entropy, row, names), *_reduced(look, call, names)]
         found.as_a_whole = surprise.whole_backward(look, cross_entropy, row, names)
+    elif case is not None:
+        largest = largest_loss(look, case)
+        found.worked = [*largest, *(_reduced(look, call, names) if largest else [])]
     elif whole is not None:
         found.worked = _by_its_text(look, whole, taken, results, names) or _heart(look, call, names)
     # What has been worked out with numbers needs no list of its ops where these are MLX's own.
-    shown_whole = bool(found.worked) and (cross_entropy is not None or len(call.ops) <= _FEW)
+    shown_whole = bool(found.worked) and (cross_entropy is not None or case is not None or len(call.ops) <= _FEW)
     found.parts = [] if shown_whole else _steps(session, look, call, names, brief=bool(found.worked))
     found.ways = _effect(look, session, [*results[:1], *taken], names)
     found.notes += say(_further(session, call, names, taken), _sizes([*found.steps, *found.chain]))
@@ -146,19 +151,35 @@ def _makes(call: CompositeCall, results: list[Value], taken: list[Value], names:
         f"{_made_of(taken, names)}."))  # fmt: skip
 
 
-def _rule(call: CompositeCall, whole: Whole, results: list[Value], names: Names) -> list[RuleText]:
+def _rule(call: CompositeCall, whole: Whole, case: Case | None, results: list[Value], names: Names) -> list[RuleText]:
     """Return what a known call computes, without the parameters that it has not; of a loss how it is reduced."""
     own = call.scope.owner
     absent = [one for one in ("bias", "weight") if call.kind and isinstance(own, dict) and one not in own]
+    end, weighing, is_reduced = _end(call, results)
+    left = "y" if end is None else names(end)
+    weight = "" if weighing is None else names(weighing)
+    end_rule = [taught.reduced_rule(call.ops[-1], left, names)] if is_reduced else []
+    told = taught.call_rules(whole, absent, left, weight) if case is None else taught.loss_rules(case, left, weight)
+    return [*told, *end_rule]
+
+
+def _end(call: CompositeCall, results: list[Value]) -> tuple[Value | None, Value | None, bool]:
+    """Return the losses before they are reduced (of a layer, its result), the weights that they were multiplied by, and
+    whether they are reduced."""
     last = call.ops[-1]
     reduced = not call.kind and last.name in ("mean", "sum") and last.scope is not None and (
         last.scope.code.co_name == "_reduce") and bool(last.inputs)  # fmt: skip
     end = last.inputs[0] if reduced else results[0] if results else None
-    weighing = _weighing(call, end)
-    left = "y" if end is None else names(end)
-    weight = "" if weighing is None else names(weighing)
-    end_rule = [taught.reduced_rule(last, left, names)] if reduced else []
-    return [*taught.call_rules(whole, absent, left, weight), *end_rule]
+    return end, _weighing(call, end), reduced
+
+
+def _loss_case(look: Look, call: CompositeCall, whole: Whole, results: list[Value], names: Names) -> Case | None:
+    """Return the call of a loss function with what it was called with, where its rule can be computed."""
+    end, weighing, _ = _end(call, results)
+    made = end.op if end is not None else None
+    if weighing is not None and made is not None:
+        end = next(value for value in made.inputs if value is not weighing)
+    return None if end is None else loss_case(look, whole, call.scope, call.ops, end, names)
 
 
 def _weighing(call: CompositeCall, end: Value | None) -> Value | None:

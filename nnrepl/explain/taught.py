@@ -13,9 +13,11 @@ from nnrepl.explain.cases import Names
 from nnrepl.explain.known import Entry, bind
 from nnrepl.explain.local import names_of, symbol_of, template, written
 from nnrepl.explain.paths import upstream
+from nnrepl.ops.case import Case, Operand
 from nnrepl.ops.evaluated import Evaluated, lines_of
 from nnrepl.ops.layers import Whole
 from nnrepl.ops.optimizers import UpdateRule
+from nnrepl.ops.reader import parse
 from nnrepl.tape import UPDATE_PASS, Op, Value
 
 
@@ -115,6 +117,17 @@ def call_rules(whole: Whole, absent: Sequence[str], left: str, weight: str) -> l
     text = whole.text
     for symbol in absent:
         text = text.replace(f" + {symbol}", "").replace(f" · {symbol}", "")
+    main, *where = (f"{weight} · loss,  loss = {text}" if weight else text).split(",  ")
+    return [RuleText(f"{left} = {main}"), *map(RuleText, where)]
+
+
+def loss_rules(case: Case, left: str, weight: str) -> list[RuleText]:
+    """Return what a loss function computes from what it was called with."""
+    names = {
+        symbol: given.name if isinstance(given, Operand) else words.number(given)
+        for symbol, given in case.bound.items()
+    }
+    text = parse(case.entry.text).apart(set(names.values())).write(names)
     main, *where = (f"{weight} · loss,  loss = {text}" if weight else text).split(",  ")
     return [RuleText(f"{left} = {main}"), *map(RuleText, where)]
 

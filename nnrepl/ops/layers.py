@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
+
+from nnrepl.ops.entry import Row
+from nnrepl.ops.pointwise import last
+from nnrepl.ops.reductions import REDUCED
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,43 +19,74 @@ class Whole:
         name: What people call it: "mean squared error".
         text: Its rule.
         words: What it means.
+        row: Of a loss function: which numbers of its arguments belong together.
+        options: Rules for other options: the option, its value, the rule.
     """
 
     name: str
     text: str
     words: str
+    row: Row | None = None
+    options: tuple[tuple[str, Any, str], ...] = ()
+
+    def text_for(self, given: Mapping[str, Any]) -> str:
+        """Return the rule of a call with some arguments."""
+        return next((text for name, value, text in self.options if given.get(name) == value), self.text)
+
+
+def _each(bound: Mapping[str, Any], rank: int) -> list[int]:
+    """Return no axis: each number stands for itself."""
+    return []
+
+
+_EACH = Row(_each)
 
 
 LOSSES: dict[str, Whole] = {
     "mse_loss": Whole("mean squared error", "(predictions − targets)²",
-                      "How far off the predictions are: large errors count more, because they are squared."),
+                      "How far off the predictions are: large errors count more, because they are squared.", _EACH),
     "l1_loss": Whole("mean absolute error", "|predictions − targets|",
-                     "How far off the predictions are; the gradient has the same size however large the error is."),
+                     "How far off the predictions are; the gradient has the same size however large the error is.",
+                     _EACH),
     "cross_entropy": Whole("cross-entropy", "−ln(share of the right answer),  shares = exp(logits) / Σ exp(logits)",
                            "How surprised the shares are by the right answer. Backwards: a logit gets its share, less "
                            "1 where it is the right answer, times what arrives."),
-    "binary_cross_entropy": Whole("binary cross-entropy", "−(target · ln p + (1 − target) · ln(1 − p))",
-                                  "How surprised the probability p is by yes or no; by default p = sigmoid(inputs)."),
-    "nll_loss": Whole("negative log-likelihood", "−inputs[target]",
-                      "What goes in are logarithms of shares; the one of the right answer counts."),
+    "binary_cross_entropy": Whole("binary cross-entropy",
+                                  "−(targets · ln(p) + (1 − targets) · ln(1 − p)),  p = 1 / (1 + exp(−inputs))",
+                                  "How surprised the probability p of yes is by what is so, 1 (yes) or 0 (no).", _EACH,
+                                  (("with_logits", False,
+                                    "−(targets · max(ln(inputs), −100) + (1 − targets) · max(ln(1 − inputs), −100))"),
+                                   )),
+    "nll_loss": Whole("negative log-likelihood", "−inputs[targets]",
+                      "What goes in are logarithms of shares; the one of the right answer counts.",
+                      Row(last, reduces=True, whole=("inputs",))),
     "kl_div_loss": Whole("Kullback-Leibler divergence", "Σ exp(targets) · (targets − inputs)",
-                         "How much one distribution differs from another, in units of surprise."),
+                         "How much one distribution differs from another, in units of surprise.", REDUCED),
     "smooth_l1_loss": Whole("smooth absolute error", "0.5 · d² / beta if |d| < beta else |d| − 0.5 · beta,  "
-                            "d = predictions − targets", "Squared for small errors, absolute for large ones."),
+                            "d = predictions − targets", "Squared for small errors, absolute for large ones.", _EACH),
     "huber_loss": Whole("Huber loss", "0.5 · d² if |d| ≤ delta else delta · (|d| − 0.5 · delta),  d = inputs − targets",
-                        "Squared for small errors, absolute for large ones."),
+                        "Squared for small errors, absolute for large ones.", _EACH),
     "hinge_loss": Whole("hinge loss", "max(1 − inputs · targets, 0)",
-                        "No loss where the answer is right by a margin of 1."),
-    "log_cosh_loss": Whole("log-cosh loss", "ln cosh(inputs − targets)",
-                           "Squared for small errors, absolute for large ones, smooth between."),
-    "cosine_similarity_loss": Whole("cosine similarity", "x1 · x2 / (‖x1‖ · ‖x2‖)",
-                                    "The cosine of the angle between two vectors."),
-    "triplet_loss": Whole("triplet loss", "max(‖anchors − positives‖ − ‖anchors − negatives‖ + margin, 0)",
-                          "What belongs together is to be closer than what does not, by a margin."),
-    "gaussian_nll_loss": Whole("Gaussian negative log-likelihood", "0.5 · (ln vars + (targets − inputs)² / vars)",
-                               "How unlikely the targets are under a bell curve of this mean and variance."),
+                        "No loss where the answer is right by a margin of 1.", _EACH),
+    "log_cosh_loss": Whole("log-cosh loss", "ln(cosh(inputs − targets))",
+                           "Squared for small errors, absolute for large ones, smooth between.", _EACH),
+    "cosine_similarity_loss": Whole("cosine similarity",
+                                    "d / max(a · b, eps),  d = Σ x1 · x2,  a = √(Σ x1²),  b = √(Σ x2²)",
+                                    "The cosine of the angle between two vectors, a and b long: 1 where they "
+                                    "point the same way.", REDUCED),
+    "triplet_loss": Whole("triplet loss",
+                          "max(near − far + margin, 0),  near = (Σ |anchors − positives|^p + eps)^(1 / p),  "
+                          "far = (Σ |anchors − negatives|^p + eps)^(1 / p)",
+                          "What belongs together is to be nearer than what does not, by a margin.", REDUCED, (
+                              ("p", 2, "max(near − far + margin, 0),  near = √(Σ (anchors − positives)² + eps),  "
+                               "far = √(Σ (anchors − negatives)² + eps)"),)),
+    "gaussian_nll_loss": Whole("Gaussian negative log-likelihood",
+                               "0.5 · (ln(v) + (targets − inputs)² / v),  v = max(vars, eps)",
+                               "How unlikely the targets are under a bell curve of this mean and variance.", _EACH, (
+                                   ("full", True, "0.5 · (ln(v) + (targets − inputs)² / v) + 0.5 · ln(2 · π),  "
+                                    "v = max(vars, eps)"),)),
     "margin_ranking_loss": Whole("margin ranking loss", "max(−targets · (inputs1 − inputs2) + margin, 0)",
-                                 "No loss where the right one is ahead by a margin."),
+                                 "No loss where the right one is ahead by a margin.", _EACH),
 }  # fmt: skip
 
 _WANTED = "−Σ {} · ln(shares),  shares = exp(logits) / Σ exp(logits)"

@@ -139,7 +139,6 @@ def wrongly_remarked(folder: Path) -> str:
     look, forward = Look(session), session.tape.passes[0].forward
     matmul, softmax = forward[0], forward[1]
     value: Value = matmul.outputs[0]
-    last = session.tape.ops[-1].outputs[0]
     tape = nnrepl.trace(lambda w: mx.vmap(lambda row: mx.sin(row).sum())(w).sum(), W, wrt=0).tape
     mapped = next(iter(tape.notes.calls))
     for wrong in (

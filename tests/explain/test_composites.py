@@ -16,10 +16,13 @@ import nnrepl
 from nnrepl.explain.composites import explain_call, find_call
 from nnrepl.explain.explained import explain
 from nnrepl.explain.explanation import Explanation
+from nnrepl.ops.evaluated import Worked
 from nnrepl.ops.layers import ACTIVATIONS, LOSSES
 from nnrepl.ops.pointwise import run_text
 from nnrepl.ops.reader import parse, readable
 from nnrepl.ops.reductions import ROWS
+from tests.corpus.layers import LOSSES as CORPUS_LOSSES
+from tests.corpus.layers import loss_call
 from tests.explain.school import mistakes
 from tests.support import OpenSession
 
@@ -58,7 +61,11 @@ def test_the_rule_of_an_activation_is_what_it_computes(name: str) -> None:
 def _takes_two(name: str) -> bool:
     """Whether the rule of a loss is about what is predicted and what is wanted, under the function's own names."""
     text = LOSSES[name].text
-    return "targets" in text and re.search(r"\b(predictions|inputs)\b", text) is not None
+    return (
+        "targets" in text
+        and not {"vars", "inputs[targets]"} & set(re.findall(r"[\w\[\]]+", text))
+        and re.search(r"\b(predictions|inputs)\b", text) is not None
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if readable(LOSSES[name].text) and _takes_two(name)])
@@ -76,10 +83,32 @@ def test_the_rule_of_a_loss_is_what_it_computes(name: str) -> None:
     assert mx.allclose(run_text(LOSSES[name].text, row, {**given, **options, "axis": -1}), own, 1e-4, 1e-5)
 
 
+@pytest.mark.parametrize("name", CORPUS_LOSSES)  # a test of the corpus holds them against MLX's listing
+def test_every_loss_function_is_told_with_its_largest_number(name: str) -> None:
+    made = loss_call(name)
+    session = OpenSession(nnrepl.trace(made.fn, *made.args, wrt=made.wrt))
+    call = find_call(session, name.split()[0])
+    assert call is not None
+    found = explain_call(session, call)
+    options = {key: mx.array(one) if isinstance(one, list) else one for key, one in CORPUS_LOSSES[name][1].items()
+               if key not in ("reduction", "weights")}  # fmt: skip
+    own = getattr(nn.losses, name.split()[0])(*made.args, **options, reduction="none")
+    told = next(one for one in found.worked if isinstance(one, Worked))
+    assert told.result == pytest.approx(largest(own), rel=1e-5)
+    assert told.line.left.startswith(found.rule[0].partition(" = ")[0].partition("@")[0])
+    assert mistakes(found.lines)[0] == []
+    assert not found.steps
+
+
+def test_a_loss_that_is_another_number_is_not_worked_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOSSES, "mse_loss", replace(LOSSES["mse_loss"], text="(predictions + targets)²"))
+    assert whole(lambda z: nn.losses.mse_loss(z, OTHER), "mse_loss", ROW).lines == []
+
+
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_how_a_loss_is_reduced_is_said_as_it_is(reduction: str) -> None:
     found = whole(lambda z: nn.losses.mse_loss(z, OTHER, reduction=reduction), "mse_loss", ROW)
-    assert found.rule[0].endswith("= (predictions − targets)²")
+    assert found.rule[0].endswith("= (arg0 − targets)²")
     assert [rule.partition(" = ")[2].split(" of ")[0] for rule in found.rule[1:]] == (
         [] if reduction == "none" else [f"the {reduction}"]
     )
