@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from nnrepl.explain import in_numbers, surprise, taught, words
 from nnrepl.explain.cases import Names, operand
@@ -18,9 +19,10 @@ from nnrepl.explain.taught import RuleText
 from nnrepl.ops import Trait, has
 from nnrepl.ops.case import Case, epsilon_of
 from nnrepl.ops.evaluated import Evaluated, Line, worked_out
+from nnrepl.ops.expression import Node, quantity
 from nnrepl.ops.layers import ACTIVATIONS, LAYERS, LOSSES, Whole
 from nnrepl.ops.numbers import element
-from nnrepl.ops.reader import parse
+from nnrepl.ops.reader import parse, readable
 from nnrepl.session.entered import InModule
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
@@ -126,7 +128,7 @@ def explain_call(session: Reading, call: CompositeCall) -> Explanation:
         largest = largest_loss(look, case)
         found.worked = [*largest, *(_reduced(look, call, names) if largest else [])]
     elif whole is not None:
-        found.worked = _by_its_text(look, whole, taken, results, names) or _heart(look, call, names)
+        found.worked = _by_its_text(look, call, whole, taken, results, names) or _heart(look, call, names)
     # What has been worked out with numbers needs no list of its ops where these are MLX's own.
     shown_whole = bool(found.worked) and (cross_entropy is not None or case is not None or len(call.ops) <= _FEW)
     found.parts = [] if shown_whole else _steps(session, look, call, names, brief=bool(found.worked))
@@ -159,8 +161,21 @@ def _rule(call: CompositeCall, whole: Whole, case: Case | None, results: list[Va
     left = "y" if end is None else names(end)
     weight = "" if weighing is None else names(weighing)
     end_rule = [taught.reduced_rule(call.ops[-1], left, names)] if is_reduced else []
-    told = taught.call_rules(whole, absent, left, weight) if case is None else taught.loss_rules(case, left, weight)
+    told = (
+        taught.call_rules(whole, absent, left, weight, _symbols(call, names))
+        if case is None
+        else taught.loss_rules(case, left, weight)
+    )
     return [*told, *end_rule]
+
+
+def _symbols(call: CompositeCall, names: Names) -> dict[str, str]:
+    """Return what the symbols of a layer's rule are called here: its one input, and its parameters."""
+    taken = _taken(call)
+    given = [value for value in taken if not _is_parameter(value)]
+    own = {value.name.rpartition(".")[2]: names(value) for value in taken if _is_parameter(value)}
+    known: dict[str, str] = {name: called for name, called in own.items() if name in ("weight", "bias")}
+    return {**known, "x": names(given[0])} if len(given) == 1 else known
 
 
 def _end(call: CompositeCall, results: list[Value]) -> tuple[Value | None, Value | None, bool]:
@@ -192,22 +207,31 @@ def _weighing(call: CompositeCall, end: Value | None) -> Value | None:
     return given[0] if made.name == "multiply" and len(made.inputs) == 2 and len(given) == 1 else None
 
 
-def _by_its_text(look: Look, whole: Whole, taken: list[Value], results: list[Value], names: Names) -> list[Evaluated]:
-    """Return one number of an activation function, worked out by its rule."""
-    if whole not in ACTIVATIONS.values() or len(taken) != 1 or not results or taken[0].shape != results[0].shape:
+def _by_its_text(
+    look: Look, call: CompositeCall, whole: Whole, taken: list[Value], results: list[Value], names: Names
+) -> list[Evaluated]:
+    """Return one number of an activation function, or of a layer that is one, worked out by its rule."""
+    if not readable(whole.text) or len(taken) != 1 or not results or taken[0].shape != results[0].shape:
         return []
     x, y = taken[0], results[0]
-    if not y.size or x.refusal or y.refusal:
+    main, own = parse(whole.text).main, call.scope.owner
+    symbols = {*main.symbols()} - {"x"}
+    settings: dict[str, Any] = {name: getattr(own, name, getattr(own, f"_{name}", None)) for name in symbols}
+    simple = all(isinstance(one, (int, float)) for one in settings.values())
+    if not y.size or x.refusal or y.refusal or not simple or "over" in {part.kind for part in main.walk()}:
         return []
     place = most_telling(look, y)
     look.see([x])
     given, made = operand(look, x, names), operand(look, y, names)
-    main = parse(whole.text).main
-    if "over" in {part.kind for part in main.walk()}:
-        return []
+
+    def change(part: Node) -> Node | None:
+        if part.kind != "symbol":
+            return None
+        return given.node(place) if part.text == "x" else quantity(part.text, settings[part.text])
+
     with aside():
-        node = main.mapped(lambda part: given.node(place) if part.kind == "symbol" else None)
-        one = worked_out(Line(element(names(y), place), node, epsilon=4 * epsilon_of(x.dtype)), made, place)
+        line = Line(element(names(y), place), main.mapped(change), epsilon=4 * epsilon_of(x.dtype))
+        one = worked_out(line, made, place)
     return [] if one is None else [one]
 
 

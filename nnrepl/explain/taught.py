@@ -6,7 +6,7 @@ alone, from an entry of the table, and no plain string is one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nnrepl.explain import words
 from nnrepl.explain.cases import Names
@@ -106,17 +106,21 @@ def of_whole(whole: Whole) -> Taught:
     return Taught(f"This is {whole.name}. {whole.words}")
 
 
-def call_rules(whole: Whole, absent: Sequence[str], left: str, weight: str) -> list[RuleText]:
+def call_rules(
+    whole: Whole, absent: Sequence[str], left: str, weight: str, called: Mapping[str, str]
+) -> list[RuleText]:
     """Return what a known function or layer computes, line by line.
 
     Args:
         absent: Parameters that it has not: a layer without a bias.
         left: What the result is called.
         weight: What the losses are multiplied by; "" if nothing.
+        called: What is known of its symbols: `x`, `weight`.
     """
     text = whole.text
     for symbol in absent:
         text = text.replace(f" + {symbol}", "").replace(f" · {symbol}", "")
+    text = words.substitute(text, called)
     main, *where = (f"{weight} · loss,  loss = {text}" if weight else text).split(",  ")
     return [RuleText(f"{left} = {main}"), *map(RuleText, where)]
 

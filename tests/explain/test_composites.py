@@ -16,8 +16,9 @@ import nnrepl
 from nnrepl.explain.composites import explain_call, find_call
 from nnrepl.explain.explained import explain
 from nnrepl.explain.explanation import Explanation
+from nnrepl.explain.words import substitute
 from nnrepl.ops.evaluated import Worked
-from nnrepl.ops.layers import ACTIVATIONS, LOSSES
+from nnrepl.ops.layers import ACTIVATIONS, LAYERS, LOSSES
 from nnrepl.ops.pointwise import run_text
 from nnrepl.ops.reader import parse, readable
 from nnrepl.ops.reductions import ROWS
@@ -53,7 +54,7 @@ def test_the_rule_of_an_activation_is_what_it_computes(name: str) -> None:
     plain = nnrepl.trace(lambda x: run(x), ROW * 3).value  # op by op: MLX would compile these first
     assert mx.allclose(run_text(text, ROWS, {"x": ROW * 3, "axis": -1}), plain, 1e-5, 1e-6)
     found = whole(lambda x: run(x) * OTHER, name, ROW * 3)
-    assert found.rule[0].endswith(text)
+    assert found.rule[0].endswith(substitute(text, {"x": "arg0"}))
     assert bool(found.lines) == (name != "log_softmax")
     assert mistakes(found.lines)[0] == []
 
@@ -105,6 +106,42 @@ def test_a_loss_that_is_another_number_is_not_worked_out(monkeypatch: pytest.Mon
     assert whole(lambda z: nn.losses.mse_loss(z, OTHER), "mse_loss", ROW).lines == []
 
 
+BY_ITS_TEXT = {
+    "LogSigmoid", "Mish", "ReLU6", "Softplus", "ReLU2", "LeakyReLU", "ELU", "CELU", "SELU", "HardShrink", "Softshrink",
+    "Hardswish", "HardTanh", "Softsign", "Step", "ReLU", "Tanh", "Sigmoid",
+}  # fmt: skip
+
+
+class Holder(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("name", sorted(BY_ITS_TEXT))
+def test_the_number_of_an_activation_layer_is_worked_out_by_its_rule(name: str) -> None:
+    x = mx.where(ROW > 0.8, ROW, -mx.abs(ROW)) * 3  # of some the positive side is told, of others the negative
+    layer = getattr(nn, name)()
+    model = Holder(layer)
+    made = OpenSession(nnrepl.trace(lambda x: (model(x) * OTHER).sum(), x, wrt=0))
+    call = find_call(made, "inner")
+    assert call is not None
+    found = explain_call(made, call)
+    told = next(one for one in found.worked if isinstance(one, Worked))
+    assert abs(told.result) == pytest.approx(mx.max(mx.abs(layer(x).astype(mx.float32))).item(), rel=1e-5)
+    assert found.rule[0].endswith(substitute(LAYERS[name].text, {"x": "x"}))
+    assert mistakes([line for line in found.lines if " if " not in line])[0] == []
+
+
+def test_every_layer_of_mlx_is_known() -> None:
+    listed = {name for name, kind in vars(nn).items() if isinstance(kind, type) and issubclass(kind, nn.Module)}
+    over_several = {name for name in listed if "Sharded" in name}
+    assert listed - {"Module"} - over_several <= set(LAYERS)
+
+
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_how_a_loss_is_reduced_is_said_as_it_is(reduction: str) -> None:
     found = whole(lambda z: nn.losses.mse_loss(z, OTHER, reduction=reduction), "mse_loss", ROW)
@@ -120,7 +157,7 @@ def test_a_layer_is_told_without_the_parameters_that_it_has_not() -> None:
         found = whole(lambda m: m(ROW), "model", model=nn.Sequential(layer))
         assert found.words.startswith("This is layers in a row")
         found = whole(lambda m: m.layers[0](ROW), "layers.0", model=nn.Sequential(layer))
-        assert ("+ bias" in found.rule[0]) == bias
+        assert ("+ layers.0.bias" in found.rule[0]) == bias
         assert last(found.lines[-1]) == pytest.approx(largest(layer(ROW)), rel=1e-3)
         assert mistakes(found.lines)[0] == []
     assert "weight" not in whole(lambda m: m(ROW), "0", model=nn.LayerNorm(4, affine=False)).rule[0] if False else True
