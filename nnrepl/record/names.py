@@ -16,7 +16,7 @@ from nnrepl.record.calling import name_there
 from nnrepl.record.glance import Glance
 from nnrepl.record.gradient_names import sign_of
 from nnrepl.record.homes import Home, Homes
-from nnrepl.record.stack import is_module, is_module_type
+from nnrepl.record.stack import is_call, is_module, is_module_type
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Leaf, Op, Source, Tape, Value
 
 
@@ -68,7 +68,7 @@ class ProgramNames:
         modules = [step for step in _path(op.scope) if is_module(step.owner)]
         seen: set[int] = set()
         for step in modules:
-            if _is_call(step) and id(step.owner) not in seen:
+            if is_call(step) and id(step.owner) not in seen:
                 seen.add(id(step.owner))
                 yield self._path_among([one.owner for one in modules], step.owner), step
 
@@ -481,12 +481,6 @@ def _in_layer(scope: Activation) -> bool:
 def _hands_on(code: CodeType) -> bool:
     """Whether a function is nn.value_and_grad's own, which only hands on what the transform returns."""
     return code.co_name == "wrapped_value_grad_fn" and code.co_filename.endswith("/mlx/nn/utils.py")
-
-
-def _is_call(step: Activation) -> bool:
-    """Whether a call with a module as its first argument is that of the module itself: MLX makes the `__call__` of an
-    activation out of a lambda."""
-    return step.code.co_name == "__call__" or getattr(type(step.owner).__call__, "__code__", None) is step.code
 
 
 def _path(scope: Activation | None) -> list[Activation]:
