@@ -167,6 +167,13 @@ def _is_running(frame: FrameType) -> bool:
     return False
 
 
+def is_call(step: Activation) -> bool:
+    """Whether a call with a module as its first argument is that of the module itself: MLX makes the `__call__` of an
+    activation out of a lambda."""
+    own = getattr(type(step.owner), "__call__", None)  # noqa: B004 - its code is asked for, not whether it can be called
+    return step.code.co_name == "__call__" or getattr(own, "__code__", None) is step.code
+
+
 def is_module(thing: Any) -> bool:
     """Whether `thing` is an `nn.Module`, asked without importing mlx.nn."""
     base = sys.modules.get("mlx.nn.layers.base")

@@ -385,7 +385,7 @@ def test_compositions_are_explained_as_a_whole() -> None:
     session = OpenSession(trace)
     layer = explain(session, "layers.0")
     assert layer.title.startswith("layers.0, Linear: #")
-    assert "x @ weightᵀ + bias" in layer.rule[0]
+    assert "@ layers.0.weightᵀ + layers.0.bias" in layer.rule[0]
     whole = explain(session, "loss_fn")
     assert "Sequential" in whole.steps[0]
     assert "∂L/∂layers.0.weight" in " ".join(whole.chain)
