@@ -217,6 +217,13 @@ def test_rows_that_have_become_the_same_are_followed_to_the_op_that_made_them_so
     assert "rows are the same" not in one
 
 
+def test_zeros_are_followed_to_where_they_began_through_a_stopped_gradient() -> None:
+    """What is held fixed for the loss, a teacher's answer, may have become 0 long before."""
+    answer = text(ask(lambda w: (X @ w * mx.stop_gradient(mx.sin(X @ w) * 0 / 3)).sum()))
+    assert " * 0 gives 0 everywhere" in answer, answer
+    assert "stop_gradient(" not in answer
+
+
 def test_an_attention_to_equal_values_says_that_the_shares_make_no_difference() -> None:
     x = mx.sin(mx.arange(24)).reshape(1, 1, 6, 4)
 

@@ -310,8 +310,21 @@ def thrown(faulty: bool) -> None:
     train(nn.Linear(3, 2), squares, rows(4, 3), rows(4, 2), optimizer=optim.Adam(90.0 if faulty else 0.01))
 
 
+def leapt_first(faulty: bool) -> None:
+    """One update throws a weight out, and those after it are small: a learning rate that falls at once."""
+    rates = iter([50.0 if faulty else 1e-3, 1e-3, 1e-3])
+    optimizer = optim.SGD(0.0)
+
+    def loss(m: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+        optimizer.learning_rate = next(rates)
+        out = m(x)
+        return -(out / mx.linalg.norm(out, axis=-1, keepdims=True) * y).sum(axis=-1).mean()
+
+    train(nn.Linear(3, 2), loss, rows(4, 3), rows(4, 2), optimizer=optimizer)
+
+
 OTHERS: dict[str, tuple[str, Program]] = {
-    "thrown": ("leaping update", thrown),
+    "thrown": ("leaping update", thrown), "leapt first": ("leaping update", leapt_first),
     "made for nothing": ("forgotten update", scaled_for_nothing), "kept from training": ("no gradient", buffers),
     "all the same": ("all the same", lambda faulty: taught(faulty, lambda h: mx.maximum(h - 50, 0.25))),
     "cut between": ("whole numbers", lambda faulty: taught(faulty, lambda h: (h > 0).astype(mx.float32))),
@@ -337,7 +350,7 @@ ELSEWHERE = {"hole"}
 
 CLAIMED = {
     "asleep": "asleep or not called", "sleeping": "asleep", "half kept": "half kept", "divided away": "gone again",
-    "one term": "dead way",
+    "one term": "dead way", "leapt first": "leaping update",
     "creeping": "creeping update", "non-finite": "not finite", "double softmax": "double",
     "forced evaluation": "forced", "cut gradient": "the very numbers",
 }  # fmt: skip
@@ -357,6 +370,12 @@ def test_it_is_said_where_it_is_so_and_not_in_its_twin(name: str, monkeypatch: p
     for claim in held:
         if isinstance(claim, claims.Possibility):
             assert any(hedge in claim.what() for hedge in claims.HEDGES), claim.what()
+
+
+def test_a_leap_of_the_first_step_is_told_later_where_the_weights_stayed_large() -> None:
+    *_, last = reports(leapt_first, True)
+    (said,) = [one.text for one in last.findings if one.kind == "leaping update"]
+    assert said.startswith("the update in step 1 of weight was "), said
 
 
 def test_every_kind_has_such_a_pair() -> None:
