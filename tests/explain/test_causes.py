@@ -224,6 +224,19 @@ def test_zeros_are_followed_to_where_they_began_through_a_stopped_gradient() -> 
     assert "stop_gradient(" not in answer
 
 
+@pytest.mark.parametrize("near", [2, 0])
+def test_an_infinity_that_becomes_a_whole_number_is_told_unless_none_is_taken(near: int) -> None:
+    """The buckets of relative positions take ln 0 for position 0, and leave it out."""
+    far = mx.arange(6)
+
+    def loss(w: mx.array) -> mx.array:
+        buckets = mx.minimum((mx.log(far.astype(mx.float32)) * 3).astype(mx.int16), 7)
+        return w[mx.where(far < near, far, mx.maximum(buckets, 0))].square().sum()
+
+    report = health(OpenSession(nnrepl.trace(loss, mx.ones((8, 2)), wrt=0)))
+    assert ["non-finite" for one in report.findings if "log(" in one.text] == ([] if near else ["non-finite"])
+
+
 def test_an_attention_to_equal_values_says_that_the_shares_make_no_difference() -> None:
     x = mx.sin(mx.arange(24)).reshape(1, 1, 6, 4)
 

@@ -323,8 +323,20 @@ def leapt_first(faulty: bool) -> None:
     train(nn.Linear(3, 2), loss, rows(4, 3), rows(4, 2), optimizer=optimizer)
 
 
+def erased(faulty: bool) -> None:
+    class Erasing(optim.Optimizer):
+        def init_single(self, parameter: mx.array, state: dict[str, Any]) -> None:
+            state["base"] = mx.zeros(parameter.shape) if faulty else mx.ones(parameter.shape)
+
+        def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, Any]) -> mx.array:
+            return (parameter - 1e-2 * gradient) * state["base"]
+
+    train(nn.Linear(3, 2), squares, rows(4, 3), rows(4, 2), optimizer=Erasing())
+
+
 OTHERS: dict[str, tuple[str, Program]] = {
     "thrown": ("leaping update", thrown), "leapt first": ("leaping update", leapt_first),
+    "erased weight": ("erased weight", erased),
     "made for nothing": ("forgotten update", scaled_for_nothing), "kept from training": ("no gradient", buffers),
     "all the same": ("all the same", lambda faulty: taught(faulty, lambda h: mx.maximum(h - 50, 0.25))),
     "cut between": ("whole numbers", lambda faulty: taught(faulty, lambda h: (h > 0).astype(mx.float32))),
