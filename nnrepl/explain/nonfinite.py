@@ -289,12 +289,20 @@ def _all_finite(look: Look, passes: list[Pass]) -> Said:
                 f"Every number that was looked at is finite: {seen}.")),
             Claim("why: ends finite", ends_are_finite, lambda: (
                 f"Every loss and every gradient is finite ({seen}); there are numbers inside that are not, and none of "
-                "them reaches a loss or a gradient.")),
+                f"them reaches a loss or a gradient. The first: {_first_inside(look.not_finite)}.")),
         ]),
         say(Claim("why: unseen", lambda: unseen > 0, lambda: (
             f"{words.counted(unseen, 'tensor')} could not be looked at: "
             f"{'its' if unseen == 1 else 'their'} numbers are not kept."))),
     )  # fmt: skip
+
+
+def _first_inside(values: list[Value]) -> str:
+    """Return the first of some tensors by what made it: `x@8 of #8, pad(x) (pool.py:31)`; one that came in by name."""
+    first = min(values, key=lambda value: -1 if value.op is None else value.op.position, default=None)
+    if first is None or first.op is None:
+        return "none" if first is None else f"{first.name}, which came in"
+    return f"{first.name} of {did(first.op)}" if first.name != first.op.label else did(first.op)
 
 
 def _passes(session: Reading) -> list[Pass]:
