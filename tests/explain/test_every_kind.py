@@ -390,6 +390,21 @@ def test_a_leap_of_the_first_step_is_told_later_where_the_weights_stayed_large()
     assert said.startswith("the update in step 1 of weight was "), said
 
 
+@pytest.mark.parametrize("noise", ["normal", "coins"])
+def test_a_few_numbers_with_a_fraction_are_enough_to_tell_a_repeat(noise: str) -> None:
+    def program(faulty: bool) -> None:
+        key = mx.random.key(3)
+
+        def loss(m: nn.Module, x: mx.array) -> mx.array:
+            drawn = mx.random.normal((4, 2), key=key) if noise == "normal" else mx.random.bernoulli(0.5, (4, 2), key)
+            return (m(x) + drawn).square().mean()
+
+        train(nn.Linear(3, 2), loss, rows(4, 3))
+
+    told = any(one.kind == "repeated randomness" for report in reports(program, True) for one in report.findings)
+    assert told == (noise == "normal")
+
+
 def test_every_kind_has_such_a_pair() -> None:
     shown = {kind for kind, *_ in itertools.chain(KINDS.values(), PAIRS.values(), OTHERS.values())} | ELSEWHERE
     claimed = {
