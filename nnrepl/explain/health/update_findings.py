@@ -106,7 +106,8 @@ def _leaps(
     counts is whether all weights together do, or the greater part of the matrices."""
     weights = [(change, part[0], part[1]) for change, part in zip(moved, numbers)]
     matrices = [one for one in weights if len(one[0].before.shape) > 1] or weights
-    grown = [(change, delta, weight) for change, delta, weight in matrices if not _began_small(case, change, delta)]
+    grown = [(change, delta, weight) for change, delta, weight in matrices
+             if not _began_small(case, change, delta) and not case.look.stat(change.after).is_zero]  # fmt: skip
     ratios = {change.name: math.sqrt(delta / weight) for change, delta, weight in grown if weight > 0}
     large = {name: ratio for name, ratio in ratios.items() if ratio > case.limits["update"]}
     together = math.sqrt(sum(delta for _, delta, _ in grown) / (sum(weight for *_, weight in grown) or math.inf))
