@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.table import Grammar, command
+from nnrepl.commands.table import Grammar, Opens, command
 from nnrepl.seen.entries import listed, one_listed
 from nnrepl.session.closed import closed_between, natively_said
 from nnrepl.session.conditions import condition, named_in
@@ -31,7 +31,7 @@ _BREAK = Grammar("[PLACE[, CONDITION]]", lambda text: True, "places")
 # -- breakpoints ---------------------------------------------------------------------------------------------
 
 
-@command("break", "b", takes=_BREAK, group=STOPS)
+@command("break", "b", takes=_BREAK, opens=Opens.NOTHING, group=STOPS)
 def break_(it: Interpreter, text: str) -> RenderableType | None:
     """Stop at a place, in every pass: `break PLACE`, `break PLACE, CONDITION`. Without a place, list what there is.
 
@@ -52,7 +52,13 @@ def break_(it: Interpreter, text: str) -> RenderableType | None:
     return entries_view(listed(it.session)) if not text else _set(it, text, temporary=False)
 
 
-@command("tbreak", "tb", takes=Grammar("PLACE[, CONDITION]", lambda text: bool(text), "places"), group=STOPS)
+@command(
+    "tbreak",
+    "tb",
+    takes=Grammar("PLACE[, CONDITION]", lambda text: bool(text), "places"),
+    opens=Opens.NOTHING,
+    group=STOPS,
+)
 def tbreak(it: Interpreter, text: str) -> RenderableType | None:
     """Stop at a place once: as `break`, and the breakpoint is deleted when it has stopped."""
     return _set(it, text, temporary=True)
@@ -118,7 +124,7 @@ def ignore(it: Interpreter, text: str) -> RenderableType | None:
 # -- watches and catches -------------------------------------------------------------------------------------
 
 
-@command("watch", takes=Grammar("EXPR", bool, "names"), group=STOPS)
+@command("watch", takes=Grammar("EXPR", bool, "names"), opens=Opens.PYTHON, group=STOPS)
 def watch(it: Interpreter, text: str) -> RenderableType | None:
     """Stop where the value of an expression has changed: `watch z1`, `watch grad(w).max()`, `watch loss`.
 
@@ -147,17 +153,21 @@ def _is_plain_python(it: Interpreter, parsed: Parsed) -> bool:
     return True
 
 
-@command("catch", takes=Grammar(" | ".join(EVENTS), bool, "words", tuple(EVENTS)), group=STOPS)
+@command(
+    "catch",
+    takes=Grammar(" | ".join(EVENTS), bool, "words", tuple(EVENTS)),
+    group=STOPS,
+    manual={"events": " ".join(f"`catch {name}`: {event.words}." for name, event in EVENTS.items())},
+)
 def catch(it: Interpreter, text: str) -> RenderableType | None:
     """Stop where something happens that is easy to miss.
 
-    `catch nan`, `catch inf`: an op makes a NaN (an Inf) out of inputs that have none, and which element, from which
-    numbers. `catch zero-grad`: a gradient that is not zero goes into an op, and zeros come out.
-    `catch exception`: an op raises, also where the program handles it. `catch sync`: the program forces an
-    evaluation. `catch shape`: two operands stretch each other to a shape that neither has.
-    nan, inf and zero-grad evaluate what is run over, many ops at a time. Of steps that run natively `catch nan`
-    looks at the loss and the gradients, and opens the one in which there is a NaN. One that is born and gone within a
-    step, as under a mask, is found with `config native off`. For the others all steps are recorded.
+    {events}
+
+    Of a number it names the element, and what that was made from. What looks at numbers evaluates what is run over,
+    many ops at a time. Of steps that run natively `catch nan` looks at the loss and the gradients, and opens the one in
+    which there is a NaN; one that is born and gone within a step, as under a mask, is found with `config native off`.
+    For the others all steps are recorded.
     """
     if text not in EVENTS:
         close = get_close_matches(text, EVENTS, 1)
@@ -169,7 +179,7 @@ def catch(it: Interpreter, text: str) -> RenderableType | None:
     return Group(entry_line(one_listed(it.session, entry)), *_recorded(it.session, entry))
 
 
-@command("last", takes=Grammar("NAME", bool, "names"), group="jumps")
+@command("last", takes=Grammar("NAME", bool, "names"), opens=Opens.PYTHON | Opens.HERE | Opens.TAPE, group="jumps")
 def last(it: Interpreter, text: str) -> None:
     """Go back to the op that wrote a value last: `last z1`, `last grad(w)`. Again: to the write before."""
     it.session.last_write(text)
@@ -212,7 +222,14 @@ def _switch(it: Interpreter, text: str, on: bool) -> RenderableType:
     return entries_view(listed(it.session, chosen))
 
 
-@command("clear", "cl", "delete", takes=Grammar("[N ... | PLACE]", lambda text: True, "places"), group=STOPS)
+@command(
+    "clear",
+    "cl",
+    "delete",
+    takes=Grammar("[N ... | PLACE]", lambda text: True, "places"),
+    opens=Opens.NOTHING,
+    group=STOPS,
+)
 def clear(it: Interpreter, text: str) -> RenderableType | None:
     """Delete breakpoints, watches or catches: by numbers (`clear 1 3`), by place (`clear train.py:31`), or all."""
     stops = it.session.stops

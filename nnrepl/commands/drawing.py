@@ -10,7 +10,7 @@ from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.looking import LOOK
-from nnrepl.commands.table import Grammar, command
+from nnrepl.commands.table import Grammar, Opens, command
 from nnrepl.seen.gradient_sizes import last_call
 from nnrepl.seen.slide import Slide
 from nnrepl.session.errors import UserError
@@ -31,7 +31,12 @@ ROWS = 40
 """A gradient pass is folded into so many rows."""
 
 
-@command("graph", takes=Grammar("[PLACE | pass [norms]] [FILE]", lambda text: True, "places"), group=LOOK)
+@command(
+    "graph",
+    takes=Grammar("[PLACE | pass [norms]] [FILE]", lambda text: True, "places"),
+    opens=Opens.PLACE | Opens.HERE,
+    group=LOOK,
+)
 def graph(it: Interpreter, text: str) -> RenderableType | None:
     """Draw how ops hang together, in the terminal or into a file: `graph z1`, `graph pass`, `graph net.svg`.
 

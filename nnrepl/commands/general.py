@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.manuals import apropos_view, help_view
-from nnrepl.commands.table import NOTHING, Grammar, command
+from nnrepl.commands.table import NOTHING, Grammar, Opens, command
 from nnrepl.record.verify import verify as take_receipt
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
@@ -15,7 +15,7 @@ from nnrepl.view.receipt import receipt_view
 GENERAL = "general"
 
 
-@command("verify", takes=NOTHING, group="understanding")
+@command("verify", takes=NOTHING, opens=Opens.HERE | Opens.TAPE, group="understanding")
 def verify(it: Interpreter, text: str) -> RenderableType | None:
     """Check the recording of this pass, and show the receipt.
 

@@ -6,7 +6,7 @@ from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.looking import LOOK
-from nnrepl.commands.table import NOTHING, Grammar, command
+from nnrepl.commands.table import NOTHING, Grammar, Opens, command
 from nnrepl.seen.stop_facts import values_at
 from nnrepl.session.errors import UserError
 from nnrepl.session.excerpts import excerpt, whole_function
@@ -19,7 +19,13 @@ from nnrepl.view.stopped import values_view
 AROUND = 11
 
 
-@command("list", "l", takes=Grammar("[PLACE | FIRST,LAST | all]", lambda text: True, "places"), group=LOOK)
+@command(
+    "list",
+    "l",
+    takes=Grammar("[PLACE | FIRST,LAST | all]", lambda text: True, "places"),
+    opens=Opens.PLACE | Opens.HERE,
+    group=LOOK,
+)
 def list_(it: Interpreter, text: str) -> RenderableType | None:
     """Show the source around the line where you stand, with the ops that each line made; again: the next lines.
 
@@ -33,7 +39,9 @@ def list_(it: Interpreter, text: str) -> RenderableType | None:
     return source_view(shown)
 
 
-@command("ll", "longlist", takes=Grammar("[PLACE]", lambda text: True, "places"), group=LOOK)
+@command(
+    "ll", "longlist", takes=Grammar("[PLACE]", lambda text: True, "places"), opens=Opens.PLACE | Opens.HERE, group=LOOK
+)
 def long_list(it: Interpreter, text: str) -> RenderableType | None:
     """Show the whole function in which you stand, with the ops that each line made: `ll`, `ll loss_fn`."""
     return source_view(whole_function(it.session, text))
@@ -55,7 +63,12 @@ def values(it: Interpreter, text: str) -> RenderableType | None:
     return shown
 
 
-@command("ops", takes=Grammar("[PLACE | pass | all]", lambda text: True, "places"), group=LOOK)
+@command(
+    "ops",
+    takes=Grammar("[PLACE | pass | all]", lambda text: True, "places"),
+    opens=Opens.PLACE | Opens.HERE,
+    group=LOOK,
+)
 def ops(it: Interpreter, text: str) -> RenderableType | None:
     """Show the ops around the cursor, with their state, source and shapes; again: the next ones.
 

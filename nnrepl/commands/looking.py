@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.table import ANYTHING, EXPRESSION, EXPRESSION_OR_NOTHING, NOTHING, Grammar, command
+from nnrepl.commands.table import ANYTHING, EXPRESSION, EXPRESSION_OR_NOTHING, NOTHING, Grammar, Opens, command
 from nnrepl.explain.missing import told
 from nnrepl.late import late
 from nnrepl.session.errors import NoGradient, NotYet, UserError
@@ -28,7 +28,7 @@ OPTIONS = re.compile(
 FORMATTED = Grammar("[/4f] EXPR", lambda text: bool(text), "names", options=True)
 
 
-@command("print", "p", takes=FORMATTED, group=LOOK)
+@command("print", "p", takes=FORMATTED, opens=Opens.PYTHON, group=LOOK)
 def print_(it: Interpreter, text: str) -> RenderableType | None:
     """Show the value of an expression, and evaluate what it depends on, nothing else.
 
@@ -61,7 +61,7 @@ def _range(text: str | None) -> tuple[float, float] | None:
     return low, high
 
 
-@command("heatmap", takes=EXPRESSION, group=LOOK)
+@command("heatmap", takes=EXPRESSION, opens=Opens.PYTHON, group=LOOK)
 def heatmap(it: Interpreter, text: str) -> RenderableType | None:
     """Draw a tensor as a picture, in colour with a scale; of a batch, its first matrix.
 
@@ -72,7 +72,7 @@ def heatmap(it: Interpreter, text: str) -> RenderableType | None:
     return shown
 
 
-@command("hist", takes=EXPRESSION, group=LOOK)
+@command("hist", takes=EXPRESSION, opens=Opens.PYTHON, group=LOOK)
 def hist(it: Interpreter, text: str) -> RenderableType | None:
     """Show how the elements of a tensor are spread: how many lie in each of at most 16 ranges."""
     name, array = it.array(parse(text))
@@ -80,7 +80,7 @@ def hist(it: Interpreter, text: str) -> RenderableType | None:
     return shown
 
 
-@command("pp", takes=EXPRESSION, group=LOOK)
+@command("pp", takes=EXPRESSION, opens=Opens.PYTHON, group=LOOK)
 def pretty_print(it: Interpreter, text: str) -> RenderableType | None:
     """Show the value of a Python expression in a readable layout."""
     parsed = parse(text)
@@ -88,7 +88,7 @@ def pretty_print(it: Interpreter, text: str) -> RenderableType | None:
     return it.print(parsed) if hasattr(result, "dtype") else late("rich.pretty").Pretty(result, expand_all=False)
 
 
-@command("what", "whatis", "ptype", takes=EXPRESSION, group=LOOK)
+@command("what", "whatis", "ptype", takes=EXPRESSION, opens=Opens.PYTHON | Opens.GRADIENTS | Opens.TAPE, group=LOOK)
 def what(it: Interpreter, text: str) -> RenderableType | None:
     """Tell everything about a value without evaluating it.
 
@@ -107,13 +107,13 @@ def what(it: Interpreter, text: str) -> RenderableType | None:
     return what_view(value, session.names.all_names(value), session.tape.consumers(value), gradient)
 
 
-@command("grad", takes=EXPRESSION, group=LOOK)
+@command("grad", takes=EXPRESSION, opens=Opens.PYTHON | Opens.GRADIENTS, group=LOOK)
 def grad(it: Interpreter, text: str) -> RenderableType | None:
     """Show the gradient of the loss with respect to a value: `grad z1` is `print grad(z1)`."""
     return it.print(parse(f"grad({text})"))
 
 
-@command("display", takes=EXPRESSION_OR_NOTHING, group=LOOK)
+@command("display", takes=EXPRESSION_OR_NOTHING, opens=Opens.PYTHON, group=LOOK)
 def display(it: Interpreter, text: str) -> RenderableType | None:
     """Show an expression at every stop: `display z1`. Without one, show them all now.
 
@@ -146,7 +146,7 @@ def undisplay(it: Interpreter, text: str) -> RenderableType | None:
     return None
 
 
-@command("where", "w", "bt", "backtrace", takes=NOTHING, group=LOOK)
+@command("where", "w", "bt", "backtrace", takes=NOTHING, opens=Opens.HERE, group=LOOK)
 def where(it: Interpreter, text: str) -> RenderableType | None:
     """Show the calls of functions and modules in which the next op is made, the innermost last."""
     return where_view(it.session.op_or_last)

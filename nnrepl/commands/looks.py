@@ -1,4 +1,4 @@
-"""Looks: which commands need the steps opened that they are about, and which say what stays closed."""
+"""Looks: the steps that a command is about are opened for it, by what it `Opens`; and what stays closed is said."""
 
 from __future__ import annotations
 
@@ -7,52 +7,41 @@ import re
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from nnrepl.commands.table import Command
+from nnrepl.commands.table import Command, Opens
 from nnrepl.session import closed
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import TapeSession
 from nnrepl.session.typed import AT_HAND, on_tape
 from nnrepl.tape import ClosedOp
 
-_PLACES = frozenset("goto list ll ops graph explain why into primitives check".split())
-"""They take places."""
-_EXPRESSIONS = frozenset("print pp what grad stats hist heatmap set display watch last".split())
-"""They take Python."""
-_HERE = frozenset("list ll ops graph explain why health into primitives check where args last verify reload".split())
-"""They look at the step in which the user stands."""
-_GRADIENTS = frozenset("why health explain check grad what".split())
-"""They speak of the gradients that were made last."""
 _NO_TENSORS = re.compile(r"(steps|pass|mem|ev|b|w|disp|$)")
 """What `info` tells without looking at any tensor, or variable."""
-_MADE = frozenset("explain why into primitives check".split())
-"""They look into the op that made a value."""
-_WHOLE = frozenset("why health explain check verify last what".split())
-"""What they say is about the tape, or may be."""
 
 
 def open_first(session: TapeSession, command: Command | None, text: str) -> None:
     """Open what a command is about to look into. Raises UserError, or RunAgain: then the line is run once more."""
     tape = session.tape
     name = "" if command is None else command.names[0]
-    python = command is None or name in _EXPRESSIONS
+    looks = Opens.PYTHON if command is None else command.opens
+    python = Opens.PYTHON in looks
     if (python and _asks_program(session, text)) or (name == "info" and text.startswith("locals")):
         session.changes.look_alive()
     if not tape.closed:
         return
-    if python or name in _PLACES:
+    if python or Opens.PLACE in looks:
         closed.open_named(session, text, not python)
     if name in ("why", "health"):
         closed.open_not_finite(session, asked=name == "why" and re.match(r"(nan|inf)\b", text) is not None)
-    if name in _MADE:
+    if Opens.MADE in looks:
         _open_made(session, text)
     if name == "plot":
         closed.open_plotted(session, text)
     elsewhere = re.match(r"(start|end)$|(step |pass )?\d", text) is not None
     info = name == "info" and _NO_TENSORS.match(text) is None
-    here = name in _HERE or info
+    here = Opens.HERE in looks or info
     if here or (name == "goto" and not elsewhere) or (python and _asks_tape(session, text)):
         closed.open_last(session, before=name == "health")
-    if name in _GRADIENTS or (info and re.match(r"(par|gr)", text)):
+    if Opens.GRADIENTS in looks or (info and re.match(r"(par|gr)", text)):
         closed.open_gradients(session)
     if name == "why" and re.match(r"loss\b", text):
         closed.open_compared(session)
@@ -108,7 +97,7 @@ def with_unseen(
         away: Whether the user looks at what one op does inside: that is a tape of its own.
     """
     name = command.names[0]
-    if shown is None or name not in _WHOLE:
+    if shown is None or Opens.TAPE not in command.opens:
         return shown
     if away and name not in ("explain", "last", "what"):
         return Group(

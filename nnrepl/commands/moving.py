@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.table import COUNT, NOTHING, PLACE, PLACE_OR_NOTHING, Grammar, command
+from nnrepl.commands.table import COUNT, NOTHING, PLACE, PLACE_OR_NOTHING, Grammar, Opens, command
 from nnrepl.session.errors import UserError
 
 FORWARDS, BACKWARDS, JUMPS = "forwards", "backwards", "jumps"
@@ -63,7 +63,7 @@ def finish(it: Interpreter, text: str) -> None:
     it.session.finish()
 
 
-@command("until", "unt", "advance", takes=PLACE_OR_NOTHING, group=FORWARDS, repeats=True)
+@command("until", "unt", "advance", takes=PLACE_OR_NOTHING, opens=Opens.NOTHING, group=FORWARDS, repeats=True)
 def until(it: Interpreter, text: str) -> None:
     """Go on to the next op at a place: `until #12`, `until train.py:31`, `until matmul`, `until backward`.
 
@@ -105,7 +105,7 @@ def reverse_continue(it: Interpreter, text: str) -> None:
     it.session.back_resume(_count(text))
 
 
-@command("goto", takes=PLACE, group=JUMPS)
+@command("goto", takes=PLACE, opens=Opens.PLACE, group=JUMPS)
 def goto(it: Interpreter, text: str) -> None:
     """Go to a place, in either direction.
 

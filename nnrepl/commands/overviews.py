@@ -12,7 +12,7 @@ from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.looking import LOOK
-from nnrepl.commands.table import NOTHING, Grammar, command
+from nnrepl.commands.table import NOTHING, Grammar, Opens, command
 from nnrepl.seen.entries import listed
 from nnrepl.seen.gradient_sizes import of_parameters, of_step
 from nnrepl.seen.locals_here import variables
@@ -118,13 +118,13 @@ def info(it: Interpreter, text: str) -> RenderableType | None:
     return TOPICS[name][1](it.session)
 
 
-@command("args", "a", takes=NOTHING, group=LOOK)
+@command("args", "a", takes=NOTHING, opens=Opens.HERE, group=LOOK)
 def args(it: Interpreter, text: str) -> RenderableType | None:
     """Show the arguments of the function where you stand, without evaluating them."""
     return _variables(it.session, True)
 
 
-@command("stats", takes=Grammar("EXPR, ...", bool, "names"), group=LOOK)
+@command("stats", takes=Grammar("EXPR, ...", bool, "names"), opens=Opens.PYTHON, group=LOOK)
 def stats(it: Interpreter, text: str) -> RenderableType | None:
     """Show tensors in a few numbers: `stats z1, grad(z1)`, or all of a pattern: `stats layers.*.weight`.
 
@@ -135,6 +135,8 @@ def stats(it: Interpreter, text: str) -> RenderableType | None:
     for parsed in pieces:
         piece = parsed.text
         found = _matching(it, piece) if "*" in piece else []
+        if not found and not parsed.is_python:
+            raise UserError(f"no tensor is called {piece}; info parameters lists the parameters, * stands for any part")
         if not found:
             result = it.value(parsed)
             if not isinstance(result, mx.array):

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.table import Grammar, command
+from nnrepl.commands.table import Grammar, Opens, command
 from nnrepl.session.curves import over_steps
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import Parsed, parse, side_by_side
@@ -22,7 +22,7 @@ LINES = re.compile(r"(?P<what>.*?\S)(?P<numbers>(?:\s+\d{1,9})+)", re.DOTALL)
 PLOTTED = Grammar("EXPR [EXPR ...] [TIMELINE ...]", lambda text: bool(text), "names")
 
 
-@command("plot", takes=PLOTTED, group="looking")
+@command("plot", takes=PLOTTED, opens=Opens.NOTHING, group="looking")
 def plot(it: Interpreter, text: str) -> RenderableType | None:
     """Draw an expression over the training steps: `plot loss`, `plot mx.abs(grad(layers.0.weight)).max()`.
 

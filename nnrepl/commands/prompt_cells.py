@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.table import Grammar, command
+from nnrepl.commands.table import Grammar, Opens, command
 from nnrepl.session.expressions import aside
 from nnrepl.session.parsed import parse
 from nnrepl.session.typed import upcoming
@@ -14,7 +14,7 @@ from nnrepl.session.typed import upcoming
 STATEMENT = Grammar("STATEMENT", lambda text: bool(text.strip()), "names")
 
 
-@command("debug", takes=STATEMENT, group="forwards")
+@command("debug", takes=STATEMENT, opens=Opens.NOTHING, group="forwards")
 def debug(it: Interpreter, text: str) -> RenderableType | None:
     """Run a statement of your own, and stop before its first op: `debug model(x)`, `debug loss = loss_fn(model, x)`.
 

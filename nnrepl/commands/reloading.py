@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.table import NOTHING, Grammar, command
+from nnrepl.commands.table import NOTHING, Grammar, Opens, command
 from nnrepl.session.errors import UserError
 from nnrepl.session.standing import Files
 
@@ -14,7 +14,7 @@ PROGRAM = "program"
 ALL = Grammar("[all]", lambda text: text in ("", "all"), "words", ("all",))
 
 
-@command("reload", takes=ALL, group=PROGRAM)
+@command("reload", takes=ALL, opens=Opens.HERE, group=PROGRAM)
 def reload(it: Interpreter, text: str) -> RenderableType | None:
     """Take what has changed in the program's files into it, and go on from where it matters.
 

@@ -10,9 +10,11 @@ import builtins
 import inspect
 import keyword
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from enum import Flag, auto
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from nnrepl.session.errors import UserError
@@ -62,6 +64,24 @@ OUTPUT_FILE = Grammar("[-f] FILE", _matches(r"\S.*"), "files")
 _PATH = re.compile(r"(?:-f\s+)?(?:/[^\s/]|~|\.\.?/)")
 
 
+class Opens(Flag):
+    """What a command looks at: steps that ran natively are opened for it (`nnrepl.commands.looks`)."""
+
+    NOTHING = 0
+    PLACE = auto()
+    """The places that it is given."""
+    PYTHON = auto()
+    """The names in the Python that it is given."""
+    HERE = auto()
+    """The step in which the user stands."""
+    GRADIENTS = auto()
+    """The gradients that were made last."""
+    MADE = auto()
+    """The op that made the value that it is given."""
+    TAPE = auto()
+    """All of the tape, perhaps: opens nothing more, but says what has stayed closed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """One command.
@@ -75,6 +95,7 @@ class Command:
         help: Its manual: the docstring of the function.
         hidden: Whether it is listed and offered nowhere; typed, it works.
         instead: What to type instead, of one that is to go away: it is hidden, works, and says so.
+        opens: What it looks at, for which closed steps are opened.
     """
 
     names: tuple[str, ...]
@@ -85,6 +106,7 @@ class Command:
     help: str
     hidden: bool = False
     instead: str = ""
+    opens: Opens = Opens.NOTHING
 
     @property
     def usage(self) -> str:
@@ -134,13 +156,32 @@ TABLE = Table()
 
 
 def command(
-    *names: str, takes: Grammar = NOTHING, group: str, repeats: bool = False, hidden: bool = False, instead: str = ""
+    *names: str,
+    takes: Grammar = NOTHING,
+    group: str,
+    repeats: bool = False,
+    hidden: bool = False,
+    instead: str = "",
+    opens: Opens | None = None,
+    manual: Mapping[str, str] = MappingProxyType({}),
 ) -> Callable[[Handler], Handler]:
-    """Enter a function into the table as a command; its docstring is its manual. See `Command` for the rest."""
+    """Enter a function into the table as a command; its docstring is its manual. See `Command` for the rest.
+
+    Args:
+        manual: What stands in the manual for words in braces: what another table lists.
+
+    Raises:
+        TypeError: If it takes places or names and does not say what it looks at: of closed steps it would know
+            nothing.
+    """
+    if opens is None and takes.completes in ("names", "places"):
+        raise TypeError(f"{names[0]} takes {takes.completes}: say what it looks at, opens=Opens.... or Opens.NOTHING")
 
     def enter(run: Handler) -> Handler:
-        manual = inspect.cleandoc(run.__doc__ or "")
-        TABLE.add(Command(names, takes, run, group, repeats, manual, hidden, instead))
+        said = inspect.cleandoc(run.__doc__ or "")
+        for word, text in manual.items():
+            said = said.replace(f"{{{word}}}", text)
+        TABLE.add(Command(names, takes, run, group, repeats, said, hidden, instead, opens or Opens.NOTHING))
         return run
 
     return enter

@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.table import NOTHING, Grammar, command
+from nnrepl.commands.table import NOTHING, Grammar, Opens, command
 from nnrepl.commands.understand import UNDERSTAND
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
@@ -33,7 +33,7 @@ def op_of(session: TapeSession, text: str) -> Op:
     return value.op
 
 
-@command("into", takes=OP, group=UNDERSTAND)
+@command("into", takes=OP, opens=Opens.PLACE | Opens.HERE | Opens.MADE, group=UNDERSTAND)
 def into(it: Interpreter, text: str) -> RenderableType | None:
     """Take a fused op apart into textbook ops, and step through them as through any others.
 
@@ -74,7 +74,7 @@ def out(it: Interpreter, text: str) -> None:
     it.session.arrive(it.session.cursor)
 
 
-@command("primitives", takes=OP, group=UNDERSTAND)
+@command("primitives", takes=OP, opens=Opens.PLACE | Opens.HERE | Opens.MADE, group=UNDERSTAND)
 def primitives(it: Interpreter, text: str) -> RenderableType | None:
     """List what MLX's own graph does for an op: `primitives #14`, or alone for the op at the cursor."""
     from nnrepl.explain.primitives import primitives as primitives_of
@@ -85,7 +85,12 @@ def primitives(it: Interpreter, text: str) -> RenderableType | None:
         return primitives_view(op, primitives_of(op))
 
 
-@command("check", takes=Grammar("[#n | NAME | grad(w) | pass]", lambda text: True, "names"), group=UNDERSTAND)
+@command(
+    "check",
+    takes=Grammar("[#n | NAME | grad(w) | pass]", lambda text: True, "names"),
+    opens=Opens.PLACE | Opens.HERE | Opens.GRADIENTS | Opens.MADE | Opens.TAPE,
+    group=UNDERSTAND,
+)
 def check(it: Interpreter, text: str) -> RenderableType | None:
     """Compare gradients with finite differences.
 

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.table import ANYTHING, NOTHING, Grammar, command
+from nnrepl.commands.table import ANYTHING, NOTHING, Grammar, Opens, command
 from nnrepl.seen.timeline_rows import branches
 from nnrepl.session.closed import closed_between, natively_said, open_steps
 from nnrepl.session.errors import UserError
@@ -25,7 +25,7 @@ CHANGE = Grammar("NAME = EXPR", lambda text: parse(text).assignment is not None,
 NUMBER = Grammar("N", lambda text: text.isdigit() and len(text) < 10)
 
 
-@command("set", takes=CHANGE, group=TIME)
+@command("set", takes=CHANGE, opens=Opens.PYTHON, group=TIME)
 def set_(it: Interpreter, text: str) -> RenderableType | None:
     """Change a value at the cursor: `set z1 = z1 * 2`, `set weights1[0, 1] = 0.5`; the assignment alone does the same.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.table import Grammar, command
+from nnrepl.commands.table import Grammar, Opens, command
 from nnrepl.session.expressions import aside
 
 UNDERSTAND = "understanding"
@@ -18,7 +18,9 @@ LIMITS = Grammar("[thresholds | NAME=VALUE ...]", lambda text: True)
 QUESTION = Grammar("[QUESTION]", lambda text: True, "names")
 
 
-@command("why", takes=QUESTION, group=UNDERSTAND)
+@command(
+    "why", takes=QUESTION, opens=Opens.PLACE | Opens.HERE | Opens.GRADIENTS | Opens.MADE | Opens.TAPE, group=UNDERSTAND
+)
 def why(it: Interpreter, text: str) -> RenderableType | None:
     """Find the cause of something, with evidence.
 
@@ -37,7 +39,12 @@ def why(it: Interpreter, text: str) -> RenderableType | None:
         return why_view(find_cause(it.session, text))
 
 
-@command("explain", takes=TARGET, group=UNDERSTAND)
+@command(
+    "explain",
+    takes=TARGET,
+    opens=Opens.PLACE | Opens.HERE | Opens.GRADIENTS | Opens.MADE | Opens.TAPE,
+    group=UNDERSTAND,
+)
 def explain(it: Interpreter, text: str) -> RenderableType | None:
     """Explain how a tensor was computed: the rule, the symbols, and one element with the real numbers.
 
@@ -54,7 +61,7 @@ def explain(it: Interpreter, text: str) -> RenderableType | None:
         return explain_view(make_explanation(it.session, text))
 
 
-@command("health", takes=LIMITS, group=UNDERSTAND)
+@command("health", takes=LIMITS, opens=Opens.HERE | Opens.GRADIENTS | Opens.TAPE, group=UNDERSTAND)
 def health(it: Interpreter, text: str) -> RenderableType | None:
     """Look over the gradient pass at the cursor, its update, and the other models' in its step; report what matters.
 

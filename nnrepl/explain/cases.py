@@ -69,7 +69,7 @@ def named_by(kind: type[AnyNames], op: Op) -> AnyNames:
     return kind([*op.inputs, *op.outputs, *more], op.outputs, forward or op)
 
 
-def operand(look: Look, value: Value, names: Names) -> Operand:
+def operand(look: Look, value: Value, names: Callable[[Value], str]) -> Operand:
     """Return a value as an operand; it is evaluated when its numbers are asked for."""
     return Operand(names(value), value.shape, value.dtype, lambda: look.array(value), value.canonical)
 

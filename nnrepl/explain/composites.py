@@ -7,14 +7,16 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from nnrepl.explain import in_numbers, surprise, words
+from nnrepl.explain import in_numbers, surprise, taught, words
 from nnrepl.explain.cases import Names, operand
 from nnrepl.explain.explanation import Explanation, Symbol, most_telling, origin_of
 from nnrepl.explain.known import entry_for
-from nnrepl.explain.links import shown
+from nnrepl.explain.links import LeftOut, TensorLine, Told
 from nnrepl.explain.look import Look
+from nnrepl.explain.taught import RuleText
 from nnrepl.ops import Trait, has
-from nnrepl.ops.case import Line, checked, epsilon_of
+from nnrepl.ops.case import epsilon_of
+from nnrepl.ops.evaluated import Evaluated, Line, worked_out
 from nnrepl.ops.layers import ACTIVATIONS, LAYERS, LOSSES, Whole
 from nnrepl.ops.numbers import element
 from nnrepl.ops.reader import parse
@@ -24,7 +26,7 @@ from nnrepl.session.expressions import aside
 from nnrepl.session.parsed import dotted
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Activation, Leaf, Op, Value
-from nnrepl.tape.claims import open_said
+from nnrepl.tape.claims import Claim, perhaps, say
 
 _LINES = 14
 _FEW = 3
@@ -107,50 +109,56 @@ def explain_call(session: Reading, call: CompositeCall) -> Explanation:
     names = Names([value for op in call.ops for value in (*op.inputs, *op.outputs)], results)
     cross_entropy = surprise.find(call.ops) if whole is LOSSES["cross_entropy"] else None
     if whole is not None:
-        special = cross_entropy.text if cross_entropy is not None else ""
-        found.rule = _rule(call, special or whole.text, results, names)
-        found.words = f"This is {whole.name}. {whole.words}"
+        found.rule = _rule(call, whole if cross_entropy is None else cross_entropy.rule, results, names)
+        found.words = taught.of_whole(whole)
     else:
-        found.words = f"{len(call.ops)} ops make {_list(results, names)} out of {_made_of(taken, names)}."
+        found.words = perhaps(_makes(call, results, taken, names))
     found.symbols = [
         Symbol(names(value), f"{tuple(value.shape)} {words.dtype(value.dtype)}", origin_of(value)) for value in taken
     ]
     if cross_entropy is not None:
         row = surprise.largest(look, cross_entropy)
-        found.lines = [*surprise.forward(look, cross_entropy, row, names), *_reduced(look, call, cross_entropy, names)]
-        found.whole = surprise.whole_backward(look, cross_entropy, row, names)
+        found.worked = [*surprise.forward(look, cross_entropy, row, names), *_reduced(look, call, names)]
+        found.as_a_whole = surprise.whole_backward(look, cross_entropy, row, names)
     elif whole is not None:
-        found.lines = _by_its_text(look, whole, taken, results, names) or _heart(look, call, names)
+        found.worked = _by_its_text(look, whole, taken, results, names) or _heart(look, call, names)
     # What has been worked out with numbers needs no list of its ops where these are MLX's own.
-    shown_whole = bool(found.lines) and (cross_entropy is not None or len(call.ops) <= _FEW)
-    found.steps = [] if shown_whole else _steps(session, look, call, names, brief=bool(found.lines))
-    found.chain = _effect(look, session, [*results[:1], *taken], names)
-    found.notes.append(open_said(_further(session, call, names, taken)))
-    if any("‖" in line for line in (*found.steps, *found.chain)):
-        found.notes.append(open_said("‖…‖ is the size of a tensor: the root of the sum of its squares."))
+    shown_whole = bool(found.worked) and (cross_entropy is not None or len(call.ops) <= _FEW)
+    found.parts = [] if shown_whole else _steps(session, look, call, names, brief=bool(found.worked))
+    found.ways = _effect(look, session, [*results[:1], *taken], names)
+    found.notes += say(_further(session, call, names, taken), _sizes([*found.steps, *found.chain]))
     found.ops = look.ops
     return found
 
 
-def _rule(call: CompositeCall, text: str, results: list[Value], names: Names) -> list[str]:
+def _sizes(lines: list[str]) -> Claim[str]:
+    """Claim what a sign means that occurs in some lines."""
+    return Claim("explain: size", lambda: any("‖" in line for line in lines), lambda: (
+        "‖…‖ is the size of a tensor: the root of the sum of its squares."))  # fmt: skip
+
+
+def _makes(call: CompositeCall, results: list[Value], taken: list[Value], names: Names) -> Claim[str]:
+    """Claim what a call makes, out of what."""
+    own = set(call.ops)
+    made = all(value.op in own for value in results) and not any(value.op in own for value in taken)
+    return Claim("explain: makes", lambda: made and bool(results), lambda: (
+        f"{words.counted(len(call.ops), 'op')} make{'s' if len(call.ops) == 1 else ''} {_list(results, names)} out of "
+        f"{_made_of(taken, names)}."))  # fmt: skip
+
+
+def _rule(call: CompositeCall, whole: Whole, results: list[Value], names: Names) -> list[RuleText]:
     """Return what a known call computes, without the parameters that it has not; of a loss how it is reduced."""
     own = call.scope.owner
-    for symbol, written in (("bias", " + bias"), ("weight", " · weight")):
-        if call.kind and isinstance(own, dict) and symbol not in own:
-            text = text.replace(written, "")
+    absent = [one for one in ("bias", "weight") if call.kind and isinstance(own, dict) and one not in own]
     last = call.ops[-1]
     reduced = not call.kind and last.name in ("mean", "sum") and last.scope is not None and (
         last.scope.code.co_name == "_reduce") and bool(last.inputs)  # fmt: skip
     end = last.inputs[0] if reduced else results[0] if results else None
     weighing = _weighing(call, end)
     left = "y" if end is None else names(end)
-    if weighing is not None:
-        text = f"{names(weighing)} · loss,  loss = {text}"
-    main, *where = text.split(",  ")
-    rules = [f"{left} = {main}", *where]
-    if reduced:
-        rules.append(f"{names(last.outputs[0])} = the {last.name} of {left}")
-    return rules
+    weight = "" if weighing is None else names(weighing)
+    end_rule = [taught.reduced_rule(last, left, names)] if reduced else []
+    return [*taught.call_rules(whole, absent, left, weight), *end_rule]
 
 
 def _weighing(call: CompositeCall, end: Value | None) -> Value | None:
@@ -163,7 +171,7 @@ def _weighing(call: CompositeCall, end: Value | None) -> Value | None:
     return given[0] if made.name == "multiply" and len(made.inputs) == 2 and len(given) == 1 else None
 
 
-def _by_its_text(look: Look, whole: Whole, taken: list[Value], results: list[Value], names: Names) -> list[str]:
+def _by_its_text(look: Look, whole: Whole, taken: list[Value], results: list[Value], names: Names) -> list[Evaluated]:
     """Return one number of an activation function, worked out by its rule."""
     if whole not in ACTIVATIONS.values() or len(taken) != 1 or not results or taken[0].shape != results[0].shape:
         return []
@@ -178,10 +186,11 @@ def _by_its_text(look: Look, whole: Whole, taken: list[Value], results: list[Val
         return []
     with aside():
         node = main.mapped(lambda part: given.node(place) if part.kind == "symbol" else None)
-        return checked(Line(element(names(y), place), node, epsilon=4 * epsilon_of(x.dtype)), made, place)
+        one = worked_out(Line(element(names(y), place), node, epsilon=4 * epsilon_of(x.dtype)), made, place)
+    return [] if one is None else [one]
 
 
-def _heart(look: Look, call: CompositeCall, names: Names) -> list[str]:
+def _heart(look: Look, call: CompositeCall, names: Names) -> list[Evaluated]:
     """Return one number of the op that a layer is about, worked out: its attention, its norm, else its last op."""
     traits = (Trait.ATTENDS, Trait.NORMALIZES)
     heart = next((op for trait in traits for op in call.ops if has(op.name, trait)), None)
@@ -194,14 +203,14 @@ def _heart(look: Look, call: CompositeCall, names: Names) -> list[str]:
         return []
     place = most_telling(look, value)
     worked = in_numbers.forward(look, op, entry, value, place, names)
-    lines = [] if worked is None else worked.lines()
+    told: list[Evaluated] = [] if worked is None else [worked]
     product = op.inputs[0].op if op.name == "add" and op.inputs else None
     inner = entry_for(product) if product in call.ops and product is not None else None
-    if product is None or inner is None or product.outputs[0].shape != value.shape or not lines:
-        return lines
+    if product is None or inner is None or product.outputs[0].shape != value.shape or not told:
+        return told
     # A convolution adds its bias in an op of its own.
     before = in_numbers.forward(look, product, inner, product.outputs[0], place, names)
-    return [*before.lines(), *lines] if before is not None else lines
+    return [before, *told] if before is not None else told
 
 
 def _made_of(taken: list[Value], names: Names) -> str:
@@ -216,23 +225,24 @@ def _is_parameter(value: Value) -> bool:
     return isinstance(value, Leaf) and value.kind == "parameter"
 
 
-def _further(session: Reading, call: CompositeCall, names: Names, taken: list[Value]) -> str:
-    """Say what to type to see more of it."""
+def _further(session: Reading, call: CompositeCall, names: Names, taken: list[Value]) -> Claim[str]:
+    """Claim what can be typed to see more of it."""
     way_back = next((value for value in taken if _last_gradient(session, value) is not None), None)
     backwards = f"; explain grad({names(way_back)}) goes backwards" if way_back is not None else ""
-    return (
-        f"explain {call.ops[0].label} explains its first op with numbers{backwards if len(call.ops) <= _FEW else ''}."
-    )
+    first = call.ops[0]
+    return Claim("explain: further", lambda: session.lookup.op(first.label) is first and first.error is None, lambda: (
+        f"explain {first.label} explains its first op with numbers{backwards if len(call.ops) <= _FEW else ''}."
+    ))  # fmt: skip
 
 
-def _reduced(look: Look, call: CompositeCall, whole: surprise.CrossEntropy, names: Names) -> list[str]:
-    """Return what becomes of the losses of the rows at the end of a cross-entropy."""
+def _reduced(look: Look, call: CompositeCall, names: Names) -> list[Evaluated]:
+    """Return what becomes of the losses of the rows at the end of a loss function."""
     last = call.ops[-1]
-    if last.name not in ("mean", "sum") or last.inputs[:1] != (whole.loss,):
+    entry = entry_for(last)
+    if last.name not in ("mean", "sum") or not last.inputs or last.outputs[0].size != 1 or entry is None:
         return []
-    look.see(last.outputs)
-    end = words.number(look.numbers([last.outputs[0].array])[0])
-    return [f"{names(last.outputs[0])} = the {last.name} of all {whole.loss.size} of {names(whole.loss)} = {end}"]
+    worked = in_numbers.forward(look, last, entry, last.outputs[0], (0,) * len(last.outputs[0].shape), names)
+    return [] if worked is None else [worked]
 
 
 def _known(call: CompositeCall) -> Whole | None:
@@ -263,7 +273,7 @@ def _list(values: list[Value], names: Names) -> str:
     return (", ".join(named) + (", …" if len(values) > 4 else "")) or "nothing"
 
 
-def _steps(session: Reading, look: Look, call: CompositeCall, names: Names, brief: bool) -> list[str]:
+def _steps(session: Reading, look: Look, call: CompositeCall, names: Names, brief: bool) -> list[Told]:
     """Return the parts of the call in order: an op, or a module that it calls, a line; in brief without its own ops
     that only arrange numbers anew."""
     parts: list[tuple[str, list[Op]]] = []
@@ -279,19 +289,16 @@ def _steps(session: Reading, look: Look, call: CompositeCall, names: Names, brie
     kept = parts if len(parts) <= _LINES else [*parts[: _LINES // 2], ("…", []), *parts[-_LINES // 2 :]]
     outputs = [ops[-1].outputs[0] for _, ops in kept if ops and ops[-1].outputs]
     look.stats(outputs)
-    lines = []
+    told: list[Told] = []
     for part, ops in kept:
-        if not ops:
-            lines.append(f"… {len(parts) - len(kept) + 1} more …")
+        if not ops or not ops[-1].outputs:
+            told.append(LeftOut(len(parts) - len(kept) + 1 if not ops else 1))
             continue
-        output = ops[-1].outputs[0] if ops[-1].outputs else None
-        result = "" if output is None else f" = {shown(look, output)}"
-        name = "" if output is None else f"{names(output)} = "
-        own = set(ops)
+        own, output = set(ops), ops[-1].outputs[0]
         given = dict.fromkeys(v for op in ops for v in op.inputs if v.op not in own and not _is_parameter(v))
         called = part.replace("%s", _list(list(given), names) if given else "") or words.call(ops[-1], names)
-        lines.append(f"{name}{called}{result}")
-    return lines
+        told.append(TensorLine(look, output, names(output), called))
+    return told
 
 
 def _part(session: Reading, op: Op, call: CompositeCall, count: Counter[Activation]) -> str:
@@ -322,11 +329,7 @@ def _last_gradient(session: Reading, value: Value) -> Value | None:
     return next((found[-1] for found in grads if found), None)
 
 
-def _effect(look: Look, session: Reading, values: list[Value], names: Names) -> list[str]:
+def _effect(look: Look, session: Reading, values: list[Value], names: Names) -> list[Told]:
     """How the loss depends on what came out, and on what went in."""
-    lines = []
-    for value in values[:5]:
-        last = _last_gradient(session, value)
-        if last is not None:
-            lines.append(f"∂L/∂{names(value)} = {shown(look, last)}")
-    return lines
+    pairs = [(value, _last_gradient(session, value)) for value in values[:5]]
+    return [TensorLine(look, last, f"∂L/∂{names(value)}") for value, last in pairs if last is not None]

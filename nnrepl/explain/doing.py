@@ -15,7 +15,7 @@ from nnrepl.explain.known import MOVE, Entry, bind, entry_for
 from nnrepl.explain.local import symbol_of, written
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
-from nnrepl.ops.case import Worked
+from nnrepl.ops.evaluated import Worked
 from nnrepl.ops.numbers import element
 from nnrepl.ops.reader import readable
 from nnrepl.record.bounds import outside

@@ -7,7 +7,7 @@ import re
 from nnrepl.explain import words
 from nnrepl.explain.composites import explain_call, find_call
 from nnrepl.explain.explanation import Explanation, of_value
-from nnrepl.explain.links import shown
+from nnrepl.explain.links import LeftOut, TensorLine, Told, shown
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_of, main_output, target_of
 from nnrepl.record.gradient_names import start_of
@@ -15,6 +15,7 @@ from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.lookup import NUMBER
 from nnrepl.session.reading import Reading
 from nnrepl.tape import UPDATE_PASS, Op, Value
+from nnrepl.tape.claims import Claim, say
 
 _AT = re.compile(r"^(?P<target>.*?)\s*(?:\bat(?=[\s\[])\s*(?P<index>\S.*))?$")
 
@@ -43,7 +44,7 @@ def explain(session: Reading, text: str) -> Explanation:
         value = main_output(op)
     found = of_value(look, value, index)
     if target == "loss":
-        found.chain = _chain(session, look, value)
+        found.ways = _chain(session, look, value)
     found.ops = look.ops
     return found
 
@@ -86,7 +87,7 @@ def _chain_to(session: Reading, value: Value) -> list[Op]:
     return [here, *way] if way and way[-1] is value.op else []
 
 
-def _chain(session: Reading, look: Look, value: Value) -> list[str]:
+def _chain(session: Reading, look: Look, value: Value) -> list[Told]:
     """Return the forward ops from the cursor to the loss, one a line, and how the loss changes with the first of
     them."""
     way = _chain_to(session, value)
@@ -94,23 +95,35 @@ def _chain(session: Reading, look: Look, value: Value) -> list[str]:
         return []
     kept = [*range(len(way))] if len(way) <= _CHAIN else [*range(_CHAIN // 2), *range(len(way) - _CHAIN // 2, len(way))]
     look.stats(output for at in kept for output in way[at].outputs[:1])
-    lines: list[str] = []
+    told: list[Told] = []
     before = -1
     for at in kept:
         if at > before + 1:
-            lines.append(f"… {at - before - 1} more ops …")
+            told.append(LeftOut(at - before - 1, "ops"))
         output = way[at].outputs[0]
-        lines.append(f"{words.name(output)} = {words.call(way[at])} = {shown(look, output)}")
+        told.append(TensorLine(look, output, words.name(output), words.call(way[at])))
         before = at
     here = way[0].outputs[0]
     try:
         gradient = gradient_of(session, here)
     except (NoGradient, NotYet):
-        lines.append(f"No gradient flows from the loss to {words.name(here)}.")
-        return lines
+        return [*told, *say(_flows_nowhere(session, here))]
+    return [*told, *say(_changes_with(look, gradient, here))]
+
+
+def _flows_nowhere(session: Reading, here: Value) -> Claim[str]:
+    """Claim that no gradient reaches a tensor."""
+    flows = [pass_.grads.get(here.canonical) for pass_ in session.tape.passes]
+    return Claim("explain: no gradient flows", lambda: not any(flows), lambda: (
+        f"No gradient flows from the loss to {words.name(here)}."))  # fmt: skip
+
+
+def _changes_with(look: Look, gradient: Value, here: Value) -> Claim[str]:
+    """Claim how the loss changes with a tensor."""
     start = start_of(gradient)
-    lines.append(f"So {gradient.name} = {shown(look, gradient)}: how much {start} changes with {words.name(here)}.")
-    return lines
+    return Claim("explain: changes with", lambda: gradient.gradient_of is here.canonical, lambda: (
+        f"So {gradient.name} = {shown(look, gradient)}: how much {start} changes with {words.name(here)}."
+    ))  # fmt: skip
 
 
 _CHAIN = 12

@@ -5,23 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nnrepl.explain import in_numbers as worked
-from nnrepl.explain import surprise, unlisted, words
-from nnrepl.explain.cases import Names, names_for
+from nnrepl.explain import surprise, taught, unlisted, words
+from nnrepl.explain.cases import Names, names_for, operand
 from nnrepl.explain.elements import Index, named, parse, telling, telling_of
-from nnrepl.explain.in_numbers import result_at
-from nnrepl.explain.known import Entry, bind, entry_for
-from nnrepl.explain.local import names_of, symbol_of, template, written
+from nnrepl.explain.known import Entry, entry_for
+from nnrepl.explain.links import Told, texts_of
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import upstream
 from nnrepl.explain.patterns import known_by_name
-from nnrepl.explain.remarks import of_gradient, of_shapes, used_by, which
+from nnrepl.explain.remarks import (
+    can_open,
+    is_empty,
+    not_listed,
+    of_gradient,
+    of_shapes,
+    several_ways,
+    used_by,
+    which,
+)
+from nnrepl.explain.taught import RuleText, Taught
 from nnrepl.explain.update_rules import update_lines, update_of
 from nnrepl.ops import Trait, has
+from nnrepl.ops.evaluated import Evaluated, ReadNumber, lines_of
+from nnrepl.ops.layers import LOSSES
 from nnrepl.ops.numbers import element
-from nnrepl.record.gradient_names import start_of
 from nnrepl.session.expressions import aside
-from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value
-from nnrepl.tape.claims import Said, open_said, say
+from nnrepl.tape import Leaf, Op, Value
+from nnrepl.tape.claims import Said, perhaps, say
 
 
 @dataclass(slots=True)
@@ -44,28 +54,55 @@ class Explanation:
         words: The same in a sentence.
         symbols: The tensors that take part.
         element: Which element the arithmetic is of.
-        lines: Its arithmetic.
+        worked: Its arithmetic.
         notes: Broadcasting, reductions, indexing in words; what else is to be known.
-        steps: For a function or a module: its parts.
-        whole: For a gradient that several ops of a loss function make: how it comes about as a whole.
-        chain: For the loss: how it comes from what the op at the cursor makes.
-        update: For a parameter that an optimizer has changed: its whole step.
+        parts: For a function or a module: its steps.
+        as_a_whole: For a gradient that several ops of a loss function make: how it comes about as a whole.
+        whole_title: What is said above that.
+        ways: For the loss: how it comes from what the op at the cursor makes; for a call what the loss does with it.
+        updated: For a parameter that an optimizer has changed: its whole step.
         ops: How many ops were evaluated.
     """
 
     op: Op | None
     title: str = ""
-    rule: list[str] = field(default_factory=list)
-    words: str = ""
+    rule: list[RuleText] = field(default_factory=list)
+    words: Taught | Said = field(default_factory=Said)
     symbols: list[Symbol] = field(default_factory=list)
     element: str = ""
-    lines: list[str] = field(default_factory=list)
-    notes: list[Said] = field(default_factory=list)
-    steps: list[str] = field(default_factory=list)
-    chain: list[str] = field(default_factory=list)
-    update: list[str] = field(default_factory=list)
-    whole: list[str] = field(default_factory=list)
+    worked: list[Evaluated] = field(default_factory=list)
+    notes: list[Said | Taught] = field(default_factory=list)
+    parts: list[Told] = field(default_factory=list)
+    as_a_whole: list[Evaluated] = field(default_factory=list)
+    whole_title: Taught | None = None
+    ways: list[Told] = field(default_factory=list)
+    updated: list[Evaluated] = field(default_factory=list)
     ops: int = 0
+
+    @property
+    def lines(self) -> list[str]:
+        """The arithmetic, written out."""
+        return lines_of(self.worked)
+
+    @property
+    def steps(self) -> list[str]:
+        """The steps of a call, written out."""
+        return texts_of(self.parts)
+
+    @property
+    def chain(self) -> list[str]:
+        """The ways to the loss, written out."""
+        return texts_of(self.ways)
+
+    @property
+    def update(self) -> list[str]:
+        """The step of an optimizer, written out."""
+        return lines_of(self.updated)
+
+    @property
+    def whole(self) -> list[str]:
+        """How a gradient comes about as a whole, written out."""
+        return [*([self.whole_title] if self.whole_title and self.as_a_whole else []), *lines_of(self.as_a_whole)]
 
 
 def of_value(look: Look, value: Value, index: str | None = None) -> Explanation:
@@ -117,7 +154,7 @@ def _leaf(look: Look, value: Value, index: str | None) -> Explanation:
     found.notes += say(used_by(look.session.tape, value))
     if index is not None:
         place = parse(index, value)
-        found.lines = [f"{named(value, place)} = {words.number(result_at(look, value, place))}"]
+        found.worked = [ReadNumber(operand(look, value, words.name), place)]
         found.element = named(value, place)
     return found
 
@@ -151,48 +188,24 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
     found.element = left if value.size else ""
     if entry is None:
         said = unlisted.forward(look, op, value, place)
-        found.rule, found.words, found.lines = said.rule, said.words, said.lines
+        found.rule, found.words, found.worked = said.rule, said.words, said.worked
         found.notes.extend(said.notes)
         return
-    several = len(op.outputs) > 1
-    made = ", ".join(names(one) for one in op.outputs[:3]) + (", …" if len(op.outputs) > 3 else "")
-    found.rule = [f"{made if several else names(value)}{':' if several else ' ='} "
-                  f"{written(entry, op, entry.text, names)}"]  # fmt: skip
-    if entry.valid:
-        found.rule[0] += f"     ({words.substitute(entry.valid, names_of(entry, op, names))})"
-    # Of an update no gradient is taken: how one would pass does not belong here.
-    found.words = template(entry.forth, names_of(entry, op, names)) if op.pass_.kind != UPDATE_PASS else ""
+    found.rule = [taught.forward_rule(op, entry, value, names)]
+    found.words = taught.forward_words(op, entry, names)
+    found.notes += say(is_empty(value))
     if not value.size:
-        found.notes.append(open_said(f"It is empty: of shape {tuple(value.shape)} there is no element."))
         return
     arithmetic = worked.forward(look, op, entry, value, place, names)
-    found.lines = [] if arithmetic is None else arithmetic.lines()
-    if not found.lines:
-        found.lines = [f"{left} = {words.number(result_at(look, value, place))}"]
-        if entry.kind == "composite" and op not in op.tape.notes.mapped:
-            found.notes.append(open_said(f"into {op.label} takes it apart into textbook ops, with their numbers."))
-    found.rule = _without_defined(found.rule, found.lines)
+    found.worked = [arithmetic or ReadNumber(operand(look, value, names), place)]
+    found.notes += say(can_open(op, entry, arithmetic is not None))
+    found.rule = taught.without_defined(found.rule, found.worked)
     found.notes += say(*of_shapes(look, op, entry, value), *known_by_name(look, op))
-    if entry.source:
-        found.notes.append(open_said(f"Source: {entry.source}."))
+    found.notes += taught.source_of(entry)
     step = update_of(value)
     if step is not None:
-        found.update = update_lines(look, step, place)
-        if found.update:
-            found.notes.append(open_said(f"{step.recipe.name}: {step.recipe.words}"))
-
-
-def _without_defined(rules: list[str], lines: list[str]) -> list[str]:
-    """Return rules without the definitions that stand, with their numbers, in the arithmetic below, each but once."""
-    given = {line.partition(" = ")[0] for line in lines}
-
-    def kept(rule: str) -> str:
-        main, *where = rule.split(",  ")
-        new = [one for one in where if one.partition(" = ")[0] not in given]
-        given.update(one.partition(" = ")[0] for one in where)
-        return ",  ".join([main, *new])
-
-    return [kept(rule) for rule in rules]
+        found.updated = update_lines(look, step, place)
+        found.notes += [taught.of_update(step.recipe)] if found.updated else []
 
 
 # -- backward ------------------------------------------------------------------------------------------------------
@@ -202,26 +215,20 @@ def _backward(look: Look, found: Explanation, op: Op, entry: Entry | None, value
     names = names_for(op)
     found.element = element(names(value), place) if value.size else ""
     if op.operation.kind == "accumulate":
-        of = value.gradient_of
-        found.rule = [f"{names(value)} = the sum of what arrives on each way"]
-        it = words.name(of, op) if of is not None else "It"
-        found.words = (
-            f"{it} was used more than once, so {start_of(value)} depends on it on several ways; the gradients of all "
-            "ways are added up."
-        )
+        found.rule = [taught.sum_rule(value, names)]
+        found.words = perhaps(several_ways(op, value))
     elif op.of is not None and value.gradient_of is not None:
         _backward_rule(found, op, entry, value, names)
     if value.size:
         arithmetic = worked.backward(look, op, value, place, names)
-        found.lines = [] if arithmetic is None else arithmetic.lines()
-        if not found.lines:
-            found.lines = [f"{found.element} = {words.number(result_at(look, value, place))}"]
-    found.rule = _without_defined(found.rule, found.lines)
+        found.worked = [arithmetic or ReadNumber(operand(look, value, names), place)]
+    found.rule = taught.without_defined(found.rule, found.worked)
     found.notes += say(*of_gradient(op, entry, value, found.lines))
-    found.whole = _as_a_whole(look, op, value, place, names)
+    found.as_a_whole = _as_a_whole(look, op, value, place, names)
+    found.whole_title = taught.of_whole(LOSSES["cross_entropy"]) if found.as_a_whole else None
 
 
-def _as_a_whole(look: Look, op: Op, value: Value, place: Index, names: Names) -> list[str]:
+def _as_a_whole(look: Look, op: Op, value: Value, place: Index, names: Names) -> list[Evaluated]:
     """Return what the gradient of logits is, where a cross-entropy made it in several ops and this is the last of
     them."""
     of, pass_ = value.gradient_of, op.pass_
@@ -231,9 +238,7 @@ def _as_a_whole(look: Look, op: Op, value: Value, place: Index, names: Names) ->
     arrived = pass_.grads.get(whole.loss.canonical) if whole is not None else None
     if whole is None or not arrived:
         return []
-    lines = surprise.backward(look, whole, value, arrived[-1], place, names)
-    title = "Cross-entropy as a whole: shares, less the shares that are wanted, times what arrives."
-    return [title, *lines] if lines else []
+    return surprise.backward(look, whole, value, arrived[-1], place, names)
 
 
 def _backward_rule(found: Explanation, op: Op, entry: Entry | None, value: Value, names: Names) -> None:
@@ -241,26 +246,7 @@ def _backward_rule(found: Explanation, op: Op, entry: Entry | None, value: Value
     assert forward is not None
     assert of is not None
     if entry is None:
-        found.words = (
-            f"nnrepl's table has no entry for {forward.name}; shown is the chain rule with its numerical Jacobian."
-        )
+        found.words = perhaps(not_listed(forward))
         return
-    symbol = symbol_of(entry, forward, of)
-    made = names(forward.outputs[0]) if len(forward.outputs) == 1 else forward.name
-    found.rule = [f"{made} = {written(entry, forward, entry.text, names)}"]
-    slope = entry.slopes.get(symbol) if symbol is not None else None
-    if slope is not None:
-        given = upstream(op)
-        arrives = names(given[0]) if len(given) == 1 else "the gradients of its results"
-        texts = [
-            written(entry, forward, entry.slopes[one].text, names, arrives)
-            for one, taken in bind(entry, forward).items()
-            if isinstance(taken, Value) and taken.canonical is of.canonical and one in entry.slopes
-        ]
-        apart = [text.split(",  ") for text in texts or [written(entry, forward, slope.text, names, arrives)]]
-        main = " + ".join(parts[0] for parts in apart)
-        where = dict.fromkeys(one for parts in apart for one in parts[1:])
-        repeated = entry.row is not None and of.size < forward.outputs[0].size
-        found.rule.append(",  ".join([f"{names(value)} = {'Σ ' if repeated else ''}{main}", *where]))
-    said = slope.words if slope is not None and slope.words else entry.back
-    found.words = template(said, names_of(entry, forward, names))
+    found.rule = taught.backward_rules(op, entry, value, names)
+    found.words = taught.backward_words(op, entry, value, names)

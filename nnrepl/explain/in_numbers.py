@@ -13,7 +13,8 @@ from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
 from nnrepl.ops import arithmetic
 from nnrepl.ops.bilinear import product_of, sum_of
-from nnrepl.ops.case import Line, Operand, Worked, worked_out
+from nnrepl.ops.case import Operand
+from nnrepl.ops.evaluated import Line, Worked, worked_out
 from nnrepl.ops.expression import quantity
 from nnrepl.ops.numbers import element, ravel, unravel
 from nnrepl.session.expressions import aside

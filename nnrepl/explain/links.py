@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
 import mlx.core as mx
 
 from nnrepl.explain import words
@@ -10,6 +14,7 @@ from nnrepl.explain.local import factor_array, factor_text
 from nnrepl.explain.look import Look
 from nnrepl.record.gradient_names import start_of
 from nnrepl.tape import Op, Value
+from nnrepl.tape.claims import Said
 
 describe = words.call
 SHOWN = 12
@@ -86,3 +91,51 @@ def shown(look: Look, value: Value) -> str:
     if not stat.is_finite:
         return f"{stat.nans} NaN, {stat.infs} ∞ of {stat.size}"
     return f"‖{words.number(stat.norm)}‖ {tuple(value.shape)}"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorLine:
+    """A tensor in a few signs, read where it is written: `z = x @ w = [1 2]`.
+
+    Attributes:
+        look: Who looks.
+        value: The tensor.
+        name: What it is called here.
+        called: What made it; "" where that goes without saying.
+    """
+
+    look: Look
+    value: Value
+    name: str
+    called: str = ""
+
+    @property
+    def text(self) -> str:
+        """The line."""
+        return " = ".join(part for part in (self.name, self.called, shown(self.look, self.value)) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Lines that are not shown.
+
+    Attributes:
+        count: How many.
+        what: "ops", or nothing.
+    """
+
+    count: int
+    what: str = ""
+
+    @property
+    def text(self) -> str:
+        """The line."""
+        return f"… {self.count} more {self.what + ' ' if self.what else ''}…"
+
+
+Told: TypeAlias = TensorLine | LeftOut | Said
+
+
+def texts_of(told: Sequence[Told]) -> list[str]:
+    """Write out several."""
+    return [one if isinstance(one, Said) else one.text for one in told]

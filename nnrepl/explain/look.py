@@ -79,6 +79,12 @@ class Look:
         """Whether all that was looked at is finite."""
         return all(self._finite.values()) and all(stat.is_finite for stat in self._stats.values())
 
+    @property
+    def not_finite(self) -> list[Value]:
+        """What was looked at and is not finite everywhere."""
+        found = [value for value, finite in self._finite.items() if not finite]
+        return list(dict.fromkeys([*found, *(value for value, stat in self._stats.items() if not stat.is_finite)]))
+
     def finite(self, values: Iterable[Value]) -> dict[Value, bool]:
         """Whether each value is finite everywhere, in batches: one number for each is all that is kept."""
         wanted = list(dict.fromkeys(values))

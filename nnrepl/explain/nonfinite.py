@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -92,7 +93,31 @@ def ends(pass_: Pass) -> list[Value]:
         made = [op for op in pass_.ops if op.error is None]
         taken = set() if pass_.kind == UPDATE_PASS else {value for op in made for value in op.inputs}
         found = [value for op in made for value in op.outputs if value not in taken]
+        if pass_.kind != UPDATE_PASS:
+            found = [value for value in found if not _is_written(value)]
     return [value for value in found if is_inexact(value) and not value.refusal]
+
+
+_MOVES = (Trait.ARRANGES, Trait.CONVERTS, Trait.PICKS, Trait.PUTS, Trait.JOINS, Trait.REPEATS, Trait.CHOOSES,
+          Trait.ANSWERS)  # fmt: skip
+
+
+def _is_written(value: Value) -> bool:
+    """Whether the program wrote each number of a tensor itself, an ∞ among them and no NaN, and only moved it since: a
+    mask, which is nobody's result before something takes it."""
+    stack, seen, infinite = [value], {value}, False
+    while stack:
+        op = stack.pop().op
+        if op is None or op.of is not None or not has(op.name, Trait.SOURCE, *_MOVES):
+            return False
+        constants = [arg for arg in (*op.args, *op.kwargs.values()) if isinstance(arg, float)]
+        if any(math.isnan(one) for one in constants) or has(op.name, Trait.RANDOM):
+            return False
+        infinite |= any(math.isinf(one) for one in constants)
+        fresh = [taken for taken in op.inputs if taken not in seen]
+        seen.update(fresh)
+        stack += fresh
+    return infinite
 
 
 def _first_not_finite(look: Look, values: Iterable[Value]) -> Value | None:
@@ -227,12 +252,20 @@ def _all_finite(look: Look, passes: list[Pass]) -> Said:
                 f"Every number that was looked at is finite: {seen}.")),
             Claim("why: ends finite", ends_are_finite, lambda: (
                 f"Every loss and every gradient is finite ({seen}); there are numbers inside that are not, and none of "
-                "them reaches a loss or a gradient.")),
+                f"them reaches a loss or a gradient. The first: {_first_inside(look.not_finite)}.")),
         ]),
         say(Claim("why: unseen", lambda: unseen > 0, lambda: (
             f"{words.counted(unseen, 'tensor')} could not be looked at: "
             f"{'its' if unseen == 1 else 'their'} numbers are not kept."))),
     )  # fmt: skip
+
+
+def _first_inside(values: list[Value]) -> str:
+    """Return the first of some tensors by what made it: `x@8 of #8, pad(x) (pool.py:31)`; one that came in by name."""
+    first = min(values, key=lambda value: -1 if value.op is None else value.op.position, default=None)
+    if first is None or first.op is None:
+        return "none" if first is None else f"{first.name}, which came in"
+    return f"{first.name} of {did(first.op)}" if first.name != first.op.label else did(first.op)
 
 
 def _passes(session: Reading) -> list[Pass]:

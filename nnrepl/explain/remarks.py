@@ -12,11 +12,12 @@ import mlx.core as mx
 from nnrepl.explain import words
 from nnrepl.explain.elements import Index, ravel, telling
 from nnrepl.explain.in_numbers import result_at
-from nnrepl.explain.known import COMPOSITE, ELEMENTWISE, MOVE, Entry, bind
+from nnrepl.explain.known import COMPOSITE, ELEMENTWISE, MOVE, Entry, bind, entry_for
 from nnrepl.explain.local import symbol_of
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
 from nnrepl.ops import Trait, has
+from nnrepl.record.gradient_names import start_of
 from nnrepl.tape import Op, Tape, Value, samples_of
 from nnrepl.tape.claims import Claim, Said, say_first
 
@@ -63,6 +64,35 @@ def used_by(tape: Tape, value: Value) -> Claim[str]:
     users = [op for op in tape.consumers(value) if op.of is None]
     return Claim("explain: used by", lambda: bool(users) and all(value in op.inputs for op in users), lambda: (
         f"It is used by {', '.join(f'{op.label} {op.name}' for op in users[:4])}."))  # fmt: skip
+
+
+def is_empty(value: Value) -> Claim[str]:
+    """Claim that a result has no elements."""
+    return Claim("explain: empty", lambda: 0 in value.shape, lambda: (
+        f"It is empty: of shape {tuple(value.shape)} there is no element."))  # fmt: skip
+
+
+def can_open(op: Op, entry: Entry, is_worked: bool) -> Claim[str]:
+    """Claim that `into` shows what could not be worked out here."""
+    opens = entry.kind == COMPOSITE and entry.forward is not None and op not in op.tape.notes.mapped
+    return Claim("explain: opens", lambda: opens and not is_worked, lambda: (
+        f"into {op.label} takes it apart into textbook ops, with their numbers."))  # fmt: skip
+
+
+def several_ways(op: Op, value: Value) -> Claim[str]:
+    """Claim that a gradient is a sum because its tensor was used more than once."""
+    of = value.gradient_of
+    it = words.name(of, op) if of is not None else "It"
+    return Claim("explain: several ways", lambda: len(op.inputs) > 1 and op.operation.kind == "accumulate", lambda: (
+        f"{it} was used more than once, so {start_of(value)} depends on it on several ways; the gradients of all "
+        "ways are added up."))  # fmt: skip
+
+
+def not_listed(forward: Op) -> Claim[str]:
+    """Claim that the table does not know an op."""
+    return Claim("explain: no rule", lambda: entry_for(forward) is None, lambda: (
+        f"nnrepl's table has no entry for {forward.name}; shown is the chain rule with its numerical Jacobian."
+    ))  # fmt: skip
 
 
 def of_shapes(look: Look, op: Op, entry: Entry, value: Value) -> Iterator[Claim[str]]:

@@ -10,14 +10,18 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from nnrepl.explain import words
+from nnrepl.explain.cases import operand
 from nnrepl.explain.known import bind, entry_for
 from nnrepl.explain.look import Look
-from nnrepl.ops.numbers import factor, listed, number, unravel
+from nnrepl.ops.bilinear import product_of
+from nnrepl.ops.evaluated import Evaluated, Line, NumberRow, ReadNumber, worked_out
+from nnrepl.ops.expression import Node, literal, quantity
+from nnrepl.ops.layers import CROSS_ENTROPIES, Whole
+from nnrepl.ops.numbers import element, number, unravel
 from nnrepl.tape import Op, Pass, Value
 
 _CLOSE = 1e-4
 _COARSE = 2e-2
-_SHOWN = 4
 Called = Callable[[Value], str]
 Place = tuple[int, ...]
 
@@ -51,11 +55,14 @@ class CrossEntropy:
         return self.targets.shape == self.loss.shape and self.targets.shape != self.logits.shape
 
     @property
-    def text(self) -> str:
-        """Its rule, where the right answers are no places, or smoothed."""
-        wanted = "wanted" if self.smoothing else "targets"
-        return "" if self.by_place and not self.smoothing else (
-            f"−Σ {wanted} · ln(shares),  shares = exp(logits) / Σ exp(logits)")  # fmt: skip
+    def rule(self) -> Whole:
+        """What it computes: right answers by their places, by shares, or smoothed."""
+        return CROSS_ENTROPIES["smoothed" if self.smoothing else "places" if self.by_place else "shares"]
+
+    @property
+    def rough(self) -> float:
+        """How far a share computed here may be off from MLX's, in parts of it."""
+        return _COARSE if self.logits.dtype in (mx.float16, mx.bfloat16) else _CLOSE
 
     def row(self, name: str, place: Place) -> str:
         """Return a row of the logits, or of targets of their shape: `logits[1,:]`."""
@@ -176,72 +183,73 @@ def largest(look: Look, whole: CrossEntropy) -> Place:
     return unravel(int(look.numbers([mx.argmax(whole.loss.array)])[0]), whole.loss.shape)
 
 
-def forward(look: Look, whole: CrossEntropy, place: Place, called: Called = words.name) -> list[str]:
-    """Return a row: its shares, and −ln of that of the right answer."""
+def forward(look: Look, whole: CrossEntropy, place: Place, called: Called = words.name) -> list[Evaluated]:
+    """Return a row: its shares, and −ln of that of the right answer; nothing where that is not MLX's loss."""
     found = _numbers(look, whole, place)
     if found is None:
         return []
     row = whole.row(called(whole.logits), place)
-    answer = words.element(called(whole.targets), place)
-    lines = [
-        f"{row} = {listed(found.row)}{f', the right answer: {answer} = {found.target}' if found.target >= 0 else ''}",
-        f"exp({row} − {number(max(found.row))}) = {listed(found.exponentials)}, together "
-        f"{number(sum(found.exponentials))}",
-        f"shares = softmax({row}) = {listed(found.shares)}",
-    ]
-    left = words.element(called(whole.loss), place)
-    end = number(found.loss)
-    if found.target >= 0 and not whole.smoothing:
-        lines.append(f"{left} = −ln(share of {found.target}) = −ln({factor(found.shares[found.target])}) = {end}")
-        return lines
-    wanted = whole.row(called(whole.targets), place)
-    if whole.smoothing:
-        wanted = "wanted"
-        lines.append(f"wanted = the right shares, {number(whole.smoothing)} of them spread evenly = "
-                     f"{listed(found.wanted)}")  # fmt: skip
-    else:
-        lines.append(f"{wanted} = {listed(found.wanted)}")
-    lines.append(f"{left} = −Σ {wanted} · ln(shares)")
-    if whole.classes <= _SHOWN and all(found.shares):
-        terms = [f"{factor(want)}·ln({number(share)})" for want, share in zip(found.wanted, found.shares)]
-        lines.append(f"= −({' + '.join(terms)})")
-    lines.append(f"= {end}")
-    return lines
+    targets, loss = operand(look, whole.targets, called), operand(look, whole.loss, called)
+    told: list[Evaluated] = [
+        NumberRow(row, found.row),
+        NumberRow(f"exp({row} − {number(max(found.row))})", found.exponentials,
+                  remark=f"together {number(sum(found.exponentials))}"),
+        NumberRow("shares", found.shares, f"softmax({row})"),
+    ]  # fmt: skip
+    share = [quantity(element("shares", (at,)), one, whole.rough * one) for at, one in enumerate(found.shares)]
+    logarithms = [Node("call", (one,), "ln") for one in share]
+    node = Node("negative", (logarithms[found.target],))
+    if found.target >= 0:
+        told.append(ReadNumber(targets, place, "the right answer"))
+    if found.target < 0 or whole.smoothing:
+        wanted, name = found.wanted, whole.row(called(whole.targets), place)
+        if whole.smoothing:
+            name = "wanted"
+            spread = f"the right shares, {number(whole.smoothing)} of them spread evenly"
+            told.append(NumberRow(name, wanted, spread))
+        else:
+            told.append(NumberRow(name, wanted))
+        terms = tuple(product_of(literal(want), one) for want, one in zip(wanted, logarithms) if want)
+        node = Node("negative", (Node("series", terms, "Σ", Node("symbol", text=f"Σ {name} · ln(shares)")),))
+    left = element(called(whole.loss), place)
+    ends = worked_out(Line(left, node, epsilon=whole.rough, is_brief=True), loss, place)
+    return [] if ends is None else [*told, ends]
 
 
 def backward(
     look: Look, whole: CrossEntropy, gradient: Value, arrives: Value, place: Place, called: Called = words.name
-) -> list[str]:
+) -> list[Evaluated]:
     """One element of the gradient of the logits: its share, less what is wanted, times what arrives."""
     if arrives.shape != whole.loss.shape or gradient.shape != whole.logits.shape:
         return []
-    look.see([gradient, arrives])
     column = place[whole.axis]
     row = (*place[: whole.axis], *place[whole.axis + 1 :])
     found = _numbers(look, whole, row)
     if found is None:
         return []
-    came, have = look.numbers([arrives.array[row] if row else arrives.array, gradient.array[place]])
-    share, want = found.shares[column], found.wanted[column]
-    half = whole.logits.dtype in (mx.float16, mx.bfloat16)
-    if not _same((share - want) * came, have, abs(came), _COARSE if half else _CLOSE):
-        return []
-    left = f"{words.element(called(gradient), place)} = "
-    times, end = words.element(called(arrives), row), f"= {number(have)}"
-    shares = f"shares = softmax({whole.row(called(whole.logits), row)}) = {_around(found.shares, column)}"
+    name = element("shares", (column,))
+    told: list[Evaluated] = [
+        NumberRow("shares", found.shares, f"softmax({whole.row(called(whole.logits), row)})", mark=column)
+    ]
+    share = quantity(name, found.shares[column], whole.rough)
+    node: Node = share
+    targets = operand(look, whole.targets, called)
     if found.target < 0 or whole.smoothing:
-        wanted = words.element(called(whole.targets), place) if found.target < 0 else f"wanted[{column}]"
-        said = f"(share of {column} − {wanted}) · {times}"
-        return [shares, left + said, f"= ({number(share)} − {factor(want)}) · {factor(came)}", end]
-    answer = words.element(called(whole.targets), row)
-    if column != found.target:
-        said = f"share of {column} · {times}, because {answer} = {found.target}: {column} is not the right answer"
-        return [shares, left + said, f"= {number(share)} · {factor(came)}", end]
-    said = f"(share of {column} − 1) · {times}, because {answer} = {found.target}: {column} is the right answer"
-    return [shares, left + said, f"= ({number(share)} − 1) · {factor(came)}", end]
+        spread = quantity(f"wanted[{column}]", found.wanted[column])
+        node = Node("sum", (share, targets.node(place) if found.target < 0 and not whole.smoothing else spread), "+−")
+        if whole.smoothing:
+            told.append(NumberRow("wanted", found.wanted, mark=column))
+    else:
+        right = column == found.target
+        told.append(ReadNumber(targets, row, f"so class {column} is {'' if right else 'not '}the right answer"))
+        node = Node("sum", (share, Node("number", text="1", value=1)), "+−") if right else share
+    times = operand(look, arrives, called).node(row)
+    line = Line(element(called(gradient), place), product_of(node, times), epsilon=whole.rough)
+    ends = worked_out(line, operand(look, gradient, called), place)
+    return [] if ends is None else [*told, ends]
 
 
-def whole_backward(look: Look, whole: CrossEntropy, row: Place, called: Called = words.name) -> list[str]:
+def whole_backward(look: Look, whole: CrossEntropy, row: Place, called: Called = words.name) -> list[Evaluated]:
     """Return the gradient of the logits at the right answer of a row (the first class, where there is no single one);
     nothing where none has been taken."""
     grads = [] if whole.loss.op is None else whole.loss.op.tape.passes
@@ -252,14 +260,7 @@ def whole_backward(look: Look, whole: CrossEntropy, row: Place, called: Called =
         return []
     column = max(found.target, 0)
     place = (*row[: whole.axis], column, *row[whole.axis :])
-    return backward(look, whole, last[0][-1], last[1][-1], place, called)[1:]
-
-
-def _around(shares: list[float], at: int) -> str:
-    """Return the shares of a row; of a long one the one that counts."""
-    if len(shares) <= 6:
-        return listed(shares)
-    return f"[… {number(shares[at])} at {at} …], {len(shares)} in all"
+    return backward(look, whole, last[0][-1], last[1][-1], place, called)
 
 
 def _same(a: float, b: float, size: float, close: float) -> bool:

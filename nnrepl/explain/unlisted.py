@@ -9,14 +9,17 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.cases import names_for
+from nnrepl.explain.cases import names_for, operand
 from nnrepl.explain.elements import Index, named, unravel
-from nnrepl.explain.in_numbers import linear_in, result_at
+from nnrepl.explain.in_numbers import linear_in
+from nnrepl.explain.known import entry_for
 from nnrepl.explain.look import Look
+from nnrepl.explain.taught import RuleText, handed_on_rule
+from nnrepl.ops.evaluated import Evaluated, Line, ReadNumber, worked_out
 from nnrepl.ops.numbers import element
 from nnrepl.record.custom import Custom
-from nnrepl.tape import Inside, Op, Value
-from nnrepl.tape.claims import Claim, Said, say_first
+from nnrepl.tape import Op, Value
+from nnrepl.tape.claims import Claim, Said, perhaps, say_first
 
 
 @dataclass(slots=True)
@@ -26,13 +29,13 @@ class Unlisted:
     Attributes:
         rule: What it is, where that is known.
         words: The same in a sentence.
-        lines: One element with its numbers.
+        worked: One element with its numbers.
         notes: How the element changes with what goes in.
     """
 
-    words: str
-    rule: list[str] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
+    words: Said
+    rule: list[RuleText] = field(default_factory=list)
+    worked: list[Evaluated] = field(default_factory=list)
     notes: list[Said] = field(default_factory=list)
 
 
@@ -43,20 +46,21 @@ def forward(look: Look, op: Op, value: Value, place: Index) -> Unlisted:
         place: The element, where the result has any.
     """
     names = names_for(op)
-    left = element(names(value), place)
-    right = f"{left} = {words.number(result_at(look, value, place))}" if value.size else ""
+    own: list[Evaluated] = [ReadNumber(operand(look, value, names), place)] if value.size else []
     made = _handed_on(op, value)
     if made is not None:
-        lines = [f"{left} = {element(names(made), place)} = {words.number(result_at(look, made, place))}"]
-        return Unlisted(_of_function(op, made), [f"{names(value)} = {names(made)}"], lines if value.size else [])
-    inside = op.tape.notes.calls.get(op)
-    text = (
-        _of_inside(op, inside)
-        if inside is not None
-        else f"nnrepl's table has no entry for {op.name}. Its inputs and its result are what they are:"
-    )
+        line = Line(element(names(value), place), operand(look, made, names).node(place)) if value.size else None
+        same = worked_out(line, operand(look, value, names), place)
+        said = perhaps(*_of_function(op, made))
+        return Unlisted(said, [handed_on_rule(value, made, names)], [same] if same is not None else own)
     notes = _jacobian(look, op, value, place) if value.size else []
-    return Unlisted(text, lines=[right] if right else [], notes=notes)
+    return Unlisted(perhaps(*_of_inside(op), _of_nothing(op)), worked=own, notes=notes)
+
+
+def _of_nothing(op: Op) -> Claim[str]:
+    """Claim that the table does not know an op."""
+    return Claim("explain: no entry", lambda: entry_for(op) is None, lambda: (
+        f"nnrepl's table has no entry for {op.name}. Its inputs and its result are what they are:"))  # fmt: skip
 
 
 def _handed_on(op: Op, value: Value) -> Value | None:
@@ -69,14 +73,15 @@ def _handed_on(op: Op, value: Value) -> Value | None:
     return made if isinstance(made, Value) and made.shape == value.shape else None
 
 
-def _of_function(op: Op, made: Value) -> str:
+def _of_function(op: Op, made: Value) -> Iterator[Claim[str]]:
+    """Yield what a function gives back that runs once more in the backward pass, or has a rule of its own."""
     where = f"made by {made.op.label} {made.op.name}" if made.op is not None else "what went in"
-    back = ""
-    if op.operation.kind == "checkpoint":
-        back = " In the backward pass it runs once more, so that nothing in there needs to be kept."
-    elif isinstance(op.args[0], Custom):
-        back = " How a gradient passes is its own rule, which the program has written."
-    return f"It gives back what its function has computed, {where}.{back}"
+    gives = f"It gives back what its function has computed, {where}."
+    yield Claim("explain: checkpoint", lambda: op.operation.kind == "checkpoint" and made in op.args, lambda: (
+        f"{gives} In the backward pass it runs once more, so that nothing in there needs to be kept."))  # fmt: skip
+    yield Claim("explain: own rule", lambda: isinstance(op.args[0], Custom) and made in op.args, lambda: (
+        f"{gives} How a gradient passes is its own rule, which the program has written."))  # fmt: skip
+    yield Claim("explain: gives back", lambda: made in op.args, lambda: gives)
 
 
 def _jacobian(look: Look, op: Op, value: Value, place: Index) -> list[Said]:
@@ -102,13 +107,17 @@ def _row(look: Look, op: Op, taken: Value, value: Value, place: Index) -> Iterat
         f"{named(value, place)} changes (its Jacobian, the largest entries): {shown}."))  # fmt: skip
 
 
-def _of_inside(op: Op, inside: Inside) -> str:
-    """Return what is said of a call that MLX ran by itself, of which is known what happened inside."""
+def _of_inside(op: Op) -> Iterator[Claim[str]]:
+    """Yield what is said of a call that MLX ran by itself, of which is known what happened inside."""
+    inside = op.tape.notes.calls.get(op)
+    if inside is None:
+        return
     first, last = inside.ops[0].label, inside.ops[-1].label
     results = [value.op.label for value, _ in inside.results if value.op is not None]
     made = f", {_and(results[:3])} made what it returns" if 0 < len(results) <= 3 else ""
     where = first if len(inside) == 1 else f"{first} to {last}"
-    return f"One call of MLX's. What happened inside is {where}{made}; goto {first} leads there."
+    yield Claim("explain: inside", lambda: all(one.position < op.position for one in inside.ops), lambda: (
+        f"One call of MLX's. What happened inside is {where}{made}; goto {first} leads there."))  # fmt: skip
 
 
 def _and(texts: list[str]) -> str:

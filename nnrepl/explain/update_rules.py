@@ -6,9 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nnrepl.explain import words
-from nnrepl.explain.elements import Index, named, number_at
+from nnrepl.explain.cases import operand
+from nnrepl.explain.elements import Index, number_at
 from nnrepl.explain.look import Look
 from nnrepl.ops.case import EPSILON
+from nnrepl.ops.evaluated import Defined, Evaluated, Line, NumberChange, worked_out
+from nnrepl.ops.expression import Node, quantity
+from nnrepl.ops.numbers import element
 from nnrepl.ops.optimizers import RECIPES, UpdateRule
 from nnrepl.record.stack import is_optimizer
 from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value
@@ -110,18 +114,18 @@ def _other(op: Op) -> Value:
 # -- numbers -------------------------------------------------------------------------------------------------------
 
 
-def update_lines(look: Look, update: Update, index: Index) -> list[str]:
+def update_lines(look: Look, update: Update, index: Index) -> list[Evaluated]:
     """Return the step for one element, in symbols and numbers; empty if the numbers do not give what the optimizer
     gave."""
     numbers = _Numbers(look, update, index)
-    lines = _sgd(numbers) if update.recipe.name == "SGD" else _adam(numbers)
-    expected = numbers.of(update.after)
+    told, new = _sgd(numbers) if update.recipe.name == "SGD" else _adam(numbers)
+    after, before = (operand(look, value, words.name) for value in (update.after, update.before))
     # The optimizer computes in the parameter's dtype; a step is a sum of a few such numbers.
+    step = abs(numbers.w - after.at(index))
     coarse = 8 * EPSILON.get(update.before.dtype, 1e-7)
-    if not abs(numbers.result - expected) <= coarse * (abs(numbers.w) + 4 * abs(numbers.w - expected)) + 1e-37:
-        return []
-    lines.append(f"{named(update.before, index)} goes from {words.number(numbers.w)} to {words.number(expected)}")
-    return lines
+    room = coarse * (abs(numbers.w) + 4 * step) / max(abs(after.at(index)), 1e-37)
+    ends = worked_out(Line("w", new, epsilon=room, sign="←", is_brief=True), after, index)
+    return [] if ends is None else [*told, ends, NumberChange(before, after, index)]
 
 
 class _Numbers:
@@ -134,55 +138,78 @@ class _Numbers:
         self.lr = float(number_at(look, update.rate, ()))
         self.t = float(number_at(look, update.step, ())) if update.step is not None else 1.0
         self.old = {name: self.of(pair[0]) for name, pair in update.state.items()}
-        self.result = 0.0
 
     def of(self, value: Value) -> float:
         return float(number_at(self.look, value, self.index))
 
+    def option(self, name: str) -> Node:
+        """Return one of the optimizer's settings."""
+        return quantity(name, self.update.options[name])
 
-def _sgd(n: _Numbers) -> list[str]:
-    options, f, p = n.update.options, words.factor, words.number
-    lines = [f"g = {named(n.update.gradient, n.index)} = {p(n.g)}"]
-    g, decay, mu = n.g, options["weight_decay"], options["momentum"]
-    if decay:
-        g = n.g + decay * n.w
-        lines.append(f"g ← g + weight_decay · w = {p(n.g)} + {p(decay)} · {f(n.w)} = {p(g)}")
-    direction, name = g, "g"
-    if mu > 0:
-        share = 1 - options["dampening"]
-        v = mu * n.old["v"] + share * g
-        kept = "g" if share == 1 else f"{p(share)} · g"
-        plugged = f(g) if share == 1 else f"{p(share)} · {f(g)}"
-        lines.append(f"v ← momentum · v + {kept} = {p(mu)} · {f(n.old['v'])} + {plugged} = {p(v)}")
-        direction, name = v, "v"
+    def begin(self) -> Defined:
+        """Return what g is."""
+        gradient = element(words.name(self.update.gradient), self.index)
+        return Defined("g", quantity(gradient, self.g))
+
+
+SoFar = tuple[list[Evaluated], Node]
+ONE = Node("number", text="1", value=1)
+
+
+def _plus(*parts: Node) -> Node:
+    return Node("sum", parts, "+" * len(parts))
+
+
+def _less(a: Node, b: Node) -> Node:
+    return Node("sum", (a, b), "+−")
+
+
+def _times(*parts: Node) -> Node:
+    return Node("product", parts, "·" * len(parts))
+
+
+def _sgd(n: _Numbers) -> SoFar:
+    options, w, lr = n.update.options, quantity("w", n.w), quantity("lr", n.lr)
+    told: list[Evaluated] = [n.begin()]
+    g = quantity("g", n.g)
+    if options["weight_decay"]:
+        decayed = Defined("g", _plus(g, _times(n.option("weight_decay"), w)), "←")
+        told.append(decayed)
+        g = quantity("g", decayed.value)
+    direction = g
+    if options["momentum"] > 0:
+        momentum, dampening = n.option("momentum"), n.option("dampening")
+        share = _times(_less(ONE, dampening), g) if options["dampening"] else g
+        kept = Defined("v", _plus(_times(momentum, quantity("v", n.old["v"])), share), "←")
+        told.append(kept)
+        direction = quantity("v", kept.value)
         if options["nesterov"]:
-            direction, name = g + mu * v, "(g + momentum · v)"
-    n.result = n.w - n.lr * direction
-    lines.append(f"w ← w − lr · {name} = {p(n.w)} − {p(n.lr)} · {f(direction)} = {p(n.result)}")
-    return lines
+            direction = _plus(g, _times(momentum, direction))
+    return told, _less(w, _times(lr, direction))
 
 
-def _adam(n: _Numbers) -> list[str]:
-    options, f, p = n.update.options, words.factor, words.number
-    b1, b2 = options["betas"]
-    m = b1 * n.old["m"] + (1 - b1) * n.g
-    v = b2 * n.old["v"] + (1 - b2) * n.g * n.g
-    lines = [
-        f"g = {named(n.update.gradient, n.index)} = {p(n.g)}",
-        f"m ← β₁ · m + (1 − β₁) · g = {p(b1)} · {f(n.old['m'])} + {p(1 - b1)} · {f(n.g)} = {p(m)}",
-        f"v ← β₂ · v + (1 − β₂) · g² = {p(b2)} · {f(n.old['v'])} + {p(1 - b2)} · {f(n.g)}² = {p(v)}",
-    ]
-    w, names = n.w, ("m", "v")
+def _adam(n: _Numbers) -> SoFar:
+    options, w, lr = n.update.options, quantity("w", n.w), quantity("lr", n.lr)
+    g = quantity("g", n.g)
+    told: list[Evaluated] = [n.begin()]
+    means: list[Node] = []
+    squared = Node("power", (g, Node("number", text="2", value=2)))
+    for name, sign, beta, new in zip("mv", "₁₂", options["betas"], (g, squared)):
+        rate = quantity(f"β{sign}", beta)
+        mean = Defined(name, _plus(_times(rate, quantity(name, n.old[name])), _times(_less(ONE, rate), new)), "←")
+        told.append(mean)
+        means.append(quantity(name, mean.value))
     if options["bias_correction"]:
-        m, v, names = m / (1 - b1**n.t), v / (1 - b2**n.t), ("m̂", "v̂")
-        lines.append(f"m̂ = m / (1 − β₁ᵗ) = {p(m)},  v̂ = v / (1 − β₂ᵗ) = {p(v)}   at step t = {n.t:.0f}")
-    decay = options.get("weight_decay", 0.0) if n.update.recipe.name == "AdamW" else 0.0
-    if decay:
-        w = n.w * (1 - n.lr * decay)
-        lines.append(f"w ← w · (1 − lr · weight_decay) = {p(n.w)} · (1 − {p(n.lr)} · {p(decay)}) = {p(w)}")
-    n.result = w - n.lr * m / (v**0.5 + options["eps"])
-    lines.append(
-        f"w ← w − lr · {names[0]} / (√{names[1]} + ε) = {p(w)} − {p(n.lr)} · {f(m)} / "
-        f"({p(v**0.5)} + {p(options['eps'])}) = {p(n.result)}"
-    )
-    return lines
+        step = quantity("t", int(n.t))
+        for at, (name, sign, beta) in enumerate(zip("mv", "₁₂", options["betas"])):
+            whole = _less(ONE, Node("power", (quantity(f"β{sign}", beta), step)))
+            remark = f"t = {n.t:.0f}, the number of this step" if not at else ""
+            corrected = Defined(f"{name}̂", Node("product", (means[at], whole), "·/"), remark=remark)
+            told.append(corrected)
+            means[at] = quantity(f"{name}̂", corrected.value)
+    if n.update.recipe.name == "AdamW" and options.get("weight_decay"):
+        shrunk = Defined("w", _times(w, _less(ONE, _times(lr, n.option("weight_decay")))), "←")
+        told.append(shrunk)
+        w = quantity("w", shrunk.value)
+    root = _plus(Node("root", (means[1],)), quantity("ε", options["eps"]))
+    return told, _less(w, Node("product", (lr, means[0], root), "··/"))

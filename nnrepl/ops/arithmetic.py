@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from nnrepl.ops import moved as moves
 from nnrepl.ops import worked
-from nnrepl.ops.case import Case, Index, Line, Operand, Worked, worked_out
+from nnrepl.ops.case import Case, Index, Operand
 from nnrepl.ops.entry import MOVE
+from nnrepl.ops.evaluated import Definition, Line, Worked, worked_out
 from nnrepl.ops.expression import Node, quantity
 from nnrepl.ops.numbers import element
 
@@ -47,16 +48,16 @@ def backward(case: Case, of: Operand, gradient: Operand, index: Index, so_far: O
     return worked_out(Line(left, whole, before, max(part.epsilon for part in lines)), gradient, index)
 
 
-def _together(lines: list[Line]) -> tuple[str, ...]:
+def _together(lines: list[Line]) -> tuple[Definition, ...]:
     """Return what is defined before the parts of a gradient, each once; nothing where they mean two things by one
     name."""
-    found: dict[str, str] = {}
-    for one in dict.fromkeys(text for line in lines for text in line.before):
-        name = one.partition(" = ")[0]
-        if name in found:
+    found: dict[str, tuple[str, Definition]] = {}
+    for one in (given for line in lines for given in line.before):
+        text = " ".join(one.lines())
+        name = text.partition(" = ")[0]
+        if found.setdefault(name, (text, one))[0] != text:
             return ()
-        found[name] = one
-    return tuple(found.values())
+    return tuple(one for _, one in found.values())
 
 
 def _symbols(case: Case, of: Operand) -> list[str]:

@@ -13,10 +13,11 @@ from typing import Any, cast
 import mlx.core as mx
 
 from nnrepl.ops.bilinear import product_of, sum_of
-from nnrepl.ops.case import MOST, Case, Index, Line, Operand, epsilon_of, holds
+from nnrepl.ops.case import MOST, Case, Index, Operand, epsilon_of
 from nnrepl.ops.entry import Slope, backwards, formula, forwards, said
+from nnrepl.ops.evaluated import Defined, Definition, Line, NumberRow, holds
 from nnrepl.ops.expression import Node, quantity
-from nnrepl.ops.numbers import element, listed, number
+from nnrepl.ops.numbers import element, number
 from nnrepl.ops.traits import Trait
 
 
@@ -84,8 +85,8 @@ formula(
 )(_rope)  # fmt: skip
 
 
-def _turn(case: Case, index: Index) -> tuple[Index, bool, Node, str] | None:
-    """Return the other number of a pair, whether ours is the first, θ, and the line that says what θ is."""
+def _turn(case: Case, index: Index) -> tuple[Index, bool, Node, Defined] | None:
+    """Return the other number of a pair, whether ours is the first, θ, and how θ is computed."""
     bound = case.bound
     x, dims, at = case.operand("x"), bound["dims"], index[-1]
     if at >= dims:
@@ -100,13 +101,13 @@ def _turn(case: Case, index: Index) -> tuple[Index, bool, Node, str] | None:
     position, scale = offset + index[-2], float(bound["scale"])
     freqs = bound.get("freqs")
     if isinstance(freqs, Operand):
-        theta = position * scale / freqs.at((k,))
-        below = f"{element(freqs.name, (k,))} = {position} · {number(scale)} / {number(freqs.at((k,)))}"
+        below = freqs.node((k,))
     else:
-        base = float(bound["base"] or 1)
-        theta = position * scale / base ** (2 * k / dims)
-        below = f"base^(2k/dims) = {position} · {number(scale)} / {number(base)}^({2 * k}/{dims})"
-    line = f"θ = position · scale / {below} = {number(theta)}"
+        power = Node("product", (quantity("2k", 2 * k), quantity("dims", dims)), "·/")
+        below = Node("power", (quantity("base", float(bound["base"] or 1)), power))
+    turn = Node("product", (quantity("position", position), quantity("scale", scale), below), "··/")
+    line = Defined("θ", turn)
+    theta = line.value
     assert len(index) == len(x.shape)
     return (*index[:-1], other), first, quantity("θ", theta, 1e-6 * abs(theta)), line
 
@@ -237,7 +238,7 @@ def _asked(case: Case, batch: int, head: int, i: str, j: str) -> str:
     return f"{asked} + {mask.name}" if adds else f"{asked}, −∞ where masked"
 
 
-def _one_score(case: Case, batch: int, head: int, i: int, j: int, score: float) -> list[str]:
+def _one_score(case: Case, batch: int, head: int, i: int, j: int, score: float) -> list[Defined]:
     """Return how one score comes about, number by number; nothing where the mask has changed it."""
     q, k = case.operand("q"), case.operand("k")
     own = head // (q.shape[1] // k.shape[1])
@@ -249,7 +250,7 @@ def _one_score(case: Case, batch: int, head: int, i: int, j: int, score: float) 
     node = product_of(scale, Node("series", tuple(terms), "Σ"))
     if not holds(node, score, epsilon_of(q.dtype, k.dtype), mx.float32):
         return []
-    return [f"s[{i},{j}] = {node.plugged()} = {number(score)}"]
+    return [Defined(f"s[{i},{j}]", node)]
 
 
 @forwards("fast.scaled_dot_product_attention")
@@ -269,10 +270,10 @@ def _attention_forward(case: Case, slot: int, index: Index) -> Line | None:
     ]
     sinks = "" if case.bound["sinks"] is None else ", with the sink among them"
     most = max(range(len(shares)), key=lambda j: shares[j] if shares[j] == shares[j] else -1)
-    before = (
-        f"s[{i},j] = {_asked(case, batch, head, str(i), 'j')} = {listed(scores)}, the scores of position {i}",
+    before: tuple[Definition, ...] = (
+        NumberRow(f"s[{i},j]", scores, _asked(case, batch, head, str(i), "j"), f"the scores of position {i}"),
         *_one_score(case, batch, head, i, most, scores[most]),
-        f"p[{i},:] = softmax(s[{i},:]) = exp(s − max s) / Σ exp(s − max s){sinks} = {listed(shares)}, its shares",
+        NumberRow(f"p[{i},:]", shares, f"softmax(s[{i},:]) = exp(s − max s) / Σ exp(s − max s){sinks}", "its shares"),
     )
     return Line(element(case.y[0].name, index), sum_of(terms), before)
 
@@ -292,7 +293,7 @@ def _attention_backward(case: Case, symbol: str, left: str, index: Index) -> Lin
     asks = symbol == "q"
     other, own = (k if asks else q), index[2]
     terms: list[Node] = []
-    before: list[str] = []
+    before: list[Definition] = []
     for one in heads:
         within = f"{one}," if len(heads) > 1 else ""
         shares, through, average, signals = _signals(case, batch, one)
@@ -325,7 +326,7 @@ def _signals(case: Case, batch: int, head: int) -> Signals:
 
 def _how_signals(
     case: Case, batch: int, head: int, own: int, asks: bool, within: str, signals: Signals
-) -> Iterator[str]:
+) -> Iterator[Definition]:
     """Yield what reaches the scores of one query (`asks`), or those of all queries with one key, step by step."""
     given, v = case.g[0], case.operand("v")
     assert given is not None
@@ -334,17 +335,21 @@ def _how_signals(
     i, j = (str(own), "j") if asks else ("i", str(own))
     at = f"{within}{i},{j}"
 
-    def row(array: mx.array) -> str:
-        return listed(cast("list[float]", (array[own] if asks else array[:, own]).tolist()))
+    def row(array: mx.array) -> list[float]:
+        return cast("list[float]", (array[own] if asks else array[:, own]).tolist())
 
     whose = f"the shares that position {own} gave" if asks else f"the share that position i gave to position {own}"
-    yield f"p[{at}] = {row(shares)}, {whose}"
-    yield f"gP[{at}] = {given.name}[{batch},{head},{i},:]·{v.name}[{batch},{head // group},{j},:] = {row(through)}"
+    yield NumberRow(f"p[{at}]", row(shares), remark=whose)
+    yield NumberRow(
+        f"gP[{at}]", row(through), f"{given.name}[{batch},{head},{i},:]·{v.name}[{batch},{head // group},{j},:]"
+    )
     if asks:
-        yield f"avg = Σ gP[{within}{own},:] · p[{within}{own},:] = {number(cast('float', average[own].item()))}"
+        mean = quantity(f"Σ gP[{within}{own},:] · p[{within}{own},:]", cast("float", average[own].item()))
+        yield Defined("avg", mean)
     else:
-        yield f"avg[{within}i] = Σ gP[{within}i,:] · p[{within}i,:] = {listed(cast('list[float]', average.tolist()))}"
-    yield f"gS[{at}] = p[{at}] · (gP[{at}] − avg{'' if asks else f'[{within}i]'}) = {row(scores)}"
+        means = cast("list[float]", average.tolist())
+        yield NumberRow(f"avg[{within}i]", means, f"Σ gP[{within}i,:] · p[{within}i,:]")
+    yield NumberRow(f"gS[{at}]", row(scores), f"p[{at}] · (gP[{at}] − avg{'' if asks else f'[{within}i]'})")
 
 
 def _values_backward(case: Case, left: str, index: Index, heads: list[int]) -> Line:
@@ -353,13 +358,14 @@ def _values_backward(case: Case, left: str, index: Index, heads: list[int]) -> L
     given = case.g[0]
     assert given is not None
     terms: list[Node] = []
-    before: list[str] = []
+    before: list[Definition] = []
     for head in heads:
         within = f"{head}," if len(heads) > 1 else ""
         shares: Any = _shares(case, batch, head)[:, j].tolist()
         places = [(batch, head, i, d) for i in range(given.shape[-2])]
         given.want(places)
-        before.append(f"p[{within}i,{j}] = {listed(shares)}, the share that position i gave to position {j}")
+        whose = f"the share that position i gave to position {j}"
+        before.append(NumberRow(f"p[{within}i,{j}]", shares, remark=whose))
         terms.extend(
             product_of(quantity(f"p[{within}{i},{j}]", p, _rough(case, p)), given.node(at))
             for i, (p, at) in enumerate(zip(shares, places))

@@ -1,12 +1,7 @@
-"""Case: one call of an op, as its arithmetic needs it: operands with names and numbers; and lines that were checked.
-
-A line of arithmetic is shown only if it comes to the number that MLX has, as closely as rounding allows
-(`expression.Node.at`). What does not is not shown.
-"""
+"""Case: one call of an op, as its arithmetic needs it: operands with names and numbers."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +10,8 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.ops.entry import Entry
-from nnrepl.ops.expression import Node, largest, literal, quantity
-from nnrepl.ops.numbers import element, number, ravel
-from nnrepl.ops.scalars import Bounded
+from nnrepl.ops.expression import Node, quantity
+from nnrepl.ops.numbers import element, ravel
 
 Index = tuple[int, ...]
 
@@ -123,27 +117,6 @@ class Case:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """What a computation comes to, and how it is written.
-
-    Attributes:
-        left: What is computed.
-        node: The computation.
-        before: Lines that define what occurs in it.
-        remark: What is said after it.
-        epsilon: The precision in which the op computes, where it is coarser than that of its result.
-        gives: What it comes to, where that is not the element itself but what it was made to fulfil.
-    """
-
-    left: str
-    node: Node
-    before: tuple[str, ...] = ()
-    epsilon: float = 0.0
-    remark: str = ""
-    gives: Any = None
-
-
 def _operands(given: Any) -> Iterator[Operand]:
     if isinstance(given, Operand):
         yield given
@@ -164,119 +137,3 @@ def epsilon_of(*dtypes: mx.Dtype) -> float:
 
 
 _TF32 = 4.9e-4
-
-
-def holds(node: Node, result: Any, epsilon: float, dtype: mx.Dtype) -> bool:
-    """Whether a computation gives MLX's number, up to rounding."""
-    try:
-        found = node.at(epsilon)
-    except (ValueError, TypeError, OverflowError, ZeroDivisionError):
-        return False
-    return agrees(found, result, epsilon, dtype)
-
-
-def agrees(found: Bounded, result: Any, epsilon: float, dtype: mx.Dtype) -> bool:
-    """Whether a number is MLX's, up to rounding."""
-    value: Any = found.value
-    if isinstance(result, bool) or isinstance(value, bool):
-        return bool(value) == bool(result)
-    if value != value or result != result:
-        return bool(value != value and result != result)
-    if not math.isfinite(abs(result)):
-        largest: float = {mx.float16: 65504.0, mx.bfloat16: 3.38e38}.get(dtype, 3.4e38)
-        same_side: bool = (value > 0) == (result > 0)
-        return bool(value == result) or (bool(abs(value) >= largest) and same_side)
-    room = found.error + epsilon * abs(result) + SMALLEST.get(dtype, 1.2e-38)
-    return bool(abs(value - result) <= room)
-
-
-@dataclass(frozen=True, slots=True)
-class Worked:
-    """The computation of one element that came to the number that MLX has.
-
-    Attributes:
-        line: The computation.
-        result: MLX's number.
-    """
-
-    line: Line
-    result: Any
-
-    def lines(self) -> list[str]:
-        """Write it out: symbols, numbers, sums and functions done, MLX's number."""
-        lines = written(self.line, self.result)
-        return [*lines[:-1], f"{lines[-1]}   ({self.line.remark})"] if self.line.remark else lines
-
-    def numbers(self, most: int) -> str:
-        """Its numbers in one line, of a long sum the `most` largest terms: `1·(−0.8041) + 2·(−0.7895)`."""
-        return shortened(self.line.node, most).plugged()
-
-
-def worked_out(line: Line | None, target: Operand, index: Index) -> Worked | None:
-    """Return a computation of one element of a tensor; None if it does not come to the number that MLX has."""
-    if line is None:
-        return None
-    result = target.at(index) if line.gives is None else line.gives
-    fits = holds(line.node, result, max(line.epsilon, epsilon_of(target.dtype)), target.dtype)
-    return Worked(line, result) if fits else None
-
-
-def checked(line: Line | None, target: Operand, index: Index) -> list[str]:
-    """Return a computation of one element of a tensor, written out; empty if it does not come to the number that MLX
-    has."""
-    found = worked_out(line, target, index)
-    return [] if found is None else found.lines()
-
-
-def shortened(node: Node, most: int) -> Node:
-    """Return a computation in which of each long sum only the largest terms are left, with how many more there are."""
-
-    def change(part: Node) -> Node | None:
-        if part.kind != "series" or part.text != "Σ" or len(part.parts) <= most + 1:
-            return None
-        terms = part.parts
-        values = [term.at(0.0).value for term in terms]
-        kept = largest(values, most)
-        rest = sum(values[at] for at in {*range(len(terms))} - {*kept})
-        more = Node("number", text=f"({len(terms) - len(kept)} more: {number(rest)})", value=rest)
-        return Node("series", (*(terms[at].mapped(change) for at in kept), more), "Σ")
-
-    return node.mapped(change)
-
-
-def written(line: Line, result: Any) -> list[str]:
-    """Return the lines of a computation: symbols, numbers, sums and functions done, MLX's number."""
-    end = number(result)
-    stages = [line.node.write(), line.node.plugged(), collapsed(line.node).plugged()]
-    shown = [stages[0]]
-    shown += [stage for before, stage in itertools.pairwise(stages) if stage not in (before, end, f"({end})")]
-    sign = "≈" if _is_rounded(line.node, result) else "="
-    if len(shown) == 1:
-        last = "" if shown[0] == end else f" {sign} {end}"
-        return [*line.before, f"{line.left} = {shown[0]}{last}"]
-    return [*line.before, f"{line.left} = {shown[0]}", *(f"= {stage}" for stage in shown[1:]), f"{sign} {end}"]
-
-
-_VISIBLE = 1e-3
-
-
-def _is_rounded(node: Node, result: Any) -> bool:
-    """Whether MLX's number is visibly another than what its terms come to: an op in half precision rounds on the way,
-    and what is left of a sum that cancels is rounding."""
-    value = node.at(0.0).value
-    if isinstance(value, bool) or isinstance(result, bool) or not math.isfinite(abs(value)):
-        return False
-    return bool(math.isfinite(abs(result)) and abs(value - result) > _VISIBLE * max(abs(value), abs(result)))
-
-
-def collapsed(node: Node) -> Node:
-    """Return the same with its functions, brackets and inner sums done."""
-
-    def change(part: Node) -> Node | None:
-        if part is node and node.kind in ("series", "sum", "product", "negative"):
-            return None
-        if part.kind in ("series", "bracket", "call", "root", "abs", "floor", "ceil", "power"):
-            return literal(part.at(0.0).value)
-        return None
-
-    return node.mapped(change)

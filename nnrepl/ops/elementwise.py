@@ -7,10 +7,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.ops.case import Case, Index, Line
+from nnrepl.ops.case import Case, Index
 from nnrepl.ops.entry import FIXED, Entry, Slope, enter, forwards
+from nnrepl.ops.evaluated import Line, ReadNumber
 from nnrepl.ops.expression import literal
-from nnrepl.ops.numbers import element, number
+from nnrepl.ops.numbers import element
 from nnrepl.ops.pointwise import pointwise
 from nnrepl.ops.traits import Trait
 
@@ -148,11 +149,11 @@ def _nan_to_num_forward(case: Case, slot: int, index: Index) -> Line | None:
     if isinstance(own, complex):
         return None
     if math.isfinite(own):
-        return Line(left, a.node(index), (f"{element(a.name, index)} is a number, so it stays",))
+        return Line(left, a.node(index), (ReadNumber(a, index, "a number, so it stays"),))
     given = case.bound["nan" if math.isnan(own) else "posinf" if own > 0 else "neginf"]
     if given is None:
         given = y.at(index)  # the largest, or smallest, of the dtype
-    return Line(left, literal(given), (f"{element(a.name, index)} is {number(own)}, so it is replaced",))
+    return Line(left, literal(given), (ReadNumber(a, index, "so it is replaced"),))
 
 
 def _astype(a: mx.array, dtype: mx.Dtype) -> mx.array:

@@ -12,10 +12,11 @@ from typing import Any
 
 from nnrepl.ops import linear_algebra  # noqa: F401 (its entries are completed here)
 from nnrepl.ops.bilinear import product_of, sum_of
-from nnrepl.ops.case import Case, Index, Line, Operand
+from nnrepl.ops.case import Case, Index, Operand
 from nnrepl.ops.entry import forwards
+from nnrepl.ops.evaluated import Line, ReadNumber
 from nnrepl.ops.expression import Node, literal
-from nnrepl.ops.numbers import element, number
+from nnrepl.ops.numbers import element
 
 _TERMS = 64
 """A sum of more terms than this shows nothing to a reader."""
@@ -29,8 +30,7 @@ def _line(
     if not 0 < len(terms) <= _TERMS:
         return None
     y = case.y[slot]
-    own = f"{element(y.name, index)} = {number(y.at(index))}, so that"
-    return Line(left, sum_of(terms), (own,), _EPSILON, remark, gives)
+    return Line(left, sum_of(terms), (ReadNumber(y, index, "so that"),), _EPSILON, remark, gives)
 
 
 def _product(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,14 @@ LOSSES: dict[str, Whole] = {
     "margin_ranking_loss": Whole("margin ranking loss", "max(−targets · (inputs1 − inputs2) + margin, 0)",
                                  "No loss where the right one is ahead by a margin."),
 }  # fmt: skip
+
+_WANTED = "−Σ {} · ln(shares),  shares = exp(logits) / Σ exp(logits)"
+CROSS_ENTROPIES: dict[str, Whole] = {
+    "places": LOSSES["cross_entropy"],
+    "shares": replace(LOSSES["cross_entropy"], text=_WANTED.format("targets")),
+    "smoothed": replace(LOSSES["cross_entropy"], text=_WANTED.format("wanted")),
+}
+"""How the right answers of a cross-entropy can be given."""
 
 ACTIVATIONS: dict[str, Whole] = {
     "log_softmax": Whole("log-softmax", "x − ln(Σ exp(x))",

@@ -9,8 +9,9 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.ops.bilinear import sum_of
-from nnrepl.ops.case import Case, Index, Line
+from nnrepl.ops.case import Case, Index
 from nnrepl.ops.entry import COMPOSITE, WHOLE, Entry, Slope, enter, variants
+from nnrepl.ops.evaluated import Line
 from nnrepl.ops.expression import Node, quantity
 from nnrepl.ops.numbers import element
 from nnrepl.ops.pointwise import along, described
@@ -46,6 +47,11 @@ _USUAL = _length(
 for _name in _NAMES:
     enter(replace(_USUAL, name=_name))
 
+
+def _not_zero(a: mx.array, ord: Any = None, axis: Any = None, keepdims: bool = False) -> mx.array:
+    return mx.sum((a != 0).astype(a.dtype), axis=along({"axis": axis}, a.ndim), keepdims=keepdims)
+
+
 _OF_VECTORS = {
     1.0: _length("Σ |a|", "g · sign(a)", "The sum of the sizes: the way along the axes of a grid."),
     _INF: _length(
@@ -54,7 +60,7 @@ _OF_VECTORS = {
     -_INF: _length(
         "min |a|", "g · sign(a) · [|a| = y] / Σ [|a| = y]", "The smallest size. Backwards: only it gets the gradient."
     ),
-    0.0: _length("Σ [a ≠ 0]", "", "How many numbers are not 0. It has no slope."),
+    0.0: _length("Σ [a ≠ 0]", "", "How many numbers are not 0. It has no slope.", forward=_not_zero),
 }
 _OF_POWERS = _length(
     "(Σ |a|^ord)^(1 / ord)", "g · sign(a) · (|a| / y)^(ord − 1)", "The length by powers of {ord} instead of squares."
@@ -97,8 +103,8 @@ def _widened(index: Index, axes: list[int], rank: int) -> list[int]:
 
 
 def _of_matrix(text: str, words: str) -> Entry:
-    def slope(g: mx.array, y: mx.array, a: mx.array, **options: Any) -> mx.array:
-        found: mx.array = mx.vjp(lambda x: _norm(x, **options), [a], [g])[1][0]
+    def slope(g: mx.array, y: mx.array, a: mx.array, *given: Any, **options: Any) -> mx.array:
+        found: mx.array = mx.vjp(lambda x: _norm(x, *given, **options), [a], [g])[1][0]
         return found
 
     slopes = {"a": Slope("{g} times the sign of each number that counts", slope)}

@@ -8,8 +8,9 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.ops.bilinear import product_of, sum_of
-from nnrepl.ops.case import MOST, Case, Index, Line, Operand
+from nnrepl.ops.case import MOST, Case, Index, Operand
 from nnrepl.ops.entry import backwards, forwards
+from nnrepl.ops.evaluated import Line
 from nnrepl.ops.expression import Node, literal
 from nnrepl.ops.numbers import element, ravel, unravel
 

@@ -12,8 +12,9 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.ops.bilinear import bilinear, product_of, sum_of
-from nnrepl.ops.case import Case, Index, Line, Operand
+from nnrepl.ops.case import Case, Index, Operand
 from nnrepl.ops.entry import Run, Slope, backwards, forwards, reworded
+from nnrepl.ops.evaluated import Line
 from nnrepl.ops.expression import Node, quantity
 from nnrepl.ops.linear import linear
 from nnrepl.ops.numbers import element

@@ -6,10 +6,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.ops.case import Case, Index, Line, Operand
+from nnrepl.ops.case import Case, Index, Operand
 from nnrepl.ops.entry import forwards
+from nnrepl.ops.evaluated import Line, ReadNumber
 from nnrepl.ops.expression import Node, literal
-from nnrepl.ops.numbers import element, ravel, unravel
+from nnrepl.ops.numbers import element, number, ravel, unravel
 
 _START = 1 << 20
 
@@ -80,7 +81,7 @@ def _places(moved: mx.array, code: int) -> list[int]:
     return sorted(found)
 
 
-def _read(case: Case, index: Index) -> list[str]:
+def _read(case: Case, index: Index) -> list[ReadNumber]:
     """Which number of the index named the place: `tokens[0,1] = 4`."""
     name = case.entry.name
     at = case.bound.get("indices", case.bound.get("index"))
@@ -95,7 +96,7 @@ def _read(case: Case, index: Index) -> list[str]:
     if len(own) != len(at.shape):
         return []
     rows = name in ("getitem", "take") and len(case.operand("a").shape) == 2 and (name == "getitem" or axis == 0)
-    return [f"{element(at.name, own)} = {at.at(own)}, so {'row' if rows else 'number'} {at.at(own)} is taken"]
+    return [ReadNumber(at, own, f"so {'row' if rows else 'number'} {number(at.at(own))} is taken")]
 
 
 forwards("take", "take_along_axis", "getitem")(forward)

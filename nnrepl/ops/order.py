@@ -6,8 +6,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.ops.case import MOST, Case, Index, Line, Operand
+from nnrepl.ops.case import MOST, Case, Index, Operand
 from nnrepl.ops.entry import COMPOSITE, FIXED, Entry, Slope, enter, formula, forwards
+from nnrepl.ops.evaluated import Line, ReadNumber
 from nnrepl.ops.expression import Node, literal
 from nnrepl.ops.numbers import element
 from nnrepl.ops.pointwise import along, whole
@@ -146,9 +147,8 @@ def _place_forward(case: Case, slot: int, index: Index) -> Line | None:
     if not row or result >= len(row):
         return None
     a.want(row)
-    best = a.node(row[result])
     which = "largest" if case.entry.name == "argmax" else "smallest"
-    said = f"the {which} of {len(row)} numbers is {best.write()} = {best.plugged()}"
+    said = ReadNumber(a, row[result], f"the {which} of {len(row)} numbers")
     return Line(element(y.name, index), literal(result), (said,)) if _is_best(a, row, result, which) else None
 
 

@@ -210,7 +210,9 @@ def _over(row: Row, bound: Mapping[str, Any], axes: Sequence[int], backward: boo
         return _running(bound, axes, backward)
 
     def over(sign: str, a: mx.array) -> mx.array:
-        return _REDUCE[sign](a, list(axes)) if axes else a
+        if not axes:
+            return mx.ones_like(a) if sign == "Π other" else a
+        return _REDUCE[sign](a, list(axes))
 
     return over
 

@@ -9,8 +9,9 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.ops.bilinear import backward, bilinear, forward, matrix_gradient, matrix_terms, product_of, sum_of
-from nnrepl.ops.case import Case, Index, Line
+from nnrepl.ops.case import Case, Index
 from nnrepl.ops.entry import PRODUCTS, Slope, backwards, formula, forwards, unbroadcast
+from nnrepl.ops.evaluated import Line
 from nnrepl.ops.expression import Node, literal
 from nnrepl.ops.numbers import element
 from nnrepl.ops.traits import Trait

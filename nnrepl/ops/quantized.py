@@ -7,9 +7,10 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.ops.bilinear import product_of, sum_of
-from nnrepl.ops.case import Case, Index, Line, Operand
+from nnrepl.ops.case import Case, Index, Operand
 from nnrepl.ops.entry import Slope, formula, forwards, reworded
-from nnrepl.ops.expression import Node, quantity
+from nnrepl.ops.evaluated import Defined, Line
+from nnrepl.ops.expression import Node, literal, quantity
 from nnrepl.ops.numbers import element
 from nnrepl.ops.products import chosen
 from nnrepl.ops.traits import Trait
@@ -149,5 +150,5 @@ def _dequantize_forward(case: Case, slot: int, index: Index) -> Line | None:
     group = (*index[:-1], index[-1] // size)
     scale, bias = case.operand("scales").node(group), case.operand("biases").node(group)
     node = Node("sum", (product_of(scale, quantity("q", q)), bias), "++")
-    where = f"q = {q}, number {index[-1]} of the row, {bits} bits each in {w.name}"
+    where = Defined("q", literal(q), remark=f"number {index[-1]} of the row, {bits} bits each in {w.name}")
     return Line(element(case.y[0].name, index), node, (where,))

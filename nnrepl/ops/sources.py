@@ -7,8 +7,9 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.ops.bilinear import product_of
-from nnrepl.ops.case import Case, Index, Line
+from nnrepl.ops.case import Case, Index
 from nnrepl.ops.entry import ELEMENTWISE, FIXED, WHOLE, Entry, Slope, enter, forwards
+from nnrepl.ops.evaluated import Line
 from nnrepl.ops.expression import Node, literal
 from nnrepl.ops.numbers import element
 from nnrepl.ops.pointwise import whole

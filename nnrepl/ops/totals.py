@@ -8,8 +8,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.ops.case import Case, Index, Line
+from nnrepl.ops.case import Case, Index
 from nnrepl.ops.entry import COMPOSITE, Row, Run, backwards, reworded
+from nnrepl.ops.evaluated import Line
 from nnrepl.ops.expression import Node, literal
 from nnrepl.ops.pointwise import pointwise
 from nnrepl.ops.traits import Trait

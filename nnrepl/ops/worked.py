@@ -13,18 +13,15 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.ops.case import MOST, Case, Index, Line, Operand, epsilon_of, written
+from nnrepl.ops.case import MOST, Case, Index, Operand, epsilon_of
 from nnrepl.ops.entry import Row
+from nnrepl.ops.evaluated import Decided, Defined, Definition, Line, NumberRow, OfItsRow
 from nnrepl.ops.expression import Node, literal, quantity
-from nnrepl.ops.numbers import element, listed, number
+from nnrepl.ops.numbers import element, number
 from nnrepl.ops.pointwise import conjugated, left_out
 from nnrepl.ops.reader import Formula, parse, readable
 
 # -- ops that are computed by their text -----------------------------------------------------------------------------
-
-
-_WIDTH = 100
-"""A definition up to this long is written in one line."""
 
 
 class Rows:
@@ -178,17 +175,13 @@ class Rows:
         """The precision in which the op computes."""
         return epsilon_of(*(tensor.dtype for tensor in self.tensors.values()))
 
-    def conditions(self, place: Index) -> Iterator[str]:
+    def conditions(self, place: Index) -> Iterator[Decided]:
         """Yield what decides where the formula has a choice: `c[0,1] is true`."""
         for tree in _choices(self.formula.main):
-            condition = self.node(tree, place)
-            truth = "true" if condition.at(0.0).value else "false"
-            shown = condition.plugged()
-            says = f"{condition.write()} is {truth}" if shown in ("true", "false") else f"{shown} is {truth}"
-            yield f"{says}, so"
+            yield Decided(self.node(tree, place))
 
-    def definitions(self, place: Index) -> Iterator[str]:
-        """Yield a line for each definition that the formula needs, at one place."""
+    def definitions(self, place: Index) -> Iterator[Definition]:
+        """Yield one for each definition that the formula needs, at one place."""
         needed = set(self.formula.main.symbols())
         for name, node in reversed(self.formula.where):
             needed |= set(node.symbols()) if name in needed else set()
@@ -197,22 +190,21 @@ class Rows:
             yield from self._rows(wanted, place)
             return
         for name, node in wanted:
-            lines = written(Line(name, self.node(node, place)), self._defined(name, node, place).value)
-            whole = " ".join(lines)
-            yield from [whole] if len(whole) <= _WIDTH else lines
+            yield Defined(name, self.node(node, place))
 
-    def _rows(self, wanted: Sequence[tuple[str, Node]], place: Index) -> Iterator[str]:
+    def _rows(self, wanted: Sequence[tuple[str, Node]], place: Index) -> Iterator[Definition]:
         """Yield the row of numbers from which some definitions start, and each of them as one number or one row."""
         row = self.places(place)
         first = next((s for _, node in wanted for s in _below_overs(node) if s in self.tensors), None)
         if first is not None:
             tensor = self.tensors[first]
-            numbers = listed([tensor.at(tensor.own(at)) for at in row])
-            yield f"{tensor.row(place, self.axes, len(self.whole))} = {numbers}"
+            yield NumberRow(tensor.row(place, self.axes, len(self.whole)), [tensor.at(tensor.own(at)) for at in row])
         for name, node in wanted:
-            values = [self._defined(name, node, at).value for at in ([place] if name in self.shared else row)]
-            result = number(values[0]) if name in self.shared else listed(values)
-            yield f"{name} = {self._general(node, place).write()} = {result}"
+            if name in self.shared:
+                yield Defined(name, replace(self._defined(name, node, place), text=self._general(node, place).write()))
+            else:
+                values = [self._defined(name, node, at).value for at in row]
+                yield NumberRow(name, values, self._general(node, place).write())
 
 
 class _Squeezed(Operand):
@@ -334,8 +326,8 @@ def _widened(index: Index, rows: Rows) -> Index:
 def _line(rows: Rows, left: str, places: Sequence[Index]) -> Line:
     nodes = [rows.node(rows.formula.main, at) for at in places]
     if len(nodes) != 1:
-        names = " and ".join(name for name, _ in rows.formula.where)
-        said = (f"{names}: for each term those of its own row",) if names else ()
+        names = tuple(name for name, _ in rows.formula.where)
+        said = (OfItsRow(names),) if names else ()
         return Line(left, Node("series", tuple(nodes), "Σ"), said, rows.epsilon)
     before = (*rows.conditions(places[0]), *rows.definitions(places[0]))
     return Line(left, nodes[0], before, rows.epsilon)

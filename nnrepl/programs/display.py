@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import importlib.util
 import json
 import sys
@@ -152,5 +153,9 @@ def _modules() -> dict[str, ModuleType]:
         vars(found[name]).update(shown)
     root = vars(found["IPython"])
     root.update(display=found["IPython.display"], core=found["IPython.core"], get_ipython=_nothing, __path__=[])
+    # What asks for IPython's version (matplotlib) asks for a shell then, and finds none.
+    root.update(version_info=(9, 0, 0, ""), __version__="9.0.0")
+    for name, module in found.items():
+        module.__spec__ = importlib.machinery.ModuleSpec(name, None)
     vars(found["IPython.core"]).update(display=found["IPython.core.display"], __path__=[])
     return found

@@ -98,11 +98,15 @@ def _without_magics(source: str, number: int, notes: list[str]) -> str:
         return "\n".join(lines) + "\n"
     kept: list[str] = []
     begun = 0
+    goes_on = False
     for line in lines:
-        if not is_open("\n".join(kept[begun:])):
-            begun = len(kept)
+        if goes_on:  # of a command to the shell, which a backslash carries to the next line
+            goes_on, line = line.endswith("\\"), ""
+        elif not is_open("\n".join(kept[begun:])):
+            begun, whole = len(kept), line
             line, skipped = _plain(line)
             if skipped:
+                goes_on = whole.endswith("\\")
                 notes.append(f"cell {number}: {skipped} was skipped")
         kept.append(line)
     return "\n".join(kept) + "\n"

@@ -94,7 +94,9 @@ class Facts:
 
 def find(path: str) -> str:
     """Return the file that a user means: `.safetensors` may be left out."""
-    return path + SUFFIX if not path.endswith(SUFFIX) and not os.path.exists(path) else path
+    if os.path.exists(path) or (os.path.splitext(path)[1] and not os.path.exists(path + SUFFIX)):
+        return path
+    return path + SUFFIX
 
 
 def open_session(path: str) -> tuple[TapeSession, Facts]:

@@ -52,6 +52,7 @@ class Group:
         simple: Whether everything happens in one primitive: no order to heed inside.
         early: The inputs of which the last tap comes after every visit: their gradients are added at once.
         variants: The same, for a walk that enters by another output than the first.
+        alone: The inputs before each output, where several primitives make them.
         split: The inputs with a visit between their first tap and their last: gradients of others may come between.
     """
 
@@ -66,6 +67,13 @@ class Group:
     split: frozenset[int] = frozenset()
     twin: int = -1
     variants: dict[int, Group] = field(default_factory=dict)
+    alone: dict[int, frozenset[int]] = field(default_factory=dict)
+
+    def before(self, output: int) -> frozenset[int]:
+        """Return the inputs that MLX's graph has before an output."""
+        if output in self.alone:
+            return self.alone[output]
+        return frozenset((self.alias, *(step.visit for step in self.walk)))
 
 
 def anatomy(op: Op, slots: tuple[int, ...], inputs: Sequence[Value]) -> tuple[Group, ...]:
@@ -94,6 +102,21 @@ def anatomy(op: Op, slots: tuple[int, ...], inputs: Sequence[Value]) -> tuple[Gr
 
 
 _KNOWN: dict[Any, tuple[Group, ...]] = {}
+
+
+def made_of(value: Value) -> set[Value]:
+    """Return the inputs of its op that MLX's graph has before a value: `zeros_like(a)`, and `a[None] = b`, have no `a`
+    there."""
+    op = value.op
+    if op is None or not op.inputs:
+        return set()
+    number: dict[Value, int] = {}
+    slots = tuple([number.setdefault(taken.canonical, len(number)) for taken in op.inputs])
+    groups = anatomy(op, slots, tuple(number))
+    makers = {slot: group for group in groups for slot in group.outputs}
+    slot = value.slot if makers[value.slot].twin < 0 else makers[value.slot].twin
+    reached = makers[slot].before(slot)
+    return {taken for taken, slot in zip(op.inputs, slots) if slot in reached}
 
 
 def of_call(op: Op, forced: bool, taken: list[mx.array]) -> tuple[Group, ...]:
@@ -155,6 +178,7 @@ def _renumbered(group: Group, slots: tuple[int, ...]) -> Group:
         early=frozenset(slots[k] for k in group.early),
         split=frozenset(slots[k] for k in group.split),
         variants={first: _renumbered(variant, slots) for first, variant in group.variants.items()},
+        alone={k: frozenset(slots[at] for at in taken if at >= 0) for k, taken in group.alone.items()},
     )  # fmt: skip
 
 
@@ -264,7 +288,8 @@ def _merged(outputs: list[mx.array], family: list[int], leaves: dict[str, mx.arr
     inside depends on which of them is needed first."""
     walks = {first: [first, *(k for k in family if k != first)] for first in family}
     groups = {first: _group(_named(outputs, order), leaves) for first, order in walks.items()}
-    return replace(groups[family[0]], variants=groups)
+    alone = {k: _group(_named(outputs, (k,)), leaves).before(k) for k in family}
+    return replace(groups[family[0]], variants=groups, alone=alone)
 
 
 def _named(outputs: list[mx.array], which: Iterable[int]) -> dict[str, mx.array]:

@@ -285,6 +285,10 @@ def check_bounds(recorder: Ledger) -> None:
     if not recorder.indexing:
         return
     ops, recorder.indexing = recorder.indexing, []
+    if recorder.differentiating:
+        indices = [place.index for op in ops for place in places(op)]
+        new = [index for index in indices if isinstance(index, Value) and not index.evaluated]
+        recorder.tape.notes.glimpsed.update(new)
     with recorder.muted():
         found = outside(ops)
     if found is None:

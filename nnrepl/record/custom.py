@@ -386,6 +386,12 @@ def in_first_run(tape: Tape, value: Value, cursor: int | None) -> tuple[Value, i
     return first.outputs[value.slot], cursor
 
 
+def in_second_run(op: Op) -> bool:
+    """Whether an op was made when a function ran for the second time."""
+    forward = op.tape.notes.belonging.get(op)
+    return forward is not None and bool(forward.args) and isinstance(forward.args[0], Rerun)
+
+
 def first_run_of(tape: Tape, position: int) -> int:
     """Return the position of an op in the first run of a block, where it was made in the second; else its own."""
     op = tape.ops[position] if position < len(tape) else None

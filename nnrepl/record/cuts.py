@@ -10,14 +10,13 @@ Source: `make_tracer`, `vjp`, `jvp` and `eval_impl` in mlx/transforms.cpp.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from nnrepl.record.anatomy import is_node
+from nnrepl.record.anatomy import is_node, made_of
 from nnrepl.tape import Inside, Notes, Op, Pass, Tape, Value
 
 if TYPE_CHECKING:
-    from nnrepl.record.anatomy import Group
     from nnrepl.record.opaque import OpaqueCall
 
 _UNMARKING = frozenset(("grad", "value_and_grad", "vjp", "jvp"))
@@ -45,6 +44,7 @@ def note_cuts(tape: Tape, pass_: Pass, looked: Iterable[Value] | None) -> None:
         graph.evaluate(mark.values)
         mark = next(marks, None)
     if looked is None:
+        graph.forgive(tape.notes.glimpsed)
         tape.notes.looked.update(value for op in ops for value in op.outputs if graph.is_news(value))
         looked = tape.notes.looked
     else:
@@ -61,6 +61,7 @@ class _Graph:
         self._calls = calls
         self._marked = set(pass_.wrt)
         self._evaluated: set[Value] = set()
+        self._by_us: set[Value] = set()
 
     def add(self, op: Op) -> None:
         """Note that one more op has been made."""
@@ -68,7 +69,7 @@ class _Graph:
         inside = self._calls.get(op)
         if inside is None:
             if not self._marked.isdisjoint(op.inputs):
-                self._marked.update(op.outputs)
+                self._marked.update(value for value in op.outputs if not self._marked.isdisjoint(made_of(value)))
             return
         captured = op.args[2]
         taken = [value for value in op.inputs if value not in captured]
@@ -102,6 +103,10 @@ class _Graph:
             if value not in self._marked:
                 self._notes.cut.add(value)
 
+    def forgive(self, values: Iterable[Value]) -> None:
+        """Note what nnrepl has evaluated, and not the program: MLX's graph would have it still."""
+        self._by_us = self._before(values)
+
     def is_news(self, value: Value) -> bool:
         """Whether a value has its numbers though nothing is known to have evaluated it."""
         op, array = value.op, value.held
@@ -109,6 +114,7 @@ class _Graph:
             op is None
             or array is None
             or value in self._evaluated
+            or value in self._by_us
             or op.operation.kind == "data"
             or not value.evaluated
         ):
@@ -125,7 +131,7 @@ class _Graph:
                 continue
             seen.add(value)
             if value.op is not None and value.op.pass_ is self._pass:
-                pending.extend(_taken(value))
+                pending.extend(made_of(value))
         return seen
 
 
@@ -152,7 +158,7 @@ def _made_of(notes: Notes, call: Op, inside: Inside) -> set[Value]:
             continue
         seen.add(value)
         if value.op is not None and value.op.inner:
-            pending.extend(_taken(value))
+            pending.extend(made_of(value))
         elif value in notes.entered and value.origin is not None:  # of a call around: `stop_gradient` of what went in
             pending.append(value.origin)
     return seen
@@ -162,18 +168,6 @@ def _own(op: Op, inside: Inside) -> int:
     """How many of its outputs are results of its function; those after them MLX has made by itself."""
     count = _results(op)
     return count // 2 if inside.transform == "jvp" else count - len(inside.wrt)
-
-
-def _taken(value: Value) -> Iterable[Value]:
-    """Return what MLX made a value of."""
-    op = value.op
-    assert op is not None
-    if op.operation.kind != "opaque":
-        return op.inputs
-    groups: Sequence[Group] = op.operation.run.groups  # type: ignore[attr-defined]
-    walks = [group for group in groups if value.slot in group.outputs and group.twin < 0]
-    slots = {slot for group in walks for slot in (*group.inputs, group.alias, *(step.visit for step in group.walk))}
-    return [op.inputs[slot] for slot in slots if slot >= 0] if walks else op.inputs
 
 
 def _results(op: Op) -> int:

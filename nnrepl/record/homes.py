@@ -51,7 +51,7 @@ class Homes:
         self._bound: dict[tuple[CodeType, str], set[Holder]] = {}
         self._scopes: dict[int, Activation] = {}
         self._places = 0
-        self._names: dict[Holder, tuple[int, str] | None] = {}
+        self._names: dict[tuple[Holder, bool], tuple[int, str] | None] = {}
         self._names_of = -1
         self._roots: dict[Home, tuple[Holder, str]] = {}
         self._roots_of = -1
@@ -204,41 +204,57 @@ class Homes:
         return self._roots[home]
 
     def _above(self, holder: Holder, seen: set[Holder]) -> Home | None:
-        """Return what holds a container within the same model: a module, or a list or dict that lies in one."""
-        for home in self._parents.get(holder, ()):
-            if home.holder in seen or not issubclass(home.holder.kind, (dict, list)):
-                continue
-            if is_module_type(home.holder.kind) or self._above(home.holder, seen | {home.holder}) is not None:
-                return home
-            if not is_module_type(holder.kind):  # a dict in a dict
-                return home
-        return None
+        """Return what holds a container within the same model: a module, or a list or dict that lies in one. A dict in
+        no model may lie in another dict; a model that the program keeps in a list of its own is outermost itself."""
+        above = [home for home in self._parents.get(holder, ())
+                 if home.holder not in seen and issubclass(home.holder.kind, (dict, list))]  # fmt: skip
+        within = next((home for home in above if self._is_in_module(home.holder, seen)), None)
+        if within is not None or is_module_type(holder.kind):
+            return within
+        return next(iter(above), None)
+
+    def _is_in_module(self, holder: Holder, seen: set[Holder]) -> bool:
+        """Whether a container is a module, or lies in one."""
+        if is_module_type(holder.kind):
+            return True
+        seen = seen | {holder}
+        return any(
+            self._is_in_module(home.holder, seen)
+            for home in self._parents.get(holder, ())
+            if home.holder not in seen and issubclass(home.holder.kind, (dict, list))
+        )
 
     def name(self, holder: Holder) -> str | None:
         """How the program calls a container: by the outermost variable that holds it and nothing else, or by its place
         in another container that has such a name."""
         self._catch_up()
-        found = self._named(holder)
-        if found is not None:
-            return found[1]
-        held = self._variables.get(holder, [])
-        return self._global(holder) or (min(held, key=lambda one: one[0].depth)[1] if held else None)
+        found = self._named(holder, True)
+        if found is None:
+            shared = self._named(holder, False)
+            return self._global(holder) or (None if shared is None else shared[1])
+        return found[1]
 
-    def _named(self, holder: Holder) -> tuple[int, str] | None:
-        """Return the depth of the call whose variable a container is known by, and the name."""
+    def _named(self, holder: Holder, alone: bool) -> tuple[int, str] | None:
+        """Return the depth of the call whose variable a container is known by, and the name.
+
+        Args:
+            alone: Whether the variable must hold nothing else as long as the program runs.
+        """
         if self._names_of != self._places:
             self._names, self._names_of = {}, self._places
-        if holder not in self._names:
-            self._names[holder] = None  # it may hold itself
+        key = holder, alone
+        if key not in self._names:
+            self._names[key] = None  # it may hold itself
             held = self._variables.get(holder, [])
-            found = [(scope.depth, name) for scope, name in held if len(self._bound[scope.code, name]) == 1]
+            found = [(scope.depth, name) for scope, name in held
+                     if not alone or len(self._bound[scope.code, name]) == 1]  # fmt: skip
             for home in self._parents.get(holder, ()):
-                above = self._named(home.holder)
+                above = self._named(home.holder, alone)
                 if above is not None:
                     found.append((above[0], f"{above[1]}.{str(home.key).removeprefix('_')}"))
             if found:
-                self._names[holder] = min(found, key=lambda one: (one[0], one[1].count(".")))
-        return self._names[holder]
+                self._names[key] = min(found, key=lambda one: (one[0], one[1].count(".")))
+        return self._names[key]
 
     def now(self, value: Value) -> mx.array | None:
         """Return what lies now where a value lay: in the same model, under the same name; None if that is no tensor."""

@@ -149,6 +149,12 @@ def cells_in(path: str) -> list[int]:
     return sorted(cell.number for cell in _cells.values() if cell.path == path and cell.number)
 
 
+def beside(filename: str) -> list[str]:
+    """Return the file names of all cells of the notebook to which a cell belongs; none for another file."""
+    cell = _cells.get(filename)
+    return [] if cell is None else [name for name, other in _cells.items() if other.path == cell.path]
+
+
 def span_of(code: CodeType, lasti: int) -> Span:
     """Return the span of the instruction at `lasti`."""
     spans = _spans.get(code)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record.again import InsideFollowed
+from nnrepl.record.custom import in_second_run
 from nnrepl.record.objects import object_of, overwrite, refill
 from nnrepl.replay.copies import ComingBy, copy_op, reopened_pass
 from nnrepl.replay.divergence import Diverged, OpDifference, compare, said_of, same_operation, same_place
@@ -106,7 +107,7 @@ class Replay(Led):
         if recorder.mirrors:
             recorder.mirrors[-1].passed(due=due and not calling)
         standing: ComingBy | None = None
-        while (op := self._inserted(len(recorder.tape.ops))) is not None:
+        while (op := self._inserted(recorder)) is not None:
             if calling and lies_inside(recorder, self._edit_of(op)):
                 return
             standing = standing or ComingBy(recorder)
@@ -349,15 +350,13 @@ class Replay(Led):
         """Whether an op at `position` must be one of the tape."""
         return not self.opening.anew and position < len(self.expected)
 
-    def _inserted(self, position: int) -> Op | None:
-        """Return the op that the user inserted at `position`, if one is due."""
-        if self.opening.free:
+    def _inserted(self, recorder: Recorder) -> Op | None:
+        """Return the op that the user inserted here, if it is due: in a second run, once that has begun."""
+        at = len(recorder.tape)
+        op = None if self.opening.free or at >= len(self.expected) else self.expected[at]
+        if op is None or op not in self.tape.notes.inserted:
             return None
-        if position < len(self.expected):
-            op = self.expected[position]
-            if op in self.tape.notes.inserted:
-                return op
-        return None
+        return op if recorder.mirrors or not in_second_run(op) else None
 
     def _edit_of(self, op: Op) -> Op:
         """Return the op that makes the change to which an inserted one belongs."""

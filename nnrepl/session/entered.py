@@ -6,6 +6,7 @@ one of that execution's ops.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from types import CodeType
@@ -13,9 +14,11 @@ from typing import Any
 
 from nnrepl.record import segments as sources
 from nnrepl.record.stack import is_module
-from nnrepl.session.place import Place, ordered, passes_between, within
+from nnrepl.session.errors import UserError
+from nnrepl.session.place import Here, Place, ordered, passes_between, within
 from nnrepl.session.program import is_called, is_file
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Op, Pass, Tape
+from nnrepl.timeline.typed_cells import filename
 
 
 class Entered(Place):
@@ -176,7 +179,17 @@ class InTyped(InCall):
     """Ops of what was typed at the prompt: `prompt 3`."""
 
     kind, words = "prompt", "what was typed, where it begins"
+    form = r"<?prompt (?P<number>\d{1,9})>?(?::(?P<line>\d{1,9}))?"
     whole = True
+
+    @classmethod
+    def read(cls, written: re.Match[str], here: Here) -> Place:
+        """`prompt 3`, what was typed there and the calls that it makes; `prompt 3:2` its second line."""
+        number, line = int(written["number"]), int(written["line"] or 0)
+        name = filename(number)
+        if not sources.lines_of(name):
+            raise UserError(f"nothing was typed as prompt {number}")
+        return SourceLine(f"prompt {number}:{line}", name, line, 0) if line else cls(f"prompt {number}", name)
 
     def __init__(self, title: str, filename: str) -> None:
         super().__init__(title)
@@ -215,7 +228,18 @@ class InCell(InCall):
     """
 
     kind, words = "cell", "a cell, where it begins"
+    form = r"cell \d{1,9}"
     whole = True
+
+    @classmethod
+    def read(cls, written: re.Match[str], here: Here) -> Place:
+        """`cell 3` of the notebook that runs."""
+        number, known = int(written[0].split()[1]), cells_of(here.tape)
+        if not known:
+            raise UserError("this program has no cells: only notebooks have")
+        if number not in known:
+            raise UserError(f"there is no cell {number}; the notebook has cells {known[0]} to {known[-1]}")
+        return cls(number)
 
     def __init__(self, number: int) -> None:
         super().__init__(f"cell {number}" if number else "next cell")
@@ -306,3 +330,22 @@ class SourceLine(Entered):
             offset = step.lasti
             step = step.parent
         return self._covers(where.code, offset) and offset < lasti
+
+
+WRITTEN: tuple[type[Place], ...] = (InTyped, InCell)
+"""Those that are told by how they are written."""
+
+
+def check_cells(tape: Tape) -> None:
+    """Raise UserError unless a notebook runs."""
+    if not cells_of(tape):
+        raise UserError("this program has no cells: only notebooks have; next step goes to the next training step")
+
+
+def cells_of(tape: Tape) -> list[int]:
+    """Return the numbers of the cells of the notebook on a tape; empty for another program."""
+    for op in tape.ops:
+        path = sources.cell_of(op.scope.path()[0].code)[0] if op.scope is not None else ""
+        if path:
+            return sources.cells_in(path)
+    return []

@@ -291,7 +291,7 @@ class Event:
 EVENTS: dict[str, Event] = {
     "nan": Event("an op makes a NaN out of inputs that have none", lambda: Births("NaN", mx.isnan)),
     "inf": Event("an op makes an Inf out of inputs that have none", lambda: Births("Inf", mx.isinf)),
-    "exception": Event("an op, or a pass, raises an exception", Exceptions),
+    "exception": Event("an op, or a pass, raises an exception, also where the program handles it", Exceptions),
     "zero-grad": Event("a gradient that is not zero goes into an op, and zeros come out", ZeroGradients),
     "sync": Event("the program forces an evaluation", Evaluations),
     "shape": Event("two operands stretch each other to a shape that neither has", Shapes),

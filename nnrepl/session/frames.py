@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from types import CodeType, FunctionType, ModuleType
@@ -255,8 +255,7 @@ class Frames:
         if len(found) == 1:
             return Held(found[0], self.address(name, found[0]))
         if found:
-            many = [f"{self.caller(step)}{self.address(name, value)}" for step, value in list(last.items())[:6]]
-            raise UserError(f"{name} is a variable of {len(last)} calls that have returned: {', '.join(many)}")
+            raise UserError(f"{name} is a variable of {len(last)} calls that have returned: {self._whose(name, last)}")
         maker = None
         if ahead is not None and steps.number_at(self._made_at(ahead)) == number:
             maker = ahead[2].op
@@ -267,6 +266,11 @@ class Frames:
         _, step, value = here[-1]
         whose = self.whose(value, position) or self.caller(step).rstrip()
         raise not_made(name, " in this step", maker, position, self.address(name, value), value, whose)
+
+    def _whose(self, name: str, last: Mapping[Activation, Value]) -> str:
+        """Return what calls held under a name, each once, the first six by name."""
+        each = list(dict.fromkeys(f"{self.caller(step)}{self.address(name, value)}" for step, value in last.items()))
+        return ", ".join(each[:6]) + (f" and {len(each) - 6} more" if len(each) > 6 else "")
 
     def _made_at(self, one: tuple[int, Activation, Value]) -> int:
         """Where a tensor that a variable held was made (where it came in, if no op made it). What was noted as a call

@@ -138,7 +138,7 @@ class Lookup:
                 raise
         return (
             found
-            or self._parameter(name, position)
+            or self._parameter(name, position, scope)
             or frames.left_behind(name, position)
             or self._known(name, position)
             or self._loss(name, position)
@@ -184,7 +184,7 @@ class Lookup:
             if thing is not UNBOUND:
                 return Held(thing)
             module = within.refer() if isinstance(within, Holder) else None
-        found = self._parameter(path, position) or self._local_of_module(path, position, module)
+        found = self._parameter(path, position, scope) or self._local_of_module(path, position, module)
         if found is None and labels:
             found = self._known(path, position)
         if found is None and unset is not None:
@@ -211,25 +211,42 @@ class Lookup:
                 return UNBOUND
         return self.frames.taken(thing)
 
-    def _parameter(self, path: str, position: int) -> Held | None:
+    def _parameter(self, path: str, position: int, scope: Activation | None) -> Held | None:
         """Return the parameter at a bare path: of the differentiated model that has it, or of the only one."""
         owners = self.names.owners(path)
         pass_ = self.tape.pass_at(position)
         leaves = [] if pass_ is None else [leaf for leaf in pass_.wrt if leaf.label == path]
         if len(owners) > 1:
-            called = [self._owner_name(owner, path) for owner in owners]
-            raise UserError(f"{path} is a parameter of several models: {', '.join(called)}")
+            near = [owner for owner in owners if self._is_at_hand(owner, position, scope)]
+            if len(near) != 1:
+                called = [self._owner_name(owner, path) for owner in owners]
+                raise UserError(f"{path} is a parameter of several models: {', '.join(called)}")
+            owners, leaves = near, [leaf for leaf in leaves if self.names.identity(leaf) == near[0]]
         if leaves:
             return Held(leaves[0])
         if not owners:
             return None
         owner = owners[0]
         if isinstance(owner, str):
-            return self.held(owner, position) if owner != path else None
+            return self.held(owner, position, scope) if owner != path else None
         thing = self.tape.bindings.entry(owner.holder, owner.key, position)
         if isinstance(thing, Value):
             self.names.homes.ask(thing, owner.holder, owner.key)
         return Held(thing) if isinstance(thing, Value) else None
+
+    def _is_at_hand(self, owner: Home | str, position: int, scope: Activation | None) -> bool:
+        """Whether a variable of the calls in which the cursor stands holds the model itself in which a parameter lies:
+        of models that one variable has held in turn, or that a list keeps, it is the one that is meant."""
+        root = None if isinstance(owner, str) else self.names.homes.path(owner)[0]
+        called = None if root is None else self.names.homes.name(root)
+        if called is None or "." in called:
+            return False
+        try:
+            held = self.frames.in_frames(called, position, scope)
+            held = held or self.frames.in_frames(called, position, scope, True)
+        except NotYet:
+            return False
+        return held is not None and held.thing is root
 
     def _owner_name(self, owner: Home | str, path: str) -> str:
         if isinstance(owner, str):

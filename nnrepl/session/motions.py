@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from nnrepl.session import goals, places
-from nnrepl.session.entered import InCell, SourceLine
+from nnrepl.session import goals
+from nnrepl.session.entered import InCell, SourceLine, check_cells
 from nnrepl.session.errors import UserError
 from nnrepl.session.findings import source_of
 from nnrepl.session.hooks import END_OF_TAPE, START_OF_TAPE
@@ -273,11 +273,11 @@ class Motions(Reading):
         Raises:
             UserError: If no notebook runs.
         """
-        places.check_cells(self.tape)
+        check_cells(self.tape)
         self.forward(goals.NextCell(self.cursor + 1, count))
 
     def back_cell(self, count: int = 1) -> None:
         """Go back to the first op of this cell of a notebook; from there, of the one before. Raises UserError."""
-        places.check_cells(self.tape)
+        check_cells(self.tape)
         found = list(InCell(0).positions(self.tape, 0, self.cursor))[-count:]
         self.arrive(found[0] if len(found) == count else 0, "" if found else START_OF_TAPE)

@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from nnrepl.tape import GRADIENT_PASS, Pass, Tape
+from nnrepl.record.names import ProgramNames
+from nnrepl.session.program import Program
+from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape
 
 Find = Callable[[int, int, bool], int | None]
 """Finds the first position in a range; the last one, in reverse."""
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """From where a place is read.
+
+    Attributes:
+        tape, names: The tape, and what things on it are called.
+        op: The op at the cursor (the last one after the end), from which a bare line is read.
+        program: What the program's source has.
+        running: Whether more can be recorded.
+        variables: What the user's and the program's variables hold.
+        skip: The modules whose lines are not the program's own.
+    """
+
+    tape: Tape
+    names: ProgramNames
+    op: Op | None
+    program: Program
+    running: bool
+    variables: Mapping[str, Any]
+    skip: tuple[str, ...]
 
 
 class Place:
@@ -27,6 +54,8 @@ class Place:
         note: What is to be said of how it was read, "" for nothing.
         by_name: Whether it is where values of some name are made: what an update makes gets its name only after it.
         condition: What must be true there, "" for nothing. Whether it is, is asked by `nnrepl.session.search`.
+        form: How it is written, as a regular expression, of a kind that is told by that alone; `read` reads it.
+        fixed: The words that mean such a place on every tape; completion offers them.
     """
 
     kind = ""
@@ -34,6 +63,13 @@ class Place:
     whole = by_name = False
     condition = ""
     note = ""
+    form = ""
+    fixed: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, written: re.Match[str], here: Here) -> Place:
+        """Return the place that is written so. Raises UserError if there is none."""
+        raise NotImplementedError
 
     def __init__(self, title: str) -> None:
         self.title = title

@@ -10,27 +10,23 @@ from __future__ import annotations
 import builtins
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
 from nnrepl.record.gradient_names import without_sign
-from nnrepl.record.names import ProgramNames
-from nnrepl.record.segments import lines_of
 from nnrepl.record.stack import is_module
+from nnrepl.session import entered, points
 from nnrepl.session.conditions import condition, named_in, split_condition
-from nnrepl.session.entered import InCell, InClass, InFunction, InModule, InTyped, SourceLine
+from nnrepl.session.entered import InClass, InFunction, InModule, SourceLine
 from nnrepl.session.errors import UserError
 from nnrepl.session.lookup import NUMBER
 from nnrepl.session.parsed import Parsed, dotted, parse
-from nnrepl.session.place import Place
+from nnrepl.session.place import Here, Place
 from nnrepl.session.points import (
     Called,
     Condition,
-    Edge,
-    Number,
     PassStart,
     Phase,
     StepStart,
@@ -39,43 +35,20 @@ from nnrepl.session.points import (
     is_operation,
     operations,
 )
-from nnrepl.session.program import Program, is_called, near
-from nnrepl.tape import PHASES, Op, Tape, own_site
-from nnrepl.timeline.typed_cells import filename
+from nnrepl.session.program import is_called, near
+from nnrepl.tape import own_site
 
-EDGES = ("start", "end")
-FIXED = (*EDGES, *PHASES)
+KINDS = (*points.WRITTEN, *entered.WRITTEN)
+"""The kinds of places that are told by how they are written."""
+
+FIXED = tuple(word for kind in KINDS for word in kind.fixed)
 """The places that every tape has."""
 
 FORMS = "a place is #12, train.py:31, a value, a function, a class, a module path, an op such as matmul, or step 2"
 
 _LINE = re.compile(r"(?P<file>.*?)(?: ?cell (?P<cell>\d{1,9}))?:(?P<line>\d{1,9})")
-_TOKEN = re.compile(
-    r"(?:[^\s:]+ )?cell \d{1,9}:\d{1,9}(?!\S)|(?:pass|step|cell) \d{1,9}(?!\S)"
-    r"|<?prompt \d{1,9}>?(?::\d{1,9})?(?!\S)|grad\((?:[^()]|\([^()]*\))*\)|\S+"
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Here:
-    """From where a place is read.
-
-    Attributes:
-        tape, names: The tape, and what things on it are called.
-        op: The op at the cursor (the last one after the end), from which a bare line is read.
-        program: What the program's source has.
-        running: Whether more can be recorded.
-        variables: What the user's and the program's variables hold.
-        skip: The modules whose lines are not the program's own.
-    """
-
-    tape: Tape
-    names: ProgramNames
-    op: Op | None
-    program: Program
-    running: bool
-    variables: Mapping[str, Any]
-    skip: tuple[str, ...]
+_SPACED = "|".join(re.sub(r"\?P<\w+>", "?:", rf"(?:{kind.form})(?!\S)") for kind in KINDS if " " in kind.form)
+_TOKEN = re.compile(rf"(?:[^\s:]+ )?cell \d{{1,9}}:\d{{1,9}}(?!\S)|{_SPACED}|grad\((?:[^()]|\([^()]*\))*\)|\S+")
 
 
 def base(path: str) -> str:
@@ -105,9 +78,10 @@ def _sequence(text: str, here: Here) -> Place:
         return _line(whole, here)
     place: Place | None = None
     apart: dict[type[Place], Place] = {}
-    for word in _TOKEN.findall(text):
+    for token in _TOKEN.finditer(text):
+        word = token[0]
         if isinstance(place, StepStart) and word.startswith("#") and NUMBER.fullmatch(word) is not None:
-            place = _number(f"{place.number}{word}", here)  # `step 30 #12` is 30#12
+            place = _word(f"{place.number}{word}", here)  # `step 30 #12` is 30#12
             continue
         inner = _word(word, here)
         other = apart.setdefault(type(inner), inner) if isinstance(inner, (Phase, StepStart, PassStart)) else inner
@@ -120,24 +94,10 @@ def _sequence(text: str, here: Here) -> Place:
 
 
 def _word(word: str, here: Here) -> Place:
-    if NUMBER.fullmatch(word) is not None:
-        return _number(word, here)
-    part = re.fullmatch(r"(pass|step) (\d{1,9})", word)
-    if part is not None:
-        number = int(part[2])
-        if not number:
-            raise UserError(f"{part[1]}es count from 1" if part[1] == "pass" else "steps count from 1")
-        return PassStart(number) if part[1] == "pass" else StepStart(number)
-    typed = re.fullmatch(r"<?prompt (\d{1,9})>?(?::(\d{1,9}))?", word)
-    if typed is not None:
-        return _typed(int(typed[1]), int(typed[2] or 0), here)
-    cell = re.fullmatch(r"cell (\d{1,9})", word)
-    if cell is not None:
-        return _cell(int(cell[1]), here)
-    if word in PHASES:
-        return Phase(word)
-    if word in EDGES:
-        return Edge(word)
+    for kind in KINDS:
+        written = re.fullmatch(kind.form, word)
+        if written is not None:
+            return kind.read(written, here)
     line = _LINE.fullmatch(word if not word.isdigit() else f":{word}")
     if line is not None:
         return _line(line, here)
@@ -150,32 +110,12 @@ def _word(word: str, here: Here) -> Place:
     return _named(word, here)
 
 
-def _number(word: str, here: Here) -> Place:
-    """`#12` in the step in which the user stands, `30#12`, `setup#3`."""
-    found = NUMBER.fullmatch(word)
-    assert found is not None
-    tape, index = here.tape, int(found["number"])
-    if not index:
-        raise UserError("ops count from #1, in each step and in the setup")
-    step = 0 if found["setup"] else int(found["step"]) if found["step"] else tape.here
-    alone = step == tape.here and len(tape.steps) < 2 and not here.running
-    return Number(f"#{index}" if alone else f"{step or 'setup'}#{index}", index, step)
-
-
 def gradient_name(text: str) -> str | None:
     """`z1` for `grad(z1)` and `∂L/∂z1`; None for anything else."""
     found = re.fullmatch(r"grad\((.+)\)", text)
     if found is not None:
         return found[1].strip()
     return without_sign(text)
-
-
-def _typed(number: int, line: int, here: Here) -> Place:
-    """`prompt 3`, what was typed there and the calls that it makes; `prompt 3:2` its second line."""
-    name = filename(number)
-    if not lines_of(name):
-        raise UserError(f"nothing was typed as prompt {number}")
-    return SourceLine(f"prompt {number}:{line}", name, line, 0) if line else InTyped(f"prompt {number}", name)
 
 
 # -- lines ---------------------------------------------------------------------------------------------------
@@ -200,33 +140,6 @@ def _line(found: re.Match[str], here: Here) -> Place:
     place = SourceLine(title, file, line, cell)
     place.note = note
     return place
-
-
-def _cell(number: int, here: Here) -> Place:
-    """Return a cell of the notebook that runs. Raises UserError if it has none of that number."""
-    known = cells_of(here.tape)
-    if not known:
-        raise UserError("this program has no cells: only notebooks have")
-    if number not in known:
-        raise UserError(f"there is no cell {number}; the notebook has cells {known[0]} to {known[-1]}")
-    return InCell(number)
-
-
-def check_cells(tape: Tape) -> None:
-    """Raise UserError unless a notebook runs."""
-    if not cells_of(tape):
-        raise UserError("this program has no cells: only notebooks have; next step goes to the next training step")
-
-
-def cells_of(tape: Tape) -> list[int]:
-    """Return the numbers of the cells of the notebook on a tape; empty for another program."""
-    from nnrepl.record import segments as sources
-
-    for op in tape.ops:
-        path = sources.cell_of(op.scope.path()[0].code)[0] if op.scope is not None else ""
-        if path:
-            return sources.cells_in(path)
-    return []
 
 
 def _source(here: Here, site: Any) -> Any:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 from nnrepl.record.names import ProgramNames
+from nnrepl.session.errors import UserError
 from nnrepl.session.findings import source_of
-from nnrepl.session.place import Place, ordered, passes_between, within
+from nnrepl.session.lookup import NUMBER
+from nnrepl.session.place import Here, Place, ordered, passes_between, within
 from nnrepl.tape import (
     BACKWARD,
     FORWARD,
     GRADIENT_PASS,
+    PHASES,
     RUN_PASS,
     SETUP_PASS,
     ClosedOp,
@@ -24,10 +28,29 @@ from nnrepl.tape import (
 )
 
 
+def _counted(written: re.Match[str], what: str) -> int:
+    """Return the number in `step 30`. Raises UserError if it is 0."""
+    number = int(written[0].split()[1])
+    if not number:
+        raise UserError(f"{what} count from 1")
+    return number
+
+
 class Number(Place):
     """An op by its number in a step (0: the setup)."""
 
     kind, words = "op", "one op"
+    form = NUMBER.pattern
+
+    @classmethod
+    def read(cls, written: re.Match[str], here: Here) -> Place:
+        """`#12` in the step in which the user stands, `30#12`, `setup#3`."""
+        tape, index = here.tape, int(written["number"])
+        if not index:
+            raise UserError("ops count from #1, in each step and in the setup")
+        step = 0 if written["setup"] else int(written["step"]) if written["step"] else tape.here
+        alone = step == tape.here and len(tape.steps) < 2 and not here.running
+        return cls(f"#{index}" if alone else f"{step or 'setup'}#{index}", index, step)
 
     def __init__(self, title: str, index: int, step: int) -> None:
         super().__init__(title)
@@ -46,7 +69,13 @@ class StepStart(Place):
     """The first op of a training step."""
 
     kind, words = "step", "where it begins"
+    form = r"step \d{1,9}"
     whole = True
+
+    @classmethod
+    def read(cls, written: re.Match[str], here: Here) -> Place:
+        """`step 30`."""
+        return cls(_counted(written, "steps"))
 
     def __init__(self, number: int) -> None:
         super().__init__(f"step {number}")
@@ -73,6 +102,13 @@ class Edge(Place):
     """The first op of the first forward pass, or the end of what is recorded."""
 
     kind, words = "edge", "one end"
+    fixed = ("start", "end")
+    form = "|".join(fixed)
+
+    @classmethod
+    def read(cls, written: re.Match[str], here: Here) -> Place:
+        """`start`, `end`."""
+        return cls(written[0])
 
     def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
         first = tape.origin if tape.origin < len(tape) else 0
@@ -83,7 +119,14 @@ class Phase(Place):
     """The first op of each forward pass, backward pass, update, or of the setup."""
 
     kind, words = "phase", "where it begins"
+    fixed = PHASES
+    form = "|".join(fixed)
     whole = True
+
+    @classmethod
+    def read(cls, written: re.Match[str], here: Here) -> Place:
+        """`forward`, `backward`, `update`, `setup`."""
+        return cls(written[0])
 
     def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
         found = []
@@ -101,7 +144,13 @@ class PassStart(Place):
     """The first op of a pass."""
 
     kind, words = "pass", "where it begins"
+    form = r"pass \d{1,9}"
     whole = True
+
+    @classmethod
+    def read(cls, written: re.Match[str], here: Here) -> Place:
+        """`pass 7`."""
+        return cls(_counted(written, "passes"))
 
     def __init__(self, number: int) -> None:
         super().__init__(f"pass {number}")
@@ -330,3 +379,7 @@ def is_operation(name: str, tape: Tape) -> bool:
     return any(known == name or known.rpartition(".")[2] == name for known in operations(tape)) or any(
         operation_is(op, name) for op in tape.ops
     )
+
+
+WRITTEN: tuple[type[Place], ...] = (Number, StepStart, PassStart, Phase, Edge)
+"""Those that are told by how they are written."""

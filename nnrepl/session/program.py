@@ -167,13 +167,15 @@ class Program:
         return file_of(path)
 
     def files(self) -> list[str]:
-        """Return the program's own files: those on the tape, and those that they import and that lie beside them."""
+        """Return the program's own files: those on the tape, the other cells of their notebook, and those that they
+        import and that lie beside them."""
         pending = [path for path in self.recorded() if _is_own(path)]
         found: dict[str, None] = {}
         while pending and len(found) < _MOST_FILES:
             path = pending.pop(0)
             if path not in found:
                 found[path] = None
+                pending.extend(sources.beside(path))
                 pending.extend(_imported(path))
         return list(found)
 

@@ -18,8 +18,7 @@ from nnrepl.session.expressions import Expressions, Surroundings, aside
 from nnrepl.session.goals import Goal
 from nnrepl.session.hooks import Hooks, Stop
 from nnrepl.session.lookup import Lookup
-from nnrepl.session.place import Place
-from nnrepl.session.places import Here
+from nnrepl.session.place import Here, Place
 from nnrepl.session.program import Program
 from nnrepl.session.state import Course, Going, Over, Replaying, Waiting
 from nnrepl.session.stops import Breakpoint, Stops, Trigger

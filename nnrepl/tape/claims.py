@@ -2,7 +2,7 @@
 
 What shows a sentence takes a `Said`, which no plain string is (mypy refuses one), and only a claim whose check holds
 gives a `Said`. What cannot be proved is a `Possibility`: its check is that of its premise, and its words say that it is
-none but possible. What to type instead, and other words that assert nothing, are `open_said`.
+none but possible. What to type next is a claim as well: its check is that this does what is said of it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ A = TypeVar("A", bound=Advised)
 
 
 class Said(str):
-    """A sentence whose check has been run, and holds; or one that asserts nothing (`open_said`)."""
+    """A sentence whose check has been run, and holds."""
 
     __slots__ = ()
 
@@ -119,8 +119,3 @@ def joined(*sentences: Iterable[Said]) -> Said:
 def full_stop(said: Said) -> Said:
     """Return what has been said, without its end, as a sentence."""
     return Said(f"{said}.")
-
-
-def open_said(text: str) -> Said:
-    """Return a sentence that asserts nothing about numbers: a possibility, a heading, what to type."""
-    return Said(text)

@@ -45,6 +45,7 @@ class Notes:
         typed: Ops that a line of the user's has made, which the program runs as one of its own.
         forced: Results of nested transforms that the program has evaluated before the backward pass.
         looked: Values that the program has evaluated by other means than MLX's own (NumPy) before the backward pass.
+        glimpsed: Places (indices) whose numbers nnrepl has looked at before the program has.
         read: Calls of nested transforms, and what from outside was evaluated while they ran.
         cut: Values at which MLX's graph ended when the backward pass began (see `nnrepl.record.cuts`).
         unlinked: Calls of nested transforms, and of their arguments those that no gradient reaches through them.
@@ -70,6 +71,7 @@ class Notes:
     typed: set[Op] = field(default_factory=set)
     forced: set[Value] = field(default_factory=set)
     looked: set[Value] = field(default_factory=set)
+    glimpsed: set[Value] = field(default_factory=set)
     read: dict[Op, tuple[Value, ...]] = field(default_factory=dict)
     cut: set[Value] = field(default_factory=set)
     unlinked: dict[Op, frozenset[Value]] = field(default_factory=dict)

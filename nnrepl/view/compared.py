@@ -11,7 +11,7 @@ from rich.text import Text
 from nnrepl.session.counterparts import GIVEN, MODULE, NAME, PATH, SIMILAR, TAPE, Matched, computing
 from nnrepl.session.reference import Compared, Verdict
 from nnrepl.tape import SKIPPED, Op, Value
-from nnrepl.tape.claims import Claim, Said, open_said, say
+from nnrepl.tape.claims import Claim, Said, say
 from nnrepl.view.narrow import Grid
 from nnrepl.view.one_op import leaf_text, op_line
 from nnrepl.view.source_lines import Marked, own_source, place_text
@@ -28,8 +28,9 @@ def compare_view(path: str, verdict: Verdict, matched: Matched, unreadable: list
     first = verdict.first
     if first is None:
         parts += [Text("✓ ", style="good").append(said, style="default") for said in _all_agree(path, verdict)]
-        if not verdict.compared:
-            parts.append(Text(open_said(f"nothing of {path} could be compared"), style="warning"))
+        nothing = Claim("compare: nothing", lambda: not verdict.compared, lambda: (
+            f"nothing of {path} could be compared"))  # fmt: skip
+        parts += [Text(said, style="warning") for said in say(nothing)]
     else:
         parts.extend(_first(verdict, first))
         parts.append(Text(""))

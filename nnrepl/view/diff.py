@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nnrepl.tape import Op, Value
-from nnrepl.tape.claims import Claim, Said, open_said, say
+from nnrepl.tape.claims import Claim, Said, say
 from nnrepl.timeline.compare import Change, Distance, ends_first
 from nnrepl.timeline.timelines import Timeline
 from nnrepl.view.narrow import Grid
@@ -107,8 +107,8 @@ def _lengths(before: Timeline, after: Timeline) -> list[RenderableType]:
     said = say(Claim("diff: ends first", lambda: short.extent != long.extent, lambda: (
         f"compared up to {short.extent}: there timeline {short.number} ends, and timeline {long.number} goes on to "
         f"{long.extent}")))  # fmt: skip
-    if said and not short.ended:
-        said += [open_said(f"timeline {short.number}, then until step {long.tape.ops[-1].step.number}, runs it on")]
+    said += say(Claim("diff: can go on", lambda: bool(said) and not short.ended, lambda: (
+        f"timeline {short.number}, then until step {long.tape.ops[-1].step.number}, runs it on")))  # fmt: skip
     return [Text("; ".join(said), style="warning")] if said else []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -31,7 +33,7 @@ def explain_view(found: Explanation) -> RenderableType:
     if found.whole and found.op is None:
         parts.extend(_arithmetic(found.whole, "back"))
     if found.update:
-        parts.extend(_lines("step", found.update, ""))
+        parts.extend(_arithmetic(found.update, "step"))
     if found.steps:
         parts.extend(_lines("steps", found.steps, ""))
     if found.chain:
@@ -43,7 +45,7 @@ def explain_view(found: Explanation) -> RenderableType:
 _INDENT = 9
 
 
-def _lines(label: str, lines: list[str], style: str) -> list[RenderableType]:
+def _lines(label: str, lines: Sequence[str], style: str) -> list[RenderableType]:
     grid = Table(box=None, show_header=False, padding=(0, 1, 0, 0), pad_edge=False)
     grid.add_column(no_wrap=True, style="dim", width=_INDENT - 1)
     grid.add_column(style=style)
@@ -74,6 +76,7 @@ def _arithmetic(lines: list[str], label: str = "here") -> list[RenderableType]:
         if line.startswith("= "):
             shown.append(" " * indent + line)
         else:
-            indent = line.find(" = ") + 1 if " = " in line else 0
+            sign = next((sign for sign in (" ← ", " = ") if sign in line), None)
+            indent = line.find(sign) + 1 if sign is not None else 0
             shown.append(line)
     return _lines(label, shown, "")

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.record.verify import Receipt, TensorDifference
-from nnrepl.tape.claims import Claim, Said, open_said, say
+from nnrepl.tape.claims import Claim, Said, say
 
 _SHOWN = 10
 
@@ -58,8 +58,8 @@ def lines_of(receipt: Receipt) -> Iterator[ReceiptLine]:
         Claim("verify: holes", lambda: count > 0, lambda: _many(count, "hole")),
         tuple(f"{hole.value.name}: {hole.reason}" for hole in receipt.holes),
     )
-    if receipt.unasked:
-        yield ReceiptLine(open_said(f"stopped: not asked, or not to the end: {', '.join(receipt.unasked)}"), False)
+    yield from _line(False, Claim("verify: unasked", lambda: bool(receipt.unasked), lambda: (
+        f"stopped: not asked, or not to the end: {', '.join(receipt.unasked)}")))  # fmt: skip
     unseen = receipt.unseen
     others = "other passes of the tape were" if unseen > 1 else "other pass of the tape was"
     said = Claim("verify: unseen", lambda: unseen > 0, lambda: f"{unseen} {others} not looked at")
@@ -97,9 +97,10 @@ def _calls(receipt: Receipt) -> Iterator[ReceiptLine]:
 
 
 def _gradients(receipt: Receipt) -> Iterator[ReceiptLine]:
-    if receipt.gradient_error:
-        said = f"MLX's own gradients could not be taken: {receipt.gradient_error}"
-        yield ReceiptLine(open_said(said), False)
+    failed = list(_line(False, Claim("verify: no gradients", lambda: bool(receipt.gradient_error), lambda: (
+        f"MLX's own gradients could not be taken: {receipt.gradient_error}"))))  # fmt: skip
+    yield from failed
+    if failed:
         return
     wrong = receipt.gradients_different
     yield from _line(True, Claim("verify: gradients", lambda: receipt.gradients > 0 and not wrong, lambda: (

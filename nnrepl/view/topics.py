@@ -42,7 +42,8 @@ A training step is one turn of the program's loop: next step, goto step 30, unti
   blocks.0         a module, blocks.*.attention with a wildcard, G.layers.0 from the variable that holds its model
   z1               the op that makes a value; grad(z1) the one that makes its gradient
   matmul           an operation of MLX, and where it is differentiated
-  forward, backward, update, start, end, step 30, pass 7
+  step 30, pass 7  where it begins; cell 3 of a notebook, prompt 3 what was typed
+  setup, forward, backward, update, start, end
   loss < 0.5       where this becomes true; matmul if z1.max() > 3 only where it is
 One after the other, each within the one before: step 30 blocks.1 softmax, backward matmul. At step 30 backward all of
 its forward pass is made (p blocks.1.weights), at step 30 update all its gradients (info gradients). A line, a
@@ -105,7 +106,7 @@ begins a timeline; the old one stays, and undo leads back.
   h = h * 2; k = k + 1   several changes: each is a timeline of its own
 Where the program has to run again it is held against the tape, op by op; what it printed is not printed again.
 Ctrl-C at any moment of that leaves everything as it was before the line.""",
-        ("time", "changing"),
+        ("changing",),
     ),
     "inside": Topic(
         "what happens inside of a vmap, a jvp, a grad in a loss",
@@ -115,8 +116,9 @@ over it, finish leads out; breakpoints, list, ops, explain, why and where work t
   in a vmap        values are those of all samples, along an axis that p and what name
   in a grad, vjp   the backward pass of its own: grad(h), ∂u/∂h, is how what it differentiates (u) changes with h
   in a jvp         after the ops the tangents: how fast each value changes in the direction that the program gave
-How the loss of the pass around it depends on what is inside is not known, and nothing inside can be changed: what goes
-in, and what comes out, can. verify holds what happened inside against what the call returned.""",
+How the loss of the pass around it depends on what is inside is not known. A change inside is a line of the function
+there, also of what goes in and comes out; what MLX works out by itself after it, a backward pass or tangents, cannot be
+changed. verify holds what happened inside against what the call returned.""",
         (),
         ("step", "next", "finish", "verify", "what"),
     ),
@@ -164,8 +166,8 @@ What a key or a click did is shown as the command that does it.""",
         """\
   config           settings, one a line (theme light); config save writes it, config shows where it lies
   startup          beside it: commands to begin each session with
-  histories        what was typed, for each program; under XDG_STATE_HOME, or ~/.local/state/nnrepl
-Session files: export writes what was shown.""",
+Under XDG_STATE_HOME, or ~/.local/state/nnrepl, for nobody else to read: what was typed, the breakpoints and how far
+lessons have come, for each program. export writes what was shown, save the tape.""",
         (),
         ("config", "export", "source", "save", "load"),
     ),
@@ -181,5 +183,5 @@ ALIASES = {
 }  # fmt: skip
 """Other words for a topic, where no command has that name."""
 
-GROUPS = ("forwards", "backwards", "jumps", "stops", "looking", "time", "changing", "understanding", "general")
+GROUPS = ("forwards", "backwards", "jumps", "stops", "looking", "changing", "understanding", "general")
 """The order in which `help` lists the groups of commands; others come before the last."""

@@ -32,6 +32,8 @@ def test_every_module_with_a_command_is_loaded() -> None:
             decorators = node.decorator_list if isinstance(node, ast.FunctionDef) else []
             if any(isinstance(one, ast.Call) and ast.unparse(one.func) == "command" for one in decorators):
                 entering.add(path.stem)
+    missing = sorted(entering - set(MODULES))
+    assert not missing, f"{', '.join(missing)}: not in nnrepl/commands/__init__.MODULES, which says in which order"
     assert entering == set(MODULES)
 
 

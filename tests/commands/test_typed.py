@@ -9,7 +9,7 @@ import pytest
 
 import nnrepl
 from nnrepl.commands import load_all
-from nnrepl.commands.table import TABLE
+from nnrepl.commands.table import EXPRESSION, PLACE, TABLE, Opens, command
 from nnrepl.session.errors import Quit
 from tests.shell.test_transcripts import TRANSCRIPTS
 from tests.support import PROMPT, ROOT, OpenSession
@@ -44,6 +44,17 @@ def test_every_command_is_typed() -> None:
     for name, file in ELSEWHERE.items():
         text = (ROOT / file).read_text(encoding="utf-8")
         assert re.search(rf"(\"|\\n){name}( |\")", text), f"{file} does not type {name}"
+
+
+def test_a_command_that_takes_names_or_places_says_what_it_looks_at() -> None:
+    """Of steps that ran natively it would know nothing: they would stay closed without a word."""
+    for takes in (PLACE, EXPRESSION):
+        with pytest.raises(TypeError, match=r"mine takes (places|names): say what it looks at"):
+            command("mine", takes=takes, group="looking")
+    assert "mine" not in TABLE
+    assert {one.names[0] for one in TABLE.commands if Opens.TAPE in one.opens} == {
+        "check", "explain", "health", "last", "verify", "what", "why",
+    }  # fmt: skip
 
 
 @pytest.fixture

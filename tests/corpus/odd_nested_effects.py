@@ -315,6 +315,39 @@ def evaluated_in_a_grad_that_takes_what_another_gave(x, w):
     return mx.grad(energy)(pulled).square().mean()
 
 
+@differentiated((4, 3), (4, 3))
+def evaluated_of_which_the_graph_has_no_argument(x, w):
+    """`zeros_like(p)` is made of nothing, and of a whole assignment only what is assigned: `p` keeps its graph."""
+    pulled = mx.grad(lambda p: (p * mx.sin(p) * w).sum())(x)
+    mapped = mx.jvp(lambda p: p * mx.zeros_like(pulled), [x], [pulled])
+    mx.eval(mx.zeros_like(pulled), mx.broadcast_arrays(w, pulled)[0], mapped[0])
+
+    def turn(p, q):
+        p[None] = q
+        return float(p.sum()) * q
+
+    return (pulled * mx.checkpoint(turn)(pulled, x)).square().mean()
+
+
+@differentiated((4, 3), (4, 3))
+def nothing_is_taken_from_what_a_function_does_not_use(x, w):
+    """Marks go from what a nested function's results were made of."""
+    other = mx.sin(x) * 2
+    mx.grad(lambda p: (p * mx.zeros_like(other)).sum())(w)
+    mx.eval(other)
+    return (other * w).square().mean()
+
+
+@differentiated((4, 3), (4, 3))
+def places_that_the_program_has_not_looked_at(x, w):
+    """What is taken from a tensor is looked at before anything is evaluated, and by nnrepl alone."""
+    pulled = mx.grad(lambda p: (p * mx.sin(p) * w).sum())(x)
+    picked = mx.take_along_axis(x, mx.argmax(pulled, axis=1, keepdims=True), 1)
+    mx.grad(lambda p: (p * picked).sum())(x)
+    mx.eval(x * 2)
+    return (pulled * picked).square().mean()
+
+
 # -- two tensors that are one node of MLX's graph ----------------------------------------------------------------
 
 

@@ -23,6 +23,9 @@ Y = mx.cos(mx.arange(12))
 CUBE = mx.sin(mx.arange(125)).reshape(5, 5, 5)
 CLASSES = mx.array([0, 1, 2, 3, 1, 2])
 LOGS = nn.log_softmax(mx.sin(mx.arange(24)).reshape(6, 4), axis=-1)
+EIGHT = mx.sin(mx.arange(64)).reshape(8, 8)
+SIDES = mx.array([0, 1, 2, 3, 4, 5, 6, 7])
+SENTENCES = mx.sin(mx.arange(48)).reshape(2, 3, 8)
 Loss = Callable[[nn.Module], mx.array]
 
 
@@ -36,6 +39,29 @@ class Hidden(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         return x @ self[self.under] + self.bias * self._frequencies
+
+
+def attended(layer: nn.Module, splits: bool = True, joins: bool = True) -> mx.array:
+    """Two heads over three positions, split and joined with the transpose that belongs to it, or without."""
+    out = layer(SENTENCES)
+    heads = out.reshape(2, 3, 2, 4).transpose(0, 2, 1, 3) if splits else out.reshape(2, 2, 3, 4)
+    shares = mx.softmax(heads @ heads.transpose(0, 1, 3, 2), axis=-1)
+    mixed = shares @ heads
+    return (mixed.transpose(0, 2, 1, 3) if joins else mixed).reshape(2, 3, 8).square().mean()
+
+
+def likelihood(model: nn.Module, table: bool = False) -> mx.array:
+    logp = nn.log_softmax(model(X), axis=-1)
+    if table:
+        return (mx.eye(4)[CLASSES] * logp).sum(axis=-1).mean()
+    return mx.take_along_axis(logp, CLASSES[:, None], axis=-1).mean()
+
+
+def gaussian(model: nn.Module) -> mx.array:
+    """Return the mean logarithm of a density, without what does not depend on the model."""
+    out = model(X)
+    z = (Y[:6] - out[:, 0]) / mx.exp(out[:, 1])
+    return (-0.5 * z**2 - out[:, 1]).mean()
 
 
 class Inner(nn.Module):
@@ -121,6 +147,52 @@ PAIRS: dict[str, tuple[str, nn.Module, Loss, nn.Module, Loss]] = {
         "double sigmoid",
         nn.Linear(3, 1), lambda m: nn.losses.binary_cross_entropy(mx.sigmoid(m(X))[:, 0], CLASSES % 2),
         nn.Linear(3, 1), lambda m: nn.losses.binary_cross_entropy(m(X)[:, 0], CLASSES % 2),
+    ),
+    "logits transposed": (
+        "softmax axis",
+        nn.Linear(8, 8), lambda m: nn.losses.cross_entropy(m(EIGHT).T, SIDES, reduction="mean"),
+        nn.Linear(8, 8), lambda m: nn.losses.cross_entropy(m(EIGHT.T), SIDES, reduction="mean"),
+    ),
+    "logits held against each other": (
+        "softmax axis",
+        nn.Linear(8, 8), lambda m: nn.losses.cross_entropy(m(EIGHT).swapaxes(0, 1) * 2, SIDES, reduction="mean"),
+        nn.Linear(8, 8), lambda m: nn.losses.cross_entropy((m(EIGHT) @ m(EIGHT).T).T, SIDES, reduction="mean"),
+    ),
+    "heads joined": (
+        "mixed positions",
+        nn.Linear(8, 8), lambda m: attended(m, joins=False),
+        nn.Linear(8, 8), attended,
+    ),
+    "heads split": (
+        "mixed positions",
+        nn.Linear(8, 8), lambda m: attended(m, splits=False),
+        nn.Linear(8, 8), attended,
+    ),
+    "a likelihood that is minimized": (
+        "away from targets",
+        nn.Linear(3, 4), likelihood,
+        nn.Linear(3, 4), lambda m: -likelihood(m),
+    ),
+    "the same by a table": (
+        "away from targets",
+        nn.Linear(3, 4), lambda m: likelihood(m, table=True),
+        nn.Linear(3, 4), lambda m: -likelihood(m, table=True),
+    ),
+    "a density that is minimized": (
+        "away from targets",
+        nn.Linear(3, 2), gaussian,
+        nn.Linear(3, 2), lambda m: -gaussian(m),
+    ),
+    "a cross-entropy that is maximized": (
+        "away from targets",
+        nn.Linear(3, 1), lambda m: -nn.losses.binary_cross_entropy(m(X)[:, 0], CLASSES % 2),
+        nn.Linear(3, 1), lambda m: nn.losses.binary_cross_entropy(m(X)[:, 0], CLASSES % 2),
+    ),
+    "rewards of both signs": (
+        "away from targets",
+        nn.Linear(3, 4), lambda m: (m(X) - Y[:, None][:6]).abs().sum() * -1,
+        nn.Linear(3, 4), lambda m: (
+            mx.take_along_axis(nn.log_softmax(m(X), axis=-1), CLASSES[:, None], axis=-1)[:, 0] * Y[:6]).mean(),
     ),
     "a weight with an underscore": (
         "hidden weights",

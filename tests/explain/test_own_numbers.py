@@ -197,6 +197,23 @@ def test_a_mask_that_is_kept_as_a_parameter_is_one_note() -> None:
     assert "freeze" not in gate.text
 
 
+def test_a_mask_that_the_setup_writes_is_no_answer_of_why() -> None:
+    model = nn.Linear(3, 4)
+
+    def ask(factor: float | None) -> str:
+        with nnrepl.recording() as tape:
+            mask = mx.triu(mx.full((4, 4), -mx.inf), k=1)
+            mask = mask if factor is None else mask * factor
+            _, grads = nn.value_and_grad(model, lambda m: mx.softmax(m(X) @ m(X).T + 0 * X[:1, :1]).max())(model)
+            optim.SGD(0.1).update(model, grads)
+        session = OpenSession(tape)
+        session.run("goto end")
+        return str(session.run("why"))
+
+    assert "has -∞ in its call" not in ask(None)
+    assert "has -∞ in its call" in ask(2.0)
+
+
 def test_what_an_evaluation_masks_is_no_alarm() -> None:
     model = nn.Linear(3, 4)
     mask = mx.array([True, False, True, True])

@@ -140,7 +140,7 @@ def test_magics_are_skipped_with_a_note(tmp_path: Path) -> None:
         "%matplotlib inline\n!pip install mlx\nimport mlx.core as mx",
         "%%time\nx = mx.ones(3)\nprint('timed')",
         "%%bash\necho hello (",
-        "for i in range(2):\n    %time x + i\n    !ls\nprint('looped', i)",
+        "for i in range(2):\n    %time x + i\n    !ls \\\n        -l \\\n    -a\nprint('looped', i)",
         FORWARD,
     )
     found = notes(tmp_path, *cells)
@@ -157,6 +157,14 @@ def test_notes_are_shown_before_the_first_stop(tmp_path: Path) -> None:
     notebook(tmp_path / "lesson.ipynb", "%matplotlib inline", *LESSON)
     result = nnrepl_cli("lesson.ipynb", stdin="", cwd=tmp_path)
     assert "%matplotlib" in result.stdout.split("step 1")[0]
+
+
+def test_what_later_cells_define_is_a_place_before_they_have_run(tmp_path: Path) -> None:
+    later = "def sample(m):\n    return m(mx.ones(1)) * 2\nprint(sample(nn.Linear(1, 1)).shape)"
+    result = run(tmp_path, FORWARD, later, commands=("break sample", "continue", "where"))
+    assert result.returncode == 0, result.stdout
+    assert "breakpoint 1" in result.stdout
+    assert "in sample" in result.stdout
 
 
 IPYTHON_LINES = ["x?", "?x", "x??", "mx.ones?", "y = %timeit -o x + 1", "files = !ls -l *.py", "!!ls", "%cd /tmp; ls"]
@@ -294,7 +302,9 @@ clear_output()
 display(Markdown('# A *title*'), 1 + 1, 'text')
 display(HTML('<table><tr><th>a</th><td>1</td></tr></table><script>no()</script><p>b</p>'))
 display(Image(filename='plot.png'), JSON({'a': 1}), Latex('$x$'))
-print(get_ipython())"""
+print(get_ipython())
+import importlib.util, sys
+print(sys.modules["IPython"].version_info[:2] >= (8, 24), importlib.util.find_spec("IPython.display").name)"""
 
 
 def test_display_and_what_it_shows_work_without_ipython(tmp_path: Path) -> None:
@@ -303,7 +313,8 @@ def test_display_and_what_it_shows_work_without_ipython(tmp_path: Path) -> None:
     result = run(tmp_path, FORWARD, SHOWS, "display(Markdown('end'))")
     assert result.stderr == ""
     assert result.stdout.splitlines() == [
-        "# A *title*", "2", "'text'", "a  1", "b", "<Image plot.png>", "{", '  "a": 1', "}", "$x$", "None", "end",
+        "# A *title*", "2", "'text'", "a  1", "b", "<Image plot.png>", "{", '  "a": 1', "}", "$x$", "None",
+        "True IPython.display", "end",
     ]  # fmt: skip
 
 

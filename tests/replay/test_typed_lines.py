@@ -216,6 +216,31 @@ def test_both_runs_of_a_checkpoint_see_it(line: str, second: bool, tmp_path: Pat
     assert program.kept == [1.0]
 
 
+WITHOUT_VJP = """\
+import mlx.core as mx
+@mx.custom_function
+def block(h):
+    return mx.sin(h) * 2
+block.vmap(lambda inputs, axes: (block(inputs[0]), axes[0]))
+def run(w):
+    grad = mx.grad(lambda w: block(w * 2).square().sum())(w)
+    return mx.exp(grad)
+"""
+
+
+def test_a_second_run_is_followed_from_its_very_start(tmp_path: Path) -> None:
+    """What is changed before its first op enters with it, and not before the call."""
+    program = _load(tmp_path / "plain_start.py", WITHOUT_VJP)
+    changed = WITHOUT_VJP.replace("    return mx.sin", "    h = mx.tanh(h)\n    return mx.sin")
+    twin = _load(tmp_path / "twin.py", changed.replace("    return mx.exp", "    grad = grad * 3\n    return mx.exp"))
+    w = mx.array([0.5, 1.5])
+    session = OpenSession(nnrepl.trace(program.run, w))
+    for line, change in ((4, "h = mx.tanh(h)"), (8, "grad = grad * 3")):
+        session.run(f"until {Path(program.__file__ or '').name}:{line}")
+        session.run(change)
+    assert_same_bits(twin.run(w), session.tape.ops[-1].outputs[0].array)
+
+
 COMPILED = """\
 import mlx.core as mx
 kept, seen = [1.0], []

@@ -8,6 +8,7 @@ import linecache
 import operator
 import random
 import re
+import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
@@ -295,11 +296,13 @@ for i in range(2):
 """
 
 
-def play(source: str, *lines: str, tmp_path: Any) -> list[str]:
+def play(source: str, *lines: str, tmp_path: Any, native: str = "on") -> list[str]:
     """What is answered to each line, in one run of a program."""
     path = tmp_path / "program.py"
     path.write_text(source)
-    result = nnrepl_cli("--plain", str(path), stdin="\n".join([*lines, "quit", ""]), env={"COLUMNS": "200"})
+    result = nnrepl_cli(
+        "--plain", str(path), stdin="\n".join([*lines, "quit", ""]), env={"COLUMNS": "200", "NNREPL_NATIVE": native}
+    )
     answers = re.split(r"^\(nnrepl(?: \d+)?\) .*\n", result.stdout, flags=re.MULTILINE)[1:]
     return [answer.rstrip() if answer.count("\n") > 1 else answer.rstrip().rpartition(" = ")[2] for answer in answers]
 
@@ -341,6 +344,52 @@ def test_two_models_are_told_apart_in_every_command(tmp_path: Any) -> None:
     assert float(loss) == d_loss.item()
     assert "not bound yet" in ahead
     assert bias == "(1,)"
+
+
+IN_TURN = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+class MLP(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 1)]
+    def __call__(self, x):
+        for layer in self.layers[:-1]:
+            x = mx.tanh(layer(x))
+        return self.layers[-1](x)
+def run(number):
+    mx.random.seed(number)
+    model = MLP()
+    grad_of = nn.value_and_grad(model, lambda x: mx.square(model(x) - number).mean())
+    opt = optim.SGD(0.1)
+    for i in range(2):
+        loss, grads = grad_of(mx.ones((4, 2)))
+        opt.update(model, grads)
+        mx.eval(model.parameters())
+        print(mx.linalg.norm(grads["layers"][0]["weight"]).item(), model.layers[0].weight.sum().item())
+    return model
+kept = []
+for number in range(3):
+    kept.append({"model": run(number)})
+"""
+
+
+@pytest.mark.parametrize("native", ["off", "on"])
+def test_models_that_are_trained_in_turn_are_each_the_one_that_its_run_calls_model(native: str, tmp_path: Any) -> None:
+    """The program keeps them in a list of its own, and one variable has held them all."""
+    path = tmp_path / "in_turn.py"
+    path.write_text(IN_TURN)
+    ran = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=True)
+    norms, sums = zip(*(map(float, line.split()) for line in ran.stdout.split("\n") if line))
+    shown, parameters, reason, weight, end, *_ = play(
+        IN_TURN, "until step 6", "info gradients", "why grad(layers.0.weight)", "p layers.0.weight.sum().item()",
+        "p grad(model.layers.0.weight)", tmp_path=tmp_path, native=native,
+    )  # fmt: skip
+    assert "step 6" in shown
+    assert "∂L/∂model.layers.0.weight" in parameters
+    assert "layer.weight" not in parameters
+    assert f"norm {norms[4]:.3f}"[:-1] in reason
+    assert float(weight) == sums[4]
+    assert "5#" in end
 
 
 COPIES = """
@@ -627,6 +676,7 @@ def test_python_at_the_prompt_sees_what_code_written_there_would_see(tmp_path: A
         ("p a.5.weight", "nothing on the tape is called a.5.weight"),
         ("what nothing", "nothing on the tape is called nothing"),
         ("stats nothing", "nothing here is called nothing"),
+        ("stats layers.*.nothing", "no tensor is called layers.*.nothing"),
         ("p inner", "inner is a variable of 2 calls that have returned: inner@"),
         ("p text", "'words'"),
         ("what text", "text is no tensor of the tape; p text shows what it is"),

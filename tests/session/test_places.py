@@ -5,6 +5,7 @@ The program is recorded to its end; each row says which ops a place means, by lo
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 import types
@@ -25,6 +26,7 @@ from nnrepl.session.entered import SourceLine
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import parse
 from nnrepl.session.place import Place
+from nnrepl.session.places import KINDS
 from nnrepl.session.points import Within
 from nnrepl.tape import Op, Tape
 from nnrepl.view.theme import DARK
@@ -391,6 +393,23 @@ def test_every_kind_of_place_has_its_row(session: OpenSession) -> None:
     missing = sorted(made - read - ELSEWHERE.keys())
     assert not missing, f"{', '.join(missing)}: no row of PLACES in tests/session/test_places.py reads it"
     assert not ELSEWHERE.keys() & read
+
+
+def test_every_kind_of_place_that_is_told_by_its_form_is_read() -> None:
+    """Who adds one puts it into the list that stands at the end of its file."""
+    told = {one.__name__ for one in kinds() if one.form and one.__module__.startswith("nnrepl.")}
+    missing = sorted(told - {one.__name__ for one in KINDS})
+    assert not missing, f"{', '.join(missing)}: not in the list WRITTEN at the end of its file"
+    assert all(re.fullmatch(one.form, word) for one in KINDS for word in one.fixed)
+
+
+def test_help_tells_every_kind_of_place_that_is_told_by_its_form(session: OpenSession) -> None:
+    words = [word.strip(",;") for word in screen(session, "help places").split()]
+    spellings = [*words, *map(" ".join, itertools.pairwise(words))]
+    for kind in KINDS:
+        shown = [word for word in spellings if re.fullmatch(kind.form, word)]
+        assert shown, f"nnrepl/view/topics.py: help places shows no {kind.__name__} ({kind.form})"
+        assert set(kind.fixed) <= set(shown), f"nnrepl/view/topics.py: help places leaves out one of {kind.fixed}"
 
 
 def test_every_kind_of_place_says_what_it_is() -> None:

@@ -377,7 +377,7 @@ def test_lines_that_cannot_be(tmp_path: Path) -> None:
     good = tmp_path / "r.safetensors"
     mx.save_safetensors(str(good), {"nosuch": mx.ones((2,))})
     for line, words in {
-        f"compare {tmp_path / 'no.npz'}": "there is no file",
+        f"compare {tmp_path / 'no'}": f"there is no file {tmp_path / 'no.safetensors'}",
         f"compare {tmp_path}": "is a directory",
         f"compare {good}": "say which is which: compare",
         f"compare {good} map a=nothing": "no array called nothing",
@@ -391,6 +391,7 @@ def test_lines_that_cannot_be(tmp_path: Path) -> None:
         "compare 'r.safetensors": "cannot be read",
     }.items():
         assert words in refusal(session, line), line
+    assert refusal(session, f"compare {tmp_path / 'no.npz'}") == f"there is no file {tmp_path / 'no.npz'}"
     empty = OpenSession(nnrepl.trace(lambda: None))
     assert "nothing has been recorded" in refusal(empty, f"compare {good}")
 

@@ -40,7 +40,7 @@ def twice(case: Checkup) -> Iterator[Finding]:
     for op in case.forward:
         if not op.inputs:
             continue
-        logits = _logits(op)
+        logits = logits_of(op)
         if logits is None:
             continue
         first = maker(logits)
@@ -70,7 +70,7 @@ def _again(case: Checkup, op: Op, logits: Value, first: Op, takes: str) -> Claim
         f"({words.spot(op)}) takes the {takes} of them again: {meant}"))  # fmt: skip
 
 
-def _logits(op: Op) -> Value | None:
+def logits_of(op: Op) -> Value | None:
     """Return what an op takes as logits: all that a softmax or a logsumexp takes, x in ln(1 + eˣ) of a loss."""
     if op.name in ("logsumexp", "softmax", "fast.cross_entropy"):
         return op.inputs[0]
@@ -142,7 +142,7 @@ def _used_otherwise(case: Checkup, op: Op, at: int) -> str:
                         "the weights of that sum do not add up to 1")  # fmt: skip
         elif user.name == "multiply" and len(user.inputs) == 2:
             other = user.inputs[1] if user.inputs[0] is value else user.inputs[0]
-            along = _one_hot(case, other) if other.shape == value.shape else None
+            along = one_hot(case, other) if other.shape == value.shape else None
             if along is not None and along != at and not _at_most_one(case, other, at):
                 return (f", but {words.name(other)}, which {user.label} multiplies it with "
                         f"({words.spot(user)}), has its single ones along axis {along}: the shares along "
@@ -188,7 +188,7 @@ def _is_scores(op: Op) -> bool:
                      and found.name == "matmul"), None)  # fmt: skip
     if made is None or made.name != "matmul":
         return False
-    return all(_source(taken) is None for taken in made.inputs)
+    return all(source(taken) is None for taken in made.inputs)
 
 
 def _each_with_each(value: Value) -> bool:
@@ -201,7 +201,7 @@ def _each_with_each(value: Value) -> bool:
         ends = [tuple(taken.shape[-2:]) for taken in op.inputs]
         size = tuple(value.shape[-2:])
         if op.name == "add" and len(size) == 2 and set(ends) == {(size[0], 1), (1, size[1])} and min(size) > 1:
-            return all(_source(taken) is None for taken in op.inputs)
+            return all(source(taken) is None for taken in op.inputs)
         same = [taken for taken in op.inputs if taken.shape == value.shape and is_inexact(taken)]
         if (not has(op.name, Trait.CHOOSES) and op.name not in ("add", "multiply", "divide", "tanh")) or not same:
             return False
@@ -209,14 +209,14 @@ def _each_with_each(value: Value) -> bool:
     return False
 
 
-def _source(value: Value) -> Leaf | None:
+def source(value: Value) -> Leaf | None:
     """Return the leaf that a value is, past changes of its shape."""
     while value.op is not None and value.op.inputs and has(value.op.name, Trait.ARRANGES, Trait.CONVERTS):
         value = value.op.inputs[0]
     return value if isinstance(value, Leaf) else None
 
 
-def _one_hot(case: Checkup, value: Value) -> int | None:
+def one_hot(case: Checkup, value: Value) -> int | None:
     """Return the axis along which a tensor of zeros and ones has one 1 in each row; None if it is no such tensor."""
     if not case.look.can_see(value) or len(value.shape) < 2 or case.pass_.grads.get(value.canonical):
         return None
@@ -250,7 +250,7 @@ def _by_a_layer(op: Op) -> bool:
     made = unscaled(op.inputs[0])
     while made is not None and made.name in ("add", "multiply", "divide", "subtract") and made.inputs:
         made = maker(made.inputs[0])
-    return made is not None and has(made.name, Trait.PRODUCT) and _source(made.inputs[-1]) is not None
+    return made is not None and has(made.name, Trait.PRODUCT) and source(made.inputs[-1]) is not None
 
 
 def masked_by_zeros(case: Checkup) -> Iterator[Finding]:
