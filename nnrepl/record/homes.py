@@ -229,10 +229,14 @@ class Homes:
         in another container that has such a name."""
         self._catch_up()
         found = self._named(holder, True)
-        if found is None:
+        if found is not None:
+            return found[1]
+        if is_module_type(holder.kind):  # a layer by its model, which one variable has held in turn with others
             shared = self._named(holder, False)
-            return self._global(holder) or (None if shared is None else shared[1])
-        return found[1]
+        else:
+            held = [(scope.depth, name) for scope, name in self._variables.get(holder, ())]
+            shared = min(held, key=lambda one: one[0], default=None)
+        return self._global(holder) or (None if shared is None else shared[1])
 
     def _named(self, holder: Holder, alone: bool) -> tuple[int, str] | None:
         """Return the depth of the call whose variable a container is known by, and the name.

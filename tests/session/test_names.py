@@ -392,6 +392,39 @@ def test_models_that_are_trained_in_turn_are_each_the_one_that_its_run_calls_mod
     assert "5#" in end
 
 
+DECAY = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+from mlx.utils import tree_flatten
+mx.random.seed(0)
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+    def __call__(self, x): return self.inner(x)
+def loss_fn(y, parameters):
+    return mx.square(y).mean() + 0.01 * sum(mx.sum(p[1] ** 2) for p in tree_flatten(parameters))
+def forward(net, x):
+    y = net(x)
+    return loss_fn(y, net.parameters()), y
+def main():
+    net = Net()
+    grad_of, opt = nn.value_and_grad(net, forward), optim.Adam(0.1)
+    for i in range(4):
+        (loss, y), grads = grad_of(net, mx.ones((4, 2)))
+        opt.update(net, grads)
+        mx.eval(net.parameters(), opt.state)
+main()
+"""
+
+
+@pytest.mark.parametrize("native", ["off", "on"])
+def test_a_weight_that_a_dict_of_parameters_has_too_keeps_its_bare_path(native: str, tmp_path: Any) -> None:
+    _, shown, listed, *_ = play(DECAY, "until step 3", "step", "ops", tmp_path=tmp_path, native=native)
+    assert "inner.layers.0.weight" in shown
+    assert "net.inner" not in shown + listed
+    assert "parameters.inner" not in shown + listed
+
+
 COPIES = """
 import copy, mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
 class LM(nn.Module):
