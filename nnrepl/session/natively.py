@@ -19,7 +19,7 @@ from nnrepl.session import goals
 from nnrepl.session.hooks import OPENED, Stop
 from nnrepl.session.outcomes import Ended
 from nnrepl.session.passing import place_of, without_ops
-from nnrepl.session.scouts import InStepOnly, Scout, asked_of, is_closed, loss_before, scouts_of, wires_of
+from nnrepl.session.scouts import InStepOnly, Scout, Tripped, asked_of, is_closed, loss_before, scouts_of, wires_of
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import Going, Replaying
 from nnrepl.session.wires import trips_of
@@ -162,6 +162,24 @@ def _look_out(session: Standing, op: ClosedOp) -> None:
     levels.losses.settle()  # its number is known from here on
     if found:
         _alarm(session, {step for scout, last in found for step in range(last - scout.back, last + 1)})
+
+
+def tripped(session: Standing) -> None:
+    """Between two calls that run natively the program has come to where it may be stopped: what it did since the last
+    call is done again at once, before it prints any more.
+
+    Raises:
+        RunAgain: Through the program.
+    """
+    tape, recorder, now = session.tape, session.recorder, session.course.now
+    if recorder is None or recorder.intake.follows or this_process() != session.process:
+        return
+    if not (isinstance(now, Going) and may_run(session)):
+        return
+    number = tape.steps.number_at(len(tape) - 1)
+    seen = [scout for scout in scouting(session) or [] if isinstance(scout, Tripped)]
+    if is_closed(tape, number) and any([scout.may(tape, number) for scout in seen]):
+        _alarm(session, {number})
 
 
 def _alarm(session: Standing, steps: set[int]) -> None:

@@ -5,7 +5,7 @@ without ops is at the op that comes next.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FrameType
 
 from nnrepl.record.native import levels_of
@@ -20,9 +20,15 @@ from nnrepl.tape import Tape
 
 
 class Passing:
-    """Notes on the tape that is recorded where the program has come by."""
+    """Notes on the tape that is recorded where the program has come by.
 
-    def __init__(self) -> None:
+    Args:
+        tripped: Told where a wire is tripped between two calls that run natively. What it raises goes through the
+            program.
+    """
+
+    def __init__(self, tripped: Callable[[], None]) -> None:
+        self._tripped = tripped
         self._recorder: Recorder | None = None
         self._coming = Coming()
         self._files: dict[str, frozenset[int]] = {}
@@ -81,8 +87,11 @@ class Passing:
         position = len(recorder.tape) if inside else max(len(recorder.tape) - 1, 0)
         if isinstance(wire, TruthWire):
             trips.say(wire.key, position, wire.trips(frame, line))
-        elif (native or not inside) and wire.trips(frame, line):
+            return
+        if (native or not inside) and wire.trips(frame, line):
             trips.note(wire.key, position, not inside)
+            if native and not inside:
+                self._tripped()
 
 
 def without_ops(tape: Tape, places: Iterable[Place]) -> Iterator[SourceLine]:

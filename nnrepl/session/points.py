@@ -22,6 +22,7 @@ from nnrepl.tape import (
     Leaf,
     Op,
     Operation,
+    Pass,
     Tape,
     Value,
 )
@@ -218,20 +219,45 @@ class Written(Place):
             if pass_ is not None:
                 yield from pass_.grads.get(value.canonical, ())
 
-    def comes(self, tape: Tape) -> Iterator[int]:
-        """Return where a version of the value is there for the first time: behind the op that makes it, or where the
-        program has put it in its place; with a pass that brings one, but not as it was there before."""
+    def comes(self, tape: Tape, start: int = 0) -> Iterator[int]:
+        """Return where a version of the value is there for the first time, from about `start` on: behind the op that
+        makes it, or where the program has put it in its place; with a pass that brings one, but not as it was there
+        before."""
         if self._gradient:
             yield from (0 if value.op is None else value.op.position + 1 for value in self.values(tape))
             return
         versions = self._names.versions(self.name)
-        if not versions and self.name == "loss":
-            yield from (0 if value.op is None else value.op.position + 1 for value in self.values(tape))
+        if self.name == "loss":
+            yield from _losses(tape, versions, start)
         last: Value | None = None
         for position, value in versions:
-            if not isinstance(value, Leaf) or last is None or source_of(value) is not source_of(last):
+            new = not isinstance(value, Leaf) or last is None or source_of(value) is not source_of(last)
+            if new and not (self.name == "loss" and _is_differentiated(value)):
                 yield position
             last = value
+
+
+def _losses(tape: Tape, versions: list[tuple[int, Value]], start: int) -> Iterator[int]:
+    """Return where there is for the first time what is differentiated and called loss, from about `start` on. Inside of
+    its pass it is called so before the program's variable has it."""
+    for pass_ in passes_between(tape, start - 1, len(tape) + 1):
+        loss = pass_.loss
+        if loss is None or loss.op is None:
+            continue
+        before = (each for each in reversed(tape.passes) if each.start < pass_.start and each.code is pass_.code)
+        if not versions or _is_called(pass_, versions) or _is_called(next(before, pass_), versions):
+            yield loss.op.position + 1
+
+
+def _is_called(pass_: Pass, versions: list[tuple[int, Value]]) -> bool:
+    """Whether what a pass differentiates is one of the versions of a name."""
+    later = versions[bisect_left(versions, pass_.start, key=lambda version: version[0]) :]
+    return pass_.loss is not None and any(value.canonical is pass_.loss.canonical for _, value in later)
+
+
+def _is_differentiated(value: Value) -> bool:
+    pass_ = None if value.op is None else value.op.pass_
+    return pass_ is not None and pass_.loss is not None and pass_.loss.canonical is value.canonical
 
 
 class Called(Place):
@@ -320,7 +346,7 @@ class Condition(Place):
             return self.place.positions(tape, start, end, reverse)
         if not self._made:
             return (at for at in within(tape, start, end, reverse) if _moves_on(tape, at))
-        return ordered((at for made in self._made for at in made.comes(tape)), start, end, reverse)
+        return ordered((at for made in self._made for at in made.comes(tape, start)), start, end, reverse)
 
 
 def _moves_on(tape: Tape, at: int) -> bool:

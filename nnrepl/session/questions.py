@@ -13,11 +13,12 @@ from nnrepl.record.intake import Unwinding
 from nnrepl.record.verify import same_bits
 from nnrepl.session.conditions import named_in
 from nnrepl.session.errors import NoGradient, NotYet, UserError
-from nnrepl.session.findings import Changed, Failed, Finding, source_of
+from nnrepl.session.findings import Changed, Failed, Finding
 from nnrepl.session.parsed import Parsed
+from nnrepl.session.place import ordered
 from nnrepl.session.points import Written
 from nnrepl.session.reading import Reading
-from nnrepl.tape import Leaf, Value
+from nnrepl.tape import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +119,7 @@ def watched(session: Reading, parsed: Parsed, start: int, end: int, reverse: boo
     """Where an expression may change: just after each op that makes one of its values, or with a pass that
     brings one. A parameter that enters a new pass as it left the last one is passed over."""
     tape, names = session.tape, session.names
-    found: set[int] = set()
     plain, gradients = named_in(parsed, names)
-    for name in plain:
-        last: Value | None = None
-        for position, value in names.versions(name):
-            if not isinstance(value, Leaf) or last is None or source_of(value) is not source_of(last):
-                found.add(position)
-            last = value
-    for name in gradients:
-        for value in Written(name, name, names, gradient=True).values(tape):
-            found.add(0 if value.op is None else value.op.position + 1)
-    return iter(sorted((at for at in found if start <= at < end), reverse=reverse))
+    written = [Written(name, name, names) for name in plain]
+    written += [Written(name, name, names, gradient=True) for name in gradients]
+    return ordered((at for each in written for at in each.comes(tape, start)), start, end, reverse)

@@ -84,7 +84,7 @@ class TapeSession(Standing):
         self.changes = Changes(self, self.restarts)
         self.stops = Stops()
         self.lookout = Lookout(self)
-        self.passing = Passing()
+        self.passing = Passing(lambda: natively.tripped(self))
         self.level = 0
         self.function = None
         self.work: list[Work] = []

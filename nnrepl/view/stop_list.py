@@ -247,7 +247,7 @@ def _change(found: Changed) -> list[RenderableType]:
         old = "" if before is None else f"{before!r} → "
         return [Text(f"{found.text} changed{maker}: {old}{after!r}")]
     if before is None:
-        return [Text(f"{found.text} has its first value{maker}"), tensor("  is", after)]
+        return [Text(f"{found.text} gets a value{maker}"), tensor("  is", after)]
     lines: list[RenderableType] = [Text(f"{found.text} changed{maker}")]
     if isinstance(before, mx.array) and before.shape == after.shape and after.size > WHOLE:
         different = int(mx.sum(before != after).item())  # type: ignore[arg-type]

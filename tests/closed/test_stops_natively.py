@@ -98,6 +98,27 @@ def test_what_goes_with_a_stop_goes_with_it_natively(lines: tuple[str, ...], tmp
     assert stops_in(shown["on"]) == stops_in(shown["off"])
 
 
+def test_nothing_is_printed_that_lies_behind_the_stop(tmp_path: Path) -> None:
+    """A stop between two calls is made there, and not where the next call ends."""
+    program = TRAIN.replace("def rare(x)", "def score(): return mx.abs(model(X) - Y).mean()\ndef rare(x)")
+    (tmp_path / "train.py").write_text(f"{program}    if i % 6 == 5: print('the score is', score().item())\n")
+    lines = ("goto step 3", "break score", "continue", "p i", "continue", "p i")
+    shown = {native: said(native, tmp_path / "train.py", *lines) for native in ("on", "off")}
+    order = {native: re.findall("^(i = .*|the score is)", text, re.MULTILINE) for native, text in shown.items()}
+    assert order["on"] == order["off"] == ["i = 5", "the score is", "i = 11"]
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+@pytest.mark.parametrize("before", ["goto step 3", "goto step 2", "next step"])
+def test_the_loss_is_watched_wherever_one_stands(before: str, native: str, tmp_path: Path) -> None:
+    """It is new in each step, behind the op that makes it, also where the tape already knows what is called so."""
+    (tmp_path / "train.py").write_text(TRAIN.replace("return ((model(x)", "x = x * 1; return ((model(x)"))
+    shown = said(native, tmp_path / "train.py", before, "p i", "watch loss", *(["continue", "p i", "where"] * 2))
+    start, first, second = (int(found) for found in re.findall(r"^i = (\d+)", shown, re.MULTILINE))
+    assert (first, second) == (start, start + 1)
+    assert len(re.findall(r"^step \d+ · backward 1 ", shown, re.MULTILINE)) == 2
+
+
 def test_what_has_to_be_recorded_for_a_stop_is_said(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(TRAIN)
     for stop, told in (
