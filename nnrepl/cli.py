@@ -341,7 +341,7 @@ class Debugger:
             return f"{versions()}{notes}"
         begin = "type Python, help for more" if self.options.empty else "step to begin, help for more"
         if self.options.program is None and self.options.module is None and not self.options.empty:
-            return f"{versions()} · examples/{example_path().name}\nlearn for a lesson, step to begin, help{notes}"
+            return f"{versions()} · examples/{example_path().name}\nlearn for a lesson, {begin}{notes}"
         return f"{versions()} · {_short(self.script.title)} · {begin}{notes}"
 
 

@@ -98,9 +98,9 @@ def examples_(it: Interpreter, text: str) -> RenderableType | None:
 
     Those under `broken/` are faulty on purpose; `load example dead_relu_sound` is the sound twin of one.
     """
-    table = Grid(show_header=False)
-    table.add_column(no_wrap=True, min_width=max(len(found.name) for found in examples() if not found.is_twin))
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    table = Grid(show_header=False, expand=True)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     for found in examples():
         if not found.is_twin:
             table.add_row(Text(found.name, style="value.name"), Text(found.summary))

@@ -303,7 +303,9 @@ def _reason(parsed: Parsed) -> str:
     """Return why a line is no Python."""
     if isinstance(parsed.error, (RecursionError, MemoryError)):
         return "it is too deeply nested"
-    return "" if parsed.error is None else str(getattr(parsed.error, "msg", parsed.error))
+    line = getattr(parsed.error, "lineno", None)
+    where = f" (line {line})" if line and "\n" in parsed.text else ""
+    return "" if parsed.error is None else f"{getattr(parsed.error, 'msg', parsed.error)}{where}"
 
 
 def unknown(parsed: Parsed, table: Table = TABLE) -> UserError:
@@ -311,9 +313,11 @@ def unknown(parsed: Parsed, table: Table = TABLE) -> UserError:
     line = parsed.text
     word = line.partition(" ")[0]
     reason = _reason(parsed)
+    if keyword.iskeyword(word) or "\n" in line:
+        return UserError(f"this does not parse: {reason}")
     close = get_close_matches(word, table.names, 1)
     if close and " " not in word and re.fullmatch(r"[\w-]+", word):
         return UserError(f"there is no command {word}; did you mean {close[0]}?")
-    if re.fullmatch(r"[A-Za-z][\w-]*", word) and word != line and not keyword.iskeyword(word):
+    if re.fullmatch(r"[A-Za-z][\w-]*", word) and word != line:
         return UserError(f"there is no command {word}, and as Python it does not parse ({reason}); type help")
     return UserError(f"this does not parse: {reason}")

@@ -1,1 +1,1 @@
-"""Knowledge: formulas with their executable form, worked numbers, causes, health, checks."""
+"""The questions: `why`, `health`, `check`, `explain`, `into`. Claims, each with its check."""

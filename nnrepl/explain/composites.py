@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from nnrepl.explain import in_numbers, surprise, taught, words
 from nnrepl.explain.cases import Names, operand
@@ -13,13 +14,15 @@ from nnrepl.explain.explanation import Explanation, Symbol, most_telling, origin
 from nnrepl.explain.known import entry_for
 from nnrepl.explain.links import LeftOut, TensorLine, Told
 from nnrepl.explain.look import Look
+from nnrepl.explain.loss_functions import largest_loss, loss_case
 from nnrepl.explain.taught import RuleText
 from nnrepl.ops import Trait, has
-from nnrepl.ops.case import epsilon_of
+from nnrepl.ops.case import Case, epsilon_of
 from nnrepl.ops.evaluated import Evaluated, Line, worked_out
+from nnrepl.ops.expression import Node, quantity
 from nnrepl.ops.layers import ACTIVATIONS, LAYERS, LOSSES, Whole
 from nnrepl.ops.numbers import element
-from nnrepl.ops.reader import parse
+from nnrepl.ops.reader import parse, readable
 from nnrepl.session.entered import InModule
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
@@ -103,13 +106,14 @@ def explain_call(session: Reading, call: CompositeCall) -> Explanation:
     span = f"{first.label}" if first is last else f"{first.label} to {last.label}"
     kind = f", {call.kind}" if call.kind else ""
     found = Explanation(None, title=f"{call.title}{kind}: {span}, {where}")
-    whole = _known(call)
+    whole, case = _known(call), None
     results = _results(call)
     taken = sorted(_taken(call), key=_is_parameter)
     names = Names([value for op in call.ops for value in (*op.inputs, *op.outputs)], results)
     cross_entropy = surprise.find(call.ops) if whole is LOSSES["cross_entropy"] else None
     if whole is not None:
-        found.rule = _rule(call, whole if cross_entropy is None else cross_entropy.rule, results, names)
+        case = _loss_case(look, call, whole, results, names)
+        found.rule = _rule(call, whole if cross_entropy is None else cross_entropy.rule, case, results, names)
         found.words = taught.of_whole(whole)
     else:
         found.words = perhaps(_makes(call, results, taken, names))
@@ -120,10 +124,13 @@ def explain_call(session: Reading, call: CompositeCall) -> Explanation:
         row = surprise.largest(look, cross_entropy)
         found.worked = [*surprise.forward(look, cross_entropy, row, names), *_reduced(look, call, names)]
         found.as_a_whole = surprise.whole_backward(look, cross_entropy, row, names)
+    elif case is not None:
+        largest = largest_loss(look, case)
+        found.worked = [*largest, *(_reduced(look, call, names) if largest else [])]
     elif whole is not None:
-        found.worked = _by_its_text(look, whole, taken, results, names) or _heart(look, call, names)
+        found.worked = _by_its_text(look, call, whole, taken, results, names) or _heart(look, call, names)
     # What has been worked out with numbers needs no list of its ops where these are MLX's own.
-    shown_whole = bool(found.worked) and (cross_entropy is not None or len(call.ops) <= _FEW)
+    shown_whole = bool(found.worked) and (cross_entropy is not None or case is not None or len(call.ops) <= _FEW)
     found.parts = [] if shown_whole else _steps(session, look, call, names, brief=bool(found.worked))
     found.ways = _effect(look, session, [*results[:1], *taken], names)
     found.notes += say(_further(session, call, names, taken), _sizes([*found.steps, *found.chain]))
@@ -146,19 +153,48 @@ def _makes(call: CompositeCall, results: list[Value], taken: list[Value], names:
         f"{_made_of(taken, names)}."))  # fmt: skip
 
 
-def _rule(call: CompositeCall, whole: Whole, results: list[Value], names: Names) -> list[RuleText]:
+def _rule(call: CompositeCall, whole: Whole, case: Case | None, results: list[Value], names: Names) -> list[RuleText]:
     """Return what a known call computes, without the parameters that it has not; of a loss how it is reduced."""
     own = call.scope.owner
     absent = [one for one in ("bias", "weight") if call.kind and isinstance(own, dict) and one not in own]
+    end, weighing, is_reduced = _end(call, results)
+    left = "y" if end is None else names(end)
+    weight = "" if weighing is None else names(weighing)
+    end_rule = [taught.reduced_rule(call.ops[-1], left, names)] if is_reduced else []
+    told = (
+        taught.call_rules(whole, absent, left, weight, _symbols(call, names))
+        if case is None
+        else taught.loss_rules(case, left, weight)
+    )
+    return [*told, *end_rule]
+
+
+def _symbols(call: CompositeCall, names: Names) -> dict[str, str]:
+    """Return what the symbols of a layer's rule are called here: its one input, and its parameters."""
+    taken = _taken(call)
+    given = [value for value in taken if not _is_parameter(value)]
+    own = {value.name.rpartition(".")[2]: names(value) for value in taken if _is_parameter(value)}
+    known: dict[str, str] = {name: called for name, called in own.items() if name in ("weight", "bias")}
+    return {**known, "x": names(given[0])} if len(given) == 1 else known
+
+
+def _end(call: CompositeCall, results: list[Value]) -> tuple[Value | None, Value | None, bool]:
+    """Return the losses before they are reduced (of a layer, its result), the weights that they were multiplied by, and
+    whether they are reduced."""
     last = call.ops[-1]
     reduced = not call.kind and last.name in ("mean", "sum") and last.scope is not None and (
         last.scope.code.co_name == "_reduce") and bool(last.inputs)  # fmt: skip
     end = last.inputs[0] if reduced else results[0] if results else None
-    weighing = _weighing(call, end)
-    left = "y" if end is None else names(end)
-    weight = "" if weighing is None else names(weighing)
-    end_rule = [taught.reduced_rule(last, left, names)] if reduced else []
-    return [*taught.call_rules(whole, absent, left, weight), *end_rule]
+    return end, _weighing(call, end), reduced
+
+
+def _loss_case(look: Look, call: CompositeCall, whole: Whole, results: list[Value], names: Names) -> Case | None:
+    """Return the call of a loss function with what it was called with, where its rule can be computed."""
+    end, weighing, _ = _end(call, results)
+    made = end.op if end is not None else None
+    if weighing is not None and made is not None:
+        end = next(value for value in made.inputs if value is not weighing)
+    return None if end is None else loss_case(look, whole, call.scope, call.ops, end, names)
 
 
 def _weighing(call: CompositeCall, end: Value | None) -> Value | None:
@@ -171,22 +207,31 @@ def _weighing(call: CompositeCall, end: Value | None) -> Value | None:
     return given[0] if made.name == "multiply" and len(made.inputs) == 2 and len(given) == 1 else None
 
 
-def _by_its_text(look: Look, whole: Whole, taken: list[Value], results: list[Value], names: Names) -> list[Evaluated]:
-    """Return one number of an activation function, worked out by its rule."""
-    if whole not in ACTIVATIONS.values() or len(taken) != 1 or not results or taken[0].shape != results[0].shape:
+def _by_its_text(
+    look: Look, call: CompositeCall, whole: Whole, taken: list[Value], results: list[Value], names: Names
+) -> list[Evaluated]:
+    """Return one number of an activation function, or of a layer that is one, worked out by its rule."""
+    if not readable(whole.text) or len(taken) != 1 or not results or taken[0].shape != results[0].shape:
         return []
     x, y = taken[0], results[0]
-    if not y.size or x.refusal or y.refusal:
+    main, own = parse(whole.text).main, call.scope.owner
+    symbols = {*main.symbols()} - {"x"}
+    settings: dict[str, Any] = {name: getattr(own, name, getattr(own, f"_{name}", None)) for name in symbols}
+    simple = all(isinstance(one, (int, float)) for one in settings.values())
+    if not y.size or x.refusal or y.refusal or not simple or "over" in {part.kind for part in main.walk()}:
         return []
     place = most_telling(look, y)
     look.see([x])
     given, made = operand(look, x, names), operand(look, y, names)
-    main = parse(whole.text).main
-    if "over" in {part.kind for part in main.walk()}:
-        return []
+
+    def change(part: Node) -> Node | None:
+        if part.kind != "symbol":
+            return None
+        return given.node(place) if part.text == "x" else quantity(part.text, settings[part.text])
+
     with aside():
-        node = main.mapped(lambda part: given.node(place) if part.kind == "symbol" else None)
-        one = worked_out(Line(element(names(y), place), node, epsilon=4 * epsilon_of(x.dtype)), made, place)
+        line = Line(element(names(y), place), main.mapped(change), epsilon=4 * epsilon_of(x.dtype))
+        one = worked_out(line, made, place)
     return [] if one is None else [one]
 
 

@@ -30,7 +30,7 @@ from nnrepl.ops.evaluated import Evaluated, ReadNumber, lines_of
 from nnrepl.ops.layers import LOSSES
 from nnrepl.ops.numbers import element
 from nnrepl.session.expressions import aside
-from nnrepl.tape import Leaf, Op, Value
+from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value
 from nnrepl.tape.claims import Said, perhaps, say
 
 
@@ -141,6 +141,8 @@ def most_telling(look: Look, value: Value) -> Index:
 
 
 def _ask(op: Op, value: Value) -> str:
+    if op.pass_.kind == UPDATE_PASS:
+        return op.label  # its name may stand for what it was before
     return f"{op.label}" if value.gradient_of is not None or value.name.startswith("#") else value.name
 
 

@@ -189,11 +189,48 @@ def _masks(look: Look, birth: Birth, ending: Op) -> bool:
     if _on_purpose(birth) or (birth.op is not None and birth.op.operation.kind == "data"):
         return True
     if not has(root.name, Trait.SWALLOWS):
-        return False
+        return _left_out(look, birth, ending)
     if _may_mask(birth):
         return True
     sign = look.numbers([look.array(birth.value).flatten()[birth.at] < 0])[0]
     return bool(sign)
+
+
+def _left_out(look: Look, birth: Birth, ending: Op) -> bool:
+    """Whether what was made of an ∞, a whole number of a bucket, is chosen by no `where` behind."""
+    taken = next((one for one in ending.inputs if is_inexact(one) and not look.finite([one])[one]), None)
+    if taken is None or len(ending.outputs) != 1 or ending.outputs[0].shape != taken.shape:
+        return False
+    bad = ~mx.isfinite(look.array(taken))
+    stack, seen = [ending.outputs[0]], {ending.outputs[0]}
+    while stack and len(seen) < _FOLLOWED:
+        value = stack.pop()
+        users = look.session.tape.consumers(value)
+        if not users:
+            return False
+        for user in users:
+            if user.name == "where" and _chooses_others(look, user, value, bad):
+                continue
+            out = user.outputs[0] if len(user.outputs) == 1 else None
+            each = has(user.name, Trait.BROADCASTS, Trait.CONVERTS) and user.name != "where"
+            if not each or out is None or out.shape != value.shape:
+                return False
+            if out not in seen:
+                seen.add(out)
+                stack.append(out)
+    return not stack
+
+
+_FOLLOWED = 16
+
+
+def _chooses_others(look: Look, op: Op, value: Value, bad: mx.array) -> bool:
+    """Whether a `where` takes none of the marked elements of a tensor."""
+    condition, *sides = op.args
+    if not isinstance(condition, Value) or len(sides) != 2 or sum(side is value for side in sides) != 1:
+        return False
+    chosen = look.array(condition) if sides[0] is value else mx.logical_not(look.array(condition))
+    return not look.numbers([mx.any(chosen & bad)])[0]
 
 
 # -- answers -------------------------------------------------------------------------------------------------

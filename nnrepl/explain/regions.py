@@ -28,6 +28,8 @@ def backwards(look: Look, op: Op, value: Value, mask: Mask | None, inputs: Seque
     """
     if not inputs:
         return {}
+    if has(op.name, Trait.CONVERTS) and len(inputs) == 1 and inputs[0].shape == value.shape:
+        return {inputs[0]: mx.ones(value.shape, dtype=mx.bool_) if mask is None else mask}  # `stop_gradient` has no vjp
     look.see(op.inputs)
     marked = mx.ones(value.shape) if mask is None else mask.astype(mx.float32)
 

@@ -6,16 +6,18 @@ alone, from an entry of the table, and no plain string is one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nnrepl.explain import words
 from nnrepl.explain.cases import Names
 from nnrepl.explain.known import Entry, bind
 from nnrepl.explain.local import names_of, symbol_of, template, written
 from nnrepl.explain.paths import upstream
+from nnrepl.ops.case import Case, Operand
 from nnrepl.ops.evaluated import Evaluated, lines_of
 from nnrepl.ops.layers import Whole
 from nnrepl.ops.optimizers import UpdateRule
+from nnrepl.ops.reader import parse
 from nnrepl.tape import UPDATE_PASS, Op, Value
 
 
@@ -104,17 +106,32 @@ def of_whole(whole: Whole) -> Taught:
     return Taught(f"This is {whole.name}. {whole.words}")
 
 
-def call_rules(whole: Whole, absent: Sequence[str], left: str, weight: str) -> list[RuleText]:
+def call_rules(
+    whole: Whole, absent: Sequence[str], left: str, weight: str, called: Mapping[str, str]
+) -> list[RuleText]:
     """Return what a known function or layer computes, line by line.
 
     Args:
         absent: Parameters that it has not: a layer without a bias.
         left: What the result is called.
         weight: What the losses are multiplied by; "" if nothing.
+        called: What is known of its symbols: `x`, `weight`.
     """
     text = whole.text
     for symbol in absent:
         text = text.replace(f" + {symbol}", "").replace(f" · {symbol}", "")
+    text = words.substitute(text, called)
+    main, *where = (f"{weight} · loss,  loss = {text}" if weight else text).split(",  ")
+    return [RuleText(f"{left} = {main}"), *map(RuleText, where)]
+
+
+def loss_rules(case: Case, left: str, weight: str) -> list[RuleText]:
+    """Return what a loss function computes from what it was called with."""
+    names = {
+        symbol: given.name if isinstance(given, Operand) else words.number(given)
+        for symbol, given in case.bound.items()
+    }
+    text = parse(case.entry.text).apart(set(names.values())).write(names)
     main, *where = (f"{weight} · loss,  loss = {text}" if weight else text).split(",  ")
     return [RuleText(f"{left} = {main}"), *map(RuleText, where)]
 

@@ -273,7 +273,7 @@ def _attention_forward(case: Case, slot: int, index: Index) -> Line | None:
     before: tuple[Definition, ...] = (
         NumberRow(f"s[{i},j]", scores, _asked(case, batch, head, str(i), "j"), f"the scores of position {i}"),
         *_one_score(case, batch, head, i, most, scores[most]),
-        NumberRow(f"p[{i},:]", shares, f"softmax(s[{i},:]) = exp(s − max s) / Σ exp(s − max s){sinks}", "its shares"),
+        NumberRow(f"p[{i},:]", shares, f"softmax(s[{i},:])", f"its shares, exp(s) / Σ exp(s){sinks}"),
     )
     return Line(element(case.y[0].name, index), sum_of(terms), before)
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
+
+from nnrepl.ops.entry import Row
+from nnrepl.ops.pointwise import last
+from nnrepl.ops.reductions import REDUCED
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,43 +19,74 @@ class Whole:
         name: What people call it: "mean squared error".
         text: Its rule.
         words: What it means.
+        row: Of a loss function: which numbers of its arguments belong together.
+        options: Rules for other options: the option, its value, the rule.
     """
 
     name: str
     text: str
     words: str
+    row: Row | None = None
+    options: tuple[tuple[str, Any, str], ...] = ()
+
+    def text_for(self, given: Mapping[str, Any]) -> str:
+        """Return the rule of a call with some arguments."""
+        return next((text for name, value, text in self.options if given.get(name) == value), self.text)
+
+
+def _each(bound: Mapping[str, Any], rank: int) -> list[int]:
+    """Return no axis: each number stands for itself."""
+    return []
+
+
+_EACH = Row(_each)
 
 
 LOSSES: dict[str, Whole] = {
     "mse_loss": Whole("mean squared error", "(predictions − targets)²",
-                      "How far off the predictions are: large errors count more, because they are squared."),
+                      "How far off the predictions are: large errors count more, because they are squared.", _EACH),
     "l1_loss": Whole("mean absolute error", "|predictions − targets|",
-                     "How far off the predictions are; the gradient has the same size however large the error is."),
+                     "How far off the predictions are; the gradient has the same size however large the error is.",
+                     _EACH),
     "cross_entropy": Whole("cross-entropy", "−ln(share of the right answer),  shares = exp(logits) / Σ exp(logits)",
                            "How surprised the shares are by the right answer. Backwards: a logit gets its share, less "
                            "1 where it is the right answer, times what arrives."),
-    "binary_cross_entropy": Whole("binary cross-entropy", "−(target · ln p + (1 − target) · ln(1 − p))",
-                                  "How surprised the probability p is by yes or no; by default p = sigmoid(inputs)."),
-    "nll_loss": Whole("negative log-likelihood", "−inputs[target]",
-                      "What goes in are logarithms of shares; the one of the right answer counts."),
+    "binary_cross_entropy": Whole("binary cross-entropy",
+                                  "−(targets · ln(p) + (1 − targets) · ln(1 − p)),  p = 1 / (1 + exp(−inputs))",
+                                  "How surprised the probability p of yes is by what is so, 1 (yes) or 0 (no).", _EACH,
+                                  (("with_logits", False,
+                                    "−(targets · max(ln(inputs), −100) + (1 − targets) · max(ln(1 − inputs), −100))"),
+                                   )),
+    "nll_loss": Whole("negative log-likelihood", "−inputs[targets]",
+                      "What goes in are logarithms of shares; the one of the right answer counts.",
+                      Row(last, reduces=True, whole=("inputs",))),
     "kl_div_loss": Whole("Kullback-Leibler divergence", "Σ exp(targets) · (targets − inputs)",
-                         "How much one distribution differs from another, in units of surprise."),
+                         "How much one distribution differs from another, in units of surprise.", REDUCED),
     "smooth_l1_loss": Whole("smooth absolute error", "0.5 · d² / beta if |d| < beta else |d| − 0.5 · beta,  "
-                            "d = predictions − targets", "Squared for small errors, absolute for large ones."),
+                            "d = predictions − targets", "Squared for small errors, absolute for large ones.", _EACH),
     "huber_loss": Whole("Huber loss", "0.5 · d² if |d| ≤ delta else delta · (|d| − 0.5 · delta),  d = inputs − targets",
-                        "Squared for small errors, absolute for large ones."),
+                        "Squared for small errors, absolute for large ones.", _EACH),
     "hinge_loss": Whole("hinge loss", "max(1 − inputs · targets, 0)",
-                        "No loss where the answer is right by a margin of 1."),
-    "log_cosh_loss": Whole("log-cosh loss", "ln cosh(inputs − targets)",
-                           "Squared for small errors, absolute for large ones, smooth between."),
-    "cosine_similarity_loss": Whole("cosine similarity", "x1 · x2 / (‖x1‖ · ‖x2‖)",
-                                    "The cosine of the angle between two vectors."),
-    "triplet_loss": Whole("triplet loss", "max(‖anchors − positives‖ − ‖anchors − negatives‖ + margin, 0)",
-                          "What belongs together is to be closer than what does not, by a margin."),
-    "gaussian_nll_loss": Whole("Gaussian negative log-likelihood", "0.5 · (ln vars + (targets − inputs)² / vars)",
-                               "How unlikely the targets are under a bell curve of this mean and variance."),
+                        "No loss where the answer is right by a margin of 1.", _EACH),
+    "log_cosh_loss": Whole("log-cosh loss", "ln(cosh(inputs − targets))",
+                           "Squared for small errors, absolute for large ones, smooth between.", _EACH),
+    "cosine_similarity_loss": Whole("cosine similarity",
+                                    "d / max(a · b, eps),  d = Σ x1 · x2,  a = √(Σ x1²),  b = √(Σ x2²)",
+                                    "The cosine of the angle between two vectors, a and b long: 1 where they "
+                                    "point the same way.", REDUCED),
+    "triplet_loss": Whole("triplet loss",
+                          "max(near − far + margin, 0),  near = (Σ |anchors − positives|^p + eps)^(1 / p),  "
+                          "far = (Σ |anchors − negatives|^p + eps)^(1 / p)",
+                          "What belongs together is to be nearer than what does not, by a margin.", REDUCED, (
+                              ("p", 2, "max(near − far + margin, 0),  near = √(Σ (anchors − positives)² + eps),  "
+                               "far = √(Σ (anchors − negatives)² + eps)"),)),
+    "gaussian_nll_loss": Whole("Gaussian negative log-likelihood",
+                               "0.5 · (ln(v) + (targets − inputs)² / v),  v = max(vars, eps)",
+                               "How unlikely the targets are under a bell curve of this mean and variance.", _EACH, (
+                                   ("full", True, "0.5 · (ln(v) + (targets − inputs)² / v) + 0.5 · ln(2 · π),  "
+                                    "v = max(vars, eps)"),)),
     "margin_ranking_loss": Whole("margin ranking loss", "max(−targets · (inputs1 − inputs2) + margin, 0)",
-                                 "No loss where the right one is ahead by a margin."),
+                                 "No loss where the right one is ahead by a margin.", _EACH),
 }  # fmt: skip
 
 _WANTED = "−Σ {} · ln(shares),  shares = exp(logits) / Σ exp(logits)"
@@ -73,12 +110,34 @@ ACTIVATIONS: dict[str, Whole] = {
     "relu6": Whole("the rectifier up to 6", "min(max(x, 0), 6)", "What is negative becomes 0, what is above 6 is 6."),
 }  # fmt: skip
 
+_SPREAD = Whole(
+    "a transposed convolution",
+    "each number of x · weight, spread over a window, + bias",
+    "A convolution backwards: each number gives to all the places of its window.",
+)
+_CHANNELS = Whole(
+    "dropout of whole channels",
+    "x · mask / (1 − p)",
+    "In training a share p of the channels, drawn at random, becomes 0; the others grow.",
+)
+
 LAYERS: dict[str, Whole] = {
     "Linear": Whole("a linear layer", "x @ weightᵀ + bias",
                     "Each output is a weighted sum of all inputs, and a constant: a row of the weight is a neuron."),
     "Embedding": Whole("an embedding", "weight[token]", "A table: each token takes its row."),
     "Conv1d": Whole("a convolution", "windows of x · weight + bias", "The same small weighted sum at every place."),
     "Conv2d": Whole("a convolution", "windows of x · weight + bias", "The same small weighted sum at every place."),
+    "ConvTranspose1d": _SPREAD, "ConvTranspose2d": _SPREAD, "ConvTranspose3d": _SPREAD,
+    "Bilinear": Whole("a bilinear layer", "x1 @ weight @ x2 + bias",
+                      "Each output is a weighted sum of all products of a number of x1 and one of x2."),
+    "Identity": Whole("the identity", "x", "What goes in comes out."),
+    "QuantizedLinear": Whole("a quantized linear layer", "x @ weightᵀ + bias, weight = scales · q + biases",
+                             "A linear layer whose weights are whole numbers q of a few bits, with a scale and an "
+                             "offset for each group."),
+    "QQLinear": Whole("a linear layer, quantized on both sides", "x @ weightᵀ, both rounded to a few bits",
+                      "What goes in is rounded as the weights are, group by group."),
+    "QuantizedEmbedding": Whole("a quantized embedding", "weight[token], weight = scales · q + biases",
+                                "A table of whole numbers of a few bits: each token takes its row."),
     "Conv3d": Whole("a convolution", "windows of x · weight + bias", "The same small weighted sum at every place."),
     "LayerNorm": Whole("layer normalization", "(x − mean) / √(var + eps) · weight + bias",
                        "Every row gets mean 0 and spread 1, then its own scale and shift."),
@@ -90,6 +149,7 @@ LAYERS: dict[str, Whole] = {
                        "Groups of features get mean 0 and spread 1."),
     "InstanceNorm": Whole("instance normalization", "(x − mean) / √(var + eps) · weight + bias",
                           "Every feature of every sample gets mean 0 and spread 1."),
+    "Dropout2d": _CHANNELS, "Dropout3d": _CHANNELS,
     "Dropout": Whole("dropout", "x · mask / (1 − p)",
                      "In training a share p of the numbers, drawn at random, becomes 0; the "
                      "others grow, so that the sum stays what it was on average."),
@@ -98,10 +158,33 @@ LAYERS: dict[str, Whole] = {
     "SiLU": Whole("SiLU", "x · sigmoid(x)", "A smooth rectifier."),
     "Tanh": Whole("tanh", "tanh(x)", "Squeezes into −1 to 1."),
     "Sigmoid": Whole("sigmoid", "1 / (1 + exp(−x))", "Squeezes into 0 to 1."),
+    "LogSigmoid": ACTIVATIONS["log_sigmoid"], "LogSoftmax": ACTIVATIONS["log_softmax"], "Mish": ACTIVATIONS["mish"],
+    "ReLU6": ACTIVATIONS["relu6"], "Softplus": ACTIVATIONS["softplus"],
+    "ReLU2": Whole("the squared rectifier", "max(x, 0)²", "What is negative becomes 0, what is positive is squared."),
+    "LeakyReLU": Whole("the leaky rectifier", "max(negative_slope · x, x)", "What is negative keeps a small slope."),
+    "PReLU": Whole("the leaky rectifier, learned", "x if x > 0 else weight · x",
+                   "What is negative keeps a slope that is trained."),
+    "ELU": Whole("the exponential rectifier", "x if x > 0 else alpha · (exp(x) − 1)",
+                 "What is negative goes down to −alpha, smoothly."),
+    "CELU": Whole("the exponential rectifier, smooth", "max(x, 0) + min(alpha · (exp(x / alpha) − 1), 0)",
+                  "What is negative goes down to −alpha, without a kink."),
+    "SELU": Whole("the scaled exponential rectifier", "1.0507 · (x if x > 0 else 1.67326 · (exp(x) − 1))",
+                  "Scaled so that mean 0 and spread 1 stay as they are from layer to layer."),
+    "HardShrink": Whole("hard shrinkage", "x if |x| > lambd else 0", "What is small becomes 0."),
+    "Softshrink": Whole("soft shrinkage", "x − sign(x) · lambd if |x| > lambd else 0",
+                        "What is small becomes 0, the rest comes nearer to it."),
+    "Hardswish": Whole("hard SiLU", "x · min(max(x + 3, 0), 6) / 6", "A SiLU out of straight lines."),
+    "HardTanh": Whole("hard tanh", "min(max(x, min_val), max_val)", "What is beyond the limits is cut to them."),
+    "Softsign": Whole("softsign", "x / (1 + |x|)", "Squeezes into −1 to 1, more slowly than tanh."),
+    "Step": Whole("a step", "1 if x > threshold else 0", "Yes or no; no gradient passes."),
+    "Softmin": Whole("softmin", "exp(−x) / Σ exp(−x)", "Shares that add up to 1: the smallest gets the most."),
+    "GLU": Whole("a gated linear unit", "the first half of x · sigmoid(the second half)",
+                 "Each number is let through as far as its gate, between 0 and 1, is open."),
     "Softmax": Whole("softmax", "exp(x) / Σ exp(x)", "Numbers become shares that add up to 1."),
     "MultiHeadAttention": Whole("multi-head attention", "softmax(Q @ Kᵀ / √d) @ V, projected",
-                                "Each position asks the others (queries against keys), and takes what they say "
-                                "(values) by the shares that come out; several heads ask different questions."),
+                                "Each position asks the others (queries Q, d numbers each, against keys K), and "
+                                "takes what they say (values V) by the shares that come out; several heads ask "
+                                "different questions."),
     "RNN": Whole("a recurrent layer", "h = tanh(x @ Wxhᵀ + h @ Whhᵀ + bias), step by step",
                  "Each step sees its input and what the steps before have left behind."),
     "GRU": Whole("a gated recurrent layer", "h = (1 − z) · n + z · h, step by step",
@@ -110,8 +193,25 @@ LAYERS: dict[str, Whole] = {
                   "Gates decide what is forgotten, what is taken in, and what is shown."),
     "Sequential": Whole("layers in a row", "the last layer of … of the first layer of x", "One layer after the other."),
     "RoPE": Whole("rotary positions", "pairs of x turned by position · frequency", "Positions become angles."),
-    "MaxPool2d": Whole("max pooling", "the largest number of each window", "Keeps the strongest answer of each place."),
-    "AvgPool2d": Whole("average pooling", "the mean of each window", "Smooths, and makes smaller."),
+    **dict.fromkeys(("MaxPool1d", "MaxPool2d", "MaxPool3d"), Whole(
+        "max pooling", "the largest number of each window", "Keeps the strongest answer of each place.")),
+    **dict.fromkeys(("AvgPool1d", "AvgPool2d", "AvgPool3d"), Whole(
+        "average pooling", "the mean of each window", "Smooths, and makes smaller.")),
+    "Upsample": Whole("upsampling", "numbers between those of x", "Makes larger: repeats the nearest, or goes smoothly "
+                      "from one to the next."),
+    "ALiBi": Whole("attention with a slope",
+                   "scores − slope · distance", "The farther away, the less a position counts."),
+    "SinusoidalPositionalEncoding": Whole("positions as waves", "sin and cos of position · frequency",
+                                          "Each position gets a pattern of its own, near ones similar patterns."),
+    "TransformerDecoderLayer": Whole("a transformer block that listens to another", "attention to itself, attention to "
+                                     "the memory, then a small network, each added to its input",
+                                     "Positions talk to each other, then to what was read before."),
+    "TransformerEncoder": Whole("transformer blocks in a row", "the last block of … of the first block of x",
+                                "One block after the other."),
+    "TransformerDecoder": Whole("transformer blocks in a row", "the last block of … of the first block of x",
+                                "One block after the other, each with the memory."),
+    "Transformer": Whole("a transformer", "decoder(targets, encoder(source))",
+                         "One part reads the source, the other writes and looks back at it."),
     "TransformerEncoderLayer": Whole("a transformer block", "attention, then a small network, each added to its input",
                                      "Positions talk to each other, then each thinks for itself."),
 }  # fmt: skip

@@ -329,7 +329,7 @@ def _line(rows: Rows, left: str, places: Sequence[Index]) -> Line:
         names = tuple(name for name, _ in rows.formula.where)
         said = (OfItsRow(names),) if names else ()
         return Line(left, Node("series", tuple(nodes), "Σ"), said, rows.epsilon)
-    before = (*rows.conditions(places[0]), *rows.definitions(places[0]))
+    before = (*rows.definitions(places[0]), *rows.conditions(places[0]))
     return Line(left, nodes[0], before, rows.epsilon)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record import trees
+from nnrepl.record.bounds import outside
 from nnrepl.record.intake import RECORDING, Intake
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
@@ -32,6 +33,7 @@ from nnrepl.session.natively import keeps_worlds
 from nnrepl.tape import RUN_PASS, Face, Op, OpSequence, Tape, Value
 from nnrepl.timeline.code import SourceChanges
 from nnrepl.timeline.edits import BadEdit, make_edit, place_of, said_inside
+from nnrepl.timeline.timelines import dependents
 
 
 class Recorded(Face):
@@ -110,17 +112,37 @@ class Recorded(Face):
 class Trace(Recorded):
     """The recording of one call.
 
-    Attributes:
-        value: What the function returned: the same bits as without nnrepl, lazy.
-        grads: The tree that `nn.value_and_grad(model, fn)` or `mx.value_and_grad(fn, argnums)` would give: for each
-            parameter an array of its shape and dtype, zeros where no gradient flows; None without `wrt`.
+    What it hands out (`value`, `grads`) is lazy. Where a change sends an index outside of its axis, asking for them
+    raises a UserError that names the element: MLX would read foreign memory.
     """
 
     def __init__(self, call: FunctionCall, tape: Tape, names: ProgramNames, value: Any, grads: Any) -> None:
         super().__init__(tape, names)
-        self.value = value
-        self.grads = grads
+        self._value = value
+        self._grads = grads
         self._call = call
+        self._unchecked = False
+
+    @property
+    def value(self) -> Any:
+        """What the function returned: the same bits as without nnrepl, lazy."""
+        self._check()
+        return self._value
+
+    @property
+    def grads(self) -> Any:
+        """The tree that `nn.value_and_grad(model, fn)` or `mx.value_and_grad(fn, argnums)` would give: for each
+        parameter an array of its shape and dtype, zeros where no gradient flows; None without `wrt`."""
+        self._check()
+        return self._grads
+
+    def _check(self) -> None:
+        """Look at the places that what depends on a change takes: whoever evaluates does not ask nnrepl before."""
+        if self._unchecked:
+            found = outside(dependents(self.tape, {op for op in self.tape.ops if op in self.tape.notes.edits}))
+            if found is not None:
+                raise UserError(found.text)
+            self._unchecked = False
 
     def set(self, of: str | Value, new: Any) -> Trace:
         """Change a value, and everything that depends on it; nothing else is computed again.
@@ -155,7 +177,9 @@ class Trace(Recorded):
                 edit = make_edit(recorder, target, name, f"{name} = {new!r}", position, compute)
         except BadEdit as error:
             raise UserError(str(error)) from None
-        return self._call.again(Run(self.tape, position, tuple(edit.ops), len(self.tape)))
+        changed = self._call.again(Run(self.tape, position, tuple(edit.ops), len(self.tape)))
+        changed._unchecked = True
+        return changed
 
 
 def trace(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) -> Trace:

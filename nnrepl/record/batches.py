@@ -67,6 +67,7 @@ def side_by_side(pairs: Sequence[Pair], group: Sequence[int]) -> Pair:
 
 def rows_of_same_bits(a: mx.array, b: mx.array) -> mx.array:
     """For each row of two tensors of one shape and dtype whether it is identical, NaNs and signs of zero included."""
+    # `==` would tell a NaN from itself, and −0 not from 0.
     if a.dtype in _AS_BITS:
         a, b = mx.contiguous(a).view(_AS_BITS[a.dtype]), mx.contiguous(b).view(_AS_BITS[b.dtype])
     return mx.all(a == b, axis=1)

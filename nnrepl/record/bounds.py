@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from nnrepl.record.strays import raw
 from nnrepl.tape import Op, Value
+from nnrepl.tape.passes import inside_of, samples_of
 
 if TYPE_CHECKING:
     from nnrepl.record.ledger import Ledger
@@ -22,7 +23,9 @@ _ALONG = ("take", "take_along_axis", "put_along_axis")
 _BRACKETS = ("getitem", "setitem", "at.add", "at.subtract", "at.multiply", "at.divide", "at.maximum", "at.minimum")
 _GATHERED = {"gather_mm": 2, "gather_qmm": 4}
 """Where the matrices that are chosen on the left stand among the arguments; those on the right come next."""
-INDEXING = frozenset((*_ALONG, *_BRACKETS, *_GATHERED))
+_SLICES = {"slice": 1, "slice_update": 2}
+"""Where the places stand among the arguments at which a slice begins; its axes come next."""
+INDEXING = frozenset((*_ALONG, *_BRACKETS, *_GATHERED, *_SLICES))
 """The operations that take places."""
 
 _astype, _argmax, _logical_or, _flatten = map(raw, (mx.astype, mx.argmax, mx.logical_or, mx.flatten))
@@ -69,17 +72,23 @@ class TakenPlaces:
         table: The tensor.
         extent: How many places it has.
         axis: The axis that they count; None where they count its matrices, over all axes but the last two.
+        entry: Where a slice begins along each axis: which entry of `index` this one is.
     """
 
     index: Any
     table: Any
     extent: int
     axis: int | None
+    entry: int | None = None
 
     @property
     def lowest(self) -> int:
-        """The first place: counted from the end, but for matrices."""
-        return 0 if self.axis is None else -self.extent
+        """The first place: counted from the end, but for matrices and where a slice begins."""
+        return 0 if self.axis is None or self.entry is not None else -self.extent
+
+    def taken(self, index: mx.array) -> mx.array:
+        """Return what of an index counts here."""
+        return index if self.entry is None else _getitem(index, self.entry)
 
     @property
     def said(self) -> str:
@@ -87,12 +96,35 @@ class TakenPlaces:
         shape = tuple(self.table.shape)
         if self.axis is None:
             return f"{shape} holds the matrices 0 to {self.extent - 1}"
+        if self.entry is not None:
+            return f"{shape} has a slice of that size begin at 0 to {self.extent - 1}"
         return f"{shape} has the places 0 to {self.extent - 1}" if self.extent else f"{shape} has no places"
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """What a function inside of `vmap`s sees of a tensor: the axes along which samples lie are left out."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: mx.Dtype
+
+    @classmethod
+    def of(cls, value: Value) -> _Sample:
+        apart = {axis for _, axis in samples_of(value)}
+        return cls(value.name, tuple([n for axis, n in enumerate(value.shape) if axis not in apart]), value.dtype)
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
 
 
 def outside(ops: Iterable[Op]) -> Outside | None:
     """Return the first place outside of its axis that one of `ops` takes, in order. Looks at nothing but the places."""
-    unknown = [op for op in dict.fromkeys([taken.of or taken for taken in ops]) if _is_unknown(op)]
+    # MLX looks at no place: it adds the extent to a negative one and reads what lies there (`offset_neg_idx` in
+    # mlx/backend/cpu/indexing.cpp). To evaluate an op that takes a wrong one may end the process.
+    taking = dict.fromkeys([taken.of or taken for taken in ops])
+    unknown = [op for taken in taking for op in _with_inside(taken) if _is_unknown(op)]
     if _all_inside(unknown):
         for op in unknown:
             op.tape.notes.inside.add(op)
@@ -103,6 +135,12 @@ def outside(ops: Iterable[Op]) -> Outside | None:
             return found
         op.tape.notes.inside.add(op)
     return None
+
+
+def _with_inside(op: Op) -> list[Op]:
+    """Return an op; before it, of a call that MLX runs by itself, what happens inside."""
+    inside = inside_of(op)
+    return [op] if inside is None else [*op.tape.ops[inside.start : inside.end], op]
 
 
 def _is_unknown(op: Op) -> bool:
@@ -127,12 +165,12 @@ def _all_inside(ops: Iterable[Op]) -> bool:
                 if not value.evaluated:
                     if not _is_safe(value):
                         return False
-                    flags.append(_any(_bad(value.array, place)))
+                    flags.append(_any(_bad(place.taken(value.array), place)))
                     continue
                 if value.size > _FEW:
                     flags.append(_any(_bad(value.array, place)))
                     continue
-                found = _numbers(_tolist(value.array))
+                found = _numbers(_tolist(place.taken(value.array)))
             if not all([place.lowest <= number < place.extent for number in found]):
                 return False
     return not flags or not _item(_any(_stack(flags)))
@@ -149,9 +187,14 @@ def _is_safe(value: Value) -> bool:
     """Whether a value can be evaluated: no op that takes unknown places stands before it. Looks at a few ops."""
     pending, seen = [value], 0
     while pending:
-        op = pending.pop().op
+        value = pending.pop()
+        if value.evaluated:
+            continue
+        op = value.op
         seen += 1
-        if op is None or op.outputs[0].evaluated:
+        if op is None:  # a checkpoint's second run is made to wait for all that its first one gave (`depends`)
+            if value.origin is not None:
+                return False
             continue
         if _is_unknown(op.of or op) or seen > _DEEP:
             return False
@@ -172,7 +215,8 @@ def places(op: Op) -> Iterator[TakenPlaces]:
     """Yield the places that an op takes."""
     if not op.inputs or not op.args or not isinstance(op.args[0], Value):
         return
-    for place in places_of(op.operation.name, op.args, op.kwargs):
+    args = (_Sample.of(op.args[0]), *op.args[1:]) if op.inner else op.args
+    for place in places_of(op.operation.name, args, op.kwargs):
         if isinstance(place.index, (Value, int)):
             yield place
 
@@ -195,8 +239,26 @@ def places_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iter
             index = args[at + number] if len(args) > at + number else kwargs.get(side)
             if index is not None and len(table.shape) > 1:
                 yield TakenPlaces(index, table, prod(table.shape[:-2]), None)
+    elif name in _SLICES:
+        yield from _beginnings(name, args, kwargs)
     elif name in _BRACKETS and len(args) > 1:
         yield from _in_brackets(args[1], table)
+
+
+def _beginnings(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[TakenPlaces]:
+    """Yield where along each axis a slice begins whose place is a tensor."""
+    table, at = args[0], _SLICES[name]
+    start = args[at] if len(args) > at else kwargs.get("start_indices")
+    axes = args[at + 1] if len(args) > at + 1 else kwargs.get("axes")
+    if name == "slice":
+        size: Any = args[at + 2] if len(args) > at + 2 else kwargs.get("slice_size")
+    else:
+        update = args[1] if len(args) > 1 else kwargs.get("update")
+        size = None if update is None else (1,) * (len(table.shape) - len(update.shape)) + tuple(update.shape)
+    if not isinstance(start, (Value, mx.array)) or size is None or axes is None or len(size) != len(table.shape):
+        return
+    for entry, axis in enumerate([axes] if isinstance(axes, int) else axes):
+        yield TakenPlaces(start, table, table.shape[axis] - size[axis] + 1, axis % len(table.shape), entry)
 
 
 def _in_brackets(index: Any, table: Any) -> Iterator[TakenPlaces]:
@@ -233,13 +295,15 @@ def first_outside(index: mx.array, place: TakenPlaces) -> tuple[list[int], int] 
     """Return the first element of `index` that is none of the places that there are: where it stands and what it is."""
     if not index.size or not mx.issubdtype(index.dtype, mx.integer):
         return None
-    array = _flatten(_astype(index, mx.int64))
+    array = _flatten(_astype(place.taken(index), mx.int64))
     bad = _bad(array, place)
     first = int(_item(_argmax(bad)))  # type: ignore[arg-type]
     if not _item(_getitem(bad, first)):
         return None
     number = int(_item(_getitem(array, first)))  # type: ignore[arg-type]
     element: list[int] = []
+    if place.entry is not None:
+        return [place.entry], number
     for length in reversed(index.shape):
         first, at = divmod(first, length)
         element.insert(0, at)
@@ -254,7 +318,7 @@ def _bad(index: mx.array, place: TakenPlaces) -> mx.array:
 
 
 def _found(op: Op, who: str, number: int, place: TakenPlaces) -> Outside:
-    does = "writes" if op.operation.name in (*_BRACKETS[1:], "put_along_axis") else "reads"
+    does = "writes" if op.operation.name in (*_BRACKETS[1:], "put_along_axis", "slice_update") else "reads"
     axis = "" if place.axis is None else f"axis {place.axis} of "
     said = f"index {number} is out of range: {who}{axis}{place.table.name} {place.said}"
     return Outside(op, said, f"; {op.label} {op.name} {does} outside of it, which MLX does not check")

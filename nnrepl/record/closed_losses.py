@@ -48,8 +48,11 @@ class ClosedLosses:
 
     def settle(self) -> None:
         """Keep the last one, if its number is there."""
-        loss, op = self._now(), self._op
-        if loss is not None and op is not None and not op.outputs and is_evaluated(loss):
+        op = self._op
+        if op is None or op.outputs:
+            return
+        loss = self._now()
+        if loss is not None and is_evaluated(loss):
             self._keep(loss)
 
     def link(self, recorder: Recorder) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -21,42 +20,21 @@ import mlx.core as mx
 from nnrepl.record import opaque, trees
 from nnrepl.record.caller import Caller
 from nnrepl.record.compiling import does_as_its_source, runs_without_python
+from nnrepl.record.first_calls import FirstCall, Twin, map_values
 from nnrepl.record.native import Call, Levels, levels_of
-from nnrepl.record.numbering import called_from
 from nnrepl.record.quiet import quietly, set_random_state
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.repeat import Repetition
 from nnrepl.record.segments import is_library
 from nnrepl.record.strays import invoke, native
-from nnrepl.record.tracing import Tracing
-from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Op, Value
+from nnrepl.record.tracing import Tracing, takes_tracers
+from nnrepl.tape import Value
 
 _getframe = sys._getframe
 _RANDOM_STATE: Any = mx.random.state
 _compile, _negative = mx.compile, mx.negative
 _LOOKED_AT = 3
 """So many native calls of a compiled function are looked at before they are made."""
-
-
-@dataclass(frozen=True)
-class FirstCall:
-    """What a compiled function did the first time.
-
-    Attributes:
-        ops: The ops that it recorded.
-        inputs: The values that went in: its arguments, then the captured `inputs`.
-        result: What it returned, as a tree of Values.
-        outputs: What the captured `outputs` held afterwards.
-        scope: From which call it was called.
-        state: The random state before it, and how many draws there had been.
-    """
-
-    ops: list[Op]
-    inputs: list[Value]
-    result: Any
-    outputs: list[Value]
-    scope: Activation | None
-    state: tuple[mx.array, Any]
 
 
 class Compiled(opaque.Transform):
@@ -146,15 +124,18 @@ class Compiled(opaque.Transform):
         if any(not _allowed(leaf) for leaf in trees.leaves((args, kwargs))):
             return self.real(*args, **kwargs)  # MLX says what is wrong
         if recorder.inside is not None:  # MLX has compiled it, and goes by what it kept: none of its lines need run
-            return opaque.run_native(recorder, self, args, kwargs, frame)
-        if runs_plainly(recorder, args, kwargs, frame):
+            plainly = takes_tracers(recorder, (args, kwargs))
+            return opaque.run_native(recorder, self, args, kwargs, frame, plainly)
+        if self._runs_plainly(recorder, (args, kwargs), frame):
             given, names = _new_handles(recorder, (args, kwargs), frame)
             return invoke(self.fun, given, names)
         if self._was_traced(recorder, args, kwargs, frame):
             return opaque.run_native(recorder, self, args, kwargs, frame)
         levels = levels_of(recorder)
-        if recorder.differentiating or recorder.tracing or levels is None or self._is_library():
+        if recorder.tracing or levels is None or self._is_library():
             return self._call(recorder, args, kwargs, frame)
+        if recorder.differentiating:
+            return self._in_a_gradient(recorder, levels, args, kwargs, frame)
         signature = _signature(args, kwargs)
         twin = self.twins.get(signature)
         if twin is not None and self._traces_anew(signature, args, kwargs):
@@ -167,8 +148,7 @@ class Compiled(opaque.Transform):
         with levels.recorded(calls):
             if recorder.listener is not None:
                 recorder.listener.call_started()
-            shapeless, captured = bool(self.option(2, "shapeless", False)), self.option(0, "inputs", None)
-            key, *_ = _key_of(recorder, captured, shapeless, args, kwargs, frame)
+            key = self._kind(recorder, args, kwargs, frame)
             if key in self._native or key in self.traces or levels.blocked:
                 calls += () if twin is None else twin.calls
                 return self._call(recorder, args, kwargs, frame)
@@ -176,13 +156,37 @@ class Compiled(opaque.Transform):
             calls += first
             return result
 
+    def _runs_plainly(self, recorder: Recorder, given: Any, frame: FrameType) -> bool:
+        """Whether MLX would run it as plain Python: under a gradient on what is differentiated, on what another
+        compiled function is being traced with, or if nothing is compiled at all."""
+        if not recorder.compiling:
+            return True
+        if recorder.differentiating:
+            return self._is_library() or takes_tracers(recorder, (given, self.option(0, "inputs", None)))
+        if not recorder.tracing:
+            return False
+        return recorder.tracing[-1].depends([recorder.value_of(array, frame) for array in trees.arrays(given)])
+
+    def _in_a_gradient(
+        self, recorder: Recorder, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+    ) -> Any:
+        """Return a call in a function that is differentiated, on what is not: MLX compiles that."""
+        key = self._kind(recorder, args, kwargs, frame)
+        if key in self._native or key in self.traces or levels.blocked:
+            return self._call(recorder, args, kwargs, frame)
+        return self._first(recorder, levels, args, kwargs, frame, key)[0]
+
+    def _kind(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
+        """Return what tells apart the calls that MLX traces separately."""
+        shapeless, captured = bool(self.option(2, "shapeless", False)), self.option(0, "inputs", None)
+        return _key_of(recorder, captured, shapeless, args, kwargs, frame)[0]
+
     def _was_traced(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> bool:
         """Whether MLX keeps a trace of such a call from before the recording in which something is frozen that its
         source does not give now: nobody knows what, so MLX runs it by itself."""
         if self._kept is None or recorder.tracing or self._is_library():
             return False
-        shapeless, captured = bool(self.option(2, "shapeless", False)), self.option(0, "inputs", None)
-        key, *_ = _key_of(recorder, captured, shapeless, args, kwargs, frame)
+        captured, key = self.option(0, "inputs", None), self._kind(recorder, args, kwargs, frame)
         if key not in self._kept:
             listener, levels = recorder.listener, levels_of(recorder)
             remember = listener.remember if listener is not None else None if levels is None else levels.remember
@@ -237,59 +241,12 @@ class Compiled(opaque.Transform):
         return result, twin.calls
 
 
-@dataclass(frozen=True)
-class Twin:
-    """What a compiled function is natively.
-
-    Attributes:
-        calls: The gradient calls and updates in it, in order.
-        output: Which of the arrays that it returns is the loss; -1 for none.
-    """
-
-    calls: tuple[Call, ...]
-    output: int
-
-    @classmethod
-    def of(cls, trace: FirstCall) -> Twin:
-        """Return what a first run shows."""
-        # What happens inside of a nested call is no call of its own: MLX runs that call as one op.
-        outer = dict.fromkeys([op.pass_ for op in trace.ops if op.pass_.within is None])
-        seen = [pass_ for pass_ in outer if pass_.kind in (GRADIENT_PASS, UPDATE_PASS)]
-        steps = {pass_.step.number: pass_.step for pass_ in seen}.values()
-        updates = {pass_ for step in steps for pass_ in step.updates}  # sums of gradients are none
-        passes = [pass_ for pass_ in seen if pass_.kind == GRADIENT_PASS or pass_ in updates]
-        losses = [pass_.loss.canonical for pass_ in passes if pass_.kind == GRADIENT_PASS and pass_.loss is not None]
-        returned: list[Value] = []
-        _map_values(trace.result, returned.append)  # type: ignore[arg-type]  # what is built of it is not looked at
-        found = [at for at, value in enumerate(returned) if value.canonical in losses]
-        places = [(pass_, *called_from(pass_)) for pass_ in passes]
-        calls = [Call(pass_.kind, pass_.title, pass_.code, scope, lasti, trace.scope) for pass_, scope, lasti in places]
-        return cls(tuple(calls), found[0] if found else -1)
-
-    def loss(self, result: Any) -> Any:
-        """Return the loss in what a call returns."""
-        if type(result) is mx.array and not self.output:
-            return result
-        found = trees.arrays(result)
-        return found[self.output] if 0 <= self.output < len(found) else None
-
-
 def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return what tells apart calls of a compiled function that MLX traces separately, as far as arguments tell."""
     if not kwargs and all([type(arg) is mx.array for arg in args]):  # as mostly
         return len(args), tuple([(array.shape, array.dtype) for array in args])
     tree = (args, kwargs)
     return _constants(tree), tuple([(array.shape, array.dtype) for array in trees.arrays(tree)])
-
-
-def runs_plainly(recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> bool:
-    """Whether MLX would run a compiled function as plain Python: under a gradient, on what another compiled function
-    is being traced with, or if nothing is compiled at all."""
-    if recorder.differentiating or not recorder.compiling:
-        return True
-    if not recorder.tracing:
-        return False
-    return recorder.tracing[-1].depends([recorder.value_of(array, frame) for array in trees.arrays((args, kwargs))])
 
 
 def _allowed(leaf: Any) -> bool:
@@ -348,7 +305,8 @@ def call_compiled(
         return result
     draws = _holds_random_state(inputs)
     state = _RANDOM_STATE[0]
-    if recorder.intake.has_line(recorder, len(trace.ops)):
+    nested = recorder.differentiating and not trace.differentiated and trace.takes_gradients
+    if nested or recorder.intake.has_line(recorder, len(trace.ops)):  # what was a pass is a nested call here
         result = _once_more(recorder, trace, fun, (args, kwargs), (given, taken), outputs, draws, frame)
     else:
         result = _repeat(recorder, trace, [*given, *taken], outputs, draws, frame)
@@ -408,7 +366,8 @@ def _from_source(
     held = trees.rebuild(result, lambda array: recorder.value_of(array, frame))
     tracing.check_captured([recorder.value_of(array, frame) for array in trees.arrays(result)])
     entered = [recorder.unified.get(value, value) for part in entering for value in part]  # as its ops have them
-    return _hand_out(recorder, held), FirstCall(recorder.tape.ops[start:], entered, held, after, scope, state)
+    ops, differentiated = recorder.tape.ops[start:], bool(recorder.differentiating)
+    return _hand_out(recorder, held), FirstCall(ops, entered, held, after, scope, state, differentiated)
 
 
 def _key_of(
@@ -447,20 +406,7 @@ def _constants(tree: Any) -> Any:
 
 def _hand_out(recorder: Recorder, result: Any) -> Any:
     """Return a tree of Values as a tree of arrays."""
-    return _map_values(result, recorder.handle)
-
-
-def _map_values(tree: Any, give: Callable[[Value], mx.array]) -> Any:
-    if isinstance(tree, Value):
-        return give(tree)
-    if isinstance(tree, list):
-        return [_map_values(item, give) for item in tree]
-    if isinstance(tree, tuple):
-        items = [_map_values(item, give) for item in tree]
-        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
-    if isinstance(tree, dict):
-        return {key: _map_values(item, give) for key, item in tree.items()}
-    return tree
+    return map_values(result, recorder.handle)
 
 
 def _captured(tree: Any) -> list[mx.array]:
@@ -483,9 +429,9 @@ def _repeat(
     frame = recorder.stack.program_frame(frame)
     caller = Caller(trace.scope, recorder.stack.enter(frame), frame.f_lasti)
     repetition = Repetition(recorder, dict(zip(trace.inputs, inputs)), caller, draws)
-    repetition.run(trace.ops)
+    repetition.run(trace.ops, loose=trace.differentiated or bool(recorder.differentiating))
     filled = iter([repetition.held_elsewhere(value) for value in trace.outputs])
     if outputs is not None:
         trees.fill(outputs, lambda _: recorder.handle(next(filled)))
     repetition.over()
-    return _map_values(trace.result, lambda value: recorder.handle(repetition.image(value)))
+    return map_values(trace.result, lambda value: recorder.handle(repetition.image(value)))

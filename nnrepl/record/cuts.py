@@ -11,10 +11,11 @@ Source: `make_tracer`, `vjp`, `jvp` and `eval_impl` in mlx/transforms.cpp.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nnrepl.record.anatomy import is_node, made_of
-from nnrepl.tape import Inside, Notes, Op, Pass, Tape, Value
+from nnrepl.tape import Inside, Mark, Notes, Op, Pass, Tape, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.opaque import OpaqueCall
@@ -29,20 +30,11 @@ def note_cuts(tape: Tape, pass_: Pass, looked: Iterable[Value] | None) -> None:
         looked: What was evaluated of it by other means than MLX's own; None where all that has its numbers was.
     """
     ops = [op for op in tape.ops[pass_.start :] if op.pass_ is pass_]
-    calls = {op: inside for op in ops if (inside := tape.notes.calls.get(op)) and inside.transform in _UNMARKING}
+    calls = _unmarking(ops, tape.notes)
     if not calls:
         return
-    graph = _Graph(tape, pass_, calls)
-    marks = iter([mark for mark in tape.marks if mark.position >= pass_.start])
-    mark = next(marks, None)
-    for op in ops:
-        while mark is not None and mark.position <= op.position:
-            graph.evaluate(mark.values)
-            mark = next(marks, None)
-        graph.add(op)
-    while mark is not None:
-        graph.evaluate(mark.values)
-        mark = next(marks, None)
+    graph = _Graph(pass_, calls, tape.notes, pass_.wrt)
+    graph.run(ops, [mark for mark in tape.marks if mark.position >= pass_.start])
     if looked is None:
         graph.forgive(tape.notes.glimpsed)
         tape.notes.looked.update(value for op in ops for value in op.outputs if graph.is_news(value))
@@ -52,16 +44,57 @@ def note_cuts(tape: Tape, pass_: Pass, looked: Iterable[Value] | None) -> None:
     graph.evaluate([value for op in ops for value in op.outputs if value in looked])
 
 
+def would_trace(tape: Tape, pass_: Pass, wrt: Iterable[Value], values: Iterable[Value], deeply: bool) -> bool:
+    """Whether MLX takes one of some values for a tracer now, while the function of a pass runs.
+
+    Args:
+        wrt: What is differentiated, as the ops of the pass have it.
+        deeply: Whether also one that such a value is still to be computed from.
+    """
+    ops = [op for op in tape.ops[pass_.start :] if op.pass_ is pass_]
+    notes = replace(tape.notes, cut=set(tape.notes.cut), forced=set(), unlinked={})
+    graph = _Graph(pass_, _unmarking(ops, notes), notes, wrt)
+    graph.run(ops, [mark for mark in tape.marks if mark.position >= pass_.start])
+    return graph.traces(values, deeply)
+
+
+def _unmarking(ops: Iterable[Op], notes: Notes) -> dict[Op, Inside]:
+    """Return the calls among some ops that take marks away, and what happened inside of them."""
+    return {op: inside for op in ops if (inside := notes.calls.get(op)) and inside.transform in _UNMARKING}
+
+
 class _Graph:
     """MLX's graph of a pass, op by op, with its marks."""
 
-    def __init__(self, tape: Tape, pass_: Pass, calls: dict[Op, Inside]) -> None:
-        self._notes = tape.notes
+    def __init__(self, pass_: Pass, calls: dict[Op, Inside], notes: Notes, wrt: Iterable[Value]) -> None:
+        self._notes = notes
         self._pass = pass_
         self._calls = calls
-        self._marked = set(pass_.wrt)
+        self._marked = set(wrt)
         self._evaluated: set[Value] = set()
         self._by_us: set[Value] = set()
+
+    def run(self, ops: Iterable[Op], evaluations: Iterable[Mark]) -> None:
+        """Note all that the function has done: its ops, and what it evaluated between them."""
+        marks = iter(evaluations)
+        mark = next(marks, None)
+        for op in ops:
+            while mark is not None and mark.position <= op.position:
+                self.evaluate(mark.values)
+                mark = next(marks, None)
+            self.add(op)
+        while mark is not None:
+            self.evaluate(mark.values)
+            mark = next(marks, None)
+
+    def traces(self, values: Iterable[Value], deeply: bool) -> bool:
+        """Whether one of some values is marked, or what it is still to be computed from."""
+        if not deeply:
+            return not self._marked.isdisjoint(values)
+        return any(
+            value in self._marked and value not in self._evaluated and (value.op is None or not value.evaluated)
+            for value in self._before(values)
+        )
 
     def add(self, op: Op) -> None:
         """Note that one more op has been made."""

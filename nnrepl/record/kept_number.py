@@ -25,6 +25,8 @@ class KeptNumber(Value):
 
     __slots__ = ("_dtype", "_number")
 
+    size = 1
+
     def __init__(self, op: Op, array: mx.array) -> None:
         self.op, self.slot, self.bound = op, 0, None
         self._number: Any = _item(array)

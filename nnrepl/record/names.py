@@ -16,7 +16,7 @@ from nnrepl.record.calling import name_there
 from nnrepl.record.glance import Glance
 from nnrepl.record.gradient_names import sign_of
 from nnrepl.record.homes import Home, Homes
-from nnrepl.record.stack import is_module, is_module_type
+from nnrepl.record.stack import is_call, is_module, is_module_type
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Leaf, Op, Source, Tape, Value
 
 
@@ -68,7 +68,7 @@ class ProgramNames:
         modules = [step for step in _path(op.scope) if is_module(step.owner)]
         seen: set[int] = set()
         for step in modules:
-            if step.code.co_name == "__call__" and id(step.owner) not in seen:
+            if is_call(step) and id(step.owner) not in seen:
                 seen.add(id(step.owner))
                 yield self._path_among([one.owner for one in modules], step.owner), step
 

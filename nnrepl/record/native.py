@@ -71,6 +71,8 @@ class Quiet:
         watch: What looked at them before.
     """
 
+    notes = False
+
     def __init__(self, watch: BindingWatch) -> None:
         self._watch = watch
 

@@ -62,7 +62,7 @@ class Numbering:
         before = tape.passes[-1] if tape.passes else None
         if before is not None and (self.seen or before is not self._last):
             self.learn(tape)
-        place, ordinal = _place_of(pass_), self._ordinal(pass_)
+        place, ordinal = _place_of(pass_, closed=True), self._ordinal(pass_)
         if before is None:
             pass_.number = 1
         elif self.seen:
@@ -133,9 +133,10 @@ def own_place(pass_: Pass) -> tuple[Activation | None, CodeType | None, int]:
     return _place(pass_, is_library)
 
 
-def _place_of(pass_: Pass) -> Place:
+def _place_of(pass_: Pass, closed: bool = False) -> Place:
     scope = pass_.scope
-    if pass_.kind == GRADIENT_PASS and scope is not None and not (scope.updating or is_library(scope.code.co_filename)):
+    direct = closed or pass_.kind == GRADIENT_PASS
+    if direct and scope is not None and not (scope.updating or is_library(scope.code.co_filename)):
         return id(scope.code), pass_.lasti  # as mostly
     _, code, lasti = own_place(pass_)
     return id(code), lasti

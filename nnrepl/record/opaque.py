@@ -25,7 +25,7 @@ from nnrepl.record.nested_calls import Given, InsideRecording, given_of
 from nnrepl.record.objects import deliver, hand_out
 from nnrepl.record.quiet import exchanged, quietly
 from nnrepl.record.recipe import TransformRecipe
-from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, current, here, ready
+from nnrepl.record.recorder import NATIVE, OPAQUE, RECORD, Recorder, current, here, ready
 from nnrepl.record.strays import invoke, native
 from nnrepl.record.titles import code_of, parameter_names, title
 from nnrepl.tape import Inside, Op, Operation, Value, arrays_of
@@ -124,12 +124,16 @@ class Transform:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         recorder = here()
-        if recorder is not None and recorder.mode == RECORD:
-            return self.call(recorder, args, kwargs, _getframe(1))
-        levels = None if recorder is None else noticed_by(recorder)
-        if levels is not None:
-            return self.notice(levels, args, kwargs, _getframe(1))
-        pass_on((args, kwargs))
+        if recorder is not None:
+            mode = recorder.mode
+            if mode == RECORD:
+                return self.call(recorder, args, kwargs, _getframe(1))
+            if mode == NATIVE:
+                levels = noticed_by(recorder)
+                if levels is not None:
+                    return self.notice(levels, args, kwargs, _getframe(1))
+            elif mode == OPAQUE:
+                notice(recorder, (args, kwargs))
         return self.real(*args, **kwargs)
 
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
@@ -179,11 +183,21 @@ def run_transform(
 
 
 def run_native(
-    recorder: Recorder, transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+    recorder: Recorder,
+    transform: Transform,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    frame: FrameType,
+    plainly: bool = False,
 ) -> Any:
-    """Return what a transform made, as one op of which nothing is known inside."""
+    """Return what a transform made, as one op of which nothing is known inside.
+
+    Args:
+        plainly: Whether it does no more than to run its function.
+    """
     name = f"{transform.name} of {title(transform.fun)}"
-    return OpaqueCall(recorder, name, f"mx.{transform.name}", None, transform.real).run(args, kwargs, frame)
+    function = transform.fun if plainly else transform.real
+    return OpaqueCall(recorder, name, f"mx.{transform.name}", None, function).run(args, kwargs, frame)
 
 
 def run_function(
@@ -276,6 +290,7 @@ class OpaqueCall:
         inside = self._inside(args, kwargs, inputs, frame)
         function = self.fun if self.make is None else self.make(self._relinking(inputs, inside))
         error: Exception | None = None
+        # MLX calls the function on tracers, which mean nothing once the call is over: its ops are not put on the tape.
         recorder.mode, recorder.forced = OPAQUE, False
         before = recorder.leavings.follow() if intake.has_inside(recorder) else None
         try:

@@ -94,11 +94,16 @@ def run_region(region: Region, *arrays: mx.array) -> mx.array:
         now = {**known, region.value: value}
         for op, slots in region.ops:
             results = op.once(lambda taken: now[_of(taken, now)])
+            # The program evaluated these in the midst of its own trace. MLX lets go of how an evaluated array was made
+            # unless it is marked as a tracer at that moment (`array::detach` in `eval_impl`, mlx/transforms.cpp), and
+            # which ones are depends on what nested transforms have unmarked: so it is evaluated again, at this place.
             if forced[op]:
                 _eval([results[k] for k in forced[op]])
             cut = op.tape.notes.cut
             made = [(op.outputs[k], results[k]) for k in slots]
             now.update((output, _stop_gradient(array) if output in cut else array) for output, array in made)
+        # With the value as the first output, its gradient so far is the first cotangent, and lies in MLX's `cotan_map`
+        # before any part does: MLX adds to it (`add(cotan_it->second, vjps[i])`), in the order of its own tape.
         return [value] * region.continued + [now[output] for output in region.outputs]
 
     gradient: mx.array = _vjp(forward, [array], [*far, *arrays[:count]])[1][0]
@@ -125,6 +130,7 @@ def find_regions(order: Sequence[Step]) -> dict[tuple[SweepUnit, Value], list[Sw
     for at, (node, taps) in enumerate(order):
         for slot in taps or ():
             value = node.inputs[slot]
+            # Only where other primitives are visited between two that tap this input can parts of others come between.
             if slot not in node.group.split or slot not in node.wanted or (node, slot) in begun:
                 continue
             begun.add((node, slot))

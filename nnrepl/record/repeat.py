@@ -90,8 +90,12 @@ class Repetition:
         for value, new in now.items():
             self._results.setdefault(new, []).append(value)
 
-    def run(self, ops: Iterable[Op]) -> None:
-        """Put ops of an earlier run on the tape again."""
+    def run(self, ops: Iterable[Op], loose: bool = False) -> None:
+        """Put ops of an earlier run on the tape again.
+
+        Args:
+            loose: Whether they were or are some of a gradient pass, and none of them is one.
+        """
         recorder = self.recorder
         recorder.sweeps.append(self)
         recorder.repeating += 1
@@ -100,11 +104,11 @@ class Repetition:
             for pass_, among in groupby([op for op in ops if not op.inner], key=_pass_of):
                 stretch = list(among)
                 # A change at the very start stands at the end of the pass before, of which nothing is repeated.
-                if pass_.kind == GRADIENT_PASS and any([op not in inserted for op in stretch]):
+                if not loose and pass_.kind == GRADIENT_PASS and any([op not in inserted for op in stretch]):
                     self._gradient_pass(pass_, stretch)
                 else:
                     for op in stretch:
-                        self.op(op)
+                        self.op(op, recorder.pass_ if recorder.differentiating else None)
             if self.made:
                 self.variables(max(op.position for op in self.made) + 1, over=True)
         finally:

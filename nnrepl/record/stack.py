@@ -10,7 +10,13 @@ from nnrepl.tape import Activation
 
 
 class Watching(Protocol):
-    """Who looks at the variables of frames."""
+    """Who looks at the variables of frames.
+
+    Attributes:
+        notes: Whether it does, and is to be told where they are called from and when they return.
+    """
+
+    notes: bool
 
     def enter(self, frame: FrameType) -> Any: ...
     def belong(self, frame: FrameType, scope: Activation) -> None: ...
@@ -59,7 +65,8 @@ class Stack:
             returned, _ = known.popitem()
             if returned is not None:
                 watch.leave(returned)
-        if below is not None:
+        notes = watch.notes
+        if notes and below is not None:
             watch.see(below)
         scope, caller = known[below], below
         own = self._own
@@ -70,7 +77,8 @@ class Stack:
             if not (self._is_own(entered) if ours is None else ours[0]):
                 first = watch.enter(entered)
                 scope = self._activation(scope, entered, -1 if caller is None else caller.f_lasti, first)
-                watch.belong(entered, scope)
+                if notes:
+                    watch.belong(entered, scope)
                 caller = entered
             known[entered] = scope
         self.frame, self.scope = frame, scope
@@ -157,6 +165,13 @@ def _is_running(frame: FrameType) -> bool:
             return True
         below = below.f_back
     return False
+
+
+def is_call(step: Activation) -> bool:
+    """Whether a call with a module as its first argument is that of the module itself: MLX makes the `__call__` of an
+    activation out of a lambda."""
+    own = getattr(type(step.owner), "__call__", None)  # noqa: B004 - its code is asked for, not whether it can be called
+    return step.code.co_name == "__call__" or getattr(own, "__code__", None) is step.code
 
 
 def is_module(thing: Any) -> bool:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.record import trees
+from nnrepl.record.cuts import would_trace
 from nnrepl.record.data import construct
 from nnrepl.record.strays import native, raw
-from nnrepl.tape import Value, arrays_of
+from nnrepl.tape import GRADIENT_PASS, Pass, Value, arrays_of
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -95,11 +97,50 @@ def check_evaluation(recorder: Recorder, how: str, args: tuple[Any, ...]) -> Non
     if recorder.tracing:
         if recorder.tracing[-1].depends(values):
             native(_compile(_async_eval if asynchronous else _eval))(construct(0.0))
-    elif recorder.pass_ is not None:
-        pass_ = recorder.pass_
-        lazy = [value for value in values if value.op is None or not value.evaluated]
-        if Tracing(recorder, pass_.start, pass_.wrt).depends(lazy):
-            native(_grad(_async_eval))(construct(0.0))
+    elif _is_traced(recorder, recorder.pass_, values, deeply=True):
+        native(_grad(_async_eval))(construct(0.0))
+
+
+def takes_tracers(recorder: Recorder, args: Any) -> bool:
+    """Whether MLX, which would be differentiating the pass that is open, has tracers in what a compiled function is
+    given. Natively that runs plainly then, and on anything else it is compiled."""
+    pass_ = recorder.pass_
+    while pass_ is not None and pass_.within is not None:
+        pass_ = pass_.within
+    values = [recorder.live[id(array)] for array in trees.arrays(args) if id(array) in recorder.live]
+    if pass_ is None or not _is_made_of(values, pass_, {*_handed(recorder, pass_), *pass_.wrt}):
+        return False
+    return recorder.inside is None or _is_traced(recorder, pass_, values, deeply=False)
+
+
+def _is_made_of(values: Iterable[Value], pass_: Pass, tracers: set[Value]) -> bool:
+    """Whether one of some values comes from one of the tracers of a pass."""
+    seen: set[Value] = set()
+    pending = list(values)
+    while pending:
+        value = pending.pop()
+        if value in tracers:
+            return True
+        if value in seen:
+            continue
+        seen.add(value)
+        if value.origin is not None:
+            pending.append(value.origin)
+        if value.op is not None and value.op.position >= pass_.start:
+            pending.extend(value.op.inputs)
+    return False
+
+
+def _handed(recorder: Recorder, pass_: Pass) -> list[Value]:
+    """Return what MLX hands to the function of a pass as tracers, as its ops have it."""
+    unified = recorder.unified
+    return [unified.get(leaf, leaf) for leaf in (*pass_.wrt, *pass_.handed)]
+
+
+def _is_traced(recorder: Recorder, pass_: Pass | None, values: list[Value], deeply: bool) -> bool:
+    if pass_ is None or not recorder.differentiating or pass_.kind != GRADIENT_PASS:
+        return False
+    return would_trace(recorder.tape, pass_, _handed(recorder, pass_), values, deeply)
 
 
 def _refuse_captured() -> None:

@@ -129,7 +129,7 @@ class Differentiated(opaque.Transform):
     ) -> tuple[Any, Any]:
         recorder, pass_ = call.recorder, call.pass_
         chosen = _Arguments(recorder, self.fun, numbers, names, args, kwargs)
-        pass_.wrt = tuple(chosen.wrt)
+        pass_.wrt, pass_.handed = tuple(chosen.wrt), tuple(chosen.others)
         result = chosen.run(self.fun)
         recorder.intake.enter(recorder)  # what was changed at the very end is what is differentiated
         root = self._root(result)
@@ -177,6 +177,7 @@ class _Arguments:
     ) -> None:
         self.recorder = recorder
         self.wrt: list[Value] = []
+        self.others: list[Value] = []
         self.given: list[mx.array] = []
         self.fresh: list[mx.array] = []
         parameters = titles.parameter_names(fun, args)
@@ -201,6 +202,7 @@ class _Arguments:
                 self.wrt.append(self._leaf(twin, "parameter" if path else "input", label, value))
             else:
                 self.recorder.link(twin, value)
+                self.others.append(value)
                 if value.op is not None:
                     self.recorder.tape.notes.labels.setdefault(value, label)
             self.given.append(array)

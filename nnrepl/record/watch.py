@@ -91,7 +91,10 @@ class BindingWatch:
 
     Attributes:
         recorder: On whose tape it notes.
+        notes: Whether it is to be told of all that frames do (see `Watching`).
     """
+
+    notes = True
 
     def __init__(self, recorder: Ledger) -> None:
         self.recorder = recorder

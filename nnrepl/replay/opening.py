@@ -104,6 +104,7 @@ class Opening:
             end += 1
         self._start = at
         self._calls = end - at
+        # One more than its calls: what the program does after the last of them, up to the next call, is the step's too.
         self.free = 1 if stretch else self._calls + 1
         levels = levels_of(recorder)
         if levels is not None and not levels.native:
@@ -189,7 +190,7 @@ class Opening:
             if before is None or now is None:
                 continue
             a, b = before.array.item(), now.array.item()
-            if a != b and not (a != a and b != b):
+            if a != b and not (a != a and b != b):  # two NaNs are no difference
                 return (
                     f"from {new.step.title} on the numbers differ from those of the run before: its loss was {a!r} and "
                     f"is {b!r} now"

@@ -13,17 +13,18 @@ import gc
 import os
 import random
 import sys
-import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from threading import get_ident
 from types import FrameType
 from typing import Any
 
 from nnrepl.record.segments import is_library
 
+_getframe = sys._getframe
 _CLOCKS = ("time", "perf_counter", "monotonic", "process_time", "thread_time")
 _NOW = {"localtime": 0, "gmtime": 0, "ctime": 0, "asctime": 0, "strftime": 1}
 """What tells the time now, if it is given no more arguments than these."""
@@ -38,7 +39,7 @@ class Readings:
         self._kept: dict[str, Any] = {}
         self._next: dict[str, int] = {}
         self._behind: dict[str, Any] = {}
-        self._program = threading.get_ident()
+        self._program = get_ident()
         self._runs: Callable[[], bool] = bool
 
     def begin(self, anew: bool) -> None:
@@ -54,7 +55,8 @@ class Readings:
 
     def rewind(self, mark: dict[str, int]) -> None:
         """Let it read again what came after a mark."""
-        self._next = dict(mark)
+        self._next.clear()
+        self._next.update(mark)
 
     @contextmanager
     def watching(self, runs: Callable[[], bool]) -> Iterator[None]:
@@ -65,7 +67,7 @@ class Readings:
         """
         global _current
         outer, _current, self._runs = _current, self, runs
-        self._program = threading.get_ident()
+        self._program = get_ident()
         clocks = [name for clock in _CLOCKS for name in (clock, f"{clock}_ns") if hasattr(time, name)]
         entropy = self._entropy(os.urandom)
         instead: list[tuple[Any, str, Any]] = [(time, name, self._clock(name, getattr(time, name))) for name in clocks]
@@ -87,21 +89,25 @@ class Readings:
 
     def _clock(self, name: str, original: Callable[[], Any]) -> Callable[[], Any]:
         """Return a clock that reads again what it has read, and then goes on from there."""
+        kept_by_name, next_of, behind = self._kept, self._next, self._behind
 
-        def clock(really: Any) -> Any:
-            kept, at = self._kept.get(name), self._next.get(name, 0)
+        def clock(*given: Any, **named: Any) -> Any:
+            really = original(*given, **named)
+            if not (self._runs() and get_ident() == self._program and _is_programs(_getframe(2).f_code.co_filename)):
+                return really
+            kept, at = kept_by_name.get(name), next_of.get(name, 0)
             if kept is None:
-                kept = self._kept[name] = array({int: "q", float: "d"}[type(really)])
-            self._next[name] = at + 1
+                kept = kept_by_name[name] = array({int: "q", float: "d"}[type(really)])
+            next_of[name] = at + 1
             if at < len(kept):
-                self._behind[name] = really - kept[at]
+                behind[name] = really - kept[at]
                 return kept[at]
-            read = really - self._behind.get(name, 0)
+            read = really - behind[name] if name in behind else really
             if at == len(kept) < _KEPT:
                 kept.append(read)
             return read
 
-        return _Clock(clock, original, self)
+        return _StandIn(clock, original)
 
     def _now(self, name: str, original: Callable[..., Any], most: int) -> Callable[..., Any]:
         """Return what tells the time now as it has told it."""
@@ -159,11 +165,11 @@ class Readings:
 
     def is_running(self) -> bool:
         """Whether the program runs, in this thread."""
-        return self._runs() and threading.get_ident() == self._program
+        return self._runs() and get_ident() == self._program
 
     def _is_program(self) -> bool:
         """Whether it is the program that reads: a progress bar of a library may look at the clock when it likes."""
-        return self.is_running() and _is_programs(sys._getframe(3).f_code.co_filename)
+        return self.is_running() and _is_programs(_getframe(3).f_code.co_filename)
 
 
 _OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
@@ -215,28 +221,9 @@ class _StandIn:
         return repr(self.__wrapped__)  # type: ignore[attr-defined]
 
 
-class _Clock(_StandIn):
-    """What stands in for a clock: a program may look at it at each step.
-
-    Args:
-        read: Returns what the program reads where the clock says something else.
-        keeper: Keeps it.
-    """
-
-    def __init__(self, read: Callable[[Any], Any], original: Callable[[], Any], keeper: Readings) -> None:
-        super().__init__(read, original)
-        self._original = original
-        self._keeper = keeper
-
-    def __call__(self, *given: Any, **named: Any) -> Any:
-        really = self._original(*given, **named)
-        reads = self._keeper.is_running() and _is_programs(sys._getframe(1).f_code.co_filename)
-        return self._read(really) if reads else really
-
-
 def _line() -> str:
     """Return the innermost line of the program that runs; "" where a library is being imported there."""
-    frame: FrameType | None = sys._getframe(3)
+    frame: FrameType | None = _getframe(3)
     while frame is not None and not _is_programs(frame.f_code.co_filename):
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return ""

@@ -160,6 +160,8 @@ class Forward:
             self._dead, filled = [reach.arrays[at] for at in point.dead], []
             for array, held in zip(reach.arrays, point.arrays):
                 if held is not None and not is_evaluated(array):
+                    # The object is one that the program holds, so it stays. Written over as a whole, it lets go of the
+                    # stand-ins from which it was made: what `refill` does to it would wait for them.
                     _setitem(array, Ellipsis, _zeros(array.shape, array.dtype))
                     refill(array, held)
                     filled.append(array)

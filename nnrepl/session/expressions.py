@@ -7,7 +7,7 @@ import builtins
 import ctypes
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -139,13 +139,17 @@ class Expressions:
         instead = instead_of(parsed, meant)
         tree, kept = enclosed(ast.Module([replaced(line, instead) for line in parsed.body], []))
         code = compile(tree, "<prompt>", "exec", dont_inherit=True)
-        namespace = self._namespace(names_of(code), placeholders, where)
+        unknown: dict[str, UserError] = {}
+        namespace = self._namespace(names_of(code), placeholders, where, parsed.bound, unknown)
         for name in kept - namespace.keys():
             namespace[name] = None
         before = dict(namespace)
         then = nullcontext() if self.witness is unwatched else self._as_it_was(where)
         with aside(), checked(), then, self.witness(namespace):
-            exec(code, namespace)
+            try:
+                exec(code, namespace)
+            except NameError as error:
+                raise unknown.get(error.name or "", error) from None
         changed = {
             name: thing
             for name, thing in namespace.items()
@@ -358,8 +362,19 @@ class Expressions:
         found = self._namespace(names, {}, where)
         return {name: thing for name, thing in found.items() if name != "__builtins__"}
 
-    def _namespace(self, names: Iterable[str], placeholders: dict[str, Any], where: Surroundings) -> dict[str, Any]:
-        """Return what some names are: the user's variables, the program's, MLX, in this order."""
+    def _namespace(
+        self,
+        names: Iterable[str],
+        placeholders: dict[str, Any],
+        where: Surroundings,
+        bound: Collection[str] = (),
+        unknown: dict[str, UserError] | None = None,
+    ) -> dict[str, Any]:
+        """Return what some names are: the user's variables, the program's, MLX, in this order.
+
+        Args:
+            bound: Those to which the text gives a meaning itself: why one of them has none before is put in `unknown`.
+        """
         namespace: dict[str, Any] = {"__builtins__": builtins, "__name__": "__main__", **self._things, **placeholders}
         for name in names:
             if name in namespace:
@@ -373,12 +388,13 @@ class Expressions:
             if name == "_" and self.shown is not UNBOUND:
                 namespace[name] = self._real(self.shown, name, where)
                 continue
-            if name == GRADIENT:
-                found = None
-            elif name in OWN_NAMES or hasattr(builtins, name):  # only a variable of that name can hide it
-                found = self.lookup.frames.in_frames(name, where.position, where.scope)
-            else:
-                found = self.lookup.held(name, where.position, where.scope)
+            try:
+                found = self._held(name, where)
+            except UserError as answer:
+                if unknown is None or name not in bound:
+                    raise
+                unknown[name] = answer
+                continue
             if found is not None:
                 namespace[name] = self._real(found.thing, name, where)
                 self.found[name] = found
@@ -389,6 +405,13 @@ class Expressions:
                 if own is not None:
                     namespace[name] = own
         return namespace
+
+    def _held(self, name: str, where: Surroundings) -> Held | None:
+        if name == GRADIENT:
+            return None
+        if name in OWN_NAMES or hasattr(builtins, name):  # only a variable of that name can hide it
+            return self.lookup.frames.in_frames(name, where.position, where.scope)
+        return self.lookup.held(name, where.position, where.scope)
 
     def _at_end(self, thing: Any) -> Any:
         """Return what a variable holds at the end of the program; a tensor as the value of the tape that it is."""

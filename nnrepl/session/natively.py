@@ -98,11 +98,13 @@ def evaluated(session: Standing, count: int) -> None:
 
 
 def call_begins(session: Standing, recorder: Recorder, keeping: Keeping) -> None:
-    """Note that a gradient call is about to be made natively: what the program holds is kept now and then. In a run
-    along a tape, it may be that nothing is to be computed.
+    """Note that a gradient call is about to be made natively: new source holds in it, and what the program holds is
+    kept now and then. In a run along a tape, it may be that nothing is to be computed.
 
     Raises NotKept through the program.
     """
+    if session.codes.awaits:
+        session.codes.reach(reached(session, recorder), entering=True)
     kept, intake = recorder.tape.kept, recorder.intake
     number = kept.calls(recorder.tape.passes)
     if isinstance(intake, Replay):

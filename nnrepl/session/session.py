@@ -190,7 +190,6 @@ class TapeSession(Standing):
     def closed_call_started(self) -> None:
         """Hear that a gradient call is about to be made natively; new source holds in it."""
         if self.recorder is not None:
-            self.codes.reach(natively.reached(self, self.recorder), entering=True)
             natively.call_begins(self, self.recorder, self.keeping)
 
     def call_left(self) -> None:

@@ -41,6 +41,7 @@ class Pass(Face):
         wrt: The leaves with respect to which it was.
         roots: What was differentiated, each with the gradient that the sweep started from.
         grads: For each forward value that got a gradient, its versions in order; the last is the whole.
+        handed: What else its function was given.
         given: The gradient that the program got for each of `wrt`: zeros where none flows.
         error: The exception that ended it, if one did.
         scope, lasti: Where it was called from.
@@ -60,6 +61,7 @@ class Pass(Face):
     loss: Value | None = None
     gives_loss: str = "alone"
     wrt: tuple[Value, ...] = ()
+    handed: tuple[Value, ...] = ()
     roots: tuple[tuple[Value, Value], ...] = ()
     grads: dict[Value, list[Value]] = field(default_factory=dict)
     given: tuple[Value, ...] = ()

@@ -1,1 +1,1 @@
-"""Time: moving along a tape, evaluating what is looked at, edits, restart points, branches, history."""
+"""Time: moving along a tape, evaluating what is looked at, edits, timelines, history."""

@@ -85,6 +85,11 @@ class SourceChanges:
         self._ahead: list[CodeChange] = []
         self._taking = False
 
+    @property
+    def awaits(self) -> bool:
+        """Whether there are any that the program will come to."""
+        return bool(self._ahead)
+
     def start(self) -> None:
         """Note that the program is about to run from its start, along `wanted`."""
         for change in self._ahead:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
+from nnrepl.record.kept_number import KeptNumber
 from nnrepl.tape import Leaf, Op, Tape, Value
 
 _copy = mx.array.__copy__
@@ -68,7 +69,7 @@ class History:
         ops, reached = self.tape.ops, len(self.tape.ops)
         self._grown += sum([_bytes(value) for op in ops[self._measured : self._evaluated] for value in op.outputs])
         coming = ops[self._evaluated :]
-        self._measured, self._evaluated = self._evaluated, reached
+        self._measured, self._evaluated = max(self._measured, self._evaluated), reached
         size = sum([value.held.nbytes for op in coming for value in op.outputs if value.held is not None])
         if (self._grown + size) * SHARE <= self.budget:
             return
@@ -94,7 +95,7 @@ class History:
         reached = len(self.tape.ops)
         if reached > self._end:
             self._starts.append(self._end)
-            self._end = self._measured = self._evaluated = reached
+            self._end = self._measured = reached
         self._grown = 0
         self._note_leaves()
         count = len(self._starts)
@@ -218,6 +219,8 @@ _OF_THE_TAPE = 2
 
 def _bytes(value: Value) -> int:
     """Return what a value holds; nothing that counts if it is one number."""
+    if type(value) is KeptNumber:
+        return 0  # of which a tensor would have to be made
     held = value.held
     return held.nbytes if held is not None and held.size > 1 and value.evaluated else 0
 

@@ -5,7 +5,7 @@ A timeline shares with its parent everything before the edit: the same values, o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 from nnrepl.record.names import ProgramNames
@@ -77,26 +77,7 @@ class Timeline:
         """Return the ops after the edit whose results depend on it."""
         if self.edit is None:
             return []
-        start = self.edit.position + len(self.edit.ops)
-        leaves: dict[Value, list[Value]] = {}
-        for pass_ in self.tape.passes:
-            for leaf in pass_.wrt:
-                if leaf.origin is not None:
-                    leaves.setdefault(leaf.origin, []).append(leaf)
-        changed: set[Value] = set()
-
-        def change(op: Op) -> None:
-            for value in op.outputs:
-                changed.add(value)
-                changed.update(leaves.get(value, ()))
-
-        change(self.tape.ops[start - 1])
-        found = []
-        for op in self.tape.ops[start:]:
-            if any([value in changed for value in needs(op)]):
-                found.append(op)
-                change(op)
-        return found
+        return dependents(self.tape, [self.tape.ops[self.edit.position + len(self.edit.ops) - 1]])
 
     def lost(self) -> list[Edit | CodeChange]:
         """Return the changes of the timeline before that lie after this one: they are not made again."""
@@ -232,3 +213,23 @@ class Timelines:
     def children(self, timeline: Timeline) -> list[Timeline]:
         """Return the timelines that branched off one."""
         return [other for other in self._all if other.parent is timeline]
+
+
+def dependents(tape: Tape, changes: Collection[Op]) -> list[Op]:
+    """Return the ops of a tape whose results depend on those of some ops that change values, in order."""
+    leaves: dict[Value, list[Value]] = {}
+    for pass_ in tape.passes:
+        for leaf in pass_.wrt:
+            if leaf.origin is not None:
+                leaves.setdefault(leaf.origin, []).append(leaf)
+    changed: set[Value] = set()
+    found = []
+    for op in tape.ops[min([op.position for op in changes], default=len(tape)) :]:
+        if op not in changes:
+            if not any([value in changed for value in needs(op)]):
+                continue
+            found.append(op)
+        for value in op.outputs:
+            changed.add(value)
+            changed.update(leaves.get(value, ()))
+    return found

@@ -37,7 +37,7 @@ def broken(line: str, width: int) -> list[str]:
     right."""
     if cell_len(line) <= width:
         return [line]
-    start = line.find("= ")
+    start = min((at for sign in ("← ", "= ") if (at := line.find(sign)) >= 0), default=-1)
     indent = start + 2 if 0 <= start <= width * _DEEPEST else 4
     pieces = []
     rest, room = line, width
@@ -51,7 +51,17 @@ def broken(line: str, width: int) -> list[str]:
 
 def _may_end(rest: str) -> bool:
     """Whether a line may well end before this: before another term, and before what it all comes to."""
-    return rest.startswith(("+ ", "− ", "- ")) or (rest.startswith("= ") and not re.search("[a-z]", rest))
+    return rest.startswith(("+ ", "− ", "- ")) or _is_result(rest)
+
+
+def _is_result(rest: str) -> bool:
+    """Whether what follows is what a formula comes to, in numbers."""
+    return rest.startswith("= ") and not re.search(r"[a-z]{2}|(?<!\d)[a-z]", rest)
+
+
+def _first(rest: str, room: int) -> float:
+    """Return how far a line goes at least before something."""
+    return room * (_DEEPEST if _is_result(rest) else _EARLIEST)
 
 
 def _break(text: str, room: int) -> int:
@@ -69,7 +79,7 @@ def _break(text: str, room: int) -> int:
         blank = at
         if text[:at].endswith(",") and text[at : at + 2] == "  ":
             best = (-1, at)  # before a definition
-        elif _may_end(text[at + 1 :]) and at > room * _EARLIEST and (best is None or depth <= best[0]):
+        elif _may_end(text[at + 1 :]) and at > _first(text[at + 1 :], room) and (best is None or depth <= best[0]):
             best = (depth, at)
     if best is not None:
         return best[1]

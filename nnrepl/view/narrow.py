@@ -8,6 +8,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.padding import Padding
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -28,7 +29,7 @@ class Grid(Table):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if options.max_width >= NARROW or self._natural(console, options) <= options.max_width:
-            yield from super().__rich_console__(console, options)
+            yield from self._fitted(console, options)
             return
         titles = [str(column.header) for column in self.columns]
         for row in zip(*[list(column.cells) for column in self.columns]):
@@ -42,6 +43,19 @@ class Grid(Table):
             ]
             for line in packed_lines(rest, options.max_width - 2):
                 yield Padding(line, (0, 0, 0, 2), expand=False)
+
+    def _fitted(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Return it no wider than there is room: columns that have a least width make rich's tables wider than that."""
+        if not any(column.min_width for column in self.columns):
+            return super().__rich_console__(console, options)
+        room = options.max_width
+        while True:
+            rows = [*super().__rich_console__(console, options.update_width(room))]
+            lines = Segment.split_lines([row for row in rows if isinstance(row, Segment)])
+            over = max(map(Segment.get_line_length, lines), default=0) - options.max_width
+            if over <= 0 or room <= over:
+                return rows
+            room -= over
 
     def _natural(self, console: Console, options: ConsoleOptions) -> int:
         """How wide it is if nothing is cut."""

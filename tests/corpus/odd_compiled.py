@@ -440,3 +440,44 @@ def compiled_function_that_raises(x):
         except ValueError as error:
             messages.append(str(error))
     return messages, len(calls)
+
+
+@called((4, 3), (4, 3))
+def compiled_in_a_loss_on_what_is_not_differentiated(x, w):
+    """MLX compiles that, also in a loss: its lines run once, and what it has drawn is frozen."""
+    runs = []
+
+    def noisy(a):
+        runs.append(len(runs))
+        return mx.sin(a) * len(runs) + mx.random.normal(a.shape)
+
+    turned = mx.compile(noisy)
+    other, made = w * 2, []
+
+    def loss(x, y):
+        return (turned(other) * x).sum() + (turned(other) * turned(other) * x * x).mean() + turned(y * 1).sum()
+
+    for _ in range(3):
+        value, gradient = mx.value_and_grad(loss)(x, w)
+        x = x - 0.1 * gradient
+        made += [value, gradient, turned(other)]
+    return made, runs, mx.random.normal((2,))
+
+
+@called((4, 3))
+def compiled_with_a_gradient_and_called_in_a_loss_too(x):
+    squares = mx.compile(lambda a: mx.grad(lambda b: (b * b * a).sum())(a))
+    first = squares(x * 2)
+    return first, mx.grad(lambda a: (squares(x * 3) * a).sum())(x), squares(x)
+
+
+@differentiated((4, 3))
+def compiled_in_a_nested_grad_on_what_is_differentiated_outside(x):
+    """There MLX has tracers, and runs its function plainly."""
+    outside = mx.sin(x)
+    doubled = outside + outside
+
+    def energy(a):
+        return (a * mx.compile(lambda b: b * doubled[::-1])(outside)).sum()
+
+    return mx.grad(energy)(x).square().mean()

@@ -72,6 +72,29 @@ def evaluated_asynchronously_in_a_loss(x):
     return x.sum()
 
 
+@differentiated((4, 3), (4, 3))
+def evaluated_asynchronously_behind_a_nested_call(x, w):
+    """What a nested call was made of is no tracer any more."""
+    below = x * w
+    mx.vjp(lambda a, b: b, [x, below], [x])
+    mx.async_eval(below)
+    mx.checkpoint(lambda a: a * mx.jvp(lambda b: below * b, [a], [a])[1][0])(w)
+    mx.async_eval(below * 2)
+    return (below * w).square().mean()
+
+
+@called((4, 3), (4, 3))
+def evaluated_asynchronously_of_what_a_function_is_given(x, w):
+    def loss(a, b):
+        mx.async_eval(b * 2)
+        return (a * b).sum()
+
+    try:
+        return mx.grad(loss)(x, w)
+    except ValueError as error:
+        return str(error)
+
+
 @called((4, 3))
 def evaluated_asynchronously(x):
     y = x * 2

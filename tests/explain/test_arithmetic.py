@@ -73,10 +73,10 @@ SAMPLED = [key for key, samples in SAMPLES.items() if any(not sample.refused for
 
 
 def test_arithmetic_of_sample_calls_is_right() -> None:
-    """Every third of MLX's functions, forwards and, where it can be differentiated, backwards."""
+    """Every fifth of MLX's functions, forwards and, where it can be differentiated, backwards."""
     wrong: list[str] = []
     read = 0
-    for key in SAMPLED[::3]:
+    for key in SAMPLED[::5]:
         sample = next(one for one in SAMPLES[key] if not one.refused)
         function = sample.function(key)
 
@@ -101,7 +101,7 @@ def test_arithmetic_of_sample_calls_is_right() -> None:
                     wrong += [f"{key} {op}: {error}" for error in errors]
                     read += count
     assert wrong == []
-    assert read > 400
+    assert read > 240
 
 
 # -- one writing -------------------------------------------------------------------------------------------------------
@@ -385,7 +385,7 @@ def test_compositions_are_explained_as_a_whole() -> None:
     session = OpenSession(trace)
     layer = explain(session, "layers.0")
     assert layer.title.startswith("layers.0, Linear: #")
-    assert "x @ weightᵀ + bias" in layer.rule[0]
+    assert "@ layers.0.weightᵀ + layers.0.bias" in layer.rule[0]
     whole = explain(session, "loss_fn")
     assert "Sequential" in whole.steps[0]
     assert "∂L/∂layers.0.weight" in " ".join(whole.chain)

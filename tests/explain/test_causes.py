@@ -217,6 +217,26 @@ def test_rows_that_have_become_the_same_are_followed_to_the_op_that_made_them_so
     assert "rows are the same" not in one
 
 
+def test_zeros_are_followed_to_where_they_began_through_a_stopped_gradient() -> None:
+    """What is held fixed for the loss, a teacher's answer, may have become 0 long before."""
+    answer = text(ask(lambda w: (X @ w * mx.stop_gradient(mx.sin(X @ w) * 0 / 3)).sum()))
+    assert " * 0 gives 0 everywhere" in answer, answer
+    assert "stop_gradient(" not in answer
+
+
+@pytest.mark.parametrize("near", [2, 0])
+def test_an_infinity_that_becomes_a_whole_number_is_told_unless_none_is_taken(near: int) -> None:
+    """The buckets of relative positions take ln 0 for position 0, and leave it out."""
+    far = mx.arange(6)
+
+    def loss(w: mx.array) -> mx.array:
+        buckets = mx.minimum((mx.log(far.astype(mx.float32)) * 3).astype(mx.int16), 7)
+        return w[mx.where(far < near, far, mx.maximum(buckets, 0))].square().sum()
+
+    report = health(OpenSession(nnrepl.trace(loss, mx.ones((8, 2)), wrt=0)))
+    assert ["non-finite" for one in report.findings if "log(" in one.text] == ([] if near else ["non-finite"])
+
+
 def test_an_attention_to_equal_values_says_that_the_shares_make_no_difference() -> None:
     x = mx.sin(mx.arange(24)).reshape(1, 1, 6, 4)
 

@@ -16,10 +16,14 @@ import nnrepl
 from nnrepl.explain.composites import explain_call, find_call
 from nnrepl.explain.explained import explain
 from nnrepl.explain.explanation import Explanation
-from nnrepl.ops.layers import ACTIVATIONS, LOSSES
+from nnrepl.explain.words import substitute
+from nnrepl.ops.evaluated import Worked
+from nnrepl.ops.layers import ACTIVATIONS, LAYERS, LOSSES
 from nnrepl.ops.pointwise import run_text
 from nnrepl.ops.reader import parse, readable
 from nnrepl.ops.reductions import ROWS
+from tests.corpus.layers import LOSSES as CORPUS_LOSSES
+from tests.corpus.layers import loss_call
 from tests.explain.school import mistakes
 from tests.support import OpenSession
 
@@ -50,7 +54,7 @@ def test_the_rule_of_an_activation_is_what_it_computes(name: str) -> None:
     plain = nnrepl.trace(lambda x: run(x), ROW * 3).value  # op by op: MLX would compile these first
     assert mx.allclose(run_text(text, ROWS, {"x": ROW * 3, "axis": -1}), plain, 1e-5, 1e-6)
     found = whole(lambda x: run(x) * OTHER, name, ROW * 3)
-    assert found.rule[0].endswith(text)
+    assert found.rule[0].endswith(substitute(text, {"x": "arg0"}))
     assert bool(found.lines) == (name != "log_softmax")
     assert mistakes(found.lines)[0] == []
 
@@ -58,7 +62,11 @@ def test_the_rule_of_an_activation_is_what_it_computes(name: str) -> None:
 def _takes_two(name: str) -> bool:
     """Whether the rule of a loss is about what is predicted and what is wanted, under the function's own names."""
     text = LOSSES[name].text
-    return "targets" in text and re.search(r"\b(predictions|inputs)\b", text) is not None
+    return (
+        "targets" in text
+        and not {"vars", "inputs[targets]"} & set(re.findall(r"[\w\[\]]+", text))
+        and re.search(r"\b(predictions|inputs)\b", text) is not None
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if readable(LOSSES[name].text) and _takes_two(name)])
@@ -76,10 +84,68 @@ def test_the_rule_of_a_loss_is_what_it_computes(name: str) -> None:
     assert mx.allclose(run_text(LOSSES[name].text, row, {**given, **options, "axis": -1}), own, 1e-4, 1e-5)
 
 
+@pytest.mark.parametrize("name", CORPUS_LOSSES)  # a test of the corpus holds them against MLX's listing
+def test_every_loss_function_is_told_with_its_largest_number(name: str) -> None:
+    made = loss_call(name)
+    session = OpenSession(nnrepl.trace(made.fn, *made.args, wrt=made.wrt))
+    call = find_call(session, name.split()[0])
+    assert call is not None
+    found = explain_call(session, call)
+    options = {key: mx.array(one) if isinstance(one, list) else one for key, one in CORPUS_LOSSES[name][1].items()
+               if key not in ("reduction", "weights")}  # fmt: skip
+    own = getattr(nn.losses, name.split()[0])(*made.args, **options, reduction="none")
+    told = next(one for one in found.worked if isinstance(one, Worked))
+    assert told.result == pytest.approx(largest(own), rel=1e-5)
+    assert told.line.left.startswith(found.rule[0].partition(" = ")[0].partition("@")[0])
+    assert mistakes(found.lines)[0] == []
+    assert not found.steps
+
+
+def test_a_loss_that_is_another_number_is_not_worked_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOSSES, "mse_loss", replace(LOSSES["mse_loss"], text="(predictions + targets)²"))
+    assert whole(lambda z: nn.losses.mse_loss(z, OTHER), "mse_loss", ROW).lines == []
+
+
+BY_ITS_TEXT = {
+    "LogSigmoid", "Mish", "ReLU6", "Softplus", "ReLU2", "LeakyReLU", "ELU", "CELU", "SELU", "HardShrink", "Softshrink",
+    "Hardswish", "HardTanh", "Softsign", "Step", "ReLU", "Tanh", "Sigmoid",
+}  # fmt: skip
+
+
+class Holder(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("name", sorted(BY_ITS_TEXT))
+def test_the_number_of_an_activation_layer_is_worked_out_by_its_rule(name: str) -> None:
+    x = mx.where(ROW > 0.8, ROW, -mx.abs(ROW)) * 3  # of some the positive side is told, of others the negative
+    layer = getattr(nn, name)()
+    model = Holder(layer)
+    made = OpenSession(nnrepl.trace(lambda x: (model(x) * OTHER).sum(), x, wrt=0))
+    call = find_call(made, "inner")
+    assert call is not None
+    found = explain_call(made, call)
+    told = next(one for one in found.worked if isinstance(one, Worked))
+    assert abs(told.result) == pytest.approx(mx.max(mx.abs(layer(x).astype(mx.float32))).item(), rel=1e-5)
+    assert found.rule[0].endswith(substitute(LAYERS[name].text, {"x": "x"}))
+    assert mistakes([line for line in found.lines if " if " not in line])[0] == []
+
+
+def test_every_layer_of_mlx_is_known() -> None:
+    listed = {name for name, kind in vars(nn).items() if isinstance(kind, type) and issubclass(kind, nn.Module)}
+    over_several = {name for name in listed if "Sharded" in name}
+    assert listed - {"Module"} - over_several <= set(LAYERS)
+
+
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_how_a_loss_is_reduced_is_said_as_it_is(reduction: str) -> None:
     found = whole(lambda z: nn.losses.mse_loss(z, OTHER, reduction=reduction), "mse_loss", ROW)
-    assert found.rule[0].endswith("= (predictions − targets)²")
+    assert found.rule[0].endswith("= (arg0 − targets)²")
     assert [rule.partition(" = ")[2].split(" of ")[0] for rule in found.rule[1:]] == (
         [] if reduction == "none" else [f"the {reduction}"]
     )
@@ -91,7 +157,7 @@ def test_a_layer_is_told_without_the_parameters_that_it_has_not() -> None:
         found = whole(lambda m: m(ROW), "model", model=nn.Sequential(layer))
         assert found.words.startswith("This is layers in a row")
         found = whole(lambda m: m.layers[0](ROW), "layers.0", model=nn.Sequential(layer))
-        assert ("+ bias" in found.rule[0]) == bias
+        assert ("+ layers.0.bias" in found.rule[0]) == bias
         assert last(found.lines[-1]) == pytest.approx(largest(layer(ROW)), rel=1e-3)
         assert mistakes(found.lines)[0] == []
     assert "weight" not in whole(lambda m: m(ROW), "0", model=nn.LayerNorm(4, affine=False)).rule[0] if False else True

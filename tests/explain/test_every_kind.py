@@ -310,8 +310,33 @@ def thrown(faulty: bool) -> None:
     train(nn.Linear(3, 2), squares, rows(4, 3), rows(4, 2), optimizer=optim.Adam(90.0 if faulty else 0.01))
 
 
+def leapt_first(faulty: bool) -> None:
+    """One update throws a weight out, and those after it are small: a learning rate that falls at once."""
+    rates = iter([50.0 if faulty else 1e-3, 1e-3, 1e-3])
+    optimizer = optim.SGD(0.0)
+
+    def loss(m: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+        optimizer.learning_rate = next(rates)
+        out = m(x)
+        return -(out / mx.linalg.norm(out, axis=-1, keepdims=True) * y).sum(axis=-1).mean()
+
+    train(nn.Linear(3, 2), loss, rows(4, 3), rows(4, 2), optimizer=optimizer)
+
+
+def erased(faulty: bool) -> None:
+    class Erasing(optim.Optimizer):
+        def init_single(self, parameter: mx.array, state: dict[str, Any]) -> None:
+            state["base"] = mx.zeros(parameter.shape) if faulty else mx.ones(parameter.shape)
+
+        def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, Any]) -> mx.array:
+            return (parameter - 1e-2 * gradient) * state["base"]
+
+    train(nn.Linear(3, 2), squares, rows(4, 3), rows(4, 2), optimizer=Erasing())
+
+
 OTHERS: dict[str, tuple[str, Program]] = {
-    "thrown": ("leaping update", thrown),
+    "thrown": ("leaping update", thrown), "leapt first": ("leaping update", leapt_first),
+    "erased weight": ("erased weight", erased),
     "made for nothing": ("forgotten update", scaled_for_nothing), "kept from training": ("no gradient", buffers),
     "all the same": ("all the same", lambda faulty: taught(faulty, lambda h: mx.maximum(h - 50, 0.25))),
     "cut between": ("whole numbers", lambda faulty: taught(faulty, lambda h: (h > 0).astype(mx.float32))),
@@ -337,7 +362,7 @@ ELSEWHERE = {"hole"}
 
 CLAIMED = {
     "asleep": "asleep or not called", "sleeping": "asleep", "half kept": "half kept", "divided away": "gone again",
-    "one term": "dead way",
+    "one term": "dead way", "leapt first": "leaping update",
     "creeping": "creeping update", "non-finite": "not finite", "double softmax": "double",
     "forced evaluation": "forced", "cut gradient": "the very numbers",
 }  # fmt: skip
@@ -357,6 +382,27 @@ def test_it_is_said_where_it_is_so_and_not_in_its_twin(name: str, monkeypatch: p
     for claim in held:
         if isinstance(claim, claims.Possibility):
             assert any(hedge in claim.what() for hedge in claims.HEDGES), claim.what()
+
+
+def test_a_leap_of_the_first_step_is_told_later_where_the_weights_stayed_large() -> None:
+    *_, last = reports(leapt_first, True)
+    (said,) = [one.text for one in last.findings if one.kind == "leaping update"]
+    assert said.startswith("the update in step 1 of weight was "), said
+
+
+@pytest.mark.parametrize("noise", ["normal", "coins"])
+def test_a_few_numbers_with_a_fraction_are_enough_to_tell_a_repeat(noise: str) -> None:
+    def program(faulty: bool) -> None:
+        key = mx.random.key(3)
+
+        def loss(m: nn.Module, x: mx.array) -> mx.array:
+            drawn = mx.random.normal((4, 2), key=key) if noise == "normal" else mx.random.bernoulli(0.5, (4, 2), key)
+            return (m(x) + drawn).square().mean()
+
+        train(nn.Linear(3, 2), loss, rows(4, 3))
+
+    told = any(one.kind == "repeated randomness" for report in reports(program, True) for one in report.findings)
+    assert told == (noise == "normal")
 
 
 def test_every_kind_has_such_a_pair() -> None:

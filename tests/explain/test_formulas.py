@@ -26,7 +26,7 @@ from tests.support import OpenSession
 
 WORKED = Path(__file__).with_name("worked.txt")
 CALLS = [line for line in WORKED.read_text(encoding="utf-8").splitlines() if not line.startswith(" ")]
-_NUMBER = re.compile(r"(?<![\w\[,#@])\d+(\.\d+)?(e[+−]\d+)?(?![\w\]])")
+_NUMBER = re.compile(r"−?(\d+\.\d+(e[+−]\d+)?|(?<![\w\[,#@])\d+(e[+−]\d+)?(?![\w\]]))")
 _LABEL = re.compile(r"(\d+|setup)?#\d+(?=\W|$)")
 
 
@@ -140,7 +140,7 @@ def lines_of(look: Look, op: Op) -> Iterator[str]:
             found = of_value(look, value, str(place) if place else None).lines
             assert mistakes(found, EPSILON.get(value.dtype, 4e-6) * 2)[0] == []
             told = " | ".join(line for line in found[:-1] if line != found[0] and not line.startswith("="))
-            yield f"    {_LABEL.sub('#', _NUMBER.sub('0', f'{found[0]} {told}'.strip()))[:200]}"
+            yield f"    {_LABEL.sub('#', _NUMBER.sub('0', f'{found[0]} {told}'.strip()))[:300]}"
 
 
 def worked() -> Iterator[str]:

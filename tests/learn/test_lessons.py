@@ -8,18 +8,21 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import mlx.core as mx
 import nbformat
 import pytest
 from rich.console import Console
 
 import nnrepl
 from nnrepl.cli import main
+from nnrepl.commands import learning
 from nnrepl.learn.lesson import LessonError, LessonQuestion, Prose, parse, read
 from nnrepl.learn.progress import Reached, keep_progress, load_progress
 from nnrepl.learn.shelf import find, lessons, shipped
-from nnrepl.session.errors import UserError
+from nnrepl.session.errors import Load, UserError
 from nnrepl.shell import api
 from nnrepl.shell.prompts import PROMPT
 from nnrepl.shell.publishing import notebook, publish
@@ -28,6 +31,7 @@ from nnrepl.shell.student import Student, check, perform
 from nnrepl.view.theme import THEMES
 from tests.learn.playing import PROGRAM, lesson_of, played
 from tests.shell.notebook import Notebook
+from tests.support import OpenSession
 
 ASK = "```nnrepl\ngoto forward\n```\n```question\nWhat is z?\nanswer: z[0, 1]\nafter: So it is.\n```\n"
 
@@ -539,3 +543,31 @@ def test_progress_is_kept_and_a_damaged_file_is_none(tmp_path: Path) -> None:
         file.write_text(damaged)
         assert load_progress(file) == {}
     assert "cannot write" in keep_progress("lesson 1", Reached(), tmp_path / "deep" / "lessons.json" / "under")
+
+
+@pytest.mark.parametrize("whose", ["own", "shipped", "shipped, changed", "a lesson's", "no ops"])
+def test_a_lesson_asks_before_a_tape_is_lost_that_somebody_may_miss(
+    whose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = OpenSession(nnrepl.trace(lambda x: x if whose == "no ops" else x * 2, mx.ones(2)))
+    if whose == "shipped, changed":
+        session.run("goto start")
+        session.run("x = x * 3")
+    asked: list[str] = []
+    monkeypatch.setattr(session.hooks, "confirm", lambda question, otherwise=False: bool(asked.append(question)))
+    monkeypatch.setattr(session, "files", object())
+    program = shipped()[0].parent / "own.py" if whose.startswith("shipped") else Path("own.py").absolute()
+    monkeypatch.setattr(session, "debuggee", SimpleNamespace(namespace={"__file__": str(program)}))
+    it, lesson = session.interpreter, lessons()[0]
+    if whose == "a lesson's":
+        it.player = learning.player_of(lesson, anew=True)
+    if whose in ("own", "shipped, changed"):
+        assert "nothing has changed" in str(learning.begin(it, lesson, anew=True))
+        assert len(asked) == 1
+        assert it.player is None
+        assert "ops are lost" in asked[0]
+    else:
+        with pytest.raises(Load):
+            learning.begin(it, lesson, anew=True)
+        assert not asked
+        assert it.player is not None

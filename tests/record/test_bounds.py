@@ -11,6 +11,7 @@ import pytest
 
 import nnrepl
 from nnrepl.record.bounds import outside
+from nnrepl.session.errors import UserError
 from tests.support import OpenSession, nnrepl_cli
 
 X = mx.arange(12.0).reshape(4, 3)
@@ -42,6 +43,22 @@ TAKEN: dict[str, tuple[Callable[[mx.array, mx.array], Any], str]] = {
             mx.ones((1, 1, 32)), *mx.quantize(mx.ones((4, 32, 32)), 32), None, mx.abs(i), group_size=32
         ),
         "holds the matrices 0 to 3; #5 gather_qmm reads",
+    ),
+    "samples": (
+        lambda x, i: mx.vmap(lambda r: x[r])(i),
+        "r[2] = 4, but axis 0 of x (4, 3) has the places 0 to 3; #1 getitem reads",
+    ),
+    "samples of both": (
+        lambda x, i: mx.vmap(lambda r, row: row[r], in_axes=(0, 1))(i, x),
+        "r[2] = 4, but axis 0 of row (4,) has the places 0 to 3; #1 getitem reads",
+    ),
+    "slice": (
+        lambda x, i: mx.slice(x, mx.abs(i)[1:], axes=(0, 1), slice_size=(2, 2)),
+        "#2[1] = 4, but axis 1 of x (4, 3) has a slice of that size begin at 0 to 1; #3 slice reads",
+    ),
+    "slice that is written": (
+        lambda x, i: mx.slice_update(x, mx.ones((2, 2)), mx.abs(i)[1:], axes=(0, 1)),
+        "axis 1 of x (4, 3) has a slice of that size begin at 0 to 1; #4 slice_update writes",
     ),
     "assigned": (assigned, "axis 1 of y (4, 3) has the places 0 to 2; #2 setitem writes"),
 }
@@ -145,3 +162,24 @@ def test_places_that_come_from_what_is_taken_elsewhere() -> None:
     assert "i[2] = 9" in found.text
     assert not trace.ops[0].outputs[0].evaluated, "what is read there is anything"
     assert outside(nnrepl.trace(twice, X, mx.array([0, 5, 1, 1, 1, 1])).ops) is not None
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda f: f, mx.checkpoint, lambda f: lambda x, i: mx.grad(lambda x: f(x, i).sum())(x)]
+)
+def test_arrays_that_are_handed_out_lie_inside(wrap: Callable[[Any], Callable[..., mx.array]]) -> None:
+    """Whoever evaluates a trace's arrays does not ask nnrepl before. A checkpoint's second run waits for its first."""
+
+    def loss(x: mx.array) -> mx.array:
+        at = mx.array([0, 1]) * 1
+        taken = wrap(lambda x, at: x[mx.stop_gradient(at)].square())(x, at)
+        return taken.sum()
+
+    trace = nnrepl.trace(loss, X, wrt=0)
+    edited = trace.set("at", lambda at: at + 10**9)
+    for handed_out in (lambda: edited.value, lambda: edited.grads):
+        with pytest.raises(UserError, match=r"\[0\] = 1000000000, but axis 0 of x \(4, 3\) has the places 0 to 3"):
+            handed_out()
+    with pytest.raises(UserError, match="1000000000"):
+        _ = edited.set("taken", lambda taken: taken * 2).value
+    assert trace.set("at", lambda at: at + 2).value.item() > 0

@@ -227,6 +227,8 @@ def _losses(text: str) -> list[str]:
         ("m = 3", "m is bool; 3 is neither True nor False"),
         ("h = (", "this does not parse: '(' was never closed"),
         ("h == ", "this does not parse: invalid syntax"),
+        ("class Last:", "this does not parse: expected an indented block after class definition on line 1"),
+        ("for k in range(3):\n    x = (\n", "this does not parse: '(' was never closed (line 2)"),
         ("h = yield 3", "this does not parse: 'yield' outside function"),
         ("h = made_up", "nothing here is called made_up"),
         ("h[7] = 1", "index 7 is out of range: axis 0 of h (2, 3) has the places 0 to 1"),

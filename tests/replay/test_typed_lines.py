@@ -14,6 +14,7 @@ import mlx.core as mx
 import pytest
 
 import nnrepl
+from nnrepl.session.errors import UserError
 from tests.support import PROMPT, OpenSession, assert_same_bits, plain_python
 
 PROGRAM = """\
@@ -39,6 +40,7 @@ LINES = [
     ("y", "z: mx.array = z - 1"), ("y", "for n in range(2): z[n] = n"), ("y", "del cfg['k']; z += 1"),
     ("y", "queue.append(5.0)"), ("y", "slots.v, z = 3.0, z * slots.v"), ("y", "count += 2"),
     ("y", "with mx.stream(mx.cpu): z = mx.exp(z)"), ("y", "setattr(slots, 'v', 9.0)"),
+    ("y", "for y in (2.0, 3.0): z = z * y"), ("z", "import math as z; h = h * z.pi"),
     ("y", "def twice(a): return a * 2\nz = twice(z)"), ("z", "setattr(layer, 'bias', h * 2)"),
     ("z", "layer.load_weights([('weight', mx.eye(2))], strict=False)"), ("z", "layer.apply(lambda p: p * 0.5)"),
     ("z", "for key in list(layer.parameters()): layer[key] = layer[key] * 2"),
@@ -65,6 +67,15 @@ def test_its_twin(place: str, line: str, tmp_path: Path) -> None:
     again = _load(tmp_path / "twin.py", PROGRAM.replace(text, written + text))
     _assert_is(session, mx.value_and_grad(again.f)(w))
     assert (program.count, program.cfg, list(program.queue)) == (1, {"k": 2.0, "j": [1.0, 2.0]}, [1.0, 2.0])
+
+
+@pytest.mark.parametrize("line", ["if count: z = z * y", "for n in (1,): y += z"])
+def test_what_is_read_before_it_is_made(line: str, tmp_path: Path) -> None:
+    """Where the line itself gives a name its meaning too late, the program's variable is the one that is not made."""
+    session = OpenSession(nnrepl.trace(_load(tmp_path / "plain_unmade.py", PROGRAM).f, mx.array([1.0, 2.0]), wrt=0))
+    session.run("until plain_unmade.py:13")
+    with pytest.raises(UserError, match="y is not made yet in this call"):
+        session.run(line)
 
 
 @pytest.mark.parametrize("line", ["for n in (2, 3): z = z * n", "queue.append(5.0)", "if count: z[0] = 1; count = 3"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -9,7 +12,7 @@ from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
 import nnrepl
-from nnrepl.shell.complete import NameCompleter, TapeIndex
+from nnrepl.shell.complete import NameCompleter, TapeIndex, kind_of
 from tests.support import OpenSession
 
 
@@ -48,3 +51,27 @@ def test_functions_classes_and_methods_are_places(command: str, typed: str, want
     session.cursor = 0
     assert wanted in offered(session, f"{command} {typed}")
     assert session.place(wanted).first_after(session.tape, 0) is not None
+
+
+class Various:
+    """One attribute of each kind."""
+
+    number = 3
+    inner = Doubling
+
+    @property
+    def made(self) -> int:
+        raise AssertionError("completion runs nothing of the program")
+
+    def method(self) -> None:
+        """A method."""
+
+
+@pytest.mark.parametrize(
+    ("thing", "word", "wanted"),
+    [(Various(), "number", "int"), (Various(), "inner", "type"), (Various(), "made", "property"),
+     (Various(), "method", "method"), (Various(), "absent", ""), (math, "pi", "float"), (math, "sin", "method"),
+     (math, "absent", "")],
+)  # fmt: skip
+def test_the_kind_of_an_attribute_is_told_without_running_anything(thing: Any, word: str, wanted: str) -> None:
+    assert kind_of(thing, word) == wanted

@@ -199,3 +199,19 @@ def test_where_a_program_has_left_the_cursor() -> None:
         assert held.midline is open_, data
     held.ended()
     assert not held.midline
+
+
+def test_no_answer_is_wider_than_the_terminal() -> None:
+    """A line that is breaks in the middle of a word, and pushes the next one down."""
+
+    model = nn.Sequential(*[layer for _ in range(4) for layer in (nn.Linear(3, 3), nn.ReLU())])
+    session = OpenSession(nnrepl.trace(lambda x: model(x).sum(), mx.ones((2, 3)), wrt=model))
+    lines = (
+        "examples", "help all", "help places", "info passes", "info gradients", "ops", "list", "health thresholds",
+        "config", "why grad(layers.0.weight)", "what x", "stats layers.*.weight", "graph pass", "apropos gradient",
+    )  # fmt: skip
+    for line in lines:
+        answer = session.run(line)
+        for width in (40, 60, 72, 80, 100, 120):
+            widest = max(sum(piece.cell_length for piece in row) for row in lines_of(console(width), answer))  # type: ignore[arg-type]
+            assert widest <= width, line

@@ -127,6 +127,19 @@ def test_the_budget_holds(body: str, sets: int, tmp_path: Path) -> None:
     assert max(used[25:]) <= max(used[:25]) + 10_000  # it does not grow
 
 
+def test_the_budget_holds_where_ten_steps_are_evaluated_at_once(tmp_path: Path) -> None:
+    """What the program no longer holds goes while it is lazy, that of earlier passes as well."""
+    path = tmp_path / "rarely.py"
+    text = LONG_RUN.replace("BODY", "l = update()").replace("range(60)", "range(20)")
+    path.write_text(
+        text.replace("mx.eval(l, m", "if i % 10 == 9: mx.eval(l, m") + "print('peak', mx.get_peak_memory())\n"
+    )
+    result = nnrepl_cli("--batch", "--history", "1500K", "-c", "config native off", "-c", "continue", str(path))
+    peak = re.search(r"peak (\d+)", result.stdout)
+    assert peak is not None, result.stdout
+    assert int(peak[1]) < 1.5e6 + 4 * 0.33e6
+
+
 LOOPS = {
     "an update by hand": "w = w * 0.999 + 0.001; mx.eval(w)",
     "a change in place": "w *= 0.999; mx.eval(w)",

@@ -10,11 +10,14 @@ import mlx.core as mx
 from nnrepl.explain import words
 from nnrepl.explain.health.report import Check, Checkup, Finding, findings
 from nnrepl.ops import Trait, has
+from nnrepl.session.births import is_inexact
 from nnrepl.tape import Op, Pass, Value
 from nnrepl.tape.claims import Claim
 
 _ENOUGH = 32
 """So many numbers are the same by chance hardly ever, flips of a coin included."""
+_FEW = 6
+"""So many are enough of numbers with a fraction."""
 _PASSES = 4
 
 
@@ -59,7 +62,9 @@ def _pairs(before: Pass, after: Pass) -> Iterator[tuple[Op, Op]]:
 
 
 def _draws(op: Op) -> bool:
-    return op.error is None and has(op.name, Trait.RANDOM) and bool(op.outputs) and op.outputs[0].size >= _ENOUGH
+    if op.error is not None or not has(op.name, Trait.RANDOM) or not op.outputs:
+        return False
+    return op.outputs[0].size >= (_FEW if is_inexact(op.outputs[0]) else _ENOUGH)
 
 
 def _are_same(case: Checkup, first: Op, second: Op) -> bool:

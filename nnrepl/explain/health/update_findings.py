@@ -73,8 +73,18 @@ def steps(case: Checkup) -> Iterator[Finding]:
     moved = changes(case)
     if case.broken or not moved:
         return
-    look = case.look
-    look.see([value for change in moved for value in (change.before, change.after, change.gradient)])
+    numbers = _measured(case, moved)
+    if not case.unapplied:
+        leaps = list(_leaps(case, moved, numbers))
+        yield from leaps or _leapt_first(case)
+    yield from _uphill(case, moved, numbers)
+    yield from _idle(case, moved, numbers)
+    yield from _lost(case, moved, numbers)
+
+
+def _measured(case: Checkup, moved: list[ParameterUpdate]) -> list[list[float]]:
+    """Return of each update the squares of its step, its weight and its gradient, and how they go together."""
+    case.look.see([value for change in moved for value in (change.before, change.after, change.gradient)])
     parts = []
     for change in moved:
         before, after, grad = (
@@ -85,20 +95,19 @@ def steps(case: Checkup) -> Iterator[Finding]:
             total(mx.square(delta)), total(mx.square(before)), total(delta * grad), total(mx.square(grad)),
             mx.sum((delta == 0) & (grad != 0)).astype(mx.float32), mx.sum(grad != 0).astype(mx.float32),
         ]))  # fmt: skip
-    numbers: list[list[float]] = look.numbers(parts)
-    if not case.unapplied:
-        yield from _leaps(case, moved, numbers)
-    yield from _uphill(case, moved, numbers)
-    yield from _idle(case, moved, numbers)
-    yield from _lost(case, moved, numbers)
+    numbers: list[list[float]] = case.look.numbers(parts)
+    return numbers
 
 
-def _leaps(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]]) -> Iterator[Finding]:
+def _leaps(
+    case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]], when: str = ""
+) -> Iterator[Finding]:
     """Find updates that are large beside the weights. A weight that began at 0 (or next to it) leaps and is sound: what
     counts is whether all weights together do, or the greater part of the matrices."""
     weights = [(change, part[0], part[1]) for change, part in zip(moved, numbers)]
     matrices = [one for one in weights if len(one[0].before.shape) > 1] or weights
-    grown = [(change, delta, weight) for change, delta, weight in matrices if not _began_small(case, change, delta)]
+    grown = [(change, delta, weight) for change, delta, weight in matrices
+             if not _began_small(case, change, delta) and not case.look.stat(change.after).is_zero]  # fmt: skip
     ratios = {change.name: math.sqrt(delta / weight) for change, delta, weight in grown if weight > 0}
     large = {name: ratio for name, ratio in ratios.items() if ratio > case.limits["update"]}
     together = math.sqrt(sum(delta for _, delta, _ in grown) / (sum(weight for *_, weight in grown) or math.inf))
@@ -106,8 +115,8 @@ def _leaps(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float
         return
     worst = max(large, key=large.__getitem__)
     change = next(change for change in moved if change.name == worst)
-    yield from findings(_leapt(case, change, large, len(ratios)), "leaping update", _shown_by(change.after.op),
-                        change.after.op)  # fmt: skip
+    yield from findings(_leapt(case, change, large, len(ratios), when), "leaping update",
+                        _shown_by(change.after.op), change.after.op)  # fmt: skip
 
 
 def _shown_by(op: Op | None) -> str:
@@ -123,11 +132,12 @@ def _step_size(case: Checkup, change: ParameterUpdate) -> float:
     return float(case.look.numbers([step / weight])[0])
 
 
-def _leapt(case: Checkup, change: ParameterUpdate, large: dict[str, float], count: int) -> Claim[str]:
+def _leapt(case: Checkup, change: ParameterUpdate, large: dict[str, float], count: int, when: str) -> Claim[str]:
     """Claim how large an update is beside its weight, from the two tensors themselves."""
     name, ratio = change.name, large[change.name]
     return Claim("finding: leaping update", lambda: abs(_step_size(case, change) / ratio - 1) < 0.05, lambda: (
-        f"the update of {name} is {words.number(ratio)} times as large as {name} itself (usual is about 0.001; "
+        f"{when or 'the update'} of {name} {'was' if when else 'is'} {words.number(ratio)} times as large as {name} "
+        f"{'was then' if when else 'itself'} (usual is about 0.001; "
         f"{len(large)} of {count} weights){_what_came(case)}"))  # fmt: skip
 
 
@@ -431,25 +441,32 @@ def _forgot(case: Checkup, grads: dict[Value, Value], later: list[Pass]) -> Clai
 
 def thrown(case: Checkup) -> Iterator[Finding]:
     """Find weights that are a hundred times as large as in the first step, and far from 1."""
+    far = [(old, now) for old, now in _grown(case, _THROWN) if case.look.stat(now).typical > _OUT]
+    if not far:
+        return
+    stats = case.look.stats([one for pair in far for one in pair])
+    old, now = max(far, key=lambda pair: stats[pair[1]].typical / stats[pair[0]].typical)
+    more = f" ({len(far)} such weights)" if len(far) > 1 else ""
+    yield from findings(
+        Claim("finding: thrown", lambda: _grew(case, old, now), lambda: (
+            f"a typical element of {now.name} is {words.number(stats[now].typical)}, and was "
+            f"{words.number(stats[old].typical)} in {case.series[0].step.title}{more}: the updates have thrown it far "
+            "out")), "leaping update", "info parameters", None)  # fmt: skip
+
+
+_THROWN, _OUT, _BEGAN, _DOUBLED = 100.0, 10.0, 1e-3, 2.0
+
+
+def _grown(case: Checkup, times: float) -> list[tuple[Value, Value]]:
+    """Return the matrices of which a typical element is so many times as large as in the first step: then, and now."""
     first = case.series[0]
     if case.broken or first is case.pass_:
-        return
+        return []
     pairs = [(old, now) for old, now in leaves_later(first, case.pass_).items()
              if len(now.shape) > 1 and is_inexact(now) and not old.refusal and not now.refusal]  # fmt: skip
     stats = case.look.stats([one for pair in pairs for one in pair])
-    far = [(old, now) for old, now in pairs if stats[old].typical > _BEGAN and stats[now].typical > max(
-        _THROWN * stats[old].typical, _OUT)]  # fmt: skip
-    if far:
-        old, now = max(far, key=lambda pair: stats[pair[1]].typical / stats[pair[0]].typical)
-        more = f" ({len(far)} such weights)" if len(far) > 1 else ""
-        yield from findings(
-            Claim("finding: thrown", lambda: _grew(case, old, now), lambda: (
-                f"a typical element of {now.name} is {words.number(stats[now].typical)}, and was "
-                f"{words.number(stats[old].typical)} in {first.step.title}{more}: the updates have thrown it far out")),
-            "leaping update", "info parameters", None)  # fmt: skip
-
-
-_THROWN, _OUT, _BEGAN = 100.0, 10.0, 1e-3
+    return [(old, now) for old, now in pairs
+            if stats[old].typical > _BEGAN and stats[now].typical > times * stats[old].typical]  # fmt: skip
 
 
 def _grew(case: Checkup, old: Value, now: Value) -> bool:
@@ -457,6 +474,20 @@ def _grew(case: Checkup, old: Value, now: Value) -> bool:
     sizes = [mx.mean(mx.abs(case.look.array(one).astype(mx.float32))) for one in (old, now)]
     before, after = case.look.numbers(sizes)
     return bool(after > 0.1 * _THROWN * before)
+
+
+def _leapt_first(case: Checkup) -> Iterator[Finding]:
+    """Find a leap of the first update that has left weights large: behind a norm the gradients fall as they grow, and
+    later updates are small beside them."""
+    grown = {old.name for old, _ in _grown(case, _DOUBLED)}
+    if not grown or any(case.look.stat(now).typical > _OUT for _, now in _grown(case, _THROWN)):
+        return
+    first = case.series[0]
+    earlier = Checkup(case.session, first, case.look, case.limits)
+    moved = [change for change in changes(earlier) if all(
+        case.look.can_see(value) for value in (change.before, change.after, change.gradient))]  # fmt: skip
+    if any(change.name in grown for change in moved):
+        yield from _leaps(earlier, moved, _measured(earlier, moved), f"the update in {first.step.title}")
 
 
 _WAITS = ("mx.eval", "mx.async_eval")
