@@ -38,7 +38,8 @@ def into(it: Interpreter, text: str) -> RenderableType | None:
     """Take a fused op apart into textbook ops, and step through them as through any others.
 
     `into #28`, `into weights`, or alone for the op at the cursor; for an op of the backward pass the gradient is
-    taken apart. The result is compared with the op's own. `out` leads back.
+    taken apart. The ops inside lie on a small tape of their own and count from #1; what went in keeps the program's
+    name. The result is compared with the op's own. `out` leads back.
     """
     from nnrepl.explain.taken_apart import agreement, open_op
     from nnrepl.explain.words import number
@@ -52,13 +53,15 @@ def into(it: Interpreter, text: str) -> RenderableType | None:
         if found.largest == 0
         else f"the result differs from the op's own by at most {number(found.largest)}"
     )
-    said = f"inside {opened.label} {opened.name}: {found.ops} textbook ops; {close}"
+    many = f"{found.ops} textbook ops, #1 to #{found.ops} of a tape of their own" if found.ops > 1 else "1 textbook op"
+    said = f"inside {opened.label} {opened.name}: {many}; {close}"
     if found.largest and found.peak:
         said += f" (its largest element is {number(found.peak)})"
     it.session = inside
     it.shown = None
     inside.goto("backward" if opened.of is not None else "start")
-    return Text(f"{said}. out leads back.", style="heading")
+    stands = ", ".join(f"{own} is {program}" for own, program in inside.stands.items())
+    return Text(f"{said}. {f'In the formula {stands}. ' if stands else ''}out leads back.", style="heading")
 
 
 @command("out", takes=NOTHING, group=UNDERSTAND)

@@ -50,9 +50,9 @@ def explain(it: Interpreter, text: str) -> RenderableType | None:
 
     `explain z1`, `explain #7`, `explain grad(weights2) at [2, 0]`; alone, the op at the cursor. Without an element
     the most telling one is taken. `explain loss_fn` and `explain layers.0` explain a function or a module as a whole,
-    before its ops. `explain loss` adds the chain from the op at the cursor to the loss; `explain update
-    layers.0.weight` the whole step of SGD, Adam or AdamW with its moments. A line of arithmetic is shown only if it
-    comes to the number that MLX has.
+    before its ops, MLX's losses and layers (`explain cross_entropy`) by their own rule. `explain loss` adds the chain
+    from the op at the cursor to the loss; `explain update layers.0.weight` the whole step of SGD, Adam or AdamW with
+    its moments. A line of arithmetic is shown only if it comes to the number that MLX has.
     """
     from nnrepl.explain.explained import explain as make_explanation
     from nnrepl.view.explain import explain_view

@@ -36,9 +36,13 @@ def _chosen(look: Look, value: Value, place: Index, more: str) -> Iterator[Claim
         nan = mx.isnan(look.array(value).flatten())
         return stat.nans > 0 and look.numbers([mx.argmax(nan), mx.any(nan)]) == [at, True]
 
-    def largest(array: mx.array) -> bool:
-        found = look.numbers([mx.max(mx.abs(array.astype(mx.float32)))])[0]
-        return bool(size >= found * (1 - 1e-6))
+    def largest(array: mx.array) -> int:
+        """Among how many it is the largest in size: 0 where another is larger."""
+        kept = array if mx.issubdtype(array.dtype, mx.inexact) else array.astype(mx.float32)  # abs of int8's −128
+        sizes = mx.abs(kept).astype(mx.float32)
+        most = mx.max(sizes) * (1 - 1e-6)
+        least, many = look.numbers([most, mx.sum(sizes >= most)])
+        return int(many) if size >= least else 0
 
     yield Claim("explain: all 0", lambda: stat.is_zero, lambda: f"All {value.size} elements are 0{more}")
     yield Claim("explain: yes or no", lambda: is_bool, lambda: f"This is one of {value.size} elements{more}")
@@ -49,10 +53,19 @@ def _chosen(look: Look, value: Value, place: Index, more: str) -> Iterator[Claim
         f"{stat.infs} of {value.size} elements {'is' if stat.infs == 1 else 'are'} infinite, this is one{more}"
     ))  # fmt: skip
     attends = value.op is not None and value.op.of is None and has(value.op.name, Trait.ATTENDS)
-    yield Claim("explain: largest of the last", lambda: attends and len(value.shape) == 4 and largest(
-        look.array(value)[:, :, -1:]), lambda: f"This is in size the largest of the last position{more}")  # fmt: skip
-    yield Claim("explain: none larger", lambda: stat.is_finite and largest(look.array(value)), lambda: (
-        f"None of the {value.size} is larger in size{more}"))  # fmt: skip
+    attends = attends and len(value.shape) == 4
+
+    def last() -> int:
+        return largest(look.array(value)[:, :, -1:]) if attends else 0
+
+    yield Claim("explain: largest of the last", lambda: last() == 1, lambda: (
+        f"This is in size the largest of the last position{more}"))  # fmt: skip
+    yield Claim("explain: one of the last", lambda: last() > 1, lambda: (
+        f"This is in size one of the largest of the last position{more}"))  # fmt: skip
+    yield Claim("explain: largest", lambda: stat.is_finite and largest(look.array(value)) == 1, lambda: (
+        f"The largest in size of the {value.size} elements is shown{more}"))  # fmt: skip
+    yield Claim("explain: one of the largest", lambda: stat.is_finite and largest(look.array(value)) > 1, lambda: (
+        f"One of the largest in size of the {value.size} elements is shown{more}"))  # fmt: skip
     chosen = value.size and telling(look, value) == place
     yield Claim("explain: but for a mask", lambda: bool(chosen) and math.isfinite(size), lambda: (
         f"The largest in size of {value.size} elements, those apart that stand for nothing (a mask){more}"

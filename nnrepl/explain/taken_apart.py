@@ -6,6 +6,7 @@ formula's gradient. Nothing of the program is run.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.known import COMPOSITE, PRODUCTS, WHOLE, Entry, entry_for, filled
+from nnrepl.explain.known import COMPOSITE, PRODUCTS, WHOLE, Entry, arguments, entry_for, filled
 from nnrepl.explain.paths import rule_of, upstream
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
@@ -42,20 +43,36 @@ class InnerSession(TapeSession):
         self.settings = outer.settings
 
 
+class InsideNames(ProgramNames):
+    """Names on the tape of an op that is taken apart: what went in is called as the program calls it."""
+
+    def name_at(self, value: Value, op: Op) -> str:
+        """Return the name of an operand where an op takes it."""
+        return value.label or super().name_at(value, op)
+
+
 class InsideSession(InnerSession):
     """A person's place inside of one op.
 
     Attributes:
         opened: The op that was opened.
         results: What the textbook ops give, for each output of the op.
+        stands: For each argument of the formula that the program calls otherwise, what the program calls it.
     """
 
     def __init__(
-        self, outer: TapeSession, opened: Op, tape: Tape, names: ProgramNames, results: list[mx.array]
+        self,
+        outer: TapeSession,
+        opened: Op,
+        tape: Tape,
+        names: ProgramNames,
+        results: list[mx.array],
+        stands: dict[str, str],
     ) -> None:
         super().__init__(outer, tape, names)
         self.opened = opened
         self.results = results
+        self.stands = stands
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +115,13 @@ def open_op(session: TapeSession, op: Op) -> InsideSession:
         )
     if entry.kind not in (COMPOSITE, PRODUCTS):
         raise UserError(f"{forward.name} is a textbook op already; explain {op.label} shows its numbers")
-    names = ProgramNames()
+    names = InsideNames()
     tape = names.tape
+    parameters = _parameters(op, entry)
+    labels = _labels(entry, parameters)
     values = list(dict.fromkeys([*(upstream(op) if op.of is not None else ()), *forward.inputs]))
     with lent_recorder(tape, _FormulaStack) as recorder:
-        given = {value: _enter(recorder, value) for value in values}
+        given = {value: _enter(recorder, value, _label(value, labels)) for value in values}
         run = _backward(op, entry, given) if op.of is not None else _forward(op, entry, given)
         if op.of is None:
             recorder.open_pass(RUN_PASS, words.call(op))
@@ -115,9 +134,42 @@ def open_op(session: TapeSession, op: Op) -> InsideSession:
         pass_.title = words.call(forward)
         if rule is not None:
             tape.notes.labels.update(
-                {leaf: words.name(rule.inputs[slot]) for leaf, slot in zip(pass_.wrt, rule.wanted)}
+                {leaf: _label(rule.inputs[slot], labels) for leaf, slot in zip(pass_.wrt, rule.wanted)}
             )
-    return InsideSession(session, op, tape, names, results)
+    stands = {own: _told(value) for own, value in parameters.items() if words.name(value) != own}
+    return InsideSession(session, op, tape, names, results, stands)
+
+
+def _parameters(op: Op, entry: Entry) -> dict[str, Value]:
+    """Return the tensor that each argument of the formula is."""
+    assert entry.forward is not None
+    args, kwargs = arguments(op.of or op)
+    bound = inspect.signature(entry.forward).bind(*args, **kwargs).arguments
+    return {name: given for name, given in bound.items() if isinstance(given, Value)}
+
+
+def _labels(entry: Entry, parameters: dict[str, Value]) -> dict[Value, str]:
+    """Return what each is called inside: as the program calls it; as the formula does where it has no name, or one that
+    the formula gives to something else."""
+    assert entry.forward is not None
+    taken, labels = {*inspect.unwrap(entry.forward).__code__.co_varnames}, dict[Value, str]()
+    for own, value in parameters.items():
+        called = words.name(value)
+        is_free = not called.startswith("#") and (called == own or called not in taken)
+        labels.setdefault(value.canonical, called if is_free else own)
+        labels.setdefault(value, labels[value.canonical])
+        taken.add(labels[value])
+    return labels
+
+
+def _label(value: Value, labels: dict[Value, str]) -> str:
+    return labels.get(value) or labels.get(value.canonical) or words.name(value)
+
+
+def _told(value: Value) -> str:
+    """Say what a tensor is in the program: `scores`, `#27 (scores + mask)`."""
+    called = words.name(value)
+    return f"{called} ({words.call(value.op)})" if called.startswith("#") and value.op is not None else called
 
 
 def agreement(inside: InsideSession) -> Agreement:
@@ -178,10 +230,10 @@ def _same(value: Value, given: dict[Value, mx.array]) -> Value:
     return value if value in given else next(other for other in given if other.canonical is value)
 
 
-def _enter(recorder: Recorder, value: Value) -> mx.array:
+def _enter(recorder: Recorder, value: Value, label: str) -> mx.array:
     """Return a tensor of the outer tape as an input of the inner one."""
     array = _copy(value.array)
-    recorder.leaf(array, "input", words.name(value))
+    recorder.leaf(array, "input", label)
     return array
 
 

@@ -242,8 +242,8 @@ def _missing_module(word: str, here: Here) -> None:
     first = word.partition(".")[0]
     model, rest = _model(word, here)
     if model is not None and rest:
-        stem = word.removesuffix(rest)
-        raise _no_module(word, [f"{stem}{known}" for known, _ in model.named_modules() if known])
+        stem = word.removesuffix(f".{rest}")
+        raise _no_module(word, [stem, *(f"{stem}.{known}" for known, _ in model.named_modules() if known)])
     paths = _module_paths(here)
     if re.search(r"\.\d+(\.|$)", word) and any(known.split(".")[0] == first for known in paths):
         raise _no_module(word, paths)
@@ -254,13 +254,18 @@ def _fits(path: str, pattern: str) -> bool:
 
 
 def _no_module(path: str, known: list[str]) -> UserError:
+    """Return the refusal of a module's path, with the modules that there are where it stops being one."""
     stem = path
-    while stem and not any(name.startswith(stem) for name in known):
+    while stem and not any(f"{name}.".startswith(f"{stem}.") for name in known):
         stem = stem.rpartition(".")[0]
-    depth = stem.count(".") + 1 if stem else 0
-    beside = sorted({name for name in known if name.startswith(stem) and name.count(".") == depth}, key=_natural)
-    there = f"; there are {', '.join(beside[:8])}{', ...' if len(beside) > 8 else ''}" if beside else ""
-    return UserError(f"there is no module {path}{there}")
+    under = {name for name in known if not stem or name.startswith(f"{stem}.")}
+    depth = min((name.count(".") for name in under), default=0)  # a list of modules is none itself
+    beside = sorted((name for name in under if name.count(".") == depth), key=_natural)
+    if beside:
+        there = f"there are {', '.join(beside[:8])}{', ...' if len(beside) > 8 else ''}"
+    else:
+        there = f"{stem or 'the model'} holds none. info parameters lists the weights, ops the ops"
+    return UserError(f"there is no module {path}; {there}")
 
 
 def _natural(path: str) -> list[tuple[int, str]]:

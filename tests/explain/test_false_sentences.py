@@ -166,7 +166,9 @@ def test_rows_of_the_batch_are_those_of_a_matrix() -> None:
 
 def test_what_is_explained_is_the_largest_in_size() -> None:
     session = OpenSession(nnrepl.trace(lambda x: (x * 2).sum(), mx.array([-5.0, 4.0]), wrt=0))
-    assert "None of the 2 is larger in size" in " ".join(explain(session, "#1").notes)
+    assert "The largest in size of the 2 elements is shown" in " ".join(explain(session, "#1").notes)
+    session = OpenSession(nnrepl.trace(lambda x: (x * 2).sum(), mx.array([-5.0, 4.0, 5.0]), wrt=0))
+    assert "One of the largest in size of the 3 elements is shown" in " ".join(explain(session, "#1").notes)
 
 
 @pytest.mark.parametrize("bad", [(1, 3), (3, 4)])

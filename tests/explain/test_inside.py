@@ -130,3 +130,19 @@ def test_primitives_are_mlx_s_own() -> None:
 
 def nnrepl_gelu(x: mx.array) -> mx.array:
     return mx.erf(x)
+
+
+def test_what_went_in_keeps_the_programs_name_but_where_the_formula_means_another_tensor() -> None:
+    def loss(scores: mx.array) -> mx.array:
+        e = scores * 2
+        first = mx.softmax(scores, axis=-1)
+        second = mx.softmax(e, axis=-1)
+        return (first * second * mx.softmax(e + 1, axis=-1)).sum()
+
+    session = OpenSession(nnrepl.trace(loss, mx.array([[1.0, 2.0, 0.5]])))
+    softmax = [op.label for op in session.tape.ops if op.name == "softmax"]
+    for label, told, shown in zip(softmax, ("scores", "e", "#5 (e + 1)"), ("scores", "a", "a"), strict=True):
+        assert f"In the formula a is {told}. out leads back." in " ".join(str(session.run(f"into {label}")).split())
+        subtract = session.interpreter.session.tape.ops[2]
+        assert [subtract.called(value) for value in subtract.inputs] == [shown, "m"]
+        session.run("out")

@@ -318,6 +318,12 @@ def test_a_condition_is_true_where_one_stands(session: OpenSession, text: str, n
         ("{} layers.7", "there is no module layers.7; there are layers.0, layers.1"),
         ("{} net.layers[7]", "there is no module net.layers.7; there are net.layers.0, net.layers.1"),
         ("{} net.layers.7", "there is no module net.layers.7; there are net.layers.0, net.layers.1"),
+        ("{} net.layer", "there is no module net.layer; there are net.layers.0, net.layers.1"),
+        (
+            "{} net.layers.0.inner.x",
+            "there is no module net.layers.0.inner.x; net.layers.0.inner holds none. "
+            "info parameters lists the weights, ops the ops",
+        ),
         ("{} train.py:1", "no op can come from line 1 of train.py"),
         ("{} train.py:6", "no op can come from line 6 of train.py"),  # class Block(nn.Module):
         ("{} train.py:9999", "no op can come from line 9999 of train.py"),
