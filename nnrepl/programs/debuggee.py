@@ -112,13 +112,13 @@ class Debuggee:
                     return None
                 return self._once(wish)
             except (Restart, RunAgain) as wanted:
-                wish = wanted
+                wish = _alone(wanted)
                 self._reset()
             except Load as wanted:
                 wish = None
                 self._load(cast(Script, wanted.program))
             except (Diverged, CannotExchange, NotKept) as failure:
-                wish = self._back(failure, wish)
+                wish = _alone(self._back(failure, wish))
 
     def _back(self, failure: Unwinding, wish: Unwinding | None) -> Unwinding:
         """Have the program, which could not run again for a change, do so along the tape before, with all recorded that
@@ -324,3 +324,9 @@ def _inside(run: Run) -> bool:
 def _numpy_state() -> Any:
     numpy = sys.modules.get("numpy")
     return None if numpy is None else numpy.random.get_state()
+
+
+def _alone(wish: Unwinding) -> Unwinding:
+    """Return what ended a run without its frames: they hold the run and its tape, and the wish that began it."""
+    wish.__context__ = None
+    return wish.with_traceback(None)

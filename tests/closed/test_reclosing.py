@@ -39,3 +39,14 @@ def test_a_step_that_was_changed_stays_open(tmp_path: Path, monkeypatch: pytest.
     shown = play(tmp_path / "train.py", *lines)
     assert "cannot" not in shown
     assert re.search(r"z = z \* 2", shown), shown
+
+
+def test_a_run_before_is_let_go(tmp_path: Path) -> None:
+    """What ended it brings its frames along, and with them its recorder."""
+    (tmp_path / "train.py").write_text(HEAD + QUIET + PROGRAMS["by_hand"])
+    count = "p sum(type(one).__name__ == 'Recorder' for one in __import__('gc').get_objects())"
+    again = [f"goto step {step}" for step in (3, 9, 5, 7, 4, 8)]
+    shown = play(
+        tmp_path / "train.py", "continue", *again, "__import__('gc').unfreeze()", "__import__('gc').collect()", count
+    )
+    assert int(shown.split()[-1]) <= 3, shown

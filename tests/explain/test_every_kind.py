@@ -390,6 +390,14 @@ def test_a_leap_of_the_first_step_is_told_later_where_the_weights_stayed_large()
     assert said.startswith("the update in step 1 of weight was "), said
 
 
+def test_what_an_update_has_erased_is_told_later_as_well() -> None:
+    first, *_, last = reports(erased, True)
+    (now,) = [one.text for one in first.findings if one.kind == "erased weight"]
+    (later,) = [one.text for one in last.findings if one.kind == "erased weight"]
+    assert now.startswith("the update makes all numbers of weight 0: ")
+    assert later.startswith("all numbers of weight are 0, and were not in step 1"), later
+
+
 @pytest.mark.parametrize("noise", ["normal", "coins"])
 def test_a_few_numbers_with_a_fraction_are_enough_to_tell_a_repeat(noise: str) -> None:
     def program(faulty: bool) -> None:
@@ -416,6 +424,7 @@ def test_every_kind_has_such_a_pair() -> None:
         "axes that happen to fit",
         "underscored weights",
         "classes elsewhere",
+        "erased since",
     }  # the last are what pairs of the other two modules claim
     found, kinds = set(), set()
     for path in Path(checks.__file__).parent.glob("*.py"):

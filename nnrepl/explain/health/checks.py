@@ -133,10 +133,16 @@ def _leave_unseen(report: Report, what: str) -> None:
 
 
 def _others(session: Reading, pass_: Pass) -> list[Pass]:
-    """Return the last gradient pass of each other function that the step differentiates: the other of two models."""
+    """Return the last gradient pass of each other function in the step, or since the pass before of the same function:
+    the other of two models, whose update makes a step of its own."""
+    series = same_function(session, pass_)
+    at = series.index(pass_)
+    start = series[at - 1].end if at else pass_.step.start
     found: list[Pass] = []
-    looked = set(same_function(session, pass_))
-    for other in reversed(pass_.step.passes):
+    looked = set(series)
+    for other in reversed(session.tape.passes):
+        if other.start < min(start, pass_.step.start) or (other.step is not pass_.step and other.start > pass_.start):
+            continue
         recorded = len(other) and not isinstance(other.tape.ops[other.start], ClosedOp)
         if other.kind == GRADIENT_PASS and other.error is None and recorded and other not in looked:
             found.append(other)

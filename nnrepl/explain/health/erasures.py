@@ -42,7 +42,7 @@ def _erased(case: Checkup, gone: list[tuple[Value, Value]], is_now: bool) -> Cla
         return Claim("finding: erased weight", holds, lambda: (
             f"the update makes all numbers of {names} 0: {made_zero(case.look, gone[0][1]).text.rstrip('.')}"
         ))  # fmt: skip
-    return Claim("finding: erased weight", holds, lambda: (
+    return Claim("finding: erased since", holds, lambda: (
         f"all numbers of {names} are 0, and were not in {case.series[0].step.title}: an update has made them so"
     ))  # fmt: skip
 
