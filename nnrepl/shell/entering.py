@@ -85,7 +85,7 @@ class _Shell(Shell):
         self._entered = entered
 
     def interact(self) -> None:
-        """Give the user the floor; quitting ends the program, running on where nothing is to stop ends the recording."""
+        """Give the user the floor; quitting ends the program, running on to no stop at all ends the recording."""
         try:
             super().interact()
         except Quit:
