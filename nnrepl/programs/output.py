@@ -26,6 +26,7 @@ class HeldOutput:
     def __init__(self, tape: Callable[[], Tape]) -> None:
         self._tape = tape
         self._printed = Printed()
+        self._printed_at = -1
         self._streams = [ProgramStream(name, self._keep) for name in ("stdout", "stderr")]
         self.holds = False
         self._unwinding = False
@@ -127,6 +128,7 @@ class HeldOutput:
         if self.holds:
             output.waiting.append(piece)
             return True
+        self._printed_at = piece.position
         fresh = self._printed.passing(tape, self._streams).fresh(piece)
         for part in fresh:
             self._last = part
@@ -164,6 +166,10 @@ class HeldOutput:
     def midline(self) -> bool:
         """Whether the program has left the terminal in the middle of a line: a progress bar, a `print(end="")`."""
         return self._last is not None and bool(_CODES.sub(b"", self._last.data.rpartition(b"\n")[2]).strip(b"\r"))
+
+    def is_printed_at(self, position: int) -> bool:
+        """Whether the program has printed since it made the last op before a position of its tape."""
+        return self._printed_at >= position
 
     def ended(self) -> None:
         """End the line: what nnrepl shows begins on one of its own."""

@@ -82,6 +82,10 @@ class Hooks:
         """Note that a step has been opened: positions of the tape have moved, and what the program printed before
         `seen` has been seen."""
 
+    def has_printed(self, position: int) -> bool:
+        """Whether the program has printed since it made the last op before a position."""
+        return False
+
     def cell_begins(self) -> None:
         """Note that what was typed at the prompt begins to run for the first time."""
 

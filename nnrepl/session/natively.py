@@ -166,7 +166,8 @@ def _look_out(session: Standing, op: ClosedOp) -> None:
 
 def tripped(session: Standing) -> None:
     """Between two calls that run natively the program has come to where it may be stopped: what it did since the last
-    call is done again at once, before it prints any more.
+    call is done again at once, before it prints anything. What it has printed since is not told from what it prints
+    next, before another op: then it is done again where the next call ends.
 
     Raises:
         RunAgain: Through the program.
@@ -174,7 +175,7 @@ def tripped(session: Standing) -> None:
     tape, recorder, now = session.tape, session.recorder, session.course.now
     if recorder is None or recorder.intake.follows or this_process() != session.process:
         return
-    if not (isinstance(now, Going) and may_run(session)):
+    if not (isinstance(now, Going) and may_run(session)) or session.hooks.has_printed(len(tape)):
         return
     number = tape.steps.number_at(len(tape) - 1)
     seen = [scout for scout in scouting(session) or [] if isinstance(scout, Tripped)]

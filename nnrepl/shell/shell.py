@@ -211,6 +211,10 @@ class Shell(Breaking, Hooks):
         """Note that what was printed has moved with the tape."""
         self.held.moved(moved, seen)
 
+    def has_printed(self, position: int) -> bool:
+        """Whether something has been shown of what the program printed from there on."""
+        return self.held.is_printed_at(position)
+
     def cell_begins(self) -> None:
         """Note that what was typed runs for the first time: what it prints is shown at once."""
         self.held.begin_anew()
