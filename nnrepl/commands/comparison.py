@@ -130,11 +130,11 @@ def _with_tape(it: Interpreter, wish: Wish, stretch: Stretch) -> RenderableType:
     from nnrepl.programs.saved import find, open_session
 
     other, _ = open_session(find(wish.path))
-    pairs, parted = pairs_of(other.tape, it.session.tape)
+    paired = pairs_of(other.tape, it.session.tape)
     theirs: dict[str, Value] = {}
     matches: list[Match] = []
     seen: set[Value] = set()
-    for old_op, new_op in pairs:
+    for old_op, new_op in paired.ops:
         for old, new in (*zip(old_op.inputs, new_op.inputs), *zip(old_op.outputs, new_op.outputs)):
             if new not in seen and old.evaluated and not new.refusal and new.kind != "seed":
                 seen.add(new)
@@ -145,7 +145,7 @@ def _with_tape(it: Interpreter, wish: Wish, stretch: Stretch) -> RenderableType:
     if not matches:
         raise UserError(f"{wish.path} and this tape have no values in common")
     it.session.evaluate([found.value for found in matches])
-    unmatched = {} if parted is None else {f"{parted[0].label} {parted[0].name}": f"is {parted[1].name} here"}
+    unmatched = {f"{op.label} {op.name}": "is not on this tape" for op in paired.alone[0][:1]}
     with aside():
         verdict = compare(in_order(matches, stretch), lambda key: theirs[key].array, stretch, wish.tolerance)
         return compare_view(wish.path, verdict, Matched(matches, unmatched, []), [])

@@ -106,13 +106,13 @@ def _diff_all(it: Interpreter, before: Timeline, after: Timeline) -> RenderableT
     part, here = _parting(before, after), it.session.tape
     if here in (before.tape, after.tape) and part in closed_between(here, 0, len(here)):
         open_steps(it.session, [part])  # what an edit has changed is not to be seen otherwise
-    pairs, parted = pairs_of(before.tape, after.tape)
-    found = candidates(pairs)
+    paired = pairs_of(before.tape, after.tape)
+    found = candidates(paired.ops)
     it.session.evaluate([value for _, _, old, new in found for value in (old, new)])
     unseen = unseen_in(before.tape, after.tape)
     with aside():
         changed = changes(found)
-        shown = diff_view(before, after, changed, len(pairs) - len(changed), parted, unseen)
+        shown = diff_view(before, after, changed, len(paired.ops) - len(changed), paired.alone, unseen)
     numbers = {number for line in (before, after) for number in closed_between(line.tape, 0, len(line.tape))}
     said = natively_said(sorted(numbers - set(unseen))), natively_said(unseen)
     hints = [f"{said[0]}: of them losses alone were compared" if said[0] else ""]

@@ -92,7 +92,7 @@ def _changes(parent: Timeline, timeline: Timeline, before: Pass, after: Pass) ->
             found += _change(old.name, old, new, before)
     if edit.target.op is not None and before.start <= edit.target.op.position:
         found += _change(edit.name, edit.target, edit.result, before)
-    ops, _ = pairs_of(parent.tape, timeline.tape)
+    ops = pairs_of(parent.tape, timeline.tape).ops
     behind = {value for op in timeline.dependents() for value in op.outputs}
     for a, b in ops:
         if a.of is None and before.start <= a.position < before.backward:

@@ -37,6 +37,8 @@ def at_once(session: Standing, line: Parsed, go_on: GoOn | None) -> tuple[CodeCh
     """
     recorder = session.recorder if go_on is not None else None
     doing = PromptLine(line, dict(session.expressions.variables), "where it is done")
+    if recorder is not None:
+        _must_run(session, doing)
     things = doing.things(_last(session))
     run = Run(session.tape, len(session.tape), (), session.cursor)
     old = None if recorder is None else (recorder.tape, recorder.pass_)
@@ -98,6 +100,22 @@ def _kept(recorder: Recorder | None, things: list[Any]) -> Callable[[], None]:
 def _last(session: Standing) -> Activation | None:
     """Return the call that made the last op."""
     return session.tape.ops[-1].scope if session.tape.ops else None
+
+
+def _must_run(session: Standing, doing: PromptLine) -> None:
+    """Raise UserError for a variable of a compiled function in a later call: MLX runs none of its lines again, so there
+    is no frame of which a line could read or change it."""
+    tape, scope = session.tape, _last(session)
+    if scope is None or tape.ops[-1].of is not None or scope.code in [frame.f_code for frame in running_frames()]:
+        return
+    ran = {op.scope.code for start, end in tape.compiled for op in tape.ops[start:end] if op.scope is not None}
+    own = [name for name in doing.named if name in scope.code.co_varnames]
+    if own and scope.code in ran:
+        raise UserError(
+            f"{own[0]} is a variable of {scope.code.co_name}, which is compiled: this call repeats the ops of its "
+            "first one, and none of its lines runs. Change it in the first call, or start the program by nnrepl FILE; "
+            "nothing has changed"
+        )
 
 
 def _do(session: Standing, doing: PromptLine, recorder: Recorder | None) -> None:

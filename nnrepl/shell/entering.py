@@ -85,7 +85,7 @@ class _Shell(Shell):
         self._entered = entered
 
     def interact(self) -> None:
-        """Give the user the floor; quitting ends the program, running on to no stop ends the recording."""
+        """Give the user the floor; quitting ends the program, running on to no stop at all ends the recording."""
         try:
             super().interact()
         except Quit:
@@ -93,7 +93,7 @@ class _Shell(Shell):
             if ipython() is not None:
                 raise CellEnded("nnrepl was left: the cell ends here") from None
             raise SystemExit(1) from None
-        if isinstance(self.session.goal, goals.Never):
+        if isinstance(self.session.goal, goals.Never) and not self.session.stops.enabled:
             self._entered.leave()
 
 
@@ -102,7 +102,7 @@ def set_trace() -> None:
 
     Under `nnrepl program.py` this is a breakpoint. Also `PYTHONBREAKPOINT=nnrepl.set_trace` and `breakpoint()`.
     What was made before is known only as it is now; a pass whose transform was called before is recorded
-    forward only. `continue` ends the recording.
+    forward only. `continue` ends the recording, unless a breakpoint, a watch or a catch may stop it.
     """
     recorder = current()
     if recorder is None:

@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from nnrepl.record.batches import alike, batches, side_by_side
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Op, Step, Tape, Value
+from nnrepl.timeline.pairing import Pairs, Sites, align
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,42 +90,41 @@ class Change:
     distance: Distance | None
 
 
-def pairs_of(before: Tape, after: Tape) -> tuple[list[tuple[Op, Op]], tuple[Op, Op] | None]:
-    """Return the program's ops on two timelines, side by side, and the first two that are not the same operations.
+def pairs_of(before: Tape, after: Tape) -> Pairs:
+    """Return the program's ops on two timelines, side by side, and those that are on one of them only.
 
-    Forward ops are paired in order, until the program goes another way; a backward op with the one of its
+    Forward ops are paired by their site and how often it has come in the step; a backward op with the one of its
     forward op: an edit may have cut gradients, or added to them. Of steps that are closed on either, what made the
     losses is paired.
     """
-    pairs: list[tuple[Op, Op]] = []
-    twins: dict[Op, Op] = {}
-    parted = None
-    for a, b in _side_by_side(before, after):
-        closed = isinstance(a, ClosedOp) or isinstance(b, ClosedOp)
-        if not closed and (a.name != b.name or len(a.outputs) != len(b.outputs)):
-            parted = (a, b)
-            break
-        pairs.append((a, b))
-        twins[a] = b
-    theirs = dict(_backward(after, {op: op for op in twins.values()}))
-    for key, op in _backward(before, twins):
-        if key in theirs:
-            pairs.append((op, theirs[key]))
-    return sorted(pairs, key=lambda pair: pair[1].position), parted
-
-
-def _side_by_side(before: Tape, after: Tape) -> Iterator[tuple[Op, Op]]:
-    """Yield the forward ops of two tapes in order; those of closed steps cannot be counted, so then step by step."""
-    if not before.closed and not after.closed:
-        yield from zip(_forward(before.ops, before), _forward(after.ops, after))
-        return
+    found = Pairs()
+    sites = Sites()
     for number in range(min(len(before.steps), len(after.steps)) + 1):
         one, other = (tape.steps[number - 1] if number else tape.steps.setup for tape in (before, after))
         ops, theirs = _ops(before, one), _ops(after, other)
         if any(isinstance(op, ClosedOp) for op in (*ops, *theirs)):
-            yield from zip(_losses(one), _losses(other))
+            _pair_losses(one, other, found)
         else:
-            yield from zip(_forward(ops, before), _forward(theirs, after))
+            last = any(number == len(tape.steps) for tape in (before, after))
+            align(list(_forward(ops, before)), list(_forward(theirs, after)), sites, found, not last)
+    twins = dict(found.ops)
+    backward = dict(_backward(after, {op: op for op in twins.values()}))
+    for key, op in _backward(before, twins):
+        if key in backward:
+            found.ops.append((op, backward[key]))
+    found.ops.sort(key=lambda pair: pair[1].position)
+    return found
+
+
+def _pair_losses(one: Step, other: Step, found: Pairs) -> None:
+    """Pair what made the losses of a step, whose ops cannot be counted; up to one that another operation made."""
+    for a, b in zip(_losses(one), _losses(other)):
+        closed = isinstance(a, ClosedOp) or isinstance(b, ClosedOp)
+        if not closed and (a.name != b.name or len(a.outputs) != len(b.outputs)):
+            found.alone[0].append(a)
+            found.alone[1].append(b)
+            return
+        found.ops.append((a, b))
 
 
 def _losses(step: Step) -> Iterator[Op]:

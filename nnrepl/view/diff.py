@@ -25,30 +25,29 @@ def diff_view(
     after: Timeline,
     changes: Sequence[Change],
     same: int,
-    parted: tuple[Op, Op] | None,
+    alone: tuple[Sequence[Op], Sequence[Op]] = ((), ()),
     unseen: Sequence[int] = (),
 ) -> RenderableType:
     """Return the first op whose value differs, then the ops with their largest absolute and relative change.
 
     Args:
+        alone: The ops that are on the first timeline only, and on the second only.
         unseen: The steps of which not every loss could be compared, and no more.
     """
     title = Text(f"timeline {before.number} → timeline {after.number}", style="heading")
-    parts: list[RenderableType] = [title, *map(Text, _agree(changes, same, parted, unseen))]
+    parts: list[RenderableType] = [title, *map(Text, _agree(changes, same, any(alone), unseen))]
     parts += [_first(changes[0], said) for said in _differs(changes)]
     parts += [_table(changes)] if changes else []
     parts += [Text(said, style="dim") for said in _counts(changes, same)]
-    parts += [Text(said, style="warning") for said in _parted(parted)]
-    if parted is None:
+    parts += [Text(said, style="warning") for said in _alone(before, after, alone)]
+    if not any(alone):
         parts += _lengths(before, after)
     return Group(*parts)
 
 
-def _agree(
-    changes: Sequence[Change], same: int, parted: tuple[Op, Op] | None, unseen: Sequence[int] = ()
-) -> list[Said]:
+def _agree(changes: Sequence[Change], same: int, parted: bool, unseen: Sequence[int] = ()) -> list[Said]:
     """Return that no value differs, of how many; that none could be compared is another thing."""
-    limit = ", as far as both go the same way" if parted else ""
+    limit = ", where both go the same way" if parted else ""
     return say(
         Claim("diff: same", lambda: not changes and same > 0 and not unseen, lambda: (
             f"no value differs: {_many(same, 'op')} compared{limit}")),
@@ -90,12 +89,22 @@ def _counts(changes: Sequence[Change], same: int) -> list[Said]:
         f"{len(changes)} {many}{rest}; {same} {has} the same values")))  # fmt: skip
 
 
-def _parted(parted: tuple[Op, Op] | None) -> list[Said]:
-    other = parted is not None and any(
-        one != another for one, another in zip(*[(op.name, len(op.outputs)) for op in parted])
-    )
-    way = " became ".join(f"{op.label} {op.name}" for op in parted or ())
-    return say(Claim("diff: parted", lambda: other, lambda: f"from here on the program goes another way: {way}"))
+def _alone(before: Timeline, after: Timeline, alone: tuple[Sequence[Op], Sequence[Op]]) -> list[Said]:
+    """Return how many ops are on one of the two timelines only, and where they begin."""
+    sides = [(line, ops) for line, ops in zip((before, after), alone) if ops]
+    where = [
+        f"{_many(len(ops), 'op')} on timeline {line.number} only, from {ops[0].label} {ops[0].name}"
+        for line, ops in sides
+    ]
+
+    def holds() -> bool:
+        others = (after.tape, before.tape)
+        return bool(sides) and not any(
+            op.position < len(tape) and tape.ops[op.position] is op for ops, tape in zip(alone, others) for op in ops
+        )
+
+    return say(Claim("diff: parted", holds, lambda: (
+        f"the program goes another way: {'; '.join(where)} ({place_text(sides[-1][1][0].source)})")))  # fmt: skip
 
 
 def _lengths(before: Timeline, after: Timeline) -> list[RenderableType]:

@@ -149,7 +149,7 @@ def differences() -> str:
     parted = trace(branching, W)
     found += lines(parted, "goto h", "step", "h = h * -1", "diff", "diff h")
     line = same.changes.timelines.current
-    found += shown(diff_view(line, line, [], 0, None)) + shown(diff_view(line, line, [], 7, None, [2]))
+    found += shown(diff_view(line, line, [], 0)) + shown(diff_view(line, line, [], 7, unseen=[2]))
     longer = trace(lambda w: mx.sin(w @ w).sum() * 2, W)
     for first, second in ((other, longer), (other, other)):  # a tape that was followed less far than another
         sides = [SimpleNamespace(number=n, tape=one.tape, extent=f"step {n}", ended=False) for n, one in

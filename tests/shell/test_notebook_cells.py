@@ -75,6 +75,12 @@ def test_nobody_to_ask(notebook: Notebook) -> None:
     assert notebook.run("%%nnrepl" + LOOP).item() == plain.item()
 
 
+def test_continue_under_set_trace_stops_where_something_is_to_stop_it(notebook: Notebook) -> None:
+    cell = "nnrepl.set_trace()\ny = x + 1\nz = y * 2\nprint('reached')"
+    assert isinstance(notebook.run(cell, "break multiply", "c", "q"), CellEnded)
+    assert notebook.shown().count("breakpoint 1") == 2  # it is set, and hit
+
+
 def test_set_trace_ends_with_its_cell(notebook: Notebook) -> None:
     assert notebook.run("nnrepl.set_trace()\ny = x + 1\nz = y * 2", "s", "s", "back", "p y[0]", "q") is None
     shown = notebook.shown()
