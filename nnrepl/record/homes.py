@@ -333,13 +333,11 @@ class Homes:
 
     def called(self, path: str) -> list[tuple[int, Value]]:
         """Every value that lay at a path from one of the program's variables (`critic.layers.0.weight`), with the
-        position from which it did."""
+        position from which it did; of several models that the variable has held in turn, those of all."""
         self._catch_up()
         key = path.rpartition(".")[2]
-        for home in self._in:
-            if str(home.key) == key and self.spelled(home) == path:
-                return self._in[home]
-        return []
+        lain = [self._in[home] for home in self._in if str(home.key) == key and self.spelled(home) == path]
+        return lain[0] if len(lain) == 1 else sorted((one for held in lain for one in held), key=_position)
 
 
 def _position(entry: tuple[int, Value]) -> int:

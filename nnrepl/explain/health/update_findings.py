@@ -56,9 +56,13 @@ def _oldest(value: Value) -> Value:
 
 def _newest(case: Checkup, leaf: Value, start: int, end: int) -> Value | None:
     """Return what an update made of a parameter."""
-    versions = case.session.names.versions(leaf.name)
-    made = [value for _, value in versions if value.op is not None and start <= value.op.position < end]
-    return made[-1] if made else None
+    names = case.session.names
+    home = names.homes.of(leaf)  # by the place itself: other models may be called so
+    for versions in ([] if home is None else names.homes.held(home), names.versions(leaf.name)):
+        made = [value for _, value in versions if value.op is not None and start <= value.op.position < end]
+        if made:
+            return made[-1]
+    return None
 
 
 def _goes_on(later: Value | None, start: int, end: int) -> Value | None:
