@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -387,9 +388,51 @@ def test_models_that_are_trained_in_turn_are_each_the_one_that_its_run_calls_mod
     assert "step 6" in shown
     assert "∂L/∂model.layers.0.weight" in parameters
     assert "layer.weight" not in parameters
-    assert f"norm {norms[4]:.3f}"[:-1] in reason
+    assert len({f"{norm:.3f}" for norm in norms}) == len(norms)
+    assert f"norm {norms[4]:.4f}"[:-1] in reason
     assert float(weight) == sums[4]
     assert "5#" in end
+
+
+SOLVED = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+class MLP(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 1)]
+    def __call__(self, x):
+        for layer in self.layers[:-1]:
+            x = mx.tanh(layer(x))
+        return self.layers[-1](x)
+class Solver:
+    def __init__(self, model, opt, number):
+        self.model, self.opt, self.number = model, opt, number
+    def loss_fn(self, x): return mx.square(self.model(x) - self.number).mean()
+    def train(self):
+        for i in range(2):
+            loss, grads = nn.value_and_grad(self.model, self.loss_fn)(mx.ones((4, 2)))
+            self.opt.update(self.model, grads)
+            mx.eval(self.model.state)
+def run(number):
+    mx.random.seed(number)
+    model = MLP()
+    solver = Solver(model=model, opt=optim.SGD(0.1 if number < 2 else 1e4), number=number)
+    solver.train()
+    return model
+kept = []
+for number in range(3):
+    model = run(number)
+    kept.append({"model": model})
+"""
+
+
+def test_the_update_of_each_model_in_turn_is_looked_at(tmp_path: Path) -> None:
+    """Of several models that are called so, health asked what became of the first one's weights."""
+    path = tmp_path / "solved.py"
+    for source, said in ((SOLVED, "leaping update"), (SOLVED.replace("1e4", "0.1"), "nothing is wrong with step 5")):
+        path.write_text(source)
+        shown = nnrepl_cli("--plain", str(path), stdin="until step 6\nhealth\nq\n", env={"NNREPL_NATIVE": "off"}).stdout
+        assert said in " ".join(shown.split())
 
 
 DECAY = """
