@@ -296,6 +296,11 @@ class Replay(Led):
         for value in op.outputs if self._run.opened else ():
             value.op = op
 
+    @property
+    def wants_losses(self) -> bool:
+        """Whether the losses of what runs natively are to be computed."""
+        return self._run.losses
+
     # -- closed calls ------------------------------------------------------------------------------------
 
     def natively(self, recorder: Recorder) -> bool:

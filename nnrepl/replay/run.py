@@ -24,6 +24,7 @@ class Run:
         closing: Steps that were opened before, and are to be closed again.
         behind: How many ops come from what happens there; the user is to stand behind them. None: not known yet.
         forward: Whether what ran natively may be run forward without computing anything.
+        losses: Whether the losses of what runs natively are computed, and kept.
         seen: Up to where on the new tape the user has seen what the program prints; by default that is all before
             the position.
     """
@@ -39,6 +40,7 @@ class Run:
     seen: int | None = None
     behind: Callable[[], int | None] | None = None
     forward: bool = True
+    losses: bool = False
 
     def computing(self) -> Run:
         """Return the same once more, in which nothing is run forward without computing it."""

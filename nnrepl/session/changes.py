@@ -362,18 +362,21 @@ class Changes:
             self.session.hooks.opening(f"timeline {current.number}")
             self.open(frozenset([0]), self.session.cursor)  # the setup, which is never closed
 
-    def open(self, steps: frozenset[int], cursor: int, then: Goal | None = None) -> None:
+    def open(self, steps: frozenset[int], cursor: int, then: Goal | None = None, losses: bool = False) -> None:
         """Let the program run again over the timeline that the user looks at, with some closed steps recorded.
 
         Args:
             cursor: Where the user is to stand afterwards; -1 where the program will say.
             then: What it is to run on for.
+            losses: Whether the losses of those that stay closed are computed on the way, and kept.
 
         Raises RunAgain through the program, UserError if it cannot run again.
         """
-        current = self.timelines.current
-        closing = to_close(self.session, current, steps) if self.session.many == 1 else ()
-        run = Run(current.tape, len(current.tape), (), cursor, opened=steps, closing=closing, seen=sys.maxsize)
+        current, session = self.timelines.current, self.session
+        closing = () if session.openings else to_close(session, current, steps)  # what the command needs stays open
+        session.openings += 1
+        run = Run(current.tape, len(current.tape), (), cursor, opened=steps, closing=closing, seen=sys.maxsize,
+                  forward=not losses, losses=losses)  # fmt: skip
         with held():
             try:
                 self._again(run, current, None)

@@ -125,11 +125,14 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
         return True
     if this_process() != session.process or recorder is None:
         return True
+    levels = levels_of(recorder)
     if isinstance(recorder.intake, Replay):
-        levels = levels_of(recorder)
         recorder.intake.forward.left(None if levels is None else levels.returned)
         session.call_left()
     if isinstance(recorder.intake, Replay):
+        if recorder.intake.wants_losses and levels is not None:
+            with recorder.muted():
+                levels.losses.look()
         done, steps = len(recorder.tape.steps), len(recorder.intake.tape.steps)
         session.hooks.progress(done / max(steps, 1), f"running again, step {done} of {steps}")
         return recorder.intake.natively(recorder)

@@ -96,7 +96,7 @@ class TapeSession(Standing):
         self.surprises = self.alarms = self.wary = 0
         self.scouts = None
         self.predicting = False
-        self.many = 1
+        self.many, self.openings = 1, 0
         self.keeping = Keeping()
         self._history: History | None = None
         self.process = this_process()
