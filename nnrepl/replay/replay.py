@@ -61,6 +61,7 @@ class Replay(Led):
     Attributes:
         expected: The ops that the new tape begins with (from its first op on), inserted ones among them.
         final: The last edit of each value that is edited.
+        wants_losses: Whether the losses of what runs natively are to be computed.
         was: For each value of the new tape that is one of the old tape again, on the same array: that one.
     """
 
@@ -88,7 +89,7 @@ class Replay(Led):
                 self.plan.stand_for(op.outputs[0], target)
         self.opens = any(isinstance(op, ClosedOp) for op in run.old.ops)
         self.opening = Opening(run.old, run.opened, self.expected, run.closing)
-        self.forward = Forward(run)
+        self.forward, self.wants_losses = Forward(run), run.losses
         self._passes = [pass_ for pass_ in self.tape.passes if pass_.kind == GRADIENT_PASS]
 
     # -- what the recorder asks --------------------------------------------------------------------------
@@ -295,11 +296,6 @@ class Replay(Led):
         """Note that what stands for an op of the old tape makes its values, where positions move."""
         for value in op.outputs if self._run.opened else ():
             value.op = op
-
-    @property
-    def wants_losses(self) -> bool:
-        """Whether the losses of what runs natively are to be computed."""
-        return self._run.losses
 
     # -- closed calls ------------------------------------------------------------------------------------
 
