@@ -36,6 +36,8 @@ def why_none(session: Reading, value: Value) -> Cause:
     tape = session.tape
     value, namesake = _meant(tape, session.pass_, value)
     pass_ = _pass_of(session, value)
+    if pass_ is None:  # what the last update made of a weight: it is asked about as that pass took it
+        pass_, value = next(iter(session.lookup.passes_of(value, len(tape))), (None, value))
     name = value.name
     outside = say(Claim("why: in no pass", lambda: pass_ is None, lambda: (
         f"No gradient was taken in which {name} takes part.")))  # fmt: skip

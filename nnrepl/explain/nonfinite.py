@@ -22,7 +22,7 @@ from nnrepl.ops.numbers import unravel
 from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_born, is_inexact
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Op, Pass, Value
-from nnrepl.tape.claims import Claim, Possibility, Said, joined, say, say_first, stated
+from nnrepl.tape.claims import Claim, Said, joined, say, say_first, stated
 from nnrepl.tape.collector import paused
 
 
@@ -400,8 +400,6 @@ def _behind(look: Look, found: Trouble) -> Iterator[Claim[str]]:
     )
     if before is None:
         return
-    yield Possibility("why: on purpose", lambda: _on_purpose(before) and is_born(look, before), lambda: (
-        f"The ∞ is there on purpose, as it seems: {born(before)}."))  # fmt: skip
     yield Claim("why: came from", lambda: is_born(look, before), lambda: f"The ∞ came from here: {born(before)}.")
 
 
