@@ -182,7 +182,7 @@ def _end(call: CompositeCall, results: list[Value]) -> tuple[Value | None, Value
     """Return the losses before they are reduced (of a layer, its result), the weights that they were multiplied by, and
     whether they are reduced."""
     last = call.ops[-1]
-    reduced = not call.kind and last.name in ("mean", "sum") and last.scope is not None and (
+    reduced = not call.kind and has(last.name, Trait.AVERAGES, Trait.TOTALS) and last.scope is not None and (
         last.scope.code.co_name == "_reduce") and bool(last.inputs)  # fmt: skip
     end = last.inputs[0] if reduced else results[0] if results else None
     return end, _weighing(call, end), reduced
@@ -204,7 +204,7 @@ def _weighing(call: CompositeCall, end: Value | None) -> Value | None:
         return None
     own = set(call.ops)
     given = [value for value in made.inputs if value.op not in own]
-    return given[0] if made.name == "multiply" and len(made.inputs) == 2 and len(given) == 1 else None
+    return given[0] if has(made.name, Trait.MULTIPLIES) and len(made.inputs) == 2 and len(given) == 1 else None
 
 
 def _by_its_text(
@@ -249,7 +249,7 @@ def _heart(look: Look, call: CompositeCall, names: Names) -> list[Evaluated]:
     place = most_telling(look, value)
     worked = in_numbers.forward(look, op, entry, value, place, names)
     told: list[Evaluated] = [] if worked is None else [worked]
-    product = op.inputs[0].op if op.name == "add" and op.inputs else None
+    product = op.inputs[0].op if has(op.name, Trait.SUM) and op.inputs else None
     inner = entry_for(product) if product in call.ops and product is not None else None
     if product is None or inner is None or product.outputs[0].shape != value.shape or not told:
         return told
@@ -284,7 +284,12 @@ def _reduced(look: Look, call: CompositeCall, names: Names) -> list[Evaluated]:
     """Return what becomes of the losses of the rows at the end of a loss function."""
     last = call.ops[-1]
     entry = entry_for(last)
-    if last.name not in ("mean", "sum") or not last.inputs or last.outputs[0].size != 1 or entry is None:
+    if (
+        not has(last.name, Trait.AVERAGES, Trait.TOTALS)
+        or not last.inputs
+        or last.outputs[0].size != 1
+        or entry is None
+    ):
         return []
     worked = in_numbers.forward(look, last, entry, last.outputs[0], (0,) * len(last.outputs[0].shape), names)
     return [] if worked is None else [worked]
