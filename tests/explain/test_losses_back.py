@@ -26,10 +26,11 @@ Loss = Callable[..., mx.array]
 
 
 def called(name: str) -> tuple[Loss, dict[str, mx.array], dict[str, Any]]:
-    """A loss function, the tensors that it is called with by name, and its options."""
+    """A loss function, the tensors that it is called with by name, and its options (none, if it is called plain)."""
     run = getattr(nn.losses, name.split()[0])
     mx.random.seed(3)
-    given, options = arguments_of(name)
+    given, options = arguments_of(name.removesuffix(" plain"))
+    options = {} if name.endswith(" plain") else options
     names = list(inspect.signature(run).parameters)
     options.pop("reduction", None)
     return run, dict(zip(names, given)), options
@@ -37,7 +38,8 @@ def called(name: str) -> tuple[Loss, dict[str, mx.array], dict[str, Any]]:
 
 def pairs() -> list[tuple[str, str]]:
     """Each call of the corpus with each of its arguments that a gradient can reach."""
-    return [(name, symbol) for name in CALLED if name.split()[0] != "cross_entropy"
+    plain = [f"{name} plain" for name, (_, options) in CALLED.items() if options and " " not in name]
+    return [(name, symbol) for name in (*CALLED, *plain) if name.split()[0] != "cross_entropy"
             for symbol, given in called(name)[1].items() if mx.issubdtype(given.dtype, mx.floating)]  # fmt: skip
 
 
