@@ -179,7 +179,7 @@ def _tell_ends(answer: Cause, cone: Cone, pass_: Pass, value: Value) -> None:
     one of them, the others are no reason: without them no gradient would arrive either."""
     onward = _towards_loss(pass_)
     cuts = [op for op in cone.ends if any(output.canonical in onward for output in op.outputs)]
-    ends = sorted(cuts or cone.ends, key=lambda op: (op.name != "stop_gradient", op.position))
+    ends = sorted(cuts or cone.ends, key=lambda op: (not has(op.name, Trait.STOPS), op.position))
     if not cuts and tails(pass_, cone.reached, cone.ends):
         return
     for op in ends[:4]:
@@ -408,9 +408,9 @@ def ends_here(op: Op, alive: set[Value]) -> bool:
     """Whether no gradient passes from the result of an op to its living inputs."""
     if not op.outputs or not any(mx.issubdtype(output.dtype, mx.inexact) for output in op.outputs):
         return True
-    if op.name == "stop_gradient" or op.operation.kind == "data":
+    if has(op.name, Trait.STOPS) or op.operation.kind == "data":
         return True
-    if op.name == "astype" and not mx.issubdtype(op.inputs[0].dtype, mx.inexact):
+    if has(op.name, Trait.CASTS) and not mx.issubdtype(op.inputs[0].dtype, mx.inexact):
         return True
     entry = entry_for(op)
     if entry is not None and entry.kind == FIXED:
@@ -424,13 +424,13 @@ def ends_here(op: Op, alive: set[Value]) -> bool:
 
 def why_end(op: Op) -> str:
     """Why no gradient passes through an op, in words."""
-    if op.name == "stop_gradient":
+    if has(op.name, Trait.STOPS):
         return "stop_gradient lets no gradient pass, on purpose."
     if has(op.name, Trait.PLACES):
         return "it answers with places, and a place has no slope (a softmax would be a choice that can learn)."
     if has(op.name, Trait.STEPS):
         return "it is a step function, flat everywhere: its slope is 0."
-    if op.name == "astype":
+    if has(op.name, Trait.CASTS):
         return f"it makes whole numbers ({words.operand(op.outputs[0].dtype)}), which have no slope."
     if has(op.name, Trait.SELECTS):
         what = "a condition" if has(op.name, Trait.CHOOSES) else "an index"
