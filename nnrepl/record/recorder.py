@@ -490,5 +490,5 @@ def installed(recorder: Recorder) -> Iterator[None]:
         recorder.closed = True
         recorder.mode = MUTED
         recorder.close_pass()
-        recorder.stack.release()
+        recorder.stack.end()
         wake()

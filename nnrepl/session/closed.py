@@ -10,6 +10,7 @@ from nnrepl.session import goals
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.leaps import leap
 from nnrepl.session.parsed import parse
+from nnrepl.session.passing import place_of
 from nnrepl.session.scouts import scouts_of
 from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Catch, Hit
@@ -106,6 +107,7 @@ def _where_it_may_be(session: Standing, goal: goals.Goal, steps: list[int]) -> l
     if not steps:
         return []
     scouts = scouts_of(session, goal)
+    await_places(session, goal)
     session.scouts = goal, tuple(session.stops.enabled), scouts  # a run that opens steps tells of all of them
     if scouts is None:
         return steps
@@ -117,6 +119,12 @@ def _where_it_may_be(session: Standing, goal: goals.Goal, steps: list[int]) -> l
         for near in range(number - scout.back, number + 1)
     }
     return [number for number in steps if number in wanted]
+
+
+def await_places(session: Standing, goal: goals.Goal) -> None:
+    """Note the places of a goal, and those at which the user wants to be stopped, as they are known now: in a run that
+    opens steps nothing is, as it begins."""
+    session.awaited = [*place_of(goal), *session.lookout.places()]
 
 
 def hit_before(session: Standing, goal: goals.Goal, found: int | None) -> list[Hit]:

@@ -94,7 +94,7 @@ class TapeSession(Standing):
         self.opening: Opening | None = None
         self.stood: int | None = None
         self.surprises = self.alarms = self.wary = 0
-        self.scouts = None
+        self.scouts, self.awaited = None, []
         self.predicting = False
         self.many, self.openings = 1, 0
         self.keeping = Keeping()
@@ -365,6 +365,7 @@ class TapeSession(Standing):
         failed: bool = False,
     ) -> None:
         if self.waits and not failed and closed.is_closed_at(self.tape, position):
+            self.stops.recount(self.lookout.counted if hits else {})  # the command comes by them once more
             closed.open_at(self, position)
         before, self.cursor = self.cursor, position
         timeline = self.changes.timelines.current
