@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from nnrepl.classes import dataclass
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.save_load import FILES, file_name
 from nnrepl.commands.table import Grammar, command

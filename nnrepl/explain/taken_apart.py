@@ -10,12 +10,12 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.known import COMPOSITE, PRODUCTS, WHOLE, Entry, arguments, entry_for, filled
 from nnrepl.explain.paths import rule_of, upstream

@@ -4,11 +4,11 @@ what there is to tell about it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.ops import ELEMENTWISE, ENTRIES, Trait, has
 from nnrepl.record.batches import of_one_size, rows
 from nnrepl.record.needs import needs

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.style import Style
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME, MONOKAI
 
+from nnrepl.classes import dataclass
 from nnrepl.view.log_page import log_page, stop_of
 
 Line = list[Segment]
