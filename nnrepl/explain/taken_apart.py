@@ -31,11 +31,9 @@ _copy = mx.array.__copy__
 
 
 class InnerSession(TapeSession):
-    """A person's place on a tape beside the program's.
+    """A person's place on a tape beside the program's."""
 
-    Attributes:
-        outer: The session that they came from.
-    """
+    outer: TapeSession
 
     def __init__(self, outer: TapeSession, tape: Tape, names: ProgramNames) -> None:
         super().__init__(tape, names)
