@@ -12,11 +12,11 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain.check_found import Checked, CheckReport, Element, Near, Rounded
 from nnrepl.explain.differences import CentralDifference, Neighbourhood, Scalar, spread, suspects
 from nnrepl.explain.elements import unravel

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import in_numbers, surprise, taught, words
 from nnrepl.explain.cases import Names, operand
 from nnrepl.explain.explanation import Explanation, Symbol, most_telling, origin_of

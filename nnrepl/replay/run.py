@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
+from nnrepl.classes import dataclass
 from nnrepl.tape import Op, OpenedStep, Tape
 
 

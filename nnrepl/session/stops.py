@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar, TypeVar
 
+from nnrepl.classes import dataclass
 from nnrepl.session.errors import UserError
 from nnrepl.session.findings import Finding
 

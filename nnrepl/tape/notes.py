@@ -8,11 +8,12 @@ bindings, where compiled functions ran) stands on its `Tape`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.tape.op import Op
 from nnrepl.tape.passes import Inside
 from nnrepl.tape.value import Leaf, Value
