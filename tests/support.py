@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import mlx.core as mx
@@ -66,6 +68,17 @@ def plain_and_traced(fn: Callable[..., Any], args: Sequence[Any], wrt: Any, seed
     return plain, trace
 
 
+def loaded(path: Path, text: str) -> ModuleType:
+    """Write a module, and import it from there."""
+    path.write_text(text)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def nnrepl_cli(
     *arguments: str,
     stdin: str | None = None,
@@ -112,3 +125,10 @@ class OpenSession(TapeSession):
     def run(self, line: str) -> nnrepl.Answer:
         """Run one line of the prompt."""
         return answer(self.interpreter, line)
+
+
+def assert_last_pass_is(session: OpenSession, expected: object) -> None:
+    """Loss and gradient of the last pass of a session's tape, that of one argument, are what plain MLX gave."""
+    pass_ = session.tape.passes[-1]
+    assert pass_.loss is not None
+    assert_same_bits(expected, (pass_.loss.array, pass_.given[0].array))
