@@ -35,12 +35,12 @@ def assert_same_bits(expected: Any, found: Any) -> None:
     for (path, a), (_, b) in zip(wanted, given):
         if isinstance(a, mx.array):
             assert isinstance(b, mx.array), path
-            assert _bits(a) == _bits(b), f"{path}: {a} is not {b}"
+            assert bits(a) == bits(b), f"{path}: {a} is not {b}"
         else:
             assert a == b, path
 
 
-def _bits(array: mx.array) -> tuple[Any, ...]:
+def bits(array: mx.array) -> tuple[Any, ...]:
     """What an array is, to the bit, as NumPy reads it: not by nnrepl's own comparison, which is what is tested."""
     plain = array.view(mx.uint16) if array.dtype == mx.bfloat16 else array  # which NumPy does not know
     return array.shape, array.dtype, np.array(plain).tobytes()
