@@ -61,6 +61,7 @@ class Opening:
             return False
         self.close(recorder)
         self._close_again(at)
+        # Only now: what has been closed or closed again has moved all that comes after it.
         levels = levels_of(recorder)
         native = levels is not None and levels.native
         late = self._is_late(at)
