@@ -284,8 +284,7 @@ class OpaqueCall:
         template = recorder.scan(args, inputs, frame)
         names = recorder.scan(kwargs, inputs, frame)
         given = trees.arrays((args, kwargs))
-        # What a call within this one takes or changes is noted apart, and handed on to this one (`_takes`, `_changes`).
-        captured, recorder.captured = recorder.captured, {}
+        captured, recorder.captured = recorder.captured, {}  # what this one takes is noted apart, and handed on below
         overwrites, recorder.overwrites = recorder.overwrites, {}
         draws, state = recorder.draws, _RANDOM_STATE[0]
         inside = self._inside(args, kwargs, inputs, frame)

@@ -217,7 +217,7 @@ def _reach(recorder: Recorder) -> Reach:
 
 def _needed(old: Tape, run: Run) -> list[int]:
     """Return the gradient calls, by how many came before them, up to the next of which the program needs its numbers:
-    because something is recorded there, or was, or because the run ends there. Natively, what comes right behind an
+    because something is recorded there, or was, or because the run ends there. Natively, what comes right after an
     opened step shows whether that gave what it had given."""
     needed: set[int] = set()
     number = -1
