@@ -90,6 +90,14 @@ class Place:
         """Why no op that is still to be recorded can be at the place; "" if one can."""
         return ""
 
+    def over(self, tape: Tape) -> bool:
+        """Whether no op that is still to be recorded can lie within the place."""
+        return bool(self.gone(tape))
+
+    def passed(self, found: str = "") -> str:
+        """Say that what is recorded of the place is not ahead; `found` is what of it is known to be there."""
+        return f"{found or self.title} is not ahead of here; goto {self.title} goes there"
+
     def first_after(self, tape: Tape, position: int) -> int | None:
         """Return the first position of the place from `position` on."""
         return next(self.positions(tape, position, len(tape) + 1), None)

@@ -274,7 +274,7 @@ def _by_until(session: OpenSession, text: str) -> list[int]:
             said = str(refused)
             break
         found.append(session.cursor)
-    assert re.search("from here on|there is no| has no | lies before this", said)
+    assert re.search("from here on|there is no| has no | not ahead of here", said)
     return found
 
 
