@@ -269,14 +269,14 @@ def _meant(tape: Tape, here: Pass | None, value: Value) -> tuple[Value, Value | 
     passes = [here] if here is not None and here.kind == GRADIENT_PASS else tape.passes
     for pass_ in passes:
         if value in pass_.wrt:
-            return value, _other_of_that_name(tape, pass_, value)
+            return value, _other_of_that_name(pass_, value)
         twin = next((leaf for leaf in pass_.wrt if leaf.name == value.name and leaf is not value), None)
         if twin is not None and not tape.consumers(twin) and not pass_.grads.get(twin):
             return twin, value
     return value, None
 
 
-def _other_of_that_name(tape: Tape, pass_: Pass, value: Value) -> Value | None:
+def _other_of_that_name(pass_: Pass, value: Value) -> Value | None:
     for op in pass_.forward:
         for taken in op.inputs:
             outside = taken.op is None or taken.op.position < pass_.start

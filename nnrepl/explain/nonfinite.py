@@ -194,14 +194,14 @@ def _masks(look: Look, birth: Birth, ending: Op) -> bool:
     if _on_purpose(birth) or (birth.op is not None and birth.op.operation.kind == "data"):
         return True
     if not has(root.name, Trait.SWALLOWS):
-        return _left_out(look, birth, ending)
+        return _left_out(look, ending)
     if _may_mask(birth):
         return True
     sign = look.numbers([look.array(birth.value).flatten()[birth.at] < 0])[0]
     return bool(sign)
 
 
-def _left_out(look: Look, birth: Birth, ending: Op) -> bool:
+def _left_out(look: Look, ending: Op) -> bool:
     """Whether what was made of an ∞, a whole number of a bucket, is chosen by no `where` behind."""
     taken = next((one for one in ending.inputs if is_inexact(one) and not look.finite([one])[one]), None)
     if taken is None or len(ending.outputs) != 1 or ending.outputs[0].shape != taken.shape:

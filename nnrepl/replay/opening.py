@@ -61,6 +61,7 @@ class Opening:
             return False
         self.close(recorder)
         self._close_again(at)
+        # Only now: what has been closed or closed again has moved all that comes after it.
         levels = levels_of(recorder)
         native = levels is not None and levels.native
         late = self._is_late(at)
@@ -85,7 +86,7 @@ class Opening:
 
     def awake(self, recorder: Recorder) -> None:
         """Wake up: a call is about to be recorded that ends a stretch, if one is being opened; or a call that the tape
-        has, whatever else it has not behind the last one of the step that is being opened."""
+        has, whatever else it has not after the last one of the step that is being opened."""
         late = self.free == 1 and self._is_late(self._start + self._calls)
         if late or (self.free and _is_stretch(self.old.ops[self._start - self._shift])):
             self.close(recorder)
@@ -123,8 +124,8 @@ class Opening:
 
     def _goes_on(self) -> bool:
         """Whether what comes after the last call of the step that is being opened is not on the tape."""
-        behind, expected = self._start + self._calls, self._expected
-        return self._is_late(behind) or (behind < len(expected) and isinstance(expected[behind], ClosedOp))
+        after, expected = self._start + self._calls, self._expected
+        return self._is_late(after) or (after < len(expected) and isinstance(expected[after], ClosedOp))
 
     def _is_late(self, position: int) -> bool:
         """Whether what the tape has at a position follows something that is not on it."""

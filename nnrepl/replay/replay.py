@@ -109,7 +109,7 @@ class Replay(Led):
             recorder.mirrors[-1].passed(due=due and not calling)
         standing: ComingBy | None = None
         while (op := self._inserted(recorder)) is not None:
-            if calling and lies_inside(recorder, self._edit_of(op)):
+            if calling and lies_inside(recorder, self._edit_of(op)):  # the frame with its variable is not there yet
                 return
             standing = standing or ComingBy(recorder)
             pass_ = recorder.pass_ if recorder.pass_ is not None else reopened_pass(recorder)
@@ -148,11 +148,11 @@ class Replay(Led):
             recorder.put(op, frame)
             return op
         old = self._expect(recorder, op)
-        twin = copy_op(old, old.pass_, 0)
+        twin = copy_op(old, old.pass_, 0)  # the old op stays where it is, on the timeline that is kept
         self._take(twin)
         recorder.put(twin, frame)
         error = recorder.tape.notes.errors.get(old)
-        if error is not None:
+        if error is not None:  # the program may catch it, and what it did then is on the tape
             raise error
         return twin
 
@@ -442,6 +442,7 @@ class Replay(Led):
         notes = recorder.tape.notes
         outputs = []
         for slot, value in enumerate(old.outputs):
+            # `x[i] = v` writes into the object (`overwrite_descriptor`, mlx/array.h): the old timeline keeps its own.
             held = None if value.held is None else _copy(value.held)
             twin = Gradient(op, slot, held, of[slot]) if of else Value(op, slot, held)
             notes.carry_value(value, twin)

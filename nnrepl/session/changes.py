@@ -42,7 +42,7 @@ class Restarts(Protocol):
         """Return a recorder, installed, for the ops of an edit."""
 
     def reaches(self, position: int) -> bool:
-        """Whether what lies behind a position can run again."""
+        """Whether what comes after a position can run again."""
 
     def again(self, run: Run, codes: SourceChanges, things: Iterable[Any] = ()) -> tuple[Tape, ProgramNames]:
         """Run again what has to, with other source and what the user does in it, which may change some things. Raises

@@ -199,7 +199,7 @@ def _alarm(session: Standing, steps: set[int]) -> None:
 
 
 _WARIEST = 12
-"""After so many alarms for nothing, one behind the other, no more steps are recorded at once."""
+"""After so many alarms for nothing, one after the other, no more steps are recorded at once."""
 
 
 def scouting(session: Standing) -> list[Scout] | None:
