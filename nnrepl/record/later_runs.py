@@ -105,7 +105,7 @@ class LaterRuns:
             recipe, state = self.recipes[number - 1], self._states[number - 1]
         found = {value: given.get(value, now.arrays.get(value)) for value in recipe.captured}
         known = {value: array for value, array in found.items() if array is not None}
-        if state is None:
+        if state is None or not now.over:  # while the call is made again numbers are drawn in its course
             return recipe.perform(known, {}, now, args, kwargs)
         with quietly(state):
             return recipe.perform(known, {}, now, args, kwargs)
@@ -124,8 +124,7 @@ class LaterRuns:
         recipe.captured = tuple(taken)
         recorder.tape.notes.carried.update(taken.keys() - set(self._recipe.captured))
         self.recipes.append(recipe)
-        # Within a call that is made again numbers are drawn in its course; those of a sweep are drawn after it.
-        self._states.append(state if around is None and _RANDOM_STATE[0] is not state else None)
+        self._states.append(state if _RANDOM_STATE[0] is not state else None)
         call = self._call()
         for value, array in taken.items():
             if around is not None or not lies_in(value, call):

@@ -410,9 +410,10 @@ class OpaqueCall:
             now: The time that a call around it is made again; None: it is made by itself.
         """
         if self.recipe is not None and self.make is not None:
-            now = Remaking(self.recorder.tape.notes.carried) if now is None else now
+            outermost, now = now is None, now or Remaking(self.recorder.tape.notes.carried)
             kept: dict[Value, mx.array] = {}
             results = arrays_of(self.make(self.recipe.function(captured, kept, now))(*args, **kwargs))
+            now.over = outermost
             return [*results, *self.recipe.left(kept, now)]
         function = self.fun if self.make is None else self.make(self.fun)
         args, kwargs = trees.like(self.model, (args, kwargs))

@@ -32,10 +32,12 @@ class Remaking:
     Attributes:
         carried: The values which functions that run more than once take in a later run.
         arrays: What was made of those by now.
+        over: Whether the call has been made: what runs now, MLX runs for its gradients.
     """
 
     carried: set[Value]
     arrays: dict[Value, mx.array] = field(default_factory=lambda: dict(_TAKEN_LATER[-1]))
+    over: bool = False
 
     def note(self, values: Iterable[Value], now: Mapping[Value, mx.array]) -> None:
         """Note what has been made of some values."""

@@ -109,6 +109,16 @@ def _usual(rule: Rule, fixed: list[mx.array], cotangents: list[mx.array]) -> lis
     return gradients
 
 
+def taken_later(op: Op) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
+    """Return what functions in the call that an op differentiates took where they ran once more, and what of the op's
+    inputs stands for that."""
+    rule = op.args[0] if op.args else None
+    if type(rule) is not Rule or rule.op.operation.kind != "opaque":
+        return (), ()
+    given = len(rule.outputs) + len(rule.continued) + len(rule.inputs)
+    return rule.op.operation.run.taken_later, op.inputs[given:]  # type: ignore[attr-defined]
+
+
 def shielded(array: mx.array) -> mx.array:
     """Return the same array, some steps away from what `mx.vjp` has handed over.
 
