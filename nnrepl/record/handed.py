@@ -42,7 +42,7 @@ class Handed:
     def entered(self, args: Any) -> None:
         """Note what MLX has handed over."""
         for number, (array, value) in enumerate(zip(trees.arrays(args), self._given)):
-            if value is not None and array.shape == value.shape:
+            if value is not None and array.shape == value.shape:  # a tracer of `vmap` lacks an axis: it is one sample
                 self._handed.append((weakref.ref(array), value, number))
 
     def left(self, args: Any) -> None:

@@ -285,7 +285,7 @@ class OpaqueCall:
 
     def _drawn(self, state: mx.array, draws: Any) -> None:
         """Note that random numbers were drawn inside, if the state is another than before."""
-        if _RANDOM_STATE[0] is not state:
+        if _RANDOM_STATE[0] is not state:  # each draw puts another array there (`next` in mlx/python/src/random.cpp)
             self.state, self.recorder.draws = state, draws
             self.recorder.seeded(("opaque", draws))
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from itertools import count
 from typing import Any, Protocol
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record import trees
 from nnrepl.record.objects import Slot, fill_slots
 from nnrepl.tape import DrawnKey, Op, Value, fill

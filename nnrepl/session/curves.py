@@ -32,16 +32,13 @@ def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
     found: list[tuple[int, Any]] = []
     closed: list[tuple[int, Any]] = []
     is_loss = True
-    passes = [pass_ for pass_ in session.tape.passes if pass_.kind == GRADIENT_PASS and not pass_.open and len(pass_)]
-    last = {pass_.step.number: pass_ for pass_ in passes}
-    if len(last) > 1 and _is_under_way(*list(last.values())[-2:]):
-        last.popitem()
-    for number, pass_ in last.items() if len(last) > 1 else enumerate(passes, 1):
+    unit, turns = _turns(session)
+    for number, pass_ in turns.items():
         loss = pass_.loss.array if pass_.loss is not None and _is_given(pass_, parsed) else None
         if _is_closed(pass_) and (loss is not None or parsed.text != "loss"):
             closed += [] if loss is None else [(number, loss)]
             continue  # what other variables held nobody has noted
-        where = _moment(session, parsed, pass_, pass_.step.start if len(last) > 1 else pass_.start)
+        where = _moment(session, parsed, pass_, pass_.step.start if unit == "step" else pass_.start)
         if where is None:
             continue
         behind = Surroundings(where.position, session.lookup.frames.scope_at(where.position), None)
@@ -57,6 +54,22 @@ def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
     with aside():
         mx.eval([result for _, result in found if isinstance(result, mx.array)])
         return [(number, _number(parsed.text, result)) for number, result in found]
+
+
+def counted_in(session: Reading) -> str:
+    """Return what a curve over the steps counts: "step"; "gradient call" where no update has been made yet."""
+    return _turns(session)[0]
+
+
+def _turns(session: Reading) -> tuple[str, dict[int, Pass]]:
+    """Return what is counted, and the last gradient call of each, by its number."""
+    passes = [pass_ for pass_ in session.tape.passes if pass_.kind == GRADIENT_PASS and not pass_.open and len(pass_)]
+    last = {pass_.step.number: pass_ for pass_ in passes}
+    if len(last) < 2 < len(passes) + 1:  # all of them lie before the first update
+        return "gradient call", dict(enumerate(passes, 1))
+    if len(last) > 1 and _is_under_way(*list(last.values())[-2:]):
+        last.popitem()
+    return "step", last
 
 
 def _is_closed(pass_: Pass) -> bool:

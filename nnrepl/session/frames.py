@@ -10,13 +10,13 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record import segments as sources
 from nnrepl.record.containers import SEQUENCES, blank, fill, fixed
 from nnrepl.record.frame_variables import variables_of
@@ -248,7 +248,7 @@ class Frames:
             return None
         pass_, steps = self.tape.pass_at(position), self.tape.steps
         number = steps.number_at(min(position, max(len(self.tape) - 1, 0)))
-        now = [one for one in here if steps.number_at(self._made_at(one)) == number]
+        now = [one for one in here if steps.number_at(self._held_at(one)) == number]
         now = [one for one in now if self._pass_of(one[2], one[0]) is pass_] or now
         last = {step: value for _, step, value in now}
         found = list(dict.fromkeys(last.values()))
@@ -273,11 +273,14 @@ class Frames:
         return ", ".join(each[:6]) + (f" and {len(each) - 6} more" if len(each) > 6 else "")
 
     def _made_at(self, one: tuple[int, Activation, Value]) -> int:
-        """Where a tensor that a variable held was made (where it came in, if no op made it). What was noted as a call
-        returned came in before the next op, which may be another step's."""
-        at, step, value = one
-        if value.op is not None:
-            return value.op.position
+        """Where a tensor that a variable held was made; where it came in, if no op made it."""
+        value = one[2]
+        return self._held_at(one) if value.op is None else value.op.position
+
+    def _held_at(self, one: tuple[int, Activation, Value]) -> int:
+        """Where a variable began to hold a tensor, which may be an older one. What was noted as a call returned came in
+        before the next op, which may be another step's."""
+        at, step, _ = one
         scope = self.tape.ops[at].scope if at < len(self.tape) else None
         return at if scope is not None and step in scope.path() else max(at - 1, 0)
 

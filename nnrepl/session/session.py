@@ -63,6 +63,7 @@ class TapeSession(Standing):
         on_load: Told the path of another program that is about to start; returns a line for the user, or "".
         files: The program's files; None where there is no program that was read from any.
         debuggee: The program, which takes what is typed as its next lines; None where there is none that can.
+        outer: The session from which one has gone inside of an op; None outside of all.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class TapeSession(Standing):
         self.lookout = Lookout(self)
         self.passing = Passing(lambda: natively.tripped(self))
         self.level = 0
-        self.function = None
+        self.function = self.scouts = None
         self.work: list[Work] = []
         self.codes = SourceChanges()
         self.files: Files | None = None
@@ -94,12 +95,13 @@ class TapeSession(Standing):
         self.opening: Opening | None = None
         self.stood: int | None = None
         self.surprises = self.alarms = self.wary = 0
-        self.scouts = None
+        self.awaited = []
         self.predicting = False
-        self.many = 1
+        self.many, self.openings = 1, 0
         self.keeping = Keeping()
         self._history: History | None = None
         self.process = this_process()
+        self.outer: TapeSession | None = None
         self.debuggee: TakesCells | None = None
 
     # -- the program's side ------------------------------------------------------------------------------
@@ -365,6 +367,7 @@ class TapeSession(Standing):
         failed: bool = False,
     ) -> None:
         if self.waits and not failed and closed.is_closed_at(self.tape, position):
+            self.stops.recount(self.lookout.counted if hits else {})  # the command comes by them once more
             closed.open_at(self, position)
         before, self.cursor = self.cursor, position
         timeline = self.changes.timelines.current

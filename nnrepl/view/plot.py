@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from nnrepl.classes import dataclass
 from nnrepl.view.tensor import number
 from nnrepl.view.ticks import tick_text, ticks
 
@@ -26,11 +26,13 @@ class Curve:
         title: What they are.
         places: The number of the step of each value.
         values: One for each.
+        unit: What the numbers count, if not steps.
     """
 
     title: str
     places: Sequence[int]
     values: Sequence[float]
+    unit: str = "step"
 
     @property
     def finite(self) -> list[tuple[int, float]]:
@@ -51,10 +53,11 @@ class Plot:
         self._rows = ticks(min(drawn), max(drawn), 5) if drawn else [0.0, 1.0]
         places = [place for curve in curves for place in curve.places]
         self._first, self._last = min(places), max(places)
+        self._unit = curves[0].unit
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         labels = [tick_text(tick) for tick in self._rows]
-        margin = max(*map(len, labels), 4) + 1
+        margin = max(*map(len, labels), len(self._unit)) + 1
         width = max(min(options.max_width - margin - 2, 100), 4)
         plain = console.color_system is None or bool(console.no_color)
         for at, curve in enumerate(self._curves):
@@ -83,10 +86,10 @@ class Plot:
         if not finite:
             return text
         place, value = finite[-1]
-        text.append(f"   last {number(value)} (step {place})", style="dim")
+        text.append(f"   last {number(value)} ({curve.unit} {place})", style="dim")
         ends = [("lowest", min(finite, key=lambda one: one[1])), ("highest", max(finite, key=lambda one: one[1]))]
         for word, (place, value) in ends[: 1 if several else 2]:
-            text.append(f" · {word} {number(value)} (step {place})", style="dim")
+            text.append(f" · {word} {number(value)} ({curve.unit} {place})", style="dim")
         return text
 
     def _down(self, value: float) -> float:
@@ -145,4 +148,4 @@ class Plot:
             at = min(round((width - 1) * self._across(place)) + 1, width + 1 - len(label))
             if not "".join(line[max(at - 1, 0) : at + len(label) + 1]).strip():
                 line[at : at + len(label)] = label
-        return Text("step".rjust(margin) + "".join(line).rstrip(), style="dim", no_wrap=True)
+        return Text(self._unit.rjust(margin) + "".join(line).rstrip(), style="dim", no_wrap=True)
