@@ -19,7 +19,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.classes import dataclass
-from nnrepl.record import opaque, titles, trees
+from nnrepl.record import aside, opaque, titles, trees
 from nnrepl.record.mirror import mirrored
 from nnrepl.record.quiet import quietly
 from nnrepl.record.recorder import Recorder, ready
@@ -420,7 +420,7 @@ def caller(original: Callable[..., Any]) -> Callable[..., Any]:
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         recorder = ready()
         if recorder is None:
-            opaque.pass_on((args, kwargs))
+            aside.pass_on((args, kwargs))
             return original(self, *args, **kwargs)
         fun, *others = gc.get_referents(self)[1:]
         known = recorder.customized.get(id(self), (self, set()))[1]

@@ -81,6 +81,9 @@ class Exchanging(Protocol):
     def exchange(self, old: Value, new: Value) -> None:
         """Take from `new` what was to be taken from `old`."""
 
+    def image(self, value: Value) -> Value:
+        """Return what stands for a value now."""
+
 
 class Mirrored(Protocol):
     """A second run, in which the changes of the first one are made again."""
