@@ -12,11 +12,12 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record.data import Data, construct
 from nnrepl.record.dot import Primitive, parse_dot
 from nnrepl.tape import DrawnKey, Leaf, Op, Value

@@ -13,12 +13,12 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record import opaque, titles, trees
 from nnrepl.record.mirror import mirrored
 from nnrepl.record.quiet import quietly

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record import trees
 from nnrepl.record.native import Call
 from nnrepl.record.numbering import called_from

@@ -10,13 +10,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from operator import is_
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record.again import InsideAgain
 from nnrepl.record.caller import Caller
 from nnrepl.record.gradient_call import GradientCall, RepeatedPass, make_call, swept

@@ -9,11 +9,12 @@ and did arrays enter from nowhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record.account import Account, account
 from nnrepl.record.batches import all_same_bits, batches, same_bits
 from nnrepl.record.custom import replay

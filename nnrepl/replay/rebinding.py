@@ -13,12 +13,12 @@ import linecache
 import sys
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from types import FrameType, FunctionType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record import segments as sources
 from nnrepl.record.objects import object_of
 from nnrepl.record.renamed import PATHS, operands

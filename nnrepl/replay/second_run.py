@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nnrepl.classes import dataclass
 from nnrepl.replay.match import Plan
 from nnrepl.replay.rebinding import Rebinding, lies_inside
 from nnrepl.tape import Op, Value

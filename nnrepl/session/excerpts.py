@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nnrepl.classes import dataclass
 from nnrepl.record import segments as sources
 from nnrepl.session import places
 from nnrepl.session.errors import UserError

@@ -5,12 +5,13 @@ from __future__ import annotations
 import linecache
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import count
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record.bounds import outside
 from nnrepl.record.custom import in_first_run, in_own_vjp
 from nnrepl.record.intake import RECORDING

@@ -347,7 +347,7 @@ def test_two_models_are_told_apart_in_every_command(tmp_path: Any) -> None:
     assert bias == "(1,)"
 
 
-IN_TURN = """
+MLP = """
 import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
 class MLP(nn.Module):
     def __init__(self):
@@ -357,6 +357,10 @@ class MLP(nn.Module):
         for layer in self.layers[:-1]:
             x = mx.tanh(layer(x))
         return self.layers[-1](x)
+"""
+IN_TURN = (
+    MLP
+    + """\
 def run(number):
     mx.random.seed(number)
     model = MLP()
@@ -372,6 +376,7 @@ kept = []
 for number in range(3):
     kept.append({"model": run(number)})
 """
+)
 
 
 @pytest.mark.parametrize("native", ["off", "on"])
@@ -394,16 +399,9 @@ def test_models_that_are_trained_in_turn_are_each_the_one_that_its_run_calls_mod
     assert "5#" in end
 
 
-SOLVED = """
-import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
-class MLP(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layers = [nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 1)]
-    def __call__(self, x):
-        for layer in self.layers[:-1]:
-            x = mx.tanh(layer(x))
-        return self.layers[-1](x)
+SOLVED = (
+    MLP
+    + """\
 class Solver:
     def __init__(self, model, opt, number):
         self.model, self.opt, self.number = model, opt, number
@@ -424,6 +422,7 @@ for number in range(3):
     model = run(number)
     kept.append({"model": model})
 """
+)
 
 
 def test_the_update_of_each_model_in_turn_is_looked_at(tmp_path: Path) -> None:
