@@ -285,7 +285,8 @@ class Rerun(Composite):
             return invoke(self.fun, args, kwargs)
 
         lines = () if self.block is None or self.repeats is not None else self.block.lines
-        with mirrored(recorder, self.ops, dict(zip(self.inputs, leaves)), lines):
+        depths = (0 if op.scope is None else op.scope.depth + 1, len(recorder.stack.frames()))
+        with mirrored(recorder, self.ops, list(zip(self.inputs, leaves)), lines, None if self.repeats else depths):
             again = self.run_again(recorder, op, leaves, call)
         # A run that follows a tape has found out by now which leaves of the tape they are.
         leaves = [_unedited(recorder, recorder.live[id(mark)]) for mark in marks]
@@ -390,6 +391,14 @@ def in_second_run(op: Op) -> bool:
     """Whether an op was made when a function ran for the second time."""
     forward = op.tape.notes.belonging.get(op)
     return forward is not None and bool(forward.args) and isinstance(forward.args[0], Rerun)
+
+
+def in_own_vjp(tape: Tape, position: int | None) -> bool:
+    """Whether the op at a position is made by a custom function's own `vjp`: its lines run once, whatever runs twice
+    around the function."""
+    op = tape.ops[position] if position is not None and position < len(tape) else None
+    forward = None if op is None else tape.notes.belonging.get(op)
+    return forward is not None and bool(forward.args) and isinstance(forward.args[0], Custom)
 
 
 def first_run_of(tape: Tape, position: int) -> int:
