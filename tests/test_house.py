@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from nnrepl.ops import ENTRIES
+from tests.record.samples import SAMPLES
 from tests.support import ROOT
 
 FILES = sorted((ROOT / "nnrepl").rglob("*.py"))
@@ -89,3 +91,49 @@ def test_a_class_is_called_like_no_other() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 where.setdefault(node.name, []).append(str(file.relative_to(ROOT)))
     assert not {name: files for name, files in where.items() if len(files) > 1}
+
+
+NAMED = {
+    "doing": ({"matmul"}, "how Python writes it: a @ b"),
+    "words": ({"matmul", "getitem", "transpose"}, "how Python writes it: a @ b, a[i], a.T"),
+    "in_place": ({"matmul", "getitem"}, "how Python writes it, in the source of the program"),
+    "failed_call": ({"matmul", "addmm", "stack", "concatenate", "reshape"}, "each asks another thing of shapes"),
+    "taken_apart": ({"stack"}, "an attribute of the recorder"),
+    "activations": ({"astype", "maximum", "sigmoid", "tanh"}, "a unit that is dead or saturated"),
+    "arrears": ({"add"}, "a sum of gradients over steps"),
+    "axes": ({"add", "subtract", "multiply", "divide", "matmul", "reshape", "fast.rope", "fast.rms_norm",
+              "fast.layer_norm", "fast.scaled_dot_product_attention"}, "how an attention is written"),
+    "frozen_parts": ({"astype"}, "a cast to whole numbers"),
+    "gradient_findings": ({"maximum", "softmax"}, "a ReLU, a router"),
+    "kept_out": ({"stop_gradient"}, "what it is about"),
+    "own_numbers": ({"add", "addmm", "divide", "multiply", "subtract"}, "a number of the program's own in it"),
+    "picks": ({"fast.cross_entropy", "log", "multiply", "softmax", "take_along_axis"}, "how a loss is written"),
+    "precision": ({"astype"}, "a cast"),
+    "program_findings": ({"addmm", "matmul"}, "a layer"),
+    "results": ({"add", "divide", "multiply", "negative", "subtract"}, "how an update is written"),
+    "shares": ({"sigmoid", "softmax"}, "how its sentence calls what a loss takes"),
+    "signs": ({"abs", "divide", "logaddexp", "multiply", "negative", "positive", "power", "square", "subtract"},
+              "how a loss is written"),
+    "update_findings": ({"add", "subtract"}, "how an update is written"),
+    "wholes": ({"add", "multiply", "negative", "subtract"}, "done again in whole numbers of any size"),
+}  # fmt: skip
+"""The files of `explain/` in which ops are named, which, and what for: this list may become shorter, and no longer.
+
+What an op is stands in `ops/`, as its traits; whoever adds one writes them there, and all questions know it."""
+
+
+def test_ops_are_named_in_their_own_room() -> None:
+    names = set(ENTRIES) | {key.removeprefix("mx.") for key in SAMPLES}
+    found: dict[str, set[str]] = {}
+    for file in (ROOT / "nnrepl" / "explain").rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        nodes = [call.args[0] for call in ast.walk(tree) if isinstance(call, ast.Call) and call.args
+                 and isinstance(call.func, ast.Name) and call.func.id == "Node"]  # fmt: skip
+        kinds = [part for sides in ast.walk(tree) if isinstance(sides, ast.Compare)
+                 and isinstance(sides.left, ast.Attribute) and sides.left.attr == "kind"
+                 for part in ast.walk(sides)]  # fmt: skip
+        other = {id(node) for node in (*nodes, *kinds)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and node.value in names and id(node) not in other:
+                found.setdefault(file.stem, set()).add(node.value)
+    assert found == {name: which for name, (which, _) in NAMED.items()}

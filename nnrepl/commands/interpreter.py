@@ -112,7 +112,7 @@ class Interpreter:
             self._collect(line.strip())
             return None
         if not self._waited:
-            self.session.many = 1
+            self.session.many, self.session.openings = 1, 0
         if line.strip() and not self._waited:
             self.typed.append(line.strip())
         self._waited = False

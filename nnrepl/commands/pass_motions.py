@@ -27,7 +27,7 @@ PLOTTED = Grammar("EXPR [EXPR ...] [TIMELINE ...]", lambda text: bool(text), "na
 def plot(it: Interpreter, text: str) -> RenderableType | None:
     """Draw an expression over the training steps: `plot loss`, `plot mx.abs(grad(layers.0.weight)).max()`.
 
-    It is evaluated as it stands after the last gradient call of each step (before the first update, after each); a
+    It is evaluated as it stands after the last gradient call of each step (before the first update, after each one); a
     variable that gets the step's value later, at the step's end. Steps that do not have it, or only an earlier step's,
     are left out; so are those that ran natively and are closed, but for their losses, and that is said.
     `plot loss, val_loss` or `plot loss val_loss` draws several over each other, `plot loss 1 2` the same in timelines

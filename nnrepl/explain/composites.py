@@ -14,10 +14,10 @@ from nnrepl.explain.explanation import Explanation, Symbol, most_telling, origin
 from nnrepl.explain.known import entry_for
 from nnrepl.explain.links import LeftOut, TensorLine, Told
 from nnrepl.explain.look import Look
-from nnrepl.explain.loss_functions import largest_loss, loss_case
+from nnrepl.explain.loss_functions import LossCall, LossEnd, back_through, end_of, largest_loss, loss_call
 from nnrepl.explain.taught import RuleText
 from nnrepl.ops import Trait, has
-from nnrepl.ops.case import Case, epsilon_of
+from nnrepl.ops.case import epsilon_of
 from nnrepl.ops.evaluated import Evaluated, Line, worked_out
 from nnrepl.ops.expression import Node, quantity
 from nnrepl.ops.layers import ACTIVATIONS, LAYERS, LOSSES, Whole
@@ -106,14 +106,14 @@ def explain_call(session: Reading, call: CompositeCall) -> Explanation:
     span = f"{first.label}" if first is last else f"{first.label} to {last.label}"
     kind = f", {call.kind}" if call.kind else ""
     found = Explanation(None, title=f"{call.title}{kind}: {span}, {where}")
-    whole, case = _known(call), None
+    whole, made_by = _known(call), None
     results = _results(call)
     taken = sorted(_taken(call), key=_is_parameter)
     names = Names([value for op in call.ops for value in (*op.inputs, *op.outputs)], results)
     cross_entropy = surprise.find(call.ops) if whole is LOSSES["cross_entropy"] else None
     if whole is not None:
-        case = _loss_case(look, call, whole, results, names)
-        found.rule = _rule(call, whole if cross_entropy is None else cross_entropy.rule, case, results, names)
+        made_by = _loss_call(look, call, whole, results, names)
+        found.rule = _rule(call, whole if cross_entropy is None else cross_entropy.rule, made_by, results, names)
         found.words = taught.of_whole(whole)
     else:
         found.words = perhaps(_makes(call, results, taken, names))
@@ -124,13 +124,14 @@ def explain_call(session: Reading, call: CompositeCall) -> Explanation:
         row = surprise.largest(look, cross_entropy)
         found.worked = [*surprise.forward(look, cross_entropy, row, names), *_reduced(look, call, names)]
         found.as_a_whole = surprise.whole_backward(look, cross_entropy, row, names)
-    elif case is not None:
-        largest = largest_loss(look, case)
+    elif made_by is not None:
+        largest = largest_loss(look, made_by)
         found.worked = [*largest, *(_reduced(look, call, names) if largest else [])]
+        found.as_a_whole = back_through(look, made_by, names)
     elif whole is not None:
         found.worked = _by_its_text(look, call, whole, taken, results, names) or _heart(look, call, names)
     # What has been worked out with numbers needs no list of its ops where these are MLX's own.
-    shown_whole = bool(found.worked) and (cross_entropy is not None or case is not None or len(call.ops) <= _FEW)
+    shown_whole = bool(found.worked) and (cross_entropy is not None or made_by is not None or len(call.ops) <= _FEW)
     found.parts = [] if shown_whole else _steps(session, look, call, names, brief=bool(found.worked))
     found.ways = _effect(look, session, [*results[:1], *taken], names)
     found.notes += say(_further(session, call, names, taken), _sizes([*found.steps, *found.chain]))
@@ -153,18 +154,20 @@ def _makes(call: CompositeCall, results: list[Value], taken: list[Value], names:
         f"{_made_of(taken, names)}."))  # fmt: skip
 
 
-def _rule(call: CompositeCall, whole: Whole, case: Case | None, results: list[Value], names: Names) -> list[RuleText]:
+def _rule(
+    call: CompositeCall, whole: Whole, made_by: LossCall | None, results: list[Value], names: Names
+) -> list[RuleText]:
     """Return what a known call computes, without the parameters that it has not; of a loss how it is reduced."""
     own = call.scope.owner
     absent = [one for one in ("bias", "weight") if call.kind and isinstance(own, dict) and one not in own]
-    end, weighing, is_reduced = _end(call, results)
-    left = "y" if end is None else names(end)
-    weight = "" if weighing is None else names(weighing)
-    end_rule = [taught.reduced_rule(call.ops[-1], left, names)] if is_reduced else []
+    end = _end(call, results)
+    left = "y" if end.losses is None else names(end.losses)
+    weight = "" if end.weights is None else names(end.weights)
+    end_rule = [taught.reduced_rule(call.ops[-1], left, names)] if end.is_reduced else []
     told = (
         taught.call_rules(whole, absent, left, weight, _symbols(call, names))
-        if case is None
-        else taught.loss_rules(case, left, weight)
+        if made_by is None
+        else taught.loss_rules(made_by.case, left, weight)
     )
     return [*told, *end_rule]
 
@@ -178,33 +181,17 @@ def _symbols(call: CompositeCall, names: Names) -> dict[str, str]:
     return {**known, "x": names(given[0])} if len(given) == 1 else known
 
 
-def _end(call: CompositeCall, results: list[Value]) -> tuple[Value | None, Value | None, bool]:
-    """Return the losses before they are reduced (of a layer, its result), the weights that they were multiplied by, and
-    whether they are reduced."""
-    last = call.ops[-1]
-    reduced = not call.kind and last.name in ("mean", "sum") and last.scope is not None and (
-        last.scope.code.co_name == "_reduce") and bool(last.inputs)  # fmt: skip
-    end = last.inputs[0] if reduced else results[0] if results else None
-    return end, _weighing(call, end), reduced
+def _end(call: CompositeCall, results: list[Value]) -> LossEnd:
+    """Return how a call ends: of a layer, with its result."""
+    if call.kind:
+        return LossEnd(results[0] if results else None, None, False)
+    return end_of(call.scope, call.ops, results)
 
 
-def _loss_case(look: Look, call: CompositeCall, whole: Whole, results: list[Value], names: Names) -> Case | None:
+def _loss_call(look: Look, call: CompositeCall, whole: Whole, results: list[Value], names: Names) -> LossCall | None:
     """Return the call of a loss function with what it was called with, where its rule can be computed."""
-    end, weighing, _ = _end(call, results)
-    made = end.op if end is not None else None
-    if weighing is not None and made is not None:
-        end = next(value for value in made.inputs if value is not weighing)
-    return None if end is None else loss_case(look, whole, call.scope, call.ops, end, names)
-
-
-def _weighing(call: CompositeCall, end: Value | None) -> Value | None:
-    """Return the weights by which the losses of cross-entropies are multiplied at their end."""
-    made = end.op if end is not None else None
-    if call.scope.code.co_name not in ("cross_entropy", "binary_cross_entropy") or made is None or call.kind:
-        return None
-    own = set(call.ops)
-    given = [value for value in made.inputs if value.op not in own]
-    return given[0] if made.name == "multiply" and len(made.inputs) == 2 and len(given) == 1 else None
+    end = _end(call, results).bare
+    return None if end is None else loss_call(look, whole, call.scope, call.ops, end, names)
 
 
 def _by_its_text(
@@ -249,7 +236,7 @@ def _heart(look: Look, call: CompositeCall, names: Names) -> list[Evaluated]:
     place = most_telling(look, value)
     worked = in_numbers.forward(look, op, entry, value, place, names)
     told: list[Evaluated] = [] if worked is None else [worked]
-    product = op.inputs[0].op if op.name == "add" and op.inputs else None
+    product = op.inputs[0].op if has(op.name, Trait.SUM) and op.inputs else None
     inner = entry_for(product) if product in call.ops and product is not None else None
     if product is None or inner is None or product.outputs[0].shape != value.shape or not told:
         return told
@@ -284,7 +271,12 @@ def _reduced(look: Look, call: CompositeCall, names: Names) -> list[Evaluated]:
     """Return what becomes of the losses of the rows at the end of a loss function."""
     last = call.ops[-1]
     entry = entry_for(last)
-    if last.name not in ("mean", "sum") or not last.inputs or last.outputs[0].size != 1 or entry is None:
+    if (
+        not has(last.name, Trait.AVERAGES, Trait.TOTALS)
+        or not last.inputs
+        or last.outputs[0].size != 1
+        or entry is None
+    ):
         return []
     worked = in_numbers.forward(look, last, entry, last.outputs[0], (0,) * len(last.outputs[0].shape), names)
     return [] if worked is None else [worked]

@@ -1,24 +1,92 @@
-"""Loss functions: one of mlx.nn.losses as a whole, from what it was called with: its rule, and one of its numbers."""
+"""Loss functions: one of mlx.nn.losses as a whole, from what it was called with: its rule, and one of its numbers, in
+both directions."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nnrepl.classes import dataclass
 from nnrepl.explain.cases import Names, operand
-from nnrepl.explain.elements import telling_of
+from nnrepl.explain.elements import Index, telling, telling_of
 from nnrepl.explain.look import Look
-from nnrepl.ops import worked
+from nnrepl.ops import Trait, has, worked
 from nnrepl.ops.case import Case, Operand
-from nnrepl.ops.entry import COMPOSITE, Entry
+from nnrepl.ops.entry import COMPOSITE
 from nnrepl.ops.evaluated import Evaluated, worked_out
-from nnrepl.ops.layers import Whole
+from nnrepl.ops.layers import LOSSES, Whole
+from nnrepl.ops.numbers import element
+from nnrepl.ops.pointwise import described
 from nnrepl.ops.reader import parse, readable
 from nnrepl.session.expressions import aside
-from nnrepl.tape import Activation, Op, Value
+from nnrepl.tape import Activation, Op, Pass, Value
+
+_FILE = "mlx/nn/losses.py"
+_WEIGHED = ("cross_entropy", "binary_cross_entropy")
 
 
-def loss_case(look: Look, whole: Whole, scope: Activation, ops: list[Op], end: Value, names: Names) -> Case | None:
-    """Return a call of a loss function, as its arithmetic needs it; None where its rule can only be read.
+@dataclass(frozen=True, slots=True)
+class LossEnd:
+    """How a call of a loss function ends.
+
+    Attributes:
+        losses: The losses, weighted but not reduced.
+        weights: What they were multiplied by; None if by nothing.
+        is_reduced: Whether the last op reduces them.
+    """
+
+    losses: Value | None
+    weights: Value | None
+    is_reduced: bool
+
+    @property
+    def bare(self) -> Value | None:
+        """The losses before they are multiplied by weights."""
+        made = self.losses.op if self.losses is not None else None
+        if self.weights is None or made is None:
+            return self.losses
+        return next(value for value in made.inputs if value is not self.weights)
+
+
+def end_of(scope: Activation, ops: Sequence[Op], results: Sequence[Value]) -> LossEnd:
+    """Return how a call of a function that made some ops ends; its results are those that are used outside."""
+    last = ops[-1]
+    reduced = has(last.name, Trait.AVERAGES, Trait.TOTALS) and last.scope is not None and (
+        last.scope.code.co_name == "_reduce") and bool(last.inputs)  # fmt: skip
+    end = last.inputs[0] if reduced else results[0] if results else None
+    return LossEnd(end, _weighing(scope, ops, end), reduced)
+
+
+def _weighing(scope: Activation, ops: Sequence[Op], end: Value | None) -> Value | None:
+    """Return the weights by which the losses of cross-entropies are multiplied at their end."""
+    made = end.op if end is not None else None
+    if scope.code.co_name not in _WEIGHED or made is None:
+        return None
+    own = set(ops)
+    given = [value for value in made.inputs if value.op not in own]
+    return given[0] if has(made.name, Trait.MULTIPLIES) and len(made.inputs) == 2 and len(given) == 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class LossCall:
+    """One call of a loss function, whose rule can be computed.
+
+    Attributes:
+        whole: The function.
+        case: The call, as its arithmetic needs it.
+        given: Its arguments that are tensors, by name.
+        losses: What it makes, before that is weighted and reduced.
+    """
+
+    whole: Whole
+    case: Case
+    given: Mapping[str, Value]
+    losses: Value
+
+
+def loss_call(look: Look, whole: Whole, scope: Activation, ops: Sequence[Op], end: Value, names: Names
+              ) -> LossCall | None:  # fmt: skip
+    """Return a call of a loss function; None where its rule can only be read.
 
     Args:
         end: The losses, before they are weighted and reduced.
@@ -26,23 +94,33 @@ def loss_case(look: Look, whole: Whole, scope: Activation, ops: list[Op], end: V
     first = ops[0]
     code = scope.code
     arguments = code.co_varnames[: code.co_argcount]
-    given = {name: first.tape.bindings.held(scope, name, first.position) for name in arguments}
-    text = whole.text_for(given)
-    if whole.row is None or not readable(text) or any(_refused(one) for one in (*given.values(), end)):
+    # An array that no op has taken yet when the call begins: the leaf that it will be.
+    kept = {name: first.tape.bindings.held(scope, name, first.position) for name in arguments}
+    given = {name: look.session.lookup.frames.taken(thing) for name, thing in kept.items()}
+    told = whole.called_with(given)
+    if told.row is None or not readable(told.text) or any(_refused(one) for one in (*given.values(), end)):
         return None
-    formula = parse(text)
-    used = {symbol for node in (formula.main, *(node for _, node in formula.where)) for symbol in node.symbols()}
+    used, defined = _symbols(told)
     operands = {one.canonical: operand(look, one, names) for one in given.values() if isinstance(one, Value)}
     bound = {
         name: operands[one.canonical] if isinstance(one, Value) else one
         for name, one in given.items()
         if name in used or name == "axis"
     }
-    defined = {name for name, _ in formula.where} | {"π", "n", "j"}
     if not used - defined <= bound.keys() or not all(_is_known(one) for one in bound.values()):
         return None
-    entry = Entry(whole.name, text, whole.words, None, kind=COMPOSITE, row=whole.row)
-    return Case(entry, bound, [operand(look, end, names)])
+    entry = described(told.name, told.text, told.slopes, told.words, parameters=", ".join(bound), row=told.row,
+                      kind=COMPOSITE)  # fmt: skip
+    case = Case(entry, bound, [operand(look, end, names)])
+    return LossCall(told, case, {name: one for name, one in given.items() if isinstance(one, Value)}, end)
+
+
+def _symbols(whole: Whole) -> tuple[set[str], set[str]]:
+    """Return the symbols of a rule and its slopes, and those that it defines itself."""
+    formulas = [parse(text) for text in (whole.text, *whole.slopes.values())]
+    trees = [node for formula in formulas for node in (formula.main, *(node for _, node in formula.where))]
+    defined = {name for formula in formulas for name, _ in formula.where}
+    return {symbol for node in trees for symbol in node.symbols()}, defined | {"π", "n", "j", "g", "y"}
 
 
 def _refused(given: Any) -> bool:
@@ -53,13 +131,81 @@ def _is_known(given: Any) -> bool:
     return isinstance(given, (Operand, bool, int, float))
 
 
-def largest_loss(look: Look, case: Case) -> list[Evaluated]:
+def largest_loss(look: Look, call: LossCall) -> list[Evaluated]:
     """Return the largest of the losses, worked out; nothing where that does not come to MLX's number."""
-    losses = case.y[0]
+    losses = call.case.y[0]
     if not losses.size:
         return []
     with aside():
         place = telling_of(look, losses.array)
-        line = worked.forward(case, place)
+        line = worked.forward(call.case, place)
         found = worked_out(line, losses, place)
     return [] if found is None else [found]
+
+
+def back_through(look: Look, call: LossCall, names: Names) -> list[Evaluated]:
+    """Return one element of the gradient that reaches the first argument that has one; nothing where none was taken, or
+    where more arrives there than from this call."""
+    for symbol, value in call.given.items():
+        gradient, arrived = _gradients(call, value)
+        if symbol in call.whole.slopes and gradient is not None and arrived is not None and gradient.size:
+            return _back(look, call, value, gradient, arrived, telling(look, gradient), names)
+    return []
+
+
+def _gradients(call: LossCall, value: Value) -> tuple[Value | None, Value | None]:
+    """Return the last gradient of an argument, and that of the losses in the same pass."""
+    for pass_ in reversed(call.losses.op.tape.passes if call.losses.op is not None else []):
+        own, arrived = pass_.grads.get(value.canonical), pass_.grads.get(call.losses.canonical)
+        if own and arrived:
+            return own[-1], arrived[-1]
+    return None, None
+
+
+def _back(
+    look: Look, call: LossCall, value: Value, gradient: Value, arrived: Value, place: Index, names: Names
+) -> list[Evaluated]:
+    if gradient.refusal or arrived.refusal or arrived.shape != call.losses.shape:
+        return []
+    look.see([*call.given.values(), call.losses, arrived, gradient])
+    call.case.g = [operand(look, arrived, names)]
+    left = element(names(gradient), place)
+    with aside():
+        lines = [
+            worked.backward(call.case, symbol, left, place)
+            for symbol, one in call.given.items()
+            if one.canonical is value.canonical
+        ]
+        found = worked_out(lines[0], operand(look, gradient, names), place) if len(lines) == 1 else None
+    return [] if found is None else [found]
+
+
+def calls_in(pass_: Pass | None) -> dict[Activation, list[Op]]:
+    """Return the calls of MLX's loss functions in a pass, with their forward ops."""
+    calls: dict[Activation, list[Op]] = {}
+    for op in () if pass_ is None else pass_.forward:
+        for step in op.scope.path() if op.scope is not None else ():
+            if step.code.co_name in LOSSES and step.code.co_filename.replace("\\", "/").endswith(_FILE):
+                calls.setdefault(step, []).append(op)
+    return calls
+
+
+def back_to(look: Look, gradient: Value, place: Index, names: Names) -> tuple[Whole, list[Evaluated]] | None:
+    """Return the loss function whose argument a gradient is of, and one element of it worked out by its rule; None
+    where there is none, or more arrives there."""
+    of = gradient.gradient_of
+    if of is None or gradient.op is None:
+        return None
+    for scope, ops in calls_in(gradient.op.pass_).items():
+        if any(taken.canonical is of for op in ops for taken in op.inputs):
+            own = set(ops)
+            made = [value for op in ops for value in op.outputs if not any(user in own for user in value.consumers)]
+            end = end_of(scope, ops, made[::-1]).bare
+            whole = LOSSES[scope.code.co_name]
+            call = None if end is None else loss_call(look, whole, scope, ops, end, names)
+            arrived = None if call is None else gradient.op.pass_.grads.get(call.losses.canonical)
+            if call is not None and arrived and len(ops) > 1:
+                found = _back(look, call, of, gradient, arrived[-1], place, names)
+                if found:
+                    return call.whole, found
+    return None

@@ -31,7 +31,7 @@ _copy = mx.array.__copy__
 
 
 class InnerSession(TapeSession):
-    """A person's place on a tape beside the program's."""
+    """The user's place on a tape beside the program's."""
 
     outer: TapeSession
 
@@ -50,7 +50,7 @@ class InsideNames(ProgramNames):
 
 
 class InsideSession(InnerSession):
-    """A person's place inside of one op.
+    """The user's place inside of one op.
 
     Attributes:
         opened: The op that was opened.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import field, replace
 from typing import Any
 
 from nnrepl.classes import dataclass
@@ -21,18 +21,23 @@ class Whole:
         text: Its rule.
         words: What it means.
         row: Of a loss function: which numbers of its arguments belong together.
-        options: Rules for other options: the option, its value, the rule.
+        slopes: Of a loss function: by argument, how the gradient of a loss passes to it; `g` is that gradient.
+        options: What holds with other options: the option, its value, the rule and the slopes.
     """
 
     name: str
     text: str
     words: str
     row: Row | None = None
-    options: tuple[tuple[str, Any, str], ...] = ()
+    slopes: Mapping[str, str] = field(default_factory=dict)
+    options: tuple[tuple[str, Any, str, Mapping[str, str]], ...] = ()
 
-    def text_for(self, given: Mapping[str, Any]) -> str:
-        """Return the rule of a call with some arguments."""
-        return next((text for name, value, text in self.options if given.get(name) == value), self.text)
+    def called_with(self, given: Mapping[str, Any]) -> Whole:
+        """Return it as it is in a call with some arguments."""
+        for name, value, text, slopes in self.options:
+            if given.get(name) == value:
+                return replace(self, text=text, slopes=slopes, options=())
+        return self
 
 
 def _each(bound: Mapping[str, Any], rank: int) -> list[int]:
@@ -43,51 +48,100 @@ def _each(bound: Mapping[str, Any], rank: int) -> list[int]:
 _EACH = Row(_each)
 
 
+def _both(first: str, slope: str, second: str = "targets", where: str = "") -> dict[str, str]:
+    """Return the slopes of what depends on a difference: one argument gets the gradient, the other minus it."""
+    return {first: f"{slope}{where}", second: f"−{slope}{where}"}
+
+
+_AHEAD = "[margin − targets · (inputs1 − inputs2) ≥ 0]"
+_NEAR = "near = (Σ |anchors − positives|^p + eps)^(1 / p)"
+_FAR = "far = (Σ |anchors − negatives|^p + eps)^(1 / p)"
+_ROOTS = "near = √(Σ (anchors − positives)² + eps),  far = √(Σ (anchors − negatives)² + eps)"
+_COUNTS = "g · [near − far + margin > 0]"
+_TO_NEAR = "sign(anchors − positives) · |anchors − positives|^(p − 1) · near^(1 − p)"
+_TO_FAR = "sign(anchors − negatives) · |anchors − negatives|^(p − 1) · far^(1 − p)"
+_LENGTHS = "a = √(Σ x1²),  b = √(Σ x2²)"
+_SPREAD_OUT = {
+    "inputs": "−g · (targets − inputs) / v,  v = max(vars, eps)",
+    "targets": "g · (targets − inputs) / v,  v = max(vars, eps)",
+    "vars": "g · 0.5 · (1 − (targets − inputs)² / v) / v · [vars > eps],  v = max(vars, eps)",
+}
+_SHRINKS = "in proportion to the error, beyond that always the same"
+
 LOSSES: dict[str, Whole] = {
     "mse_loss": Whole("mean squared error", "(predictions − targets)²",
-                      "How far off the predictions are: large errors count more, because they are squared.", _EACH),
+                      "How far off the predictions are: large errors count more, because they are squared. Backwards: "
+                      "twice the error, so that the farther off, the harder the pull.", _EACH,
+                      _both("predictions", "g · 2 · (predictions − targets)")),
     "l1_loss": Whole("mean absolute error", "|predictions − targets|",
-                     "How far off the predictions are; the gradient has the same size however large the error is.",
-                     _EACH),
+                     "How far off the predictions are. Backwards: the gradient has the same size however large the "
+                     "error is.", _EACH, _both("predictions", "g · sign(predictions − targets)")),
     "cross_entropy": Whole("cross-entropy", "−ln(share of the right answer),  shares = exp(logits) / Σ exp(logits)",
                            "How surprised the shares are by the right answer. Backwards: a logit gets its share, less "
                            "1 where it is the right answer, times what arrives."),
-    "binary_cross_entropy": Whole("binary cross-entropy",
-                                  "−(targets · ln(p) + (1 − targets) · ln(1 − p)),  p = 1 / (1 + exp(−inputs))",
-                                  "How surprised the probability p of yes is by what is so, 1 (yes) or 0 (no).", _EACH,
-                                  (("with_logits", False,
-                                    "−(targets · max(ln(inputs), −100) + (1 − targets) · max(ln(1 − inputs), −100))"),
-                                   )),
+    "binary_cross_entropy": Whole(
+        "binary cross-entropy", "−(targets · ln(p) + (1 − targets) · ln(1 − p)),  p = 1 / (1 + exp(−inputs))",
+        "How surprised the probability p of yes is by what is so, 1 (yes) or 0 (no). Backwards: what was said, less "
+        "what is so.", _EACH,
+        {"inputs": "g · (p − targets),  p = 1 / (1 + exp(−inputs))", "targets": "−g · inputs"},
+        (("with_logits", False, "−(targets · max(ln(inputs), −100) + (1 − targets) · max(ln(1 − inputs), −100))", {
+            "inputs": "−g · (targets / inputs · [ln(inputs) > −100] − (1 − targets) / (1 − inputs) · "
+                      "[ln(1 − inputs) > −100])",
+            "targets": "−g · (max(ln(inputs), −100) − max(ln(1 − inputs), −100))"}),)),
     "nll_loss": Whole("negative log-likelihood", "−inputs[targets]",
-                      "What goes in are logarithms of shares; the one of the right answer counts.",
-                      Row(last, reduces=True, whole=("inputs",))),
+                      "What goes in are logarithms of shares; the one of the right answer counts. Backwards: that one "
+                      "is to grow, the others get nothing (j counts the classes).",
+                      Row(last, reduces=True, whole=("inputs",)), {"inputs": "−g · [j = targets]"}),
     "kl_div_loss": Whole("Kullback-Leibler divergence", "Σ exp(targets) · (targets − inputs)",
-                         "How much one distribution differs from another, in units of surprise.", REDUCED),
+                         "How much one distribution differs from another, in units of surprise. Backwards: each "
+                         "logarithm is to grow by the share that is wanted.", REDUCED,
+                         {"inputs": "−g · exp(targets)", "targets": "g · exp(targets) · (targets − inputs + 1)"}),
     "smooth_l1_loss": Whole("smooth absolute error", "0.5 · d² / beta if |d| < beta else |d| − 0.5 · beta,  "
-                            "d = predictions − targets", "Squared for small errors, absolute for large ones.", _EACH),
+                            "d = predictions − targets",
+                            f"Squared for small errors, absolute for large ones. Backwards: {_SHRINKS}.", _EACH,
+                            _both("predictions", "g · (d / beta if |d| < beta else sign(d))",
+                                  where=",  d = predictions − targets")),
     "huber_loss": Whole("Huber loss", "0.5 · d² if |d| ≤ delta else delta · (|d| − 0.5 · delta),  d = inputs − targets",
-                        "Squared for small errors, absolute for large ones.", _EACH),
+                        f"Squared for small errors, absolute for large ones. Backwards: {_SHRINKS}.", _EACH,
+                        _both("inputs", "g · (d if |d| ≤ delta else delta · sign(d))",
+                              where=",  d = inputs − targets")),
     "hinge_loss": Whole("hinge loss", "max(1 − inputs · targets, 0)",
-                        "No loss where the answer is right by a margin of 1.", _EACH),
+                        "No loss where the answer is right by a margin of 1. Backwards: there nothing arrives, else "
+                        "towards the right side.", _EACH,
+                        {"inputs": "−g · targets · [1 − inputs · targets > 0]",
+                         "targets": "−g · inputs · [1 − inputs · targets > 0]"}),
     "log_cosh_loss": Whole("log-cosh loss", "ln(cosh(inputs − targets))",
-                           "Squared for small errors, absolute for large ones, smooth between.", _EACH),
-    "cosine_similarity_loss": Whole("cosine similarity",
-                                    "d / max(a · b, eps),  d = Σ x1 · x2,  a = √(Σ x1²),  b = √(Σ x2²)",
-                                    "The cosine of the angle between two vectors, a and b long: 1 where they "
-                                    "point the same way.", REDUCED),
-    "triplet_loss": Whole("triplet loss",
-                          "max(near − far + margin, 0),  near = (Σ |anchors − positives|^p + eps)^(1 / p),  "
-                          "far = (Σ |anchors − negatives|^p + eps)^(1 / p)",
-                          "What belongs together is to be nearer than what does not, by a margin.", REDUCED, (
-                              ("p", 2, "max(near − far + margin, 0),  near = √(Σ (anchors − positives)² + eps),  "
-                               "far = √(Σ (anchors − negatives)² + eps)"),)),
-    "gaussian_nll_loss": Whole("Gaussian negative log-likelihood",
-                               "0.5 · (ln(v) + (targets − inputs)² / v),  v = max(vars, eps)",
-                               "How unlikely the targets are under a bell curve of this mean and variance.", _EACH, (
-                                   ("full", True, "0.5 · (ln(v) + (targets − inputs)² / v) + 0.5 · ln(2 · π),  "
-                                    "v = max(vars, eps)"),)),
-    "margin_ranking_loss": Whole("margin ranking loss", "max(−targets · (inputs1 − inputs2) + margin, 0)",
-                                 "No loss where the right one is ahead by a margin.", _EACH),
+                           "Squared for small errors, absolute for large ones, smooth between. Backwards: the error, "
+                           "squeezed into −1 to 1.", _EACH, _both("inputs", "g · tanh(inputs − targets)")),
+    "cosine_similarity_loss": Whole(
+        "cosine similarity", f"d / max(a · b, eps),  d = Σ x1 · x2,  {_LENGTHS}",
+        "The cosine of the angle between two vectors, a and b long: 1 where they point the same way. Backwards: "
+        "towards the other vector, less what would only make this one longer.", REDUCED,
+        {"x1": f"g · (x2 / (a · b) − y · x1 / a² if a · b > eps else x2 / eps),  {_LENGTHS}",
+         "x2": f"g · (x1 / (a · b) − y · x2 / b² if a · b > eps else x1 / eps),  {_LENGTHS}"}),
+    "triplet_loss": Whole(
+        "triplet loss", f"max(near − far + margin, 0),  {_NEAR},  {_FAR}",
+        "What belongs together is to be nearer than what does not, by a margin. Backwards: where it is not, towards "
+        "the one and away from the other.", REDUCED,
+        {"anchors": f"{_COUNTS} · ({_TO_NEAR} − {_TO_FAR}),  {_NEAR},  {_FAR}",
+         "positives": f"−{_COUNTS} · {_TO_NEAR},  {_NEAR},  {_FAR}",
+         "negatives": f"{_COUNTS} · {_TO_FAR},  {_NEAR},  {_FAR}"},
+        (("p", 2, f"max(near − far + margin, 0),  {_ROOTS}", {
+            "anchors": f"{_COUNTS} · ((anchors − positives) / near − (anchors − negatives) / far),  {_ROOTS}",
+            "positives": f"−{_COUNTS} · (anchors − positives) / near,  {_ROOTS}",
+            "negatives": f"{_COUNTS} · (anchors − negatives) / far,  {_ROOTS}"}),)),
+    "gaussian_nll_loss": Whole(
+        "Gaussian negative log-likelihood", "0.5 · (ln(v) + (targets − inputs)² / v),  v = max(vars, eps)",
+        "How unlikely the targets are under a bell curve of this mean and variance. Backwards: towards the target, "
+        "the harder the surer it was (the smaller v).", _EACH, _SPREAD_OUT,
+        (("full", True, "0.5 · (ln(v) + (targets − inputs)² / v) + 0.5 · ln(2 · π),  v = max(vars, eps)",
+          _SPREAD_OUT),)),
+    "margin_ranking_loss": Whole(
+        "margin ranking loss", "max(−targets · (inputs1 − inputs2) + margin, 0)",
+        "No loss where the right one is ahead by a margin. Backwards: where it is not, the one is to grow and the "
+        "other to shrink.", _EACH,
+        {"inputs1": f"−g · targets · {_AHEAD}", "inputs2": f"g · targets · {_AHEAD}",
+         "targets": f"−g · (inputs1 − inputs2) · {_AHEAD}"}),
 }  # fmt: skip
 
 _WANTED = "−Σ {} · ln(shares),  shares = exp(logits) / Σ exp(logits)"

@@ -314,7 +314,7 @@ class _CallRestarts:
             yield recorder
 
     def reaches(self, position: int) -> bool:
-        """Whether what lies behind a position can run again: when the call is over nothing more comes."""
+        """Whether what comes after a position can run again: when the call is over nothing more comes."""
         return position < len(self._tape) and not self._call.lost
 
     def again(self, run: Run, codes: SourceChanges, things: Iterable[Any] = ()) -> tuple[Tape, ProgramNames]:

@@ -179,12 +179,15 @@ class InsideRecording:
         assert within is not None
         kind = GRADIENT_PASS if given.transform in GRADIENTS else within.kind
         pass_ = self.pass_ = Inside(recorder.tape, within.number, kind, self._title, self._start, self._start)
+        # Where its backward pass begins is known when the function has run: until then all of it is forward.
         pass_.transform, pass_.within, pass_.backward = given.transform, within, sys.maxsize
         pass_.scope, pass_.lasti, pass_.gives_loss = recorder.stack.scope, self._frame.f_lasti, ""
         for array, value, label, axis in zip(handed, given.primals, given.labels, given.axes):
             leaf = recorder.leaf(array, "input", label or None, value)
             self.leaves.append(leaf)
             self.own.add(leaf)
+            # `vmap_trace` (mlx/transforms.cpp) hands over tracers without the mapped axis: what is recorded is one
+            # sample, of the shape that the function sees, and `_spread` gives it that of all when the call is over.
             if axis is not None:
                 pass_.axes[leaf] = axis
                 pass_.size = value.shape[axis]
@@ -307,6 +310,7 @@ class InsideRecording:
         sample."""
         pass_, notes = self.pass_, self.recorder.tape.notes
         made = [value for op in pass_.ops if op.pass_ is pass_ for value in op.outputs]
+        # Weakly: what the program has put away is known again where it turns up, what it has dropped goes.
         there = [(weakref.ref(value.held), value) for value in made if value.held is not None]
         there += self._other_handles()
         for leaf in self.leaves:
@@ -375,7 +379,7 @@ class InsideRecording:
 
 def _lost(kind: Any) -> Any:
     """Return a kind of op or value of which no numbers can be had."""
-    if kind not in _LOST:
+    if kind not in _LOST:  # a class, since ops and values have no slot for what is so rare
         refusal = "its call failed before MLX computed it"
         _LOST[kind] = type(f"Lost{kind.__name__}", (kind,), {"__slots__": (), "refusal": refusal})
     return _LOST[kind]

@@ -284,7 +284,7 @@ class OpaqueCall:
         template = recorder.scan(args, inputs, frame)
         names = recorder.scan(kwargs, inputs, frame)
         given = trees.arrays((args, kwargs))
-        captured, recorder.captured = recorder.captured, {}
+        captured, recorder.captured = recorder.captured, {}  # what this one takes is noted apart, and handed on below
         overwrites, recorder.overwrites = recorder.overwrites, {}
         draws, state = recorder.draws, _RANDOM_STATE[0]
         inside = self._inside(args, kwargs, inputs, frame)
@@ -329,7 +329,7 @@ class OpaqueCall:
 
     def _drawn(self, state: mx.array, draws: Any) -> None:
         """Note that random numbers were drawn inside, if the state is another than before."""
-        if _RANDOM_STATE[0] is not state:
+        if _RANDOM_STATE[0] is not state:  # each draw puts another array there (`next` in mlx/python/src/random.cpp)
             self.state, self.recorder.draws = state, draws
             self.recorder.seeded(("opaque", draws))
 
@@ -444,7 +444,7 @@ class OpaqueCall:
         @functools.wraps(self.fun, assigned=("__name__", "__doc__"), updated=())
         def fun(*args: Any, **kwargs: Any) -> Any:
             for array, value in zip(trees.arrays((args, kwargs)), inputs):
-                if array.shape == value.shape:
+                if array.shape == value.shape:  # a tracer of `vmap` lacks an axis: it is one sample of the value
                     self.survivors.append((weakref.ref(array), value))
             return invoke(self.fun, args, kwargs) if inside is None else inside.run(self.fun, args, kwargs)
 

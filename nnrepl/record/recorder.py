@@ -163,6 +163,7 @@ class Recorder:
                 template.append(arg if kind in _PLAIN else self.scan(arg, inputs, frame))
         names = {key: self.scan(arg, inputs, frame) for key, arg in kwargs.items()} if kwargs else _NO_KWARGS
         taken = tuple(template)
+        # One tuple for both where they are the same: a long tape has millions of these.
         op = Op(operation, taken, names, taken if only_arrays and not kwargs else tuple(inputs))
         if follows:
             twin = intake.given(self, op, frame)
@@ -274,6 +275,7 @@ class Recorder:
             return {key: self.scan(item, inputs, frame) for key, item in arg.items()}
         if isinstance(arg, (list, tuple)):
             return [self.scan(item, inputs, frame) for item in arg]
+        # NumPy's arrays: the program may write into them later.
         return arg.copy() if hasattr(arg, "__array_interface__") and hasattr(arg, "copy") else arg
 
     # -- arrays that change, appear, or are handed over ------------------------------------------------
@@ -296,7 +298,7 @@ class Recorder:
     def link(self, array: mx.array, value: Value) -> None:
         """Take one more Python object as a handle on a value; it is forgotten when it dies."""
         key = id(array)
-        self.live[key] = value
+        self.live[key] = value  # no value holds this object: when it dies, Python gives its id to another one
         self.guards[key] = weakref.ref(array, lambda _: self._gone(key))
 
     def _gone(self, key: int) -> None:
@@ -490,5 +492,5 @@ def installed(recorder: Recorder) -> Iterator[None]:
         recorder.closed = True
         recorder.mode = MUTED
         recorder.close_pass()
-        recorder.stack.release()
+        recorder.stack.end()
         wake()

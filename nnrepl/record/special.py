@@ -98,7 +98,9 @@ def _change(recorder: Recorder, operation: Operation, original: Any, args: tuple
     op = Op(operation, tuple(template), {}, tuple(inputs))
     twin = recorder.intake.given(recorder, op, frame)
     try:
-        result = original(*args)
+        result = original(
+            *args
+        )  # in a re-run as well: what it raises is MLX's own, and the object gets the twin's below
     except Exception as error:
         recorder.fail(op, error, frame)
         raise
@@ -106,7 +108,7 @@ def _change(recorder: Recorder, operation: Operation, original: Any, args: tuple
         deliver(recorder, array, twin.outputs[0])
         recorder.watch.changed(array, inputs[0])
         return result
-    if result is NotImplemented:
+    if result is NotImplemented:  # Python asks the other operand next, and that is another op
         return result
     recorder.stand(frame)  # until here the array was what it was
     value = Value(op, 0, array)

@@ -325,8 +325,8 @@ class BindingWatch:
         if len(entries_of(thing)) > _MOST:
             return Large(type(thing), len(entries_of(thing)))
         try:
-            key = id(thing)
-            reference = weakref.ref(thing, lambda _: self._known.pop(key, None))
+            key, known = id(thing), self._known  # the tapes of later runs hold it, too: it must not hold this one
+            reference = weakref.ref(thing, lambda _: known.pop(key, None))
             refer: Callable[[], Any] = reference
         except TypeError:  # a list, a dict, a tuple: `settle` lets go of those that nobody else holds
             box = [thing]

@@ -54,13 +54,13 @@ class Replay(Led):
         run: What runs again: up to its position the old tape is followed op by op; what the old tape has from there
             on is what the program should do again, with other numbers.
         end: Where on the old tape what runs again ends (its own end by default).
-        alone: Whether nobody will look at `other_way`: then a run that goes another way for no reason that the edit
-            can have given ends there.
+        alone: Whether nobody looks at `other_way`: a run that goes another way, not for the edit, then ends there.
         changes: Told how far the run has come, and whether the op there is about to be made (`due`).
 
     Attributes:
         expected: The ops that the new tape begins with (from its first op on), inserted ones among them.
         final: The last edit of each value that is edited.
+        wants_losses: Whether the losses of what runs natively are to be computed.
         was: For each value of the new tape that is one of the old tape again, on the same array: that one.
     """
 
@@ -88,7 +88,7 @@ class Replay(Led):
                 self.plan.stand_for(op.outputs[0], target)
         self.opens = any(isinstance(op, ClosedOp) for op in run.old.ops)
         self.opening = Opening(run.old, run.opened, self.expected, run.closing)
-        self.forward = Forward(run)
+        self.forward, self.wants_losses = Forward(run), run.losses
         self._passes = [pass_ for pass_ in self.tape.passes if pass_.kind == GRADIENT_PASS]
 
     # -- what the recorder asks --------------------------------------------------------------------------
@@ -108,7 +108,7 @@ class Replay(Led):
             recorder.mirrors[-1].passed(due=due and not calling)
         standing: ComingBy | None = None
         while (op := self._inserted(recorder)) is not None:
-            if calling and lies_inside(recorder, self._edit_of(op)):
+            if calling and lies_inside(recorder, self._edit_of(op)):  # the frame with its variable is not there yet
                 return
             standing = standing or ComingBy(recorder)
             pass_ = recorder.pass_ if recorder.pass_ is not None else reopened_pass(recorder)
@@ -147,11 +147,11 @@ class Replay(Led):
             recorder.put(op, frame)
             return op
         old = self._expect(recorder, op)
-        twin = copy_op(old, old.pass_, 0)
+        twin = copy_op(old, old.pass_, 0)  # the old op stays where it is, on the timeline that is kept
         self._take(twin)
         recorder.put(twin, frame)
         error = recorder.tape.notes.errors.get(old)
-        if error is not None:
+        if error is not None:  # the program may catch it, and what it did then is on the tape
             raise error
         return twin
 
@@ -441,6 +441,7 @@ class Replay(Led):
         notes = recorder.tape.notes
         outputs = []
         for slot, value in enumerate(old.outputs):
+            # `x[i] = v` writes into the object (`overwrite_descriptor`, mlx/array.h): the old timeline keeps its own.
             held = None if value.held is None else _copy(value.held)
             twin = Gradient(op, slot, held, of[slot]) if of else Value(op, slot, held)
             notes.carry_value(value, twin)

@@ -21,7 +21,7 @@ from nnrepl.session.own_names import OWN_NAMES
 from nnrepl.session.parsed import Parsed, replaced
 from nnrepl.session.standing import Standing
 from nnrepl.session.wires import variable
-from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, UNBOUND, UPDATE_PASS, ClosedOp, Pass, Tape, Value, arrays_of
+from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, UNBOUND, UPDATE_PASS, ClosedOp, Pass, Value, arrays_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def _compiled(parsed: Parsed, names: list[str]) -> CodeType:
 
 def outcome_of(session: Standing, parsed: Parsed) -> Outcome | None:
     """Return what asks a condition where calls have ended; None if that cannot tell."""
-    tape, names = session.tape, session.names
+    names = session.names
     if any(word.number or word.version or word.partial for word in parsed.words.values()) or parsed.bound:
         return None
     plain, gradients = named_in(parsed, names)
@@ -126,7 +126,7 @@ def outcome_of(session: Standing, parsed: Parsed) -> Outcome | None:
         at = _places_of_gradient(session, name)
         if not at:
             return None
-        found[f"grad({name})"] = _gradient(at, tape)
+        found[f"grad({name})"] = _gradient(at)
     known = {path.partition(".")[0] for path in plain} | OWN_NAMES
     others = [path for path in parsed.plain_names if path.partition(".")[0] not in known]
     if any("." in path for path in others):
@@ -178,7 +178,7 @@ def _places_of_gradient(session: Standing, name: str) -> Places:
     return found
 
 
-def _gradient(places: Places, tape: Tape) -> Found:
+def _gradient(places: Places) -> Found:
     def found(ended: Ended) -> Any:
         pass_: Pass = ended.op.pass_
         if ended.compiled:

@@ -81,6 +81,7 @@ class Lookout:
 
     def behind(self, target: int) -> list[Hit]:
         """Return the last hit before the cursor, back to `target`."""
+        self.counted = self._session.stops.counts()
         entries = self._session.stops.enabled
         if not entries:
             return []

@@ -7,7 +7,7 @@ bindings, where compiled functions ran) stands on its `Tape`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
@@ -130,6 +130,24 @@ class Notes:
                 self.dropped.add(new)
         if image is not None and old in self.aliases:
             self.aliases[new] = image(self.aliases[old])
+
+    def keep(self, ops: Collection[Op], values: Collection[Value]) -> None:
+        """Let go of what is noted of any other ops and values."""
+        of_ops: tuple[dict[Any, Any], ...] = (
+            self.errors, self.streams, self.structures, self.belonging, self.edits, self.read, self.unlinked,
+            self.calls, self.mapped,
+        )  # fmt: skip
+        of_values: tuple[dict[Any, Any], ...] = self.labels, self.aliases, self.sketches, self.entered
+        for table, known in (*((table, ops) for table in of_ops), *((table, values) for table in of_values)):
+            for key in [key for key in table if key not in known]:
+                del table[key]
+        for noted in (self.inserted, self.typed, self.inside):
+            noted.intersection_update(ops)
+        for marked in (self.dropped, self.forced, self.looked, self.glimpsed, self.cut):
+            marked.intersection_update(values)
+        self.restored[:] = [value for value in self.restored if value in values]
+        for key in [key for key, leaf in self.leaves.items() if leaf not in values]:
+            del self.leaves[key]
 
     # -- files ---------------------------------------------------------------------------------------------
 

@@ -113,6 +113,12 @@ class Tape:
         twin.holes = [hole for hole in self.holes if hole.position < position]
         return twin
 
+    def grown(self, names: Namer, position: int | None) -> Tape:
+        """Return a new tape for a run along this one: from a position on (see `fork`), or, with None, from its first op
+        on, where all is noted again that is not of ops and values."""
+        wake()  # this one may be let go of from here on
+        return self.apart(names) if position is None else self.fork(position, names)
+
     def apart(self, names: Namer) -> Tape:
         """Return a new tape with nothing on it, for ops that take this one's values: what is noted is the same
         object."""

@@ -95,7 +95,7 @@ class Timeline:
         """Return what leads the program to its end, where it is as it was."""
         end = len(self.tape)
         if self.ended:
-            seen = self.seen + (self.seen >= end)  # at the end, what was printed behind the last op as well
+            seen = self.seen + (self.seen >= end)  # at the end, what was printed after the last op as well
         else:
             seen = min(self.seen, end - 1)  # after the last op nothing has been printed yet
         return Run(self.tape, end, (), end, seen=seen)

@@ -36,6 +36,7 @@ for i in range(24):
 """
 LINES = {text.strip(): number for number, text in enumerate(TRAIN.splitlines(), 1)}
 ABS, UPDATE = LINES["x = mx.abs(x)"], LINES["opt.update(model, grads)"]
+COUNT = LINES["self.n += 1"]
 STOPS = {
     f"break train.py:{ABS}": 1,  # a line in a branch that no recorded step has taken
     "break rare": 1,
@@ -90,6 +91,7 @@ def test_it_stops_where_a_recorded_program_stops(stop: str, tmp_path: Path) -> N
         ("goto step 3", f"break train.py:{UPDATE}, loss < 0.6", "continue", "p i"),
         ("goto step 3", "break rare", "break loss < 0.6", "continue", "p i", "continue", "p i"),
         ("goto step 3", f"tbreak train.py:{ABS}", "continue", "info break", "continue", "p i"),
+        ("goto step 3", f"break train.py:{COUNT}, i == 9", "continue", "p i", "continue", "p i"),  # it makes no op
     ],
 )
 def test_what_goes_with_a_stop_goes_with_it_natively(lines: tuple[str, ...], tmp_path: Path) -> None:
@@ -106,6 +108,15 @@ def test_nothing_is_printed_that_lies_behind_the_stop(tmp_path: Path) -> None:
     shown = {native: said(native, tmp_path / "train.py", *lines) for native in ("on", "off")}
     order = {native: re.findall("^(i = .*|the score is)", text, re.MULTILINE) for native, text in shown.items()}
     assert order["on"] == order["off"] == ["i = 5", "the score is", "i = 11"]
+
+
+def test_a_temporary_stop_behind_is_there_until_its_step_is_open(tmp_path: Path) -> None:
+    program = TRAIN.replace("def rare(x)", "def score(): return mx.abs(model(X) - Y).mean()\ndef rare(x)")
+    (tmp_path / "train.py").write_text(f"{program}    if i % 6 == 5: print('the score is', score().item())\n")
+    lines = ("continue", "goto step 13", "tbreak i == 11", "reverse-continue", "p i", "info breakpoints")
+    shown = {native: said(native, tmp_path / "train.py", *lines) for native in ("on", "off")}
+    assert stops_in(shown["on"]) == stops_in(shown["off"])
+    assert all("\ni = 11\nThere are no breakpoints" in text for text in shown.values()), shown["on"]
 
 
 @pytest.mark.parametrize("native", ["on", "off"])

@@ -3,15 +3,13 @@ other. Each line against the same function with the line written in it."""
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import pytest
 
 import nnrepl
-from tests.support import OpenSession, assert_same_bits
+from tests.support import OpenSession, assert_last_pass_is, assert_same_bits, loaded
 
 PROGRAM = """\
 import copy
@@ -63,28 +61,16 @@ LINES = [
 
 @pytest.mark.parametrize(("place", "line"), LINES, ids=map(" ".join, LINES))
 def test_who_sees_it(place: str, line: str, tmp_path: Path) -> None:
-    program = _load(tmp_path / f"plain_{abs(hash((place, line)))}.py", PROGRAM)
+    program = loaded(tmp_path / f"plain_{abs(hash((place, line)))}.py", PROGRAM)
     number = next(at for at, text in enumerate(PROGRAM.splitlines(), 1) if text.endswith(f"# {place}"))
     text = PROGRAM.splitlines()[number - 1]
     written = line if not place.startswith("in ") else f"if not once: once.append(1); {line}"
-    twin = _load(tmp_path / "twin.py", PROGRAM.replace(text, f"    {written}\n{text}"))
+    twin = loaded(tmp_path / "twin.py", PROGRAM.replace(text, f"    {written}\n{text}"))
     w = mx.array([1.0, 2.0])
     session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
     session.run(f"goto {Path(program.__file__).name}:{number}")
     session.run(line)
-    pass_ = session.tape.passes[-1]
-    assert pass_.loss is not None
-    assert_same_bits(mx.value_and_grad(twin.f)(w), (pass_.loss.array, pass_.given[0].array))
-
-
-def _load(path: Path, text: str) -> Any:
-    path.write_text(text)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    assert_last_pass_is(session, mx.value_and_grad(twin.f)(w))
 
 
 COMPILED = """\
@@ -113,10 +99,10 @@ def f(x):
 @pytest.mark.parametrize("line", ["k = k * 2", "k *= 2", "k[0] = 3", "h = h * 1", "k = mx.sin(k)"])
 def test_who_sees_it_where_a_compiled_function_is_repeated(line: str, tmp_path: Path) -> None:
     """In its third call, in which no Python runs."""
-    program = _load(tmp_path / f"compiled_{abs(hash(line))}.py", COMPILED)
+    program = loaded(tmp_path / f"compiled_{abs(hash(line))}.py", COMPILED)
     place = "    b = k\n" if line.startswith("h") else "    h = x + 1"
     written = f"    calls.append(1)\n    if len(calls) == 3: {line}\n{place}"
-    twin = _load(
+    twin = loaded(
         tmp_path / "twin.py",
         COMPILED.replace("@functools.partial(mx.compile, inputs=cache)\n", "").replace(place, written),
     )
