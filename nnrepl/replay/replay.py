@@ -54,8 +54,7 @@ class Replay(Led):
         run: What runs again: up to its position the old tape is followed op by op; what the old tape has from there
             on is what the program should do again, with other numbers.
         end: Where on the old tape what runs again ends (its own end by default).
-        alone: Whether nobody will look at `other_way`: then a run that goes another way for no reason that the edit
-            can have given ends there.
+        alone: Whether nobody looks at `other_way`: a run that goes another way, not for the edit, then ends there.
         changes: Told how far the run has come, and whether the op there is about to be made (`due`).
 
     Attributes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
@@ -42,6 +43,14 @@ class Run:
     behind: Callable[[], int | None] | None = None
     forward: bool = True
     losses: bool = False
+
+    @classmethod
+    def opening(
+        cls, old: Tape, steps: frozenset[int], cursor: int, closing: tuple[OpenedStep, ...], losses: bool
+    ) -> Run:
+        """Return a run along all of a tape, in which some steps that are closed on it are recorded."""
+        return cls(old, len(old), (), cursor, opened=steps, closing=closing, seen=sys.maxsize, forward=not losses,
+                   losses=losses)  # fmt: skip
 
     def computing(self) -> Run:
         """Return the same once more, in which nothing is run forward without computing it."""

@@ -368,8 +368,7 @@ class Changes:
         """Let the program run again over the timeline that the user looks at, with some closed steps recorded.
 
         Args:
-            cursor: Where the user is to stand afterwards; -1 where the program will say.
-            then: What it is to run on for.
+            cursor: Where the user is to stand then; -1 where the program will say (`then`: what it runs on for).
             losses: Whether the losses of those that stay closed are computed on the way, and kept.
 
         Raises RunAgain through the program, UserError if it cannot run again.
@@ -377,8 +376,7 @@ class Changes:
         current, session = self.timelines.current, self.session
         closing = () if session.openings else to_close(session, current, steps)  # what the command needs stays open
         session.openings += 1
-        run = Run(current.tape, len(current.tape), (), cursor, opened=steps, closing=closing, seen=sys.maxsize,
-                  forward=not losses, losses=losses)  # fmt: skip
+        run = Run.opening(current.tape, steps, cursor, closing, losses)
         with held():
             try:
                 self._again(run, current, None)

@@ -72,7 +72,7 @@ class TapeSession(Standing):
         self.tape = tape
         self.names = names
         self.recorder = recorder
-        self.cursor = 0
+        self.cursor, self.predicting = 0, False
         self.course = Course()
         self.hooks: Hooks = Hooks()
         self.settings: dict[str, Any] = defaults()
@@ -86,7 +86,6 @@ class TapeSession(Standing):
         self.stops = Stops()
         self.lookout = Lookout(self)
         self.passing = Passing(lambda: natively.tripped(self))
-        self.level = 0
         self.function = self.scouts = None
         self.work: list[Work] = []
         self.codes = SourceChanges()
@@ -94,9 +93,8 @@ class TapeSession(Standing):
         self.on_load: Callable[[str], str] = lambda path: ""
         self.opening: Opening | None = None
         self.stood: int | None = None
-        self.surprises = self.alarms = self.wary = 0
+        self.level = self.surprises = self.alarms = self.wary = 0
         self.awaited = []
-        self.predicting = False
         self.many, self.openings = 1, 0
         self.keeping = Keeping()
         self._history: History | None = None
