@@ -176,12 +176,13 @@ def f(w):
     def inner(p, q):
         u = p * 1
         q += 2
-        return p + q * u
+        p *= 2
+        return p + q * q * u
     return mx.checkpoint(lambda r: r * r)(inner(*[g, g])).sum()
-w = mx.array([1.0, 2.0])
+w = mx.array([0.1, 0.2])
 for i in range(3):
     loss, gradient = mx.value_and_grad(f)(w)
-    w = w - 0.01 * gradient
+    w = w - 0.001 * gradient
     print("step", i, loss.item(), w.tolist())
 """
 
