@@ -67,12 +67,10 @@ def into(it: Interpreter, text: str) -> RenderableType | None:
 @command("out", takes=NOTHING, group=UNDERSTAND)
 def out(it: Interpreter, text: str) -> None:
     """Leave the op that `into` has opened, or the statement of `debug`."""
-    from nnrepl.explain.taken_apart import InnerSession
-
-    session = it.session
-    if not isinstance(session, InnerSession):
+    outer = it.session.outer
+    if outer is None:
         raise UserError("you are not inside of an op; into #n opens one, finish leaves a function")
-    it.session = session.outer
+    it.session = outer
     it.shown = None
     it.session.arrive(it.session.cursor)
 

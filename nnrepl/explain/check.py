@@ -12,11 +12,11 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain.check_found import Checked, CheckReport, Element, Near, Rounded
 from nnrepl.explain.differences import CentralDifference, Neighbourhood, Scalar, spread, suspects
 from nnrepl.explain.elements import unravel
@@ -102,7 +102,7 @@ def check_op(session: Reading, op: Op) -> CheckReport:
     if op.refusal:
         raise UserError(op.refusal)
     own = op.of if op.of is not None and isinstance(_first(op.of), Composite) else _ruled_by(op) or op
-    questions = _of_composite(look, session, own) if isinstance(_first(own), Composite) else _of_op(look, session, op)
+    questions = _of_composite(look, own) if isinstance(_first(own), Composite) else _of_op(look, session, op)
     with aside():
         found = [_compare(question) for question in questions]
     return CheckReport(found, look.ops, 0, time.perf_counter() - begin)
@@ -158,7 +158,7 @@ def _of_op(look: Look, session: Reading, op: Op) -> list[GradientQuestion]:
     return questions
 
 
-def _of_composite(look: Look, session: Reading, op: Op) -> list[GradientQuestion]:
+def _of_composite(look: Look, op: Op) -> list[GradientQuestion]:
     """Return a function with a vjp of the program's own: what MLX makes of that vjp, against the function itself."""
     composite = _first(op)
     assert isinstance(composite, Composite)
@@ -220,7 +220,7 @@ def check_pass(session: Reading, pass_: Pass, leaves: Sequence[Value], whole: bo
         _forewarn(session, look, pass_, leaves)
         for op in own_rules(pass_) if whole else ():
             with aside():
-                report.checked += [_compare(question) for question in _of_composite(look, session, op)]
+                report.checked += [_compare(question) for question in _of_composite(look, op)]
         for leaf, gradient in gradients.items():
             replayed = Recomputed(pass_, leaf)
             look.see(replayed.taken)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause, Evidence
 from nnrepl.explain.born import SIGN, amount, born, did, did_of
@@ -64,12 +64,17 @@ def _makes_shares(op: Op, came: Birth) -> bool:
 def _may_mask(birth: Birth) -> bool:
     """Whether a −∞ may have been made to mask: it came in, or is the logarithm of a mask."""
     made = birth.op
-    return made is None or made.operation.kind == "data" or made.name in ("log", "astype") or _on_purpose(birth)
+    return (
+        made is None
+        or made.operation.kind == "data"
+        or has(made.name, Trait.LOGARITHM, Trait.CASTS)
+        or _on_purpose(birth)
+    )
 
 
 def _on_purpose(birth: Birth) -> bool:
     """Tell whether an ∞ stands in the program: `where(mask, -mx.inf, x)`, `full(shape, -mx.inf)`."""
-    return birth.op is not None and (birth.constant is not None or birth.op.name in ("full", "where"))
+    return birth.op is not None and (birth.constant is not None or has(birth.op.name, Trait.FILLS, Trait.SWITCHES))
 
 
 # -- looking -------------------------------------------------------------------------------------------------
@@ -185,20 +190,20 @@ def _masks(look: Look, birth: Birth, ending: Op) -> bool:
     """Whether an ∞ is there to mask: a −∞ that a softmax or an exp makes 0 of, or one that is compared or replaced."""
     root = ending.root
     if birth.kind == NAN:
-        return birth.op is None and root.name in ("where", "isnan", "isfinite", "nan_to_num")
+        return birth.op is None and has(root.name, Trait.SWITCHES, Trait.GUARDS)
     if birth.op is None and birth.through is None:
         return True  # a constant whose first user knows what to do with it: the frequency ∞ of a rope
     if _on_purpose(birth) or (birth.op is not None and birth.op.operation.kind == "data"):
         return True
     if not has(root.name, Trait.SWALLOWS):
-        return _left_out(look, birth, ending)
+        return _left_out(look, ending)
     if _may_mask(birth):
         return True
     sign = look.numbers([look.array(birth.value).flatten()[birth.at] < 0])[0]
     return bool(sign)
 
 
-def _left_out(look: Look, birth: Birth, ending: Op) -> bool:
+def _left_out(look: Look, ending: Op) -> bool:
     """Whether what was made of an ∞, a whole number of a bucket, is chosen by no `where` behind."""
     taken = next((one for one in ending.inputs if is_inexact(one) and not look.finite([one])[one]), None)
     if taken is None or len(ending.outputs) != 1 or ending.outputs[0].shape != taken.shape:
@@ -211,10 +216,10 @@ def _left_out(look: Look, birth: Birth, ending: Op) -> bool:
         if not users:
             return False
         for user in users:
-            if user.name == "where" and _chooses_others(look, user, value, bad):
+            if has(user.name, Trait.SWITCHES) and _chooses_others(look, user, value, bad):
                 continue
             out = user.outputs[0] if len(user.outputs) == 1 else None
-            each = has(user.name, Trait.BROADCASTS, Trait.CONVERTS) and user.name != "where"
+            each = has(user.name, Trait.BROADCASTS, Trait.CONVERTS) and not has(user.name, Trait.SWITCHES)
             if not each or out is None or out.shape != value.shape:
                 return False
             if out not in seen:
@@ -421,7 +426,7 @@ def _tell(look: Look, answer: Cause, birth: Birth) -> None:
     element = words.element(value.name, unravel(birth.at, value.shape))
     number = _shown(look, value, birth.at)
     many = f"   ({amount(stat.nans, stat.infs, stat.size)})" if stat.size > 1 else ""
-    is_made = op is not None and op.operation.kind != "data" and op.name != "array"
+    is_made = op is not None and op.operation.kind != "data" and not has(op.name, Trait.GIVEN)
     rule = broken(look, birth) if is_made else Broken()
     arithmetic = f"{rule.sum} = " if rule.sum else ""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.answer import Evidence
 from nnrepl.explain.blame import became_zero, blame, cone_stats
@@ -311,9 +311,9 @@ class Stuck:
         if self.mask is not None:
             return (f"{did} passes nothing at the {places(look, self.mask)} places that count here: its local factor "
                     f"{text} is 0 there.")  # fmt: skip
-        if forward.name in ("maximum", "minimum") and len(forward.args) == 2:
+        if has(forward.name, Trait.LARGER, Trait.SMALLER) and len(forward.args) == 2:
             limit = next((arg for arg in forward.args if not _same(arg, of)), 0)
-            sign = "≤" if forward.name == "maximum" else "≥"
+            sign = "≤" if has(forward.name, Trait.LARGER) else "≥"
             if look.stat(of).is_zero and not isinstance(limit, Value):
                 zero = made_zero(look, of)
                 return f"{did} passes nothing: {of.name} {sign} {words.operand(limit)} {where}{every}. {zero.text}"
@@ -324,9 +324,9 @@ class Stuck:
                 f"{did} is saturated: {of.name} is so far out ({words.number(low)} to {words.number(high)}) that the "
                 f"curve is flat there, and its slope {text} is 0 {where}{every}.{grew}"
             )
-        if forward.name == "clip":
+        if has(forward.name, Trait.CLIPS):
             return f"{did} cuts off every element of {of.name} {where}{every}; where it cuts, it passes nothing."
-        if forward.name == "where":
+        if has(forward.name, Trait.SWITCHES):
             return f"{did} takes no element from {of.name}: the condition chooses the other side everywhere."
         return f"{did} passes nothing: its local factor {text} is 0 {where}{every}."
 
@@ -362,7 +362,7 @@ class Stuck:
     def _shares(self) -> mx.array | None:
         """The shares of a softmax or an attention, along the last axis."""
         forward = self.forward
-        if forward.name == "softmax":
+        if has(forward.name, Trait.DISTRIBUTES):
             axis = forward.kwargs.get("axis", forward.args[1] if len(forward.args) > 1 else None)
             y = self.look.array(forward.outputs[0])
             given = [axis] if isinstance(axis, int) else range(y.ndim) if axis is None else axis
@@ -385,7 +385,7 @@ class Stuck:
         return float(self.look.numbers([mx.min(mx.max(self._shares.astype(mx.float32), axis=-1))])[0])
 
     def _alone(self) -> Because:
-        if self.forward.name != "softmax":
+        if not has(self.forward.name, Trait.DISTRIBUTES):
             return Because(
                 "there is one position only to attend to: its share is 1, whatever goes in.", self._evidence()
             )
@@ -396,20 +396,20 @@ class Stuck:
             "goes in. Another axis is probably meant.", self._share_evidence())  # fmt: skip
 
     def _saturated(self) -> Because:
-        what = "softmax" if self.forward.name == "softmax" else "attention"
+        what = self.forward.name if has(self.forward.name, Trait.DISTRIBUTES) else "attention"
         return Because(f"{what} is saturated: in every row one share is 1 and all others are 0, and the curve is flat "
                       f"there.{self._largest()}", self._share_evidence())  # fmt: skip
 
     def _largest(self) -> str:
         """Return what made the operand large that is so, where one is."""
-        asked = self.forward.args[:2] if self.forward.name != "softmax" else self.forward.inputs
+        asked = self.forward.args[:2] if not has(self.forward.name, Trait.DISTRIBUTES) else self.forward.inputs
         grown = [made_large(self.look, taken) for taken in dict.fromkeys(asked) if isinstance(taken, Value)]
         found = max((one for one in grown if one is not None), key=lambda one: one.typical, default=None)
         return f" {found.text}" if found is not None else ""
 
     def _is_even(self) -> bool:
         """Whether what comes into a softmax is the same number all along each row."""
-        if self.forward.name != "softmax":
+        if not has(self.forward.name, Trait.DISTRIBUTES):
             return False
         axis = self.forward.kwargs.get("axis", self.forward.args[1] if len(self.forward.args) > 1 else None)
         g = self.look.array(self.given)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from nnrepl.classes import dataclass
 from nnrepl.explain.answer import Evidence
 from nnrepl.tape import Op, Value
 from nnrepl.tape.claims import UNPROVED, Claim, Said, first_worded

@@ -30,14 +30,14 @@ class ProgramNames:
     Names and their tape need each other, and are made together: here, and nowhere else.
 
     Args:
-        old: Another timeline's tape; the new one shares what lies on it before `position`. None: an empty tape.
+        old: Another timeline's tape; the new one shares what lies before `position`, or only what is noted. None: none.
 
     Attributes:
         tape: The tape.
     """
 
-    def __init__(self, old: Tape | None = None, position: int = 0) -> None:
-        self.tape = Tape(self) if old is None else old.fork(position, self)
+    def __init__(self, old: Tape | None = None, position: int | None = None) -> None:
+        self.tape = Tape(self) if old is None else old.grown(self, position)
         self._modules: dict[int, tuple[Any, dict[int, str]]] = {}
         self._homes: Homes | None = None
         self._passes_seen = self._indexed = self._noted = 0

@@ -245,7 +245,7 @@ class Written(Place):
                 yield from pass_.grads.get(value.canonical, ())
 
     def comes(self, tape: Tape, start: int = 0) -> Iterator[int]:
-        """Return where a version of the value is there for the first time, from about `start` on: behind the op that
+        """Return where a version of the value is there for the first time, from about `start` on: after the op that
         makes it, or where the program has put it in its place; with a pass that brings one, but not as it was there
         before."""
         if self._gradient:

@@ -15,6 +15,7 @@ from nnrepl.explain.why import why
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import TapeSession
 from nnrepl.tape import Hole
+from tests.explain.programs import four_steps
 from tests.support import OpenSession
 
 W = mx.array([[0.5, -1.0, 2.0], [2.0, 0.25, 1.0], [-0.75, 1.5, 0.3]])
@@ -508,13 +509,7 @@ def leapt(far: bool) -> str:
         h = h * 1e25 if far and turn >= 1 else h
         return mx.abs(h).mean() / (0 if turn == 3 else 1)
 
-    w = mx.array([1.0, -2.0, 0.5])
-    with nnrepl.recording() as tape:
-        for turn in range(4):
-            value, grad = mx.value_and_grad(loss)(w, turn)
-            w = w - 0.01 * grad
-            mx.eval(value, w)
-    session = OpenSession(tape)
+    session = OpenSession(four_steps(loss))
     session.run("goto end")
     answer = why(session, "nan")
     return " ".join(" ".join([answer.headline, *answer.reasons, *answer.also]).replace("−", "-").split())

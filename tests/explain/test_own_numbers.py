@@ -4,7 +4,6 @@ a hinge that has been learned: each beside sound twins."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,24 +14,8 @@ import nnrepl
 from nnrepl.explain.health import health
 from nnrepl.explain.health.report import Finding
 from nnrepl.explain.why import why
+from tests.explain.programs import Branched, Change, X, four_steps
 from tests.support import OpenSession
-
-X = mx.sin(mx.arange(12.0)).reshape(4, 3) + 0.1
-Change = Callable[[mx.array], mx.array]
-
-
-class Branched(nn.Module):
-    """A layer, and something that is done to what it gives, beside the way on which it learns anyway."""
-
-    def __init__(self, branch: Change) -> None:
-        super().__init__()
-        mx.random.seed(3)
-        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
-        self.branch = branch
-
-    def __call__(self, x: mx.array) -> mx.array:
-        x = mx.sin(self.first(x))
-        return self.second(x + self.branch(x * 2))
 
 
 def found(branch: Change, term: Change = lambda y: mx.square(y).mean()) -> list[Finding]:
@@ -279,13 +262,7 @@ def test_why_nan_tells_the_step_in_which_the_loss_leapt(far: bool) -> None:
         h = h * 1e25 if far and turn >= 1 else h
         return mx.abs(h).mean() / (0 if not far and turn == 3 else 1)
 
-    w = mx.array([1.0, -2.0, 0.5])
-    with nnrepl.recording() as tape:
-        for turn in range(4):
-            value, grad = mx.value_and_grad(loss)(w, turn)
-            w = w - 0.01 * grad
-            mx.eval(value, w)
-    session = OpenSession(tape)
+    session = OpenSession(four_steps(loss))
     session.run("goto end")
     also = " ".join(why(session, "nan").also)
     assert ("Before that the loss was finite, but" in also and "in step 2" in also and "h * 1e+25" in also) == far, also

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.health.report import NOTE, Check, Checkup, Finding, findings
 from nnrepl.explain.health.signs import difference
@@ -49,7 +49,7 @@ def crossed(case: Checkup) -> Iterator[Finding]:
 def _is_meant_whole(op: Op) -> bool:
     """Whether all that is done with a result is to take one mean, or sum, of all its numbers."""
     users = [user for user in op.outputs[0].consumers if user.phase == "forward"] if len(op.outputs) == 1 else []
-    return len(users) == 1 and users[0].name in ("mean", "sum") and users[0].outputs[0].size == 1
+    return len(users) == 1 and has(users[0].name, Trait.AVERAGES, Trait.TOTALS) and users[0].outputs[0].size == 1
 
 
 def _crossed(made: Op, ours: Value, target: Value) -> Claim[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.health.gradient_findings import finals
 from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
