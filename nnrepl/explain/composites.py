@@ -82,8 +82,9 @@ def _module(session: Reading, text: str) -> InModule | None:
 def _called(session: Reading, op: Op, text: str, module: InModule | None) -> tuple[Activation, str] | None:
     assert op.scope is not None
     for path, step in session.names.calls(op):
-        if (path == text and path) or (module is not None and module.accepts(step)):
-            return step, type(step.owner).__name__
+        kind = type(step.owner).__name__
+        if (path == text and path) or kind == text or (module is not None and module.accepts(step)):
+            return step, kind
     for step in op.scope.path():
         qualified = getattr(step.code, "co_qualname", step.code.co_name)
         if text in (step.code.co_name, qualified):

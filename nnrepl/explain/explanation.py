@@ -203,6 +203,7 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
     found.worked = [arithmetic or ReadNumber(operand(look, value, names), place)]
     found.notes += say(can_open(op, entry, arithmetic is not None))
     found.rule = taught.without_defined(found.rule, found.worked)
+    found.notes += taught.signs_of(found.rule)
     found.notes += say(*of_shapes(look, op, entry, value), *known_by_name(look, op))
     found.notes += taught.source_of(entry)
     step = update_of(value)
@@ -226,6 +227,7 @@ def _backward(look: Look, found: Explanation, op: Op, entry: Entry | None, value
         arithmetic = worked.backward(look, op, value, place, names)
         found.worked = [arithmetic or ReadNumber(operand(look, value, names), place)]
     found.rule = taught.without_defined(found.rule, found.worked)
+    found.notes += taught.signs_of(found.rule)
     found.notes += say(*of_gradient(op, entry, value, found.lines))
     whole = _as_a_whole(look, op, value, place, names)
     if whole is not None:

@@ -13,6 +13,7 @@ import nnrepl
 from nnrepl.explain.known import compute, entry_for, gradients
 from nnrepl.explain.local import factor_text
 from nnrepl.ops import ELEMENTWISE, ENTRIES, Entry
+from nnrepl.ops.execute import run
 from nnrepl.ops.reader import parse, readable
 from nnrepl.tape import Op, Value
 from tests.corpus import layers, lm
@@ -214,3 +215,22 @@ def test_the_local_factor_of_addmm_is_the_other_side() -> None:
         forward = next(op for op in trace.ops if op.name == "addmm")
         back = next(op for op in trace.ops if op.of is forward)
         assert [factor_text(back, value) for value in forward.inputs] == factors
+
+
+def test_where_a_formula_has_a_meaning_is_where_mlx_has_a_finite_number() -> None:
+    """`valid` says it, at its very limits too: of ops of one number, and of a divisor."""
+    for name, entry in ENTRIES.items():
+        if entry.kind == ELEMENTWISE and entry.valid and readable(entry.valid):
+            for number in (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0):
+                tensors = {symbol: mx.array(number if symbol != "a" or len(entry.symbols) == 1 else 1.5)
+                           for symbol in entry.symbols}  # fmt: skip
+                given = [one for symbol, one in tensors.items()]
+                finite = bool(mx.isfinite(getattr(mx, name)(*given)).item())
+                valid = bool(run(parse(entry.valid), tensors, _of_no_row).item())
+                angle = name == "arctan2"  # has an angle there: only the formula has none
+                assert valid == finite or angle, f"{name} of {number}"
+                assert valid == (number != 0) or not angle
+
+
+def _of_no_row(sign: str, array: mx.array) -> mx.array:
+    raise AssertionError
