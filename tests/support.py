@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import mlx.core as mx
@@ -33,12 +35,12 @@ def assert_same_bits(expected: Any, found: Any) -> None:
     for (path, a), (_, b) in zip(wanted, given):
         if isinstance(a, mx.array):
             assert isinstance(b, mx.array), path
-            assert _bits(a) == _bits(b), f"{path}: {a} is not {b}"
+            assert bits(a) == bits(b), f"{path}: {a} is not {b}"
         else:
             assert a == b, path
 
 
-def _bits(array: mx.array) -> tuple[Any, ...]:
+def bits(array: mx.array) -> tuple[Any, ...]:
     """What an array is, to the bit, as NumPy reads it: not by nnrepl's own comparison, which is what is tested."""
     plain = array.view(mx.uint16) if array.dtype == mx.bfloat16 else array  # which NumPy does not know
     return array.shape, array.dtype, np.array(plain).tobytes()
@@ -64,6 +66,17 @@ def plain_and_traced(fn: Callable[..., Any], args: Sequence[Any], wrt: Any, seed
     assert_same_bits(plain[0], trace.value)
     assert_same_bits(plain[1], trace.grads)
     return plain, trace
+
+
+def loaded(path: Path, text: str) -> ModuleType:
+    """Write a module, and import it from there."""
+    path.write_text(text)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def nnrepl_cli(
@@ -112,3 +125,10 @@ class OpenSession(TapeSession):
     def run(self, line: str) -> nnrepl.Answer:
         """Run one line of the prompt."""
         return answer(self.interpreter, line)
+
+
+def assert_last_pass_is(session: OpenSession, expected: object) -> None:
+    """Loss and gradient of the last pass of a session's tape, that of one argument, are what plain MLX gave."""
+    pass_ = session.tape.passes[-1]
+    assert pass_.loss is not None
+    assert_same_bits(expected, (pass_.loss.array, pass_.given[0].array))

@@ -36,9 +36,9 @@ COUNT_OR_STEP = Grammar(
 Motion = Callable[[int], None]
 
 
-def _by(text: str, line: Motion, step: Motion, part: Motion, cell: Motion) -> None:
+def _by(text: str, line: Motion, step: Motion, pass_: Motion, cell: Motion) -> None:
     """Move by lines, or by what is named before the count."""
-    motions = {"step": step, "pass": part, "cell": cell}
+    motions = {"step": step, "pass": pass_, "cell": cell}
     move = motions.get(text[:4])
     return line(_count(text)) if move is None else move(_count(text[4:].strip()))
 

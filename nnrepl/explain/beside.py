@@ -23,7 +23,7 @@ FILE = "<prompt>"
 
 
 class BesideSession(InnerSession):
-    """A person's place in a statement of their own.
+    """The user's place in a statement of their own.
 
     Attributes:
         outer: The session that they came from.

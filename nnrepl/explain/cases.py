@@ -109,7 +109,8 @@ def case_of(look: Look, op: Op, entry: Entry, names: Names) -> Case:
         return forward.compute(lambda value: lookup(operands[value.canonical]))
 
     bound = {symbol: part(given) for symbol, given in bind(entry, forward).items()}
-    case = Case(entry, bound, [operand(look, value, names) for value in forward.outputs], compute=compute)
+    case = Case(entry, bound, [operand(look, value, names) for value in forward.outputs],
+                compute=None if forward.refusal else compute)  # fmt: skip
     rule = rule_of(op)
     if op.of is not None and rule is not None:
         case.g = [None] * len(forward.outputs)

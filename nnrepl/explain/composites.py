@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import in_numbers, surprise, taught, words
 from nnrepl.explain.cases import Names
 from nnrepl.explain.composed import composed, elementwise

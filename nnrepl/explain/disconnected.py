@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause
 from nnrepl.explain.known import FIXED, bind, entry_for
@@ -36,6 +37,8 @@ def why_none(session: Reading, value: Value) -> Cause:
     tape = session.tape
     value, namesake = _meant(tape, session.pass_, value)
     pass_ = _pass_of(session, value)
+    if pass_ is None:  # what the last update made of a weight: it is asked about as that pass took it
+        pass_, value = next(iter(session.lookup.passes_of(value, len(tape))), (None, value))
     name = value.name
     outside = say(Claim("why: in no pass", lambda: pass_ is None, lambda: (
         f"No gradient was taken in which {name} takes part.")))  # fmt: skip
@@ -266,14 +269,14 @@ def _meant(tape: Tape, here: Pass | None, value: Value) -> tuple[Value, Value | 
     passes = [here] if here is not None and here.kind == GRADIENT_PASS else tape.passes
     for pass_ in passes:
         if value in pass_.wrt:
-            return value, _other_of_that_name(tape, pass_, value)
+            return value, _other_of_that_name(pass_, value)
         twin = next((leaf for leaf in pass_.wrt if leaf.name == value.name and leaf is not value), None)
         if twin is not None and not tape.consumers(twin) and not pass_.grads.get(twin):
             return twin, value
     return value, None
 
 
-def _other_of_that_name(tape: Tape, pass_: Pass, value: Value) -> Value | None:
+def _other_of_that_name(pass_: Pass, value: Value) -> Value | None:
     for op in pass_.forward:
         for taken in op.inputs:
             outside = taken.op is None or taken.op.position < pass_.start

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import in_numbers as worked
 from nnrepl.explain import words
 from nnrepl.explain.cases import Names, named_by, names_for

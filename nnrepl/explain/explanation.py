@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import in_numbers as worked
 from nnrepl.explain import surprise, taught, unlisted, words
 from nnrepl.explain.cases import Names, names_for, operand

@@ -4,9 +4,9 @@ its numbers, in both directions."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from nnrepl.classes import dataclass
 from nnrepl.explain.cases import Names, operand
 from nnrepl.explain.elements import Index, telling, telling_of
 from nnrepl.explain.look import Look

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.answer import Evidence
 from nnrepl.explain.blame import became_zero, blame, cone_stats
@@ -87,6 +87,7 @@ class Stuck:
         """Yield what may be the reason, the most telling first."""
         yield Claim("0: empty", lambda: not self.of.size, self._empty)
         yield Claim("0: whole", lambda: not is_inexact(self.of), self._whole)
+        yield Claim("0: meets its opposite", self._meets_its_opposite, self._opposite)
         yield Claim("0: left out", lambda: self.mask is not None and moves(self.forward), self._left_out)
         yield Claim("0: underflow", lambda: self._wide_peak > 0, self._underflow)
         if self.factors is not None:
@@ -109,6 +110,26 @@ class Stuck:
         yield Claim("0: product too small", lambda: self._sizes(True) > 0, self._product_too_small)
         yield Claim("0: products are zero", lambda: self._sizes(True) == 0, self._products_are_zero)
         yield Claim("0: nothing left", lambda: self._passes_another, self._nothing_left)
+
+    @cached_property
+    def _so_far(self) -> Value | None:
+        """The gradient that other ops had given before, where the op adds its own to it."""
+        if self.op.operation.kind != "accumulate":
+            return None
+        return next((one for one in upstream(self.op) if one.gradient_of is self.gradient.gradient_of), None)
+
+    def _meets_its_opposite(self) -> bool:
+        if self._so_far is None or self._so_far.shape != self.gradient.shape:
+            return False
+        counts = mx.ones(self.gradient.shape, mx.bool_) if self.mask is None else self.mask
+        arrived, left = (self.look.array(one) != 0 for one in (self._so_far, self.gradient))
+        some, rest = self.look.numbers([mx.any(arrived & counts), mx.any(left & counts)])
+        return bool(some and not rest)
+
+    def _opposite(self) -> Because:
+        text = (f"the gradient that had come to {words.name(self.of)} before, and what {words.call(self.forward)} "
+                "passes on to it, are opposite and cancel.")  # fmt: skip
+        return Because(text, self._evidence(), cancels=True)
 
     def _nothing_left(self) -> Because:
         rule = factor_text(self.op, self.of)
@@ -272,7 +293,7 @@ class Stuck:
         what = "the other factor is 0" if dead.canonical is not self.of.canonical else f"{dead.name} is 0"
         there = "" if self.mask is None else f" at the {places(self.look, self.mask)} places that count here"
         text = f"{words.call(self.forward)} passes nothing to {self.of.name}{there}: {what}. {zero.text}"
-        return Because(text, self._place_by_place(), zero.op, zero.start)
+        return Because(text, self._place_by_place(), zero.op, zero.start, came=zero.came)
 
     def _closed(self) -> Because:
         return Because(self._closed_text(), self._place_by_place())
@@ -335,7 +356,7 @@ class Stuck:
         product = has(self.forward.name, Trait.PRODUCT) and dead.canonical is not self.of.canonical
         name = (factor_text(self.op, self.of) if product else "") or dead.name
         evidence = shown(self.look, [dead, self.given, self.gradient])
-        return Because(f"{name} is 0, because {zero.text}", evidence, zero.op, zero.start)
+        return Because(f"{name} is 0, because {zero.text}", evidence, zero.op, zero.start, came=zero.came)
 
     @cached_property
     def _shares(self) -> mx.array | None:

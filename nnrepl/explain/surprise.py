@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.cases import operand
 from nnrepl.explain.known import bind, entry_for
@@ -101,7 +101,7 @@ def find(ops: Iterable[Op]) -> CrossEntropy | None:
         return None
     axis %= len(shape)
     targets = _targets(own, taken, logits, end)
-    smoothing = _smoothing(own, end)
+    smoothing = _smoothing(own)
     loss = end.outputs[0]
     if smoothing:
         loss = next((op.outputs[0] for op in own if has(op.name, Trait.SUM) and loss in op.inputs), loss)
@@ -122,7 +122,7 @@ def _targets(own: list[Op], taken: list[Value], logits: Value, end: Op) -> Value
     return next((v for v in taken if v is not logits and v.shape == logits.shape), None)
 
 
-def _smoothing(own: list[Op], end: Op) -> float:
+def _smoothing(own: list[Op]) -> float:
     """Return the number by which the mean of the logits is multiplied."""
     means = {value for op in own if has(op.name, Trait.AVERAGES) for value in op.outputs}
     turned = {value for op in own if has(op.name, Trait.NEGATES) and op.inputs[0] in means for value in op.outputs}

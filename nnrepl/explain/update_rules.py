@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.cases import operand
 from nnrepl.explain.elements import Index, number_at

@@ -55,7 +55,7 @@ def _is_zero(look: Look, value: Value, mask: Mask | None) -> bool:
 
 
 def _came_in(look: Look, value: Value, mask: Mask | None) -> Reason:
-    made = _since(look, value)
+    made = _since(look, value, mask)
     is_own = isinstance(value, Leaf) and value.kind == "parameter"
     where = f" at {_counting(look, mask)}" if mask is not None else ""
 
@@ -64,15 +64,15 @@ def _came_in(look: Look, value: Value, mask: Mask | None) -> Reason:
 
     def since() -> Because:
         assert made is not None
-        return Because(f"{value.name} is 0 since {made.label} {words.call(made)} ({words.spot(made)}).",
-                       shown(look, [value]))  # fmt: skip
+        return Because(f"{value.name} is 0{where} since {made.label} {words.call(made)} ({words.spot(made)}).",
+                       shown(look, [value]), made, came=value)  # fmt: skip
 
     return reasoned([
         Claim("0: since", lambda: made is not None and is_zero(), since),
         Claim("0: parameter", lambda: is_own and is_zero(), lambda: Because(
-            f"{value.name} is a parameter that is 0{where}.", shown(look, [value]), start=value)),
+            f"{value.name} is a parameter that is 0{where}.", shown(look, [value]), start=value, came=value)),
         Claim("0: came in", is_zero, lambda: Because(
-            f"{value.name} is 0 as it came in{where}.", shown(look, [value]))),
+            f"{value.name} is 0 as it came in{where}.", shown(look, [value]), came=value)),
     ])  # fmt: skip
 
 
@@ -82,13 +82,13 @@ def _counting(look: Look, mask: Mask | None) -> str:
     return "the place that counts" if count == 1 else f"the {count} places that count"
 
 
-def _since(look: Look, value: Value) -> Op | None:
-    """Return the op of an earlier pass that made a tensor 0 which was not 0 before; None where it began with zeros, or
-    where that cannot be told."""
+def _since(look: Look, value: Value, mask: Mask | None) -> Op | None:
+    """Return the op of an earlier pass that made a tensor 0, at the places that count, which was not 0 there before;
+    None where it began with zeros, or where that cannot be told."""
     for made, before in versions(value):
         if before is None or not look.can_see(before):
             return None
-        if not look.stat(before).is_zero:
+        if not _is_zero(look, before, mask):
             return made
     return None
 

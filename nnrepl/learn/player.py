@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from nnrepl.classes import dataclass
 from nnrepl.learn.answers import EXPECTED, NoAnswer
 from nnrepl.learn.apart import apart
 from nnrepl.learn.asking import filled, holds
@@ -212,7 +213,7 @@ class Player:
         if isinstance(waits, LessonQuestion):
             return self._answered(text)
         if isinstance(waits, Task):
-            return self._tried(session, waits, text)
+            return self._tried(waits, text)
         if isinstance(waits, Commands) and text and self._is_next(text, waits):
             text = ""
         if text.lower() in SKIP:
@@ -434,7 +435,7 @@ class Player:
 
     # -- tasks -----------------------------------------------------------------------------------------------
 
-    def _tried(self, session: TapeSession, task: Task, text: str) -> Turn:
+    def _tried(self, task: Task, text: str) -> Turn:
         word = text.lower()
         if word in HINT:
             return Turn(show=[self._next_hint(task.hints, "show does it for you")])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
+from nnrepl.classes import dataclass
 from nnrepl.ops.entry import Row
 from nnrepl.ops.pointwise import last
 from nnrepl.ops.reductions import REDUCED, ROWS

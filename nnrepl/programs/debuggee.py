@@ -231,7 +231,7 @@ class Debuggee:
             cell = line.below[0]
             recorder.close_pass()
             seen = len(line.starts) < self._seen
-            cell_begins(session, cell, cell not in self._ran or (self._whole and not seen), seen)
+            cell_begins(session, cell not in self._ran or (self._whole and not seen), seen)
             self._ran.add(cell)
             self.provided += needed(cell.names, self.namespace)
             error = self._run(partial(run_cell, cell, self.namespace, self.script.loop))

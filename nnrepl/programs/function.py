@@ -290,7 +290,7 @@ class FunctionCall:
     def _run(self, recorder: Recorder, names: ProgramNames) -> Trace:
         recorder.stack.begin(sys._getframe())
         keeps_worlds(recorder)
-        recorder.intake.enter(recorder)
+        recorder.intake.enter(recorder, calling=True)
         recorder.start()
         _enter_arguments(recorder, self.fn, self.args, self.kwargs)
         value, grads = run(recorder, self.fn, self.args, self.kwargs, self.wrt)
@@ -314,7 +314,7 @@ class _CallRestarts:
             yield recorder
 
     def reaches(self, position: int) -> bool:
-        """Whether what lies behind a position can run again: when the call is over nothing more comes."""
+        """Whether what comes after a position can run again: when the call is over nothing more comes."""
         return position < len(self._tape) and not self._call.lost
 
     def again(self, run: Run, codes: SourceChanges, things: Iterable[Any] = ()) -> tuple[Tape, ProgramNames]:

@@ -149,7 +149,7 @@ class HeldOutput:
             say: What to do with it instead of printing it.
         """
         tape = self._tape() if tape is None else tape
-        if not self._printed.on(tape).waiting:  # as behind nearly every op
+        if not self._printed.on(tape).waiting:  # as after nearly every op
             return ""
         output = self._printed.passing(tape, self._streams)
         said = []

@@ -106,13 +106,13 @@ class Patch:
             if new.outer is None or new.in_function or new.is_class or new.is_lambda:
                 continue
             if old.frame != new.frame or _free(before, old) != _free(after, new):
-                self._make_anew(old, new, before, after, spaces)
+                self._make_anew(old, new, after, spaces)
             elif old.defaults != new.defaults:
                 _renew_defaults(new, after, spaces, functions)
         known = {old for old, _ in pairs}
         for definition in before.definitions.values():
             if definition not in known and not definition.is_lambda:
-                self._remove(definition, before, spaces, back)
+                self._remove(definition, spaces, back)
         forget_traces(self.changed)
 
     # -- what has to be made -------------------------------------------------------------------------------
@@ -130,9 +130,7 @@ class Patch:
                 self._made[id(holder), name, _content(definition)] = made
                 _set(holder, name, made)
 
-    def _make_anew(
-        self, old: Definition, new: Definition, before: Version, after: Version, spaces: list[dict[str, Any]]
-    ) -> None:
+    def _make_anew(self, old: Definition, new: Definition, after: Version, spaces: list[dict[str, Any]]) -> None:
         """Exchange a function whose decorators, or whose variables from outside, are others: whatever names it
         follows."""
         name = new.variable
@@ -152,7 +150,7 @@ class Patch:
                     if value is found:
                         _set(named, key, made)
 
-    def _remove(self, definition: Definition, version: Version, spaces: list[dict[str, Any]], back: bool) -> None:
+    def _remove(self, definition: Definition, spaces: list[dict[str, Any]], back: bool) -> None:
         """Note that what is gone from the source stays, since something may use it: unless it stood in the way of a
         method of a base class, or a change is taken back."""
         outer = definition.outer

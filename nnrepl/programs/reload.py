@@ -10,12 +10,13 @@ from __future__ import annotations
 import ast
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib.util import decode_source
 from pathlib import Path
 from types import CodeType
 
-from nnrepl.programs.definitions import Definition, Key, pairs_of
+from nnrepl.classes import dataclass
+from nnrepl.programs.definitions import Definition, pairs_of
 from nnrepl.programs.kept import Kept
 from nnrepl.programs.patching import Patch, Version, changed, class_in, living, namespaces, new_constants
 from nnrepl.record.segments import span_of
@@ -350,7 +351,7 @@ def place_of(session: Standing, difference: SourceDifference) -> tuple[HoldsFrom
     path = [] if not tape.ops or (at_end and not session.running) else _path(tape, cursor)
     if at_end and session.failure is not None:
         path = _failed_path(tape, session.failure)
-    early, ahead = _early(path, difference)
+    early = _early(path, difference)
     places = [HoldsFrom(len(tape) if at_end else cursor)]
     pass_ = tape.pass_at(cursor)
     over = at_end and session.failure is not None and pass_ is not None and pass_.error is not session.failure
@@ -359,7 +360,7 @@ def place_of(session: Standing, difference: SourceDifference) -> tuple[HoldsFrom
     places += [
         HoldsFrom(start, False, "the compiled function") for start, end in tape.compiled if start <= cursor < end
     ]
-    running = _running(path, difference, ahead)
+    running = _running(path, difference)
     if running is not None:
         places.append(HoldsFrom(_entry(session, running), False, running.code.co_qualname))
     return min(places, key=lambda place: (place.position, not place.entering)), early
@@ -390,12 +391,9 @@ def _failed_path(tape: Tape, error: BaseException) -> list[tuple[Activation, int
     return found
 
 
-def _early(
-    path: list[tuple[Activation, int]], difference: SourceDifference
-) -> tuple[dict[str, dict[CodeType, CodeType]], set[tuple[str, Key]]]:
+def _early(path: list[tuple[Activation, int]], difference: SourceDifference) -> dict[str, dict[CodeType, CodeType]]:
     """Functions of a module that is still being run, which it has not made yet: they are made of the new source."""
     early: dict[str, dict[CodeType, CodeType]] = {}
-    ahead: set[tuple[str, Key]] = set()
     for call, lasti in path:
         patch = _patch_of(call, difference)
         if patch is None or call.code.co_name != "<module>":
@@ -406,13 +404,10 @@ def _early(
             if inner or a.lines[0] <= line or a.key not in patch.old.codes or b.key not in patch.new.codes:
                 continue
             early.setdefault(patch.old.filename, {})[patch.old.codes[a.key]] = patch.new.codes[b.key]
-            ahead.add((patch.old.filename, a.key))
-    return early, ahead
+    return early
 
 
-def _running(
-    path: list[tuple[Activation, int]], difference: SourceDifference, ahead: set[tuple[str, Key]]
-) -> Activation | None:
+def _running(path: list[tuple[Activation, int]], difference: SourceDifference) -> Activation | None:
     """Return the outermost call that is running and does something else in the new source, or would make a function of
     the old one."""
     for call, lasti in path:

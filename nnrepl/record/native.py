@@ -14,13 +14,13 @@ import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from threading import get_ident
 from types import CodeType, FrameType
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record.by_hand import HandChanges, Weights
 from nnrepl.record.caller import Caller
 from nnrepl.record.closed_losses import ClosedLosses, gives
@@ -304,7 +304,7 @@ class Levels:
             raise
         finally:
             self.inside, self.making = False, None
-            for made in calls if error is None else calls[:1]:
+            for made in calls if error is None else calls[:1]:  # which of several raised is not known: the first began
                 place = (scope, lasti) if made.scope is None else (self._within(made, scope, lasti), made.lasti)
                 op = _closed(self.numbering, recorder, made, *place)
                 if error is not None:
@@ -429,7 +429,7 @@ def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., A
         if noticing() is not levels:
             return original(self, *args, **kwargs)
         call = functools.partial(levels.recorder.intake.updating(original), self, *args, **kwargs)
-        calls = made.get(type(self))
+        calls = made.get(type(self))  # made once for each class: this runs at every step
         if calls is None:
             calls = made[type(self)] = [Call(UPDATE_PASS, type(self).__name__)]
         return levels.run(calls, _getframe(1), call)
@@ -479,7 +479,7 @@ def keep_contents(recorder: Recorder, array: mx.array) -> None:
     object is none of the tape's any more."""
     value = recorder.live.pop(id(array), None)
     if value is not None and value.held is array:
-        value.held = _copy(array)
+        value.held = _copy(array)  # shares the buffer: MLX gives the program's object another one when it is written to
 
 
 def in_place(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -72,6 +72,7 @@ class Recorder:
             collects garbage, and their entries with them: go through a `copy()`, which is made in one piece.
         pass_: The pass that is being recorded.
         differentiating: How many transforms of ours are running (0 at the top level of the program).
+        running_back: Whether MLX takes gradients for the program's backward pass.
         captured: In OPAQUE mode, the recorded values that were touched.
         overwrites: In OPAQUE mode, the recorded arrays that were changed in place, by `id`, and what they held.
         leavings: What the program has kept of what was made inside of calls that MLX ran by itself.
@@ -109,6 +110,7 @@ class Recorder:
         self.stack = Stack(base, self.watch)
         self.pass_: Pass | None = None
         self.differentiating = self.repeating = self.native_until = 0
+        self.running_back = False
         self.older: dict[int, weakref.ref[mx.array]] = {}
         self.captured: dict[Value, mx.array] = {}
         self.overwrites: dict[int, tuple[mx.array, Value]] = {}
@@ -163,6 +165,7 @@ class Recorder:
                 template.append(arg if kind in _PLAIN else self.scan(arg, inputs, frame))
         names = {key: self.scan(arg, inputs, frame) for key, arg in kwargs.items()} if kwargs else _NO_KWARGS
         taken = tuple(template)
+        # One tuple for both where they are the same: a long tape has millions of these.
         op = Op(operation, taken, names, taken if only_arrays and not kwargs else tuple(inputs))
         if follows:
             twin = intake.given(self, op, frame)
@@ -270,10 +273,11 @@ class Recorder:
             return parts if kind is list else tuple(parts)
         if kind is slice:
             return slice(*(self.scan(end, inputs, frame) for end in (arg.start, arg.stop, arg.step)))
-        if kind is dict:
-            return {key: self.scan(item, inputs, frame) for key, item in arg.items()}
+        if isinstance(arg, dict):  # a Module is one
+            return {key: self.scan(item, inputs, frame) for key, item in dict.items(arg)}
         if isinstance(arg, (list, tuple)):
             return [self.scan(item, inputs, frame) for item in arg]
+        # NumPy's arrays: the program may write into them later.
         return arg.copy() if hasattr(arg, "__array_interface__") and hasattr(arg, "copy") else arg
 
     # -- arrays that change, appear, or are handed over ------------------------------------------------
@@ -296,7 +300,7 @@ class Recorder:
     def link(self, array: mx.array, value: Value) -> None:
         """Take one more Python object as a handle on a value; it is forgotten when it dies."""
         key = id(array)
-        self.live[key] = value
+        self.live[key] = value  # no value holds this object: when it dies, Python gives its id to another one
         self.guards[key] = weakref.ref(array, lambda _: self._gone(key))
 
     def _gone(self, key: int) -> None:
@@ -490,5 +494,5 @@ def installed(recorder: Recorder) -> Iterator[None]:
         recorder.closed = True
         recorder.mode = MUTED
         recorder.close_pass()
-        recorder.stack.release()
+        recorder.stack.end()
         wake()

@@ -63,11 +63,11 @@ def parameter_names(fun: Any, args: tuple[Any, ...]) -> list[str]:
         ):
             names.append(known[number].name)
         else:
-            names.append(_rest_name(fun, number, known))
+            names.append(_rest_name(fun, number))
     return names
 
 
-def _rest_name(fun: Any, number: int, known: list[inspect.Parameter]) -> str:
+def _rest_name(fun: Any, number: int) -> str:
     """Return the name of an argument that went into `*args`: nn.value_and_grad passes everything on that way."""
     inner = inner_function(fun)
     if inner is not fun:

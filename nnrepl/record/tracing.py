@@ -42,6 +42,8 @@ class Tracing:
 
     def depends(self, values: Iterable[Value]) -> bool:
         """Whether any of some values is or was made of a tracer."""
+        # Walked anew each time it is asked, which is where the program evaluates: kept up op by op it would cost every
+        # function that evaluates nothing.
         unified = self._recorder.unified
         made = {unified.get(value, value) for value in self._inputs}
 
@@ -95,7 +97,7 @@ def check_evaluation(recorder: Recorder, how: str, args: tuple[Any, ...]) -> Non
         return
     values = [recorder.live[id(array)] for array in arrays_of(args) if id(array) in recorder.live]
     if recorder.tracing:
-        if recorder.tracing[-1].depends(values):
+        if recorder.tracing[-1].depends(values):  # MLX raises, in the words of its own version
             native(_compile(_async_eval if asynchronous else _eval))(construct(0.0))
     elif _is_traced(recorder, recorder.pass_, values, deeply=True):
         native(_grad(_async_eval))(construct(0.0))

@@ -26,11 +26,12 @@ class CannotKeep(Exception):
 def keep_dict(thing: dict[Any, Any], current: Current) -> Restore:
     """Remember what a dict holds; where its keys are the same still, only what changed is put back."""
     before = dict(dict.items(thing))
+    # Their own methods: a subclass may do something when an item is set, which is none of the program's doings now.
     kind: Any = OrderedDict if isinstance(thing, OrderedDict) else dict
 
     def restore() -> None:
         now = dict(dict.items(thing))
-        if list(now) != list(before):
+        if list(now) != list(before):  # a dict goes through its keys in the order in which they came
             kind.clear(thing)
             now = {}
         for key, value in before.items():

@@ -26,7 +26,7 @@ class PutBack(Changing, Protocol):
     """What changes in the program on the way, also where it is put back."""
 
     def leave(self, position: int) -> None:
-        """Take back what was done once behind a position."""
+        """Take back what was done once after a position."""
 
     def stand(self, position: int) -> None:
         """Bring the living program to what it is to be at a position."""
@@ -67,7 +67,7 @@ class KeptMoment:
             # of its own (the same buffer, no numbers are copied).
             if value.held is array:
                 value.held = _copy(array)
-        for world in reversed(self._worlds):
+        for world in reversed(self._worlds):  # the first one last: it has what later ones hold as it was at the moment
             world.restore()
         recorder.live.clear()
         recorder.guards.clear()
@@ -86,7 +86,7 @@ class RestartPoint(KeptMoment):
     """The entry of a pass: everything that a second run must find as the first one did.
 
     Attributes:
-        start: The position of the first op behind it.
+        start: The position of the first op after it.
     """
 
     def __init__(self, recorder: Recorder, call: RecordedCall, things: Iterable[Any] = ()) -> None:
@@ -106,6 +106,7 @@ class RestartPoint(KeptMoment):
             KeyboardInterrupt: If the user interrupts it.
         """
         now = _Moment(self._recorder, self.call, self.things)
+        # Ctrl-C is let through where the program runs, and waits where its world is put back: half of one is none.
         with held():
             try:
                 with allowed():

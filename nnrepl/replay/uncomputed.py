@@ -217,7 +217,7 @@ def _reach(recorder: Recorder) -> Reach:
 
 def _needed(old: Tape, run: Run) -> list[int]:
     """Return the gradient calls, by how many came before them, up to the next of which the program needs its numbers:
-    because something is recorded there, or was, or because the run ends there. Natively, what comes right behind an
+    because something is recorded there, or was, or because the run ends there. Natively, what comes right after an
     opened step shows whether that gave what it had given."""
     needed: set[int] = set()
     number = -1
@@ -236,7 +236,8 @@ def _needed(old: Tape, run: Run) -> list[int]:
 
 
 def _stopped(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function to which no gradient is led back."""
+    """Return a function to which no gradient is led back: `vjp` (mlx/transforms.cpp) finds no way, and gives zeros
+    without walking the graph."""
 
     def stopped(*args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
@@ -270,7 +271,7 @@ def _ruled(gradient: mx.array, parameter: mx.array, state: dict[str, Any]) -> mx
     """Return what stands for a parameter that has been updated; its state is replaced likewise."""
     for name, held in state.items():
         if isinstance(held, mx.array):
-            state[name] = _copy(_of(held.shape, held.dtype))
+            state[name] = _copy(_of(held.shape, held.dtype))  # an object of its own, into which the program may write
     return _copy(_of(parameter.shape, parameter.dtype))
 
 
@@ -286,6 +287,8 @@ def stand_in(array: mx.array) -> None:
 def _of(shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
     known = _stand_ins.get((shape, dtype))
     if known is None:
+        # A tracer of `compile` has a shape and no primitive (`compile_trace`, mlx/compile.cpp): what is made of it is
+        # free, and whoever evaluates it is told so by MLX (`_WITHOUT_NUMBERS`) instead of getting wrong numbers.
         inside: list[mx.array] = []
 
         def note(array: mx.array) -> mx.array:

@@ -156,10 +156,9 @@ class InModule(InCall):
         return before is None or before.module != path
 
 
-class InFunction(InCall):
-    """Ops of a Python function, by the end of its qualified name: `loss_fn`, `Attention.__call__`."""
+class InNamed(InCall):
+    """Ops of what the program's source calls by a name."""
 
-    kind, words = "function", "a function, where it is entered"
     whole = True
 
     def __init__(self, title: str, name: str, file: str = "") -> None:
@@ -170,7 +169,16 @@ class InFunction(InCall):
         return self.means(call.code, call.owner)
 
     def means(self, code: CodeType, owner: Any) -> bool:
-        """Whether a call of some code is meant."""
+        """Whether a call of some code is meant, whose first argument is `owner`."""
+        raise NotImplementedError
+
+
+class InFunction(InNamed):
+    """Ops of a Python function, by the end of its qualified name: `loss_fn`, `Attention.__call__`."""
+
+    kind, words = "function", "a function, where it is entered"
+
+    def means(self, code: CodeType, owner: Any) -> bool:
         named = self.name == code.co_name or is_called(code.co_qualname, self.name)
         return named and code.co_name != "<module>" and is_file(code.co_filename, self._file)
 
@@ -199,21 +207,12 @@ class InTyped(InCall):
         return call.code.co_filename == self._filename and call.code.co_name == "<module>"
 
 
-class InClass(InCall):
+class InClass(InNamed):
     """Ops of a class: of its methods, and of the modules that are its instances."""
 
     kind, words = "class", "a class, where its methods are entered"
-    whole = True
-
-    def __init__(self, title: str, name: str, file: str = "") -> None:
-        super().__init__(title)
-        self._file, self.name = file, name
-
-    def accepts(self, call: Activation) -> bool:
-        return self.means(call.code, call.owner)
 
     def means(self, code: CodeType, owner: Any) -> bool:
-        """Whether a call of some code is meant, whose first argument is this."""
         kind = type(owner).__qualname__ if is_module(owner) else ""
         holder = code.co_qualname.rpartition(".")[0]
         named = is_called(holder, self.name) or (bool(kind) and is_called(kind, self.name))

@@ -62,10 +62,22 @@ def write_private(path: Path, text: str) -> None:
 
 
 def private_directory(path: Path) -> None:
-    """Make a directory into which only the user may look, and those above it that are missing. Raises OSError."""
-    for part in reversed((path, *path.parents)):
+    """Make a directory into which only the user may look, and those above it that are missing. Of those that are there
+    nnrepl's own, `nnrepl` and what is below it, are closed to others: older versions made them open. Raises OSError."""
+    parts = (path, *path.parents)
+    own = next((at for at, part in enumerate(parts) if part.name == "nnrepl"), -1)
+    for at, part in reversed([*enumerate(parts)]):
         if not part.is_dir():
             part.mkdir(mode=0o700, exist_ok=True)  # `parents=True` makes those above as the umask has it
+        elif at <= own:
+            for_the_user_alone(part)
+
+
+def for_the_user_alone(path: Path) -> None:
+    """Close a file or directory to others, if it is the user's: what a link leads to is theirs to arrange."""
+    found = path.lstat()
+    if found.st_mode & 0o077 and not path.is_symlink() and found.st_uid == getattr(os, "getuid", int)():
+        path.chmod(found.st_mode & 0o700)
 
 
 @contextmanager

@@ -190,7 +190,8 @@ class Until:
             self._asked = True
 
     def _given_up(self, tape: Tape) -> int | None:
-        """Return the first op of the step or the pass that is named, if that is over and has nothing at the place."""
+        """Return the first op of the step or the pass that is named, if that is over and has nothing at the place; if
+        it began before this, where the user stands."""
         if not self.place.is_bounded(tape):
             return None
         start, end = self.place.span(tape, 0, len(tape) + 1)
@@ -198,7 +199,7 @@ class Until:
             return None  # who knows what is in it
         self.over = self.over or self.place.gone(tape)
         self.reason = self.over or self.reason
-        return start if self.over else None
+        return max(start, self._start - 1) if self.over else None
 
 
 class UntilStepEnds(Until):

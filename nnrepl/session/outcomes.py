@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.session.conditions import named_in
 from nnrepl.session.expressions import instead_of
 from nnrepl.session.own_names import OWN_NAMES
 from nnrepl.session.parsed import Parsed, replaced
 from nnrepl.session.standing import Standing
 from nnrepl.session.wires import variable
-from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, UNBOUND, UPDATE_PASS, ClosedOp, Pass, Tape, Value, arrays_of
+from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, UNBOUND, UPDATE_PASS, ClosedOp, Pass, Value, arrays_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def _compiled(parsed: Parsed, names: list[str]) -> CodeType:
 
 def outcome_of(session: Standing, parsed: Parsed) -> Outcome | None:
     """Return what asks a condition where calls have ended; None if that cannot tell."""
-    tape, names = session.tape, session.names
+    names = session.names
     if any(word.number or word.version or word.partial for word in parsed.words.values()) or parsed.bound:
         return None
     plain, gradients = named_in(parsed, names)
@@ -118,7 +118,7 @@ def outcome_of(session: Standing, parsed: Parsed) -> Outcome | None:
     if weights and (gradients or "loss" in plain):
         return None  # they are made at different moments
     for name in plain:
-        way = _loss if name == "loss" else _weight(session, name)
+        way = _loss if name == "loss" else weight_of(session, name)
         if way is None or (name == "loss" and not is_called_loss(session)):
             return None
         found[name] = way
@@ -126,7 +126,7 @@ def outcome_of(session: Standing, parsed: Parsed) -> Outcome | None:
         at = _places_of_gradient(session, name)
         if not at:
             return None
-        found[f"grad({name})"] = _gradient(at, tape)
+        found[f"grad({name})"] = _gradient(at)
     known = {path.partition(".")[0] for path in plain} | OWN_NAMES
     others = [path for path in parsed.plain_names if path.partition(".")[0] not in known]
     if any("." in path for path in others):
@@ -178,7 +178,7 @@ def _places_of_gradient(session: Standing, name: str) -> Places:
     return found
 
 
-def _gradient(places: Places, tape: Tape) -> Found:
+def _gradient(places: Places) -> Found:
     def found(ended: Ended) -> Any:
         pass_: Pass = ended.op.pass_
         if ended.compiled:
@@ -198,7 +198,7 @@ def _gradient(places: Places, tape: Tape) -> Found:
 # -- weights -------------------------------------------------------------------------------------------------
 
 
-def _weight(session: Standing, name: str) -> Found | None:
+def weight_of(session: Standing, name: str) -> Found | None:
     """Return what gives a weight, or a part of an optimizer's state, as the program holds it; None if the name means
     anything else as well."""
     names, tape = session.names, session.tape

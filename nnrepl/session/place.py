@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from nnrepl.classes import dataclass
 from nnrepl.record.names import ProgramNames
 from nnrepl.session.program import Program
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape
@@ -89,6 +89,14 @@ class Place:
     def gone(self, tape: Tape) -> str:
         """Why no op that is still to be recorded can be at the place; "" if one can."""
         return ""
+
+    def over(self, tape: Tape) -> bool:
+        """Whether no op that is still to be recorded can lie within the place."""
+        return bool(self.gone(tape))
+
+    def passed(self, found: str = "") -> str:
+        """Say that what is recorded of the place is not ahead; `found` is what of it is known to be there."""
+        return f"{found or self.title} is not ahead of here; goto {self.title} goes there"
 
     def first_after(self, tape: Tape, position: int) -> int | None:
         """Return the first position of the place from `position` on."""

@@ -103,7 +103,7 @@ def _word(word: str, here: Here) -> Place:
         return _line(line, here)
     of = gradient_name(word)
     if of is not None:
-        return _value(word, of, here)
+        return _value(of, here)
     file, colon, name = word.rpartition(":")
     if colon:
         return _in_file(file, name, here)
@@ -127,7 +127,7 @@ def _line(found: re.Match[str], here: Here) -> Place:
     note = ""
     if not file:
         site = None if here.op is None else own_site(here.op, here.skip)
-        source = None if here.op is None or site is None else _source(here, site)
+        source = None if here.op is None or site is None else _source(site)
         if source is None or site is None or not source.file:
             raise UserError(f"there is no file here of which {line} could be a line; an op is #{line}")
         file, cell = source.file, cell or source.cell
@@ -142,7 +142,7 @@ def _line(found: re.Match[str], here: Here) -> Place:
     return place
 
 
-def _source(here: Here, site: Any) -> Any:
+def _source(site: Any) -> Any:
     from nnrepl.record import segments as sources
 
     return sources.locate(site.scope.code, site.lasti)
@@ -320,7 +320,7 @@ def _assigned(word: str, here: Here) -> Place | None:
     return place
 
 
-def _value(word: str, name: str, here: Here) -> Place:
+def _value(name: str, here: Here) -> Place:
     """Return a gradient by the value whose it is."""
     known = here.names.versions(name) or (here.running and name.rpartition(".")[2] in here.program.variables())
     if not known and not (name == "loss" and here.tape.passes):

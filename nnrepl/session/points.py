@@ -17,6 +17,7 @@ from nnrepl.tape import (
     GRADIENT_PASS,
     PHASES,
     RUN_PASS,
+    SETUP,
     SETUP_PASS,
     ClosedOp,
     Leaf,
@@ -62,7 +63,13 @@ class Number(Place):
         return ordered([at] if found and at is not None else [], start, end, reverse)
 
     def gone(self, tape: Tape) -> str:
-        return f"there is no op {self.title}" if self.step < len(tape.steps) else ""
+        if any(True for _ in self.positions(tape, 0, len(tape))):
+            return self.passed()
+        if self.step >= len(tape.steps):
+            return ""
+        start, end = tape.steps.start_of(self.step), tape.steps.start_of(self.step + 1)
+        closed = any(isinstance(op, ClosedOp) for op in tape.ops[start:end])
+        return self.passed(f"step {self.step}") if closed else f"there is no op {self.title}"
 
 
 class StepStart(Place):
@@ -95,7 +102,10 @@ class StepStart(Place):
         return max(start, first), end if after is None else min(end, after)
 
     def gone(self, tape: Tape) -> str:
-        return f"there is no {self.title} any more" if self.number < len(tape.steps) else ""
+        return self.passed() if self.number <= len(tape.steps) else ""
+
+    def over(self, tape: Tape) -> bool:
+        return self.number < len(tape.steps)
 
 
 class Edge(Place):
@@ -113,6 +123,15 @@ class Edge(Place):
     def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
         first = tape.origin if tape.origin < len(tape) else 0
         return ordered([first if self.title == "start" else len(tape)], start, end, reverse)
+
+    def span(self, tape: Tape, start: int, end: int) -> tuple[int, int]:
+        if self.title != "start":
+            return start, end
+        first = next(self.positions(tape, 0, len(tape)), 0)
+        return max(start, first), min(end, first + 1)
+
+    def gone(self, tape: Tape) -> str:
+        return self.passed() if self.title == "start" and len(tape) else ""
 
 
 class Phase(Place):
@@ -135,6 +154,9 @@ class Phase(Place):
             if at < len(tape) and tape.ops[at].pass_.outermost is pass_ and tape.ops[at].outer_phase == self.title:
                 found.append(at)
         return ordered(found, start, end, reverse)
+
+    def gone(self, tape: Tape) -> str:
+        return self.passed() if self.title == SETUP and tape.origin < len(tape) else ""
 
     def holds(self, tape: Tape, at: int) -> bool:
         return at < len(tape) and tape.ops[at].outer_phase == self.title
@@ -171,7 +193,10 @@ class PassStart(Place):
 
     def gone(self, tape: Tape) -> str:
         last = tape.passes[-1].number if tape.passes else 0
-        return f"there is no {self.title}; the tape holds passes 1 to {last}" if self.number <= last else ""
+        return self.passed() if self.number <= last else ""
+
+    def over(self, tape: Tape) -> bool:
+        return any(pass_.number == self.number and not pass_.open for pass_ in tape.passes)
 
 
 class Written(Place):
@@ -220,7 +245,7 @@ class Written(Place):
                 yield from pass_.grads.get(value.canonical, ())
 
     def comes(self, tape: Tape, start: int = 0) -> Iterator[int]:
-        """Return where a version of the value is there for the first time, from about `start` on: behind the op that
+        """Return where a version of the value is there for the first time, from about `start` on: after the op that
         makes it, or where the program has put it in its place; with a pass that brings one, but not as it was there
         before."""
         if self._gradient:
@@ -306,13 +331,12 @@ class Within(Place):
         return self.inner.span(tape, *self.outer.span(tape, start, end))
 
     def gone(self, tape: Tape) -> str:
-        if not self.outer.gone(tape):
+        if not self.outer.over(tape):
             return self.inner.gone(tape)
         start, end = self.outer.span(tape, 0, len(tape) + 1)
         found = next(self.positions(tape, start, end), None) is not None
         if found or any(isinstance(op, ClosedOp) for op in tape.ops[start:end]):
-            before = self.title if found else self.outer.title
-            return f"{before} lies before this; goto {self.title} leads back there"
+            return self.passed(self.title if found else self.outer.title)
         return f"{self.outer.title} has no {self.inner.title}"
 
 

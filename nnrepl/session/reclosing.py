@@ -67,5 +67,5 @@ def _may_close(session: Reading, timeline: Timeline, step: OpenedStep) -> bool:
 
 
 def _leads_on(tape: Tape, step: OpenedStep, closing: list[OpenedStep]) -> bool:
-    """Whether the step behind one stays open: what lies between them is known as part of one of the two."""
+    """Whether the step after one stays open: what lies between them is known as part of one of the two."""
     return any(other.start == step.end and other not in closing for other in tape.opened)

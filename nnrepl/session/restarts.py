@@ -71,7 +71,7 @@ class ProgramRestarts:
             recorder.mode = before
 
     def reaches(self, position: int) -> bool:
-        """Whether what lies behind a position can run again."""
+        """Whether what comes after a position can run again."""
         point = self._point
         if self.whole:
             return True

@@ -114,7 +114,7 @@ def append(session: Standing, cells: tuple[Cell, ...], stop: bool = False) -> No
     session.let_go(goals.At(len(session.tape), f"first op of prompt {cells[0].number}") if stop else goals.Never())
 
 
-def cell_begins(session: Standing, cell: Cell, fresh: bool, seen: bool) -> None:
+def cell_begins(session: Standing, fresh: bool, seen: bool) -> None:
     """Note that the program comes to a cell.
 
     Args:

@@ -180,7 +180,7 @@ def _names(code: CodeType) -> frozenset[str]:
 def as_change(session: Reading, line: Parsed) -> tuple[CodeChange, PromptLine, Callable[[], int | None]]:
     """Return a line as a change of the program: done once in each run that comes by, where the cursor stands now,
     before the line of the program's that makes the next op; twice where the function there runs twice. Also returns
-    what tells behind how many ops of its own the user then stands.
+    what tells after how many ops of its own the user then stands.
 
     Raises:
         UserError: If it cannot stand there.

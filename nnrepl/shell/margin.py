@@ -30,7 +30,7 @@ def unfinished(text: str, table: Table, own: bool = False) -> bool:
 class Margin:
     """Indents the next line, unless lines come with a margin of their own.
 
-    A person types one key at a time; what arrives as a whole line that begins with a blank was written elsewhere.
+    The user types one key at a time; what arrives as a whole line that begins with a blank was written elsewhere.
     """
 
     def __init__(self, table: Table) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory, ThreadedHistory
 
-from nnrepl.session.files import private_directory
+from nnrepl.session.files import for_the_user_alone, private_directory
 from nnrepl.session.settings import file_name, state_directory
 
 FIRST_TIME = "Tab completes, F8 steps, F7 steps back, Ctrl-R searches, Ctrl-D leaves."
@@ -22,6 +22,7 @@ def history_of(program: str) -> tuple[History, str]:
     try:
         private_directory(path.parent)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600))
+        for_the_user_alone(path)
     except OSError as error:
         return InMemoryHistory(), f"what you type is not kept: cannot write {path}: {error.strerror}"
     return ThreadedHistory(_LinesInFile(path)), note

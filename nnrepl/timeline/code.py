@@ -7,9 +7,9 @@ code in every call that begins after it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
+from nnrepl.classes import dataclass
 from nnrepl.replay.divergence import CannotExchange
 
 
@@ -119,7 +119,7 @@ class SourceChanges:
             change.prepare()
 
     def leave(self, position: int) -> None:
-        """Take back what is done once behind a position, to which the living program is about to be put back:
+        """Take back what is done once after a position, to which the living program is about to be put back:
         it may have given variables something that nothing else puts back."""
         for change in reversed(self.held):
             if change.once and change.is_behind(position):
@@ -184,7 +184,7 @@ class SourceChanges:
         self._ahead = [codes.get(change, change) for change in self._ahead]
 
     def same_behind(self, start: int) -> bool:
-        """Whether what is done once behind a position has been done as it is wanted."""
+        """Whether what is done once after a position has been done as it is wanted."""
         done = [
             [change for change in some if change.once and change.is_behind(start)] for some in (self.held, self.wanted)
         ]
@@ -206,7 +206,7 @@ class SourceChanges:
         """Whether only a run from the program's start comes to `wanted`, not one from position `start`.
 
         Args:
-            within: Whether a run from `start` may do what is done once behind it.
+            within: Whether a run from `start` may do what is done once after it.
         """
         held, wanted = self.held, self.wanted
         return any(change.early and change not in held for change in wanted) or any(

@@ -6,8 +6,9 @@ A timeline shares with its parent everything before the edit: the same values, o
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from nnrepl.classes import dataclass
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.needs import needs
 from nnrepl.replay.run import Run
@@ -94,7 +95,7 @@ class Timeline:
         """Return what leads the program to its end, where it is as it was."""
         end = len(self.tape)
         if self.ended:
-            seen = self.seen + (self.seen >= end)  # at the end, what was printed behind the last op as well
+            seen = self.seen + (self.seen >= end)  # at the end, what was printed after the last op as well
         else:
             seen = min(self.seen, end - 1)  # after the last op nothing has been printed yet
         return Run(self.tape, end, (), end, seen=seen)

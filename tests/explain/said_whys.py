@@ -15,6 +15,7 @@ from nnrepl.explain.why import why
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import TapeSession
 from nnrepl.tape import Hole
+from tests.explain.programs import four_steps
 from tests.support import OpenSession
 
 W = mx.array([[0.5, -1.0, 2.0], [2.0, 0.25, 1.0], [-0.75, 1.5, 0.3]])
@@ -158,6 +159,12 @@ def cancelling(w: mx.array) -> mx.array:
     return mx.sin(a).sum() - mx.sin(a).sum()
 
 
+def along(w: mx.array) -> mx.array:
+    """The way along itself, of what is as long as 1: it is taken off again."""
+    q = mx.array([[1.0, 0, 0]] * 3) * (w / w)
+    return (q / mx.sqrt(mx.sum(q * q, axis=-1, keepdims=True)))[:, 0].sum()
+
+
 def repeated(w: mx.array) -> mx.array:
     rows = mx.sign(mx.abs(w) + 1)
     return ((rows - rows[:1]) * w).sum()
@@ -177,7 +184,7 @@ MADE: list[Program] = [
     asked(lambda w: (w * mx.where(mx.abs(W) > 100, W, 0)).sum(), "grad(w)"),
     asked(lambda w: mute(w * 2).sum(), "grad(w)"), asked(lambda w: mute(w).sum(), "grad(w)"),
     silent_model,
-    asked(cancelling, "grad(w)", "grad(a)"),
+    asked(cancelling, "grad(w)", "grad(a)"), asked(along, "grad(q)"),
     asked(lambda w: (w * mx.fast.layer_norm(mx.ones((3, 3)) * 2, None, None, 1e-5)).sum(), "grad(w)"),
     asked(repeated, "grad(w)", "#5 == 0", "#4 == 0"),
     recorded(zeroed, "grad(first.weight)"),
@@ -502,13 +509,7 @@ def leapt(far: bool) -> str:
         h = h * 1e25 if far and turn >= 1 else h
         return mx.abs(h).mean() / (0 if turn == 3 else 1)
 
-    w = mx.array([1.0, -2.0, 0.5])
-    with nnrepl.recording() as tape:
-        for turn in range(4):
-            value, grad = mx.value_and_grad(loss)(w, turn)
-            w = w - 0.01 * grad
-            mx.eval(value, w)
-    session = OpenSession(tape)
+    session = OpenSession(four_steps(loss))
     session.run("goto end")
     answer = why(session, "nan")
     return " ".join(" ".join([answer.headline, *answer.reasons, *answer.also]).replace("−", "-").split())

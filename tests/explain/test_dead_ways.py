@@ -4,7 +4,6 @@ each fault beside sound twins."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,45 +16,29 @@ import nnrepl
 from nnrepl.explain.health import health
 from nnrepl.explain.health.report import Finding
 from nnrepl.explain.why import why
+from tests.explain.programs import Branched, Change, X
 from tests.support import OpenSession
 
-X = mx.sin(mx.arange(12.0)).reshape(4, 3) + 0.1
-Fault = Callable[[mx.array], mx.array]
 
-
-class Residual(nn.Module):
-    """A layer, and something that is done to what it gives, beside the way on which it learns anyway."""
-
-    def __init__(self, branch: Fault) -> None:
-        super().__init__()
-        mx.random.seed(3)
-        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
-        self.branch = branch
-
-    def __call__(self, x: mx.array) -> mx.array:
-        x = mx.sin(self.first(x))
-        return self.second(x + self.branch(x * 2))
-
-
-def found(branch: Fault) -> list[Finding]:
-    model = Residual(branch)
+def found(branch: Change) -> list[Finding]:
+    model = Branched(branch)
     return health(
         OpenSession(nnrepl.trace(lambda m: nn.losses.huber_loss(m(X), 1 - X[:, :2]).mean(), model, wrt=model))
     ).findings
 
 
-FLAT: list[Fault] = [
+FLAT: list[Change] = [
     lambda h: mx.floor(h),
     lambda h: (h + 3) // 1,
     lambda h: mx.tanh(h + 90),
     lambda h: mx.softmax(h[..., None], axis=-1)[..., 0],
     lambda h: mx.sign(h),
 ]
-CUT: list[Fault] = [
+CUT: list[Change] = [
     lambda h: mx.clip(h + 90, -1, 1),
     lambda h: mx.where(h == 12345, h, 0.1),
 ]
-SOUND: list[Fault] = [
+SOUND: list[Change] = [
     lambda h: mx.sign(h) * mx.sqrt(mx.abs(h)),
     lambda h: h - mx.floor(h),
     lambda h: h + mx.stop_gradient(mx.round(h) - h),
@@ -76,7 +59,7 @@ def test_a_way_that_is_flat_is_named_with_its_line(number: int) -> None:
 
 
 @pytest.mark.parametrize("branch", SOUND)
-def test_what_learns_in_another_way_or_is_kept_from_learning_is_no_fault(branch: Fault) -> None:
+def test_what_learns_in_another_way_or_is_kept_from_learning_is_no_fault(branch: Change) -> None:
     assert found(branch) == []
 
 
@@ -116,7 +99,7 @@ def test_gradients_that_are_added_up_until_an_update_are_no_growing_graph(lazy: 
 
 
 def test_a_gradient_is_large_because_what_a_square_takes_is() -> None:
-    def loss(w: mx.array, large: float, how: Fault) -> mx.array:
+    def loss(w: mx.array, large: float, how: Change) -> mx.array:
         h = (X @ w) * large
         return mx.sum(how(h + 1))
 
@@ -167,3 +150,35 @@ def test_the_first_step_of_a_warm_up_is_no_idle_update() -> None:
             step(model)
         found = [one for one in health(OpenSession(tape)).findings if one.kind == "idle update"]
         assert [one.level for one in found] == ([level] if level else []), (rate, found)
+
+
+def _turned(steps: int) -> OpenSession:
+    """Train quaternions that begin as (1, 0, 0, 0), by a loss that asks for products of their parts alone."""
+
+    def loss(q: mx.array) -> mx.array:
+        r, x, y, z = (q / mx.sqrt(mx.sum(q * q, -1, keepdims=True)))[:, :4].T
+        rows = mx.stack([1 - 2 * (y * y + z * z), 2 * x * y, 2 * x * z, 2 * y * z], -1)
+        return mx.mean(mx.square(rows - 0.5) * mx.exp(r)[:, None])
+
+    def train() -> None:
+        q = mx.zeros((5, 4)) + mx.array([1.0, 0.0, 0.0, 0.0])
+        opt = optim.SGD(0.5)
+        for _ in range(steps):
+            params = {"q": q}
+            q = opt.apply_gradients({"q": mx.grad(loss)(q)}, params)["q"]
+
+    return OpenSession(nnrepl.trace(train))
+
+
+def test_ways_that_one_cause_kills_are_one_finding() -> None:
+    said = [one.text for one in health(_turned(1)).findings if one.kind == "zero gradient"]
+    assert len([text for text in said if "q is 0 as it came in" in text]) == 1, said
+    assert any("opposite and cancel" in text for text in said), said
+
+
+def test_what_began_as_zeros_at_the_places_that_count_was_not_made_zero_by_an_update() -> None:
+    session = _turned(3)
+    session.goto("end")
+    said = [one.text for one in health(session).findings]
+    assert any("q is 0 as it came in at the 5 places" in text for text in said), said
+    assert not any(" since " in text for text in said), said

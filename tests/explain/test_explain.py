@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -12,19 +10,7 @@ import nnrepl
 from nnrepl import UserError
 from nnrepl.explain.explained import explain
 from nnrepl.explain.words import factor, number, substitute
-from tests.corpus import layers, lm
-from tests.corpus.checks import Call, some
 from tests.support import OpenSession
-
-
-def programs() -> Iterator[Call]:
-    for name in layers.LAYERS:
-        yield layers.layer_call(name)
-    for name in layers.LOSSES:
-        yield layers.loss_call(name)
-    for name in some([name for name in lm.MODELS if name not in lm.UNTRAINABLE], 24):
-        model = lm.tiny(name).train()
-        yield Call(lm.loss_of(model), [lm.tokens_for(name)], model)
 
 
 def test_numbers_of_one_element_are_those_of_the_op() -> None:

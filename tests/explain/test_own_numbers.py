@@ -4,7 +4,6 @@ a hinge that has been learned: each beside sound twins."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,24 +14,8 @@ import nnrepl
 from nnrepl.explain.health import health
 from nnrepl.explain.health.report import Finding
 from nnrepl.explain.why import why
+from tests.explain.programs import Branched, Change, X, four_steps
 from tests.support import OpenSession
-
-X = mx.sin(mx.arange(12.0)).reshape(4, 3) + 0.1
-Change = Callable[[mx.array], mx.array]
-
-
-class Branched(nn.Module):
-    """A layer, and something that is done to what it gives, beside the way on which it learns anyway."""
-
-    def __init__(self, branch: Change) -> None:
-        super().__init__()
-        mx.random.seed(3)
-        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
-        self.branch = branch
-
-    def __call__(self, x: mx.array) -> mx.array:
-        x = mx.sin(self.first(x))
-        return self.second(x + self.branch(x * 2))
 
 
 def found(branch: Change, term: Change = lambda y: mx.square(y).mean()) -> list[Finding]:
@@ -279,13 +262,7 @@ def test_why_nan_tells_the_step_in_which_the_loss_leapt(far: bool) -> None:
         h = h * 1e25 if far and turn >= 1 else h
         return mx.abs(h).mean() / (0 if not far and turn == 3 else 1)
 
-    w = mx.array([1.0, -2.0, 0.5])
-    with nnrepl.recording() as tape:
-        for turn in range(4):
-            value, grad = mx.value_and_grad(loss)(w, turn)
-            w = w - 0.01 * grad
-            mx.eval(value, w)
-    session = OpenSession(tape)
+    session = OpenSession(four_steps(loss))
     session.run("goto end")
     also = " ".join(why(session, "nan").also)
     assert ("Before that the loss was finite, but" in also and "in step 2" in also and "h * 1e+25" in also) == far, also
@@ -315,3 +292,53 @@ def test_a_step_behind_what_passes_nothing_is_told_as_well(stepped: bool) -> Non
     session = OpenSession(nnrepl.trace(loss, mx.array([1.0, -2.0, 0.5]), wrt=0))
     (text,) = [one.text for one in health(session).findings if one.kind == "zero gradient"]
     assert ("would pass nothing either" in text and "gap // 1" in text) == stepped, text
+
+
+def kept(what: str, private: bool) -> tuple[list[str], list[str], str]:
+    """What health finds, of faults and of tables, and what why says, after an update with weight decay, where a layer
+    keeps a table as an attribute."""
+
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.under = nn.Linear(3, 4), f"_{what}" if private else what
+            angles = mx.arange(4)[:, None] * mx.array([1.0, 0.3])
+            self[self.under] = {
+                "mask": mx.triu(mx.full((4, 4), -mx.inf), k=1),
+                "positions": mx.arange(4).astype(mx.float32),
+                "sines": mx.tile(mx.concatenate([mx.sin(angles), mx.cos(angles)], axis=-1), (2, 1)),
+                "bias": mx.array([0.0, 1.0, 2.0, 4.0]),
+            }[what]
+
+        def __call__(self, x: mx.array) -> mx.array:
+            h, table = self.q(x), self[self.under]
+            if what == "mask":
+                return mx.softmax(h @ h.T + table, axis=-1) @ h
+            return mx.tanh(h + table[:4])
+
+    mx.random.seed(4)
+    model, optimizer = nn.Sequential(Layer(), nn.Linear(4, 3), Layer()), optim.AdamW(0.01, weight_decay=0.1)
+    with nnrepl.recording() as tape:
+        step = nn.value_and_grad(model, lambda m: mx.square(m(X) - 0.5).mean())
+        for _ in range(3):
+            optimizer.update(model, step(model)[1])
+            mx.eval(model.parameters(), optimizer.state)
+    session = OpenSession(tape)
+    session.run("goto end")
+    found = health(session)
+    tables = [one.text for one in found.findings if one.kind == "trained table"]
+    return [one.kind for one in found.warnings], tables, str(session.run("why nan"))
+
+
+@pytest.mark.parametrize("what", ["mask", "positions", "sines", "bias"])
+def test_a_table_that_is_trained_as_an_attribute_is_one_note(what: str) -> None:
+    warnings, tables, said = kept(what, private=False)
+    assert warnings == []
+    assert len(tables) == (what != "bias")
+    assert all(f"layers.0.{what} and layers.2.{what} have gradients" in text for text in tables)
+    assert ("came in" in said) == (what == "mask"), said
+    assert "has -∞ in its call" not in said
+
+
+def test_a_table_under_an_underscore_is_not_told() -> None:
+    assert kept("mask", private=True)[:2] == ([], [])

@@ -10,6 +10,7 @@ from nnrepl.record.batches import all_same_bits, of_one_size, rows, same_bits
 from nnrepl.record.dot import read_graph
 from nnrepl.tape import Value
 from nnrepl.timeline.compare import distances
+from tests.support import bits
 
 NAN, INF = math.nan, math.inf
 
@@ -36,9 +37,9 @@ def pairs() -> list[tuple[mx.array, mx.array]]:
 
 def test_bits_side_by_side() -> None:
     mixed = [*pairs(), (mx.array([1.0]), mx.array([1])), (mx.array([1.0]), mx.array([1.0, 1.0]))]
-    single = [bool(same_bits(a, b).item()) for a, b in mixed]
-    assert all_same_bits(mixed) == single
-    assert single[:9] == [True, False, False, True, False, False, True, False, True]
+    expected = [bits(a) == bits(b) and a.dtype == b.dtype for a, b in mixed]
+    assert [bool(same_bits(a, b).item()) for a, b in mixed] == expected
+    assert all_same_bits(mixed) == expected
 
 
 def test_distances_side_by_side() -> None:

@@ -3,16 +3,14 @@ call has it, with the gradients around it, and no other call has."""
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import mlx.core as mx
 import pytest
 
 import nnrepl
 from nnrepl.session.errors import UserError
-from tests.support import OpenSession, assert_same_bits
+from tests.support import OpenSession, assert_last_pass_is, loaded
 
 PROGRAM = """\
 import mlx.core as mx
@@ -46,7 +44,7 @@ LINES = [
 
 @pytest.mark.parametrize(("place", "nth", "line"), LINES, ids=[f"{where} {nth} {line}" for where, nth, line in LINES])
 def test_its_twin(place: str, nth: int, line: str, tmp_path: Path) -> None:
-    program = _load(tmp_path / f"nested_{abs(hash((place, nth, line)))}.py", PROGRAM)
+    program = loaded(tmp_path / f"nested_{abs(hash((place, nth, line)))}.py", PROGRAM)
     lines = PROGRAM.splitlines()
     number = next(at for at, text in enumerate(lines) if text.endswith(f"# {place}"))
     indent = lines[number][: len(lines[number]) - len(lines[number].lstrip())]
@@ -54,7 +52,7 @@ def test_its_twin(place: str, nth: int, line: str, tmp_path: Path) -> None:
     told = [f"seen[{which}] += 1", f"if seen[{which}] == {nth}:", f"    {line}"]
     written = [*lines]
     written[number:number] = [indent + text for text in told]
-    twin = _load(tmp_path / "twin.py", "\n".join(written) + "\n")
+    twin = loaded(tmp_path / "twin.py", "\n".join(written) + "\n")
     w = mx.array([0.1, 0.2])
     session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
     inner = [op for op in session.tape.ops if op.inner and op.of is None]
@@ -67,26 +65,26 @@ def test_its_twin(place: str, nth: int, line: str, tmp_path: Path) -> None:
     assert session.op is not None
     assert (session.op.name, session.op.lasti) == (here.name, here.lasti)
     expected = mx.value_and_grad(twin.f)(w)
-    _assert_is(session, expected)
+    assert_last_pass_is(session, expected)
     session.run("goto end")
     session.run(f"goto {session.tape.ops[-1].label}")
     session.run("undo")
-    _assert_is(session, mx.value_and_grad(_load(tmp_path / "again.py", PROGRAM).f)(w))
+    assert_last_pass_is(session, mx.value_and_grad(loaded(tmp_path / "again.py", PROGRAM).f)(w))
     session.run("redo")
     session.run("goto #1")
     session.run("goto end")
-    _assert_is(session, expected)
+    assert_last_pass_is(session, expected)
     assert program.cfg == {"k": 2.0}
 
 
 def test_another_change_behind_it_stands_on_it(tmp_path: Path) -> None:
     """The call is one of the tape then, and its function runs by itself."""
-    program = _load(tmp_path / "nested_more.py", PROGRAM)
+    program = loaded(tmp_path / "nested_more.py", PROGRAM)
     text = PROGRAM.replace(
         "    y = mx.tanh", "    seen[0] += 1\n    if seen[0] == 1: z = z * 2; cfg['k'] = 3.0\n    y = mx.tanh"
     )
     text = text.replace("    p, t = ", "    v = v * 0.5\n    p, t = ")
-    twin = _load(tmp_path / "twin.py", text)
+    twin = loaded(tmp_path / "twin.py", text)
     w = mx.array([0.1, 0.2])
     session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
     for line in (
@@ -96,12 +94,12 @@ def test_another_change_behind_it_stands_on_it(tmp_path: Path) -> None:
         "v = v * 0.5",
     ):
         session.run(line)
-    _assert_is(session, mx.value_and_grad(twin.f)(w))
+    assert_last_pass_is(session, mx.value_and_grad(twin.f)(w))
 
 
 def test_what_the_function_then_raises_is_said(tmp_path: Path) -> None:
     """Its own error, and none of ours."""
-    program = _load(tmp_path / "nested_raises.py", PROGRAM)
+    program = loaded(tmp_path / "nested_raises.py", PROGRAM)
     session = OpenSession(nnrepl.trace(program.f, mx.array([0.1, 0.2]), wrt=0))
     session.run("until nested_raises.py:5")
     with pytest.raises(UserError, match=r"refuses that .ValueError: Invalid type str"):
@@ -111,7 +109,7 @@ def test_what_the_function_then_raises_is_said(tmp_path: Path) -> None:
 
 def test_what_is_refused(tmp_path: Path) -> None:
     """Where MLX works out gradients by itself no line of Python runs, and a tracer has no numbers."""
-    program = _load(tmp_path / "nested_refused.py", PROGRAM)
+    program = loaded(tmp_path / "nested_refused.py", PROGRAM)
     session = OpenSession(nnrepl.trace(program.f, mx.array([0.1, 0.2]), wrt=0))
     before = session.tape
     backward = next(op for op in session.tape.ops if op.inner and op.of is not None)
@@ -123,19 +121,3 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="fails where the program runs again"):
         session.run("k = a.sum().item(); a = a * k")
     assert session.tape is before
-
-
-def _assert_is(session: OpenSession, expected: object) -> None:
-    pass_ = session.tape.passes[-1]
-    assert pass_.loss is not None
-    assert_same_bits(expected, (pass_.loss.array, pass_.given[0].array))
-
-
-def _load(path: Path, text: str) -> ModuleType:
-    path.write_text(text)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

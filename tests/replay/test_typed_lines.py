@@ -3,19 +3,18 @@ it computes is recorded, and gradients flow through it. Where the program cannot
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 
 import mlx.core as mx
 import pytest
 
 import nnrepl
 from nnrepl.session.errors import UserError
-from tests.support import PROMPT, OpenSession, assert_same_bits, plain_python
+from tests.support import PROMPT, OpenSession, assert_last_pass_is, assert_same_bits, loaded, plain_python
 
 PROGRAM = """\
 from collections import deque
@@ -50,29 +49,29 @@ LINES = [
 @pytest.mark.parametrize(("place", "line"), LINES, ids=map(" ".join, LINES))
 def test_its_twin(place: str, line: str, tmp_path: Path) -> None:
     """Loss and gradient are those of the function with the line in it; and those of before when it is taken back."""
-    program = _load(tmp_path / f"plain_{abs(hash((place, line)))}.py", PROGRAM)
+    program = loaded(tmp_path / f"plain_{abs(hash((place, line)))}.py", PROGRAM)
     number = next(at for at, text in enumerate(PROGRAM.splitlines(), 1) if text.endswith(f"# {place}"))
     text = PROGRAM.splitlines()[number - 1]
     written = "".join(f"    {part}\n" for part in ("global count", *line.splitlines()))
-    twin = _load(tmp_path / "twin.py", PROGRAM.replace(text, written + text))
+    twin = loaded(tmp_path / "twin.py", PROGRAM.replace(text, written + text))
     w = mx.array([1.0, 2.0])
     session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
     before = session.tape.passes[-1]
     session.run(f"until {Path(program.__file__ or '').name}:{number}")
     session.run(line)
-    _assert_is(session, mx.value_and_grad(twin.f)(w))
+    assert_last_pass_is(session, mx.value_and_grad(twin.f)(w))
     session.run("undo")
     assert session.tape.passes[-1] is before
     session.run("redo")
-    again = _load(tmp_path / "twin.py", PROGRAM.replace(text, written + text))
-    _assert_is(session, mx.value_and_grad(again.f)(w))
+    again = loaded(tmp_path / "twin.py", PROGRAM.replace(text, written + text))
+    assert_last_pass_is(session, mx.value_and_grad(again.f)(w))
     assert (program.count, program.cfg, list(program.queue)) == (1, {"k": 2.0, "j": [1.0, 2.0]}, [1.0, 2.0])
 
 
 @pytest.mark.parametrize("line", ["if count: z = z * y", "for n in (1,): y += z"])
 def test_what_is_read_before_it_is_made(line: str, tmp_path: Path) -> None:
     """Where the line itself gives a name its meaning too late, the program's variable is the one that is not made."""
-    session = OpenSession(nnrepl.trace(_load(tmp_path / "plain_unmade.py", PROGRAM).f, mx.array([1.0, 2.0]), wrt=0))
+    session = OpenSession(nnrepl.trace(loaded(tmp_path / "plain_unmade.py", PROGRAM).f, mx.array([1.0, 2.0]), wrt=0))
     session.run("until plain_unmade.py:13")
     with pytest.raises(UserError, match="y is not made yet in this call"):
         session.run(line)
@@ -81,8 +80,8 @@ def test_what_is_read_before_it_is_made(line: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["for n in (2, 3): z = z * n", "queue.append(5.0)", "if count: z[0] = 1; count = 3"])
 def test_typed_in_the_middle_of_a_line(line: str, tmp_path: Path) -> None:
     """It stands before the program's line, and the user where they stood."""
-    program = _load(tmp_path / f"plain_{abs(hash(line))}.py", PROGRAM)
-    twin = _load(tmp_path / "twin.py", PROGRAM.replace("    y = z *", f"    global count\n    {line}\n    y = z *"))
+    program = loaded(tmp_path / f"plain_{abs(hash(line))}.py", PROGRAM)
+    twin = loaded(tmp_path / "twin.py", PROGRAM.replace("    y = z *", f"    global count\n    {line}\n    y = z *"))
     w = mx.array([1.0, 2.0])
     session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
     session.run(f"until {Path(program.__file__ or '').name}:13")
@@ -92,12 +91,12 @@ def test_typed_in_the_middle_of_a_line(line: str, tmp_path: Path) -> None:
     assert op is not None
     assert session.op is not None
     assert (session.op.name, session.op.lasti) == (op.name, op.lasti)
-    _assert_is(session, mx.value_and_grad(twin.f)(w))
+    assert_last_pass_is(session, mx.value_and_grad(twin.f)(w))
 
 
 def test_diff_pairs_the_programs_own_ops(tmp_path: Path) -> None:
     """What a typed line computes is on one timeline only: it shifts nothing."""
-    program = _load(tmp_path / "plain_diff.py", PROGRAM)
+    program = loaded(tmp_path / "plain_diff.py", PROGRAM)
     session = OpenSession(nnrepl.trace(program.f, mx.array([1.0, 2.0]), wrt=0))
     for line in ("until plain_diff.py:13", "for n in range(2): other = mx.random.normal((2,)) + mx.exp(z) * n"):
         session.run(line)
@@ -109,15 +108,15 @@ def test_diff_pairs_the_programs_own_ops(tmp_path: Path) -> None:
 
 def test_lines_on_lines(tmp_path: Path) -> None:
     """A change before a line runs it again; one of a tensor behind it stands on what it made."""
-    program = _load(tmp_path / "plain_lines.py", PROGRAM)
+    program = loaded(tmp_path / "plain_lines.py", PROGRAM)
     w = mx.array([1.0, 2.0])
     session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
     for line in ("until plain_lines.py:13", "for n in range(2): z = z * 2", "slots.v = 2.0", "z = z + 1"):
         session.run(line)
     session.run("goto end")
     written = "    for n in range(2): z = z * 2\n    slots.v = 2.0\n    z = z + 1\n    y = z *"
-    twin = _load(tmp_path / "twin.py", PROGRAM.replace("    y = z *", written))
-    _assert_is(session, mx.value_and_grad(twin.f)(w))
+    twin = loaded(tmp_path / "twin.py", PROGRAM.replace("    y = z *", written))
+    assert_last_pass_is(session, mx.value_and_grad(twin.f)(w))
 
 
 SET_TRACE = """
@@ -179,7 +178,7 @@ def test_what_has_run_on_is_not_taken_back(tmp_path: Path) -> None:
 
 
 def test_where_nothing_runs_any_more(tmp_path: Path) -> None:
-    program = _load(tmp_path / "plain_over.py", PROGRAM)
+    program = loaded(tmp_path / "plain_over.py", PROGRAM)
     session = OpenSession(nnrepl.trace(program.f, mx.array([1.0, 2.0]), wrt=0))
     session.run("goto end")
     assert "done at once" in str(session.run("cfg['k'] = 7.0"))
@@ -208,8 +207,8 @@ IN_BLOCKS.append("kept[0] = 2.0")
 @pytest.mark.parametrize("line", IN_BLOCKS)
 def test_both_runs_of_a_checkpoint_see_it(line: str, second: bool, tmp_path: Path) -> None:
     """It stands in the function, of which Python comes by each line twice; wherever the user stood when typing it."""
-    program = _load(tmp_path / f"plain_{abs(hash((line, second)))}.py", CHECKPOINTED)
-    twin = _load(tmp_path / "twin.py", CHECKPOINTED.replace("    return h *", f"    {line}\n    return h *"))
+    program = loaded(tmp_path / f"plain_{abs(hash((line, second)))}.py", CHECKPOINTED)
+    twin = loaded(tmp_path / "twin.py", CHECKPOINTED.replace("    return h *", f"    {line}\n    return h *"))
     w = mx.array([1.0, 2.0])
     session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
     at = [op for op in session.tape.ops if session.names.source(op).line == 5]
@@ -219,11 +218,11 @@ def test_both_runs_of_a_checkpoint_see_it(line: str, second: bool, tmp_path: Pat
     session.run(line)
     assert session.op is not None
     assert (session.op.name, session.op.lasti) == (op.name, op.lasti)
-    _assert_is(session, mx.value_and_grad(twin.f)(w))
+    assert_last_pass_is(session, mx.value_and_grad(twin.f)(w))
     session.run("undo")
     session.run("goto end")
-    plain = _load(tmp_path / "again.py", CHECKPOINTED)
-    _assert_is(session, mx.value_and_grad(plain.f)(w))
+    plain = loaded(tmp_path / "again.py", CHECKPOINTED)
+    assert_last_pass_is(session, mx.value_and_grad(plain.f)(w))
     assert program.kept == [1.0]
 
 
@@ -241,9 +240,9 @@ def run(w):
 
 def test_a_second_run_is_followed_from_its_very_start(tmp_path: Path) -> None:
     """What is changed before its first op enters with it, and not before the call."""
-    program = _load(tmp_path / "plain_start.py", WITHOUT_VJP)
+    program = loaded(tmp_path / "plain_start.py", WITHOUT_VJP)
     changed = WITHOUT_VJP.replace("    return mx.sin", "    h = mx.tanh(h)\n    return mx.sin")
-    twin = _load(tmp_path / "twin.py", changed.replace("    return mx.exp", "    grad = grad * 3\n    return mx.exp"))
+    twin = loaded(tmp_path / "twin.py", changed.replace("    return mx.exp", "    grad = grad * 3\n    return mx.exp"))
     w = mx.array([0.5, 1.5])
     session = OpenSession(nnrepl.trace(program.run, w))
     for line, change in ((4, "h = mx.tanh(h)"), (8, "grad = grad * 3")):
@@ -277,12 +276,12 @@ IN_COMPILED = ["for k in (1, 2): z = z * k", "n = 5", "z, h = h, z", "if n: z[0]
 @pytest.mark.parametrize("line", IN_COMPILED)
 def test_one_call_of_a_compiled_function_has_it(line: str, turn: int, tmp_path: Path) -> None:
     """That call is what another compiled function would give that has the line; the others are as they were."""
-    program = _load(tmp_path / f"plain_{abs(hash((line, turn)))}.py", COMPILED)
+    program = loaded(tmp_path / f"plain_{abs(hash((line, turn)))}.py", COMPILED)
     other = COMPILED.replace("    return (z", f"    if now == {turn}:\n        {line}\n    return (z")
     loop = "    for turn in range(4):\n"
     other = other.replace(loop, f"    global now\n{loop}        now = turn\n")
     other = other.replace("usual(w,", f"(mx.compile(lambda w, x: step(w, x)) if turn == {turn} else usual)(w,")
-    twin = _load(tmp_path / "twin.py", other)
+    twin = loaded(tmp_path / "twin.py", other)
     w = mx.array([0.5, 1.5])
     session = OpenSession(nnrepl.trace(program.run, w))
     place = f"{Path(program.__file__ or '').name}:8"
@@ -292,24 +291,8 @@ def test_one_call_of_a_compiled_function_has_it(line: str, turn: int, tmp_path: 
     assert session.tape.notes.typed or line in ("n = 5", "z, h = h, z", "kept[0] = 4.0")
     assert_same_bits(twin.run(w), session.tape.ops[-1].outputs[0].array)
     session.run("undo")
-    plain = _load(tmp_path / "again.py", COMPILED)
+    plain = loaded(tmp_path / "again.py", COMPILED)
     assert_same_bits(plain.run(w), session.tape.ops[-1].outputs[0].array)
-
-
-def _assert_is(session: OpenSession, expected: object) -> None:
-    pass_ = session.tape.passes[-1]
-    assert pass_.loss is not None
-    assert_same_bits(expected, (pass_.loss.array, pass_.given[0].array))
-
-
-def _load(path: Path, text: str) -> ModuleType:
-    path.write_text(text)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _losses(text: str) -> list[str]:
@@ -318,8 +301,8 @@ def _losses(text: str) -> list[str]:
 
 def test_it_is_awaited_also_where_others_trace(tmp_path: Path) -> None:
     """A stop at a line has Python traced there; the typed line stands before that line all the same."""
-    program = _load(tmp_path / "plain_traced.py", PROGRAM)
-    twin = _load(tmp_path / "twin.py", PROGRAM.replace("    y = z *", "    for n in range(3): z = z * n\n    y = z *"))
+    program = loaded(tmp_path / "plain_traced.py", PROGRAM)
+    twin = loaded(tmp_path / "twin.py", PROGRAM.replace("    y = z *", "    for n in range(3): z = z * n\n    y = z *"))
     w, came = mx.array([1.0, 2.0]), []
 
     def tracing(frame: FrameType, event: str, _: object) -> Callable[..., object]:
@@ -334,5 +317,5 @@ def test_it_is_awaited_also_where_others_trace(tmp_path: Path) -> None:
         session.run("for n in range(3): z = z * n")
     finally:
         sys.settrace(before)
-    _assert_is(session, mx.value_and_grad(twin.f)(w))
+    assert_last_pass_is(session, mx.value_and_grad(twin.f)(w))
     assert came.count(13) >= 1

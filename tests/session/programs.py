@@ -1,5 +1,7 @@
 """Programs as an outsider writes them, in which something goes wrong at a known op."""
 
+from tests.support import ROOT
+
 BORN_FORWARD = """\
 import mlx.core as mx
 import mlx.nn as nn
@@ -49,28 +51,7 @@ for number in range(3):
     mx.eval(model.parameters(), optimizer.state)
 """
 
-BORN_IN_UPDATE = """\
-import mlx.core as mx
-import mlx.nn as nn
-from mlx.utils import tree_map
-
-mx.random.seed(1)
-model = nn.Linear(3, 2)
-step = nn.value_and_grad(model, lambda x: mx.mean(model(x) ** 2))
-
-
-def rule(p, g):
-    return p - 0.1 * g / mx.sqrt(g * g)
-
-
-for number in range(3):
-    x = mx.random.normal((4, 3))
-    if number == 1:
-        x[:, 1] = 0.0
-    loss, grads = step(x)
-    model.update(tree_map(rule, model.trainable_parameters(), grads))
-    mx.eval(model.parameters())
-"""
+BORN_IN_UPDATE = (ROOT / "tests/programs/born_in_update.py").read_text(encoding="utf-8")
 
 BROUGHT_ALONG = """\
 import mlx.core as mx

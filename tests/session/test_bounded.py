@@ -43,5 +43,5 @@ def test_the_program_stops_where_the_step_is_over(native: str, tmp_path: Path) -
     assert "step 2 addmm · 1 of" in said[2]
     assert "step 2 · forward 2 of" in said[2]
     assert said[3].strip().endswith("step 2 has no exp")
-    assert "step 1 addmm lies before this; goto step 1 addmm leads back there" in said[4]
+    assert "step 1 addmm is not ahead of here; goto step 1 addmm goes there" in said[4]
     assert "step 9 was not reached" in said[5]

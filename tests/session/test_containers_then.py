@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from pathlib import Path
-from types import ModuleType
 
 import mlx.core as mx
 import pytest
 
 import nnrepl
 from nnrepl.session.parsed import parse
-from tests.support import OpenSession
+from tests.support import OpenSession, loaded
 
 HEAD = """\
 import argparse, types
@@ -96,9 +94,9 @@ def _program(make: str, changes: list[str], looks: list[str], gone: str, prints:
 def test_it_is_known_as_it_was(kind: str, gone: str, tmp_path: Path) -> None:
     make, changes, looks = KINDS[kind]
     x = mx.array([1.0, 2.0])
-    twin = _load(tmp_path / "twin.py", _program(make, changes, looks, gone, prints=True))
+    twin = loaded(tmp_path / "twin.py", _program(make, changes, looks, gone, prints=True))
     twin.f(x)
-    program = _load(tmp_path / f"held_{kind.replace(' ', '_')}.py", _program(make, changes, looks, gone, prints=False))
+    program = loaded(tmp_path / f"held_{kind.replace(' ', '_')}.py", _program(make, changes, looks, gone, prints=False))
     session = OpenSession(nnrepl.trace(program.f, x))
     products = [op.position for op in session.tape.ops if op.operation.name == "multiply"]
     assert len(products) == len(twin.seen) == len(changes) + 1
@@ -106,13 +104,3 @@ def test_it_is_known_as_it_was(kind: str, gone: str, tmp_path: Path) -> None:
         session.cursor = products[number]
         found = [repr(session.expressions.evaluate(parse(look), session.where())) for look in looks]
         assert found == twin.seen[number], number
-
-
-def _load(path: Path, text: str) -> ModuleType:
-    path.write_text(text)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -81,6 +81,26 @@ def test_what_was_typed_is_for_the_user_alone(tmp_path: Path) -> None:
     assert os.listdir(file.parent) == ["a.json"]
 
 
+def test_what_an_older_version_left_open_is_closed_when_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own directories and files, not those above, nor what a link leads to."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "nnrepl"))
+    own = tmp_path / "nnrepl" / "nnrepl"
+    (own / "histories").mkdir(parents=True)
+    history_of("train.py")
+    (typed,) = (own / "histories").iterdir()
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (own / "stops").symlink_to(linked)
+    opened = (tmp_path, tmp_path / "nnrepl", linked, own, own / "histories", typed)
+    for path in opened:
+        path.chmod(0o755)
+    history_of("train.py")
+    write_private(own / "stops" / "a.json", "")
+    assert [path.stat().st_mode & 0o777 for path in opened] == [0o755] * 3 + [0o700] * 3
+
+
 def test_a_directory_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     private_directory(tmp_path)

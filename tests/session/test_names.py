@@ -347,7 +347,7 @@ def test_two_models_are_told_apart_in_every_command(tmp_path: Any) -> None:
     assert bias == "(1,)"
 
 
-IN_TURN = """
+MLP = """
 import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
 class MLP(nn.Module):
     def __init__(self):
@@ -357,6 +357,10 @@ class MLP(nn.Module):
         for layer in self.layers[:-1]:
             x = mx.tanh(layer(x))
         return self.layers[-1](x)
+"""
+IN_TURN = (
+    MLP
+    + """\
 def run(number):
     mx.random.seed(number)
     model = MLP()
@@ -372,6 +376,7 @@ kept = []
 for number in range(3):
     kept.append({"model": run(number)})
 """
+)
 
 
 @pytest.mark.parametrize("native", ["off", "on"])
@@ -394,16 +399,9 @@ def test_models_that_are_trained_in_turn_are_each_the_one_that_its_run_calls_mod
     assert "5#" in end
 
 
-SOLVED = """
-import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
-class MLP(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layers = [nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 1)]
-    def __call__(self, x):
-        for layer in self.layers[:-1]:
-            x = mx.tanh(layer(x))
-        return self.layers[-1](x)
+SOLVED = (
+    MLP
+    + """\
 class Solver:
     def __init__(self, model, opt, number):
         self.model, self.opt, self.number = model, opt, number
@@ -424,6 +422,7 @@ for number in range(3):
     model = run(number)
     kept.append({"model": model})
 """
+)
 
 
 def test_the_update_of_each_model_in_turn_is_looked_at(tmp_path: Path) -> None:
@@ -557,6 +556,30 @@ def test_an_operand_has_no_name_that_another_tensor_has_at_that_moment(fn: Any) 
             if name.isidentifier():
                 held = session.expressions.evaluate(parse(name), session.where())
                 assert mx.array_equal(held, value.array).item(), f"{op.label}: {name}"
+
+
+NESTED = """
+import mlx.core as mx
+
+def loss_fn(w):
+    def f(p):
+        u = p * k
+        return (u * u).sum()
+    return (mx.grad(f)(w) * w).sum()
+
+w, k = mx.array([1.0, 2.0]), 1
+for i in range(4):
+    loss, g = mx.value_and_grad(loss_fn)(w)
+    w, k = w - 0.01 * g, k + 1
+    mx.eval(w)
+"""
+
+
+def test_a_global_variable_inside_of_a_nested_call_is_what_it_was_then_after_a_second_run(tmp_path: Any) -> None:
+    there = ("goto step 2 program.py:6", "p i * 10 + k")
+    change = ("goto step 2 program.py:8", "w = w * 2", "undo", "continue")
+    said = play(NESTED, "continue", *there, *change, *there, tmp_path=tmp_path)
+    assert said[2] == said[-2] == "12"
 
 
 def test_the_losses_of_two_functions_are_no_one_line(tmp_path: Any) -> None:

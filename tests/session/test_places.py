@@ -274,7 +274,7 @@ def _by_until(session: OpenSession, text: str) -> list[int]:
             said = str(refused)
             break
         found.append(session.cursor)
-    assert re.search("from here on|there is no| has no | lies before this", said)
+    assert re.search("from here on|there is no| has no | not ahead of here", said)
     return found
 
 
@@ -421,7 +421,7 @@ def test_help_tells_every_kind_of_place_that_is_told_by_its_form(session: OpenSe
 def test_every_kind_of_place_says_what_it_is() -> None:
     """A breakpoint at it is listed by these words."""
     bare = {one.__name__ for one in kinds() if not (one.kind and one.words) and one.__module__.startswith("nnrepl.")}
-    assert bare == {"Place", "Entered", "InCall", "Within"}  # what others are made from; one that takes its inner's
+    assert bare == {"Place", "Entered", "InCall", "InNamed", "Within"}  # bases; one that takes its inner's
 
 
 def test_what_a_loop_asks_its_generator_for_is_no_line_of_its_body(tmp_path: Path) -> None:

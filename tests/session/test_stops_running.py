@@ -29,7 +29,7 @@ def play(tmp_path: Path, program: str, *lines: str, arguments: tuple[str, ...] =
     [
         (programs.BORN_FORWARD, "multiply", "train.py:13", ["picked[1, 0] = 0", "= -inf, made in #10 log from"]),
         (programs.BORN_BACKWARD, "vjp of sqrt", "train.py:12", ["∂L/∂norms[1] = 0", "[1] = 0"]),
-        (programs.BORN_IN_UPDATE, "divide", "train.py:11", ["[0, 1] = 0"]),
+        (programs.BORN_IN_UPDATE, "divide", "train.py:13", ["[0, 1] = 0"]),
     ],
     ids=["forward", "backward", "update"],
 )

@@ -16,7 +16,6 @@ import pytest
 
 import nnrepl
 from nnrepl.session.errors import UserError
-from nnrepl.view.digits import number
 from tests.support import OpenSession
 
 Probe = Callable[[], Any]
@@ -162,8 +161,15 @@ def _printed(session: OpenSession, name: str) -> str | None:
     return re.sub(r"[\[\]]\s*|\s*[\[\]]", " ", said).replace("  ", " ").strip()
 
 
+def _number(value: float) -> str:
+    """As Python writes it: four decimals, or four digits of what is small; whole numbers short."""
+    if value.is_integer():
+        return f"{value:.0f}"
+    return f"{value:.4f}" if abs(value) >= 1e-3 else f"{value:.3e}"
+
+
 def _numbers(array: mx.array) -> str:
-    return " ".join(number(one) for one in array.flatten().tolist())  # type: ignore[union-attr]
+    return " ".join(_number(one) for one in array.flatten().tolist())  # type: ignore[union-attr]
 
 
 def _assert_said(session: OpenSession, name: str, wanted: mx.array) -> None:
@@ -174,8 +180,8 @@ def _assert_said(session: OpenSession, name: str, wanted: mx.array) -> None:
     assert displayed.partition(" = ")[2].split() == _numbers(wanted).split()
     assert str(session.run(f"what {name}")).split("\n")[0].rstrip().endswith(f"{shape} float32")
     row = str(session.run(f"stats {name}")).split("\n")[1].split()
-    assert row[row.index("float32") + 1 :][:2] == [number(mx.min(wanted).item()), number(mx.max(wanted).item())]
-    largest = number(mx.max(mx.abs(wanted)).item())
+    assert row[row.index("float32") + 1 :][:2] == [_number(mx.min(wanted).item()), _number(mx.max(wanted).item())]
+    largest = _number(mx.max(mx.abs(wanted)).item())
     why = " ".join(str(session.run(f"why {name}")).split())
     assert f"the largest {largest}" in why or not largest.strip("0.") or name in why
     at = "" if not wanted.ndim else f" at [{', '.join('0' * wanted.ndim)}]"

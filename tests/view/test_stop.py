@@ -13,7 +13,6 @@ from rich.text import Text
 
 import nnrepl
 from nnrepl.explain.doing import doing
-from nnrepl.ops.numbers import unravel
 from nnrepl.seen.stop_facts import scene
 from nnrepl.session.session import Stop
 from nnrepl.tape import Source
@@ -103,7 +102,7 @@ def test_numbers_at_a_stop_are_those_of_the_op() -> None:
         for one in found:
             session.evaluate([one.value])
             place = eval(one.element.partition("[")[2].removesuffix("]") or "()")
-            index = unravel(0, one.value.shape) if place == () else place if isinstance(place, tuple) else (place,)
+            index = (0,) * len(one.value.shape) if place == () else place if isinstance(place, tuple) else (place,)
             assert one.arithmetic is not None
             assert one.arithmetic.result == one.value.array[index].item() if index else one.value.array.item()
             seen += 1

@@ -110,7 +110,7 @@ def modes(case: Checkup) -> Iterator[Finding]:
             (name, one) for name, one in moded if id(one) not in calls and not one.training]  # fmt: skip
         if still:
             first = calls[id(still[0][1])][1][0]
-            level = WARNING if any(_trains(case, one) for _, one in still) else NOTE
+            level = WARNING if any(_trains(one) for _, one in still) else NOTE
             yield from findings(_are_asleep(still, calls), "wrong mode", f"ops {first.label}", first, level)
         elif silent:
             yield from findings(_may_be_asleep(case, silent), "wrong mode", f"ops {case.pass_.ops[0].label}")
@@ -182,7 +182,7 @@ def _is_awake(ops: list[Op]) -> bool:
     return any(has(op.name, Trait.RANDOM) or (has(op.name, Trait.DIFFERENCE) and made & set(op.inputs)) for op in ops)
 
 
-def _trains(case: Checkup, layer: Any) -> bool:
+def _trains(layer: Any) -> bool:
     """Whether the pass differentiates a parameter of a layer; of one without parameters, whether there are none."""
     own = {id(array) for _, array in _flat(layer.trainable_parameters())}
     return bool(own) or not layer.parameters()
