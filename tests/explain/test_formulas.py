@@ -31,6 +31,7 @@ from tests.support import OpenSession
 WORKED = Path(__file__).with_name("worked.txt")
 CALLS = [line for line in WORKED.read_text(encoding="utf-8").splitlines() if not line.startswith(" ")]
 _NUMBER = re.compile(r"−?(\d+\.\d+(e[+−]\d+)?|(?<![\w\[,#@])\d+(e[+−]\d+)?(?![\w\]]))")
+_REMARK = re.compile(r"   \([^()]*\)$")
 _LABEL = re.compile(r"(\d+|setup)?#\d+(?=\W|$)")
 
 
@@ -161,6 +162,7 @@ def lines_of(look: Look, op: Op) -> Iterator[str]:
                 if isinstance(one, Worked):
                     assert_is_told_from_others(one)
             told = " | ".join(line for line in found[:-1] if line != found[0] and not line.startswith("="))
+            told += _REMARK.search(found[-1])[0] if len(found) > 1 and _REMARK.search(found[-1]) else ""
             yield f"    {_LABEL.sub('#', _NUMBER.sub('0', f'{found[0]} {told}'.strip()))[:300]}"
 
 
