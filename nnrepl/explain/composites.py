@@ -100,7 +100,7 @@ def explain_call(session: Reading, call: CompositeCall) -> Explanation:
     code = call.scope.code
     where = f"{os.path.basename(code.co_filename)}:{code.co_firstlineno}"
     span = f"{first.label}" if first is last else f"{first.label} to {last.label}"
-    kind = f", {call.kind}" if call.kind else ""
+    kind = f", {call.kind}" if call.kind not in ("", call.title) else ""
     found = Explanation(None, title=f"{call.title}{kind}: {span}, {where}")
     call = _as_its_function(call)
     whole, made_by = _known(call), None

@@ -143,9 +143,9 @@ def most_telling(look: Look, value: Value) -> Index:
 
 
 def _ask(op: Op, value: Value) -> str:
-    if op.pass_.kind == UPDATE_PASS:
-        return op.label  # its name may stand for what it was before
-    return f"{op.label}" if value.gradient_of is not None or value.name.startswith("#") else value.name
+    # In an update its name may stand for what it was before.
+    numbered = op.pass_.kind == UPDATE_PASS or value.gradient_of is not None or value.name.startswith("#")
+    return (f"{op.label}.{value.slot}" if value.slot else op.label) if numbered else value.name
 
 
 def _leaf(look: Look, value: Value, index: str | None) -> Explanation:
