@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -15,17 +17,41 @@ FILES = sorted((ROOT / "nnrepl").rglob("*.py"))
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 500, 50
 
 
+class Facts(NamedTuple):
+    """What the tests ask of a file, which is parsed once for all of them."""
+
+    lines: int
+    functions: dict[str, int]
+    classes: list[str]
+    imports: list[tuple[str, set[str], bool]]
+    """From where (or what, whole), which names, and whether for types alone."""
+
+
+@cache
+def facts(file: Path) -> Facts:
+    text = file.read_text(encoding="utf-8")
+    nodes = list(ast.walk(ast.parse(text)))
+    blocks = [node for node in nodes if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    types = {id(node) for block in blocks for node in ast.walk(block)}
+    functions = {
+        f"{node.name}, line {node.lineno}": (node.end_lineno or 0) - node.lineno + 1
+        for node in nodes
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
+    classes = [node.name for node in nodes if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    imports: list[tuple[str, set[str], bool]] = []
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            imports.append((node.module, {alias.name for alias in node.names}, id(node) in types))
+        elif isinstance(node, ast.Import):
+            imports += [(alias.name, set(), id(node) in types) for alias in node.names]
+    return Facts(text.count("\n"), functions, classes, imports)
+
+
 @pytest.mark.parametrize("file", FILES, ids=[str(file.relative_to(ROOT)) for file in FILES])
 def test_size(file: Path) -> None:
-    text = file.read_text(encoding="utf-8")
-    assert text.count("\n") <= LINES_OF_A_FILE
-    long = {
-        f"{node.name}, line {node.lineno}": (node.end_lineno or 0) - node.lineno + 1
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-        and (node.end_lineno or 0) - node.lineno + 1 > LINES_OF_A_FUNCTION
-    }
-    assert not long
+    assert facts(file).lines <= LINES_OF_A_FILE
+    assert not {name: lines for name, lines in facts(file).functions.items() if lines > LINES_OF_A_FUNCTION}
 
 
 def test_a_file_name_stands_in_one_room() -> None:
@@ -42,16 +68,10 @@ TIED = {"bindings", "native_run", "notes", "op", "passes", "steps", "tape", "val
 
 def _imported(file: Path, names: set[str], types: bool) -> set[str]:
     """Return the files that a file imports, wherever in it, with or without what only names a type."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
-    skipped = {id(node) for block in blocks for node in ast.walk(block) if not types}
     found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and id(node) not in skipped:
-            full = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= (full & names) or {node.module}
-        elif isinstance(node, ast.Import) and id(node) not in skipped:
-            found |= {alias.name for alias in node.names}
+    for module, imported, for_types in facts(file).imports:
+        if types or not for_types:
+            found |= ({f"{module}.{name}" for name in imported} & names) or {module}
     return found & names
 
 
@@ -87,9 +107,8 @@ def test_a_class_is_called_like_no_other() -> None:
     """A name means one thing: whoever reads `Step` in a message of mypy's, or searches for it, finds one class."""
     where: dict[str, list[str]] = {}
     for file in FILES:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                where.setdefault(node.name, []).append(str(file.relative_to(ROOT)))
+        for name in facts(file).classes:
+            where.setdefault(name, []).append(str(file.relative_to(ROOT)))
     assert not {name: files for name, files in where.items() if len(files) > 1}
 
 

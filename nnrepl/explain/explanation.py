@@ -10,9 +10,9 @@ from nnrepl.explain import surprise, taught, unlisted, words
 from nnrepl.explain.cases import Names, names_for, operand
 from nnrepl.explain.elements import Index, named, parse, telling, telling_of
 from nnrepl.explain.known import Entry, entry_for
+from nnrepl.explain.known_calls import back_to
 from nnrepl.explain.links import Told, texts_of
 from nnrepl.explain.look import Look
-from nnrepl.explain.loss_functions import back_to
 from nnrepl.explain.paths import upstream
 from nnrepl.explain.patterns import known_by_name
 from nnrepl.explain.remarks import (
