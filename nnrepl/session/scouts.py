@@ -123,12 +123,13 @@ class OutcomeHolds:
         self._held = True  # where the last compiled call ended; that is not known yet
 
     def sees(self, tape: Tape, ended: Ended) -> list[int]:
-        if not ended.differentiates:
-            return []
+        weights = self._outcome.of_weights
+        if not ended.differentiates:  # an update: what comes behind it may print before the next call ends
+            return noted(tape, ended, self.key) if weights and self._outcome.holds(ended) else []
         holds = self._outcome.holds(ended)
-        if self._outcome.of_weights and ended.compiled:
+        if weights and ended.compiled:
             holds, self._held = self._held, holds  # they have been updated since they were there
-        return noted(tape, ended, self.key, self._outcome.of_weights) if holds else []
+        return noted(tape, ended, self.key, weights) if holds else []
 
     def may(self, tape: Tape, number: int) -> bool:
         return trips_of(tape).may(self.key, tape, number)

@@ -123,6 +123,15 @@ def test_nothing_is_printed_that_lies_behind_the_stop(tmp_path: Path) -> None:
     assert order["on"] == order["off"] == ["i = 5", "the score is", "i = 11"]
 
 
+def test_what_follows_an_update_that_stops_is_not_printed(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(f"{TRAIN}    score = model.last.bias + 1\n    print('after', i)\n")
+    lines = ("goto step 3", "break mx.abs(last.weight).max() > 0.85", "continue", "p i")
+    shown = {native: said(native, tmp_path / "train.py", *lines) for native in ("on", "off")}
+    order = {native: re.findall("^(i = .*|after .*)", text, re.MULTILINE) for native, text in shown.items()}
+    assert order["on"] == order["off"]
+    assert order["on"][-1] == f"i = {len(order['on']) - 1}"
+
+
 def test_a_temporary_stop_behind_is_there_until_its_step_is_open(tmp_path: Path) -> None:
     program = TRAIN.replace("def rare(x)", "def score(): return mx.abs(model(X) - Y).mean()\ndef rare(x)")
     (tmp_path / "train.py").write_text(f"{program}    if i % 6 == 5: print('the score is', score().item())\n")
