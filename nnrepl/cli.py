@@ -17,7 +17,6 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.learning import play
 from nnrepl.commands.table import TABLE
 from nnrepl.late import late
-from nnrepl.programs.arrays import SUFFIX
 from nnrepl.programs.debuggee import Debuggee
 from nnrepl.programs.examples import example_path
 from nnrepl.programs.exceptions import exit_status
@@ -27,7 +26,6 @@ from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.saved_stops import Keeper, stops_file
 from nnrepl.session.session import TapeSession
 from nnrepl.session.settings import config_directory, config_file, load_settings
-from nnrepl.shell.background import theme_of_terminal
 from nnrepl.shell.consoles import make_console
 from nnrepl.shell.readers import Chain, Queue, Reader
 from nnrepl.shell.shell import Shell, is_capable, make_reader
@@ -142,6 +140,8 @@ def lines_in(path: Path) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run nnrepl. Returns the exit status: 2 for a wrong command line, else the program's own."""
+    from nnrepl.programs.arrays import SUFFIX
+
     load_all()
     own, program = split_arguments(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(own)
@@ -219,6 +219,8 @@ def look(options: argparse.Namespace, lines: list[str]) -> int:
 
 def settings_of(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Return the user's settings, those given on the command line first, and what is to be said of them."""
+    from nnrepl.shell.background import theme_of_terminal
+
     settings, notes = load_settings(config_file())
     given = {"theme": options.theme, "history": options.history}
     settings.update({name: value for name, value in given.items() if value is not None})

@@ -3,27 +3,55 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from nnrepl.ops import ENTRIES
+from tests.record.samples import SAMPLES
 from tests.support import ROOT
 
 FILES = sorted((ROOT / "nnrepl").rglob("*.py"))
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 500, 50
 
 
+class Facts(NamedTuple):
+    """What the tests ask of a file, which is parsed once for all of them."""
+
+    lines: int
+    functions: dict[str, int]
+    classes: list[str]
+    imports: list[tuple[str, set[str], bool]]
+    """From where (or what, whole), which names, and whether for types alone."""
+
+
+@cache
+def facts(file: Path) -> Facts:
+    text = file.read_text(encoding="utf-8")
+    nodes = list(ast.walk(ast.parse(text)))
+    blocks = [node for node in nodes if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    types = {id(node) for block in blocks for node in ast.walk(block)}
+    functions = {
+        f"{node.name}, line {node.lineno}": (node.end_lineno or 0) - node.lineno + 1
+        for node in nodes
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
+    classes = [node.name for node in nodes if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    imports: list[tuple[str, set[str], bool]] = []
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            imports.append((node.module, {alias.name for alias in node.names}, id(node) in types))
+        elif isinstance(node, ast.Import):
+            imports += [(alias.name, set(), id(node) in types) for alias in node.names]
+    return Facts(text.count("\n"), functions, classes, imports)
+
+
 @pytest.mark.parametrize("file", FILES, ids=[str(file.relative_to(ROOT)) for file in FILES])
 def test_size(file: Path) -> None:
-    text = file.read_text(encoding="utf-8")
-    assert text.count("\n") <= LINES_OF_A_FILE
-    long = {
-        f"{node.name}, line {node.lineno}": (node.end_lineno or 0) - node.lineno + 1
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-        and (node.end_lineno or 0) - node.lineno + 1 > LINES_OF_A_FUNCTION
-    }
-    assert not long
+    assert facts(file).lines <= LINES_OF_A_FILE
+    assert not {name: lines for name, lines in facts(file).functions.items() if lines > LINES_OF_A_FUNCTION}
 
 
 def test_a_file_name_stands_in_one_room() -> None:
@@ -40,16 +68,10 @@ TIED = {"bindings", "native_run", "notes", "op", "passes", "steps", "tape", "val
 
 def _imported(file: Path, names: set[str], types: bool) -> set[str]:
     """Return the files that a file imports, wherever in it, with or without what only names a type."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
-    skipped = {id(node) for block in blocks for node in ast.walk(block) if not types}
     found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and id(node) not in skipped:
-            full = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= (full & names) or {node.module}
-        elif isinstance(node, ast.Import) and id(node) not in skipped:
-            found |= {alias.name for alias in node.names}
+    for module, imported, for_types in facts(file).imports:
+        if types or not for_types:
+            found |= ({f"{module}.{name}" for name in imported} & names) or {module}
     return found & names
 
 
@@ -67,6 +89,12 @@ def test_imports_make_no_circle(types: bool) -> None:
     assert below.keys() == ({f"nnrepl.tape.{name}" for name in TIED} if types else set()), below
 
 
+def test_dataclasses_are_light() -> None:
+    """Written in full when they are made, they were half of what the start took."""
+    heavy = [file for file in FILES if "from dataclasses import dataclass" in file.read_text(encoding="utf-8")]
+    assert [file.name for file in heavy] == ["classes.py"]
+
+
 def test_every_public_name_has_a_home() -> None:
     import nnrepl
 
@@ -79,7 +107,52 @@ def test_a_class_is_called_like_no_other() -> None:
     """A name means one thing: whoever reads `Step` in a message of mypy's, or searches for it, finds one class."""
     where: dict[str, list[str]] = {}
     for file in FILES:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                where.setdefault(node.name, []).append(str(file.relative_to(ROOT)))
+        for name in facts(file).classes:
+            where.setdefault(name, []).append(str(file.relative_to(ROOT)))
     assert not {name: files for name, files in where.items() if len(files) > 1}
+
+
+NAMED = {
+    "doing": ({"matmul"}, "how Python writes it: a @ b"),
+    "words": ({"matmul", "getitem", "transpose"}, "how Python writes it: a @ b, a[i], a.T"),
+    "in_place": ({"matmul", "getitem"}, "how Python writes it, in the source of the program"),
+    "failed_call": ({"matmul", "addmm", "stack", "concatenate", "reshape"}, "each asks another thing of shapes"),
+    "taken_apart": ({"stack"}, "an attribute of the recorder"),
+    "activations": ({"astype", "maximum", "sigmoid", "tanh"}, "a unit that is dead or saturated"),
+    "arrears": ({"add"}, "a sum of gradients over steps"),
+    "axes": ({"add", "subtract", "multiply", "divide", "matmul", "reshape", "fast.rope", "fast.rms_norm",
+              "fast.layer_norm", "fast.scaled_dot_product_attention"}, "how an attention is written"),
+    "frozen_parts": ({"astype"}, "a cast to whole numbers"),
+    "gradient_findings": ({"maximum", "softmax"}, "a ReLU, a router"),
+    "kept_out": ({"stop_gradient"}, "what it is about"),
+    "own_numbers": ({"add", "addmm", "divide", "multiply", "subtract"}, "a number of the program's own in it"),
+    "picks": ({"fast.cross_entropy", "log", "multiply", "softmax", "take_along_axis"}, "how a loss is written"),
+    "precision": ({"astype"}, "a cast"),
+    "program_findings": ({"addmm", "matmul"}, "a layer"),
+    "results": ({"add", "divide", "multiply", "negative", "subtract"}, "how an update is written"),
+    "shares": ({"sigmoid", "softmax"}, "how its sentence calls what a loss takes"),
+    "signs": ({"abs", "divide", "logaddexp", "multiply", "negative", "positive", "power", "square", "subtract"},
+              "how a loss is written"),
+    "update_findings": ({"add", "subtract"}, "how an update is written"),
+    "wholes": ({"add", "multiply", "negative", "subtract"}, "done again in whole numbers of any size"),
+}  # fmt: skip
+"""The files of `explain/` in which ops are named, which, and what for: this list may become shorter, and no longer.
+
+What an op is stands in `ops/`, as its traits; whoever adds one writes them there, and all questions know it."""
+
+
+def test_ops_are_named_in_their_own_room() -> None:
+    names = set(ENTRIES) | {key.removeprefix("mx.") for key in SAMPLES}
+    found: dict[str, set[str]] = {}
+    for file in (ROOT / "nnrepl" / "explain").rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        nodes = [call.args[0] for call in ast.walk(tree) if isinstance(call, ast.Call) and call.args
+                 and isinstance(call.func, ast.Name) and call.func.id == "Node"]  # fmt: skip
+        kinds = [part for sides in ast.walk(tree) if isinstance(sides, ast.Compare)
+                 and isinstance(sides.left, ast.Attribute) and sides.left.attr == "kind"
+                 for part in ast.walk(sides)]  # fmt: skip
+        other = {id(node) for node in (*nodes, *kinds)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and node.value in names and id(node) not in other:
+                found.setdefault(file.stem, set()).add(node.value)
+    assert found == {name: which for name, (which, _) in NAMED.items()}

@@ -10,7 +10,6 @@ from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, Opens, command
-from nnrepl.seen.entries import listed, one_listed
 from nnrepl.session.closed import closed_between, natively_said
 from nnrepl.session.conditions import condition, named_in
 from nnrepl.session.errors import UserError
@@ -21,7 +20,6 @@ from nnrepl.session.points import Condition
 from nnrepl.session.scouts import records_for
 from nnrepl.session.session import TapeSession
 from nnrepl.session.stops import Breakpoint, Catch, Trigger, Watch
-from nnrepl.view.stop_list import entries_view, entry_line, places_text
 
 STOPS = "stops"
 _NUMBERS = Grammar("[N ...]", lambda text: re.fullmatch(r"[\d\s,-]*", text) is not None)
@@ -49,7 +47,7 @@ def break_(it: Interpreter, text: str) -> RenderableType | None:
     function, a class, a step; where a condition speaks of the loss, of weights and their gradients, of an optimizer's
     state, or of numbers that the program's variables hold. Else all are recorded, and that is said.
     """
-    return entries_view(listed(it.session)) if not text else _set(it, text, temporary=False)
+    return overview(it.session, list(it.session.stops)) if not text else _set(it, text, temporary=False)
 
 
 @command(
@@ -73,6 +71,22 @@ def _set(it: Interpreter, text: str, temporary: bool) -> RenderableType:
     return Group(*_answer(session, entry), *note, *_recorded(session, entry))
 
 
+def _line(session: TapeSession, entry: Trigger) -> RenderableType:
+    """Return the line of the list for one entry."""
+    from nnrepl.seen.entries import one_listed
+    from nnrepl.view.stop_list import entry_line
+
+    return entry_line(one_listed(session, entry))
+
+
+def overview(session: TapeSession, entries: list[Trigger]) -> RenderableType:
+    """Return the list of some breakpoints, watches and catches."""
+    from nnrepl.seen.entries import listed
+    from nnrepl.view.stop_list import entries_view
+
+    return entries_view(listed(session, entries))
+
+
 def _recorded(session: TapeSession, entry: Trigger) -> list[RenderableType]:
     """Return what is said where steps have to be recorded for an entry, or less is seen where they are not."""
     why = records_for(session, entry) if session.may_run_natively() else ""
@@ -81,7 +95,9 @@ def _recorded(session: TapeSession, entry: Trigger) -> list[RenderableType]:
 
 def _answer(session: TapeSession, entry: Breakpoint) -> list[RenderableType]:
     """Return what is said when a breakpoint is set: what it is, and where it matches in this pass."""
-    lines: list[RenderableType] = [entry_line(one_listed(session, entry))]
+    from nnrepl.view.stop_list import places_text
+
+    lines: list[RenderableType] = [_line(session, entry)]
     place, step = session.lookout.search.place(entry), session.tape.steps.at(session.cursor)
     unseen = closed_between(session.tape, step.start, step.end) if len(step) else []
     if place is not None and unseen:
@@ -107,7 +123,7 @@ def condition_(it: Interpreter, text: str) -> RenderableType | None:
     if not isinstance(entry, Breakpoint):
         raise UserError(f"{entry.title} has no condition; only breakpoints have")
     entry.condition = condition(asked).text if asked.strip() else ""
-    return Group(entry_line(one_listed(it.session, entry)), *_recorded(it.session, entry))
+    return Group(_line(it.session, entry), *_recorded(it.session, entry))
 
 
 @command(
@@ -118,7 +134,7 @@ def ignore(it: Interpreter, text: str) -> RenderableType | None:
     number, _, count = text.partition(" ")
     entry = it.session.stops.numbered(number)
     entry.ignore = min(int(count.strip()[:12] or 0), 10**9)
-    return entry_line(one_listed(it.session, entry))
+    return _line(it.session, entry)
 
 
 # -- watches and catches -------------------------------------------------------------------------------------
@@ -141,7 +157,7 @@ def watch(it: Interpreter, text: str) -> RenderableType | None:
             raise UserError(f"{text} names no tensor of the tape; display {text} shows it at every stop")
         lines = [Text("It names nothing that is on the tape yet: kept pending.", style="hint")]
     session.stops.add(entry)
-    return Group(entry_line(one_listed(session, entry)), *lines, *_recorded(session, entry))
+    return Group(_line(session, entry), *lines, *_recorded(session, entry))
 
 
 def _is_plain_python(it: Interpreter, parsed: Parsed) -> bool:
@@ -176,7 +192,7 @@ def catch(it: Interpreter, text: str) -> RenderableType | None:
     same = next((known for known in it.session.stops if isinstance(known, Catch) and known.text == text), None)
     entry = same or it.session.stops.add(Catch(text))
     entry.enabled = True
-    return Group(entry_line(one_listed(it.session, entry)), *_recorded(it.session, entry))
+    return Group(_line(it.session, entry), *_recorded(it.session, entry))
 
 
 @command("last", takes=Grammar("NAME", bool, "names"), opens=Opens.PYTHON | Opens.HERE | Opens.TAPE, group="jumps")
@@ -219,7 +235,7 @@ def _switch(it: Interpreter, text: str, on: bool) -> RenderableType:
     chosen = _chosen(it.session, text)
     for entry in chosen:
         entry.enabled = on
-    return entries_view(listed(it.session, chosen))
+    return overview(it.session, chosen)
 
 
 @command(

@@ -8,11 +8,9 @@ from rich.text import Text
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.looking import LOOK
 from nnrepl.commands.table import COUNT, command
-from nnrepl.record import segments as sources
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import TapeSession
 from nnrepl.tape import Activation
-from nnrepl.view.source_lines import place_text
 
 
 @command("up", "u", takes=COUNT, group=LOOK)
@@ -28,6 +26,9 @@ def down(it: Interpreter, text: str) -> RenderableType | None:
 
 
 def _move(session: TapeSession, by: int) -> RenderableType:
+    from nnrepl.record import segments as sources
+    from nnrepl.view.source_lines import place_text
+
     path = _path(session)
     if not path:
         raise UserError("no function was running here")

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from nnrepl.classes import dataclass
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.save_load import FILES, file_name
 from nnrepl.commands.table import Grammar, command
-from nnrepl.programs.arrays import read_header
-from nnrepl.programs.named_arrays import open_reference, read_mapping
-from nnrepl.session.counterparts import TAPE, Match, Matched, Stretch, match, stretch_for
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
-from nnrepl.session.reference import compare, in_order
 from nnrepl.tape import Value
-from nnrepl.timeline.compare import pairs_of
-from nnrepl.view.compared import compare_view
+
+if TYPE_CHECKING:
+    from nnrepl.session.counterparts import Match, Matched, Stretch
 
 USAGE = "FILE [tolerance 1e-5] [map NAME=KEY ...]"
 
@@ -48,6 +47,11 @@ def compare_(it: Interpreter, text: str) -> RenderableType | None:
     `tolerance 1e-3` is a share of the largest magnitude of each reference; it is 1e-5, or more for float16 and
     bfloat16. Only what is compared is evaluated, in batches.
     """
+    from nnrepl.programs.named_arrays import open_reference
+    from nnrepl.session.counterparts import match, stretch_for
+    from nnrepl.session.reference import compare
+    from nnrepl.view.compared import compare_view
+
     wish = _read(text)
     stretch = stretch_for(it.session.tape, it.session.cursor)
     if stretch is None:
@@ -82,6 +86,8 @@ def _nothing(path: str, matched: Matched) -> str:
 
 def _read(text: str) -> Wish:
     """Read the line. Raises UserError."""
+    from nnrepl.programs.named_arrays import read_mapping
+
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -118,6 +124,7 @@ def _tolerance(word: str) -> float:
 
 
 def _is_tape(path: str) -> bool:
+    from nnrepl.programs.arrays import read_header
     from nnrepl.programs.saved import find
 
     return find(path).endswith(".safetensors") and "nnrepl" in read_header(find(path)).metadata
@@ -125,6 +132,11 @@ def _is_tape(path: str) -> bool:
 
 def _with_tape(it: Interpreter, wish: Wish, stretch: Stretch) -> RenderableType:
     """Compare op by op with a saved tape of the same program."""
+    from nnrepl.session.counterparts import TAPE, Match, Matched
+    from nnrepl.session.reference import compare, in_order
+    from nnrepl.timeline.compare import pairs_of
+    from nnrepl.view.compared import compare_view
+
     if wish.mapping:
         raise UserError(f"{wish.path} is a saved tape: it is compared op by op, without map")
     from nnrepl.programs.saved import find, open_session

@@ -11,19 +11,10 @@ from rich.text import Text
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.looking import LOOK
 from nnrepl.commands.table import Grammar, Opens, command
-from nnrepl.seen.gradient_sizes import last_call
-from nnrepl.seen.slide import Slide
 from nnrepl.session.errors import UserError
 from nnrepl.session.files import write_text
 from nnrepl.session.session import TapeSession
 from nnrepl.tape import GRADIENT_PASS, Op, Pass
-from nnrepl.view.drawings import FORMATS, drawing_of, svg
-from nnrepl.view.lanes import Lanes, neighbourhood, nodes_of
-from nnrepl.view.page import page
-from nnrepl.view.slide_page import slide_page
-from nnrepl.view.slide_svg import ROWS as SLIDE_ROWS
-from nnrepl.view.slide_svg import slide_svg
-from nnrepl.view.slide_text import SlideText
 
 FOLDED = 60
 """Drawings of more ops than this in the terminal are folded by module."""
@@ -50,6 +41,8 @@ def graph(it: Interpreter, text: str) -> RenderableType | None:
     nothing else is asked for: `graph net.svg` a slide, `graph net.html` a page whose modules unfold at a click,
     `graph forward net.dot` (Graphviz), `graph net.mmd` (Mermaid).
     """
+    from nnrepl.view.lanes import Lanes, nodes_of
+
     what, file = _split(text)
     if file is not None:
         return _write(it.session, what or "pass", file)
@@ -64,6 +57,14 @@ def graph(it: Interpreter, text: str) -> RenderableType | None:
 
 def _write(session: TapeSession, what: str, file: Path) -> RenderableType:
     """Write a drawing into a file: a gradient pass as a slide or a page, anything else as boxes and arrows."""
+    from nnrepl.seen.slide import Slide
+    from nnrepl.view.drawings import FORMATS, drawing_of, svg
+    from nnrepl.view.lanes import nodes_of
+    from nnrepl.view.page import page
+    from nnrepl.view.slide_page import slide_page
+    from nnrepl.view.slide_svg import ROWS as SLIDE_ROWS
+    from nnrepl.view.slide_svg import slide_svg
+
     ops = _chosen(session, what)
     pass_ = ops[0].pass_
     title, about = f"{pass_.title} · {session.program_name}", f"{pass_.address} · nnrepl · {date.today():%Y-%m-%d}"
@@ -89,6 +90,10 @@ def _has_gradients(pass_: Pass) -> bool:
 
 def _slide(session: TapeSession, numbers: bool) -> RenderableType:
     """Return a whole gradient pass, forward and backward beside each other; another pass as lanes."""
+    from nnrepl.seen.slide import Slide
+    from nnrepl.view.lanes import Lanes, nodes_of
+    from nnrepl.view.slide_text import SlideText
+
     ops = _chosen(session, "pass")
     pass_ = ops[0].pass_
     if not _has_gradients(pass_):
@@ -105,6 +110,8 @@ def _slide(session: TapeSession, numbers: bool) -> RenderableType:
 
 def _split(text: str) -> tuple[str, Path | None]:
     """Return what to draw, and the file if there is one."""
+    from nnrepl.view.drawings import FORMATS
+
     words = text.split()
     if not words or "." not in words[-1]:
         return text, None
@@ -120,6 +127,9 @@ def _split(text: str) -> tuple[str, Path | None]:
 
 def _chosen(session: TapeSession, what: str) -> list[Op]:
     """Return the ops that a drawing is about."""
+    from nnrepl.seen.gradient_sizes import last_call
+    from nnrepl.view.lanes import neighbourhood
+
     pass_ = session.pass_
     if pass_ is None or not len(pass_):
         raise UserError("nothing has been recorded yet; step to the first op, then graph")

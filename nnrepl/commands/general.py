@@ -5,12 +5,9 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.manuals import apropos_view, help_view
 from nnrepl.commands.table import NOTHING, Grammar, Opens, command
-from nnrepl.record.verify import verify as take_receipt
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
-from nnrepl.view.receipt import receipt_view
 
 GENERAL = "general"
 
@@ -23,6 +20,9 @@ def verify(it: Interpreter, text: str) -> RenderableType | None:
     of MLX's own `value_and_grad` over the same ops; MLX's own lazy graph is searched for primitives that no
     recorded op accounts for; holes are listed. This evaluates the pass.
     """
+    from nnrepl.record.verify import verify as take_receipt
+    from nnrepl.view.receipt import receipt_view
+
     pass_ = it.session.pass_
     if pass_ is None or not len(pass_):
         raise UserError("nothing has been recorded yet; step to the first op, then verify")
@@ -37,6 +37,7 @@ def help_(it: Interpreter, text: str) -> RenderableType | None:
     `help all` lists every command. A word of the trade (`help chain rule`, `help MSE`) is told with the number that it
     has where you stand.
     """
+    from nnrepl.commands.manuals import help_view
     from nnrepl.learn.glossary import here
 
     return help_view(it.table, text, lambda word: here(it.session, word))
@@ -45,6 +46,8 @@ def help_(it: Interpreter, text: str) -> RenderableType | None:
 @command("apropos", takes=Grammar("WORD", lambda text: bool(text)), group=GENERAL)
 def apropos(it: Interpreter, text: str) -> RenderableType | None:
     """Search all manuals, topics and words of the trade: `apropos gradient`."""
+    from nnrepl.commands.manuals import apropos_view
+
     return apropos_view(it.table, text)
 
 
@@ -59,9 +62,7 @@ def redraw(it: Interpreter, text: str) -> RenderableType | None:
 @command("quit", "q", "exit", takes=NOTHING, group=GENERAL)
 def quit_(it: Interpreter, text: str) -> RenderableType | None:
     """End the program and the session; inside of an op (`into`) or a statement (`debug`), go back to the program."""
-    from nnrepl.explain.taken_apart import InnerSession
-
-    if isinstance(it.session, InnerSession):
+    if it.session.outer is not None:
         return it.run("out")
     it.session.quit()
     return None

@@ -13,29 +13,22 @@ import mlx.core as mx
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from nnrepl.commands import habits, looks, table
+from nnrepl.commands import habits, load_all, looks, table
 from nnrepl.commands.hints import Hints
-from nnrepl.explain.missing import told
 from nnrepl.record.intake import Unwinding
-from nnrepl.seen.stop_facts import scene
 from nnrepl.session import closed
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE
 from nnrepl.session.parsed import Assignment, Parsed, parse, side_by_side
 from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, Stop, TapeSession
-from nnrepl.session.statements import noticing
 from nnrepl.session.typed import CELL, kind_of, run_cell
 from nnrepl.tape import Op, Value
-from nnrepl.view.heatmap import Heatmap
 from nnrepl.view.log import Log
 from nnrepl.view.since import ShownBefore
-from nnrepl.view.stopped import stop_view
-from nnrepl.view.tensor import TensorStyle, samples_text, tensor
-from nnrepl.view.timeline_tree import below_text, news_text, recomputed_text, taken_text
-from nnrepl.view.tree import tensor_tree
 
 if TYPE_CHECKING:
     from nnrepl.learn.player import Player
+    from nnrepl.view.tensor import TensorStyle
 
 
 class Answers:
@@ -81,12 +74,10 @@ class Interpreter:
     """
 
     def __init__(self, session: TapeSession) -> None:
-        from nnrepl.commands import load_all
-
         load_all()
         self.session = self._home = session
         self.table = table.TABLE
-        self.repeat = ""
+        self.repeat = self.line = ""
         self.shown: Op | None = None
         self.quiet = False
         self.full_screen = self.can_full_screen = False
@@ -102,7 +93,6 @@ class Interpreter:
         self.aliases: dict[str, str] = {}
         self.typed: list[str] = []
         self._waited = False
-        self.line = ""
         self._result: Any = None
         self.collecting = ""
         self._lines: list[str] = []
@@ -122,7 +112,7 @@ class Interpreter:
             self._collect(line.strip())
             return None
         if not self._waited:
-            self.session.many = 1
+            self.session.many, self.session.openings = 1, 0
         if line.strip() and not self._waited:
             self.typed.append(line.strip())
         self._waited = False
@@ -132,6 +122,8 @@ class Interpreter:
             self.due.clear()
             self._behind.clear()
             if isinstance(error, NoGradient):
+                from nnrepl.explain.missing import told
+
                 raise told(self.session, error) from None
             raise
         kept = [item for item in (shown, self.arrival()) if item is not None]
@@ -236,6 +228,9 @@ class Interpreter:
 
     def show_stop(self) -> RenderableType | None:
         """Return the picture of where the user stands."""
+        from nnrepl.seen.stop_facts import scene
+        from nnrepl.view.stopped import stop_view
+
         stop = self._told = self.session.stop
         self.due.clear()
         if self.quiet and stop.reason in (END_OF_TAPE, END_OF_PROGRAM, CELL_DONE):
@@ -257,6 +252,9 @@ class Interpreter:
 
     def display(self, number: int, text: str, picture: bool = False) -> RenderableType:
         """One displayed expression; an error in it is one line of the stop, and no more."""
+        from nnrepl.view.heatmap import Heatmap
+        from nnrepl.view.tensor import TensorStyle
+
         label = f"{number}: {text}"
         try:
             result = self.value(parse(text))
@@ -283,6 +281,8 @@ class Interpreter:
 
     def python(self, parsed: Parsed) -> RenderableType | None:
         """Run the program's next cell, change a value of the tape, or evaluate: `session.typed` decides."""
+        from nnrepl.session.statements import noticing
+
         session = self.session
         if kind_of(session, parsed) == CELL:
             return self.cell(parsed)
@@ -345,12 +345,14 @@ class Interpreter:
     def news(self) -> RenderableType | None:
         """Return what an edit has done, once."""
         changes = self.session.changes
-        taken, changes.taken = changes.taken, ()
-        if taken:
-            return taken_text(taken)
-        timeline, changes.news = changes.news, None
-        if timeline is None:
+        taken, timeline = changes.taken, changes.news
+        if not taken and timeline is None:
             return None
+        from nnrepl.view.timeline_tree import below_text, news_text, taken_text
+
+        changes.taken, changes.news = (), timeline if taken else None
+        if taken or timeline is None:
+            return taken_text(taken)
         below, said = below_text(changes.timelines.live), news_text(timeline, self.session.goes_on)
         return said if below is None else Group(said, below)
 
@@ -378,6 +380,9 @@ class Interpreter:
 
     def not_there(self, answer: UserError, look: TensorStyle | None = None) -> RenderableType:
         """Return what is said of a name that is not made yet; the last tensor of that name under its own address."""
+        from nnrepl.explain.missing import told
+        from nnrepl.view.tensor import tensor
+
         answer = told(self.session, answer) if isinstance(answer, NoGradient) else answer
         said = Text(str(answer), style="hint")
         last = answer.last if isinstance(answer, NotYet) else None
@@ -393,6 +398,10 @@ class Interpreter:
         self, result: Any, label: str | None, text: str, look: TensorStyle | None = None, note: str = ""
     ) -> RenderableType | None:
         """Return a result of Python as a user wants to see it: a tensor, a tree of tensors, anything else."""
+        from nnrepl.view.tensor import samples_text, tensor
+        from nnrepl.view.timeline_tree import recomputed_text
+        from nnrepl.view.tree import tensor_tree
+
         if result is None:
             return None
         if isinstance(result, mx.array):

@@ -10,9 +10,7 @@ from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, classify, command
-from nnrepl.programs.examples import folder
 from nnrepl.session.errors import Load, UserError
-from nnrepl.view.lesson_parts import LessonRow, hint, lessons_view
 
 if TYPE_CHECKING:
     from nnrepl.learn.lesson import Lesson
@@ -46,6 +44,7 @@ def listed() -> RenderableType:
     """Return the lessons, with how far the user has come."""
     from nnrepl.learn.progress import load_progress
     from nnrepl.learn.shelf import lessons
+    from nnrepl.view.lesson_parts import LessonRow, lessons_view
 
     known = load_progress()
     rows = []
@@ -62,6 +61,8 @@ def _done(mark: Reached) -> str:
 
 def begin(it: Interpreter, lesson: Lesson, anew: bool = False) -> RenderableType | None:
     """Let a lesson's program take the place of the one that waits, and play it. Raises Load, UserError."""
+    from nnrepl.view.lesson_parts import hint
+
     session = it.session
     if session.files is None:
         raise UserError("there is no program here that a lesson's could take the place of; nnrepl learn 1 plays one")
@@ -79,6 +80,8 @@ def begin(it: Interpreter, lesson: Lesson, anew: bool = False) -> RenderableType
 
 def _is_example(it: Interpreter) -> bool:
     """Whether the program comes with nnrepl and nothing was changed in it: nobody misses its tape."""
+    from nnrepl.programs.examples import folder
+
     program = it.session.debuggee
     path = None if program is None else program.namespace.get("__file__")
     return path is not None and folder() in Path(path).parents and len(it.session.changes.timelines) == 1
@@ -109,6 +112,8 @@ def player_of(lesson: Lesson, *, anew: bool = False, present: bool = False, keep
 
 
 def _going_on(it: Interpreter, word: str) -> RenderableType | None:
+    from nnrepl.view.lesson_parts import hint
+
     player = it.player
     if player is None and word == "next" and it.left is not None:
         it.player, it.left = it.left, None

@@ -7,14 +7,9 @@ from rich.console import RenderableType
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.looking import LOOK
 from nnrepl.commands.table import NOTHING, Grammar, Opens, command
-from nnrepl.seen.stop_facts import values_at
 from nnrepl.session.errors import UserError
-from nnrepl.session.excerpts import excerpt, whole_function
 from nnrepl.session.session import TapeSession
 from nnrepl.tape import Op
-from nnrepl.view.folding import pass_listing
-from nnrepl.view.op_list import op_table, source_view
-from nnrepl.view.stopped import values_view
 
 AROUND = 11
 
@@ -34,6 +29,9 @@ def list_(it: Interpreter, text: str) -> RenderableType | None:
     the ops that a line, or a call in it, made in this step; ▶ is the line of the op that comes next. Where a library
     makes it, that is the line of the program that called it. `ops` lists the ops.
     """
+    from nnrepl.session.excerpts import excerpt
+    from nnrepl.view.op_list import source_view
+
     shown = excerpt(it.session, text, it.list_on("source") if not text else None)
     it.listed_to("source", shown.last + 1)
     return source_view(shown)
@@ -44,6 +42,9 @@ def list_(it: Interpreter, text: str) -> RenderableType | None:
 )
 def long_list(it: Interpreter, text: str) -> RenderableType | None:
     """Show the whole function in which you stand, with the ops that each line made: `ll`, `ll loss_fn`."""
+    from nnrepl.session.excerpts import whole_function
+    from nnrepl.view.op_list import source_view
+
     return source_view(whole_function(it.session, text))
 
 
@@ -56,6 +57,9 @@ def values(it: Interpreter, text: str) -> RenderableType | None:
     stands there. `config stop values` shows this at every stop; `config dull pass` lets `step` and `back` go over ops
     that only arrange numbers (reshape, transpose, astype).
     """
+    from nnrepl.seen.stop_facts import values_at
+    from nnrepl.view.stopped import values_view
+
     op = it.session.op_or_last
     shown = None if op is None else values_view(it.session.skip, op, values_at(it.session, op, shapes=True))
     if shown is None:
@@ -79,6 +83,9 @@ def ops(it: Interpreter, text: str) -> RenderableType | None:
     The signs: ● evaluated, blank not yet, ○ dropped (and computed again when looked at), ✎ an edit, ~ stale,
     ✗ failed; ▶ is the op that comes next.
     """
+    from nnrepl.view.folding import pass_listing
+    from nnrepl.view.op_list import op_table
+
     session = it.session
     if text in ("pass", "all"):
         return pass_listing(session.pass_, session.cursor, "all" if text == "all" else "")
@@ -92,6 +99,9 @@ def ops(it: Interpreter, text: str) -> RenderableType | None:
 
 
 def _at_place(session: TapeSession, text: str) -> RenderableType:
+    from nnrepl.view.folding import pass_listing
+    from nnrepl.view.op_list import op_table
+
     place, op = session.place(text), session.op_at(text)
     pattern = getattr(place, "pattern", "")
     if pattern and "*" not in pattern and op.pass_ is session.pass_:

@@ -9,17 +9,10 @@ from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, EXPRESSION, EXPRESSION_OR_NOTHING, NOTHING, Grammar, Opens, command
-from nnrepl.explain.missing import told
 from nnrepl.late import late
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.parsed import parse
 from nnrepl.tape import Value
-from nnrepl.view.digits import Format, read_format
-from nnrepl.view.heatmap import Heatmap
-from nnrepl.view.histogram import Histogram
-from nnrepl.view.tensor import TensorStyle
-from nnrepl.view.what import what_view
-from nnrepl.view.where import where_view
 
 LOOK = "looking"
 OPTIONS = re.compile(
@@ -39,6 +32,9 @@ def print_(it: Interpreter, text: str) -> RenderableType | None:
     `p/4f z1` with four decimals, `p/2e z1` in scientific form, `p/x z1` the bits (also g, t, d).
     `p -r [0,1] z1` marks what lies between 0 and 1 and counts it; `p -m z1` draws a heatmap.
     """
+    from nnrepl.view.digits import Format, read_format
+    from nnrepl.view.tensor import TensorStyle
+
     found = OPTIONS.fullmatch(text)
     assert found is not None
     look = TensorStyle(read_format(found["format"]) if found["format"] else Format(), _range(found["range"]))
@@ -67,6 +63,8 @@ def heatmap(it: Interpreter, text: str) -> RenderableType | None:
 
     `heatmap weights[0, 1]` chooses another one. Where there is no colour, letters stand for the numbers.
     """
+    from nnrepl.view.heatmap import Heatmap
+
     name, array = it.array(parse(text))
     shown: RenderableType = it.guarded(lambda: Heatmap(name, array), text)
     return shown
@@ -75,6 +73,8 @@ def heatmap(it: Interpreter, text: str) -> RenderableType | None:
 @command("hist", takes=EXPRESSION, opens=Opens.PYTHON, group=LOOK)
 def hist(it: Interpreter, text: str) -> RenderableType | None:
     """Show how the elements of a tensor are spread: how many lie in each of at most 16 ranges."""
+    from nnrepl.view.histogram import Histogram
+
     name, array = it.array(parse(text))
     shown: RenderableType = it.guarded(lambda: Histogram(name, array), text)
     return shown
@@ -95,6 +95,9 @@ def what(it: Interpreter, text: str) -> RenderableType | None:
     Its shape and dtype, what made it and where, what uses it, whether it has been evaluated and what that
     would cost, and where its gradient is: `what z1`, `what #12`, `what grad(z1)`.
     """
+    from nnrepl.explain.missing import told
+    from nnrepl.view.what import what_view
+
     session = it.session
     value = session.named(text)
     gradient: Value | str
@@ -149,4 +152,6 @@ def undisplay(it: Interpreter, text: str) -> RenderableType | None:
 @command("where", "w", "bt", "backtrace", takes=NOTHING, opens=Opens.HERE, group=LOOK)
 def where(it: Interpreter, text: str) -> RenderableType | None:
     """Show the calls of functions and modules in which the next op is made, the innermost last."""
+    from nnrepl.view.where import where_view
+
     return where_view(it.session.op_or_last)

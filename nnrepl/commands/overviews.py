@@ -10,42 +10,28 @@ import mlx.core as mx
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from nnrepl.commands.breakpoints import overview
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.looking import LOOK
 from nnrepl.commands.table import NOTHING, Grammar, Opens, command
-from nnrepl.seen.entries import listed
-from nnrepl.seen.gradient_sizes import of_parameters, of_step
-from nnrepl.seen.locals_here import variables
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
 from nnrepl.session.parsed import parse
 from nnrepl.session.session import TapeSession
 from nnrepl.session.stops import Breakpoint
-from nnrepl.view.stop_list import entries_view
-from nnrepl.view.summaries import (
-    evaluations_view,
-    gradients_view,
-    memory_view,
-    parameters_view,
-    passes_view,
-    stats_view,
-    steps_view,
-    variables_view,
-)
-from nnrepl.view.where import where_view
 
 Topic = Callable[[TapeSession], RenderableType]
 
 
 def _breakpoints(session: TapeSession) -> RenderableType:
-    return entries_view(listed(session))
+    return overview(session, list(session.stops))
 
 
 def _watches(session: TapeSession) -> RenderableType:
     watches = [entry for entry in session.stops if not isinstance(entry, Breakpoint)]
     if not watches:
         return Text("There are no watches or catches; watch EXPR, catch nan.", style="hint")
-    return entries_view(listed(session, watches))
+    return overview(session, watches)
 
 
 def _displays(session: TapeSession) -> RenderableType:
@@ -53,7 +39,54 @@ def _displays(session: TapeSession) -> RenderableType:
     return Group(*shown) if shown else Text("Nothing is displayed; display z1 begins.", style="hint")
 
 
+def _steps(session: TapeSession, every: bool = False) -> RenderableType:
+    from nnrepl.view.summaries import steps_view
+
+    return steps_view(session.tape, every)
+
+
+def _passes(session: TapeSession, every: bool = False) -> RenderableType:
+    from nnrepl.view.summaries import passes_view
+
+    return passes_view(session.tape, session.pass_, every)
+
+
+def _parameters(session: TapeSession) -> RenderableType:
+    from nnrepl.seen.gradient_sizes import of_parameters
+    from nnrepl.view.summaries import parameters_view
+
+    return parameters_view(of_parameters(session))
+
+
+def _gradients(session: TapeSession) -> RenderableType:
+    from nnrepl.seen.gradient_sizes import of_step
+    from nnrepl.view.summaries import gradients_view
+
+    return gradients_view(of_step(session))
+
+
+def _memory(session: TapeSession) -> RenderableType:
+    from nnrepl.view.summaries import memory_view
+
+    return memory_view(session.tape)
+
+
+def _evaluations(session: TapeSession) -> RenderableType:
+    from nnrepl.view.summaries import evaluations_view
+
+    return evaluations_view(session.tape, session.work)
+
+
+def _frame(session: TapeSession) -> RenderableType:
+    from nnrepl.view.where import where_view
+
+    return where_view(session.op_or_last)
+
+
 def _variables(session: TapeSession, arguments: bool) -> RenderableType:
+    from nnrepl.seen.locals_here import variables
+    from nnrepl.view.summaries import variables_view
+
     return variables_view(variables(session, arguments), "arguments" if arguments else "variables")
 
 
@@ -65,29 +98,29 @@ TOPICS: dict[str, tuple[str, Topic]] = {
     "watch": ("watches and catches only", _watches),
     "steps": (
         "each training step: its ops, its updates, its loss where that is evaluated",
-        lambda session: steps_view(session.tape),
+        _steps,
     ),
     "passes": (
         "each pass: what it is, its ops, its loss where that is evaluated",
-        lambda session: passes_view(session.tape, session.pass_),
+        _passes,
     ),
     "parameters": (
         "shape, size and gradient norm of each parameter (this evaluates the gradients)",
-        lambda session: parameters_view(of_parameters(session)),
+        _parameters,
     ),
     "gradients": (
         "the gradients of this step by size, with bars (this evaluates them)",
-        lambda session: gradients_view(of_step(session)),
+        _gradients,
     ),
-    "memory": ("what MLX holds, and what of it the tape does", lambda session: memory_view(session.tape)),
+    "memory": ("what MLX holds, and what of it the tape does", _memory),
     "evaluations": (
         "what has been evaluated, for whom, at what cost",
-        lambda session: evaluations_view(session.tape, session.work),
+        _evaluations,
     ),
     "args": ("the arguments of the function where you stand", lambda session: _variables(session, True)),
     "locals": ("its variables", lambda session: _variables(session, False)),
     "display": ("what is displayed at each stop", _displays),
-    "frame": ("the calls in which the next op is made", lambda session: where_view(session.op_or_last)),
+    "frame": ("the calls in which the next op is made", _frame),
 }
 _SHORT = {
     "b": "breakpoints", "break": "breakpoints", "w": "watch", "wat": "watch", "watchpoints": "watch", "pass": "passes",
@@ -107,8 +140,7 @@ def info(it: Interpreter, text: str) -> RenderableType | None:
     if not text:
         return Group(*(Text(f"info {name:<12} {summary}") for name, (summary, _) in TOPICS.items()))
     if text.split()[1:] == ["all"] and text.split()[0] in ("steps", "passes"):
-        tape = it.session.tape
-        return steps_view(tape, True) if text.startswith("steps") else passes_view(tape, it.session.pass_, True)
+        return _steps(it.session, True) if text.startswith("steps") else _passes(it.session, True)
     name = _SHORT.get(text, text)
     if name not in TOPICS:
         close = [topic for topic in TOPICS if topic.startswith(name)]
@@ -130,6 +162,8 @@ def stats(it: Interpreter, text: str) -> RenderableType | None:
 
     Minimum, maximum, mean and standard deviation are over the finite elements; norm is the 2-norm.
     """
+    from nnrepl.view.summaries import stats_view
+
     named: list[tuple[str, mx.array]] = []
     pieces = [parse(part) for part in text.split(",")] if "*" in text else parse(text).parts()
     for parsed in pieces:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, Opens, command
-from nnrepl.session.curves import counted_in, over_steps
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import Parsed, parse, side_by_side
 from nnrepl.tape import ClosedOp
-from nnrepl.timeline.timelines import Timeline
-from nnrepl.view.digits import number
-from nnrepl.view.plot import Curve, Plot
+
+if TYPE_CHECKING:
+    from nnrepl.timeline.timelines import Timeline
+    from nnrepl.view.plot import Curve
 
 LINES = re.compile(r"(?P<what>.*?\S)(?P<numbers>(?:\s+\d{1,9})+)", re.DOTALL)
 PLOTTED = Grammar("EXPR [EXPR ...] [TIMELINE ...]", lambda text: bool(text), "names")
@@ -26,12 +27,15 @@ PLOTTED = Grammar("EXPR [EXPR ...] [TIMELINE ...]", lambda text: bool(text), "na
 def plot(it: Interpreter, text: str) -> RenderableType | None:
     """Draw an expression over the training steps: `plot loss`, `plot mx.abs(grad(layers.0.weight)).max()`.
 
-    It is evaluated as it stands after the last gradient call of each step (before the first update, after each); a
-    variable that gets the step's value later, at the step's end. Steps that do not have it, or only an earlier step's, are left out; so are those that ran
-    natively and are closed, but for their losses, and that is said.
+    It is evaluated as it stands after the last gradient call of each step (before the first update, after each one); a
+    variable that gets the step's value later, at the step's end. Steps that do not have it, or only an earlier step's,
+    are left out; so are those that ran natively and are closed, but for their losses, and that is said.
     `plot loss, val_loss` or `plot loss val_loss` draws several over each other, `plot loss 1 2` the same in timelines
     1 and 2.
     """
+    from nnrepl.view.digits import number
+    from nnrepl.view.plot import Plot
+
     found = LINES.fullmatch(text.strip())
     if found and parse(found["what"]).expression is None and not side_by_side(found["what"]):
         found = None  # `plot loss * 2`
@@ -66,6 +70,9 @@ def _closed(line: Timeline, curves: Sequence[Curve]) -> str:
 
 
 def _curve(it: Interpreter, what: Parsed, line: Timeline, title: str) -> list[Curve]:
+    from nnrepl.session.curves import counted_in, over_steps
+    from nnrepl.view.plot import Curve
+
     with it.session.looking_at(line):
         found = it.guarded(lambda: over_steps(it.session, what), what.text)
         unit = counted_in(it.session)

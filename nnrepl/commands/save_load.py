@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import NOTHING, Grammar, command
-from nnrepl.programs.examples import examples
-from nnrepl.programs.loading import import_of, program_of
-from nnrepl.programs.script import Script
 from nnrepl.session.errors import Load, UserError
 from nnrepl.session.parsed import parse
-from nnrepl.view.narrow import Grid
-from nnrepl.view.saved_file import facts_text, saved_text
+
+if TYPE_CHECKING:
+    from nnrepl.programs.script import Script
 
 FILES = "files"
 FILE_ALL = Grammar("FILE [all]", lambda text: bool(text), "files")
@@ -40,6 +39,8 @@ def save_(it: Interpreter, text: str) -> RenderableType | None:
     with `all`, every value is evaluated and kept. The file is a safetensors file; `nnrepl run.safetensors`,
     or `load run` at the prompt, opens it. A file of that name is replaced once the new one is complete.
     """
+    from nnrepl.view.saved_file import saved_text
+
     text = text.removeprefix("-f ")  # as `export` has it; here a file is always replaced
     name, _, last = text.rpartition(" ")
     everything = bool(name.strip()) and last == "all"
@@ -58,6 +59,9 @@ def load(it: Interpreter, text: str) -> RenderableType | None:
     names are imported, as the program's next cell. On a saved tape everything works that looks and moves; nothing can
     be computed again or changed, and the program of this session waits where it is: `load` alone goes back to it.
     """
+    from nnrepl.programs.loading import program_of
+    from nnrepl.view.saved_file import facts_text
+
     if not text:
         if not it.go_home():
             raise UserError("no saved tape is being looked at; load FILE opens one")
@@ -74,6 +78,8 @@ def load(it: Interpreter, text: str) -> RenderableType | None:
 
 def _start(it: Interpreter, program: Script) -> RenderableType | None:
     """Let another program take the place of the one that waits. Raises Load."""
+    from nnrepl.programs.loading import import_of
+
     it.go_home()
     session = it.session
     if session.debuggee is not None and session.debuggee.waits:
@@ -98,6 +104,9 @@ def examples_(it: Interpreter, text: str) -> RenderableType | None:
 
     Those under `broken/` are faulty on purpose; `load example dead_relu_sound` is the sound twin of one.
     """
+    from nnrepl.programs.examples import examples
+    from nnrepl.view.narrow import Grid
+
     table = Grid(show_header=False, expand=True)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)

@@ -11,12 +11,13 @@ import inspect
 import keyword
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from difflib import get_close_matches
 from enum import Flag, auto
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from nnrepl.classes import dataclass
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import Parsed, parse
 

@@ -67,12 +67,10 @@ def into(it: Interpreter, text: str) -> RenderableType | None:
 @command("out", takes=NOTHING, group=UNDERSTAND)
 def out(it: Interpreter, text: str) -> None:
     """Leave the op that `into` has opened, or the statement of `debug`."""
-    from nnrepl.explain.taken_apart import InnerSession
-
-    session = it.session
-    if not isinstance(session, InnerSession):
+    outer = it.session.outer
+    if outer is None:
         raise UserError("you are not inside of an op; into #n opens one, finish leaves a function")
-    it.session = session.outer
+    it.session = outer
     it.shown = None
     it.session.arrive(it.session.cursor)
 
@@ -99,9 +97,10 @@ def check(it: Interpreter, text: str) -> RenderableType | None:
 
     `check #14` checks one op by itself, in float64 where it can, also a function with a vjp of your own; alone, the
     op at the cursor. `check grad(w)` checks the whole gradient of a parameter, from the loss on; `check pass` those
-    of all parameters: it says how long that will take, and Ctrl-C stops it with what it has. A few elements are
-    checked one by one, all together along a random direction. Only what rounding and the noise of the loss cannot
-    explain is called wrong; kinks (ReLU at 0) are explained, and what `stop_gradient` holds back is held fixed.
+    of all parameters, and each function with a vjp of your own by itself: it says how long that will take, and Ctrl-C
+    stops it with what it has. A few elements are checked one by one, all together along a random direction. Only
+    what rounding and the noise of the loss cannot explain is called wrong; kinks (ReLU at 0) are explained, and what
+    `stop_gradient` holds back is held fixed.
     """
     from nnrepl.explain.check import check_op, check_pass, last_with
     from nnrepl.explain.paths import differentiated, gradient_pass, inner_of_gradient, value_of
@@ -112,7 +111,7 @@ def check(it: Interpreter, text: str) -> RenderableType | None:
         if text == "pass":
             pass_ = gradient_pass(session)
             leaves = [leaf for leaf in pass_.wrt if pass_.grads.get(leaf)]
-            return check_view(check_pass(session, pass_, leaves))
+            return check_view(check_pass(session, pass_, leaves, whole=True))
         inner = inner_of_gradient(text)
         value = value_of(session, inner) if inner else None
         found = None if value is None else differentiated(session, value) or last_with(session, value)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, NOTHING, Grammar, Opens, command
-from nnrepl.seen.timeline_rows import branches
 from nnrepl.session.closed import closed_between, natively_said, open_steps
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
@@ -15,10 +16,9 @@ from nnrepl.session.lookup import Lookup
 from nnrepl.session.other_tape import same_place
 from nnrepl.session.parsed import parse
 from nnrepl.tape.collector import paused
-from nnrepl.timeline.compare import candidates, changes, pairs_of, unseen_in
-from nnrepl.timeline.timelines import Timeline
-from nnrepl.view.diff import diff_of_one, diff_view
-from nnrepl.view.timeline_tree import TimelinesView, again_text
+
+if TYPE_CHECKING:
+    from nnrepl.timeline.timelines import Timeline
 
 TIME = "changing"
 CHANGE = Grammar("NAME = EXPR", lambda text: parse(text).assignment is not None, "names")
@@ -56,6 +56,9 @@ def undo(it: Interpreter, text: str) -> RenderableType | None:
 @command("redo", takes=NOTHING, group=TIME)
 def redo(it: Interpreter, text: str) -> RenderableType | None:
     """Take the last `undo` back; where that took back what was typed, it runs again at the end of the program."""
+    from nnrepl.timeline.timelines import Timeline
+    from nnrepl.view.timeline_tree import again_text
+
     found = it.session.changes.redo()
     return _on(it, found) if isinstance(found, Timeline) else again_text(found)
 
@@ -69,6 +72,9 @@ def timeline(it: Interpreter, text: str) -> RenderableType | None:
 @command("timelines", takes=NOTHING, group=TIME)
 def timelines(it: Interpreter, text: str) -> RenderableType | None:
     """Show the tree of timelines: what was changed, where, and the loss."""
+    from nnrepl.seen.timeline_rows import branches
+    from nnrepl.view.timeline_tree import TimelinesView
+
     return TimelinesView(branches(it.session))
 
 
@@ -103,6 +109,9 @@ def _two(it: Interpreter, numbers: list[int]) -> tuple[Timeline, Timeline]:
 
 @paused()
 def _diff_all(it: Interpreter, before: Timeline, after: Timeline) -> RenderableType:
+    from nnrepl.timeline.compare import candidates, changes, pairs_of, unseen_in
+    from nnrepl.view.diff import diff_view
+
     part, here = _parting(before, after), it.session.tape
     if here in (before.tape, after.tape) and part in closed_between(here, 0, len(here)):
         open_steps(it.session, [part])  # what an edit has changed is not to be seen otherwise
@@ -129,6 +138,8 @@ def _parting(before: Timeline, after: Timeline) -> int:
 
 
 def _diff_one(it: Interpreter, name: str, before: Timeline, after: Timeline) -> RenderableType:
+    from nnrepl.view.diff import diff_of_one
+
     found = []
     for line in (before, after):
         cursor = same_place(it.session.tape, it.session.cursor, line.tape)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from nnrepl.classes import dataclass
 from nnrepl.tape import Op
 from nnrepl.tape.claims import Said
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain.known import ELEMENTWISE, entry_for
 from nnrepl.explain.look import Look, Stat
 from nnrepl.explain.paths import cone, rule_of, upstream

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nnrepl.explain import words
+from nnrepl.ops import Trait, has
 from nnrepl.ops.numbers import unravel
 from nnrepl.session.births import INF, NAN, Birth
 from nnrepl.tape import Leaf, Op
@@ -29,7 +30,7 @@ def did(op: Op) -> str:
 
 def born(birth: Birth) -> str:
     """Where a number was born, as the end of a sentence: `#6, exp(z) (train.py:31), makes ∞ out of finite numbers`."""
-    if birth.op is None or birth.op.operation.kind == "data" or birth.op.name == "array":
+    if birth.op is None or birth.op.operation.kind == "data" or has(birth.op.name, Trait.GIVEN):
         return came_in(birth)
     if birth.lost:
         return f"{birth.value.name} holds {_number(birth)}; what made it cannot be followed further: {birth.lost}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.known import entry_for
 from nnrepl.explain.look import Look
@@ -86,7 +87,7 @@ def _told(claims: Iterable[Claim[BrokenRule]], arithmetic: str, operands: tuple[
 def _divisor(look: Look, op: Op, numbers: list[Number], birth: Birth) -> list[Said]:
     """Return where the zeros of a divisor began: all of them, where it is 0 everywhere, or the one that was divided
     by."""
-    divisor = op.inputs[-1] if op.inputs and op.name in ("divide", "floor_divide", "reciprocal") else None
+    divisor = op.inputs[-1] if op.inputs and has(op.name, Trait.DIVIDES) else None
     if divisor is None or not numbers or numbers[-1] != 0 or divisor.op is None or not look.can_see(divisor):
         return []
     if look.stat(divisor).is_zero:
@@ -165,21 +166,21 @@ _LEAVE_ONE = "Leave at least one position of each row unmasked, or mask with a l
 
 def is_log_of_shares(op: Op) -> bool:
     """Whether an op takes from numbers the logarithm of the sum of their exponentials: a log-softmax by hand."""
-    return _taken_out(op) == "logsumexp"
+    return has(_taken_out(op), Trait.LOG_SUM)
 
 
 def is_of_shares(op: Op) -> bool:
     """Whether an op belongs to a softmax by hand: it takes from numbers the largest of their row, or ln Σ exp of it."""
-    return _taken_out(op) in ("logsumexp", "max")
+    return has(_taken_out(op), Trait.LOG_SUM, Trait.LARGEST)
 
 
 def _taken_out(op: Op) -> str:
-    """Say what of a row an op takes from its numbers: "max", "logsumexp"; "" if nothing of the kind."""
-    made = op.inputs[-1].op if op.name == "subtract" and len(op.inputs) == 2 else None
-    while made is not None and made.inputs and (has(made.name, Trait.ARRANGES) or made.name == "stop_gradient"):
+    """Return the op, by its name, whose one number of a row is taken from the row's numbers; "" if there is none."""
+    made = op.inputs[-1].op if has(op.name, Trait.DIFFERENCE) and len(op.inputs) == 2 else None
+    while made is not None and made.inputs and has(made.name, Trait.ARRANGES, Trait.STOPS):
         made = made.inputs[0].op
     of_it = made is not None and made.inputs and made.inputs[0].canonical is op.inputs[0].canonical
-    return made.name if made is not None and of_it else ""
+    return made.name if made is not None and of_it and has(made.name, Trait.REDUCES) else ""
 
 
 def _nobody_to_attend_to(look: Look, op: Op) -> Claim[BrokenRule]:
@@ -235,15 +236,16 @@ def _overflow(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> Iterat
         f"{op.name} overflows in {dtype} beyond {bound}: the largest number there is {words.number(limit)}.",
         "Take the largest element out first (softmax and logsumexp do), or clip what goes in.",
     ))  # fmt: skip
-    wide = first if op.name == "astype" else None if beyond else _wider(look, birth, op)
+    cast = has(op.name, Trait.CASTS)
+    wide = first if cast else None if beyond else _wider(look, birth, op)
     too_large = wide is not None and math.isfinite(wide) and abs(wide) > limit
     said = f"It overflows {dtype}, whose largest number is {words.number(limit)}"
     half = value.dtype == mx.float16
     exact = f": in {'float32' if half else 'float64'} it would be {words.number(wide or 0.0)}"
     fits = ", or bfloat16." if wide is not None and abs(wide) < LARGEST[mx.bfloat16] else "."
     yield Claim("why: overflow", lambda: too_large, lambda: BrokenRule(
-        f"{said}{'' if op.name == 'astype' else exact}.",
-        f"Use float32 here{fits}" if half and op.name != "astype" else "",
+        f"{said}{'' if cast else exact}.",
+        f"Use float32 here{fits}" if half and not cast else "",
     ))  # fmt: skip
 
 

@@ -12,11 +12,11 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain.check_found import Checked, CheckReport, Element, Near, Rounded
 from nnrepl.explain.differences import CentralDifference, Neighbourhood, Scalar, spread, suspects
 from nnrepl.explain.elements import unravel
@@ -101,7 +101,7 @@ def check_op(session: Reading, op: Op) -> CheckReport:
     look = Look(session)
     if op.refusal:
         raise UserError(op.refusal)
-    own = op.of if op.of is not None and isinstance(_first(op.of), Composite) else op
+    own = op.of if op.of is not None and isinstance(_first(op.of), Composite) else _ruled_by(op) or op
     questions = _of_composite(look, own) if isinstance(_first(own), Composite) else _of_op(look, session, op)
     with aside():
         found = [_compare(question) for question in questions]
@@ -110,6 +110,19 @@ def check_op(session: Reading, op: Op) -> CheckReport:
 
 def _first(op: Op) -> object:
     return op.args[0] if op.args else None
+
+
+def _ruled_by(op: Op) -> Op | None:
+    """Return the innermost custom function in which an op lies, whose gradient the program has written itself."""
+    inside = [call for call in own_rules(op.pass_) if op in call.args[0].ops]
+    return min(inside, key=lambda call: len(call.args[0].ops), default=None)
+
+
+def own_rules(pass_: Pass) -> list[Op]:
+    """Return the custom functions of a pass that gradients reach: those with a vjp of the program's own."""
+    reached = pass_.grads
+    return [op for op in pass_.forward if op.operation.kind == "custom" and isinstance(_first(op), Composite)
+            and any(reached.get(value.canonical) for value in op.outputs)]  # fmt: skip
 
 
 def _of_op(look: Look, session: Reading, op: Op) -> list[GradientQuestion]:
@@ -186,9 +199,12 @@ def _backward_of(session: Reading, op: Op) -> Op | None:
 # -- whole passes ------------------------------------------------------------------------------------------------------
 
 
-def check_pass(session: Reading, pass_: Pass, leaves: Sequence[Value]) -> CheckReport:
+def check_pass(session: Reading, pass_: Pass, leaves: Sequence[Value], whole: bool = False) -> CheckReport:
     """Check whole gradients of a pass: the forward ops are computed again for each element, so only few are taken one
     by one. Ctrl-C stops it with what it has.
+
+    Args:
+        whole: Whether each function with a vjp of the program's own is checked by itself as well.
 
     Raises:
         UserError: If it has no gradient of any of these leaves.
@@ -202,6 +218,9 @@ def check_pass(session: Reading, pass_: Pass, leaves: Sequence[Value]) -> CheckR
     report = CheckReport(left=len(leaves))
     try:
         _forewarn(session, look, pass_, leaves)
+        for op in own_rules(pass_) if whole else ():
+            with aside():
+                report.checked += [_compare(question) for question in _of_composite(look, op)]
         for leaf, gradient in gradients.items():
             replayed = Recomputed(pass_, leaf)
             look.see(replayed.taken)

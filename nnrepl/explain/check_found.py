@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.differences import CentralDifference
 from nnrepl.explain.elements import Index
+from nnrepl.ops import Trait, has
 from nnrepl.tape import Op, Value
 from nnrepl.tape.claims import Claim, Possibility, Said, say, stated
 
@@ -272,7 +274,7 @@ def beside(report: CheckReport) -> list[Said]:
     own = ", ".join(f"{op.label} {op.name}" for op in custom[:4])
     left = report.left
     return say(
-        Claim("check: held fixed", lambda: bool(fixed) and all(op.name == "stop_gradient" for op in fixed), lambda: (
+        Claim("check: held fixed", lambda: bool(fixed) and all(has(op.name, Trait.STOPS) for op in fixed), lambda: (
             f"Held fixed, because no gradient passes it: stop_gradient ({named}).")),
         Claim("check: own vjp", lambda: bool(custom) and all(op.operation.kind == "custom" for op in custom), lambda: (
             f"On the way of what differs lies a vjp of the program's own: {own}. check {custom[0].label} checks it by "

@@ -5,27 +5,23 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import in_numbers, surprise, taught, words
-from nnrepl.explain.cases import Names, operand
+from nnrepl.explain.cases import Names
+from nnrepl.explain.composed import composed, elementwise
 from nnrepl.explain.explanation import Explanation, Symbol, most_telling, origin_of
 from nnrepl.explain.known import entry_for
+from nnrepl.explain.known_calls import CallEnd, KnownCall, back_through, end_of, known_call, known_function, largest
 from nnrepl.explain.links import LeftOut, TensorLine, Told
 from nnrepl.explain.look import Look
-from nnrepl.explain.loss_functions import largest_loss, loss_case
 from nnrepl.explain.taught import RuleText
 from nnrepl.ops import Trait, has
-from nnrepl.ops.case import Case, epsilon_of
-from nnrepl.ops.evaluated import Evaluated, Line, worked_out
-from nnrepl.ops.expression import Node, quantity
-from nnrepl.ops.layers import ACTIVATIONS, LAYERS, LOSSES, Whole
-from nnrepl.ops.numbers import element
-from nnrepl.ops.reader import parse, readable
+from nnrepl.ops.evaluated import Evaluated
+from nnrepl.ops.layers import LAYERS, LOSSES, Whole
 from nnrepl.session.entered import InModule
 from nnrepl.session.errors import UserError
-from nnrepl.session.expressions import aside
 from nnrepl.session.parsed import dotted
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Activation, Leaf, Op, Value
@@ -33,7 +29,6 @@ from nnrepl.tape.claims import Claim, perhaps, say
 
 _LINES = 14
 _FEW = 3
-_ACTIVATIONS = "mlx/nn/layers/activations.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +101,16 @@ def explain_call(session: Reading, call: CompositeCall) -> Explanation:
     span = f"{first.label}" if first is last else f"{first.label} to {last.label}"
     kind = f", {call.kind}" if call.kind else ""
     found = Explanation(None, title=f"{call.title}{kind}: {span}, {where}")
-    whole, case = _known(call), None
+    call = _as_its_function(call)
+    whole, made_by = _known(call), None
     results = _results(call)
     taken = sorted(_taken(call), key=_is_parameter)
-    names = Names([value for op in call.ops for value in (*op.inputs, *op.outputs)], results)
+    inside = [op for op in call.ops if call.kind and not _in_module(op, call)]
+    names = Names([value for op in call.ops for value in (*op.inputs, *op.outputs)], results, inside=inside)
     cross_entropy = surprise.find(call.ops) if whole is LOSSES["cross_entropy"] else None
     if whole is not None:
-        case = _loss_case(look, call, whole, results, names)
-        found.rule = _rule(call, whole if cross_entropy is None else cross_entropy.rule, case, results, names)
+        made_by = _known_call(look, call, whole, results, names)
+        found.rule = _rule(call, whole if cross_entropy is None else cross_entropy.rule, made_by, results, names)
         found.words = taught.of_whole(whole)
     else:
         found.words = perhaps(_makes(call, results, taken, names))
@@ -124,13 +121,14 @@ def explain_call(session: Reading, call: CompositeCall) -> Explanation:
         row = surprise.largest(look, cross_entropy)
         found.worked = [*surprise.forward(look, cross_entropy, row, names), *_reduced(look, call, names)]
         found.as_a_whole = surprise.whole_backward(look, cross_entropy, row, names)
-    elif case is not None:
-        largest = largest_loss(look, case)
-        found.worked = [*largest, *(_reduced(look, call, names) if largest else [])]
-    elif whole is not None:
-        found.worked = _by_its_text(look, call, whole, taken, results, names) or _heart(look, call, names)
+    elif made_by is not None:
+        told = largest(look, made_by)
+        found.worked = [*told, *(_reduced(look, call, names) if told else [])]
+        found.as_a_whole = back_through(look, made_by, names)
+    if whole is not None and not found.worked and cross_entropy is None:
+        found.worked = _heart(look, call, names) or _composed(look, call, results, names)
     # What has been worked out with numbers needs no list of its ops where these are MLX's own.
-    shown_whole = bool(found.worked) and (cross_entropy is not None or case is not None or len(call.ops) <= _FEW)
+    shown_whole = whole is not None and bool(found.worked) and not _has_parts(session, call)
     found.parts = [] if shown_whole else _steps(session, look, call, names, brief=bool(found.worked))
     found.ways = _effect(look, session, [*results[:1], *taken], names)
     found.notes += say(_further(session, call, names, taken), _sizes([*found.steps, *found.chain]))
@@ -153,18 +151,20 @@ def _makes(call: CompositeCall, results: list[Value], taken: list[Value], names:
         f"{_made_of(taken, names)}."))  # fmt: skip
 
 
-def _rule(call: CompositeCall, whole: Whole, case: Case | None, results: list[Value], names: Names) -> list[RuleText]:
+def _rule(
+    call: CompositeCall, whole: Whole, made_by: KnownCall | None, results: list[Value], names: Names
+) -> list[RuleText]:
     """Return what a known call computes, without the parameters that it has not; of a loss how it is reduced."""
     own = call.scope.owner
     absent = [one for one in ("bias", "weight") if call.kind and isinstance(own, dict) and one not in own]
-    end, weighing, is_reduced = _end(call, results)
-    left = "y" if end is None else names(end)
-    weight = "" if weighing is None else names(weighing)
-    end_rule = [taught.reduced_rule(call.ops[-1], left, names)] if is_reduced else []
+    end = _end(call, results)
+    left = "y" if end.made is None else names(end.made)
+    weight = "" if end.weights is None else names(end.weights)
+    end_rule = [taught.reduced_rule(call.ops[-1], left, names)] if end.is_reduced else []
     told = (
         taught.call_rules(whole, absent, left, weight, _symbols(call, names))
-        if case is None
-        else taught.loss_rules(case, left, weight)
+        if made_by is None
+        else taught.loss_rules(made_by.case, left, weight)
     )
     return [*told, *end_rule]
 
@@ -178,61 +178,17 @@ def _symbols(call: CompositeCall, names: Names) -> dict[str, str]:
     return {**known, "x": names(given[0])} if len(given) == 1 else known
 
 
-def _end(call: CompositeCall, results: list[Value]) -> tuple[Value | None, Value | None, bool]:
-    """Return the losses before they are reduced (of a layer, its result), the weights that they were multiplied by, and
-    whether they are reduced."""
-    last = call.ops[-1]
-    reduced = not call.kind and last.name in ("mean", "sum") and last.scope is not None and (
-        last.scope.code.co_name == "_reduce") and bool(last.inputs)  # fmt: skip
-    end = last.inputs[0] if reduced else results[0] if results else None
-    return end, _weighing(call, end), reduced
+def _end(call: CompositeCall, results: list[Value]) -> CallEnd:
+    """Return how a call ends: of a layer, with its result."""
+    if call.kind:
+        return CallEnd(results[0] if results else None, None, False)
+    return end_of(call.scope, call.ops, results)
 
 
-def _loss_case(look: Look, call: CompositeCall, whole: Whole, results: list[Value], names: Names) -> Case | None:
-    """Return the call of a loss function with what it was called with, where its rule can be computed."""
-    end, weighing, _ = _end(call, results)
-    made = end.op if end is not None else None
-    if weighing is not None and made is not None:
-        end = next(value for value in made.inputs if value is not weighing)
-    return None if end is None else loss_case(look, whole, call.scope, call.ops, end, names)
-
-
-def _weighing(call: CompositeCall, end: Value | None) -> Value | None:
-    """Return the weights by which the losses of cross-entropies are multiplied at their end."""
-    made = end.op if end is not None else None
-    if call.scope.code.co_name not in ("cross_entropy", "binary_cross_entropy") or made is None or call.kind:
-        return None
-    own = set(call.ops)
-    given = [value for value in made.inputs if value.op not in own]
-    return given[0] if made.name == "multiply" and len(made.inputs) == 2 and len(given) == 1 else None
-
-
-def _by_its_text(
-    look: Look, call: CompositeCall, whole: Whole, taken: list[Value], results: list[Value], names: Names
-) -> list[Evaluated]:
-    """Return one number of an activation function, or of a layer that is one, worked out by its rule."""
-    if not readable(whole.text) or len(taken) != 1 or not results or taken[0].shape != results[0].shape:
-        return []
-    x, y = taken[0], results[0]
-    main, own = parse(whole.text).main, call.scope.owner
-    symbols = {*main.symbols()} - {"x"}
-    settings: dict[str, Any] = {name: getattr(own, name, getattr(own, f"_{name}", None)) for name in symbols}
-    simple = all(isinstance(one, (int, float)) for one in settings.values())
-    if not y.size or x.refusal or y.refusal or not simple or "over" in {part.kind for part in main.walk()}:
-        return []
-    place = most_telling(look, y)
-    look.see([x])
-    given, made = operand(look, x, names), operand(look, y, names)
-
-    def change(part: Node) -> Node | None:
-        if part.kind != "symbol":
-            return None
-        return given.node(place) if part.text == "x" else quantity(part.text, settings[part.text])
-
-    with aside():
-        line = Line(element(names(y), place), main.mapped(change), epsilon=4 * epsilon_of(x.dtype))
-        one = worked_out(line, made, place)
-    return [] if one is None else [one]
+def _known_call(look: Look, call: CompositeCall, whole: Whole, results: list[Value], names: Names) -> KnownCall | None:
+    """Return the call of a function with what it was called with, where its rule can be computed."""
+    end = _end(call, results).bare
+    return None if end is None else known_call(look, whole, call.scope, call.ops, end, names)
 
 
 def _heart(look: Look, call: CompositeCall, names: Names) -> list[Evaluated]:
@@ -249,13 +205,23 @@ def _heart(look: Look, call: CompositeCall, names: Names) -> list[Evaluated]:
     place = most_telling(look, value)
     worked = in_numbers.forward(look, op, entry, value, place, names)
     told: list[Evaluated] = [] if worked is None else [worked]
-    product = op.inputs[0].op if op.name == "add" and op.inputs else None
+    product = op.inputs[0].op if has(op.name, Trait.SUM) and op.inputs else None
     inner = entry_for(product) if product in call.ops and product is not None else None
     if product is None or inner is None or product.outputs[0].shape != value.shape or not told:
         return told
     # A convolution adds its bias in an op of its own.
     before = in_numbers.forward(look, product, inner, product.outputs[0], place, names)
     return [before, *told] if before is not None else told
+
+
+def _composed(look: Look, call: CompositeCall, results: list[Value], names: Names) -> list[Evaluated]:
+    """Return one number of what a call makes, or of the last that it made element by element (a recurrent layer puts
+    its steps together at its end), as one expression."""
+    made = [op.outputs[0] for op in call.ops if elementwise(op) is not None]
+    value = results[0] if results[:1] and results[0] in made else made[-1] if made else None
+    if value is None or not value.size:
+        return []
+    return [*composed(look, call.ops, value, most_telling(look, value), names)]
 
 
 def _made_of(taken: list[Value], names: Names) -> str:
@@ -284,19 +250,28 @@ def _reduced(look: Look, call: CompositeCall, names: Names) -> list[Evaluated]:
     """Return what becomes of the losses of the rows at the end of a loss function."""
     last = call.ops[-1]
     entry = entry_for(last)
-    if last.name not in ("mean", "sum") or not last.inputs or last.outputs[0].size != 1 or entry is None:
+    if (
+        not has(last.name, Trait.AVERAGES, Trait.TOTALS)
+        or not last.inputs
+        or last.outputs[0].size != 1
+        or entry is None
+    ):
         return []
     worked = in_numbers.forward(look, last, entry, last.outputs[0], (0,) * len(last.outputs[0].shape), names)
     return [] if worked is None else [worked]
 
 
 def _known(call: CompositeCall) -> Whole | None:
-    if call.kind:
-        return LAYERS.get(call.kind)
-    # A function of the program that is only called like one of MLX's is not known.
-    file = call.scope.code.co_filename.replace("\\", "/")
-    known = LOSSES if file.endswith("mlx/nn/losses.py") else ACTIVATIONS if file.endswith(_ACTIVATIONS) else {}
-    return known.get(call.scope.code.co_name)
+    return LAYERS.get(call.kind) if call.kind else known_function(call.scope)
+
+
+def _as_its_function(call: CompositeCall) -> CompositeCall:
+    """Return the call of the one known function that a layer calls, where that makes all its ops: `nn.GELU` is
+    `nn.gelu`."""
+    inner = {_inner(op, call) for op in call.ops}
+    scope = next(iter(inner)) if len(inner) == 1 else None
+    return call if not call.kind or scope is None or known_function(scope) is None else replace(
+        call, kind="", scope=scope)  # fmt: skip
 
 
 def _taken(call: CompositeCall) -> list[Value]:
@@ -346,6 +321,12 @@ def _steps(session: Reading, look: Look, call: CompositeCall, names: Names, brie
     return told
 
 
+def _has_parts(session: Reading, call: CompositeCall) -> bool:
+    """Whether a call calls modules, which are explained each for itself."""
+    count: Counter[Activation] = Counter()
+    return any(_part(session, op, call, count) for op in call.ops)
+
+
 def _part(session: Reading, op: Op, call: CompositeCall, count: Counter[Activation]) -> str:
     """Return the module or the function inside of the call in which an op was made, "" for an op of the call's own.
 
@@ -367,6 +348,12 @@ def _inner(op: Op, call: CompositeCall) -> Activation | None:
     steps = op.scope.path() if op.scope is not None else []
     inside = [step for step in steps if step is not call.scope and step.within(call.scope)]
     return next((step for step in inside if not step.code.co_name.startswith("<")), None)
+
+
+def _in_module(op: Op, call: CompositeCall) -> bool:
+    """Whether an op was made in a module that the call calls."""
+    inner = _inner(op, call)
+    return inner is not None and isinstance(inner.owner, dict)
 
 
 def _last_gradient(session: Reading, value: Value) -> Value | None:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import mlx.core as mx
+
+from nnrepl.classes import dataclass
 
 Scalar = Callable[[mx.array], mx.array]
 """A number as a function of a tensor."""

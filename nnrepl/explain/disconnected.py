@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause
 from nnrepl.explain.known import FIXED, bind, entry_for
@@ -36,6 +37,8 @@ def why_none(session: Reading, value: Value) -> Cause:
     tape = session.tape
     value, namesake = _meant(tape, session.pass_, value)
     pass_ = _pass_of(session, value)
+    if pass_ is None:  # what the last update made of a weight: it is asked about as that pass took it
+        pass_, value = next(iter(session.lookup.passes_of(value, len(tape))), (None, value))
     name = value.name
     outside = say(Claim("why: in no pass", lambda: pass_ is None, lambda: (
         f"No gradient was taken in which {name} takes part.")))  # fmt: skip
@@ -177,7 +180,7 @@ def _tell_ends(answer: Cause, cone: Cone, pass_: Pass, value: Value) -> None:
     one of them, the others are no reason: without them no gradient would arrive either."""
     onward = _towards_loss(pass_)
     cuts = [op for op in cone.ends if any(output.canonical in onward for output in op.outputs)]
-    ends = sorted(cuts or cone.ends, key=lambda op: (op.name != "stop_gradient", op.position))
+    ends = sorted(cuts or cone.ends, key=lambda op: (not has(op.name, Trait.STOPS), op.position))
     if not cuts and tails(pass_, cone.reached, cone.ends):
         return
     for op in ends[:4]:
@@ -406,9 +409,9 @@ def ends_here(op: Op, alive: set[Value]) -> bool:
     """Whether no gradient passes from the result of an op to its living inputs."""
     if not op.outputs or not any(mx.issubdtype(output.dtype, mx.inexact) for output in op.outputs):
         return True
-    if op.name == "stop_gradient" or op.operation.kind == "data":
+    if has(op.name, Trait.STOPS) or op.operation.kind == "data":
         return True
-    if op.name == "astype" and not mx.issubdtype(op.inputs[0].dtype, mx.inexact):
+    if has(op.name, Trait.CASTS) and not mx.issubdtype(op.inputs[0].dtype, mx.inexact):
         return True
     entry = entry_for(op)
     if entry is not None and entry.kind == FIXED:
@@ -422,13 +425,13 @@ def ends_here(op: Op, alive: set[Value]) -> bool:
 
 def why_end(op: Op) -> str:
     """Why no gradient passes through an op, in words."""
-    if op.name == "stop_gradient":
+    if has(op.name, Trait.STOPS):
         return "stop_gradient lets no gradient pass, on purpose."
     if has(op.name, Trait.PLACES):
         return "it answers with places, and a place has no slope (a softmax would be a choice that can learn)."
     if has(op.name, Trait.STEPS):
         return "it is a step function, flat everywhere: its slope is 0."
-    if op.name == "astype":
+    if has(op.name, Trait.CASTS):
         return f"it makes whole numbers ({words.operand(op.outputs[0].dtype)}), which have no slope."
     if has(op.name, Trait.SELECTS):
         what = "a condition" if has(op.name, Trait.CHOOSES) else "an index"

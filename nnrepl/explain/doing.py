@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import in_numbers as worked
 from nnrepl.explain import words
 from nnrepl.explain.cases import Names, named_by, names_for
@@ -15,6 +15,7 @@ from nnrepl.explain.known import MOVE, Entry, bind, entry_for
 from nnrepl.explain.local import symbol_of, written
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
+from nnrepl.ops import Trait, has
 from nnrepl.ops.evaluated import Worked
 from nnrepl.ops.numbers import element
 from nnrepl.ops.reader import readable
@@ -119,7 +120,7 @@ def spelled(value: Value, name: str) -> str:
     op = value.op
     if not name.startswith("#") or op is None or op.of is not None or len(op.outputs) != 1:
         return name
-    if op.name == "astype" and op.inputs[0].dtype == value.dtype:  # it is what it was
+    if has(op.name, Trait.CASTS) and op.inputs[0].dtype == value.dtype:  # it is what it was
         return spelled(op.inputs[0], op.called(op.inputs[0]))
     text = words.call(op).replace(" * ", " · ")
     return text if len(text) <= SPELLED and "#" not in text and text != op.name else name

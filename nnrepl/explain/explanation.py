@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import in_numbers as worked
 from nnrepl.explain import surprise, taught, unlisted, words
 from nnrepl.explain.cases import Names, names_for, operand
 from nnrepl.explain.elements import Index, named, parse, telling, telling_of
 from nnrepl.explain.known import Entry, entry_for
+from nnrepl.explain.known_calls import back_to
 from nnrepl.explain.links import Told, texts_of
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import upstream
@@ -27,7 +29,7 @@ from nnrepl.explain.taught import RuleText, Taught
 from nnrepl.explain.update_rules import update_lines, update_of
 from nnrepl.ops import Trait, has
 from nnrepl.ops.evaluated import Evaluated, ReadNumber, lines_of
-from nnrepl.ops.layers import LOSSES
+from nnrepl.ops.layers import LOSSES, Whole
 from nnrepl.ops.numbers import element
 from nnrepl.session.expressions import aside
 from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value
@@ -226,21 +228,23 @@ def _backward(look: Look, found: Explanation, op: Op, entry: Entry | None, value
         found.worked = [arithmetic or ReadNumber(operand(look, value, names), place)]
     found.rule = taught.without_defined(found.rule, found.worked)
     found.notes += say(*of_gradient(op, entry, value, found.lines))
-    found.as_a_whole = _as_a_whole(look, op, value, place, names)
-    found.whole_title = taught.of_whole(LOSSES["cross_entropy"]) if found.as_a_whole else None
+    whole = _as_a_whole(look, op, value, place, names)
+    if whole is not None:
+        found.whole_title, found.as_a_whole = taught.of_whole(whole[0]), whole[1]
 
 
-def _as_a_whole(look: Look, op: Op, value: Value, place: Index, names: Names) -> list[Evaluated]:
-    """Return what the gradient of logits is, where a cross-entropy made it in several ops and this is the last of
-    them."""
+def _as_a_whole(look: Look, op: Op, value: Value, place: Index, names: Names) -> tuple[Whole, list[Evaluated]] | None:
+    """Return the loss function that made a gradient in several ops, of which this is the last, and how it comes about
+    as a whole."""
     of, pass_ = value.gradient_of, op.pass_
     if of is None or not value.size or value not in pass_.grads.get(of.canonical, ())[-1:]:
-        return []
-    whole = surprise.around(pass_, of)
-    arrived = pass_.grads.get(whole.loss.canonical) if whole is not None else None
-    if whole is None or not arrived:
-        return []
-    return surprise.backward(look, whole, value, arrived[-1], place, names)
+        return None
+    entropy = surprise.around(pass_, of)
+    arrived = pass_.grads.get(entropy.loss.canonical) if entropy is not None else None
+    if entropy is None or not arrived:
+        return back_to(look, value, place, names)
+    found = surprise.backward(look, entropy, value, arrived[-1], place, names)
+    return (LOSSES["cross_entropy"], found) if found else None
 
 
 def _backward_rule(found: Explanation, op: Op, entry: Entry | None, value: Value, names: Names) -> None:

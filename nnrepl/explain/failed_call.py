@@ -6,8 +6,8 @@ import math
 import os
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause, Evidence
 from nnrepl.ops import Trait, has

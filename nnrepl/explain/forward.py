@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.look import Look, Stat
 from nnrepl.ops import Trait, has

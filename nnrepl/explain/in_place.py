@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
+from nnrepl.classes import dataclass
 from nnrepl.explain.known import arguments
 from nnrepl.explain.words import MINUS, number
 from nnrepl.record.segments import called, dotted, span_of, way_to

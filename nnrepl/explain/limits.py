@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from nnrepl.classes import dataclass
 from nnrepl.explain.look import Stat
 
 

@@ -15,7 +15,7 @@ from nnrepl.explain.cases import Names
 from nnrepl.explain.known import ELEMENTWISE, Entry, bind, compute, entry_for, filled
 from nnrepl.explain.look import Look
 from nnrepl.ops.expression import Node
-from nnrepl.ops.pointwise import left_out
+from nnrepl.ops.pointwise import formula_of
 from nnrepl.ops.reader import parse, readable
 from nnrepl.tape import Op, Value
 
@@ -57,7 +57,7 @@ def written(entry: Entry, forward: Op, text: str, names: Names | None = None, g:
     called = {"g": g, **names_of(entry, forward, names)}
     if not readable(text):
         return template(text, called)
-    formula = parse(text).without(left_out(bind(entry, forward))).apart(set(called.values()))
+    formula = formula_of(text, bind(entry, forward)).apart(set(called.values()))
     return formula.write(called).replace("ᵀᵀ", "")
 
 
@@ -78,7 +78,7 @@ def factor_text(op: Op, of: Value) -> str:
     if not readable(slope.text):
         return written(entry, forward, slope.text)
     names = names_of(entry, forward)
-    formula = parse(slope.text).without(left_out(bind(entry, forward))).apart(set(names.values()))
+    formula = formula_of(slope.text, bind(entry, forward)).apart(set(names.values()))
     alone = without_upstream(formula.main)
     return (alone.write(names) if alone is not None else formula.write({**names, "g": "g"})).replace("ᵀᵀ", "")
 

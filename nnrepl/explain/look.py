@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record.batches import PIECE, of_one_size, pieces, rows, totals
 from nnrepl.session.expressions import aside
 from nnrepl.session.reading import Reading

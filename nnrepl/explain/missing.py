@@ -3,8 +3,7 @@ tell it at length, `p`, `explain`, `check`, `what` in a line, tables in a word."
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause
 from nnrepl.explain.disconnected import why_none

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause, Evidence
 from nnrepl.explain.born import SIGN, amount, born, did, did_of
@@ -15,6 +15,7 @@ from nnrepl.explain.broken import Broken, broken, is_of_shares
 from nnrepl.explain.forward import made_large
 from nnrepl.explain.leapt import leapt
 from nnrepl.explain.look import Look
+from nnrepl.explain.masks import is_mask, is_of_mask
 from nnrepl.explain.paths import gradient_pass_or_none
 from nnrepl.explain.scale import grows
 from nnrepl.ops import Trait, has
@@ -22,7 +23,7 @@ from nnrepl.ops.numbers import unravel
 from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_born, is_inexact
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Op, Pass, Value
-from nnrepl.tape.claims import Claim, Possibility, Said, joined, say, say_first, stated
+from nnrepl.tape.claims import Claim, Said, joined, say, say_first, stated
 from nnrepl.tape.collector import paused
 
 
@@ -63,12 +64,17 @@ def _makes_shares(op: Op, came: Birth) -> bool:
 def _may_mask(birth: Birth) -> bool:
     """Whether a −∞ may have been made to mask: it came in, or is the logarithm of a mask."""
     made = birth.op
-    return made is None or made.operation.kind == "data" or made.name in ("log", "astype") or _on_purpose(birth)
+    return (
+        made is None
+        or made.operation.kind == "data"
+        or has(made.name, Trait.LOGARITHM, Trait.CASTS)
+        or _on_purpose(birth)
+    )
 
 
 def _on_purpose(birth: Birth) -> bool:
     """Tell whether an ∞ stands in the program: `where(mask, -mx.inf, x)`, `full(shape, -mx.inf)`."""
-    return birth.op is not None and (birth.constant is not None or birth.op.name in ("full", "where"))
+    return birth.op is not None and (birth.constant is not None or has(birth.op.name, Trait.FILLS, Trait.SWITCHES))
 
 
 # -- looking -------------------------------------------------------------------------------------------------
@@ -76,7 +82,7 @@ def _on_purpose(birth: Birth) -> bool:
 
 def trouble(look: Look, pass_: Pass) -> Trouble | None:
     """Return what is not finite at the ends of a pass: its loss, its gradients, what an update made."""
-    bad = _first_not_finite(look, ends(pass_))
+    bad = first_not_finite(look, ends(pass_))
     if bad is None:
         return None
     at = first_bad(look, bad)
@@ -120,10 +126,10 @@ def _is_written(value: Value) -> bool:
     return infinite
 
 
-def _first_not_finite(look: Look, values: Iterable[Value]) -> Value | None:
+def first_not_finite(look: Look, values: Iterable[Value]) -> Value | None:
     wanted = list(values)
     finite = look.finite(wanted)
-    return next((value for value in wanted if not finite[value]), None)
+    return next((value for value in wanted if not finite[value] and not is_of_mask(look, value)), None)
 
 
 def vanished(look: Look, pass_: Pass) -> Iterator[tuple[Birth, Op]]:
@@ -144,8 +150,9 @@ def vanished(look: Look, pass_: Pass) -> Iterator[tuple[Birth, Op]]:
             continue
         seen.add(birth.op or birth.value)
         ending = _ending(look, birth.value if birth.op is not None else value)
-        # A weight is never infinite on purpose.
-        trained = any(birth.value in (leaf, leaf.origin) for leaf in pass_.wrt)
+        # A weight is never infinite on purpose; a mask that is kept as one is told as that.
+        leaf = next((leaf for leaf in pass_.wrt if birth.value in (leaf, leaf.origin)), None)
+        trained = leaf is not None and not is_mask(look, leaf)
         if ending is not None and (trained or not _masks(look, birth, ending)):
             yield birth, ending
 
@@ -183,7 +190,7 @@ def _masks(look: Look, birth: Birth, ending: Op) -> bool:
     """Whether an ∞ is there to mask: a −∞ that a softmax or an exp makes 0 of, or one that is compared or replaced."""
     root = ending.root
     if birth.kind == NAN:
-        return birth.op is None and root.name in ("where", "isnan", "isfinite", "nan_to_num")
+        return birth.op is None and has(root.name, Trait.SWITCHES, Trait.GUARDS)
     if birth.op is None and birth.through is None:
         return True  # a constant whose first user knows what to do with it: the frequency ∞ of a rope
     if _on_purpose(birth) or (birth.op is not None and birth.op.operation.kind == "data"):
@@ -209,10 +216,10 @@ def _left_out(look: Look, ending: Op) -> bool:
         if not users:
             return False
         for user in users:
-            if user.name == "where" and _chooses_others(look, user, value, bad):
+            if has(user.name, Trait.SWITCHES) and _chooses_others(look, user, value, bad):
                 continue
             out = user.outputs[0] if len(user.outputs) == 1 else None
-            each = has(user.name, Trait.BROADCASTS, Trait.CONVERTS) and user.name != "where"
+            each = has(user.name, Trait.BROADCASTS, Trait.CONVERTS) and not has(user.name, Trait.SWITCHES)
             if not each or out is None or out.shape != value.shape:
                 return False
             if out not in seen:
@@ -279,7 +286,7 @@ def _all_finite(look: Look, passes: list[Pass]) -> Said:
     unseen = sum(bool(value.refusal) for pass_ in passes for op in pass_.ops for value in op.outputs)
 
     def ends_are_finite() -> bool:
-        return look.looked > 0 and _first_not_finite(look, [end for pass_ in passes for end in ends(pass_)]) is None
+        return look.looked > 0 and first_not_finite(look, [end for pass_ in passes for end in ends(pass_)]) is None
 
     return joined(
         say_first([
@@ -400,8 +407,6 @@ def _behind(look: Look, found: Trouble) -> Iterator[Claim[str]]:
     )
     if before is None:
         return
-    yield Possibility("why: on purpose", lambda: _on_purpose(before) and is_born(look, before), lambda: (
-        f"The ∞ is there on purpose, as it seems: {born(before)}."))  # fmt: skip
     yield Claim("why: came from", lambda: is_born(look, before), lambda: f"The ∞ came from here: {born(before)}.")
 
 
@@ -421,7 +426,7 @@ def _tell(look: Look, answer: Cause, birth: Birth) -> None:
     element = words.element(value.name, unravel(birth.at, value.shape))
     number = _shown(look, value, birth.at)
     many = f"   ({amount(stat.nans, stat.infs, stat.size)})" if stat.size > 1 else ""
-    is_made = op is not None and op.operation.kind != "data" and op.name != "array"
+    is_made = op is not None and op.operation.kind != "data" and not has(op.name, Trait.GIVEN)
     rule = broken(look, birth) if is_made else Broken()
     arithmetic = f"{rule.sum} = " if rule.sum else ""
 
@@ -444,7 +449,7 @@ def _divided_away(look: Look, birth: Birth, ending: Op, passes: list[Pass]) -> C
 
     def holds() -> bool:
         made = [one for one in ending.outputs if is_inexact(one)]
-        gone = _first_not_finite(look, [*made, *(end for pass_ in passes for end in ends(pass_))]) is None
+        gone = first_not_finite(look, [*made, *(end for pass_ in passes for end in ends(pass_))]) is None
         return gone and is_born(look, birth)
 
     answer = Cause(stated(Claim("why: gone again", holds, lambda: (

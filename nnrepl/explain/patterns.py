@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.look import Look
+from nnrepl.ops import Trait, has
 from nnrepl.tape import UPDATE_PASS, Op, Value
 from nnrepl.tape.claims import Claim
 
@@ -33,9 +34,9 @@ def _seen(look: Look, *values: object) -> bool:
                for one in values)  # fmt: skip
 
 
-def _made_by(value: object, *names: str) -> Op | None:
+def _made_by(value: object, *traits: Trait) -> Op | None:
     op = value.op if isinstance(value, Value) else None
-    return op if op is not None and op.name in names else None
+    return op if op is not None and has(op.name, *traits) else None
 
 
 def _operands(op: Op) -> tuple[object, object] | None:
@@ -48,7 +49,7 @@ def _operands(op: Op) -> tuple[object, object] | None:
 
 def _difference(value: object) -> tuple[Value, Value] | None:
     """Return the two tensors of which a value is the difference; None if it is none."""
-    op = _made_by(value, "subtract")
+    op = _made_by(value, Trait.DIFFERENCE)
     sides = _operands(op) if op is not None else None
     if sides is None or not isinstance(sides[0], Value) or not isinstance(sides[1], Value):
         return None
@@ -56,13 +57,17 @@ def _difference(value: object) -> tuple[Value, Value] | None:
 
 
 def _squared_error(look: Look, op: Op) -> Iterator[Claim[str]]:
-    square = _made_by(op.inputs[0], "square", "power", "multiply") if op.name in ("mean", "sum") and op.inputs else None
+    square = (
+        _made_by(op.inputs[0], Trait.SQUARES, Trait.RAISES, Trait.MULTIPLIES)
+        if has(op.name, Trait.AVERAGES, Trait.TOTALS) and op.inputs
+        else None
+    )
     sides = _difference(square.inputs[0]) if square is not None and square.inputs else None
     if sides is None:
         return
     a, b = sides
-    reduce = mx.mean if op.name == "mean" else mx.sum
-    kind = "mean squared error" if op.name == "mean" else "sum of squared errors"
+    reduce = mx.mean if has(op.name, Trait.AVERAGES) else mx.sum
+    kind = "mean squared error" if has(op.name, Trait.AVERAGES) else "sum of squared errors"
 
     def holds() -> bool:
         if not _seen(look, a, b) or op.outputs[0].size != 1:
@@ -75,7 +80,7 @@ def _squared_error(look: Look, op: Op) -> Iterator[Claim[str]]:
 
 
 def _absolute_error(look: Look, op: Op) -> Iterator[Claim[str]]:
-    size = _made_by(op.inputs[0], "abs") if op.name == "mean" and op.inputs else None
+    size = _made_by(op.inputs[0], Trait.SIZE) if has(op.name, Trait.AVERAGES) and op.inputs else None
     sides = _difference(size.inputs[0]) if size is not None else None
     if sides is None:
         return
@@ -94,8 +99,8 @@ def _absolute_error(look: Look, op: Op) -> Iterator[Claim[str]]:
 
 def _descent(look: Look, op: Op) -> Iterator[Claim[str]]:
     """`w − lr · ∂L/∂w`, in an optimizer or by hand: with one number, above 0, for all elements."""
-    sides = _operands(op) if op.name == "subtract" else None
-    step = _made_by(sides[1], "multiply") if sides is not None else None
+    sides = _operands(op) if has(op.name, Trait.DIFFERENCE) else None
+    step = _made_by(sides[1], Trait.MULTIPLIES) if sides is not None else None
     if step is None or sides is None or not isinstance(sides[0], Value):
         return
     gradient = next((value for value in step.inputs if value.gradient_of is not None), None)
@@ -116,14 +121,14 @@ def _descent(look: Look, op: Op) -> Iterator[Claim[str]]:
 
 def _entropy(look: Look, op: Op) -> Iterator[Claim[str]]:
     """`logsumexp(logits) − logits[target]`."""
-    sides = _operands(op) if op.name == "subtract" else None
-    total = _made_by(sides[0], "logsumexp") if sides is not None else None
+    sides = _operands(op) if has(op.name, Trait.DIFFERENCE) else None
+    total = _made_by(sides[0], Trait.LOG_SUM) if sides is not None else None
     if total is None or sides is None:
         return
     picked = sides[1]
-    while (moved := _made_by(picked, "squeeze", "reshape", "flatten")) is not None:
+    while (moved := _made_by(picked, Trait.ARRANGES)) is not None:
         picked = moved.inputs[0]
-    score = _made_by(picked, "take_along_axis", "getitem", "take")
+    score = _made_by(picked, Trait.PICKS)
     if score is None or score.inputs[0].canonical is not total.inputs[0].canonical:
         return
     logits, made = total.inputs[0], op.outputs[0]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.record.anatomy import graph, stand_in
 from nnrepl.record.dot import Primitive

@@ -11,6 +11,7 @@ import mlx.core as mx
 from nnrepl import ops
 from nnrepl.explain.differences import Scalar
 from nnrepl.explain.known import bind
+from nnrepl.ops import Trait, has
 from nnrepl.record.custom import Composite
 from nnrepl.record.quiet import quietly
 from nnrepl.tape import Op, Pass, Value
@@ -73,7 +74,7 @@ class Recomputed:
             if op.error is not None or not any(value.canonical in reached for value in op.inputs):
                 continue
             if _is_fixed(op):
-                if op.name == "stop_gradient":
+                if has(op.name, Trait.STOPS):
                     self.fixed.append(op)
                 continue
             self.needed.append(op)
@@ -139,12 +140,13 @@ def _as_chosen(op: Op, lookup: Callable[[Value], mx.array]) -> mx.array | None:
     """Return the result of an op that chooses, with the choice that it made on the recorded numbers; None for any
     other."""
     entry = ops.ENTRIES.get(op.name)
-    if entry is None or op.name not in _CHOICES or op.operation.kind != "op" or len(op.outputs) != 1:
+    choice = next((run for trait, run in _CHOICES.items() if ops.has(op.name, trait)), None)
+    if entry is None or choice is None or op.operation.kind != "op" or len(op.outputs) != 1:
         return None
     bound = bind(entry, op)
     then = {name: given.array if isinstance(given, Value) else given for name, given in bound.items()}
     now = {name: lookup(given) if isinstance(given, Value) else given for name, given in bound.items()}
-    return _CHOICES[op.name](then, now, op.outputs[0].array)
+    return choice(then, now, op.outputs[0].array)
 
 
 def _clipped(then: dict[str, Any], now: dict[str, Any], result: mx.array) -> mx.array:
@@ -164,11 +166,11 @@ def _largest(then: dict[str, Any], now: dict[str, Any], result: mx.array) -> mx.
     return mx.sum(share * now["a"], axis=axis, keepdims=keepdims)
 
 
-_CHOICES: dict[str, Callable[[dict[str, Any], dict[str, Any], mx.array], mx.array]] = {
-    "maximum": lambda then, now, _: mx.where(then["a"] > then["b"], now["a"], now["b"]),
-    "minimum": lambda then, now, _: mx.where(then["a"] < then["b"], now["a"], now["b"]),
-    "abs": lambda then, now, _: mx.sign(then["a"]) * now["a"],
-    "clip": _clipped, "max": _largest, "min": _largest,
+_CHOICES: dict[ops.Trait, Callable[[dict[str, Any], dict[str, Any], mx.array], mx.array]] = {
+    ops.Trait.LARGER: lambda then, now, _: mx.where(then["a"] > then["b"], now["a"], now["b"]),
+    ops.Trait.SMALLER: lambda then, now, _: mx.where(then["a"] < then["b"], now["a"], now["b"]),
+    ops.Trait.SIZE: lambda then, now, _: mx.sign(then["a"]) * now["a"],
+    ops.Trait.CLIPS: _clipped, ops.Trait.LARGEST: _largest, ops.Trait.SMALLEST: _largest,
 }  # fmt: skip
 """As their VJPs choose, ties included."""
 

@@ -116,7 +116,7 @@ def of_shapes(look: Look, op: Op, entry: Entry, value: Value) -> Iterator[Claim[
             yield from _stretched(given, value)
     elif has(entry.name, Trait.REDUCES) and op.inputs:
         yield _reduced(op.inputs[0], value, bind(entry, op).get("axis"))
-    elif entry.name == "softmax":
+    elif has(entry.name, Trait.DISTRIBUTES):
         yield _shares(look, value, bind(entry, op).get("axis"))
     for size, lie in samples_of(value):
         yield Claim("explain: samples", partial(_has_extent, value, lie, size), partial(str, (
@@ -143,9 +143,9 @@ def _reduced(taken: Value, value: Value, axis: object) -> Claim[str]:
     """Claim how many numbers become one."""
     along = "all elements" if axis is None else f"the elements along axis {axis}"
     many = taken.size // max(value.size, 1)
-    return Claim("explain: reduces", lambda: many > 1 and many * value.size == taken.size, lambda: (
-        f"Reduces {along}: {many} numbers become one, {value.size} time{'s' if value.size != 1 else ''}."
-    ))  # fmt: skip
+    times = f", {value.size} times" if value.size != 1 else ""
+    return Claim("explain: reduces", lambda: many > 1 and many * value.size == taken.size,
+                 lambda: f"Reduces {along}: {many} numbers become one{times}.")  # fmt: skip
 
 
 def _shares(look: Look, value: Value, axis: int | None) -> Claim[str]:
@@ -196,7 +196,7 @@ def _summed(op: Op, forward: Op, entry: Entry, of: Value, called: str) -> Iterat
     yield Claim("explain: summed", lambda: not mapped and entry.kind == ELEMENTWISE and times > 1, lambda: (
         f"{called} {tuple(of.shape)} was broadcast to {tuple(result.shape)}: its gradient is the sum over the {times} "
         "places where each number was used."))  # fmt: skip
-    product = entry.name in ("matmul", "addmm") and len(result.shape) >= 2 and symbol_of(entry, forward, of) == "b"
+    product = has(entry.name, Trait.ROWS_BY_COLUMNS) and len(result.shape) >= 2 and symbol_of(entry, forward, of) == "b"
     rows = upstream(op)[0].shape[-2] if product and upstream(op) else 0
     met = "the rows of the batch: every row that went through" if len(of.shape) == 2 else (
         f"the {rows} rows that meet each column of")  # fmt: skip

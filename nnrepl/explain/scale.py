@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause
 from nnrepl.explain.forward import NOTABLE, Growth, made_large, made_small
@@ -327,7 +327,7 @@ def _size_behind(look: Look, group: LineSteps, how: str) -> Growth | None:
         others = others if has(forward.name, Trait.SHARES) else []
     elif own is not None and abs(power := follows_itself(group.worst.op, own, look)) > _FOLLOWS:
         found = [(made_large if (how == "large") == (power > 0) else made_small)(look, own)]
-    turned = forward.name == "divide" and others == list(forward.inputs[-1:])  # its divisor
+    turned = has(forward.name, Trait.DIVIDES) and others == list(forward.inputs[-1:])  # its divisor
     found += [(made_small if (how == "small") != turned else made_large)(look, taken) for taken in others]
     sizes = [one for one in found if one is not None]
     return max(sizes, key=lambda one: abs(math.log(one.typical)), default=None)
@@ -337,7 +337,7 @@ def _advice(look: Look, groups: list[LineSteps], how: str) -> Iterator[Claim[str
     """Yield what may help, where the ops that were measured give a reason for it."""
     if any(group.cancels is not None for group in groups[:1]):
         return
-    flat = [group for group in groups if group.name in ("sigmoid", "tanh")]
+    flat = [group for group in groups if has(group.name, Trait.SATURATES) and not has(group.name, Trait.SHARES)]
     yield Possibility("why: flat curves", lambda: how == "small" and any(
         _is_effect(look, group, "shrinks") for group in flat), lambda: (
         "The slope of a sigmoid is at most 1/4, that of tanh falls from 1 to 0: relu or gelu, normalization, or "

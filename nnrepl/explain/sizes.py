@@ -27,7 +27,7 @@ def sizes(look: Look, op: Op, value: Value, wide: bool = False) -> mx.array | No
     factors = factor_array(op, of, look)
     if factors is not None:
         return unbroadcast(mx.abs(given.array * factors), value.shape) if given.shape != value.shape else None
-    if forward.name == "softmax" and given.shape == value.shape:
+    if has(forward.name, Trait.DISTRIBUTES) and given.shape == value.shape:
         axis = forward.kwargs.get("axis", forward.args[1] if len(forward.args) > 1 else None)
         return _of_shares(look.array(forward.outputs[0]), mx.abs(given.array), axis)
     if has(forward.name, Trait.ATTENDS):

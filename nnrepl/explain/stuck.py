@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.answer import Evidence
 from nnrepl.explain.blame import became_zero, blame, cone_stats
@@ -87,6 +87,7 @@ class Stuck:
         """Yield what may be the reason, the most telling first."""
         yield Claim("0: empty", lambda: not self.of.size, self._empty)
         yield Claim("0: whole", lambda: not is_inexact(self.of), self._whole)
+        yield Claim("0: meets its opposite", self._meets_its_opposite, self._opposite)
         yield Claim("0: left out", lambda: self.mask is not None and moves(self.forward), self._left_out)
         yield Claim("0: underflow", lambda: self._wide_peak > 0, self._underflow)
         if self.factors is not None:
@@ -109,6 +110,26 @@ class Stuck:
         yield Claim("0: product too small", lambda: self._sizes(True) > 0, self._product_too_small)
         yield Claim("0: products are zero", lambda: self._sizes(True) == 0, self._products_are_zero)
         yield Claim("0: nothing left", lambda: self._passes_another, self._nothing_left)
+
+    @cached_property
+    def _so_far(self) -> Value | None:
+        """The gradient that other ops had given before, where the op adds its own to it."""
+        if self.op.operation.kind != "accumulate":
+            return None
+        return next((one for one in upstream(self.op) if one.gradient_of is self.gradient.gradient_of), None)
+
+    def _meets_its_opposite(self) -> bool:
+        if self._so_far is None or self._so_far.shape != self.gradient.shape:
+            return False
+        counts = mx.ones(self.gradient.shape, mx.bool_) if self.mask is None else self.mask
+        arrived, left = (self.look.array(one) != 0 for one in (self._so_far, self.gradient))
+        some, rest = self.look.numbers([mx.any(arrived & counts), mx.any(left & counts)])
+        return bool(some and not rest)
+
+    def _opposite(self) -> Because:
+        text = (f"the gradient that had come to {words.name(self.of)} before, and what {words.call(self.forward)} "
+                "passes on to it, are opposite and cancel.")  # fmt: skip
+        return Because(text, self._evidence(), cancels=True)
 
     def _nothing_left(self) -> Because:
         rule = factor_text(self.op, self.of)
@@ -272,7 +293,7 @@ class Stuck:
         what = "the other factor is 0" if dead.canonical is not self.of.canonical else f"{dead.name} is 0"
         there = "" if self.mask is None else f" at the {places(self.look, self.mask)} places that count here"
         text = f"{words.call(self.forward)} passes nothing to {self.of.name}{there}: {what}. {zero.text}"
-        return Because(text, self._place_by_place(), zero.op, zero.start)
+        return Because(text, self._place_by_place(), zero.op, zero.start, came=zero.came)
 
     def _closed(self) -> Because:
         return Because(self._closed_text(), self._place_by_place())
@@ -290,9 +311,9 @@ class Stuck:
         if self.mask is not None:
             return (f"{did} passes nothing at the {places(look, self.mask)} places that count here: its local factor "
                     f"{text} is 0 there.")  # fmt: skip
-        if forward.name in ("maximum", "minimum") and len(forward.args) == 2:
+        if has(forward.name, Trait.LARGER, Trait.SMALLER) and len(forward.args) == 2:
             limit = next((arg for arg in forward.args if not _same(arg, of)), 0)
-            sign = "≤" if forward.name == "maximum" else "≥"
+            sign = "≤" if has(forward.name, Trait.LARGER) else "≥"
             if look.stat(of).is_zero and not isinstance(limit, Value):
                 zero = made_zero(look, of)
                 return f"{did} passes nothing: {of.name} {sign} {words.operand(limit)} {where}{every}. {zero.text}"
@@ -303,9 +324,9 @@ class Stuck:
                 f"{did} is saturated: {of.name} is so far out ({words.number(low)} to {words.number(high)}) that the "
                 f"curve is flat there, and its slope {text} is 0 {where}{every}.{grew}"
             )
-        if forward.name == "clip":
+        if has(forward.name, Trait.CLIPS):
             return f"{did} cuts off every element of {of.name} {where}{every}; where it cuts, it passes nothing."
-        if forward.name == "where":
+        if has(forward.name, Trait.SWITCHES):
             return f"{did} takes no element from {of.name}: the condition chooses the other side everywhere."
         return f"{did} passes nothing: its local factor {text} is 0 {where}{every}."
 
@@ -335,13 +356,13 @@ class Stuck:
         product = has(self.forward.name, Trait.PRODUCT) and dead.canonical is not self.of.canonical
         name = (factor_text(self.op, self.of) if product else "") or dead.name
         evidence = shown(self.look, [dead, self.given, self.gradient])
-        return Because(f"{name} is 0, because {zero.text}", evidence, zero.op, zero.start)
+        return Because(f"{name} is 0, because {zero.text}", evidence, zero.op, zero.start, came=zero.came)
 
     @cached_property
     def _shares(self) -> mx.array | None:
         """The shares of a softmax or an attention, along the last axis."""
         forward = self.forward
-        if forward.name == "softmax":
+        if has(forward.name, Trait.DISTRIBUTES):
             axis = forward.kwargs.get("axis", forward.args[1] if len(forward.args) > 1 else None)
             y = self.look.array(forward.outputs[0])
             given = [axis] if isinstance(axis, int) else range(y.ndim) if axis is None else axis
@@ -364,7 +385,7 @@ class Stuck:
         return float(self.look.numbers([mx.min(mx.max(self._shares.astype(mx.float32), axis=-1))])[0])
 
     def _alone(self) -> Because:
-        if self.forward.name != "softmax":
+        if not has(self.forward.name, Trait.DISTRIBUTES):
             return Because(
                 "there is one position only to attend to: its share is 1, whatever goes in.", self._evidence()
             )
@@ -375,20 +396,20 @@ class Stuck:
             "goes in. Another axis is probably meant.", self._share_evidence())  # fmt: skip
 
     def _saturated(self) -> Because:
-        what = "softmax" if self.forward.name == "softmax" else "attention"
+        what = self.forward.name if has(self.forward.name, Trait.DISTRIBUTES) else "attention"
         return Because(f"{what} is saturated: in every row one share is 1 and all others are 0, and the curve is flat "
                       f"there.{self._largest()}", self._share_evidence())  # fmt: skip
 
     def _largest(self) -> str:
         """Return what made the operand large that is so, where one is."""
-        asked = self.forward.args[:2] if self.forward.name != "softmax" else self.forward.inputs
+        asked = self.forward.args[:2] if not has(self.forward.name, Trait.DISTRIBUTES) else self.forward.inputs
         grown = [made_large(self.look, taken) for taken in dict.fromkeys(asked) if isinstance(taken, Value)]
         found = max((one for one in grown if one is not None), key=lambda one: one.typical, default=None)
         return f" {found.text}" if found is not None else ""
 
     def _is_even(self) -> bool:
         """Whether what comes into a softmax is the same number all along each row."""
-        if self.forward.name != "softmax":
+        if not has(self.forward.name, Trait.DISTRIBUTES):
             return False
         axis = self.forward.kwargs.get("axis", self.forward.args[1] if len(self.forward.args) > 1 else None)
         g = self.look.array(self.given)

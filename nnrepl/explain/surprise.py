@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.cases import operand
 from nnrepl.explain.known import bind, entry_for
 from nnrepl.explain.look import Look
+from nnrepl.ops import Trait, has
 from nnrepl.ops.bilinear import product_of
 from nnrepl.ops.evaluated import Evaluated, Line, NumberRow, ReadNumber, worked_out
 from nnrepl.ops.expression import Node, literal, quantity
@@ -82,13 +83,14 @@ def find(ops: Iterable[Op]) -> CrossEntropy | None:
     made = set(own)
     taken = [value for op in own for value in op.inputs if value.op not in made]
     floats = [value for value in taken if mx.issubdtype(value.dtype, mx.floating)]
-    fused = next((op for op in own if op.name == "fast.cross_entropy"), None)
+    fused = next((op for op in own if has(op.name, Trait.SURPRISE)), None)
     if fused is not None:
         given, places = fused.inputs[:2]
         return _whole(given, places, fused.outputs[0], len(given.shape) - 1, 0.0)
-    total = next((op for op in own if op.name == "logsumexp"), None)
+    total = next((op for op in own if has(op.name, Trait.LOG_SUM) and has(op.name, Trait.REDUCES)), None)
     end = None if total is None else next(
-        (op for op in own if op.name == "subtract" and op.inputs[:1] == (total.outputs[0],)), None)  # fmt: skip
+        (op for op in own if has(op.name, Trait.DIFFERENCE) and op.inputs[:1] == (total.outputs[0],)),
+        None)  # fmt: skip
     entry = None if total is None else entry_for(total)
     if total is None or end is None or entry is None:
         return None
@@ -102,7 +104,7 @@ def find(ops: Iterable[Op]) -> CrossEntropy | None:
     smoothing = _smoothing(own)
     loss = end.outputs[0]
     if smoothing:
-        loss = next((op.outputs[0] for op in own if op.name == "add" and loss in op.inputs), loss)
+        loss = next((op.outputs[0] for op in own if has(op.name, Trait.SUM) and loss in op.inputs), loss)
     return None if targets is None else _whole(logits, targets, loss, axis, smoothing)
 
 
@@ -115,17 +117,17 @@ def _whole(logits: Value, targets: Value, loss: Value, axis: int, smoothing: flo
 def _targets(own: list[Op], taken: list[Value], logits: Value, end: Op) -> Value | None:
     """Return the right answers: what picks from the logits, or is multiplied with them."""
     shape = end.outputs[0].shape
-    if any(op.name == "take_along_axis" for op in own):
+    if any(has(op.name, Trait.LOOKS_UP) for op in own):
         return next((v for v in taken if mx.issubdtype(v.dtype, mx.integer) and v.shape == shape), None)
     return next((v for v in taken if v is not logits and v.shape == logits.shape), None)
 
 
 def _smoothing(own: list[Op]) -> float:
     """Return the number by which the mean of the logits is multiplied."""
-    means = {value for op in own if op.name == "mean" for value in op.outputs}
-    turned = {value for op in own if op.name == "negative" and op.inputs[0] in means for value in op.outputs}
+    means = {value for op in own if has(op.name, Trait.AVERAGES) for value in op.outputs}
+    turned = {value for op in own if has(op.name, Trait.NEGATES) and op.inputs[0] in means for value in op.outputs}
     for op in own:
-        if op.name == "multiply" and op.inputs and op.inputs[0] in turned:
+        if has(op.name, Trait.MULTIPLIES) and op.inputs and op.inputs[0] in turned:
             return next((float(given) for given in op.args if isinstance(given, float)), 0.0)
     return 0.0
 

@@ -10,12 +10,12 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.known import COMPOSITE, PRODUCTS, WHOLE, Entry, arguments, entry_for, filled
 from nnrepl.explain.paths import rule_of, upstream
@@ -31,11 +31,9 @@ _copy = mx.array.__copy__
 
 
 class InnerSession(TapeSession):
-    """The user's place on a tape beside the program's.
+    """The user's place on a tape beside the program's."""
 
-    Attributes:
-        outer: The session that they came from.
-    """
+    outer: TapeSession
 
     def __init__(self, outer: TapeSession, tape: Tape, names: ProgramNames) -> None:
         super().__init__(tape, names)

@@ -17,7 +17,7 @@ from nnrepl.ops.case import Case, Operand
 from nnrepl.ops.evaluated import Evaluated, lines_of
 from nnrepl.ops.layers import Whole
 from nnrepl.ops.optimizers import UpdateRule
-from nnrepl.ops.reader import parse
+from nnrepl.ops.pointwise import formula_of
 from nnrepl.tape import UPDATE_PASS, Op, Value
 
 
@@ -131,7 +131,7 @@ def loss_rules(case: Case, left: str, weight: str) -> list[RuleText]:
         symbol: given.name if isinstance(given, Operand) else words.number(given)
         for symbol, given in case.bound.items()
     }
-    text = parse(case.entry.text).apart(set(names.values())).write(names)
+    text = formula_of(case.entry.text, case.bound).apart(set(names.values())).write(names)
     main, *where = (f"{weight} · loss,  loss = {text}" if weight else text).split(",  ")
     return [RuleText(f"{left} = {main}"), *map(RuleText, where)]
 

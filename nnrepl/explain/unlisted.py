@@ -4,10 +4,11 @@ function with a rule of its own, a kernel."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.cases import names_for, operand
 from nnrepl.explain.elements import Index, named, unravel

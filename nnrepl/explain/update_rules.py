@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.cases import operand
 from nnrepl.explain.elements import Index, number_at
 from nnrepl.explain.look import Look
+from nnrepl.ops import Trait, has
 from nnrepl.ops.case import EPSILON
 from nnrepl.ops.evaluated import Defined, Evaluated, Line, NumberChange, worked_out
 from nnrepl.ops.expression import Node, quantity
@@ -47,7 +49,7 @@ def update_of(value: Value) -> Update | None:
     """Return the update that made a parameter's new value; None if the value is no such thing or the optimizer is
     unknown."""
     op = value.op
-    if op is None or op.pass_.kind != UPDATE_PASS or op.scope is None or op.name != "subtract":
+    if op is None or op.pass_.kind != UPDATE_PASS or op.scope is None or not has(op.name, Trait.DIFFERENCE):
         return None
     owner = next((step.owner for step in reversed(op.scope.path()) if is_optimizer(step.owner)), None)
     recipe = RECIPES.get(type(owner).__name__)
@@ -58,7 +60,9 @@ def update_of(value: Value) -> Update | None:
     gradient = next((given for given in taken if given.gradient_of is not None), None)
     parameters = [given for given in taken if isinstance(given, Leaf) and given.kind == "parameter"]
     before = next((given for given in parameters if given.shape == value.shape and given is not gradient), None)
-    rate = next((other.outputs[0] for other in ops if other.name == "astype" and other.inputs[0].shape == ()), None)
+    rate = next(
+        (other.outputs[0] for other in ops if has(other.name, Trait.CASTS) and other.inputs[0].shape == ()), None
+    )
     if gradient is None or before is None or rate is None:
         return None
     options = {name: getattr(owner, name) for name in _OPTIONS if hasattr(owner, name)}
@@ -76,7 +80,7 @@ def _same_call(other: Op, op: Op) -> bool:
 
 def _step_of(op: Op) -> Value | None:
     counts = [other.outputs[0] for other in op.pass_.ops[: op.position - op.pass_.start + 1]
-              if other.name == "add" and other.outputs and other.outputs[0].shape == ()]  # fmt: skip
+              if has(other.name, Trait.SUM) and other.outputs and other.outputs[0].shape == ()]  # fmt: skip
     return counts[0] if counts else None
 
 
@@ -91,12 +95,16 @@ def _add_state(update: Update, ops: list[Op]) -> bool:
         factors["m"], factors["v"] = update.options["betas"]
     for name, factor in factors.items():
         start = next(
-            (op for op in ops if op.name == "multiply" and _scalar(op) == factor and _other(op) is not update.gradient),
+            (
+                op
+                for op in ops
+                if has(op.name, Trait.MULTIPLIES) and _scalar(op) == factor and _other(op) is not update.gradient
+            ),
             None,
         )
         if start is None:
             return False
-        end = next((op for op in ops if op.name == "add" and start.outputs[0] in op.inputs), None)
+        end = next((op for op in ops if has(op.name, Trait.SUM) and start.outputs[0] in op.inputs), None)
         if end is None:
             return False
         update.state[name] = (_other(start), end.outputs[0])

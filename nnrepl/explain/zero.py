@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause
 from nnrepl.explain.blame import Blame, became_zero, blame, cone_stats

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from nnrepl.classes import dataclass
 from nnrepl.explain.answer import Evidence
 from nnrepl.tape import Op, Value
 from nnrepl.tape.claims import UNPROVED, Claim, Said, first_worded
@@ -21,6 +22,7 @@ class Because:
         op: The op in which it began, where that is another one than what was asked about.
         start: The tensor with whose zeros it begins, where the program made them as such: a parameter, a state.
         cancels: Whether it is a sum whose terms cancel.
+        came: The tensor that came into the pass with the zeros that count.
     """
 
     text: str
@@ -28,6 +30,7 @@ class Because:
     op: Op | None = None
     start: Value | None = None
     cancels: bool = False
+    came: Value | None = None
 
 
 @dataclass(slots=True)
@@ -61,6 +64,11 @@ class Reason:
     def start(self) -> Value | None:
         """The tensor with whose zeros it begins."""
         return self.because.start
+
+    @property
+    def came(self) -> Value | None:
+        """The tensor that came into the pass with the zeros that count."""
+        return self.because.came
 
     @property
     def cancels(self) -> bool:

@@ -55,7 +55,7 @@ def _is_zero(look: Look, value: Value, mask: Mask | None) -> bool:
 
 
 def _came_in(look: Look, value: Value, mask: Mask | None) -> Reason:
-    made = _since(look, value)
+    made = _since(look, value, mask)
     is_own = isinstance(value, Leaf) and value.kind == "parameter"
     where = f" at {_counting(look, mask)}" if mask is not None else ""
 
@@ -64,15 +64,15 @@ def _came_in(look: Look, value: Value, mask: Mask | None) -> Reason:
 
     def since() -> Because:
         assert made is not None
-        return Because(f"{value.name} is 0 since {made.label} {words.call(made)} ({words.spot(made)}).",
-                       shown(look, [value]))  # fmt: skip
+        return Because(f"{value.name} is 0{where} since {made.label} {words.call(made)} ({words.spot(made)}).",
+                       shown(look, [value]), made, came=value)  # fmt: skip
 
     return reasoned([
         Claim("0: since", lambda: made is not None and is_zero(), since),
         Claim("0: parameter", lambda: is_own and is_zero(), lambda: Because(
-            f"{value.name} is a parameter that is 0{where}.", shown(look, [value]), start=value)),
+            f"{value.name} is a parameter that is 0{where}.", shown(look, [value]), start=value, came=value)),
         Claim("0: came in", is_zero, lambda: Because(
-            f"{value.name} is 0 as it came in{where}.", shown(look, [value]))),
+            f"{value.name} is 0 as it came in{where}.", shown(look, [value]), came=value)),
     ])  # fmt: skip
 
 
@@ -82,13 +82,13 @@ def _counting(look: Look, mask: Mask | None) -> str:
     return "the place that counts" if count == 1 else f"the {count} places that count"
 
 
-def _since(look: Look, value: Value) -> Op | None:
-    """Return the op of an earlier pass that made a tensor 0 which was not 0 before; None where it began with zeros, or
-    where that cannot be told."""
+def _since(look: Look, value: Value, mask: Mask | None) -> Op | None:
+    """Return the op of an earlier pass that made a tensor 0, at the places that count, which was not 0 there before;
+    None where it began with zeros, or where that cannot be told."""
     for made, before in versions(value):
         if before is None or not look.can_see(before):
             return None
-        if not look.stat(before).is_zero:
+        if not _is_zero(look, before, mask):
             return made
     return None
 
@@ -131,7 +131,7 @@ def _zeros_before(look: Look, op: Op, value: Value, mask: Mask | None) -> tuple[
         handing = _computed(look, dead) if adds else _enough(look, op, value, dead)
         return None if handing is None else (handing, None)
     same = [taken for taken in floats if taken.shape == value.shape and is_zero_on(look, taken, mask)]
-    return (same[0], mask) if same and op.name in ("multiply", "divide", "negative", "square", "abs") else None
+    return (same[0], mask) if same and has(op.name, Trait.SCALES, Trait.NEGATES, Trait.SQUARES, Trait.SIZE) else None
 
 
 def _enough(look: Look, op: Op, value: Value, dead: list[Value]) -> Value | None:
@@ -192,7 +192,7 @@ def _made_zero(look: Look, op: Op, value: Value, inside: Inside, mask: Mask | No
     yield Claim("0: below", lambda: bool(below) and is_zero(), lambda: because(f"{made} is 0 everywhere{at}: {below}."))
     yield Claim("0: made as zeros", lambda: has(op.name, Trait.ZEROS) and is_zero(), lambda: because(
         f"{value.name} was made as zeros{at}."))  # fmt: skip
-    is_data = op.operation.kind == "data" or op.name == "array"
+    is_data = op.operation.kind == "data" or has(op.name, Trait.GIVEN)
     yield Claim("0: given", lambda: is_data and is_zero(), lambda: because(
         f"{value.name} is 0 as the program gave it{at}."))  # fmt: skip
     yield Claim("0: gives 0", is_zero, lambda: because(
@@ -203,7 +203,7 @@ def _below(look: Look, op: Op, value: Value) -> str:
     """Say of a ReLU that nothing that goes in is above 0, in the numbers themselves; "" where that is not so."""
     given = [arg for arg in op.args if isinstance(arg, Value)]
     limit = next((arg for arg in op.args if not isinstance(arg, Value)), None)
-    if op.name != "maximum" or len(given) != 1 or limit != 0 or not given[0].size:
+    if not has(op.name, Trait.LARGER) or len(given) != 1 or limit != 0 or not given[0].size:
         return ""
     if look.numbers([mx.any(look.array(given[0]) > 0)])[0]:
         return ""
@@ -238,7 +238,7 @@ def _operands(look: Look, op: Op) -> Iterator[Claim[str]]:
     """Yield what may be claimed of the operands of an op that gives 0 of numbers that are not: in `1 - x` x is 1
     everywhere, in `where(c, x, 0)` c is false everywhere."""
     taken = [one for one in dict.fromkeys(op.inputs) if one.op is not None and one.size]
-    if op.name == "where" and op.inputs and op.inputs[0].size and not is_inexact(op.inputs[0]):
+    if has(op.name, Trait.SWITCHES) and op.inputs and op.inputs[0].size and not is_inexact(op.inputs[0]):
         condition = op.inputs[0]
         some, every = look.numbers([mx.any(look.array(condition)), mx.all(look.array(condition))])
         yield Claim("0: one side", lambda: some == every, lambda: (
@@ -248,11 +248,11 @@ def _operands(look: Look, op: Op) -> Iterator[Claim[str]]:
         same = mx.max(rows, axis=-1) - mx.min(rows, axis=-1) <= 1e-6 * mx.max(mx.abs(rows))
         yield Claim("0: same along rows", lambda: bool(look.numbers([mx.all(same)])[0]), lambda: (
             f"{_told(taken[0])} is the same number all along each row."))  # fmt: skip
-    elif op.name == "divide" and len(op.inputs) == 2 and op.inputs[1].size:
+    elif has(op.name, Trait.DIVIDES) and has(op.name, Trait.SCALES) and len(op.inputs) == 2 and op.inputs[1].size:
         divisor = op.inputs[1]
         yield Claim("0: infinite divisor", lambda: look.stat(divisor).infs == divisor.size, lambda: (
             f"{_told(divisor)} is infinite{' everywhere' if divisor.size > 1 else ''}."))  # fmt: skip
-    elif op.name in ("subtract", "add") and len(taken) == 1:
+    elif has(op.name, Trait.DIFFERENCE, Trait.SUM) and len(taken) == 1:
         low, high = look.numbers([mx.min(look.array(taken[0])), mx.max(look.array(taken[0]))])
         everywhere = " everywhere" if taken[0].size > 1 else ""
         yield Claim("0: one number", lambda: low == high, lambda: (

@@ -10,9 +10,9 @@ import math
 import operator
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from nnrepl.classes import dataclass
 from nnrepl.ops.numbers import number
 
 NUMBER, NUMBERS, SHAPE, NAMES, YES_NO, CHOICE = "number", "numbers", "shape", "names", "yes or no", "choice"

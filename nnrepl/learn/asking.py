@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain.words import inline
 from nnrepl.ops.numbers import number
 from nnrepl.session.curves import over_steps

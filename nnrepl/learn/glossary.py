@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.learn.asking import ask
 from nnrepl.session.errors import UserError

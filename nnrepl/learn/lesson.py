@@ -50,10 +50,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from difflib import get_close_matches
 from pathlib import Path
 
+from nnrepl.classes import dataclass
 from nnrepl.session.errors import UserError
 
 

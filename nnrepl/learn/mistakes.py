@@ -8,11 +8,11 @@ forgotten bias is known as well. So they work on any program.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.elements import broadcast_index, named, number_at, unravel
 from nnrepl.explain.look import Look

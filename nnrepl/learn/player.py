@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from nnrepl.classes import dataclass
 from nnrepl.learn.answers import EXPECTED, NoAnswer
 from nnrepl.learn.apart import apart
 from nnrepl.learn.asking import filled, holds

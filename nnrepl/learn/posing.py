@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
+from nnrepl.classes import dataclass
 from nnrepl.explain.doing import in_numbers
 from nnrepl.learn import answers, rules  # noqa: F401  # they enter themselves
 from nnrepl.learn.answers import CHOICE, NAMES, NUMBER, NUMBERS, SHAPE, YES_NO, NoAnswer, Typed, kind_of, near, same

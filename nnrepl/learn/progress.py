@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from nnrepl.classes import dataclass
 from nnrepl.session.files import write_private
 from nnrepl.session.settings import state_directory
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain.elements import unravel
 from nnrepl.learn.asking import evaluate
 from nnrepl.learn.mistakes import FEW, Mistake

@@ -29,7 +29,8 @@ for _name, _text, _words in (
     _two = " b" in _text
     pointwise(
         _name, _text, {}, _words + _NO_GRADIENT, parameters="a, b" if _two else "a", kind=FIXED,
-        traits=(Trait.ANSWERS, Trait.SWALLOWS, *((Trait.BROADCASTS,) if _two else ())),
+        traits=(Trait.ANSWERS, Trait.SWALLOWS, *((Trait.BROADCASTS,) if _two else ()),
+                *((Trait.GUARDS,) if _name.startswith("is") else ())),
     )  # fmt: skip
 
 for _name, _text, _forward, _words in (
@@ -58,4 +59,4 @@ for _name, _parameters, _text, _words in (
     whole(_name, _parameters, _text, _words + _NO_GRADIENT, _run, kind=FIXED, traits=(Trait.ANSWERS, Trait.SWALLOWS))
 
 whole("divmod", "a, b", "⌊{a} / {b}⌋ and {a} − {b} · ⌊{a} / {b}⌋", "How often {b} fits into {a}, and what is left.",
-      lambda a, b: mx.divmod(a, b), traits=(Trait.BROADCASTS,))  # fmt: skip
+      lambda a, b: mx.divmod(a, b), traits=(Trait.BROADCASTS, Trait.DIVIDES))  # fmt: skip

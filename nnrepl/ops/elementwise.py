@@ -28,25 +28,28 @@ def _one(name: str, text: str, slope: str, words: str, **more: Any) -> None:
 
 
 _two("add", "a + b", "g", "g", "Adds. Backwards: a sum hands the gradient on unchanged to both sides.",
-     traits=(Trait.ADDS,))  # fmt: skip
+     traits=(Trait.SUM, Trait.ADDS,))  # fmt: skip
 _two("subtract", "a − b", "g", "−g",
      "Subtracts. Backwards: the left side gets the gradient as it is, the right side with the opposite sign.",
      traits=(Trait.ADDS, Trait.DIFFERENCE))  # fmt: skip
 _two("multiply", "a · b", "g · b", "g · a",
-     "Multiplies. Backwards: each factor's gradient is what arrives times the other factor.")  # fmt: skip
+     "Multiplies. Backwards: each factor's gradient is what arrives times the other factor.",
+     traits=(Trait.MULTIPLIES, Trait.SCALES,))  # fmt: skip
 _two("divide", "a / b", "g / b", "−g · a / b²", "Divides.", valid="b ≠ 0",
-     forward=lambda a, b: a * mx.reciprocal(mx.array(b)) if isinstance(b, int) and b == 0 else a / b)  # fmt: skip
+     forward=lambda a, b: a * mx.reciprocal(mx.array(b)) if isinstance(b, int) and b == 0 else a / b,
+     traits=(Trait.DIVIDES, Trait.SCALES,))  # fmt: skip
 _two("power", "a^b", "g · b · a^(b − 1)", "0 if y = 0 else g · ln(a) · y",
      "Raises to a power. Backwards: the exponent comes down as a factor, and the power falls by one.",
-     valid="a ≥ 0 unless b is whole, a ≠ 0 if b < 0")  # fmt: skip
+     valid="a ≥ 0 unless b is whole, a ≠ 0 if b < 0",
+     traits=(Trait.RAISES,))  # fmt: skip
 _two("maximum", "max(a, b)", "g · [a > b]", "g · [a ≤ b]",
      "The larger of two numbers passes. Backwards: the gradient goes to the one that was larger; the other gets "
      "nothing.",
-     traits=(Trait.CHOOSES, Trait.SWALLOWS))  # fmt: skip
+     traits=(Trait.LARGER, Trait.CHOOSES, Trait.SWALLOWS))  # fmt: skip
 _two("minimum", "min(a, b)", "g · [a < b]", "g · [a ≥ b]",
      "The smaller of two numbers passes. Backwards: the gradient goes to the one that was smaller; the other "
      "gets nothing.",
-     traits=(Trait.CHOOSES, Trait.SWALLOWS))  # fmt: skip
+     traits=(Trait.SMALLER, Trait.CHOOSES, Trait.SWALLOWS))  # fmt: skip
 _two("arctan2", "arctan(a / b) + π · [b < 0] · ([a ≥ 0] − [a < 0])", "g · b / (a² + b²)", "−g · a / (a² + b²)",
      "The angle under which one sees the point ({b}, {a}) from the origin, −π to π. Left of the axis half a turn is "
      "added or taken away, because arctan knows only the right half.", valid="b ≠ 0",
@@ -54,32 +57,35 @@ _two("arctan2", "arctan(a / b) + π · [b < 0] · ([a ≥ 0] − [a < 0])", "g �
 _two("logaddexp", "max(a, b) + ln(1 + exp(−|a − b|))", "g · exp(a − y)", "g · exp(b − y)",
      "A soft maximum, ln(exp(a) + exp(b)): the larger number is taken out first, so that no exponential overflows. "
      "Each side gets its share of the gradient.",
-     traits=(Trait.SWALLOWS,),
+     traits=(Trait.LOG_SUM, Trait.SWALLOWS,),
      forward=lambda a, b: mx.maximum(a, b) + mx.log1p(mx.exp(-mx.abs(mx.array(a) - b))))  # fmt: skip
 _two("remainder", "a − b · ⌊a / b⌋", "g", "−g · ⌊a / b⌋",
      "What is left of {a} after taking away {b} as often as it fits.", valid="b ≠ 0",
-     forward=lambda a, b: a % b)  # fmt: skip
+     forward=lambda a, b: a % b,
+     traits=(Trait.DIVIDES,))  # fmt: skip
 
-_one("negative", "−a", "−g", "Changes the sign, of the gradient too.")
+_one("negative", "−a", "−g", "Changes the sign, of the gradient too.", traits=(Trait.NEGATES,))
 _one("positive", "a", "g", "Changes nothing.")
-_one("square", "a²", "g · 2 · a", "Squares. Its slope is twice the number.")
+_one("square", "a²", "g · 2 · a", "Squares. Its slope is twice the number.", traits=(Trait.SQUARES,))
 _one("sqrt", "√a", "g / (2 · y)", "The square root. Its slope grows without bound towards 0, and is infinite at 0.",
      valid="a ≥ 0")  # fmt: skip
 _one("rsqrt", "1 / √a", "−g · y / (2 · a)", "One divided by the square root.", valid="a > 0")
-_one("reciprocal", "1 / a", "−g · y²", "One divided by {a}.", valid="a ≠ 0")
+_one("reciprocal", "1 / a", "−g · y²", "One divided by {a}.", valid="a ≠ 0", traits=(Trait.DIVIDES,))
 _one("abs", "|a|", "g · sign(a)",
      "Drops the sign. Backwards: the gradient keeps its sign where {a} > 0, turns it where {a} < 0, and is 0 at "
-     "0.")  # fmt: skip
+     "0.", traits=(Trait.SIZE,))  # fmt: skip
 _one("exp", "exp(a)", "g · y",
      "The exponential: it grows so fast that float16 overflows beyond 11.09, float32 beyond 88.7. It is its own "
-     "slope.", traits=(Trait.SWALLOWS,))  # fmt: skip
+     "slope.", traits=(Trait.EXPONENTIAL, Trait.SWALLOWS))  # fmt: skip
 _one("expm1", "exp(a) − 1", "g · (y + 1)", "The exponential less one, exact for small {a}.", traits=(Trait.SWALLOWS,),
      forward=lambda a: mx.expm1(a))  # fmt: skip
 _one("log", "ln(a)", "g / a",
      "The natural logarithm: −∞ at 0, no number below. Its slope grows without bound towards 0.",
-     valid="a > 0")  # fmt: skip
-_one("log2", "ln(a) / ln 2", "g / (a · ln 2)", "The logarithm to the base 2.", valid="a > 0")
-_one("log10", "ln(a) / ln 10", "g / (a · ln 10)", "The logarithm to the base 10.", valid="a > 0")
+     valid="a > 0", traits=(Trait.LOGARITHM,))  # fmt: skip
+_one("log2", "ln(a) / ln 2", "g / (a · ln 2)", "The logarithm to the base 2.", valid="a > 0",
+     traits=(Trait.LOGARITHM,))  # fmt: skip
+_one("log10", "ln(a) / ln 10", "g / (a · ln 10)", "The logarithm to the base 10.", valid="a > 0",
+     traits=(Trait.LOGARITHM,))  # fmt: skip
 _one("log1p", "ln(1 + a)", "g / (1 + a)", "The natural logarithm of 1 + {a}, exact for small {a}.", valid="a > −1",
      forward=lambda a: mx.log1p(a))  # fmt: skip
 _one("sin", "sin(a)", "g · cos(a)", "The sine; its slope is the cosine.")
@@ -98,7 +104,7 @@ _one("arccosh", "arcosh(a)", "g / √(a² − 1)", "The inverse of the hyperboli
 _one("arctanh", "artanh(a)", "g / (1 − a²)", "The inverse of the hyperbolic tangent.", valid="−1 < a < 1")
 _one("sigmoid", "1 / (1 + exp(−a))", "g · y · (1 − y)",
      "Squeezes into 0 to 1. Its slope is at most 1/4, and almost 0 where it is close to 0 or 1.",
-     traits=(Trait.SATURATES, Trait.SWALLOWS))  # fmt: skip
+     traits=(Trait.PROBABILITY, Trait.SATURATES, Trait.SWALLOWS))  # fmt: skip
 _one("erf", "erf(a)", "g · 2/√π · exp(−a²)",
      "The error function: twice the area under the bell curve exp(−t²)/√π from 0 to {a}.",
      traits=(Trait.SATURATES, Trait.SWALLOWS))  # fmt: skip
@@ -120,14 +126,14 @@ pointwise(
     {"a": "g · [a > a_min] · [max(a, a_min) < a_max]", "a_min": "g · [a ≤ a_min] · [a_min < a_max]",
      "a_max": "g · [max(a, a_min) ≥ a_max]"},
     "Cuts off what lies outside of the limits. Backwards: where it cuts, no gradient goes to {a}.",
-    parameters="a, a_min=None, a_max=None", traits=(Trait.CHOOSES, Trait.SWALLOWS), forward=_clip,
+    parameters="a, a_min=None, a_max=None", traits=(Trait.CLIPS, Trait.CHOOSES, Trait.SWALLOWS), forward=_clip,
 )  # fmt: skip
 
 pointwise(
     "where", "a if c else b", {"a": "g if c else 0", "b": "0 if c else g"},
     "Takes from {a} where the condition {c} holds, else from {b}. Backwards: each gets the gradient of what was "
     "taken from it; what was not taken gets 0, and the condition gets none.",
-    parameters="c, a, b", traits=(Trait.BROADCASTS, Trait.CHOOSES, Trait.SELECTS, Trait.SWALLOWS),
+    parameters="c, a, b", traits=(Trait.SWITCHES, Trait.BROADCASTS, Trait.CHOOSES, Trait.SELECTS, Trait.SWALLOWS),
     forward=lambda c, a, b: mx.where(c, a, b),
 )  # fmt: skip
 
@@ -137,7 +143,7 @@ enter(Entry(
     "Replaces what is no number. Where no others are given, ±∞ become the largest and the smallest of the dtype.",
     lambda a, nan=0.0, posinf=None, neginf=None: mx.nan_to_num(a, nan, posinf, neginf),
     {"a": Slope("{g} where {a} is finite, else 0", lambda g, y, a, nan=0.0, posinf=None, neginf=None:
-                mx.where(mx.isfinite(a), g, mx.zeros_like(g)))}, traits=frozenset({Trait.SWALLOWS}),
+                mx.where(mx.isfinite(a), g, mx.zeros_like(g)))}, traits=frozenset({Trait.GUARDS, Trait.SWALLOWS}),
 ))  # fmt: skip
 
 
@@ -163,20 +169,21 @@ def _astype(a: mx.array, dtype: mx.Dtype) -> mx.array:
 enter(Entry(
     "astype", "{a} as {dtype}", "The same numbers in another dtype; digits may be lost. The gradient is converted "
     "back; through whole numbers it loses its fraction.", _astype,
-    {"a": Slope("{g}", lambda g, y, a, dtype: g.astype(a.dtype))}, traits=frozenset({Trait.CONVERTS}),
+    {"a": Slope("{g}", lambda g, y, a, dtype: g.astype(a.dtype))}, traits=frozenset({Trait.CASTS, Trait.CONVERTS}),
 ))  # fmt: skip
 
 _FLAT = " Flat between steps: its gradient is 0."
 
 for _name, _text, _parameters, _words, _more in (
-    ("stop_gradient", "a", "a", "The same numbers; the gradient ends here on purpose.", {"traits": (Trait.CONVERTS,)}),
+    ("stop_gradient", "a", "a", "The same numbers; the gradient ends here on purpose.",
+     {"traits": (Trait.STOPS, Trait.CONVERTS)}),
     ("sign", "sign(a)", "a", "−1, 0 or 1. A step: flat everywhere, so its gradient is 0.",
      {"traits": (Trait.STEPS,)}),
     ("floor", "⌊a⌋", "a", "The next whole number below." + _FLAT, {"traits": (Trait.STEPS,)}),
     ("ceil", "⌈a⌉", "a", "The next whole number above." + _FLAT, {"traits": (Trait.STEPS,)}),
     ("trunc", "sign(a) · ⌊|a|⌋", "a", "Cuts the fraction off." + _FLAT, {"traits": (Trait.STEPS,)}),
     ("floor_divide", "⌊a / b⌋", "a, b", "How often {b} fits into {a}. A step: its gradient is 0.",
-     {"traits": (Trait.BROADCASTS, Trait.STEPS), "forward": lambda a, b: mx.array(a) // b}),
+     {"traits": (Trait.BROADCASTS, Trait.DIVIDES, Trait.STEPS), "forward": lambda a, b: mx.array(a) // b}),
     ("round", "round(a · 10^decimals) / 10^decimals", "a, decimals=0",
      "Rounds to so many digits after the point; halves go to the even digit." + _FLAT,
      {"traits": (Trait.STEPS,), "forward": lambda a, decimals=0: mx.round(a, decimals)}),

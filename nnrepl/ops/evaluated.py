@@ -9,11 +9,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.ops.case import SMALLEST, Index, Operand, epsilon_of
 from nnrepl.ops.expression import Node, largest, literal
 from nnrepl.ops.numbers import LISTED, listed, number

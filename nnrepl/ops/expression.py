@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from nnrepl.classes import dataclass
 from nnrepl.ops.numbers import MINUS, number
 from nnrepl.ops.scalars import COMPARED, FUNCTIONS, SIGNS, Bounded, Scalar, combine
 

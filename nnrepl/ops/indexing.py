@@ -22,7 +22,7 @@ move("take", "{a}[{indices}]", "Takes the numbers at the given places." + _WORDS
     a, indices, axis=axis), (Trait.PICKS, Trait.SPREADS, Trait.SELECTS))  # fmt: skip
 move("take_along_axis", "{a}[…, {indices}, …]", "Takes, in each row, the number at its given place." + _WORDS,
      lambda a, indices, axis=None: mx.take_along_axis(a, indices, axis),
-     (Trait.PICKS, Trait.SELECTS))  # fmt: skip
+     (Trait.LOOKS_UP, Trait.PICKS, Trait.SELECTS))  # fmt: skip
 
 
 def _put(array: mx.array, index: Any, value: Any) -> mx.array:

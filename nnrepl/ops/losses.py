@@ -21,5 +21,5 @@ pointwise(
     "Cross-entropy: how surprised the shares softmax(logits) are by the right answer, −ln of its share. Backwards: "
     "each logit gets its share, less 1 at the right answer (j counts the classes).",
     parameters="logits, targets", row=Row(last, reduces=True, whole=("logits",)), kind=COMPOSITE,
-    traits=(Trait.SHARES, Trait.SWALLOWS), forward=_cross_entropy,
+    traits=(Trait.SURPRISE, Trait.SHARES, Trait.SWALLOWS), forward=_cross_entropy,
 )  # fmt: skip

@@ -6,10 +6,11 @@ Sources: mlx/python/mlx/optimizers/optimizers.py; Kingma & Ba 2015 (Adam); Loshc
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
+
+from nnrepl.classes import dataclass
 
 State = dict[str, mx.array]
 

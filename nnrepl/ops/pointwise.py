@@ -111,7 +111,7 @@ def run_text(text: str, row: Row, bound: Mapping[str, Any]) -> mx.array:
         bound = {**bound, "a": bound["a"].flatten()}
     rank = _rank(bound)
     axes = row.axes(bound, rank)
-    formula = parse(text).without(left_out(bound))
+    formula = formula_of(text, bound)
     known = _arguments(row, bound, axes)
     result = mx.array(run(formula, known, _over(row, bound, axes)))
     if row.reduces and axes and not bound.get("keepdims", False):
@@ -129,24 +129,36 @@ def run_slope(text: str, row: Row, g: mx.array, y: mx.array, bound: Mapping[str,
     if row.reduces and axes and not bound.get("keepdims", False):
         g, y = mx.expand_dims(g, axes), mx.expand_dims(y, axes)
     known = {**_arguments(row, bound, axes), "g": g, "y": y}
-    formula = conjugated(
-        parse(text).without(left_out(bound)), [name for name, given in known.items() if _is_complex(given)]
-    )
+    formula = conjugated(formula_of(text, bound), [name for name, given in known.items() if _is_complex(given)])
     result = mx.array(run(formula, known, _over(row, bound, axes, backward=True)))
     if row.reduces:
         result = mx.broadcast_to(result, mx.broadcast_shapes(result.shape, *_shapes(known)))
     return result
 
 
-def left_out(bound: Mapping[str, Any]) -> frozenset[str]:
-    """Return the symbols that stand for nothing in a call, or change nothing: no weight, `alpha` = 1, `ddof` = 0."""
-    return frozenset(name for name, given in bound.items() if given is None or _is_idle(name, given))
+def formula_of(text: str, bound: Mapping[str, Any]) -> Formula:
+    """Read a formula as it is in a call, without what stands for nothing there or changes nothing: no weight, no upper
+    limit, a factor `alpha` = 1, a term `ddof` = 0."""
+    formula = parse(text)
+    idle = [name for name, given in bound.items() if _is_idle(name, given) and _is_only_added(formula, name)]
+    return formula.without({*(name for name, given in bound.items() if given is None), *idle})
 
 
 def _is_idle(name: str, given: Any) -> bool:
     if not isinstance(given, (int, float)):
         return False
     return given == 1 if name in _FACTORS else given == 0 and name in _TERMS
+
+
+def _is_only_added(formula: Formula, name: str) -> bool:
+    """Whether a symbol is a factor or a term wherever it stands: in |d| < beta a beta of 1 does count."""
+    trees = (formula.main, *(node for _, node in formula.where))
+    return all(
+        node.kind in ("sum", "product", "matrix")
+        for tree in trees
+        for node in tree.walk()
+        if any(part.kind == "symbol" and part.text == name for part in node.parts)
+    )
 
 
 _FACTORS = ("alpha", "beta", "scale")

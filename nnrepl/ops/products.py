@@ -41,7 +41,7 @@ def _matmul_b(g: mx.array, y: Any, a: mx.array, b: mx.array) -> mx.array:
 @formula("matmul", "a @ b", "Each number is a row of the left times a column of the right, added up. Backwards: "
          "each side gets what arrives times the other side, transposed.",
          PRODUCTS, {"a": Slope("g @ bᵀ", _matmul_a), "b": Slope("aᵀ @ g", _matmul_b)},
-         traits=(Trait.PRODUCT,))  # fmt: skip
+         traits=(Trait.ROWS_BY_COLUMNS, Trait.PRODUCT))  # fmt: skip
 def _matmul(a: mx.array, b: mx.array) -> mx.array:
     left, right = _matrices(a, b)
     products = left[..., :, :, None] * right[..., None, :, :]
@@ -64,7 +64,8 @@ def _addmm_b(g: mx.array, y: Any, c: Any, a: mx.array, b: mx.array, alpha: float
 
 @formula("addmm", "alpha · (a @ b) + beta · c", "A matrix product and a sum in one: a linear layer with its bias.",
          PRODUCTS, {"c": Slope("beta · g", _addmm_c), "a": Slope("alpha · g @ bᵀ", _addmm_a),
-                    "b": Slope("alpha · aᵀ @ g", _addmm_b)}, traits=(Trait.PRODUCT, Trait.ADDS))  # fmt: skip
+                    "b": Slope("alpha · aᵀ @ g", _addmm_b)},
+         traits=(Trait.ROWS_BY_COLUMNS, Trait.PRODUCT, Trait.ADDS))  # fmt: skip
 def _addmm(c: mx.array, a: mx.array, b: mx.array, alpha: float = 1.0, beta: float = 1.0) -> mx.array:
     product = mx.matmul(a, b)
     product = product if alpha == 1 else alpha * product

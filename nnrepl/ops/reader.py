@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 
+from nnrepl.classes import dataclass
 from nnrepl.ops.expression import Node, without
 from nnrepl.ops.scalars import FUNCTIONS
 

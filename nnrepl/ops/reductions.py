@@ -44,7 +44,7 @@ def _sum(a: mx.array, axis: Axis = None, keepdims: bool = False) -> mx.array:
 
 pointwise(
     "sum", "Σ a", {"a": "g"}, "Adds up. Backwards: every number that went in gets the same gradient, that of the sum.",
-    parameters=_AXIS, row=REDUCED, kind=PRODUCTS, traits=(Trait.REDUCES, Trait.SPREADS), forward=_sum,
+    parameters=_AXIS, row=REDUCED, kind=PRODUCTS, traits=(Trait.TOTALS, Trait.REDUCES, Trait.SPREADS), forward=_sum,
 )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def _mean(a: mx.array, axis: Axis = None, keepdims: bool = False) -> mx.array:
 pointwise(
     "mean", "1/n · Σ a", {"a": "g / n"},
     "The average. Backwards: every number gets an equal share of the gradient, one n-th.",
-    parameters=_AXIS, row=REDUCED, kind=PRODUCTS, traits=(Trait.REDUCES, Trait.SPREADS), forward=_mean,
+    parameters=_AXIS, row=REDUCED, kind=PRODUCTS, traits=(Trait.AVERAGES, Trait.REDUCES, Trait.SPREADS), forward=_mean,
 )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ pointwise(
 )  # fmt: skip
 
 
-def _extreme(name: str, larger: str) -> None:
+def _extreme(name: str, larger: str, *traits: Trait) -> None:
     def forward(a: mx.array, axis: Axis = None, keepdims: bool = False) -> mx.array:
         axes = axes_of(a, axis)
         order = mx.transpose(a, [*axes, *(at for at in range(a.ndim) if at not in axes)])
@@ -106,13 +106,13 @@ def _extreme(name: str, larger: str) -> None:
     pointwise(
         name, f"{name} a", {"a": "g · [a = y] / Σ [a = y]"},
         f"The {larger} number. Backwards: only it gets the gradient; several that are equal share it.",
-        parameters=_AXIS, row=REDUCED, kind=COMPOSITE, traits=(Trait.REDUCES, Trait.CHOOSES, Trait.SWALLOWS),
+        parameters=_AXIS, row=REDUCED, kind=COMPOSITE, traits=(*traits, Trait.REDUCES, Trait.CHOOSES, Trait.SWALLOWS),
         forward=forward,
     )  # fmt: skip
 
 
-_extreme("max", "largest")
-_extreme("min", "smallest")
+_extreme("max", "largest", Trait.LARGEST)
+_extreme("min", "smallest", Trait.SMALLEST)
 
 
 def _prod(a: mx.array, axis: Axis = None, keepdims: bool = False) -> mx.array:
@@ -146,7 +146,7 @@ pointwise(
     "A soft maximum, ln(Σ exp(a)): the logarithm of the sum of exponentials. The largest number m is taken out first, "
     "so that no exponential overflows. Backwards: the gradient is shared out as softmax does: exp(a − y) are "
     "the shares.",
-    parameters=_AXIS, row=REDUCED, kind=COMPOSITE, traits=(Trait.REDUCES, Trait.SHARES, Trait.SWALLOWS),
+    parameters=_AXIS, row=REDUCED, kind=COMPOSITE, traits=(Trait.LOG_SUM, Trait.REDUCES, Trait.SHARES, Trait.SWALLOWS),
     forward=_logsumexp,
 )  # fmt: skip
 
@@ -165,5 +165,5 @@ pointwise(
     "exponential overflows; the shares stay the same. Backwards: a share grows only as far as its gradient beats the "
     "average gradient (the Σ), in which each counts by its share.",
     parameters="a, axis=None, precise=False", row=ROWS, kind=COMPOSITE,
-    traits=(Trait.SHARES, Trait.SATURATES, Trait.SWALLOWS), forward=_softmax,
+    traits=(Trait.DISTRIBUTES, Trait.SHARES, Trait.SATURATES, Trait.SWALLOWS), forward=_softmax,
 )  # fmt: skip

@@ -6,9 +6,9 @@ import cmath
 import math
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from nnrepl.classes import dataclass
 from nnrepl.late import late
 
 Scalar = int | float | complex | bool

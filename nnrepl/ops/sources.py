@@ -74,7 +74,7 @@ for _name, _text, _words in (
     ("random.split", "several keys from one", "New keys for independent random numbers."),
 ):
     _drawn = _name.startswith("random.") and _name not in ("random.key", "random.split")
-    _marks = {Trait.SOURCE, Trait.RANDOM} if _drawn else {Trait.SOURCE} if _name in _GIVEN else set()
+    _marks = {Trait.SOURCE, Trait.RANDOM} if _drawn else {Trait.SOURCE, Trait.GIVEN} if _name in _GIVEN else set()
     # Gradients reach the limits that a draw is given as tensors: loc and scale, low and high.
     _kind = WHOLE if _name in ("random.normal", "random.uniform", "random.truncated_normal") else FIXED
     enter(Entry(_name, _text, _words, None, {}, _kind, traits=frozenset(_marks)))
@@ -89,12 +89,12 @@ enter(
         _full,
         {"v": Slope("g · v", lambda g, y, shape, v, dtype=None: g * v)},
         ELEMENTWISE,
-        traits=frozenset({Trait.SOURCE}),
+        traits=frozenset({Trait.FILLS, Trait.SOURCE}),
     )
 )
 
 whole("full_like", "a, vals, dtype=None", "{vals} everywhere", "One number everywhere, in the shape of another tensor.",
-      lambda *a, **k: mx.full_like(*a, **k), traits=(Trait.SOURCE,))  # fmt: skip
+      lambda *a, **k: mx.full_like(*a, **k), traits=(Trait.FILLS, Trait.SOURCE))  # fmt: skip
 for _name, _parameters, _text, _words in (
     ("identity", "n, dtype=None", "[j = i]", "Ones on the diagonal, zeros elsewhere."),
     ("tri", "n, m=None, k=0, dtype=None", "[j ≤ i + {k}]", "Ones on and below a diagonal, zeros elsewhere."),

@@ -18,8 +18,8 @@ from nnrepl.ops.entry import Row
 from nnrepl.ops.evaluated import Decided, Defined, Definition, Line, NumberRow, OfItsRow
 from nnrepl.ops.expression import Node, literal, quantity
 from nnrepl.ops.numbers import element, number
-from nnrepl.ops.pointwise import conjugated, left_out
-from nnrepl.ops.reader import Formula, parse, readable
+from nnrepl.ops.pointwise import conjugated, formula_of
+from nnrepl.ops.reader import Formula, readable
 
 # -- ops that are computed by their text -----------------------------------------------------------------------------
 
@@ -272,7 +272,7 @@ def forward(case: Case, index: Index) -> Line | None:
     """One element of the result."""
     if case.entry.row is None or not readable(case.entry.text) or len(case.y) != 1:
         return None
-    formula = parse(case.entry.text).without(left_out(case.bound)).apart(case.names())
+    formula = formula_of(case.entry.text, case.bound).apart(case.names())
     rows = Rows(case, whole_of(case), formula, backward=False)
     if 0 in rows.whole:
         nothing = rows.formula.main.kind == "over" and rows.formula.main.text == "Σ"
@@ -298,7 +298,7 @@ def backward(case: Case, symbol: str, left: str, index: Index) -> Line | None:
     if not isinstance(target, Operand) or not case.g or case.g[0] is None:
         return None
     complexes = [name for name, given in {**case.bound, "y": case.y[0]}.items() if _is_complex(given)]
-    formula = conjugated(parse(slope.text).without(left_out(case.bound)), complexes).apart(case.names())
+    formula = conjugated(formula_of(slope.text, case.bound), complexes).apart(case.names())
     if complexes and target.dtype != mx.complex64:
         formula = replace(formula, main=Node("call", (formula.main,), "Re"))
     rows = Rows(case, whole_of(case), formula, backward=True)

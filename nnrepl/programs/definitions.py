@@ -10,9 +10,11 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import CodeType
 from typing import Any
+
+from nnrepl.classes import dataclass
 
 Key = tuple[str, int]
 """Which definition: its dotted path without `<locals>`, and the how manyth of that path in the file it is."""

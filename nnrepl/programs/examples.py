@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from nnrepl.classes import dataclass
 from nnrepl.session.errors import UserError
 
 

@@ -6,10 +6,11 @@ import ast
 import io
 import json
 import tokenize
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnrepl.classes import dataclass
 from nnrepl.programs.cells import import_line
 from nnrepl.programs.debuggee import Debuggee
 from nnrepl.session.errors import UserError

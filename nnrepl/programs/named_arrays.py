@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.programs.arrays import SUFFIX, cannot_read, check_regular, read_header, read_npz
 from nnrepl.session.errors import UserError
 

@@ -8,9 +8,10 @@ import re
 import tokenize
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from nnrepl.classes import dataclass
 from nnrepl.late import late
 from nnrepl.record.segments import register_cell
 

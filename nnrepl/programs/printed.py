@@ -8,10 +8,11 @@ printed since the user's change, so that its output can be read as a whole.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from nnrepl.classes import dataclass
 from nnrepl.tape import Tape
 
 _REMEMBERED = 20_000

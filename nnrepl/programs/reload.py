@@ -10,11 +10,12 @@ from __future__ import annotations
 import ast
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib.util import decode_source
 from pathlib import Path
 from types import CodeType
 
+from nnrepl.classes import dataclass
 from nnrepl.programs.definitions import Definition, pairs_of
 from nnrepl.programs.kept import Kept
 from nnrepl.programs.patching import Patch, Version, changed, class_in, living, namespaces, new_constants

@@ -10,11 +10,11 @@ import os
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, cast
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.programs import insides
 from nnrepl.programs.arrays import SUFFIX, Tensors, is_counts, product, read_header
 from nnrepl.programs.bound import Bound

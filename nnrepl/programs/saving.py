@@ -11,12 +11,12 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import mlx.core as mx
 
 from nnrepl._version import VERSION
+from nnrepl.classes import dataclass
 from nnrepl.programs import insides
 from nnrepl.programs.arrays import SUFFIX
 from nnrepl.programs.bound import BoundRows

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 from typing import Any, cast
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.programs.savefile import is_harmless
 from nnrepl.record import segments as sources
 from nnrepl.record.names import ProgramNames

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
+from nnrepl.classes import dataclass
 from nnrepl.record.dot import Primitive, read_graph
 from nnrepl.tape import DrawnKey, Op, Value
 

@@ -6,12 +6,12 @@ The places that an op takes are looked at before anything that depends on it is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record.strays import raw
 from nnrepl.tape import Op, Value
 from nnrepl.tape.passes import inside_of, samples_of

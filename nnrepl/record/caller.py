@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nnrepl.tape import Activation
 
 
@@ -38,8 +40,17 @@ class Caller:
         for made in reversed(missing):
             parent = known[made.parent]
             lasti = self._lasti if parent is self._new else made.lasti
-            known[made] = Activation(parent, made.code, lasti, made.owner, made.updating, made.variables)
+            known[made] = Activation(parent, made.code, lasti, made.owner, made.updating, self._globals(made.variables))
         return known[old]
+
+    def _globals(self, old: dict[str, Any]) -> dict[str, Any]:
+        """Return the global variables that stand for others: each run of a program has its own."""
+        if self._old is None or self._new is None:
+            return old
+        for before, now in zip(self._old.path(), self._new.path()):
+            if before.variables is old and before.code == now.code:
+                return now.variables
+        return old
 
     def made(self, old: Activation) -> Activation | None:
         """Return the call that was made to stand for `old`; None if none was."""

@@ -55,6 +55,13 @@ class ClosedLosses:
         if loss is not None and is_evaluated(loss):
             self._keep(loss)
 
+    def look(self) -> None:
+        """Compute the last one, and keep it."""
+        loss = self._now()
+        if loss is not None:
+            mx.eval(loss)
+            self.settle()
+
     def link(self, recorder: Recorder) -> None:
         """Ops are recorded again: what they take of the last one, and what variables hold of it, is known as that."""
         loss, op = self._now(), self._op

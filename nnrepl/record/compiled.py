@@ -121,7 +121,7 @@ class Compiled(opaque.Transform):
         return self._library
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        if any(not _allowed(leaf) for leaf in trees.leaves((args, kwargs))):
+        if not _are_arrays(args, kwargs) and not all(map(_allowed, trees.leaves((args, kwargs)))):
             return self.real(*args, **kwargs)  # MLX says what is wrong
         if recorder.inside is not None:  # MLX has compiled it, and goes by what it kept: none of its lines need run
             plainly = takes_tracers(recorder, (args, kwargs))
@@ -243,10 +243,14 @@ class Compiled(opaque.Transform):
 
 def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return what tells apart calls of a compiled function that MLX traces separately, as far as arguments tell."""
-    if not kwargs and all([type(arg) is mx.array for arg in args]):  # as mostly
+    if _are_arrays(args, kwargs):  # as mostly
         return len(args), tuple([(array.shape, array.dtype) for array in args])
     tree = (args, kwargs)
     return _constants(tree), tuple([(array.shape, array.dtype) for array in trees.arrays(tree)])
+
+
+def _are_arrays(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return not kwargs and all([type(arg) is mx.array for arg in args])
 
 
 def _allowed(leaf: Any) -> bool:
@@ -357,17 +361,20 @@ def _from_source(
     """
     start, state = len(recorder.tape), (_RANDOM_STATE[0], recorder.draws)
     scope = recorder.stack.enter(recorder.stack.program_frame(frame))
+    held = len(recorder.tape.bindings.holds)
     recorder.tracing.append(tracing)
     try:
         result = invoke(fun, *tree)
     finally:
         recorder.tracing.pop()
     after = [recorder.value_of(array, frame) for array in _captured(outputs)]
-    held = trees.rebuild(result, lambda array: recorder.value_of(array, frame))
+    given = trees.rebuild(result, lambda array: recorder.value_of(array, frame))
     tracing.check_captured([recorder.value_of(array, frame) for array in trees.arrays(result)])
     entered = [recorder.unified.get(value, value) for part in entering for value in part]  # as its ops have them
     ops, differentiated = recorder.tape.ops[start:], bool(recorder.differentiating)
-    return _hand_out(recorder, held), FirstCall(ops, entered, held, after, scope, state, differentiated)
+    contained = len(recorder.tape.bindings.holds) > held
+    first = FirstCall(ops, entered, given, after, scope, state, differentiated, contained)
+    return _hand_out(recorder, given), first
 
 
 def _key_of(
@@ -380,7 +387,8 @@ def _key_of(
 ) -> tuple[Any, list[Value], list[Value]]:
     """Return what tells apart calls that MLX traces separately; the values of the arguments, and those that are
     captured."""
-    given = [recorder.value_of(array, frame) for array in trees.arrays((args, kwargs))]
+    arrays = args if _are_arrays(args, kwargs) else trees.arrays((args, kwargs))
+    given = [recorder.value_of(array, frame) for array in arrays]
     taken = [recorder.value_of(array, frame) for array in _captured(inputs)]
     kinds = [(value.shape, value.dtype) for value in (*given, *taken)]
     return _key(args, kwargs, kinds, shapeless), given, taken
@@ -392,7 +400,8 @@ def _key(args: tuple[Any, ...], kwargs: dict[str, Any], kinds: Iterable[tuple[An
     Args:
         kinds: Shapes and dtypes of what goes in.
     """
-    return _constants((args, kwargs)), tuple([(len(shape) if shapeless else shape, dtype) for shape, dtype in kinds])
+    constants = len(args) if _are_arrays(args, kwargs) else _constants((args, kwargs))
+    return constants, tuple([(len(shape) if shapeless else shape, dtype) for shape, dtype in kinds])
 
 
 def _constants(tree: Any) -> Any:
@@ -428,7 +437,7 @@ def _repeat(
     """Put the ops of an earlier run on the tape again, on other inputs."""
     frame = recorder.stack.program_frame(frame)
     caller = Caller(trace.scope, recorder.stack.enter(frame), frame.f_lasti)
-    repetition = Repetition(recorder, dict(zip(trace.inputs, inputs)), caller, draws)
+    repetition = Repetition(recorder, dict(zip(trace.inputs, inputs)), caller, draws, trace.contained)
     repetition.run(trace.ops, loose=trace.differentiated or bool(recorder.differentiating))
     filled = iter([repetition.held_elsewhere(value) for value in trace.outputs])
     if outputs is not None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record.data import construct
 from nnrepl.record.strays import raw
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record import trees
 from nnrepl.record.native import Call
 from nnrepl.record.numbering import called_from
@@ -26,6 +26,7 @@ class FirstCall:
         scope: From which call it was called.
         state: The random state before it, and how many draws there had been.
         differentiated: Whether that was in a function that was differentiated.
+        contained: Whether anything was noted in it of what containers hold.
     """
 
     ops: list[Op]
@@ -35,6 +36,7 @@ class FirstCall:
     scope: Activation | None
     state: tuple[mx.array, Any]
     differentiated: bool = False
+    contained: bool = True
 
     @property
     def takes_gradients(self) -> bool:

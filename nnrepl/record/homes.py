@@ -8,13 +8,13 @@ from __future__ import annotations
 import weakref
 from bisect import bisect_right, insort
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from types import CodeType
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record import segments as sources
 from nnrepl.record.stack import is_module_type
 from nnrepl.tape import Activation, Holder, Tape, Value

@@ -17,7 +17,8 @@ from nnrepl.record.glance import Glance
 from nnrepl.record.gradient_names import sign_of
 from nnrepl.record.homes import Home, Homes
 from nnrepl.record.stack import is_call, is_module, is_module_type
-from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Leaf, Op, Source, Tape, Value
+from nnrepl.record.updated import state_name, subject_of, weight_names
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Op, Source, Tape, Value
 
 
 class ProgramNames:
@@ -29,14 +30,14 @@ class ProgramNames:
     Names and their tape need each other, and are made together: here, and nowhere else.
 
     Args:
-        old: Another timeline's tape; the new one shares what lies on it before `position`. None: an empty tape.
+        old: Another timeline's tape; the new one shares what lies before `position`, or only what is noted. None: none.
 
     Attributes:
         tape: The tape.
     """
 
-    def __init__(self, old: Tape | None = None, position: int = 0) -> None:
-        self.tape = Tape(self) if old is None else old.fork(position, self)
+    def __init__(self, old: Tape | None = None, position: int | None = None) -> None:
+        self.tape = Tape(self) if old is None else old.grown(self, position)
         self._modules: dict[int, tuple[Any, dict[int, str]]] = {}
         self._homes: Homes | None = None
         self._passes_seen = self._indexed = self._noted = 0
@@ -58,7 +59,7 @@ class ProgramNames:
         """Return the path of the innermost Module whose code made the op, in the outermost one on its stack; in an
         update, the path of the parameter that is updated."""
         if op.pass_.kind == UPDATE_PASS:
-            subject = self._updated(op)
+            subject = subject_of(op)
             return "" if subject is None else subject.name
         modules = [step.owner for step in _path(op.scope) if is_module(step.owner)]
         return self._path_among(modules, modules[-1]) if modules else ""
@@ -128,7 +129,7 @@ class ProgramNames:
             if placed is not None:
                 yield placed
             elif value.op.pass_.kind == UPDATE_PASS:
-                yield from self._result_of_update(value)
+                yield from weight_names(value)
         label = value.label
         if label is not None:
             if self._is_shared(label):
@@ -228,7 +229,7 @@ class ProgramNames:
         over = all([seen.get(scope, -1) > op.position for scope in path])  # all of them have been looked at since
         expected = () if over else self._expected(op, value.slot)
         for scope, name in chain(bound, (one for one in expected if seen.get(one[0], -1) <= op.position)):
-            shown = self._state_name(op, name) or self._in_module(name, scope)
+            shown = state_name(op, name) or self._in_module(name, scope)
             if _in_layer(scope):
                 inner.append((-scope.depth, shown))
             elif not (is_placed and shown == name and sources.is_library(scope.code.co_filename)):
@@ -321,42 +322,6 @@ class ProgramNames:
         return module
 
     # -- updates -------------------------------------------------------------------------------------------
-
-    def _updated(self, op: Op) -> Value | None:
-        """Return the parameter that an op of an update works for."""
-        scope = op.scope
-        for other in op.pass_.ops if scope is not None and scope.code.co_name == "apply_single" else (op,):
-            if other.scope is not scope:
-                continue
-            for value in other.inputs:
-                subject = value.gradient_of or value
-                if isinstance(subject, Leaf) and subject.kind == "parameter":
-                    return subject
-        return None
-
-    def _state_name(self, op: Op, name: str) -> str | None:
-        """`state["v"]` in an optimizer's update, by the path of the parameter that it belongs to."""
-        if op.pass_.kind != UPDATE_PASS or op.scope is None:
-            return None
-        name = sources.stored(op.scope.code, name) or name
-        if not name.startswith("state."):
-            return None
-        subject = self._updated(op)
-        return None if subject is None else f"{subject.name}.{name.removeprefix('state.')}"
-
-    def _result_of_update(self, value: Value) -> Iterator[str]:
-        op = value.op
-        assert op is not None
-        subject = self._updated(op)
-        if subject is None or op.scope is None:
-            return
-        span = sources.span_of(op.scope.code, op.lasti)
-        returned = any(use.returned for use in sources.uses_of(op.scope.code, span))
-        if not op.scope.updating:  # by hand: what is made of a gradient alone (a sum, a mean of some) is no weight
-            direct = any(taken is subject for taken in op.inputs) and _works_on_gradient(op, subject)
-            returned = direct and (returned or all(user.pass_ is not op.pass_ for user in value.consumers))
-        if returned:
-            yield subject.name
 
     # -- looking values up by name ------------------------------------------------------------------------
 
@@ -485,12 +450,6 @@ def _hands_on(code: CodeType) -> bool:
 
 def _path(scope: Activation | None) -> list[Activation]:
     return [] if scope is None else scope.path()
-
-
-def _works_on_gradient(op: Op, subject: Value) -> bool:
-    """Whether an op takes the gradient of a parameter, or what one op made of it."""
-    made = [value for taken in op.inputs if taken.op is not None for value in taken.op.inputs]
-    return any(value.gradient_of is subject for value in (*op.inputs, *made))
 
 
 def _row(op: Op) -> int:

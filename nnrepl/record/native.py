@@ -14,13 +14,13 @@ import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from threading import get_ident
 from types import CodeType, FrameType
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record.by_hand import HandChanges, Weights
 from nnrepl.record.caller import Caller
 from nnrepl.record.closed_losses import ClosedLosses, gives

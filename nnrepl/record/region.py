@@ -9,11 +9,11 @@ value, which starts from its gradient so far.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record.strays import raw
 from nnrepl.record.vjp import Rule, shielded
 from nnrepl.tape import Op, Operation, Value

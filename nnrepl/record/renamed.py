@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
+from nnrepl.classes import dataclass
 from nnrepl.record import segments as sources
 from nnrepl.tape import Activation, Op, Value
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from operator import is_
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record.again import InsideAgain
 from nnrepl.record.caller import Caller
 from nnrepl.record.gradient_call import GradientCall, RepeatedPass, make_call, swept
@@ -69,19 +70,20 @@ class Repetition:
         now: Which value stands for which one of the earlier run; what is made is added to it.
         caller: From where the ops are made now.
         draws: Whether random numbers are drawn anew from the global state; else they are those of the ops.
+        holds: Whether containers of the program's may have changed in the earlier run.
 
     Attributes:
         made: Which op stands for which.
     """
 
-    def __init__(self, recorder: Recorder, now: dict[Value, Value], caller: Caller, draws: bool = False) -> None:
+    def __init__(self, recorder: Recorder, now: dict[Value, Value], caller: Caller, draws: bool, holds: bool) -> None:
         self.recorder = recorder
         self.now = now
         self.made: dict[Op, Op] = {}
         self._caller = caller
         self._draws = draws
         self._noted = self._noted_holds = 0
-        self._holds = len(recorder.tape.bindings.holds)
+        self._holds = len(recorder.tape.bindings.holds) if holds else 0
         self._noted_at = self._from = sys.maxsize
         self._restated: dict[Holder, None] = {}
         self._renamed: dict[Value, NameChange] = {}
@@ -271,12 +273,11 @@ class Repetition:
             if made is not None:
                 bindings.note(here, made, name, self._held(thing))
                 bindings.seen[made] = here
-        while self._noted_holds < len(holds) and holds[self._noted_holds][0] <= position:
+        while self._noted_holds < min(self._holds, len(holds)) and holds[self._noted_holds][0] <= position:
             at, holder, entries, count = holds[self._noted_holds]
             self._noted_holds += 1
-            if at < start or self._noted_holds > self._holds or over:
-                continue  # when all is repeated, containers hold what they hold
-            self._restate(here, holder, entries if isinstance(entries, dict) else dict(enumerate(entries[:count])))
+            if at >= start and not over:  # when all is repeated, containers hold what they hold
+                self._restate(here, holder, entries if isinstance(entries, dict) else dict(enumerate(entries[:count])))
 
     def _restate(self, here: int, holder: Holder, then: dict[Any, Any]) -> None:
         """Note that a container holds here, of tensors, what stands for those that it held in the earlier run. It does

@@ -6,7 +6,8 @@ The backward pass of a checkpoint runs its function again, and Python comes by e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+from nnrepl.classes import dataclass
 
 
 @dataclass(frozen=True, slots=True)

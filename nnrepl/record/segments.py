@@ -11,10 +11,11 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from types import CodeType
 
+from nnrepl.classes import dataclass
 from nnrepl.tape import Source
 
 Span = tuple[int, int, int, int]

@@ -135,6 +135,11 @@ class Stack:
         self.frame = self.scope = None
         self._known = {self.base: None}
 
+    def end(self) -> None:
+        """Note that the recording is over: let go of the frame of nnrepl's own, too, which holds the run."""
+        self.base = None
+        self.release()
+
     def _is_own(self, frame: FrameType) -> bool:
         """Whether a frame belongs to nnrepl itself and not to the program."""
         code = frame.f_code  # its identity tells it, as long as it lives: to compare code takes long

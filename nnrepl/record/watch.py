@@ -38,6 +38,7 @@ _PLAIN = frozenset(
     (type(UNBOUND), int, float, bool, str, complex, type(None), bytes, range, slice, mx.Dtype, type(Ellipsis))
 )
 _NUMBERS = frozenset((int, float, bool, str, type(None)))
+_KEYED = (dict, *SEQUENCES)
 _FEW, _MOST, _QUEUE, _WITHIN = 16, 4096, 512, 8
 _NO_STATE = frozenset((type(None), FunctionType, ModuleType, BuiltinFunctionType, type, int, float, bool, str, _array))
 
@@ -244,13 +245,15 @@ class BindingWatch:
         """Return the containers among the variables of a frame, which are looked at with every op of it: at all that
         small ones hold, at the size of the others. Of a library's only dicts, an optimizer's state of one parameter,
         and those that an object of its own holds, its state of all."""
-        containers = []
+        containers: list[tuple[Any, _Watched]] = []
+        known = self._known
         for thing in values:
+            watched = known.get(id(thing))
+            if watched is None:
+                continue
             if library and type(thing) is not dict:
                 containers += self._inside(thing)
-                continue
-            watched = self._known.get(id(thing))
-            if watched is not None and watched.last is not None:
+            elif watched.last is not None:
                 containers += [(view_of(thing), watched), *self._within(watched)]
         return containers
 
@@ -269,7 +272,7 @@ class BindingWatch:
 
     def _inside(self, thing: Any) -> list[tuple[Any, _Watched]]:
         """Return the dicts that an object of a library's holds, where the program has the object in a variable."""
-        if id(thing) not in self._known or isinstance(thing, (dict, *SEQUENCES)) or not hasattr(thing, "__dict__"):
+        if isinstance(thing, _KEYED) or not hasattr(thing, "__dict__"):
             return []
         inner = [(one, self._known.get(id(one))) for one in vars(thing).values() if type(one) is dict]
         return [(view_of(one), watched) for one, watched in inner if watched is not None and watched.last is not None]
@@ -305,7 +308,7 @@ class BindingWatch:
             if not _same(watched):
                 self._look(watched, position)
             return watched.holder
-        if isinstance(thing, (dict, *SEQUENCES)):
+        if isinstance(thing, _KEYED):
             return self._watch(thing, position)
         if kind is FunctionType or kind is ModuleType or isinstance(thing, type):
             return weakref.ref(thing)
@@ -322,8 +325,8 @@ class BindingWatch:
         if len(entries_of(thing)) > _MOST:
             return Large(type(thing), len(entries_of(thing)))
         try:
-            key = id(thing)
-            reference = weakref.ref(thing, lambda _: self._known.pop(key, None))
+            key, known = id(thing), self._known  # the tapes of later runs hold it, too: it must not hold this one
+            reference = weakref.ref(thing, lambda _: known.pop(key, None))
             refer: Callable[[], Any] = reference
         except TypeError:  # a list, a dict, a tuple: `settle` lets go of those that nobody else holds
             box = [thing]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record.intake import Unwinding
 from nnrepl.record.verify import same_bits
 from nnrepl.tape import DrawnKey, Op, Value, is_evaluated

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nnrepl.record.native import levels_of
 from nnrepl.replay.remade import Remade
-from nnrepl.tape import RUN_PASS, ClosedCall, ClosedOp, Op, OpenedStep, Pass, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, RUN_PASS, ClosedCall, ClosedOp, Op, OpenedStep, Pass, Tape, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -143,7 +143,8 @@ class Opening:
         if step is None:
             return
         end = at + step.end - step.start
-        self._expected[at:end] = [_closed_op(self.old, call, at + number) for number, call in enumerate(step.calls)]
+        calls = _with_losses(self.old, step)
+        self._expected[at:end] = [_closed_op(self.old, call, at + number) for number, call in enumerate(calls)]
         self._numbers.update(dict.fromkeys(range(at, at + len(step.calls)), step.number))
         more = len(step.calls) - (end - at)
         self.grown.append((step.start, more))
@@ -223,6 +224,18 @@ def _call_of(op: ClosedOp) -> ClosedCall:
     pass_ = op.pass_
     loss = pass_.loss
     return ClosedCall(pass_.kind, pass_.title, pass_.by_hand, None if loss is None else loss.array)
+
+
+def _with_losses(tape: Tape, step: OpenedStep) -> list[ClosedCall]:
+    """Return the calls of a step that has been opened, with the losses that have been looked at meanwhile."""
+    passes = [one for one in tape.passes if step.start <= one.start < step.end and one.kind == GRADIENT_PASS]
+    calls = [call for call in step.calls if call.kind == GRADIENT_PASS]
+    if len(calls) != len(passes):
+        return list(step.calls)
+    looked = {
+        id(call): one.loss.array for call, one in zip(calls, passes) if one.loss is not None and one.loss.evaluated
+    }
+    return [call if call.loss is not None else replace(call, loss=looked.get(id(call))) for call in step.calls]
 
 
 def _closed_op(tape: Tape, call: ClosedCall, at: int) -> ClosedOp:

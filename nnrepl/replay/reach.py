@@ -13,7 +13,6 @@ import weakref
 from array import array as flat_array
 from collections import deque
 from collections.abc import Iterator
-from functools import lru_cache
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -100,9 +99,19 @@ def _is_foreign(variables: dict[str, Any]) -> bool:
     return is_foreign(str(variables.get("__name__", "")), variables.get("__file__"))
 
 
-@lru_cache(4096)
+_WAYS: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
+"""How objects of each kind are walked through. The program's classes lead to all that it holds: they may go."""
+
+
 def _way(kind: type) -> str:
     """How objects of a kind are walked through."""
+    way = _WAYS.get(kind)
+    if way is None:
+        way = _WAYS[kind] = _found_way(kind)
+    return way
+
+
+def _found_way(kind: type) -> str:
     module = kind.__module__.partition(".")[0]
     if issubclass(kind, (set, frozenset)):
         return "set"

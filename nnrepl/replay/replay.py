@@ -26,6 +26,7 @@ from nnrepl.replay.opening import Opening
 from nnrepl.replay.rebinding import Rebinding, lies_inside
 from nnrepl.replay.remade import made_natively
 from nnrepl.replay.run import Changing, Run, Unchanging
+from nnrepl.replay.second_run import InSecondRun
 from nnrepl.replay.uncomputed import Forward, Led
 from nnrepl.tape import (
     GRADIENT_PASS,
@@ -54,13 +55,13 @@ class Replay(Led):
         run: What runs again: up to its position the old tape is followed op by op; what the old tape has from there
             on is what the program should do again, with other numbers.
         end: Where on the old tape what runs again ends (its own end by default).
-        alone: Whether nobody will look at `other_way`: then a run that goes another way for no reason that the edit
-            can have given ends there.
+        alone: Whether nobody looks at `other_way`: a run that goes another way, not for the edit, then ends there.
         changes: Told how far the run has come, and whether the op there is about to be made (`due`).
 
     Attributes:
         expected: The ops that the new tape begins with (from its first op on), inserted ones among them.
         final: The last edit of each value that is edited.
+        wants_losses: Whether the losses of what runs natively are to be computed.
         was: For each value of the new tape that is one of the old tape again, on the same array: that one.
     """
 
@@ -88,7 +89,7 @@ class Replay(Led):
                 self.plan.stand_for(op.outputs[0], target)
         self.opens = any(isinstance(op, ClosedOp) for op in run.old.ops)
         self.opening = Opening(run.old, run.opened, self.expected, run.closing)
-        self.forward = Forward(run)
+        self.forward, self.wants_losses = Forward(run), run.losses
         self._passes = [pass_ for pass_ in self.tape.passes if pass_.kind == GRADIENT_PASS]
 
     # -- what the recorder asks --------------------------------------------------------------------------
@@ -128,7 +129,7 @@ class Replay(Led):
                 self._made.add(twin.outputs[0])
                 self._take_effect(recorder, twin, target)
         if recorder.mirrors and not self.replaying(len(recorder.tape.ops)):
-            recorder.mirrors[-1].due(lambda old, new: self._made_again(recorder, old, new))
+            recorder.mirrors[-1].due(InSecondRun(recorder, self.plan, self._take_effect), calling)
 
     def has_line(self, recorder: Recorder, count: int) -> bool:
         start = self.opening.before(len(recorder.tape))
@@ -464,6 +465,7 @@ class Replay(Led):
             if rebinding.found:
                 self.final.pop(target, None)
                 rebinding.keep()
+                self.plan.parted |= {target, op.outputs[0]} if rebinding.parted else set()
                 self._rebinding = rebinding
 
     def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
@@ -482,11 +484,6 @@ class Replay(Led):
         recorder.watch.restated(lambda array: recorder.live.get(id(array)) is new, old)
         for sweep in recorder.sweeps:
             sweep.exchange(old, new)
-
-    def _made_again(self, recorder: Recorder, old: Value, new: Value) -> None:
-        """Note that an edit of the first run of a block has been made in its second run as well."""
-        self.plan.stand_for(new, old)
-        self._exchange(recorder, old, new)
 
     def refresh(self, recorder: Recorder) -> None:
         """Give the program's objects the content that they are to have on this timeline: at the entry of a pass some

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
+from nnrepl.classes import dataclass
 from nnrepl.tape import Op, OpenedStep, Tape
 
 
@@ -24,6 +26,7 @@ class Run:
         closing: Steps that were opened before, and are to be closed again.
         behind: How many ops come from what happens there; the user is to stand after them. None: not known yet.
         forward: Whether what ran natively may be run forward without computing anything.
+        losses: Whether the losses of what runs natively are computed, and kept.
         seen: Up to where on the new tape the user has seen what the program prints; by default that is all before
             the position.
     """
@@ -39,6 +42,15 @@ class Run:
     seen: int | None = None
     behind: Callable[[], int | None] | None = None
     forward: bool = True
+    losses: bool = False
+
+    @classmethod
+    def opening(
+        cls, old: Tape, steps: frozenset[int], cursor: int, closing: tuple[OpenedStep, ...], losses: bool
+    ) -> Run:
+        """Return a run along all of a tape, in which some steps that are closed on it are recorded."""
+        return cls(old, len(old), (), cursor, opened=steps, closing=closing, seen=sys.maxsize, forward=not losses,
+                   losses=losses)  # fmt: skip
 
     def computing(self) -> Run:
         """Return the same once more, in which nothing is run forward without computing it."""

@@ -16,9 +16,8 @@ import types
 import weakref
 from array import array as flat_array
 from collections import deque
-from collections.abc import Hashable, Iterable
-from functools import lru_cache
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any
 
 import mlx.core as mx
 
@@ -295,13 +294,19 @@ def _names(code: types.CodeType) -> Iterable[str]:
 
 def slots_of(cls: type) -> list[str]:
     """Return the attributes of an object that lie in slots."""
-    return _slots_of(cast(Hashable, cls))
+    slots = _SLOTS.get(cls)
+    if slots is None:
+        slots = _SLOTS[cls] = _slots_of(cls)
+    return slots
 
 
-@lru_cache(2048)
-def _slots_of(cls: Hashable) -> list[str]:
+_SLOTS: weakref.WeakKeyDictionary[type, list[str]] = weakref.WeakKeyDictionary()
+"""Those of each class. The program's classes lead to all that it holds: they may go."""
+
+
+def _slots_of(cls: type) -> list[str]:
     found: list[str] = []
-    for base in cast(type, cls).__mro__:
+    for base in cls.__mro__:
         declared = base.__dict__.get("__slots__", ())
         names = [declared] if isinstance(declared, str) else list(declared)
         private = f"_{base.__name__.lstrip('_')}"

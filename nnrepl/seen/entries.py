@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from nnrepl.classes import dataclass
 from nnrepl.session.hooks import Stop
 from nnrepl.session.passing import passed_by
 from nnrepl.session.place import Place

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from nnrepl.classes import dataclass
 from nnrepl.explain.missing import missing as why_missing
 from nnrepl.seen.array_sizes import norms
 from nnrepl.session.errors import NoGradient, NotYet

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
 from typing import Any
 
+from nnrepl.classes import dataclass
 from nnrepl.record.containers import SEQUENCES
 from nnrepl.record.frame_variables import variables_of
 from nnrepl.session.reading import Reading

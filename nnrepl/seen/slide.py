@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from nnrepl.classes import dataclass
 from nnrepl.explain.cases import names_for
 from nnrepl.explain.doing import doing
 from nnrepl.explain.look import Look, Stat

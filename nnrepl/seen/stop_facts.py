@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from nnrepl.classes import dataclass
 from nnrepl.explain.doing import Doing, doing
 from nnrepl.explain.in_place import Piece, in_place, with_numbers
 from nnrepl.seen.entries import Met, met

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from nnrepl.classes import dataclass
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS
 from nnrepl.timeline.timelines import Timeline, Timelines

@@ -9,11 +9,11 @@ is found by computing the op again with fewer and fewer of its bad numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.ops import ELEMENTWISE, ENTRIES, Trait, has
 from nnrepl.ops.numbers import unravel
 from nnrepl.record.batches import PIECE, pieces

@@ -22,14 +22,12 @@ from nnrepl.session import closed
 from nnrepl.session.assigned import IndexKey, is_set, value_named
 from nnrepl.session.errors import UserError
 from nnrepl.session.goals import Goal
-from nnrepl.session.instantly import at_once
 from nnrepl.session.other_tape import check_kind, left_out, refusal, same_place
 from nnrepl.session.parsed import Assignment, Parsed
 from nnrepl.session.reclosing import to_close
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
 from nnrepl.session.typed import append, at_last, upcoming
-from nnrepl.session.typed_lines import as_change
 from nnrepl.tape import ClosedOp, Tape, Value, outermost
 from nnrepl.timeline.code import CodeChange, SourceChanges
 from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of, said_inside
@@ -226,6 +224,8 @@ class Changes:
         Raises:
             UserError: If that cannot be done; then nothing has changed.
         """
+        from nnrepl.session.typed_lines import as_change
+
         session = self.session
         if self.restarts is None or not self.restarts.reaches(session.cursor):
             return self._do_at_once(line)
@@ -239,6 +239,8 @@ class Changes:
 
     def _do_at_once(self, line: Parsed) -> Timeline:
         """Do a line where the program waits, or where nothing runs any more. Raises UserError."""
+        from nnrepl.session.instantly import at_once
+
         session = self.session
         go_on = getattr(self.restarts, "go_on", None) if session.running else None
         if go_on is not None:
@@ -362,18 +364,19 @@ class Changes:
             self.session.hooks.opening(f"timeline {current.number}")
             self.open(frozenset([0]), self.session.cursor)  # the setup, which is never closed
 
-    def open(self, steps: frozenset[int], cursor: int, then: Goal | None = None) -> None:
+    def open(self, steps: frozenset[int], cursor: int, then: Goal | None = None, losses: bool = False) -> None:
         """Let the program run again over the timeline that the user looks at, with some closed steps recorded.
 
         Args:
-            cursor: Where the user is to stand afterwards; -1 where the program will say.
-            then: What it is to run on for.
+            cursor: Where the user is to stand then; -1 where the program will say (`then`: what it runs on for).
+            losses: Whether the losses of those that stay closed are computed on the way, and kept.
 
         Raises RunAgain through the program, UserError if it cannot run again.
         """
-        current = self.timelines.current
-        closing = to_close(self.session, current, steps) if self.session.many == 1 else ()
-        run = Run(current.tape, len(current.tape), (), cursor, opened=steps, closing=closing, seen=sys.maxsize)
+        current, session = self.timelines.current, self.session
+        closing = () if session.openings else to_close(session, current, steps)  # what the command needs stays open
+        session.openings += 1
+        run = Run.opening(current.tape, steps, cursor, closing, losses)
         with held():
             try:
                 self._again(run, current, None)

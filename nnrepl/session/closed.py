@@ -10,6 +10,7 @@ from nnrepl.session import goals
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.leaps import leap
 from nnrepl.session.parsed import parse
+from nnrepl.session.passing import place_of
 from nnrepl.session.scouts import scouts_of
 from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Catch, Hit
@@ -56,9 +57,12 @@ def stretches(numbers: list[int]) -> str:
     return ", ".join(said[:3]) + (f" and {more} more stretch{'es' if more > 1 else ''}" if more > 0 else "")
 
 
-def open_steps(session: Standing, steps: list[int]) -> None:
+def open_steps(session: Standing, steps: list[int], losses: list[int] | None = None) -> None:
     """Open steps: the program runs again, and what it does there is recorded. The command that needed it is then run
     once more.
+
+    Args:
+        losses: The steps of which the losses are wanted, if it is only those.
 
     Raises:
         UserError: If that cannot be done.
@@ -70,8 +74,9 @@ def open_steps(session: Standing, steps: list[int]) -> None:
         raise UserError(f"{title} ran natively and is closed; there is no program here that could run again")
     closed = set(closed_between(tape, 0, len(tape)))
     steps = sorted({*steps, *(closed & tape.retraced)})  # what MLX kept of a first run has to be seen there
-    session.hooks.opening(title)
-    session.edits.open(frozenset(steps), session.cursor)
+    of = f"the losses of steps {losses[0]} to {losses[-1]}" if losses else title
+    session.hooks.opening(of)
+    session.edits.open(frozenset(steps), session.cursor, losses=bool(losses))
 
 
 def is_closed_at(tape: Tape, position: int) -> bool:
@@ -102,6 +107,7 @@ def _where_it_may_be(session: Standing, goal: goals.Goal, steps: list[int]) -> l
     if not steps:
         return []
     scouts = scouts_of(session, goal)
+    await_places(session, goal)
     session.scouts = goal, tuple(session.stops.enabled), scouts  # a run that opens steps tells of all of them
     if scouts is None:
         return steps
@@ -113,6 +119,12 @@ def _where_it_may_be(session: Standing, goal: goals.Goal, steps: list[int]) -> l
         for near in range(number - scout.back, number + 1)
     }
     return [number for number in steps if number in wanted]
+
+
+def await_places(session: Standing, goal: goals.Goal) -> None:
+    """Note the places of a goal, and those at which the user wants to be stopped, as they are known now: in a run that
+    opens steps nothing is, as it begins."""
+    session.awaited = [*place_of(goal), *session.lookout.places()]
 
 
 def hit_before(session: Standing, goal: goals.Goal, found: int | None) -> list[Hit]:
@@ -217,12 +229,15 @@ def open_not_finite(session: Standing, asked: bool) -> None:
 
 
 def open_plotted(session: Standing, text: str) -> None:
-    """Open the steps that a line over the steps goes through, unless it is the loss and that is known. Raises as
+    """Open the steps that a line over the steps goes through. Of the loss its number is enough, where it is not known
+    already: then the last of them alone is opened, and those of the others are computed on the way. Raises as
     `open_steps` does."""
     tape = session.tape
     steps = closed_between(tape, 0, len(tape))
     if re.fullmatch(r"\s*loss(\s+\d+)*\s*", text):
         steps = [number for number in steps if tape.steps[number - 1].loss is None]
+        if len(steps) > 1 and not session.openings:
+            open_steps(session, steps[-1:], losses=steps)
     if steps:
         open_steps(session, steps)
 
@@ -325,11 +340,19 @@ def unseen_since(session: Standing, value: Value | None) -> list[int]:
 
 
 def open_last(session: Standing, before: bool = False) -> None:
-    """Open the last step, if the user stands after it, and the one before with it where what differs between them
-    counts. Raises as `open_steps` does."""
+    """Open the last step, if the user stands after it; where what differs between steps counts, those `before` the
+    place with it. Raises as `open_steps` does."""
     tape = session.tape
-    if session.cursor >= len(tape) and tape.ops and isinstance(tape.ops[-1], ClosedOp):
-        number = tape.steps.number_at(len(tape) - 1)
-        earlier = tape.steps[number - 2] if before and number > 1 else None
-        closed = earlier is not None and closed_between(tape, earlier.start, earlier.end)
-        open_steps(session, [number - 1, number] if closed else [number])
+    at_end = session.cursor >= len(tape) and bool(tape.ops)
+    number = tape.steps.number_at(len(tape) - 1) if at_end else tape.here
+    if before and number:
+        start = tape.steps[max(number - TELLING, 1) - 1].start
+        steps = closed_between(tape, start, tape.steps[number - 1].end)
+        if steps:
+            open_steps(session, steps)
+    elif at_end and isinstance(tape.ops[-1], ClosedOp):
+        open_steps(session, [number])
+
+
+TELLING = 3
+"""So many steps, and the one after them, tell what stays from step to step: a graph that grows."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from itertools import permutations
 
+from nnrepl.classes import dataclass
 from nnrepl.session.errors import UserError
 from nnrepl.session.lookup import Lookup
 from nnrepl.tape import BACKWARD, GRADIENT_PASS, RUN_PASS, Op, Tape, Value

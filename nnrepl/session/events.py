@@ -4,15 +4,13 @@ what there is to tell about it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import mlx.core as mx
 
-from nnrepl.ops import ELEMENTWISE, ENTRIES, Trait, has
+from nnrepl.classes import dataclass
 from nnrepl.record.batches import of_one_size, rows
 from nnrepl.record.needs import needs
-from nnrepl.session.births import filler, follow
 from nnrepl.session.findings import Finding, Forced, Raised, Stretched, Test, Vanished, birth, source_of
 from nnrepl.session.questions import Question
 from nnrepl.tape import SETUP, BackwardOp, Op, Tape, Value
@@ -128,6 +126,9 @@ class Births:
     def _apart(self, op: Op, value: Value, bad: list[Value]) -> mx.array | None:
         """Where an op has made a bad number out of good ones, although its operands hold bad ones, from which others
         are made; None where it has not, or where that cannot be told."""
+        from nnrepl.ops import ELEMENTWISE, ENTRIES
+        from nnrepl.session.births import follow
+
         if op.operation.kind not in ("op", "vjp", "accumulate"):
             return None
         born = self._test(value.array)
@@ -145,6 +146,7 @@ class Births:
 
     def _without(self, op: Op, value: Value, bad: list[Value]) -> mx.array:
         """Where the result of an op is bad as well if good numbers stand in the place of all bad ones."""
+        from nnrepl.session.births import filler
 
         def given(taken: Value) -> mx.array:
             array = taken.array
@@ -245,6 +247,8 @@ class Shapes(Certain):
 
 
 def _stretched(op: Op) -> bool:
+    from nnrepl.ops import Trait, has
+
     if len(op.inputs) < 2 or len(op.outputs) != 1 or isinstance(op, BackwardOp) or has(op.name, Trait.PRODUCT):
         return False
     shape = op.outputs[0].shape

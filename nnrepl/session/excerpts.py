@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
+from nnrepl.classes import dataclass
 from nnrepl.record import segments as sources
 from nnrepl.session import places
 from nnrepl.session.errors import UserError
-from nnrepl.tape import Activation, Op, Site, Source, own_site
+from nnrepl.tape import Activation, Op, Site, Source, Tape, own_site
 
 if TYPE_CHECKING:
     from nnrepl.session.reading import Reading
@@ -150,21 +152,55 @@ def ops_by_line(session: Reading, path: str) -> dict[int, list[int]]:
     start, end = step.start, step.end
     if len(step) > _MOST_OPS and pass_ is not None:
         start, end = pass_.start, min(pass_.start + _MOST_OPS, len(tape) if pass_.open else pass_.end)
-    callers: dict[Activation, int] = {}
-    lines: dict[tuple[Activation, int], int] = {}
-    found: dict[int, list[int]] = {}
-    for op in tape.ops[start:end]:
-        scope = op.scope
-        if op.of is not None or scope is None:
-            continue
-        line = lines.get((scope, op.lasti))
-        if line is None:
-            own = sources.file_of(scope.code) == path
-            line = sources.span_of(scope.code, op.lasti)[0] if own else _caller_line(scope, path, callers)
-            lines[scope, op.lasti] = line
-        if line:
-            found.setdefault(line, []).append(op.position - step.start + 1)
-    return found
+    known = _known.get(tape)
+    if known is None or not known.goes_on(tape, path, start, end):
+        known = _known[tape] = _Lines(path, start, step.start)
+    known.read(tape.ops, end)
+    return {line: numbers[:] for line, numbers in known.found.items()}
+
+
+class _Lines:
+    """Which ops the lines of a file have made, in a stretch of a tape, as far as that has been read."""
+
+    def __init__(self, path: str, start: int, first: int) -> None:
+        self.path = path
+        self.start = self.end = start
+        self.first = first
+        self.last: Op | None = None
+        self.found: dict[int, list[int]] = {}
+        self._callers: dict[Activation, int] = {}
+        self._made: dict[Activation, dict[int, list[int]]] = {}
+        """For each call and each place in it, the numbers of its line."""
+
+    def goes_on(self, tape: Tape, path: str, start: int, end: int) -> bool:
+        """Whether what has been read is the beginning of a stretch: no step in it has been opened or closed since."""
+        same = path == self.path and start == self.start and end >= self.end
+        return same and (self.last is None or tape.ops[self.end - 1] is self.last)
+
+    def read(self, ops: Sequence[Op], end: int) -> None:
+        """Go on up to a position."""
+        scope, made, before = None, dict[int, list[int]](), self.first - 1
+        for op in ops[self.end : end]:
+            if op.of is not None or op.scope is None:
+                continue
+            if op.scope is not scope:
+                scope = op.scope
+                made = self._made.setdefault(scope, {})
+            numbers = made.get(op.lasti)
+            if numbers is None:
+                line = self._line(scope, op.lasti)
+                numbers = made[op.lasti] = self.found.setdefault(line, []) if line else []
+            numbers.append(op.position - before)
+        if end > self.end:
+            self.end, self.last = end, ops[end - 1]
+
+    def _line(self, scope: Activation, lasti: int) -> int:
+        if sources.file_of(scope.code) == self.path:
+            return sources.span_of(scope.code, lasti)[0]
+        return _caller_line(scope, self.path, self._callers)
+
+
+_known: WeakKeyDictionary[Tape, _Lines] = WeakKeyDictionary()
 
 
 def _caller_line(scope: Activation, path: str, known: dict[Activation, int]) -> int:

@@ -9,13 +9,13 @@ import sys
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from types import CodeType, FrameType
 from typing import Any, Protocol
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record.checked import checked
 from nnrepl.record.containers import as_it_is
 from nnrepl.record.quiet import set_random_state

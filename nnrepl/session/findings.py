@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, cast
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.tape import Mark, Op, Value
 
 Test = Callable[[mx.array], mx.array]

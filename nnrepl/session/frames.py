@@ -10,13 +10,13 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record import segments as sources
 from nnrepl.record.containers import SEQUENCES, blank, fill, fixed
 from nnrepl.record.frame_variables import variables_of

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
+from nnrepl.classes import dataclass
 from nnrepl.session.stops import Hit
 from nnrepl.tape import Face, Op, Tape
 

@@ -13,6 +13,7 @@ from nnrepl.record.gradient_names import GRADIENT_SIGN, lies_inside, sign_of, wi
 from nnrepl.record.homes import Home
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module
+from nnrepl.record.updated import weight_before
 from nnrepl.session.errors import NoGradient, NotYet, UserError, not_made
 from nnrepl.session.frames import Frames, Held
 from nnrepl.session.parsed import dotted
@@ -383,7 +384,7 @@ class Lookup:
             address = "" if last is None else last.op.label if last.op is not None else ""
             where = " in this step" if last is not None else ""
             raise not_made(f"{GRADIENT_SIGN}{name}", where, ahead, position, address, last, whose)
-        raise NoGradient(self._why_none(value, name, position), value)
+        raise NoGradient(self._why_none(value, name, position, bool(found)), value)
 
     def _gradient_inside(self, value: Value, name: str, inside: Inside, position: int) -> Value:
         """Return the gradient of what a call differentiated with respect to a value inside of it."""
@@ -406,14 +407,14 @@ class Lookup:
 
     def passes_of(self, value: Value, position: int) -> list[tuple[Pass, Value]]:
         """Return the gradient passes that speak of a value, the last one first, each with the value as it is there: a
-        parameter enters each pass as a leaf of its own."""
-        own = self.names.identity(value)
+        parameter enters each pass as a leaf of its own, and an update makes a new one of it."""
+        own, before = self.names.identity(value), weight_before(value)
         found: list[tuple[Pass, Value]] = []
         for pass_ in reversed(self.tape.passes):
             if pass_.kind != GRADIENT_PASS or pass_.start > position:
                 continue
             for target in (value, *pass_.wrt):
-                same = self.names.stands_for(target, value)
+                same = self.names.stands_for(target, value) or target is before
                 if not same and own is not None and target.label is not None:
                     same = self.names.identity(target) == own
                 elif not same and own is None and isinstance(value, Leaf) and value.label is not None:
@@ -434,9 +435,8 @@ class Lookup:
                 return grads[-1], self._whose(other, position)
         return None, ""
 
-    def _why_none(self, value: Value, name: str, position: int) -> str:
-        pass_ = self._gradient_pass_of(value, position)
-        if pass_ is None:
+    def _why_none(self, value: Value, name: str, position: int, found: bool) -> str:
+        if not found and self._gradient_pass_of(value, position) is None:
             return f"no gradient was taken with respect to {name}: it is in no gradient pass"
         return f"there is no gradient with respect to {name}"
 

@@ -15,15 +15,17 @@ from nnrepl.replay.opening import Opening
 from nnrepl.replay.replay import Replay
 from nnrepl.replay.run import Run
 from nnrepl.replay.world import World
-from nnrepl.session import goals
+from nnrepl.session import closed, goals
+from nnrepl.session.call_ends import is_closed
 from nnrepl.session.hooks import OPENED, Stop
 from nnrepl.session.outcomes import Ended
-from nnrepl.session.passing import place_of, without_ops
-from nnrepl.session.scouts import InStepOnly, Scout, Tripped, asked_of, is_closed, loss_before, scouts_of, wires_of
+from nnrepl.session.passing import without_ops
+from nnrepl.session.scouts import InStepOnly, Scout, Tripped, asked_of, loss_before, scouts_of, wires_of
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import Going, Replaying
 from nnrepl.session.wires import trips_of
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Pass, Tape
+from nnrepl.timeline.successor import succeed
 from nnrepl.timeline.timelines import Timeline
 
 if TYPE_CHECKING:
@@ -125,11 +127,14 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
         return True
     if this_process() != session.process or recorder is None:
         return True
+    levels = levels_of(recorder)
     if isinstance(recorder.intake, Replay):
-        levels = levels_of(recorder)
         recorder.intake.forward.left(None if levels is None else levels.returned)
         session.call_left()
     if isinstance(recorder.intake, Replay):
+        if recorder.intake.wants_losses and levels is not None:
+            with recorder.muted():
+                levels.losses.look()
         done, steps = len(recorder.tape.steps), len(recorder.intake.tape.steps)
         session.hooks.progress(done / max(steps, 1), f"running again, step {done} of {steps}")
         return recorder.intake.natively(recorder)
@@ -220,9 +225,10 @@ def watch(session: Standing) -> None:
         return
     if isinstance(now, Going) and may_run(session):
         session.scouts = now.goal, tuple(session.stops.enabled), scouts_of(session, now.goal)
-    goal = now.goal if isinstance(now, Going) or session.scouts is None else session.scouts[0]  # once more for that
-    places = [*place_of(goal), *session.lookout.places()]
-    lines = list(without_ops(session.tape, places))
+    if isinstance(now, Going):
+        closed.await_places(session, now.goal)
+    tape = recorder.intake.tape if isinstance(recorder.intake, Replay) else session.tape  # there the places are known
+    lines = list(without_ops(tape, session.awaited))
     scouts = session.scouts[2] if session.scouts is not None and may_run(session) else None
     session.passing.arm(recorder, lines, wires_of(scouts or []), asked_of(scouts or []))
 
@@ -295,8 +301,17 @@ def settle(session: Standing) -> None:
     if session.stood is not None:  # after the last call natively nothing is seen: the end is further on now
         at_end = timeline.ended and session.stood >= opening.length
         session.stood = len(session.tape) if at_end else opening.moved(session.stood)
+    _succeed(session, opening)
     if parted:
         session.hooks.announce(parted)
+
+
+def _succeed(session: Standing, opening: Opening) -> None:
+    """Let go of the tape whose place another one has taken."""
+    recorder, tape = session.recorder, session.tape
+    others = [timeline.tape for timeline in session.edits.timelines]
+    held = [] if recorder is None else list(recorder.live.values())
+    succeed(opening.old, tape, others, held, opening.moved)
 
 
 def _move_changes(session: Standing, timeline: Timeline, opening: Opening) -> None:

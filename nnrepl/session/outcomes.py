@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.session.conditions import named_in
 from nnrepl.session.expressions import instead_of
 from nnrepl.session.own_names import OWN_NAMES
@@ -118,7 +118,7 @@ def outcome_of(session: Standing, parsed: Parsed) -> Outcome | None:
     if weights and (gradients or "loss" in plain):
         return None  # they are made at different moments
     for name in plain:
-        way = _loss if name == "loss" else _weight(session, name)
+        way = _loss if name == "loss" else weight_of(session, name)
         if way is None or (name == "loss" and not is_called_loss(session)):
             return None
         found[name] = way
@@ -198,7 +198,7 @@ def _gradient(places: Places) -> Found:
 # -- weights -------------------------------------------------------------------------------------------------
 
 
-def _weight(session: Standing, name: str) -> Found | None:
+def weight_of(session: Standing, name: str) -> Found | None:
     """Return what gives a weight, or a part of an optimizer's state, as the program holds it; None if the name means
     anything else as well."""
     names, tape = session.names, session.tape

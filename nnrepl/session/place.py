@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from nnrepl.classes import dataclass
 from nnrepl.record.names import ProgramNames
 from nnrepl.session.program import Program
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape

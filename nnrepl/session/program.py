@@ -10,10 +10,11 @@ import os
 import sys
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import CodeType
 from typing import NamedTuple
 
+from nnrepl.classes import dataclass
 from nnrepl.record import segments as sources
 from nnrepl.record.segments import is_library
 from nnrepl.tape import Activation, Tape

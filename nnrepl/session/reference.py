@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.session.counterparts import Match, Stretch, ambiguous, arrangements, order, region
 from nnrepl.tape import Op, Value
 from nnrepl.tape.claims import Claim, Said, say, say_first

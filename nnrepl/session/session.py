@@ -63,6 +63,7 @@ class TapeSession(Standing):
         on_load: Told the path of another program that is about to start; returns a line for the user, or "".
         files: The program's files; None where there is no program that was read from any.
         debuggee: The program, which takes what is typed as its next lines; None where there is none that can.
+        outer: The session from which one has gone inside of an op; None outside of all.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class TapeSession(Standing):
         self.tape = tape
         self.names = names
         self.recorder = recorder
-        self.cursor = 0
+        self.cursor, self.predicting = 0, False
         self.course = Course()
         self.hooks: Hooks = Hooks()
         self.settings: dict[str, Any] = defaults()
@@ -85,21 +86,20 @@ class TapeSession(Standing):
         self.stops = Stops()
         self.lookout = Lookout(self)
         self.passing = Passing(lambda: natively.tripped(self))
-        self.level = 0
-        self.function = None
+        self.function = self.scouts = None
         self.work: list[Work] = []
         self.codes = SourceChanges()
         self.files: Files | None = None
         self.on_load: Callable[[str], str] = lambda path: ""
         self.opening: Opening | None = None
         self.stood: int | None = None
-        self.surprises = self.alarms = self.wary = 0
-        self.scouts = None
-        self.predicting = False
-        self.many = 1
+        self.level = self.surprises = self.alarms = self.wary = 0
+        self.awaited = []
+        self.many, self.openings = 1, 0
         self.keeping = Keeping()
         self._history: History | None = None
         self.process = this_process()
+        self.outer: TapeSession | None = None
         self.debuggee: TakesCells | None = None
 
     # -- the program's side ------------------------------------------------------------------------------
@@ -365,6 +365,7 @@ class TapeSession(Standing):
         failed: bool = False,
     ) -> None:
         if self.waits and not failed and closed.is_closed_at(self.tape, position):
+            self.stops.recount(self.lookout.counted if hits else {})  # the command comes by them once more
             closed.open_at(self, position)
         before, self.cursor = self.cursor, position
         timeline = self.changes.timelines.current

@@ -6,10 +6,10 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnrepl.classes import dataclass
 from nnrepl.late import late
 from nnrepl.session.errors import UserError
 from nnrepl.session.files import write_private

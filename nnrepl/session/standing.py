@@ -13,6 +13,7 @@ from nnrepl.replay.opening import Opening
 from nnrepl.session.goals import Goal
 from nnrepl.session.motions import Motions
 from nnrepl.session.passing import Passing
+from nnrepl.session.place import Place
 from nnrepl.session.stops import Trigger
 from nnrepl.tape import Tape
 from nnrepl.timeline.code import CodeChange, SourceChanges
@@ -33,7 +34,7 @@ class Edits(Protocol):
     def reload(self, change: CodeChange) -> Timeline:
         """Take a change of the program's source in. Raises UserError."""
 
-    def open(self, steps: frozenset[int], cursor: int, then: Goal | None = None) -> None:
+    def open(self, steps: frozenset[int], cursor: int, then: Goal | None = None, losses: bool = False) -> None:
         """Let the program run again with some closed steps recorded. Raises RunAgain, UserError."""
 
 
@@ -50,6 +51,8 @@ class Standing(Motions):
         passing: What Python tells of the program as it runs.
         scouts: Who looks out while it runs natively: for what goal and which stops, None in the last place where that
             takes recording.
+        openings: How often steps have been opened for the command that runs.
+        awaited: The places where the program is wanted, as they were known when it was last let go.
         alarms: How many steps have been opened for a command because something might have been hit there.
         wary: Up to which step all are recorded after the last alarm, since many are for nothing.
     """
@@ -59,9 +62,11 @@ class Standing(Motions):
     opening: Opening | None
     stood: int | None
     many: int
+    openings: int
     surprises: int
     passing: Passing
     scouts: tuple[Goal, tuple[Trigger, ...], list[Any] | None] | None
+    awaited: list[Place]
     alarms: int
     wary: int
 

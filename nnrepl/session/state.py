@@ -11,8 +11,7 @@ Everything else that tells how things stand (`Session.running`, `replaying`, `wa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from nnrepl.classes import dataclass
 from nnrepl.record.intake import Unwinding
 from nnrepl.replay.run import Run
 from nnrepl.session.goals import Goal

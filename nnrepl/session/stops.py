@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar, TypeVar
 
+from nnrepl.classes import dataclass
 from nnrepl.session.errors import UserError
 from nnrepl.session.findings import Finding
 
@@ -147,6 +148,9 @@ class Stops:
         return {entry: (entry.hits, entry.ignore) for entry in self}
 
     def recount(self, counts: dict[Trigger, tuple[int, int]]) -> None:
-        """Put counts back: what was counted lies after where the user stops."""
+        """Put counts back: what was counted lies after where the user stops, or is come by once more. What has been
+        taken out meanwhile because it was hit is there again."""
         for entry, (hits, ignore) in counts.items():
             entry.hits, entry.ignore = hits, ignore
+            self._entries[entry.number] = entry
+        self._entries = dict(sorted(self._entries.items()))

@@ -18,7 +18,6 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.learn.glossary import glossary
 from nnrepl.record.stack import is_module
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.places import FIXED
@@ -27,7 +26,6 @@ from nnrepl.session.session import TapeSession
 from nnrepl.tape import Holder, Value
 from nnrepl.view.one_op import leaf_text
 from nnrepl.view.tensor import dtype_text, shape_text
-from nnrepl.view.topics import TOPICS
 
 SLICE = 200
 """How many ops are indexed at a time: a few milliseconds."""
@@ -105,6 +103,15 @@ class TapeIndex:
         return value, value is None
 
 
+def _explained() -> dict[str, str]:
+    """Return what help knows beside the commands."""
+    from nnrepl.learn.glossary import glossary
+    from nnrepl.view.topics import TOPICS
+
+    titles = {name: topic.title for name, topic in TOPICS.items()}
+    return titles | {name: word.summary for name, word in glossary().items()}
+
+
 def matches(word: str, candidates: list[str]) -> list[str]:
     """Return the candidates that begin with a word, then those that hold its letters in order, the tightest first.
 
@@ -162,12 +169,7 @@ class NameCompleter(Completer):
         elif kind == "first":
             yield from self._first(text.lstrip())
         elif kind == "help":
-            yield from self._offer(
-                rest,
-                self._commands()
-                | {name: topic.title for name, topic in TOPICS.items()}
-                | {name: word.summary for name, word in glossary().items()},
-            )
+            yield from self._offer(rest, self._commands() | _explained())
         elif kind == "modules":
             yield from self._offer(rest, {"all": "everything"} | dict.fromkeys(self._index.modules, "module"))
         elif kind in ("names", "places"):

@@ -11,7 +11,6 @@ from nnrepl.session.errors import Load, UserError
 from nnrepl.session.hooks import EXCEPTION, Stop
 from nnrepl.shell.prompts import PROMPT
 from nnrepl.shell.readers import Reader
-from nnrepl.view.lesson_parts import hint
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -61,6 +60,8 @@ def begins(shell: Playing, stop: Stop) -> bool:
 
 def turn(shell: Playing, player: Player) -> bool:
     """Show what comes next in a lesson, and let the student answer. Returns False at the end of input."""
+    from nnrepl.view.lesson_parts import hint
+
     if player.queue:
         _run(shell, player, player.queue.popleft())
         return True
@@ -146,6 +147,8 @@ def _hear(shell: Playing, player: Player) -> bool:
 
 
 def _do(shell: Playing, player: Player, coming: Turn) -> None:
+    from nnrepl.view.lesson_parts import hint
+
     if coming.back:
         _put_back(shell, player)
     if coming.clear and coming.show and shell.console.is_terminal and shell.reader.screen is None:
@@ -171,6 +174,8 @@ def _do(shell: Playing, player: Player, coming: Turn) -> None:
 def _put_back(shell: Playing, player: Player) -> None:
     """Back to where the lesson stands, however far the student has gone. Raises Load where only a new start leads
     there."""
+    from nnrepl.view.lesson_parts import hint
+
     shell.interpreter.go_home()
     if player.stands(shell.session):
         player.strayed = False

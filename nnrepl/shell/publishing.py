@@ -7,7 +7,7 @@ import html
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 
+from nnrepl.classes import dataclass
 from nnrepl.learn.lesson import Commands, FormulaBlock, Lesson, LessonQuestion, Prose, Task
 from nnrepl.learn.posing import Posed
 from nnrepl.ops.numbers import number

@@ -6,10 +6,11 @@ import contextlib
 import io
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from rich.console import Console
 
+from nnrepl.classes import dataclass
 from nnrepl.commands import load_all
 from nnrepl.commands.learning import play
 from nnrepl.learn.answers import NUMBER

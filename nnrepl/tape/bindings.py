@@ -12,7 +12,7 @@ from operator import itemgetter
 from types import CodeType
 from typing import Any
 
-from nnrepl.tape.origins import Activation, Entry
+from nnrepl.tape.origins import Activation, Bound, Entry
 from nnrepl.tape.value import Value
 
 
@@ -290,14 +290,7 @@ class Bindings:
 
     def naming(self, value: Value) -> list[tuple[int, Activation, str]]:
         """Each variable that was given a value, in order: from which position on, and of which call."""
-        found: list[tuple[int, Activation, str]] = []
-        bound = value.bound
-        while bound is not None:
-            older, entry = bound if len(bound) == 2 else (None, bound)
-            if self._has(entry):
-                found.append((entry[0], entry[1], entry[2]))
-            bound = older
-        return found[::-1]
+        return [entry[:3] for entry in _entries(value) if self._has(entry)][::-1]
 
     def _has(self, entry: Entry) -> bool:
         """Whether something is noted here, and not only in another timeline that has the value, too."""
@@ -369,3 +362,21 @@ def _has_variable(code: CodeType, name: str) -> bool:
     if not isinstance(code, CodeType):
         return True  # it stands for the code of a tape that was saved
     return name in code.co_varnames or name in code.co_names or name in code.co_cellvars or name in code.co_freevars
+
+
+def _entries(value: Value) -> Iterator[Entry]:
+    """Yield what is noted of the variables that were given a value, on any tape, the last first."""
+    bound = value.bound
+    while bound is not None:
+        older, entry = bound if len(bound) == 2 else (None, bound)
+        yield entry
+        bound = older
+
+
+def known_to(some: Sequence[Bindings], value: Value) -> Bound | None:
+    """Return which variables were given a value, as far as any of some bindings know of it."""
+    kept: Bound | None = None
+    for entry in reversed([*_entries(value)]):
+        if any(bindings._has(entry) for bindings in some):
+            kept = entry if kept is None else (kept, entry)
+    return kept

@@ -8,8 +8,9 @@ none but possible. What to type next is a claim as well: its check is that this 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
+
+from nnrepl.classes import dataclass
 
 T = TypeVar("T")
 

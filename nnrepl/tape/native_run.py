@@ -7,9 +7,9 @@ import os
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from nnrepl.classes import dataclass
 from nnrepl.tape.passes import GRADIENT_PASS, Pass
 
 

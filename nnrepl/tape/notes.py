@@ -7,12 +7,13 @@ bindings, where compiled functions ran) stands on its `Tape`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import field
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.tape.op import Op
 from nnrepl.tape.passes import Inside
 from nnrepl.tape.value import Leaf, Value
@@ -49,6 +50,8 @@ class Notes:
         read: Calls of nested transforms, and what from outside was evaluated while they ran.
         cut: Values at which MLX's graph ended when the backward pass began (see `nnrepl.record.cuts`).
         unlinked: Calls of nested transforms, and of their arguments those that no gradient reaches through them.
+        carried: Values that a function takes where MLX runs it once more (a checkpoint in a nested gradient), and not
+            in its first run.
         inside: Ops of which the places that they take have been looked at and lie inside of their axes.
         calls: The ops of calls that MLX ran by itself, and what happened inside of them.
         entered: What stands inside of such calls for the arrays that went in, and in which.
@@ -75,6 +78,7 @@ class Notes:
     read: dict[Op, tuple[Value, ...]] = field(default_factory=dict)
     cut: set[Value] = field(default_factory=set)
     unlinked: dict[Op, frozenset[Value]] = field(default_factory=dict)
+    carried: set[Value] = field(default_factory=set)
     inside: set[Op] = field(default_factory=set)
     calls: dict[Op, Inside] = field(default_factory=dict)
     entered: dict[Value, Inside] = field(default_factory=dict)
@@ -129,6 +133,24 @@ class Notes:
                 self.dropped.add(new)
         if image is not None and old in self.aliases:
             self.aliases[new] = image(self.aliases[old])
+
+    def keep(self, ops: Collection[Op], values: Collection[Value]) -> None:
+        """Let go of what is noted of any other ops and values."""
+        of_ops: tuple[dict[Any, Any], ...] = (
+            self.errors, self.streams, self.structures, self.belonging, self.edits, self.read, self.unlinked,
+            self.calls, self.mapped,
+        )  # fmt: skip
+        of_values: tuple[dict[Any, Any], ...] = self.labels, self.aliases, self.sketches, self.entered
+        for table, known in (*((table, ops) for table in of_ops), *((table, values) for table in of_values)):
+            for key in [key for key in table if key not in known]:
+                del table[key]
+        for noted in (self.inserted, self.typed, self.inside):
+            noted.intersection_update(ops)
+        for marked in (self.dropped, self.forced, self.looked, self.glimpsed, self.cut):
+            marked.intersection_update(values)
+        self.restored[:] = [value for value in self.restored if value in values]
+        for key in [key for key, leaf in self.leaves.items() if leaf not in values]:
+            del self.leaves[key]
 
     # -- files ---------------------------------------------------------------------------------------------
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.tape.face import Face
 from nnrepl.tape.passes import RUN_PASS
 from nnrepl.tape.value import Value

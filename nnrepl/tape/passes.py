@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import CodeType
 from typing import TYPE_CHECKING
 
+from nnrepl.classes import dataclass
 from nnrepl.tape.face import Face
 
 if TYPE_CHECKING:

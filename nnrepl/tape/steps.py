@@ -11,11 +11,12 @@ import dis
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from types import CodeType
 from typing import TYPE_CHECKING, overload
 
+from nnrepl.classes import dataclass
 from nnrepl.tape.origins import Activation
 from nnrepl.tape.passes import GRADIENT_PASS, SETUP_PASS, UPDATE_PASS, Pass
 

@@ -83,7 +83,7 @@ class Tape:
         self.here = 1
         self._consumers: dict[Value, list[Op]] = {}
         self._consumers_known = 0
-        self._scans = 0
+        self._scanned: dict[Value, tuple[int, tuple[Op, ...]]] = {}
 
     def __len__(self) -> int:
         return len(self.ops)
@@ -112,6 +112,12 @@ class Tape:
             twin.passed[line] = [at for at in passed if at <= position]
         twin.holes = [hole for hole in self.holes if hole.position < position]
         return twin
+
+    def grown(self, names: Namer, position: int | None) -> Tape:
+        """Return a new tape for a run along this one: from a position on (see `fork`), or, with None, from its first op
+        on, where all is noted again that is not of ops and values."""
+        wake()  # this one may be let go of from here on
+        return self.apart(names) if position is None else self.fork(position, names)
 
     def apart(self, names: Namer) -> Tape:
         """Return a new tape with nothing on it, for ops that take this one's values: what is noted is the same
@@ -162,9 +168,13 @@ class Tape:
     def consumers(self, value: Value) -> tuple[Op, ...]:
         """Return the ops that take `value` as an input, in order. Who asks for one or two on a long tape does not wait
         until all are known."""
-        if self._scans < _FEW_SCANS and len(self.ops) - self._consumers_known > _LONG:
-            self._scans += 1
-            return tuple([op for op in self.ops[self._behind(value) :] if value in op.inputs])
+        length = len(self.ops)
+        if self._scanned.get(value, (0, ()))[0] == length:  # one answer asks several times
+            return self._scanned[value][1]
+        if len(self._scanned) < _FEW_SCANS and length - self._consumers_known > _LONG:
+            found = tuple([op for op in self.ops[self._behind(value) :] if value in op.inputs])
+            self._scanned[value] = length, found
+            return found
         for op in self.ops[self._consumers_known :]:
             for taken in dict.fromkeys(op.inputs):
                 self._consumers.setdefault(taken, []).append(op)

@@ -174,6 +174,10 @@ class Leaf(Value):
         """The tape that this value belongs to."""
         return self._tape
 
+    def come_over(self, tape: Tape) -> None:
+        """Note that it lies on a tape now that takes the place of its own."""
+        self._tape = tape
+
 
 class Gradient(Value):
     """A result of the backward pass.

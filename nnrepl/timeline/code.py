@@ -7,9 +7,9 @@ code in every call that begins after it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
+from nnrepl.classes import dataclass
 from nnrepl.replay.divergence import CannotExchange
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record.batches import alike, batches, side_by_side
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Op, Step, Tape, Value
 from nnrepl.timeline.pairing import Pairs, Sites, align

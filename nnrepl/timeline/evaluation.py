@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record.bounds import OutOfBounds, outside
 from nnrepl.record.needs import needs
 from nnrepl.tape import Op, Value

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from nnrepl.ops import Trait, has
 from nnrepl.record import segments as sources
 from nnrepl.tape import Activation, Inside, Op, Pass, Site, Tape, is_skipped, own_site
 
@@ -175,6 +174,8 @@ def further_down(
 
 def is_dull(op: Op) -> bool:
     """Whether an op (a VJP: of an op that) only arranges numbers, or converts them to another dtype."""
+    from nnrepl.ops import Trait, has
+
     return has((op.of or op).name, Trait.ARRANGES, Trait.CONVERTS)
 
 

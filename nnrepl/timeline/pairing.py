@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from nnrepl.classes import dataclass
 from nnrepl.tape import Op
 from nnrepl.tape.origins import Activation
 

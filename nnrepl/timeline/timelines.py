@@ -6,8 +6,9 @@ A timeline shares with its parent everything before the edit: the same values, o
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from nnrepl.classes import dataclass
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.needs import needs
 from nnrepl.replay.run import Run

@@ -5,11 +5,11 @@ import __future__
 
 import ast
 import functools
-from dataclasses import dataclass
 from types import CodeType
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.record.segments import register_text
 
 _FUTURE = functools.reduce(

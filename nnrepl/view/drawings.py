@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from html import escape
 from itertools import pairwise
 
+from nnrepl.classes import dataclass
 from nnrepl.tape import Value
 from nnrepl.view.lanes import GraphNode
 from nnrepl.view.tensor import shape_text

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
+from nnrepl.classes import dataclass
 from nnrepl.seen.slide import units
 from nnrepl.session.errors import UserError
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Op, Pass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
+from nnrepl.classes import dataclass
 from nnrepl.view.digits import number
 from nnrepl.view.summary import Summary, summarize
 from nnrepl.view.tensor import tensor_line

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from nnrepl.classes import dataclass
 from nnrepl.tape import Op, Tape, Value
 from nnrepl.view.one_op import flow_text
 from nnrepl.view.tensor import shape_text

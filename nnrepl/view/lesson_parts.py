@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from rich.align import Align
 from rich.console import Group, RenderableType
@@ -12,6 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from nnrepl.classes import dataclass
 from nnrepl.view.prose import line, prose
 
 

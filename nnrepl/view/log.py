@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.style import Style
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME, MONOKAI
 
-from nnrepl.view.log_page import log_page, stop_of
+from nnrepl.classes import dataclass
 
 Line = list[Segment]
 
@@ -95,6 +95,8 @@ class Log:
 
     def markdown(self, prompt: str, title: str, about: str) -> str:
         """Each command and what it showed as a block, under a heading where it led to a stop."""
+        from nnrepl.view.log_page import stop_of
+
         parts = [f"# {title}\n", f"{about}\n"]
         for entry in self.entries:
             shown = "\n".join(entry.plain()).strip("\n")
@@ -107,6 +109,8 @@ class Log:
 
     def html(self, prompt: str, title: str, about: str) -> str:
         """Return a page of its own, light or dark as its reader wishes."""
+        from nnrepl.view.log_page import log_page
+
         return log_page(title, about, prompt, [(entry.typed, entry.shown) for entry in self.entries])
 
     def svg(self, prompt: str, title: str, dark: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import groupby
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
+from nnrepl.classes import dataclass
 from nnrepl.record.bounds import OutOfBounds
 from nnrepl.seen.array_sizes import as_float, norms
 from nnrepl.tape import GRADIENT_PASS, SKIPPED, Op, Pass, Value

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from nnrepl.classes import dataclass
 from nnrepl.view.tensor import number
 from nnrepl.view.ticks import tick_text, ticks
 

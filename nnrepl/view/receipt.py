@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from nnrepl.classes import dataclass
 from nnrepl.record.verify import Receipt, TensorDifference
 from nnrepl.tape.claims import Claim, Said, say
 

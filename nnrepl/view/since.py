@@ -6,8 +6,6 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.view.summary import changed
-
 _copy = mx.array.__copy__
 
 
@@ -24,6 +22,8 @@ class ShownBefore:
 
     def note(self, number: int, text: str, result: Any) -> str:
         """Return "changed" if the result is not what it was; remember it."""
+        from nnrepl.view.summary import changed
+
         key = (number, text)
         known, before = key in self._shown, self._shown.get(key)
         # The program may change its own object in place; a copy shares the numbers and stays as it is.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 from rich.text import Text
 
+from nnrepl.classes import dataclass
 from nnrepl.record.batches import total
 from nnrepl.view.digits import number
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -10,6 +9,7 @@ import mlx.core as mx
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from nnrepl.classes import dataclass
 from nnrepl.tape import Value, samples_of
 from nnrepl.view.digits import Format, number
 from nnrepl.view.summary import (

@@ -16,9 +16,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 import nnrepl
+from nnrepl.record import catalog
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
+from nnrepl.tape import Op, Value
 from tests.bench.figures import Figure, figure, law
 from tests.bench.timing import Run, cpu, interleaved
 from tests.support import OpenSession
@@ -98,14 +100,73 @@ def _with_gradient(model: nn.Module, loss: Callable[[], mx.array]) -> tuple[Call
 
 
 def op_costs(rounds: int) -> Iterator[Figure]:
-    """Microseconds that recording adds to an op, by what is recorded, once the first passes are over."""
+    """Microseconds that recording adds to an op, by what is recorded, once the first passes are over: to the ops of a
+    model alone, in one function, and with the calls of functions that make them."""
     for name, forward, gradient in models():
         added, count = _added(forward, rounds)
-        yield figure(f"recording a forward op adds, {name}", [time / count for time in added], "µs", _FORWARD)
-        whole, everything = _added(gradient, rounds)
+        alone, calls = (added, 0) if name == "chain" else (_added(straight(forward), rounds)[0], calls_of(forward))
+        yield figure(f"recording a forward op adds, {name}", [time / count for time in alone], "µs", _FORWARD)
         base = statistics.median(added)
+        if calls:
+            each = [(time - statistics.median(alone)) / calls for time in added]
+            note = f"{calls / count:.2g} calls an op: {base / count:.1f} µs an op with them"
+            yield figure(f"recording a call of a function adds, {name}", each, "µs", None, note)
+        whole, everything = _added(gradient, rounds)
         backward = [(time - base) / (everything - count) for time in whole]
         yield figure(f"recording a backward op adds, {name}", backward, "µs", _BACKWARD)
+
+
+def calls_of(forward: Run) -> int:
+    """How many calls of functions make the ops of a forward pass."""
+    with recorder() as made:
+        forward()
+        scopes = {op.scope for op in made.tape.ops}
+    for scope in list(scopes):
+        while scope is not None and scope not in scopes:
+            scopes.add(scope)
+            scope = scope.parent
+    return len(scopes)
+
+
+def straight(forward: Run) -> Run:
+    """The ops of a forward pass again, line by line in one function that calls no other and has few variables."""
+    with recorder() as made:
+        forward()
+        start = len(made.tape)
+        forward()
+        ops = made.tape.ops[start:]
+    given: list[Any] = []
+    space: dict[str, Any] = {"mx": mx}
+    exec(compile("\n".join(_lines(ops, given)), "straight.py", "exec"), space)
+    mx.eval([one for one in given if isinstance(one, mx.array)])
+    assert mx.array_equal(space["straight"](given), forward())
+    return lambda: space["straight"](given)
+
+
+def _lines(ops: list[Op], given: list[Any]) -> list[str]:
+    """The source of a function that makes some ops; `given` is filled with what it takes."""
+    callees = {catalog.operation(callee): callee for callee in catalog.CALLEES}
+    last = {value: at for at, op in enumerate(ops) for value in op.inputs}
+    names: dict[Value, str] = {}
+    free: list[str] = []
+
+    def text(part: Any) -> str:
+        if isinstance(part, Value) and part in names:
+            return names[part]
+        given.append(part.array if isinstance(part, Value) else part)
+        return f"given[{len(given) - 1}]"
+
+    lines = ["def straight(given):"]
+    for at, op in enumerate(ops):
+        callee, written = callees[op.operation], list(map(text, op.args))
+        named = [f"{name}={text(part)}" for name, part in op.kwargs.items()]
+        method = callee.holder is mx.array
+        call = f"{callee.key}(" if not method else f"{written[0]}.{callee.attribute}("
+        call = call[:-1] if callee.treatment == "property" else f"{call}{', '.join(written[method:] + named)})"
+        free += sorted({names[value] for value in op.inputs if value in names and last[value] == at})
+        result = names[op.outputs[0]] = free.pop() if free else f"v{at}"
+        lines.append(f" {result} = {call}")
+    return [*lines, f" return {result}"]
 
 
 def _added(run: Run, rounds: int) -> tuple[list[float], int]:

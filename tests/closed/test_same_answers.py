@@ -51,12 +51,12 @@ PARAMETERS = ("p first.bias", "p first.weight[0, :2]", "p first.bias.m", "stats 
 
 
 def said(native: str, file: Path, *lines: str) -> list[str]:
-    """What nnrepl says to some commands, but for what it says of closed steps and their ops."""
+    """What nnrepl says to some commands, but for closed steps, their ops, and how many were evaluated."""
     commands = [part for line in (f"config native {native}", *lines) for part in ("-c", line)]
     shown = captured("--batch", *commands, str(file)).splitlines()[1:]
     shown = [re.sub(r"^(.? +\d+) +\d+( +\d+ +\w+ +\S+:\d+)", r"\1 n\2", line) for line in shown]
     shown = [line.replace(" ● ", "   ") for line in shown]  # weights that natively MLX writes over are made again
-    own = r"opening |All steps are recorded|steps? .* natively and (is|are) closed"
+    own = r"opening |Evaluated \d+ ops? for|All steps are recorded|steps? .* natively and (is|are) closed"
     return [line for line in shown if not re.match(own, line)]
 
 
@@ -112,3 +112,37 @@ def test_an_update_that_goes_elsewhere_is_found_where_its_step_was_closed(tmp_pa
         shown = " ".join(said("on", file, "continue", "health"))
         assert ("discarded update" in shown) == found, shown
         assert ("nothing is wrong" in shown) != found, shown
+
+
+HIDDEN = PROGRAMS["adam"].replace("self.first = nn", "self._first = nn").replace("self.first", "self._first")
+FUNCTIONAL = """
+def loss_fn(p, x, y):
+    z = x @ p["net"]["w"] + p["net"]["b"] + mx.stop_gradient(x @ p["off"]); seen(z)
+    return ((z - y) ** 2).mean()
+params = {"net": {"w": X[:4, :1], "b": mx.zeros((1,))}, "off": X[4:8, :1]}
+learn, opt = mx.value_and_grad(loss_fn), optim.Adam(1e-2)
+for i in range(8):
+    loss, grads = learn(params, X, Y)
+    params = opt.apply_gradients(grads, params)
+    mx.eval(params, opt.state)
+last = grads["net"]["b"].item()
+"""
+
+
+def test_a_layer_that_mlx_does_not_see_is_found_in_a_step_that_was_opened(tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    for program, found in ((HIDDEN, True), (PROGRAMS["adam"], False)):
+        file.write_text(HEAD + QUIET + program)
+        shown = " ".join(said("on", file, "continue", "health"))
+        assert ("_first is used as a weight" in shown) == found, shown
+
+
+def test_what_an_update_made_has_the_gradient_that_it_was_made_with(tmp_path: Path) -> None:
+    """In a dict that each step makes anew; and where none flows, that is said of the weight as the pass took it."""
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + FUNCTIONAL)
+    asked = ("p grad(params['net']['b']).item() - last", "why grad(params['off'])", "p grad(params['off'])")
+    there, cut, none = [" ".join(said("on", file, "continue", line)) for line in asked]
+    assert there.endswith("= 0.0"), there
+    assert "The way ends at" in cut, cut
+    assert "cut at" in none, none

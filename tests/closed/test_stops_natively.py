@@ -36,6 +36,7 @@ for i in range(24):
 """
 LINES = {text.strip(): number for number, text in enumerate(TRAIN.splitlines(), 1)}
 ABS, UPDATE = LINES["x = mx.abs(x)"], LINES["opt.update(model, grads)"]
+COUNT = LINES["self.n += 1"]
 STOPS = {
     f"break train.py:{ABS}": 1,  # a line in a branch that no recorded step has taken
     "break rare": 1,
@@ -90,6 +91,7 @@ def test_it_stops_where_a_recorded_program_stops(stop: str, tmp_path: Path) -> N
         ("goto step 3", f"break train.py:{UPDATE}, loss < 0.6", "continue", "p i"),
         ("goto step 3", "break rare", "break loss < 0.6", "continue", "p i", "continue", "p i"),
         ("goto step 3", f"tbreak train.py:{ABS}", "continue", "info break", "continue", "p i"),
+        ("goto step 3", f"break train.py:{COUNT}, i == 9", "continue", "p i", "continue", "p i"),  # it makes no op
     ],
 )
 def test_what_goes_with_a_stop_goes_with_it_natively(lines: tuple[str, ...], tmp_path: Path) -> None:
@@ -108,6 +110,15 @@ def test_nothing_is_printed_that_lies_behind_the_stop(tmp_path: Path) -> None:
     assert order["on"] == order["off"] == ["i = 5", "the score is", "i = 11"]
 
 
+def test_a_temporary_stop_behind_is_there_until_its_step_is_open(tmp_path: Path) -> None:
+    program = TRAIN.replace("def rare(x)", "def score(): return mx.abs(model(X) - Y).mean()\ndef rare(x)")
+    (tmp_path / "train.py").write_text(f"{program}    if i % 6 == 5: print('the score is', score().item())\n")
+    lines = ("continue", "goto step 13", "tbreak i == 11", "reverse-continue", "p i", "info breakpoints")
+    shown = {native: said(native, tmp_path / "train.py", *lines) for native in ("on", "off")}
+    assert stops_in(shown["on"]) == stops_in(shown["off"])
+    assert all("\ni = 11\nThere are no breakpoints" in text for text in shown.values()), shown["on"]
+
+
 @pytest.mark.parametrize("native", ["on", "off"])
 @pytest.mark.parametrize("before", ["goto step 3", "goto step 2", "next step"])
 def test_the_loss_is_watched_wherever_one_stands(before: str, native: str, tmp_path: Path) -> None:
@@ -119,13 +130,59 @@ def test_the_loss_is_watched_wherever_one_stands(before: str, native: str, tmp_p
     assert len(re.findall(r"^step \d+ · backward 1 ", shown, re.MULTILINE)) == 2
 
 
+RARE = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+mx.random.seed(3)
+X = mx.random.normal((24, 4)); Y = X[:, :2] * 2
+class Count:
+    n = 0
+count = Count()
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__(); self.first = nn.Linear(4, 8); self.last = nn.Linear(8, 2)
+    def __call__(self, x):
+        count.n += 1
+        return self.last(mx.tanh(self.first(x)))
+model = Net(); opt = optim.SGD(0.0); count.n = 0
+def loss_fn(model, x, y): return ((model(x) - y) ** 2).mean()
+learn = nn.value_and_grad(model, loss_fn)
+for i in range(18):
+    opt.learning_rate = 0.02 if i % 8 == 5 else 0.0
+    y = Y / 0.0 if i == 15 else Y
+    if i == 11: y = model(X)
+    loss, grads = learn(model, X, y)
+    opt.update(model, grads)
+    mx.eval(model.parameters(), opt.state)
+"""
+"""Its weights change in two steps, its gradients are 0 in one, ∞ in another."""
+
+
+@pytest.mark.parametrize(
+    ("stop", "at"), [("watch last.bias", 6), ("catch inf", 15), ("catch zero-grad", 11), ("break count.n == 9", 8)]
+)
+def test_what_is_seen_where_calls_end_stops_there(stop: str, at: int, tmp_path: Path) -> None:
+    """And what has been told is not told again when further steps are opened."""
+    (tmp_path / "train.py").write_text(RARE)
+    lines = ("goto step 3", stop, "continue", "p i", "continue", "p i")
+    more: dict[str, tuple[str, ...]] = {"on": ("info steps all",), "off": ()}
+    shown = {native: said(native, tmp_path / "train.py", *lines, *also) for native, also in more.items()}
+    stops = stops_in(shown["off"])
+    assert stops_in(shown["on"])[: len(stops)] == stops
+    assert f"i = {at}" in stops
+    assert "All steps are recorded" not in shown["on"]
+    counts = [int(ops) for ops in re.findall(r"^(?:▶|  )\s+\d+ +(\d+) +\d +\w+", shown["on"], re.MULTILINE)]
+    assert sum(ops < 8 for ops in counts) >= 3, shown["on"]  # those that nothing was seen of stay closed
+
+
 def test_what_has_to_be_recorded_for_a_stop_is_said(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(TRAIN)
     for stop, told in (
-        ("catch inf", True),
-        ("catch zero-grad", True),
+        ("catch inf", False),
+        ("catch zero-grad", False),
+        ("catch sync", True),
         ("break erfinv", True),
-        ("watch first.weight", True),
+        ("break model.n == 17", True),
+        ("watch first.weight", False),
         ("break rare", False),
         ("break i == 9", False),
         ("watch loss", False),

@@ -368,10 +368,15 @@ def activation_call(name: str) -> Call:
 
 def loss_call(name: str) -> Call:
     """A loss, differentiated with respect to the predictions."""
-    given, options = LOSSES[name]
     function = getattr(nn.losses, name.split()[0])
-    named = {key: _argument(item) for key, item in options.items()}
-    return Call(lambda *inputs: function(*inputs, **named).sum(), _arguments(given), 0)
+    given, options = arguments_of(name)
+    return Call(lambda *inputs: function(*inputs, **options).sum(), given, 0)
+
+
+def arguments_of(name: str) -> tuple[list[Any], dict[str, Any]]:
+    """Return what a loss is called with: its tensors, and its options."""
+    given, options = LOSSES[name]
+    return _arguments(given), {key: _argument(item) for key, item in options.items()}
 
 
 def initializer_call(name: str) -> Call:

@@ -159,6 +159,12 @@ def cancelling(w: mx.array) -> mx.array:
     return mx.sin(a).sum() - mx.sin(a).sum()
 
 
+def along(w: mx.array) -> mx.array:
+    """The way along itself, of what is as long as 1: it is taken off again."""
+    q = mx.array([[1.0, 0, 0]] * 3) * (w / w)
+    return (q / mx.sqrt(mx.sum(q * q, axis=-1, keepdims=True)))[:, 0].sum()
+
+
 def repeated(w: mx.array) -> mx.array:
     rows = mx.sign(mx.abs(w) + 1)
     return ((rows - rows[:1]) * w).sum()
@@ -178,7 +184,7 @@ MADE: list[Program] = [
     asked(lambda w: (w * mx.where(mx.abs(W) > 100, W, 0)).sum(), "grad(w)"),
     asked(lambda w: mute(w * 2).sum(), "grad(w)"), asked(lambda w: mute(w).sum(), "grad(w)"),
     silent_model,
-    asked(cancelling, "grad(w)", "grad(a)"),
+    asked(cancelling, "grad(w)", "grad(a)"), asked(along, "grad(q)"),
     asked(lambda w: (w * mx.fast.layer_norm(mx.ones((3, 3)) * 2, None, None, 1e-5)).sum(), "grad(w)"),
     asked(repeated, "grad(w)", "#5 == 0", "#4 == 0"),
     recorded(zeroed, "grad(first.weight)"),

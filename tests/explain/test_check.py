@@ -290,3 +290,17 @@ def test_the_rule_of_an_op_before_a_vmap_is_found() -> None:
     first = next(op for op in session.tape.ops if op.name == "sin")
     assert session.tape.ops[first.position + 1].pass_ is not first.pass_
     assert [one.of.name for one in check_op(session, first).checked] == ["w"]
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_a_wrong_vjp_that_the_loss_drowns_is_found_by_itself(wrong: bool) -> None:
+    """Its part of the weight's gradient is a hundred-thousandth. So also from an op inside of the function."""
+    function = with_vjp(lambda g: g * 1.05 if wrong else g)
+    trace = nnrepl.trace(lambda w: (w * w + 1e-5 * function(w)).sum(), mx.array([0.3, 0.7, 1.1]), wrt=0)
+    session, pass_ = OpenSession(trace), next(pass_ for pass_ in trace.tape.passes if pass_.wrt)
+    of_weight = check_pass(session, pass_, list(pass_.wrt)).checked
+    assert not any(one.wrong for one in of_weight)
+    found = check_pass(session, pass_, list(pass_.wrt), whole=True).checked
+    assert [bool(one.wrong) for one in found] == [wrong, False]
+    inside = next(op for op in trace.ops if op.name == "sin")
+    assert [bool(one.wrong) for one in check_op(session, inside).checked] == [wrong]

@@ -150,3 +150,35 @@ def test_the_first_step_of_a_warm_up_is_no_idle_update() -> None:
             step(model)
         found = [one for one in health(OpenSession(tape)).findings if one.kind == "idle update"]
         assert [one.level for one in found] == ([level] if level else []), (rate, found)
+
+
+def _turned(steps: int) -> OpenSession:
+    """Train quaternions that begin as (1, 0, 0, 0), by a loss that asks for products of their parts alone."""
+
+    def loss(q: mx.array) -> mx.array:
+        r, x, y, z = (q / mx.sqrt(mx.sum(q * q, -1, keepdims=True)))[:, :4].T
+        rows = mx.stack([1 - 2 * (y * y + z * z), 2 * x * y, 2 * x * z, 2 * y * z], -1)
+        return mx.mean(mx.square(rows - 0.5) * mx.exp(r)[:, None])
+
+    def train() -> None:
+        q = mx.zeros((5, 4)) + mx.array([1.0, 0.0, 0.0, 0.0])
+        opt = optim.SGD(0.5)
+        for _ in range(steps):
+            params = {"q": q}
+            q = opt.apply_gradients({"q": mx.grad(loss)(q)}, params)["q"]
+
+    return OpenSession(nnrepl.trace(train))
+
+
+def test_ways_that_one_cause_kills_are_one_finding() -> None:
+    said = [one.text for one in health(_turned(1)).findings if one.kind == "zero gradient"]
+    assert len([text for text in said if "q is 0 as it came in" in text]) == 1, said
+    assert any("opposite and cancel" in text for text in said), said
+
+
+def test_what_began_as_zeros_at_the_places_that_count_was_not_made_zero_by_an_update() -> None:
+    session = _turned(3)
+    session.goto("end")
+    said = [one.text for one in health(session).findings]
+    assert any("q is 0 as it came in at the 5 places" in text for text in said), said
+    assert not any(" since " in text for text in said), said

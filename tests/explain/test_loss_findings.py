@@ -194,6 +194,11 @@ PAIRS: dict[str, tuple[str, nn.Module, Loss, nn.Module, Loss]] = {
         nn.Linear(3, 4), lambda m: (
             mx.take_along_axis(nn.log_softmax(m(X), axis=-1), CLASSES[:, None], axis=-1)[:, 0] * Y[:6]).mean(),
     ),
+    "each prediction with each target": (
+        "each with each",
+        nn.Linear(3, 1), lambda m: (m(X)[:, 0][:, None] - Y[:6]).square().mean(),
+        nn.Linear(3, 1), lambda m: (m(X)[:, 0][:, None] - Y[:6]).square().min(axis=1).mean(),
+    ),
     "a weight with an underscore": (
         "hidden weights",
         Hidden(True), lambda m: m(X).square().mean(),

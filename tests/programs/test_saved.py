@@ -227,7 +227,10 @@ def test_a_loaded_tape_looks_the_same(pair: tuple[TapeSession, TapeSession]) -> 
         "goto update", "info locals", "explain", "up", "info locals", "p loss", "p model",
         "p loss_fn", "p elsewhere", "until layers.1", "b loss", "c", "rc",
     ]  # fmt: skip
-    assert screen(loaded, lines) == screen(live, lines)
+    asked = screen(live, lines)
+    for moved in ("   (it comes from no tensor: a filling)", "   (moved, not changed)"):
+        asked = asked.replace(moved, "")  # to say so takes to move the numbers once more
+    assert screen(loaded, lines) == asked
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,3 +123,33 @@ def test_steps_that_nobody_looked_into_are_opened_for_what_is_not_known_of_them(
     assert "(step 6)" in asked
     assert "opening" not in of_loss
     assert "(step 6)" in of_loss
+
+
+def test_losses_that_the_program_never_asked_for_are_computed_on_one_way(tmp_path: Path) -> None:
+    """Twenty steps are more than stay open at once: no command opens the same step twice."""
+    program = tmp_path / "train.py"
+    program.write_text(
+        "import sys\nimport mlx.core as mx\nimport mlx.nn as nn\nimport mlx.optimizers as optim\n"
+        "mx.random.seed(0)\nmodel, opt = nn.Linear(2, 1), optim.SGD(0.1)\n"
+        "step = nn.value_and_grad(model, lambda x: mx.mean(mx.square(model(x))))\n"
+        "for i in range(20):\n"
+        "    loss, grads = step(mx.ones((3, 2)) + i)\n"
+        "    opt.update(model, grads)\n"
+        "    mx.eval(model.parameters(), *[loss for _ in sys.argv[1:]])\n"
+        "    for _ in sys.argv[1:]:\n"
+        "        print(f'{i + 1}: {loss.item():.4g}')\n"
+    )
+    plain = subprocess.run([sys.executable, str(program), "x"], capture_output=True, text=True, check=True).stdout
+    lines = ("c", "goto step 9", "p loss", "plot loss", "timelines", "plot grad(weight).max()", "q")
+    shown = nnrepl_cli("--plain", str(program), stdin="\n".join(lines) + "\n", env={"NNREPL_NATIVE": "on"}).stdout
+    drawn, listed, asked = shown.split("(nnrepl")[4:7]
+    told = {line.split(": ")[0]: float(line.split(": ")[1]) for line in plain.splitlines()}
+    lowest = re.search(r"lowest (\S+) \(step (\d+)\)", drawn)
+    assert lowest is not None
+    assert float(lowest[1]) == pytest.approx(told[lowest[2]], abs=1e-4)
+    assert lowest[2] == min(told, key=lambda step: told[step])
+    assert drawn.count("opening") == 1
+    assert "opening the losses of steps 2 to" in drawn
+    assert "to step 20" in listed
+    assert asked.count("opening") <= 2
+    assert "(step 20)" in asked

@@ -558,6 +558,30 @@ def test_an_operand_has_no_name_that_another_tensor_has_at_that_moment(fn: Any) 
                 assert mx.array_equal(held, value.array).item(), f"{op.label}: {name}"
 
 
+NESTED = """
+import mlx.core as mx
+
+def loss_fn(w):
+    def f(p):
+        u = p * k
+        return (u * u).sum()
+    return (mx.grad(f)(w) * w).sum()
+
+w, k = mx.array([1.0, 2.0]), 1
+for i in range(4):
+    loss, g = mx.value_and_grad(loss_fn)(w)
+    w, k = w - 0.01 * g, k + 1
+    mx.eval(w)
+"""
+
+
+def test_a_global_variable_inside_of_a_nested_call_is_what_it_was_then_after_a_second_run(tmp_path: Any) -> None:
+    there = ("goto step 2 program.py:6", "p i * 10 + k")
+    change = ("goto step 2 program.py:8", "w = w * 2", "undo", "continue")
+    said = play(NESTED, "continue", *there, *change, *there, tmp_path=tmp_path)
+    assert said[2] == said[-2] == "12"
+
+
 def test_the_losses_of_two_functions_are_no_one_line(tmp_path: Any) -> None:
     """In the middle of a step the discriminator's loss is no next point of the generator's, nor stands under it."""
     moved = GAN.replace("range(2)", "range(3)").replace("    ld, gd", "    z = z * 0.9 + 0.1\n    ld, gd")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
-from nnrepl.explain.health.report import Check, Checkup, Finding, findings
+from nnrepl.explain.health.report import NOTE, Check, Checkup, Finding, findings
+from nnrepl.explain.health.signs import difference
 from nnrepl.ops import Trait, has
 from nnrepl.tape import Op, Value
 from nnrepl.tape.claims import Claim, Possibility
@@ -30,6 +31,34 @@ def broadcasting(case: Checkup) -> Iterator[Finding]:
         reduced = _reduced_across(column, row)
         if reduced is not None:
             yield from findings(_met(column, row, reduced, where), "silent broadcasting", f"explain {op.label}", op)
+
+
+def crossed(case: Checkup) -> Iterator[Finding]:
+    """Find where each prediction is held against each target, `guess[:, None] - target`, and a mean is taken of all: a
+    table of distances is made on purpose where something is done with its rows."""
+    for op in case.forward:
+        apart = difference(case, op)
+        if apart is None or not _is_meant_whole(op):
+            continue
+        made, *pair = apart
+        column, row = sorted(pair, key=lambda value: -len(value.shape))
+        if len(row.shape) == 1 and column.shape == (row.size, 1) and not _is_mistake(column, row):
+            yield from findings(_crossed(*apart), "each with each", f"explain {made.label}", made, NOTE)
+
+
+def _is_meant_whole(op: Op) -> bool:
+    """Whether all that is done with a result is to take one mean, or sum, of all its numbers."""
+    users = [user for user in op.outputs[0].consumers if user.phase == "forward"] if len(op.outputs) == 1 else []
+    return len(users) == 1 and has(users[0].name, Trait.AVERAGES, Trait.TOTALS) and users[0].outputs[0].size == 1
+
+
+def _crossed(made: Op, ours: Value, target: Value) -> Claim[str]:
+    """Claim that what is learned and what it is held against gave a table of each with each."""
+    most, table = max(ours.size, target.size), made.outputs[0]
+    return Possibility("finding: each with each", lambda: table.size == ours.size * target.size > most, lambda: (
+        f"{made.label} {words.call(made)} ({words.spot(made)}) takes each of {words.name(ours)} {tuple(ours.shape)} "
+        f"with each of {words.name(target)} {tuple(target.shape)}, {table.size} differences instead of {most}, and one "
+        "mean or sum is taken of them all: is that meant?"))  # fmt: skip
 
 
 def _stretched(op: Op, column: Value, row: Value, where: str) -> Claim[str]:
@@ -108,4 +137,4 @@ def _is_alone(op: Op) -> bool:
     return len(op.inputs) == 1 and bool(op.outputs) and op.inputs[0].shape == op.outputs[0].shape
 
 
-CHECKS: list[Check] = [broadcasting]
+CHECKS: list[Check] = [broadcasting, crossed]

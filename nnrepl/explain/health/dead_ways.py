@@ -22,32 +22,51 @@ def dead_ways(case: Checkup) -> Iterator[Finding]:
     """Find what is computed from the weights, counts in the loss, and gets a gradient of 0 from all that uses it."""
     if case.broken:
         return
-    told: set[object] = {op for one in dead(case) for op in (one.reason.op or one.op, *one.others)}
+    told: set[object] = {key for one in dead(case) for key in (one.reason.came, one.reason.op or one.op, *one.others)}
+    groups: dict[object, list[_Way]] = {}
     for op, of, gradient in _ends(case):
         reason = reason_for(case.look, op, gradient)
-        key = reason.op or op
-        if key in told or _is_sound(case, op, of, reason):
-            continue
-        told.add(key)
-        command = f"why {gradient.name} == 0"
-        yield from findings(_is_dead(case, op, of, gradient, reason), "zero gradient", command, key, _level(op, of))
+        key: object = reason.op or reason.came or op  # with the zeros of one tensor many ops pass nothing
+        if key not in told and not _is_sound(case, op, of, reason):
+            groups.setdefault(key, []).append((op, of, gradient, reason))
+    for key, ways in groups.items():
+        op, of, gradient, _ = ways[0]
+        begin = key if isinstance(key, Op) else op
+        yield from findings(_is_dead(case, ways), "zero gradient", f"why {gradient.name} == 0", begin, _level(op, of))
 
 
-def _is_dead(case: Checkup, op: Op, of: Value, gradient: Value, reason: Reason) -> Claim[str]:
-    """Claim that an op gives 0 for a gradient out of something else, and that nothing else comes to that tensor."""
+_Way = tuple[Op, Value, Value, Reason]
+"""A backward op, the tensor that it gives 0 for, that gradient, and why."""
+
+
+def _is_dead(case: Checkup, ways: list[_Way]) -> Claim[str]:
+    """Claim of ops that each gives 0 for a gradient out of something else, and that nothing else comes to its
+    tensor."""
+    op, of, _, reason = ways[0]
 
     def holds() -> bool:
-        came = [up for up in upstream(op) if not up.refusal]
-        made = [gradient, case.pass_.grads[of.canonical][-1]]
-        given, whole, *alive = case.look.numbers([mx.any(case.look.array(one) != 0) for one in (*made, *came)])
-        return not given and not whole and any(alive)
+        return all(_gives_zero(case, *way[:3]) for way in ways)
 
     term = ", that of one number on the way to the loss" if of.size == 1 else ""
+    more = list(dict.fromkeys(f"∂L/∂{other.name} at {words.title(at)}{line_of(at)}" for at, other, *_ in ways[1:]))
+    likewise = "" if not more else (
+        f", and so did {more[0]}"
+        + (f" and {words.counted(len(more) - 1, 'other')}" if len(more) > 1 else ""))  # fmt: skip
     return Claim(
         "finding: dead way",
         holds,
-        lambda: f"∂L/∂{of.name} is 0{term}: it became 0 at {words.title(op)}{line_of(op)}: {reason.text.rstrip('.')}",
+        lambda: (
+            f"∂L/∂{of.name} is 0{term}: it became 0 at {words.title(op)}{line_of(op)}{likewise}: "
+            f"{reason.text.rstrip('.')}"
+        ),
     )
+
+
+def _gives_zero(case: Checkup, op: Op, of: Value, gradient: Value) -> bool:
+    came = [up for up in upstream(op) if not up.refusal]
+    made = [gradient, case.pass_.grads[of.canonical][-1]]
+    given, whole, *alive = case.look.numbers([mx.any(case.look.array(one) != 0) for one in (*made, *came)])
+    return not given and not whole and any(alive)
 
 
 def _ends(case: Checkup) -> Iterator[tuple[Op, Value, Value]]:

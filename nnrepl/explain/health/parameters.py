@@ -11,12 +11,14 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.explain import words
+from nnrepl.explain.disconnected import leads_to_loss
 from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
+from nnrepl.explain.masks import is_mask
 from nnrepl.explain.paths import root_modules
 from nnrepl.ops import Trait, has
 from nnrepl.record import trees
 from nnrepl.record.stack import is_module
-from nnrepl.tape import Leaf, Op, Pass
+from nnrepl.tape import Leaf, Op, Pass, Value
 from nnrepl.tape.claims import Claim
 
 _DEEP = 4
@@ -65,37 +67,48 @@ def _attributes(module: Any) -> Iterator[tuple[str, Any]]:
 
 
 def underscored(case: Checkup) -> Iterator[Finding]:
-    """Weights under a name that begins with an underscore, which MLX leaves out of the parameters."""
-    taken = {id(held): op for op in case.forward if has(op.name, Trait.PRODUCT) for held in _held(op)}
-    for root in root_modules(case.pass_):
-        for path, module in root.named_modules():
-            for name, thing in dict.items(module):
-                if not name.startswith("_"):
-                    continue
-                arrays = [thing] if isinstance(thing, mx.array) else [
-                    array for _, array in trees.paths(thing.parameters())] if is_module(thing) else []  # fmt: skip
-                op = next((taken[id(array)] for array in arrays if id(array) in taken and array.ndim > 1), None)
-                if op is None:
-                    continue
-                claim = _underscored(root, f"{path}.{name}" if path else name, op, arrays)
-                level = WARNING if is_module(thing) else NOTE
-                yield from findings(claim, "hidden weights", f"what {op.label}", op, level)
+    """Weights under a name that begins with an underscore, which MLX leaves out of the parameters. What layers of a
+    kind have in common is told once."""
+    homes = case.session.names.homes
+    found: dict[tuple[str, bool], dict[str, tuple[Any, Op, list[Any]]]] = {}
+    for op in case.forward:
+        for value in _weights_of(op):
+            home = homes.of(value)
+            holder, path = (None, "") if home is None else homes.path(home)
+            root, parts = None if holder is None else holder.refer(), path.split(".")
+            at = next((at for at, part in enumerate(parts) if part.startswith("_")), None)
+            if is_module(root) and at is not None and leads_to_loss(case.session, case.pass_, value):
+                same = found.setdefault((parts[at], at < len(parts) - 1), {})
+                same.setdefault(".".join(parts[: at + 1]), (root, op, homes.objects(value)))
+    for (_, is_layer), places in found.items():
+        op = next(iter(places.values()))[1]
+        yield from findings(
+            _underscored(places), "hidden weights", f"what {op.label}", op, WARNING if is_layer else NOTE
+        )
 
 
-def _underscored(root: Any, path: str, op: Op, arrays: list[mx.array]) -> Claim[str]:
-    """Claim that what a product takes is none of the parameters that MLX finds in a model."""
-    own = {id(array) for array in arrays}
-    return Claim("finding: underscored weights", lambda: not _found_in(root) & own, lambda: (
-        f"{path} is used as a weight by {op.label} {words.call(op)} ({words.place(op.source)}), and MLX leaves what "
-        "begins with an underscore out of the parameters: what trains (or saves) them leaves it out"))  # fmt: skip
+def _underscored(places: dict[str, tuple[Any, Op, list[Any]]]) -> Claim[str]:
+    """Claim that what products take is none of the parameters that MLX finds in a model."""
+
+    def holds() -> bool:
+        return not any(_found_in(root) & {id(array) for array in held} for root, _, held in places.values())
+
+    op, names = next(iter(places.values()))[1], list(places)
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    others = f", as {'are' if more else 'is'} {names[1]}{more}," if len(names) > 1 else ""
+    return Claim("finding: underscored weights", holds, lambda: (
+        f"{names[0]} is used as a weight by {op.label} {words.call(op)} ({words.place(op.source)}){others} and MLX "
+        "leaves what begins with an underscore out of the parameters: what trains (or saves) them leaves "
+        f"{'them' if others else 'it'} out"))  # fmt: skip
 
 
-def _held(op: Op) -> Iterator[Any]:
-    """Yield the arrays of the program's that a product takes, also transposed."""
-    for taken in op.inputs:
+def _weights_of(op: Op) -> Iterator[Value]:
+    """Yield the matrices that a product takes, as they were before they were transposed."""
+    for taken in op.inputs if has(op.name, Trait.PRODUCT) else ():
         while taken.op is not None and taken.op.inputs and has(taken.op.name, Trait.ARRANGES):
             taken = taken.op.inputs[0]
-        yield from (one.held for one in (taken, taken.origin) if one is not None and one.held is not None)
+        if len(taken.shape) > 1:
+            yield taken
 
 
 def _is_holder(thing: Any) -> bool:
@@ -141,7 +154,7 @@ def tied(case: Checkup) -> Iterator[Finding]:
         if isinstance(leaf, Leaf) and leaf.kind == "parameter" and leaf.origin is not None and leaf.size > 1:
             shared.setdefault(leaf.origin, []).append(leaf)
     for group in shared.values():
-        if len(group) < 2:
+        if len(group) < 2 or is_mask(case.look, group[0]):  # a mask is told as what it is
             continue
         yield from findings(_were_one(case, first, group), "untied weights", f"p {group[0].name} - {group[1].name}")
 

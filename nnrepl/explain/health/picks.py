@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from nnrepl.classes import dataclass
 from nnrepl.explain.broken import is_log_of_shares, is_of_shares
 from nnrepl.explain.health.report import Checkup
 from nnrepl.explain.health.shares import maker, one_hot

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
+from nnrepl.classes import dataclass
 from nnrepl.explain.limits import THRESHOLDS
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import same_function

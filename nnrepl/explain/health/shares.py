@@ -27,7 +27,7 @@ def maker(value: Value) -> Op | None:
 def unscaled(value: Value) -> Op | None:
     """Return the same, past a single number that it was multiplied with or divided by."""
     op = maker(value)
-    while op is not None and op.name in ("multiply", "divide"):
+    while op is not None and has(op.name, Trait.SCALES):
         tensors = [taken for taken in op.inputs if taken.size > 1]
         if len(tensors) != 1:
             break
@@ -46,11 +46,11 @@ def twice(case: Checkup) -> Iterator[Finding]:
         first = maker(logits)
         while first is not None and has(first.name, Trait.PICKS) and len(first.inputs) == 1:
             first = maker(first.inputs[0])  # a column of the shares: `model(x)[:, 0]`
-        if first is not None and first.name == "subtract" and first.inputs[-1].shape[-1:] == (1,):
+        if first is not None and has(first.name, Trait.DIFFERENCE) and first.inputs[-1].shape[-1:] == (1,):
             first = maker(first.inputs[0])  # the loss takes the largest logit out first
-        if first is None or first.pass_ is not op.pass_ or first.name not in ("softmax", "sigmoid"):
+        if first is None or first.pass_ is not op.pass_ or not has(first.name, Trait.DISTRIBUTES, Trait.PROBABILITY):
             continue
-        takes = "sigmoid" if op.name == "logaddexp" else "softmax"
+        takes = "softmax" if has(op.name, Trait.SHARES) else "sigmoid"
         kind = f"double {takes}" if takes == first.name else f"{first.name} before a {takes}"
         yield from findings(_again(case, op, logits, first, takes), kind, f"explain {op.label}", first)
 
@@ -62,9 +62,9 @@ def _again(case: Checkup, op: Op, logits: Value, first: Op, takes: str) -> Claim
         made = case.look.array(first.outputs[0])
         return all(case.look.numbers([mx.all((made >= 0) & (made <= 1))]))
 
-    what = "are shares already" if first.name == "softmax" else "are probabilities already"
-    meant = "is one of the two meant?" if op.name == "softmax" else "give the loss the logits" + (
-        ", or tell it that they are none (with_logits=False)" if op.name == "logaddexp" else "")  # fmt: skip
+    what = "are shares already" if has(first.name, Trait.DISTRIBUTES) else "are probabilities already"
+    meant = "is one of the two meant?" if has(op.name, Trait.DISTRIBUTES) else "give the loss the logits" + (
+        "" if has(op.name, Trait.SHARES) else ", or tell it that they are none (with_logits=False)")  # fmt: skip
     return Claim("finding: double", holds, lambda: (
         f"{words.name(logits)} {what} ({first.label} {first.name}, {words.spot(first)}), and {op.label} {op.name} "
         f"({words.spot(op)}) takes the {takes} of them again: {meant}"))  # fmt: skip
@@ -72,23 +72,34 @@ def _again(case: Checkup, op: Op, logits: Value, first: Op, takes: str) -> Claim
 
 def logits_of(op: Op) -> Value | None:
     """Return what an op takes as logits: all that a softmax or a logsumexp takes, x in ln(1 + eˣ) of a loss."""
-    if op.name in ("logsumexp", "softmax", "fast.cross_entropy"):
+    if has(op.name, Trait.SHARES) and not has(op.name, Trait.ATTENDS):
         return op.inputs[0]
-    if op.name != "logaddexp" or len(op.inputs) > 2:
+    if not has(op.name, Trait.LOG_SUM) or len(op.inputs) > 2:
         return None
     args, _ = arguments(op)
     tensors = [arg for arg in args if isinstance(arg, Value)]
     logits = max(tensors, key=lambda value: value.size)
     rest = [arg for arg in args if arg is not logits]
     zero = all(arg == 0 if isinstance(arg, (int, float)) else isinstance(arg, Value) and arg.size == 1 for arg in rest)
-    products = [user for user in op.tape.consumers(logits) if user.name == "multiply" and user.scope is op.scope]
+    products = [
+        user for user in op.tape.consumers(logits) if has(user.name, Trait.MULTIPLIES) and user.scope is op.scope
+    ]
     return logits if zero and products else None  # ln(1 + eˣ) − x·t: a loss, and no softplus
+
+
+def _gives_shares(op: Op) -> bool:
+    return has(op.name, Trait.DISTRIBUTES)
+
+
+def _along_an_axis(op: Op) -> bool:
+    """Whether an op takes a softmax, or the logarithm of its sum, of rows."""
+    return _gives_shares(op) or (has(op.name, Trait.LOG_SUM) and has(op.name, Trait.REDUCES))
 
 
 def axis(case: Checkup) -> Iterator[Finding]:
     """softmax and log-softmax over another axis than what follows counts, over the batch, over one of length 1."""
     for op in case.forward:
-        if op.name not in ("softmax", "logsumexp") or not op.inputs:
+        if not _along_an_axis(op) or not op.inputs:
             continue
         over = op.kwargs.get("axis", op.args[1] if len(op.args) > 1 else None)
         taken = op.inputs[0]
@@ -98,7 +109,7 @@ def axis(case: Checkup) -> Iterator[Finding]:
         at = over % len(shape)
         where = f"{op.label} {op.name} ({words.spot(op)}) runs over axis {over} of {tuple(shape)}"
         said = ""
-        if shape[at] == 1 and op.name == "softmax" and max(shape) > 1 and (len(shape) == 2 or _by_a_layer(op)):
+        if shape[at] == 1 and _gives_shares(op) and max(shape) > 1 and (len(shape) == 2 or _by_a_layer(op)):
             said = ", which has length 1: every share is 1"
         elif shape[at] == 1 and op.scope is not None and op.scope.code.co_name == "cross_entropy":
             said = ", which has length 1: there is one class, its share is 1, and so the loss is 0, whatever goes in"
@@ -114,7 +125,7 @@ def _along(case: Checkup, op: Op, at: int, text: str) -> Claim[str]:
     result, taken = op.outputs[0], op.inputs[0]
 
     def holds() -> bool:
-        if op.name != "softmax":
+        if not _gives_shares(op):
             before, behind = taken.shape[:at], taken.shape[at + 1 :]
             return tuple(result.shape) in ((*before, *behind), (*before, 1, *behind))
         sums = mx.sum(case.look.array(result).astype(mx.float32), axis=at)
@@ -127,20 +138,20 @@ def _used_otherwise(case: Checkup, op: Op, at: int) -> str:
     """Whether what follows shows that the shares are meant to run along another axis."""
     for user, value in _uses(op):
         rank = len(value.shape)
-        if user.name == "take_along_axis" and user.inputs[0] is value:
+        if has(user.name, Trait.LOOKS_UP) and user.inputs[0] is value:
             index = user.inputs[1]
             along = user.kwargs.get("axis", user.args[2] if len(user.args) > 2 else None)
             picked = user.outputs[0].shape if user.outputs else ()
             if isinstance(along, int) and along % rank != at and index.shape[along] == 1 and picked[at] > 1:
                 return (f", but {user.label} take_along_axis ({words.spot(user)}) picks one of axis "
                         f"{along % rank}: the shares of what it picks from do not add up to 1")  # fmt: skip
-        elif user.name == "matmul" and value.op is not None and maker(value) is op and _is_scores(op):
+        elif has(user.name, Trait.ROWS_BY_COLUMNS) and value.op is not None and maker(value) is op and _is_scores(op):
             left = user.inputs[0] is value
             along = rank - 1 if left else rank - 2
             if along != at and rank >= 2 and len(user.inputs) == 2:
                 return (f", but {user.label} {words.call(user)} ({words.spot(user)}) sums over axis {along}: "
                         "the weights of that sum do not add up to 1")  # fmt: skip
-        elif user.name == "multiply" and len(user.inputs) == 2:
+        elif has(user.name, Trait.MULTIPLIES) and len(user.inputs) == 2:
             other = user.inputs[1] if user.inputs[0] is value else user.inputs[0]
             along = one_hot(case, other) if other.shape == value.shape else None
             if along is not None and along != at and not _at_most_one(case, other, at):
@@ -153,8 +164,8 @@ def _used_otherwise(case: Checkup, op: Op, at: int) -> str:
 def _uses(op: Op) -> Iterator[tuple[Op, Value]]:
     """Yield the ops that take the shares (of a log-softmax: x − logsumexp(x)), past logarithms and signs."""
     stack = list(op.outputs)
-    if op.name == "logsumexp":
-        stack = [out for user in _past_shapes(op.outputs[0]) if user.name == "subtract" for out in user.outputs
+    if not _gives_shares(op):
+        stack = [out for user in _past_shapes(op.outputs[0]) if has(user.name, Trait.DIFFERENCE) for out in user.outputs
                  if out.shape == op.inputs[0].shape]  # fmt: skip
     seen: set[Value] = set()
     while stack:
@@ -166,7 +177,7 @@ def _uses(op: Op) -> Iterator[tuple[Op, Value]]:
             if user.pass_ is not op.pass_ or user.phase != op.phase:
                 continue
             yield user, value
-            if user.name in ("log", "negative", "exp") or has(user.name, Trait.CONVERTS):
+            if has(user.name, Trait.LOGARITHM, Trait.NEGATES, Trait.EXPONENTIAL, Trait.CONVERTS):
                 stack.extend(user.outputs)
 
 
@@ -183,10 +194,10 @@ def _is_scores(op: Op) -> bool:
     if _each_with_each(op.inputs[0]):
         return True
     made = unscaled(op.inputs[0])
-    while made is not None and made.name in ("add", "where"):
+    while made is not None and has(made.name, Trait.SUM, Trait.SWITCHES):
         made = next((found for taken in made.inputs if (found := unscaled(taken)) is not None
-                     and found.name == "matmul"), None)  # fmt: skip
-    if made is None or made.name != "matmul":
+                     and has(found.name, Trait.ROWS_BY_COLUMNS)), None)  # fmt: skip
+    if made is None or not has(made.name, Trait.ROWS_BY_COLUMNS):
         return False
     return all(source(taken) is None for taken in made.inputs)
 
@@ -200,10 +211,14 @@ def _each_with_each(value: Value) -> bool:
             return False
         ends = [tuple(taken.shape[-2:]) for taken in op.inputs]
         size = tuple(value.shape[-2:])
-        if op.name == "add" and len(size) == 2 and set(ends) == {(size[0], 1), (1, size[1])} and min(size) > 1:
+        if has(op.name, Trait.SUM) and len(size) == 2 and set(ends) == {(size[0], 1), (1, size[1])} and min(size) > 1:
             return all(source(taken) is None for taken in op.inputs)
         same = [taken for taken in op.inputs if taken.shape == value.shape and is_inexact(taken)]
-        if (not has(op.name, Trait.CHOOSES) and op.name not in ("add", "multiply", "divide", "tanh")) or not same:
+        if (
+            not has(op.name, Trait.CHOOSES, Trait.SUM, Trait.SCALES, Trait.SATURATES)
+            or has(op.name, Trait.SHARES)
+            or not same
+        ):
             return False
         value = same[-1]
     return False
@@ -248,7 +263,7 @@ def _over_the_batch(op: Op, at: int) -> str:
 def _by_a_layer(op: Op) -> bool:
     """Whether what goes into a softmax was computed row by row with a weight."""
     made = unscaled(op.inputs[0])
-    while made is not None and made.name in ("add", "multiply", "divide", "subtract") and made.inputs:
+    while made is not None and has(made.name, Trait.SUM, Trait.DIFFERENCE, Trait.SCALES) and made.inputs:
         made = maker(made.inputs[0])
     return made is not None and has(made.name, Trait.PRODUCT) and source(made.inputs[-1]) is not None
 
@@ -256,7 +271,7 @@ def _by_a_layer(op: Op) -> bool:
 def masked_by_zeros(case: Checkup) -> Iterator[Finding]:
     """Find a mask of zeros and ones multiplied into the scores: exp(0) is 1, so what is masked gets its share."""
     for op in case.forward:
-        if op.name != "softmax" or not op.inputs:
+        if not _gives_shares(op) or not op.inputs:
             continue
         product = _product(op.inputs[0])
         if product is None:
@@ -289,10 +304,10 @@ def added_mask(case: Checkup) -> Iterator[Finding]:
     """Find a mask of zeros and ones added to the scores of queries and keys: e to 1 is what it favours, and no
     more."""
     for op in case.forward:
-        if op.name != "softmax" or not op.inputs or not _is_scores(op):
+        if not _gives_shares(op) or not op.inputs or not _is_scores(op):
             continue
         added = unscaled(op.inputs[0])
-        if added is None or added.name != "add" or len(added.inputs) != 2:
+        if added is None or not has(added.name, Trait.SUM) or len(added.inputs) != 2:
             continue
         for mask in added.inputs:
             share = _share_of_masked(case, op, mask, op.inputs[0].shape)
@@ -307,7 +322,7 @@ def added_mask(case: Checkup) -> Iterator[Finding]:
 def _product(value: Value) -> Op | None:
     """Return the product of two tensors that goes into a softmax, past scales by single numbers."""
     op = unscaled(value)
-    return op if op is not None and op.name == "multiply" and len(op.inputs) == 2 else None
+    return op if op is not None and has(op.name, Trait.MULTIPLIES) and len(op.inputs) == 2 else None
 
 
 def _share_of_masked(case: Checkup, op: Op, mask: Value, shape: tuple[int, ...]) -> float:
@@ -329,7 +344,7 @@ def _share_of_masked(case: Checkup, op: Op, mask: Value, shape: tuple[int, ...])
 def without_answer(case: Checkup) -> Iterator[Finding]:
     """Rows of a one-hot table without a 1: nothing is asked of them."""
     for op in case.forward:
-        if op.name != "multiply" or len(op.inputs) != 2 or op.inputs[0].shape != op.inputs[1].shape:
+        if not has(op.name, Trait.MULTIPLIES) or len(op.inputs) != 2 or op.inputs[0].shape != op.inputs[1].shape:
             continue
         for hot, other in (op.inputs, op.inputs[::-1]):
             if hot.op is None or len(hot.shape) < 2 or hot.shape[-1] < 2 or not _is_log_share(other):
@@ -374,14 +389,14 @@ def _emptied(case: Checkup, hot: Value) -> bool:
 def _is_log_share(value: Value) -> bool:
     """Whether a tensor is the logarithm of shares, made by a log-softmax."""
     op = maker(value)
-    if op is not None and op.name == "negative":
+    if op is not None and has(op.name, Trait.NEGATES):
         op = maker(op.inputs[0])
-    return op is not None and (is_log_of_shares(op) or (op.name == "log" and _shares(op.inputs[0])))
+    return op is not None and (is_log_of_shares(op) or (has(op.name, Trait.LOGARITHM) and _shares(op.inputs[0])))
 
 
 def _shares(value: Value) -> bool:
     op = maker(value)
-    return op is not None and op.name == "softmax"
+    return op is not None and _gives_shares(op)
 
 
 def no_logarithms(case: Checkup) -> Iterator[Finding]:
@@ -389,9 +404,9 @@ def no_logarithms(case: Checkup) -> Iterator[Finding]:
     nothing."""
     for op in case.forward:
         loss = op.scope.code.co_name if op.scope is not None else ""
-        if loss == "nll_loss" and op.name == "take_along_axis":
+        if loss == "nll_loss" and has(op.name, Trait.LOOKS_UP):
             along, wanted = op.kwargs.get("axis", op.args[2] if len(op.args) > 2 else None), op.inputs[:1]
-        elif loss == "kl_div_loss" and op.name == "subtract":
+        elif loss == "kl_div_loss" and has(op.name, Trait.DIFFERENCE):
             along, wanted = -1, op.inputs
         else:
             continue

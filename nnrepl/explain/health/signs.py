@@ -59,15 +59,15 @@ def _counted(case: Checkup) -> Iterator[tuple[Op, int, str]]:
         if logits is not None:
             yield op, -1, f"{words.name(logits)} goes away from its targets"
             continue
-        apart = _difference(case, op)
+        apart = difference(case, op)
         if apart is not None:
-            ours, target = apart
+            _, ours, target = apart
             yield op, -1, f"{words.name(ours)} goes away from {words.name(target)}"
 
 
-def _difference(case: Checkup, op: Op) -> tuple[Value, Value] | None:
-    """Return what is computed and what it is held against, where an op squares their difference or takes its size; past
-    what the difference was divided by. None of other ops."""
+def difference(case: Checkup, op: Op) -> tuple[Op, Value, Value] | None:
+    """Return a difference, what is computed and what it is held against, where an op squares that or takes its size;
+    past what it was divided by. None of other ops."""
     args, _ = arguments(op)
     squares = op.name in ("square", "abs") or (op.name == "power" and len(args) > 1 and args[1] == 2) or (
         op.name == "multiply" and len(args) == 2 and args[0] is args[1])  # fmt: skip
@@ -88,7 +88,7 @@ def _difference(case: Checkup, op: Op) -> tuple[Value, Value] | None:
     ours, target = made.inputs if learned[0] else made.inputs[::-1]
     if target.size < 2 or not is_inexact(target) or _comes_from(target, ours):
         return None
-    return ours, target
+    return made, ours, target
 
 
 def _comes_from(target: Value, ours: Value) -> bool:
