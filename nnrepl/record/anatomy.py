@@ -152,7 +152,7 @@ def _was_handed(value: Value) -> bool:
     if recipe is None or value.op is None or not recipe.kept:
         return False
     at = value.slot - len(value.op.outputs) + len(recipe.kept)
-    return at >= 0 and recipe.kept[at].op is None
+    return at >= 0 and (recipe.kept[at].op is None or _was_handed(recipe.kept[at]))
 
 
 def _share_a_node(values: Sequence[Value], arrays: Sequence[mx.array]) -> bool:

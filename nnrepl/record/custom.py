@@ -13,6 +13,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from copy import copy
+from itertools import count
 from types import FrameType
 from typing import Any
 
@@ -26,7 +27,7 @@ from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.region import SweepUnit
 from nnrepl.record.repeat import Repeatable, Repetition
 from nnrepl.record.runs_twice import TwiceRun
-from nnrepl.record.strays import invoke
+from nnrepl.record.strays import invoke, native
 from nnrepl.record.sweep import Sweep
 from nnrepl.tape import DrawnKey, Op, Operation, Tape, Value
 
@@ -434,6 +435,19 @@ class Checkpointed(opaque.Transform):
             return opaque.run_transform(recorder, self, args, kwargs, frame)
         composite = Rerun(recorder, self.fun, depends=True)
         return composite.run("checkpoint", "mx.checkpoint", args, kwargs, frame)
+
+    def aside(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        leavings = recorder.leavings
+        if leavings.made is None:
+            return self.real(*args, **kwargs)
+        numbers = count()
+
+        @functools.wraps(self.fun, assigned=("__name__", "__doc__"), updated=())
+        def fun(*given: Any, **named: Any) -> Any:
+            leavings.begins((self.fun, args, kwargs), trees.arrays((given, named)), first=not next(numbers))
+            return invoke(self.fun, given, named)
+
+        return native(self.original(fun, *self.args, **self.kwargs))(*args, **kwargs)
 
 
 def caller(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,14 +17,13 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from nnrepl.record.frame_variables import first_argument
-from nnrepl.record.leavings import Sheet, lies_in
+from nnrepl.record.leavings import Sheet, call_around, lies_in
 from nnrepl.record.quiet import quietly
 from nnrepl.record.recipe import Remaking, TransformRecipe
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.stack import Stack
 from nnrepl.record.watch import BindingWatch
 from nnrepl.tape import Activation, Inside, Pass, Value
-from nnrepl.tape.passes import outermost
 
 _RANDOM_STATE: Any = mx.random.state
 
@@ -113,8 +112,8 @@ class LaterRuns:
     def record(self, args: Any, kwargs: Any) -> Any:
         """Run the program's function once more, as MLX does, and write that down. Returns what it returns."""
         recorder, state = self._recorder, _RANDOM_STATE[0]
-        around = self._first.running()
-        with _sheet(recorder, recorder.pass_ if around is None else around.pass_, self._call()):
+        around, call = self._first.running(), call_around(self._first.pass_)
+        with _sheet(recorder, recorder.pass_ if around is None else around.pass_, call):
             written = self._first.anew(around)
             result = written.run(self._function, args, kwargs)
             written.over()
@@ -125,22 +124,17 @@ class LaterRuns:
         recorder.tape.notes.carried.update(taken.keys() - set(self._recipe.captured))
         self.recipes.append(recipe)
         self._states.append(state if _RANDOM_STATE[0] is not state else None)
-        call = self._call()
         for value, array in taken.items():
             if around is not None or not lies_in(value, call):
                 recorder.captured.setdefault(value, array)
         if around is None:
+            call.swept.append(self._first.pass_.number_of_run)
             written.let_go()
             return result
         around.later.append(written)
         for array, value in written.changed.values():
             around.change(value, array)
         return result
-
-    def _call(self) -> Inside:
-        """Return the outermost of the calls around the function."""
-        first = self._first.pass_
-        return first.tape.call if isinstance(first.tape, Sheet) else outermost(first)
 
 
 @contextmanager

@@ -7,12 +7,12 @@ program takes it outside, it becomes one more result of the call.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.tape import Inside, Tape, Value
+from nnrepl.tape import Inside, Op, Tape, Value
 from nnrepl.tape.passes import outermost
 
 if TYPE_CHECKING:
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 Mark = tuple[Any, int, int]
 """Which array it is: the code and the offset of the op that made it, and how often that had run; "handed", and which
-one, if MLX has handed it to the function."""
+one, if MLX has handed it to the function; "block", which run and which one, if it is a function in it that it got."""
+
+Block = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+"""A function of the program's, and what it was called with."""
 
 
 def mark_of_handed(number: int) -> Mark:
@@ -38,6 +41,13 @@ class Sheet(Tape):
     def __init__(self, tape: Tape, call: Inside) -> None:
         super().__init__(tape.names, tape.notes)
         self.call = call
+        call.sheets.append(self)
+
+
+def call_around(pass_: Inside) -> Inside:
+    """Return the outermost of the calls in which something lies that is made inside, or where a function runs once
+    more."""
+    return pass_.tape.call if isinstance(pass_.tape, Sheet) else outermost(pass_)
 
 
 def lies_in(value: Value, call: Inside) -> bool:
@@ -54,12 +64,16 @@ class Leavings:
     Attributes:
         kept: Each array that is still there, by `id`, and what it is inside.
         made: In a run that follows a tape: what is made inside now.
+        blocks: There, too: the functions in the call that may run more than once, with what they got, by their first
+            run.
     """
 
     def __init__(self) -> None:
         self.kept: dict[int, tuple[weakref.ref[mx.array], Value]] = {}
         self.made: dict[Mark, weakref.ref[mx.array]] | None = None
+        self.blocks: dict[int, Block] = {}
         self._counts: dict[tuple[Any, int], int] = {}
+        self._runs = 0
 
     def keep(self, arrays: Iterable[tuple[weakref.ref[mx.array], Value]]) -> None:
         """Keep what is still there of what was made inside of a call that is over."""
@@ -71,16 +85,25 @@ class Leavings:
     def _forgetter(self, key: int) -> Callable[[Any], Any]:
         return lambda _: self.kept.pop(key, None)
 
-    def follow(self) -> tuple[Any, Any]:
+    def follow(self) -> Any:
         """Begin to note what is made inside of a call that is on the tape. Returns what `followed` takes."""
-        before = self.made, self._counts
-        self.made, self._counts = {}, {}
+        before = self.made, self._counts, self.blocks, self._runs
+        self.made, self._counts, self.blocks, self._runs = {}, {}, {}, 0
         return before
 
-    def followed(self, before: tuple[Any, Any]) -> dict[Mark, weakref.ref[mx.array]]:
-        """End that, and return what was made inside."""
-        found, (self.made, self._counts) = self.made or {}, before
+    def followed(self, before: Any) -> tuple[dict[Mark, weakref.ref[mx.array]], dict[int, Block]]:
+        """End that. Returns what was made inside, and the functions in it that may run more than once."""
+        found = self.made or {}, self.blocks
+        self.made, self._counts, self.blocks, self._runs = before
         return found
+
+    def begins(self, block: Block, arrays: Sequence[mx.array], first: bool) -> None:
+        """Note that a function begins that may run more than once: what MLX has handed to it."""
+        if first:
+            self.blocks[self._runs] = block
+        if self.made is not None:
+            self.made.update((("block", self._runs, at), weakref.ref(array)) for at, array in enumerate(arrays))
+        self._runs += 1
 
     def note(self, frame: FrameType, result: Any) -> None:
         """Note that a line of the program's has made something inside."""
@@ -96,14 +119,25 @@ def mark_of(pass_: Inside, value: Value) -> Mark | None:
     if value in pass_.leaves:
         return mark_of_handed(pass_.leaves.index(value))
     op = (value := _made(value)).op
+    around = value.inside
+    if op is None and around is not None and around.number_of_run >= 0:
+        return "block", around.number_of_run, around.leaves.index(value)
     if op is None or op.scope is None:
         return None
     before = [
         other
-        for other in op.tape.ops[pass_.start : op.position]
+        for other in _ops_before(pass_, op)
         if other.lasti == op.lasti and other.scope is not None and other.scope.code is op.scope.code
     ]
     return op.scope.code, op.lasti, len(before)
+
+
+def _ops_before(pass_: Inside, op: Op) -> list[Op]:
+    """Return the ops of a call that were made before one: what runs once more runs when its first runs are over."""
+    if not isinstance(op.tape, Sheet):
+        return op.tape.ops[pass_.start : op.position]
+    earlier = pass_.sheets[: pass_.sheets.index(op.tape)] if op.tape in pass_.sheets else []
+    return [*pass_.ops, *(other for sheet in earlier for other in sheet.ops), *op.tape.ops[: op.position]]
 
 
 def _made(value: Value) -> Value:

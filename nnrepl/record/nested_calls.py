@@ -24,6 +24,7 @@ from nnrepl.record.anatomy import stand_in
 from nnrepl.record.data import construct
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.later_runs import LaterRuns
+from nnrepl.record.leavings import call_around
 from nnrepl.record.recipe import TransformRecipe
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.region import Region
@@ -200,6 +201,9 @@ class InsideRecording:
                 pass_.axes[leaf] = axis
                 pass_.size = value.shape[axis]
         pass_.leaves = tuple(self.leaves)
+        if given.transform == "checkpoint":
+            around = call_around(pass_)
+            pass_.number_of_run, around.runs = around.runs, around.runs + 1
         recorder.tape.notes.entered.update(dict.fromkeys(self.leaves, pass_))
         pass_.wrt = tuple([leaf for leaf, wanted in zip(self.leaves, given.wanted) if wanted])
 

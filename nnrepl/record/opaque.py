@@ -80,6 +80,11 @@ class Transform:
                     return self.notice(levels, args, kwargs, _getframe(1))
             elif mode == OPAQUE:
                 notice(recorder, (args, kwargs))
+                return self.aside(recorder, args, kwargs)
+        return self.real(*args, **kwargs)
+
+    def aside(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run it inside of a call that MLX runs by itself."""
         return self.real(*args, **kwargs)
 
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
@@ -251,7 +256,7 @@ class OpaqueCall:
             recorder.mode = RECORD
             touched, recorder.captured = recorder.captured, captured
             changed, recorder.overwrites = recorder.overwrites, overwrites
-            made = {} if before is None else recorder.leavings.followed(before)
+            made, blocks = ({}, {}) if before is None else recorder.leavings.followed(before)
         pass_ = None if inside is None else inside.close(error)
         self._drawn(state, draws)
         extra, left = self._takes(touched, inside), self._changes(changed, inside)
@@ -269,6 +274,7 @@ class OpaqueCall:
         twin = intake.given(recorder, op, frame)
         if twin is not None:
             calls.update({} if pass_ is None else {twin: pass_})
+            recorder.blocks_passed.update({twin: blocks} if blocks else {})
             return self._leave_again(twin, left, len(arrays_of(result)), made)
         recorder.finish(op, result, frame)
         self._leave(op, left)

@@ -19,7 +19,7 @@ from nnrepl.record import trees
 from nnrepl.record.adopt import adopt
 from nnrepl.record.bounds import INDEXING
 from nnrepl.record.intake import RECORDING, Intake
-from nnrepl.record.leavings import Leavings
+from nnrepl.record.leavings import Block, Leavings
 from nnrepl.record.listener import Exchanging, Listener, Mirrored, Switching, Touching, Traced
 from nnrepl.record.objects import Slot, hand_out
 from nnrepl.record.phases import feeds_update, starts, title
@@ -73,6 +73,7 @@ class Recorder:
         pass_: The pass that is being recorded.
         differentiating: How many transforms of ours are running (0 at the top level of the program).
         running_back: Whether MLX takes gradients for the program's backward pass.
+        blocks_passed: In a run that follows a tape: the functions in calls that may run once more.
         captured: In OPAQUE mode, the recorded values that were touched.
         overwrites: In OPAQUE mode, the recorded arrays that were changed in place, by `id`, and what they held.
         leavings: What the program has kept of what was made inside of calls that MLX ran by itself.
@@ -111,6 +112,7 @@ class Recorder:
         self.pass_: Pass | None = None
         self.differentiating = self.repeating = self.native_until = 0
         self.running_back = False
+        self.blocks_passed: dict[Op, dict[int, Block]] = {}
         self.older: dict[int, weakref.ref[mx.array]] = {}
         self.captured: dict[Value, mx.array] = {}
         self.overwrites: dict[int, tuple[mx.array, Value]] = {}

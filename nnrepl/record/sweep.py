@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record.anatomy import anatomy
+from nnrepl.record.passed_by import run_blocks
 from nnrepl.record.recorder import MUTED
 from nnrepl.record.region import ACCUMULATE_TOGETHER, Region, SweepUnit, find_regions, region_of, run_region
 from nnrepl.record.strays import raw
@@ -178,6 +179,8 @@ class Sweep:
         if not reached:
             self._take_apart(node)
             return
+        if node.op in self.recorder.blocks_passed:
+            run_blocks(self.recorder, node.op)
         # Taken out as MLX extracts them (`cotan_map.extract`): by MLX's order all that takes this output lies behind.
         cotangents = tuple([so_far.pop(outputs[k]) for k in reached])
         if node.op.operation.kind in ("custom", "checkpoint"):

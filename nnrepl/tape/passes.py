@@ -146,6 +146,10 @@ class Inside(Pass):
         out_axes: Along which axis a `vmap` puts the samples in its results, by slot, where that is not axis 0.
         leaves: What stands there for the arrays that went in.
         results: Which of its values the outputs of the call's op are, with the slots of those.
+        sheets: What has the further runs of functions in it, in order; those of the outermost of calls in each other.
+        runs: Of the outermost: how often functions in it have begun that may run more than once.
+        number_of_run: The how-manieth of those it is, if it is one.
+        swept: Of the outermost: which of those the sweep of the pass around has run once more, by their first run.
         unfollowed: Why not all that MLX did there is on the tape; "" if it is.
     """
 
@@ -155,6 +159,10 @@ class Inside(Pass):
     out_axes: dict[int, int] = field(default_factory=dict)
     leaves: tuple[Value, ...] = ()
     results: tuple[tuple[Value, int], ...] = ()
+    sheets: list[Tape] = field(default_factory=list)
+    runs: int = 0
+    number_of_run: int = -1
+    swept: list[int] = field(default_factory=list)
     unfollowed: str = ""
 
     def phase_at(self, position: int) -> str:
