@@ -229,10 +229,10 @@ def test_ops_are_addressed_within_their_step() -> None:
     assert [pass_.title for pass_ in second.updates] == ["SGD"]
 
 
-def test_what_is_changed_before_the_first_op_is_setup() -> None:
-    """The op of such an edit is setup; the pass that comes is step 1 as it was."""
+def test_what_is_changed_before_the_first_op_of_a_function_stands_in_it() -> None:
+    """The line is the first one of the function, whose variable it changes: its op is one of step 1."""
     trace = nnrepl.trace(lambda w, x: (w * x).sum(), mx.array([1.0]), mx.array([2.0]), wrt=0)
     session = OpenSession(trace)
     session.run("x[0] = 7")
-    assert [step.start for step in session.tape.steps] == [1]
-    assert [op.label for op in session.tape.ops[:2]] == ["setup#1", "#1"]
+    assert [step.start for step in session.tape.steps] == [0]
+    assert [op.label for op in session.tape.ops[:2]] == ["#1", "#2"]
