@@ -1,0 +1,56 @@
+"""Edits around checkpoints in nested gradients, of which the sweep of the gradient around runs the function once more:
+what that changes of the program's is changed again, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+import nnrepl
+from tests.support import assert_same_bits
+from tests.timeline.written import Hook, value_at
+
+
+def _program(hook: Hook, captured: bool) -> Callable[[], Any]:
+    def run() -> Any:
+        mx.random.seed(3)
+        h, w = mx.random.normal((4, 3)), mx.random.normal((4, 3))
+        calls, found = [0], []
+
+        def loss(h: mx.array, w: mx.array) -> mx.array:
+            kept = [mx.sin(h)]
+            a = hook("a", w * 1)
+
+            def block(q: mx.array) -> mx.array:
+                calls[0] += 1
+                kept[0] = kept[0] * q if captured else kept[0]
+                return kept[0] + q * calls[0]
+
+            b = hook("b", mx.grad(lambda p: mx.checkpoint(block)(p).square().sum())(a) * 1.5)
+            return b.square().mean() * (1 + calls[0]) + kept[0].sum()
+
+        for step in range(2):
+            hook.begin(step)
+            value, grads = mx.value_and_grad(loss, argnums=(0, 1))(h, w)
+            mx.eval(value, grads)
+            found.append((value, grads, calls[0]))
+            w = w - 0.01 * mx.clip(grads[1], -1, 1)
+        return found
+
+    return run
+
+
+@pytest.mark.parametrize("captured", [False, True])
+@pytest.mark.parametrize(("name", "step"), [("a", 0), ("b", 0), ("a", 1)])
+def test_a_change_around_a_later_run(captured: bool, name: str, step: int) -> None:
+    hook = Hook()
+    trace = nnrepl.trace(_program(hook, captured))
+    assert_same_bits(_program(Hook(), captured)(), trace.value)
+    twin = Hook({(name, step): lambda value: value * 2})
+    twin.twin = True
+    wanted = _program(twin, captured)()
+    edited = trace.set(value_at(trace, hook, name, step), lambda value: value * 2)
+    assert_same_bits(wanted, edited.value)
