@@ -144,8 +144,7 @@ def _inverse_by_root(case: Case, slot: int, index: Index) -> Line | None:
 def _turned(case: Case, slot: int, index: Index) -> Line | None:
     """q @ r is the matrix."""
     a, (q, r) = case.operand("a"), case.y
-    *batch, first, second = index
-    i, j = (first, min(second, a.shape[-1] - 1)) if slot == 0 else (min(first, a.shape[-2] - 1), second)
+    *batch, i, j = index
     return _product(case, slot, index, ((q, lambda k: (*batch, i, k)), (r, lambda k: (*batch, k, j))), q.shape[-1],
                     element(f"({q.name} @ {r.name})", (*batch, i, j)), a.at((*batch, i, j)),
                     f"which is {element(a.name, (*batch, i, j))}")  # fmt: skip

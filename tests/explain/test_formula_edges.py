@@ -12,7 +12,7 @@ import pytest
 
 from nnrepl.ops import execute, scalars
 from nnrepl.ops.case import EPSILON, Case, Operand
-from nnrepl.ops.evaluated import agrees
+from nnrepl.ops.evaluated import agrees, shortened
 from nnrepl.ops.expression import Node, literal
 from nnrepl.ops.pointwise import described
 from nnrepl.ops.reader import parse
@@ -121,3 +121,11 @@ def test_definitions_of_definitions_are_told_and_others_are_not() -> None:
 def test_a_negative_whole_number_of_an_unsigned_kind() -> None:
     assert execute._KINDS["negative"](mx.array(3)).item() == -3
     assert Node("negative", (literal(3),)).at(0.0).value == -3
+
+
+def test_of_a_long_sum_the_largest_terms_are_left() -> None:
+    long = Node("series", tuple(map(literal, (1, -40, 2, 30, 3))), "Σ")
+    short = Node("series", tuple(map(literal, (1, 2, 3))), "Σ")
+    assert shortened(long, 2).plugged() == "−40 + 30 + (3 more: 6)"
+    assert shortened(short, 2).plugged() == "1 + 2 + 3", "one more is not left out"
+    assert shortened(Node("product", (long, literal(2)), "··"), 2).at(0.0).value == -8

@@ -65,15 +65,12 @@ def test_the_slope_of_a_loss_is_mlx_s_gradient(name: str, symbol: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "symbol"), pairs())
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_a_loss_is_told_backwards_with_numbers(name: str, symbol: str, reduction: str) -> None:
+def test_a_loss_is_told_backwards_with_numbers(name: str, symbol: str) -> None:
     run, given, options = called(name)
 
     def loss(one: mx.array) -> mx.array:
-        return (run(**{**given, symbol: one}, **options, reduction=reduction) * 2).sum()
+        return (run(**{**given, symbol: one}, **options, reduction="mean") * 2).sum()
 
-    if reduction == "none" and symbol == "targets":
-        return
     session = OpenSession(nnrepl.trace(loss, given[symbol], wrt=0))
     own = mx.grad(loss)(given[symbol])
     call = find_call(session, name.split()[0])
