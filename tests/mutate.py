@@ -35,10 +35,10 @@ _SCREENS = "tests/shell/test_transcripts.py"
 TESTS = {
     "ops": "tests/explain/test_table.py tests/explain/test_arithmetic.py tests/explain/test_every_kind.py",
     "tape": f"tests/tape tests/session/test_places.py tests/session/test_names.py {_SCREENS}",
-    "record": f"tests/record tests/corpus/test_odd.py {_SCREENS}",
-    "replay": "tests/replay tests/timeline tests/programs/test_training.py",
+    "record": f"tests/record tests/corpus/test_odd.py tests/closed {_SCREENS}",
+    "replay": "tests/replay tests/timeline tests/closed tests/programs/test_training.py",
     "timeline": f"tests/timeline tests/replay tests/session {_SCREENS}",
-    "session": f"tests/session tests/timeline {_SCREENS} tests/shell/test_muscle_memory.py",
+    "session": f"tests/session tests/timeline tests/closed {_SCREENS} tests/shell/test_muscle_memory.py",
     "explain": f"tests/explain {_SCREENS}",
     "programs": f"tests/programs {_SCREENS}",
     "seen": f"tests/view tests/commands {_SCREENS}",

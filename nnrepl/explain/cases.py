@@ -22,11 +22,29 @@ class Names:
     made by an op is called by it, `x@12` (a part of a gradient, `#12`): addresses that every command understands.
     """
 
-    def __init__(self, values: Iterable[Value], own: Iterable[Value], taker: Op | None = None) -> None:
+    def __init__(
+        self, values: Iterable[Value], own: Iterable[Value], taker: Op | None = None, inside: Iterable[Op] = ()
+    ) -> None:
+        """Look which names stand for several of these values.
+
+        Args:
+            values: All that the explanation is about.
+            own: Those that it explains.
+            taker: The op that takes some of them.
+            inside: The ops of a module that is explained as a whole: its variables go without its path.
+        """
         self._own = set(own)
+        self._inside = set(inside)
+        self._bare: dict[str, str] = {}
         self._taker, self._taken = taker, set(() if taker is None else taker.inputs)
         holders: dict[str, set[Value]] = {}
-        for value in values:
+        listed = list(values)
+        outer = {self._plain(value) for value in listed if value.op not in self._inside}
+        for value in listed if self._inside else ():
+            name = self._plain(value)
+            if value.op in self._inside and name.rpartition(".")[2] not in outer and not name.endswith("ᵀ"):
+                self._bare[name] = name.rpartition(".")[2]
+        for value in listed:
             holders.setdefault(self._plain(value), set()).add(value.canonical)
         self._shared = {name for name, held in holders.items() if len(held) > 1}
 
@@ -45,7 +63,8 @@ class Names:
         if value.op is not None and value.op.pass_.adds_to(value) is not None:
             return _number(value)  # ∂L/∂x is the sum of all its parts
         taken = value in self._taken or value.gradient_of is not None
-        return words.name(value, self._taker if taken else None)
+        name = words.name(value, self._taker if taken else None)
+        return self._bare.get(name, name) if value.op in self._inside else name
 
 
 def _number(value: Value) -> str:

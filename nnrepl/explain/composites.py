@@ -5,27 +5,23 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from typing import Any
+from dataclasses import replace
 
 from nnrepl.classes import dataclass
 from nnrepl.explain import in_numbers, surprise, taught, words
-from nnrepl.explain.cases import Names, operand
+from nnrepl.explain.cases import Names
+from nnrepl.explain.composed import composed, elementwise
 from nnrepl.explain.explanation import Explanation, Symbol, most_telling, origin_of
 from nnrepl.explain.known import entry_for
+from nnrepl.explain.known_calls import CallEnd, KnownCall, back_through, end_of, known_call, known_function, largest
 from nnrepl.explain.links import LeftOut, TensorLine, Told
 from nnrepl.explain.look import Look
-from nnrepl.explain.loss_functions import LossCall, LossEnd, back_through, end_of, largest_loss, loss_call
 from nnrepl.explain.taught import RuleText
 from nnrepl.ops import Trait, has
-from nnrepl.ops.case import epsilon_of
-from nnrepl.ops.evaluated import Evaluated, Line, worked_out
-from nnrepl.ops.expression import Node, quantity
-from nnrepl.ops.layers import ACTIVATIONS, LAYERS, LOSSES, Whole
-from nnrepl.ops.numbers import element
-from nnrepl.ops.reader import parse, readable
+from nnrepl.ops.evaluated import Evaluated
+from nnrepl.ops.layers import LAYERS, LOSSES, Whole
 from nnrepl.session.entered import InModule
 from nnrepl.session.errors import UserError
-from nnrepl.session.expressions import aside
 from nnrepl.session.parsed import dotted
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Activation, Leaf, Op, Value
@@ -33,7 +29,6 @@ from nnrepl.tape.claims import Claim, perhaps, say
 
 _LINES = 14
 _FEW = 3
-_ACTIVATIONS = "mlx/nn/layers/activations.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +83,9 @@ def _module(session: Reading, text: str) -> InModule | None:
 def _called(session: Reading, op: Op, text: str, module: InModule | None) -> tuple[Activation, str] | None:
     assert op.scope is not None
     for path, step in session.names.calls(op):
-        if (path == text and path) or (module is not None and module.accepts(step)):
-            return step, type(step.owner).__name__
+        kind = type(step.owner).__name__
+        if (path == text and path) or kind == text or (module is not None and module.accepts(step)):
+            return step, kind
     for step in op.scope.path():
         qualified = getattr(step.code, "co_qualname", step.code.co_name)
         if text in (step.code.co_name, qualified):
@@ -104,15 +100,17 @@ def explain_call(session: Reading, call: CompositeCall) -> Explanation:
     code = call.scope.code
     where = f"{os.path.basename(code.co_filename)}:{code.co_firstlineno}"
     span = f"{first.label}" if first is last else f"{first.label} to {last.label}"
-    kind = f", {call.kind}" if call.kind else ""
+    kind = f", {call.kind}" if call.kind not in ("", call.title) else ""
     found = Explanation(None, title=f"{call.title}{kind}: {span}, {where}")
+    call = _as_its_function(call)
     whole, made_by = _known(call), None
     results = _results(call)
     taken = sorted(_taken(call), key=_is_parameter)
-    names = Names([value for op in call.ops for value in (*op.inputs, *op.outputs)], results)
+    inside = [op for op in call.ops if call.kind and not _in_module(op, call)]
+    names = Names([value for op in call.ops for value in (*op.inputs, *op.outputs)], results, inside=inside)
     cross_entropy = surprise.find(call.ops) if whole is LOSSES["cross_entropy"] else None
     if whole is not None:
-        made_by = _loss_call(look, call, whole, results, names)
+        made_by = _known_call(look, call, whole, results, names)
         found.rule = _rule(call, whole if cross_entropy is None else cross_entropy.rule, made_by, results, names)
         found.words = taught.of_whole(whole)
     else:
@@ -125,13 +123,13 @@ def explain_call(session: Reading, call: CompositeCall) -> Explanation:
         found.worked = [*surprise.forward(look, cross_entropy, row, names), *_reduced(look, call, names)]
         found.as_a_whole = surprise.whole_backward(look, cross_entropy, row, names)
     elif made_by is not None:
-        largest = largest_loss(look, made_by)
-        found.worked = [*largest, *(_reduced(look, call, names) if largest else [])]
+        told = largest(look, made_by)
+        found.worked = [*told, *(_reduced(look, call, names) if told else [])]
         found.as_a_whole = back_through(look, made_by, names)
-    elif whole is not None:
-        found.worked = _by_its_text(look, call, whole, taken, results, names) or _heart(look, call, names)
+    if whole is not None and not found.worked and cross_entropy is None:
+        found.worked = _heart(look, call, names) or _composed(look, call, results, names)
     # What has been worked out with numbers needs no list of its ops where these are MLX's own.
-    shown_whole = bool(found.worked) and (cross_entropy is not None or made_by is not None or len(call.ops) <= _FEW)
+    shown_whole = whole is not None and bool(found.worked) and not _has_parts(session, call)
     found.parts = [] if shown_whole else _steps(session, look, call, names, brief=bool(found.worked))
     found.ways = _effect(look, session, [*results[:1], *taken], names)
     found.notes += say(_further(session, call, names, taken), _sizes([*found.steps, *found.chain]))
@@ -155,13 +153,13 @@ def _makes(call: CompositeCall, results: list[Value], taken: list[Value], names:
 
 
 def _rule(
-    call: CompositeCall, whole: Whole, made_by: LossCall | None, results: list[Value], names: Names
+    call: CompositeCall, whole: Whole, made_by: KnownCall | None, results: list[Value], names: Names
 ) -> list[RuleText]:
     """Return what a known call computes, without the parameters that it has not; of a loss how it is reduced."""
     own = call.scope.owner
     absent = [one for one in ("bias", "weight") if call.kind and isinstance(own, dict) and one not in own]
     end = _end(call, results)
-    left = "y" if end.losses is None else names(end.losses)
+    left = "y" if end.made is None else names(end.made)
     weight = "" if end.weights is None else names(end.weights)
     end_rule = [taught.reduced_rule(call.ops[-1], left, names)] if end.is_reduced else []
     told = (
@@ -181,45 +179,17 @@ def _symbols(call: CompositeCall, names: Names) -> dict[str, str]:
     return {**known, "x": names(given[0])} if len(given) == 1 else known
 
 
-def _end(call: CompositeCall, results: list[Value]) -> LossEnd:
+def _end(call: CompositeCall, results: list[Value]) -> CallEnd:
     """Return how a call ends: of a layer, with its result."""
     if call.kind:
-        return LossEnd(results[0] if results else None, None, False)
+        return CallEnd(results[0] if results else None, None, False)
     return end_of(call.scope, call.ops, results)
 
 
-def _loss_call(look: Look, call: CompositeCall, whole: Whole, results: list[Value], names: Names) -> LossCall | None:
-    """Return the call of a loss function with what it was called with, where its rule can be computed."""
+def _known_call(look: Look, call: CompositeCall, whole: Whole, results: list[Value], names: Names) -> KnownCall | None:
+    """Return the call of a function with what it was called with, where its rule can be computed."""
     end = _end(call, results).bare
-    return None if end is None else loss_call(look, whole, call.scope, call.ops, end, names)
-
-
-def _by_its_text(
-    look: Look, call: CompositeCall, whole: Whole, taken: list[Value], results: list[Value], names: Names
-) -> list[Evaluated]:
-    """Return one number of an activation function, or of a layer that is one, worked out by its rule."""
-    if not readable(whole.text) or len(taken) != 1 or not results or taken[0].shape != results[0].shape:
-        return []
-    x, y = taken[0], results[0]
-    main, own = parse(whole.text).main, call.scope.owner
-    symbols = {*main.symbols()} - {"x"}
-    settings: dict[str, Any] = {name: getattr(own, name, getattr(own, f"_{name}", None)) for name in symbols}
-    simple = all(isinstance(one, (int, float)) for one in settings.values())
-    if not y.size or x.refusal or y.refusal or not simple or "over" in {part.kind for part in main.walk()}:
-        return []
-    place = most_telling(look, y)
-    look.see([x])
-    given, made = operand(look, x, names), operand(look, y, names)
-
-    def change(part: Node) -> Node | None:
-        if part.kind != "symbol":
-            return None
-        return given.node(place) if part.text == "x" else quantity(part.text, settings[part.text])
-
-    with aside():
-        line = Line(element(names(y), place), main.mapped(change), epsilon=4 * epsilon_of(x.dtype))
-        one = worked_out(line, made, place)
-    return [] if one is None else [one]
+    return None if end is None else known_call(look, whole, call.scope, call.ops, end, names)
 
 
 def _heart(look: Look, call: CompositeCall, names: Names) -> list[Evaluated]:
@@ -243,6 +213,16 @@ def _heart(look: Look, call: CompositeCall, names: Names) -> list[Evaluated]:
     # A convolution adds its bias in an op of its own.
     before = in_numbers.forward(look, product, inner, product.outputs[0], place, names)
     return [before, *told] if before is not None else told
+
+
+def _composed(look: Look, call: CompositeCall, results: list[Value], names: Names) -> list[Evaluated]:
+    """Return one number of what a call makes, or of the last that it made element by element (a recurrent layer puts
+    its steps together at its end), as one expression."""
+    made = [op.outputs[0] for op in call.ops if elementwise(op) is not None]
+    value = results[0] if results[:1] and results[0] in made else made[-1] if made else None
+    if value is None or not value.size:
+        return []
+    return [*composed(look, call.ops, value, most_telling(look, value), names)]
 
 
 def _made_of(taken: list[Value], names: Names) -> str:
@@ -283,12 +263,16 @@ def _reduced(look: Look, call: CompositeCall, names: Names) -> list[Evaluated]:
 
 
 def _known(call: CompositeCall) -> Whole | None:
-    if call.kind:
-        return LAYERS.get(call.kind)
-    # A function of the program that is only called like one of MLX's is not known.
-    file = call.scope.code.co_filename.replace("\\", "/")
-    known = LOSSES if file.endswith("mlx/nn/losses.py") else ACTIVATIONS if file.endswith(_ACTIVATIONS) else {}
-    return known.get(call.scope.code.co_name)
+    return LAYERS.get(call.kind) if call.kind else known_function(call.scope)
+
+
+def _as_its_function(call: CompositeCall) -> CompositeCall:
+    """Return the call of the one known function that a layer calls, where that makes all its ops: `nn.GELU` is
+    `nn.gelu`."""
+    inner = {_inner(op, call) for op in call.ops}
+    scope = next(iter(inner)) if len(inner) == 1 else None
+    return call if not call.kind or scope is None or known_function(scope) is None else replace(
+        call, kind="", scope=scope)  # fmt: skip
 
 
 def _taken(call: CompositeCall) -> list[Value]:
@@ -338,6 +322,12 @@ def _steps(session: Reading, look: Look, call: CompositeCall, names: Names, brie
     return told
 
 
+def _has_parts(session: Reading, call: CompositeCall) -> bool:
+    """Whether a call calls modules, which are explained each for itself."""
+    count: Counter[Activation] = Counter()
+    return any(_part(session, op, call, count) for op in call.ops)
+
+
 def _part(session: Reading, op: Op, call: CompositeCall, count: Counter[Activation]) -> str:
     """Return the module or the function inside of the call in which an op was made, "" for an op of the call's own.
 
@@ -359,6 +349,12 @@ def _inner(op: Op, call: CompositeCall) -> Activation | None:
     steps = op.scope.path() if op.scope is not None else []
     inside = [step for step in steps if step is not call.scope and step.within(call.scope)]
     return next((step for step in inside if not step.code.co_name.startswith("<")), None)
+
+
+def _in_module(op: Op, call: CompositeCall) -> bool:
+    """Whether an op was made in a module that the call calls."""
+    inner = _inner(op, call)
+    return inner is not None and isinstance(inner.owner, dict)
 
 
 def _last_gradient(session: Reading, value: Value) -> Value | None:

@@ -15,6 +15,7 @@ from nnrepl.explain.broken import Broken, broken, is_of_shares
 from nnrepl.explain.forward import made_large
 from nnrepl.explain.leapt import leapt
 from nnrepl.explain.look import Look
+from nnrepl.explain.masks import is_mask, is_of_mask
 from nnrepl.explain.paths import gradient_pass_or_none
 from nnrepl.explain.scale import grows
 from nnrepl.ops import Trait, has
@@ -81,7 +82,7 @@ def _on_purpose(birth: Birth) -> bool:
 
 def trouble(look: Look, pass_: Pass) -> Trouble | None:
     """Return what is not finite at the ends of a pass: its loss, its gradients, what an update made."""
-    bad = _first_not_finite(look, ends(pass_))
+    bad = first_not_finite(look, ends(pass_))
     if bad is None:
         return None
     at = first_bad(look, bad)
@@ -125,10 +126,10 @@ def _is_written(value: Value) -> bool:
     return infinite
 
 
-def _first_not_finite(look: Look, values: Iterable[Value]) -> Value | None:
+def first_not_finite(look: Look, values: Iterable[Value]) -> Value | None:
     wanted = list(values)
     finite = look.finite(wanted)
-    return next((value for value in wanted if not finite[value]), None)
+    return next((value for value in wanted if not finite[value] and not is_of_mask(look, value)), None)
 
 
 def vanished(look: Look, pass_: Pass) -> Iterator[tuple[Birth, Op]]:
@@ -149,8 +150,9 @@ def vanished(look: Look, pass_: Pass) -> Iterator[tuple[Birth, Op]]:
             continue
         seen.add(birth.op or birth.value)
         ending = _ending(look, birth.value if birth.op is not None else value)
-        # A weight is never infinite on purpose.
-        trained = any(birth.value in (leaf, leaf.origin) for leaf in pass_.wrt)
+        # A weight is never infinite on purpose; a mask that is kept as one is told as that.
+        leaf = next((leaf for leaf in pass_.wrt if birth.value in (leaf, leaf.origin)), None)
+        trained = leaf is not None and not is_mask(look, leaf)
         if ending is not None and (trained or not _masks(look, birth, ending)):
             yield birth, ending
 
@@ -284,7 +286,7 @@ def _all_finite(look: Look, passes: list[Pass]) -> Said:
     unseen = sum(bool(value.refusal) for pass_ in passes for op in pass_.ops for value in op.outputs)
 
     def ends_are_finite() -> bool:
-        return look.looked > 0 and _first_not_finite(look, [end for pass_ in passes for end in ends(pass_)]) is None
+        return look.looked > 0 and first_not_finite(look, [end for pass_ in passes for end in ends(pass_)]) is None
 
     return joined(
         say_first([
@@ -447,7 +449,7 @@ def _divided_away(look: Look, birth: Birth, ending: Op, passes: list[Pass]) -> C
 
     def holds() -> bool:
         made = [one for one in ending.outputs if is_inexact(one)]
-        gone = _first_not_finite(look, [*made, *(end for pass_ in passes for end in ends(pass_))]) is None
+        gone = first_not_finite(look, [*made, *(end for pass_ in passes for end in ends(pass_))]) is None
         return gone and is_born(look, birth)
 
     answer = Cause(stated(Claim("why: gone again", holds, lambda: (

@@ -143,9 +143,9 @@ def _reduced(taken: Value, value: Value, axis: object) -> Claim[str]:
     """Claim how many numbers become one."""
     along = "all elements" if axis is None else f"the elements along axis {axis}"
     many = taken.size // max(value.size, 1)
-    return Claim("explain: reduces", lambda: many > 1 and many * value.size == taken.size, lambda: (
-        f"Reduces {along}: {many} numbers become one, {value.size} time{'s' if value.size != 1 else ''}."
-    ))  # fmt: skip
+    times = f", {value.size} times" if value.size != 1 else ""
+    return Claim("explain: reduces", lambda: many > 1 and many * value.size == taken.size,
+                 lambda: f"Reduces {along}: {many} numbers become one{times}.")  # fmt: skip
 
 
 def _shares(look: Look, value: Value, axis: int | None) -> Claim[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from nnrepl.classes import dataclass
 from nnrepl.ops.entry import Row
 from nnrepl.ops.pointwise import last
-from nnrepl.ops.reductions import REDUCED
+from nnrepl.ops.reductions import REDUCED, ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class Whole:
         name: What people call it: "mean squared error".
         text: Its rule.
         words: What it means.
-        row: Of a loss function: which numbers of its arguments belong together.
-        slopes: Of a loss function: by argument, how the gradient of a loss passes to it; `g` is that gradient.
+        row: Of a function whose rule is in the names of its arguments: which numbers of them belong together.
+        slopes: Of such a function: by argument, how the gradient `g` of its result passes to it.
         options: What holds with other options: the option, its value, the rule and the slopes.
     """
 
@@ -152,18 +152,82 @@ CROSS_ENTROPIES: dict[str, Whole] = {
 }
 """How the right answers of a cross-entropy can be given."""
 
+_S = "s = 1 / (1 + exp(−x))"
+_T = "t = tanh(√(2 / π) · (x + 0.044715 · x³))"
+_BELL = "P = (1 + erf(x / √2)) / 2,  p = exp(−x² / 2) / √(2 · π)"
+_RECTIFIED = "Backwards: where it was above 0 the gradient passes, else nothing does."
+
 ACTIVATIONS: dict[str, Whole] = {
+    "sigmoid": Whole("sigmoid", "1 / (1 + exp(−x))", "Squeezes into 0 to 1. Backwards: almost nothing passes near the "
+                     "ends, where it is flat.", _EACH, {"x": "g · y · (1 − y)"}),
+    "tanh": Whole("tanh", "tanh(x)", "Squeezes into −1 to 1. Backwards: almost nothing passes near the ends, where it "
+                  "is flat.", _EACH, {"x": "g · (1 − y²)"}),
+    "relu": Whole("the rectifier", "max(x, 0)", f"What is negative becomes 0. {_RECTIFIED}", _EACH,
+                  {"x": "g · [x > 0]"}),
+    "relu2": Whole("the squared rectifier", "max(x, 0)²", "What is negative becomes 0, what is positive is squared. "
+                   "Backwards: the more passes the larger it was.", _EACH, {"x": "g · 2 · max(x, 0)"}),
+    "relu6": Whole("the rectifier up to 6", "min(max(x, 0), 6)", "What is negative becomes 0, what is above 6 is 6. "
+                   "Backwards: nothing passes beyond either end.", _EACH, {"x": "g · [x > 0] · [x < 6]"}),
+    "leaky_relu": Whole("the leaky rectifier", "max(negative_slope · x, x)", "What is negative keeps a small slope. "
+                        "Backwards: there only that part of the gradient passes.", _EACH,
+                        {"x": "g · (negative_slope if negative_slope · x > x else 1)"}),
+    "prelu": Whole("the leaky rectifier, learned", "max(0, x) + alpha · min(0, x)",
+                   "What is negative keeps a slope that is trained. Backwards: there only that part of the gradient "
+                   "passes.", _EACH, {"x": "g · [x ≥ 0] + g · alpha · [x ≤ 0]", "alpha": "g · min(0, x)"}),
+    "elu": Whole("the exponential rectifier", "x if x > 0 else alpha · (exp(x) − 1)",
+                 "What is negative goes down to −alpha, smoothly. Backwards: the less passes the lower it was.", _EACH,
+                 {"x": "g if x > 0 else g · alpha · exp(x)"}),
+    "celu": Whole("the exponential rectifier, smooth", "max(x, 0) + alpha · (exp(min(x, 0) / alpha) − 1)",
+                  "What is negative goes down to −alpha, without a kink. Backwards: the less passes the lower it was.",
+                  _EACH, {"x": "g · [x > 0] + g · exp(x / alpha) · [x < 0]"}),
+    "selu": Whole("the scaled exponential rectifier", "1.0507 · (x if x > 0 else 1.67326 · (exp(x) − 1))",
+                  "Scaled so that mean 0 and spread 1 stay as they are from layer to layer. Backwards: below 0 the "
+                  "less passes the lower it was.", _EACH, {"x": "g · 1.0507 · (1 if x > 0 else 1.67326 · exp(x))"}),
+    "softplus": Whole("softplus", "ln(1 + exp(x))", "A smooth rectifier. Backwards: its slope is the sigmoid.", _EACH,
+                      {"x": "g / (1 + exp(−x))"}),
+    "softsign": Whole("softsign", "x / (1 + |x|)", "Squeezes into −1 to 1, more slowly than tanh. Backwards: less "
+                      "passes the farther out it was.", _EACH, {"x": "g / (1 + |x|)²"}),
+    "softshrink": Whole("soft shrinkage", "x − sign(x) · lambd if |x| > lambd else 0",
+                        "What is small becomes 0, the rest comes nearer to it. Backwards: what became 0 gets nothing.",
+                        _EACH, {"x": "g if |x| > lambd else 0"}),
+    "hard_shrink": Whole("hard shrinkage", "x if |x| > lambd else 0", "What is small becomes 0. Backwards: what became "
+                         "0 gets nothing.", _EACH, {"x": "g if |x| > lambd else 0"}),
+    "hard_tanh": Whole("hard tanh", "min(max(x, min_val), max_val)", "What is beyond the limits is cut to them. "
+                       "Backwards: there nothing passes.", _EACH, {"x": "g · [x > min_val] · [x < max_val]"}),
+    "hardswish": Whole("hard SiLU", "x · min(max(x + 3, 0), 6) / 6", "A SiLU out of straight lines. Backwards: the "
+                       "gate, and how the gate changes with the number.", _EACH,
+                       {"x": "g · (min(max(x + 3, 0), 6) + x · [x + 3 > 0] · [x + 3 < 6]) / 6"}),
+    "silu": Whole("SiLU", "x / (1 + exp(−x))", "Each number times its sigmoid: a smooth rectifier. Backwards: the "
+                  "sigmoid s, and how s changes with the number.", _EACH, {"x": f"g · (s + x · s · (1 − s)),  {_S}"}),
+    "mish": Whole("Mish", "x · tanh(ln(1 + exp(x)))", "A smooth rectifier that dips below 0. Backwards: the factor t, "
+                  "and how t changes with the number.", _EACH,
+                  {"x": "g · (t + x · (1 − t²) / (1 + exp(−x))),  t = tanh(ln(1 + exp(x)))"}),
+    "gelu": Whole("GELU", "x · (1 + erf(x / √2)) / 2",
+                  "Each number times the share of the bell curve below it: a smooth rectifier. Backwards: that share "
+                  "P, and the height p of the curve, by which P changes.", _EACH, {"x": f"g · (P + x · p),  {_BELL}"}),
+    "gelu_approx": Whole("GELU, nearly", f"0.5 · x · (1 + t),  {_T}",
+                         "Each number times about the share of the bell curve below it: a smooth rectifier. "
+                         "Backwards: that share, and how it changes with the number.", _EACH,
+                         {"x": "g · 0.5 · (1 + t + x · (1 − t²) · √(2 / π) · (1 + 3 · 0.044715 · x²)),  " + _T}),
+    "gelu_fast_approx": Whole("GELU, roughly", "x / (1 + exp(−1.702 · x))",
+                              "Each number times a sigmoid that is near the share of the bell curve below it. "
+                              "Backwards: the sigmoid s, and how s changes with the number.", _EACH,
+                              {"x": "g · (s + x · 1.702 · s · (1 − s)),  s = 1 / (1 + exp(−1.702 · x))"}),
+    "step": Whole("a step", "1 if x ≥ threshold else 0", "Yes or no; no gradient passes.", _EACH),
+    "log_sigmoid": Whole("log-sigmoid", "−ln(1 + exp(−x))", "The logarithm of the probability that x stands for. "
+                         "Backwards: the probability of the opposite.", _EACH, {"x": "g / (1 + exp(x))"}),
     "log_softmax": Whole("log-softmax", "x − ln(Σ exp(x))",
                          "The logarithms of the shares that softmax makes: each number less the soft maximum of its "
-                         "row. Backwards: what arrives, less its share of the sum of all that arrives in the row."),
-    "log_sigmoid": Whole("log-sigmoid", "−ln(1 + exp(−x))", "The logarithm of the probability that x stands for."),
-    "gelu": Whole("GELU", "x · (1 + erf(x / √2)) / 2",
-                  "Each number times the share of the bell curve below it: a smooth rectifier."),
-    "silu": Whole("SiLU", "x / (1 + exp(−x))", "Each number times its sigmoid: a smooth rectifier."),
-    "softplus": Whole("softplus", "ln(1 + exp(x))", "A smooth rectifier; its slope is the sigmoid."),
-    "mish": Whole("Mish", "x · tanh(ln(1 + exp(x)))", "A smooth rectifier that dips below 0."),
-    "relu6": Whole("the rectifier up to 6", "min(max(x, 0), 6)", "What is negative becomes 0, what is above 6 is 6."),
+                         "row. Backwards: what arrives, less its share of the sum of all that arrives in the row.",
+                         ROWS, {"x": "g − exp(y) · Σ g"}),
+    "softmax": Whole("softmax", "exp(x) / Σ exp(x)", "Numbers become shares that add up to 1. Backwards: a share grows "
+                     "only as far as its gradient beats the average of the row.", ROWS, {"x": "y · (g − Σ g · y)"}),
+    "softmin": Whole("softmin", "exp(−x) / Σ exp(−x)", "Shares that add up to 1: the smallest gets the most. "
+                     "Backwards: as softmax, with the other sign.", ROWS, {"x": "−y · (g − Σ g · y)"}),
+    "glu": Whole("a gated linear unit", "the first half of x · sigmoid(the second half)",
+                 "Each number is let through as far as its gate, between 0 and 1, is open."),
 }  # fmt: skip
+"""The activation functions of mlx.nn, under their own names and those of their arguments."""
 
 _SPREAD = Whole(
     "a transposed convolution",
@@ -176,7 +240,16 @@ _CHANNELS = Whole(
     "In training a share p of the channels, drawn at random, becomes 0; the others grow.",
 )
 
+_BY_MODULE = {
+    "ReLU": "relu", "ReLU2": "relu2", "ReLU6": "relu6", "LeakyReLU": "leaky_relu", "PReLU": "prelu", "ELU": "elu",
+    "CELU": "celu", "SELU": "selu", "GELU": "gelu", "SiLU": "silu", "Mish": "mish", "Hardswish": "hardswish",
+    "Softplus": "softplus", "Softsign": "softsign", "Tanh": "tanh", "HardTanh": "hard_tanh", "Sigmoid": "sigmoid",
+    "LogSigmoid": "log_sigmoid", "Softshrink": "softshrink", "HardShrink": "hard_shrink", "Step": "step",
+    "Softmax": "softmax", "Softmin": "softmin", "LogSoftmax": "log_softmax", "GLU": "glu",
+}  # fmt: skip
+
 LAYERS: dict[str, Whole] = {
+    **{module: ACTIVATIONS[function] for module, function in _BY_MODULE.items()},
     "Linear": Whole("a linear layer", "x @ weightᵀ + bias",
                     "Each output is a weighted sum of all inputs, and a constant: a row of the weight is a neuron."),
     "Embedding": Whole("an embedding", "weight[token]", "A table: each token takes its row."),
@@ -208,44 +281,18 @@ LAYERS: dict[str, Whole] = {
     "Dropout": Whole("dropout", "x · mask / (1 − p)",
                      "In training a share p of the numbers, drawn at random, becomes 0; the "
                      "others grow, so that the sum stays what it was on average."),
-    "ReLU": Whole("the rectifier", "max(x, 0)", "What is negative becomes 0."),
-    "GELU": Whole("GELU", "x · Φ(x)", "Each number times the share of the bell curve below it: a smooth rectifier."),
-    "SiLU": Whole("SiLU", "x · sigmoid(x)", "A smooth rectifier."),
-    "Tanh": Whole("tanh", "tanh(x)", "Squeezes into −1 to 1."),
-    "Sigmoid": Whole("sigmoid", "1 / (1 + exp(−x))", "Squeezes into 0 to 1."),
-    "LogSigmoid": ACTIVATIONS["log_sigmoid"], "LogSoftmax": ACTIVATIONS["log_softmax"], "Mish": ACTIVATIONS["mish"],
-    "ReLU6": ACTIVATIONS["relu6"], "Softplus": ACTIVATIONS["softplus"],
-    "ReLU2": Whole("the squared rectifier", "max(x, 0)²", "What is negative becomes 0, what is positive is squared."),
-    "LeakyReLU": Whole("the leaky rectifier", "max(negative_slope · x, x)", "What is negative keeps a small slope."),
-    "PReLU": Whole("the leaky rectifier, learned", "x if x > 0 else weight · x",
-                   "What is negative keeps a slope that is trained."),
-    "ELU": Whole("the exponential rectifier", "x if x > 0 else alpha · (exp(x) − 1)",
-                 "What is negative goes down to −alpha, smoothly."),
-    "CELU": Whole("the exponential rectifier, smooth", "max(x, 0) + min(alpha · (exp(x / alpha) − 1), 0)",
-                  "What is negative goes down to −alpha, without a kink."),
-    "SELU": Whole("the scaled exponential rectifier", "1.0507 · (x if x > 0 else 1.67326 · (exp(x) − 1))",
-                  "Scaled so that mean 0 and spread 1 stay as they are from layer to layer."),
-    "HardShrink": Whole("hard shrinkage", "x if |x| > lambd else 0", "What is small becomes 0."),
-    "Softshrink": Whole("soft shrinkage", "x − sign(x) · lambd if |x| > lambd else 0",
-                        "What is small becomes 0, the rest comes nearer to it."),
-    "Hardswish": Whole("hard SiLU", "x · min(max(x + 3, 0), 6) / 6", "A SiLU out of straight lines."),
-    "HardTanh": Whole("hard tanh", "min(max(x, min_val), max_val)", "What is beyond the limits is cut to them."),
-    "Softsign": Whole("softsign", "x / (1 + |x|)", "Squeezes into −1 to 1, more slowly than tanh."),
-    "Step": Whole("a step", "1 if x > threshold else 0", "Yes or no; no gradient passes."),
-    "Softmin": Whole("softmin", "exp(−x) / Σ exp(−x)", "Shares that add up to 1: the smallest gets the most."),
-    "GLU": Whole("a gated linear unit", "the first half of x · sigmoid(the second half)",
-                 "Each number is let through as far as its gate, between 0 and 1, is open."),
-    "Softmax": Whole("softmax", "exp(x) / Σ exp(x)", "Numbers become shares that add up to 1."),
+
     "MultiHeadAttention": Whole("multi-head attention", "softmax(Q @ Kᵀ / √d) @ V, projected",
                                 "Each position asks the others (queries Q, d numbers each, against keys K), and "
                                 "takes what they say (values V) by the shares that come out; several heads ask "
                                 "different questions."),
-    "RNN": Whole("a recurrent layer", "h = tanh(x @ Wxhᵀ + h @ Whhᵀ + bias), step by step",
-                 "Each step sees its input and what the steps before have left behind."),
-    "GRU": Whole("a gated recurrent layer", "h = (1 − z) · n + z · h, step by step",
-                 "A gate z decides how much of the old state is kept."),
-    "LSTM": Whole("a long short-term memory", "c = f · c + i · g,  h = o · tanh(c), step by step",
-                  "Gates decide what is forgotten, what is taken in, and what is shown."),
+    "RNN": Whole("a recurrent layer", "tanh(x @ Wxhᵀ + before @ Whhᵀ + bias), one step after the other",
+                 "Each step sees its input and what the step before has left behind."),
+    "GRU": Whole("a gated recurrent layer", "(1 − z) · n + z · before, one step after the other",
+                 "What the step would say is n, and the gate z (0 to 1) tells how much of what was before is kept."),
+    "LSTM": Whole("a long short-term memory", "f · before + i · g,  hidden = o · tanh(cell)",
+                  "One step after the other: the cell keeps a part f of what it held before and takes in a part i of "
+                  "what is new, g; a part o of it is shown."),
     "Sequential": Whole("layers in a row", "the last layer of … of the first layer of x", "One layer after the other."),
     "RoPE": Whole("rotary positions", "pairs of x turned by position · frequency", "Positions become angles."),
     **dict.fromkeys(("MaxPool1d", "MaxPool2d", "MaxPool3d"), Whole(

@@ -290,7 +290,7 @@ class FunctionCall:
     def _run(self, recorder: Recorder, names: ProgramNames) -> Trace:
         recorder.stack.begin(sys._getframe())
         keeps_worlds(recorder)
-        recorder.intake.enter(recorder)
+        recorder.intake.enter(recorder, calling=True)
         recorder.start()
         _enter_arguments(recorder, self.fn, self.args, self.kwargs)
         value, grads = run(recorder, self.fn, self.args, self.kwargs, self.wrt)

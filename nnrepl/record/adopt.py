@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from nnrepl.record import trees
 from nnrepl.record.anatomy import of_call
 from nnrepl.record.dot import read_graph
 from nnrepl.record.frame_variables import first_argument, variables_of
-from nnrepl.record.leavings import mark_of
+from nnrepl.record.leavings import Sheet, lies_in, mark_of
 from nnrepl.record.objects import object_of
 from nnrepl.record.segments import is_library
 from nnrepl.record.stack import is_module, is_optimizer
@@ -67,13 +67,38 @@ def adopt(recorder: Ledger, array: mx.array, frame: FrameType) -> Value:
 
 def taken(recorder: Ledger, array: mx.array) -> Value | None:
     """Return what an array is that was made inside of a call and is taken outside; None if it was not."""
+    calls: dict[Op, None] = {}
+    value = _taken(recorder, array, calls)
+    _regroup(recorder, calls)
+    return value
+
+
+def take_all(recorder: Ledger, arrays: Iterable[mx.array]) -> None:
+    """Take outside what of some arrays was made inside of calls."""
+    calls: dict[Op, None] = {}
+    for array in arrays:
+        if id(array) in recorder.leavings.kept and id(array) not in recorder.live:
+            _taken(recorder, array, calls)
+    _regroup(recorder, calls)
+
+
+def _taken(recorder: Ledger, array: mx.array, calls: dict[Op, None]) -> Value | None:
+    """Do it for one. Calls that give more now are added to `calls`."""
     _, value = recorder.leavings.kept.get(id(array), (None, None))
     if value is None:
         return None
+    sheet = recorder.tape
+    if isinstance(sheet, Sheet) and value.tape is not sheet and lies_in(value, sheet.call):
+        return value  # a function that runs once more finds what its earlier run, or what runs around it, has left
     pass_ = value.inside
     while pass_ is not None and not _runs_in(recorder, pass_):
+        if isinstance(pass_.tape, Sheet) and isinstance(pass_.within, Inside) and pass_.call is None:
+            pass_ = pass_.within  # the call that MLX ran when it came by there once more
+            continue
         call = pass_.call
-        found = None if call is None else _result(recorder, call, pass_, value, array)
+        found = None if call is None else _result(call, pass_, value, array, calls)
+        if found is None and value.op is None:
+            found = value.origin  # what went in
         if found is None:
             return None
         value, pass_ = found, found.inside
@@ -90,8 +115,8 @@ def _runs_in(recorder: Ledger, pass_: Inside) -> bool:
     return recorder.inside is not None and around is pass_
 
 
-def _result(recorder: Ledger, call: Op, pass_: Inside, inner: Value, array: mx.array) -> Value | None:
-    """One more result of a call."""
+def _result(call: Op, pass_: Inside, inner: Value, array: mx.array, calls: dict[Op, None]) -> Value | None:
+    """One more result of a call, which is added to `calls`."""
     run: Any = call.operation.run
     recipe = getattr(run, "recipe", None)
     if recipe is None or not call.outputs or pass_.differs(inner) or not recipe.keeps(inner):
@@ -99,10 +124,16 @@ def _result(recorder: Ledger, call: Op, pass_: Inside, inner: Value, array: mx.a
     value = Value(call, len(call.outputs), _copy(array))
     call.outputs = (*call.outputs, value)
     run.marks.append(mark_of(pass_, inner))
-    if recorder.differentiating or recorder.inside is not None:
-        given = [taken.array for taken in call.inputs]
-        run.groups = of_call(call, any(output.evaluated for output in call.outputs), given)
+    calls[call] = None
     return value
+
+
+def _regroup(recorder: Ledger, calls: Iterable[Op]) -> None:
+    """Find out how gradients pass through calls that give more than they did."""
+    for call in calls if recorder.differentiating or recorder.inside is not None else ():
+        given = [value.array for value in call.inputs]
+        run: Any = call.operation.run
+        run.groups = of_call(call, any(output.evaluated for output in call.outputs), given)
 
 
 def _from_native(recorder: Ledger, array: mx.array, frame: FrameType) -> Value:

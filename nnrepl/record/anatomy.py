@@ -135,7 +135,7 @@ def of_call(op: Op, forced: bool, taken: list[mx.array]) -> tuple[Group, ...]:
     slots = tuple(range(len(op.inputs)))
     if forced:
         return (_in_one_go(len(op.outputs), slots),)
-    if not _share_a_node(op.inputs, taken):
+    if not _share_a_node(op.inputs, taken) and not any(map(_was_handed, op.inputs)):
         return _groups([value.array for value in op.outputs], taken)
     if op.operation.run.recipe is None:  # type: ignore[attr-defined]
         return (_in_one_go(len(op.outputs), slots),)
@@ -143,6 +143,16 @@ def of_call(op: Op, forced: bool, taken: list[mx.array]) -> tuple[Group, ...]:
     slots = tuple([distinct.index(value.canonical) for value in op.inputs])
     groups = _dissect(op, slots, distinct)
     return tuple([_renumbered(group, tuple([slots.index(slot) for slot in range(len(distinct))])) for group in groups])
+
+
+def _was_handed(value: Value) -> bool:
+    """Whether a value is one that MLX had handed to the function of a call: a copy, in whose place the next call takes
+    what it is a copy of (`make_tracer` in mlx/transforms.cpp), so that its graph does not come by there."""
+    recipe = None if value.op is None else getattr(value.op.operation.run, "recipe", None)
+    if recipe is None or value.op is None or not recipe.kept:
+        return False
+    at = value.slot - len(value.op.outputs) + len(recipe.kept)
+    return at >= 0 and recipe.kept[at].op is None
 
 
 def _share_a_node(values: Sequence[Value], arrays: Sequence[mx.array]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import opaque, titles, trees
+from nnrepl.record import aside, opaque, titles, trees
 from nnrepl.record.compiled import Compiled
 from nnrepl.record.custom import Checkpointed
 from nnrepl.record.opaque import Transform
@@ -33,7 +33,7 @@ def caller(original: Callable[..., Any]) -> Callable[..., Any]:
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         recorder = ready()
         if recorder is None:
-            opaque.pass_on((args, kwargs))
+            aside.pass_on((args, kwargs))
             return original(self, *args, **kwargs)
         known = recorder.made_before.get(id(self))
         if known is None:

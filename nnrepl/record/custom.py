@@ -19,7 +19,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.classes import dataclass
-from nnrepl.record import opaque, titles, trees
+from nnrepl.record import aside, opaque, titles, trees
 from nnrepl.record.mirror import mirrored
 from nnrepl.record.quiet import quietly
 from nnrepl.record.recorder import Recorder, ready
@@ -285,7 +285,8 @@ class Rerun(Composite):
             return invoke(self.fun, args, kwargs)
 
         lines = () if self.block is None or self.repeats is not None else self.block.lines
-        with mirrored(recorder, self.ops, dict(zip(self.inputs, leaves)), lines):
+        depths = (0 if op.scope is None else op.scope.depth + 1, len(recorder.stack.frames()))
+        with mirrored(recorder, self.ops, list(zip(self.inputs, leaves)), lines, None if self.repeats else depths):
             again = self.run_again(recorder, op, leaves, call)
         # A run that follows a tape has found out by now which leaves of the tape they are.
         leaves = [_unedited(recorder, recorder.live[id(mark)]) for mark in marks]
@@ -392,6 +393,27 @@ def in_second_run(op: Op) -> bool:
     return forward is not None and bool(forward.args) and isinstance(forward.args[0], Rerun)
 
 
+def in_own_vjp(tape: Tape, position: int | None) -> bool:
+    """Whether the op at a position is made by a custom function's own `vjp`: its lines run once, whatever runs twice
+    around the function."""
+    op = tape.ops[position] if position is not None and position < len(tape) else None
+    forward = None if op is None else tape.notes.belonging.get(op)
+    return forward is not None and bool(forward.args) and isinstance(forward.args[0], Custom)
+
+
+def in_repeated_block(tape: Tape, position: int) -> bool:
+    """Whether a position lies in a function that runs twice, and no Python of it runs: a compiled function that has
+    recorded it is repeated."""
+    pass_ = tape.pass_at(position)
+    for op in () if pass_ is None else pass_.ops:
+        block = op.args[0] if op.args else None
+        if isinstance(block, Rerun) and block.repeats is not None:
+            again = block.again.ops if block.again is not None else ()
+            if any(ops and ops[0].position <= position <= ops[-1].position for ops in (block.ops, again)):
+                return True
+    return False
+
+
 def first_run_of(tape: Tape, position: int) -> int:
     """Return the position of an op in the first run of a block, where it was made in the second; else its own."""
     op = tape.ops[position] if position < len(tape) else None
@@ -420,7 +442,7 @@ def caller(original: Callable[..., Any]) -> Callable[..., Any]:
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         recorder = ready()
         if recorder is None:
-            opaque.pass_on((args, kwargs))
+            aside.pass_on((args, kwargs))
             return original(self, *args, **kwargs)
         fun, *others = gc.get_referents(self)[1:]
         known = recorder.customized.get(id(self), (self, set()))[1]

@@ -17,7 +17,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import before, catalog, compiling, custom, kernels, opaque, special, strays, transforms
+from nnrepl.record import before, catalog, compiling, custom, kernels, special, strays, transforms
+from nnrepl.record.aside import call_aside
 from nnrepl.record.bounds import check_bounds
 from nnrepl.record.catalog import Callee
 from nnrepl.record.native import IN_PLACE, Levels, in_place, levels_of, optimizers, update_hook
@@ -177,7 +178,7 @@ def _op(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
     @_like(original, callee)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if recorder.mode != RECORD or get_ident() != thread:
-            return opaque.aside(recorder, operation, original, args, kwargs)
+            return call_aside(recorder, operation, original, args, kwargs)
         return call(operation, args, kwargs, _getframe(1))
 
     return wrapper
@@ -189,7 +190,7 @@ def _random(recorder: Recorder, callee: Callee, operation: Operation, position: 
     @_like(original, callee)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if recorder.mode != RECORD or get_ident() != recorder.thread:
-            return opaque.aside(recorder, operation, original, args, kwargs)
+            return call_aside(recorder, operation, original, args, kwargs)
         given = args[position] if len(args) > position else kwargs.get("key")
         if given is not None:
             return recorder.call(operation, args, kwargs, _getframe(1))
@@ -204,7 +205,7 @@ def _property(recorder: Recorder, callee: Callee) -> property:
 
     def getter(array: mx.array) -> Any:
         if recorder.mode != RECORD or get_ident() != recorder.thread:
-            return opaque.aside(recorder, operation, original, (array,), {})
+            return call_aside(recorder, operation, original, (array,), {})
         return recorder.call(operation, (array,), {}, _getframe(1))
 
     return property(getter, doc=callee.original.__doc__)

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from nnrepl.record.aside import pass_on
 from nnrepl.record.catalog import Callee
-from nnrepl.record.opaque import OpaqueCall, pass_on
+from nnrepl.record.opaque import OpaqueCall
 from nnrepl.record.recorder import Recorder, ready
 
 _getframe = sys._getframe

@@ -12,13 +12,40 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.tape import Inside, Value
+from nnrepl.tape import Inside, Tape, Value
+from nnrepl.tape.passes import outermost
 
 if TYPE_CHECKING:
     from types import FrameType
 
 Mark = tuple[Any, int, int]
-"""Which array it is: the code and the offset of the op that made it, and how often that had run."""
+"""Which array it is: the code and the offset of the op that made it, and how often that had run; "handed", and which
+one, if MLX has handed it to the function."""
+
+
+def mark_of_handed(number: int) -> Mark:
+    """Return the mark of an array that MLX has handed to the function of a call."""
+    return "handed", number, 0
+
+
+class Sheet(Tape):
+    """Has what a function does that MLX runs once more (a checkpoint in a nested gradient); the tape has its first run.
+
+    Attributes:
+        call: The outermost of the calls around that function, on the tape.
+    """
+
+    def __init__(self, tape: Tape, call: Inside) -> None:
+        super().__init__(tape.names, tape.notes)
+        self.call = call
+
+
+def lies_in(value: Value, call: Inside) -> bool:
+    """Whether a value was made inside of a call, or where a function in it ran once more."""
+    if isinstance(value.tape, Sheet):
+        return value.tape.call is call
+    pass_ = value.inside
+    return pass_ is not None and outermost(pass_) is call
 
 
 class Leavings:
@@ -66,6 +93,8 @@ class Leavings:
 def mark_of(pass_: Inside, value: Value) -> Mark | None:
     """Which of the arrays that are made inside of a call it is. What a call in there has left is known by where it was
     made: that call is not on its own when MLX runs the whole again."""
+    if value in pass_.leaves:
+        return mark_of_handed(pass_.leaves.index(value))
     op = (value := _made(value)).op
     if op is None or op.scope is None:
         return None

@@ -81,12 +81,28 @@ class Exchanging(Protocol):
     def exchange(self, old: Value, new: Value) -> None:
         """Take from `new` what was to be taken from `old`."""
 
+    def image(self, value: Value) -> Value:
+        """Return what stands for a value now."""
+
+
+class KnowsChanges(Protocol):
+    """Who knows what a change does. It is asked by an op in the call of the change's line, in the second run."""
+
+    def waits(self, change: Op) -> bool:
+        """Whether it is about a variable of a function that does not run yet."""
+
+    def meant(self, change: Op, values: Sequence[Value]) -> Value:
+        """Return the value that it is about, of several on all of which the first run had one tensor."""
+
+    def effect(self, change: Op, target: Value) -> None:
+        """Let a change of a value, which is on the tape, take effect."""
+
 
 class Mirrored(Protocol):
     """A second run, in which the changes of the first one are made again."""
 
-    def due(self, exchange: Callable[[Value, Value], None]) -> None:
-        """Make those that stand where the run stands now; `exchange` lets them take effect."""
+    def due(self, changes: KnowsChanges, calling: bool) -> None:
+        """Make those that stand where the run stands now (see `Mirror`)."""
 
     def passed(self, due: bool = False) -> None:
         """Run the lines of the user's that stand where the run stands now; `due`: the op there is about to be made."""

@@ -23,6 +23,7 @@ from nnrepl.record import trees
 from nnrepl.record.anatomy import stand_in
 from nnrepl.record.data import construct
 from nnrepl.record.intake import RECORDING
+from nnrepl.record.later_runs import LaterRuns
 from nnrepl.record.recipe import TransformRecipe
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.region import Region
@@ -130,6 +131,7 @@ class InsideRecording:
         left: What those hold when the function has run.
         evaluated: What the program evaluated in it, and after which position.
         recipe: How to do the same on other arrays; None where not all of that is known.
+        later: Writes down the further runs of the functions in it that MLX runs more than once.
         typed: Whether a line of the user's has run in it.
     """
 
@@ -139,7 +141,8 @@ class InsideRecording:
         self._title = title
         self._frame = frame
         self._within = recorder.pass_
-        self._around = recorder.inside
+        around = recorder.inside
+        self._around = around if isinstance(around, InsideRecording) else None
         self._start = len(recorder.tape)
         self.leaves: list[Leaf] = []
         self.own: set[Value] = set()
@@ -147,14 +150,17 @@ class InsideRecording:
         self.left: list[tuple[mx.array, Value]] = []
         self.evaluated: list[tuple[int, tuple[Value, ...]]] = []
         self.recipe: TransformRecipe | None = None
+        self.later: list[InsideRecording] = []
         self._outputs: list[Value] = []
         self._begun = self._ended = self.typed = False
 
     # -- while the function runs -----------------------------------------------------------------------------
 
     def run(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run the function on what MLX has handed over. A second run (a checkpoint's) is not written down."""
+        """Run the function on what MLX has handed over. A second run (a checkpoint's) is written on another sheet."""
         recorder, handed = self.recorder, trees.arrays((args, kwargs))
+        if self._begun and self.recipe is not None and self.recipe.later is not None:
+            return self.recipe.later.record(args, kwargs)
         if self._begun or self._within is None or len(handed) < len(self.given.primals):
             return function(*args, **kwargs)
         self._begun = True
@@ -165,6 +171,8 @@ class InsideRecording:
             result = function(*args, **kwargs)
             self._outputs = [recorder.value_of(array, self._frame) for array in arrays_of(result)]
             self.recipe = self._recipe(result)
+            if self.given.transform == "checkpoint":
+                self.recipe.later = LaterRuns(self, function, self.recipe)
             if self.pass_.size:
                 axes = enumerate(_axes(self.given.out_axes, result))
                 self.pass_.out_axes = {slot: axis for slot, axis in axes if axis}
@@ -194,6 +202,28 @@ class InsideRecording:
         pass_.leaves = tuple(self.leaves)
         recorder.tape.notes.entered.update(dict.fromkeys(self.leaves, pass_))
         pass_.wrt = tuple([leaf for leaf, wanted in zip(self.leaves, given.wanted) if wanted])
+
+    def anew(self, around: InsideRecording | None) -> InsideRecording:
+        """Return what writes down a further run of the function.
+
+        Args:
+            around: What has written down the call that MLX is making.
+        """
+        written = InsideRecording(self.recorder, self.given, self._title, sys._getframe())
+        written._around = around
+        return written
+
+    def running(self) -> InsideRecording | None:
+        """Return what has written down the innermost of the calls around it that MLX is still making."""
+        around = self._around
+        while around is not None and not around.pass_.open:
+            around = around._around
+        return around
+
+    def over(self) -> None:
+        """Note that the run is over; the call goes on."""
+        self.pass_.end = len(self.recorder.tape)
+        self.pass_.open = False
 
     def touch(self, value: Value, array: mx.array) -> None:
         """Note that the function takes a value: one that was there before, it has captured."""
@@ -266,13 +296,16 @@ class InsideRecording:
             if self._ended and error is None:
                 left = [(array, recorder.live[key]) for key, (array, _) in self.changed.items()]
                 self.left = [(array, value) for array, value in left if not self.pass_.differs(value)]
+                recorder.tape.notes.carried.update(value for _, value in self.left if value.tape is not recorder.tape)
                 self._follow()
         finally:
             recorder.inside, recorder.pass_, recorder.intake = before, outer, intake
         pass_.end = len(recorder.tape)
         pass_.backward = min(pass_.backward, pass_.end)
         pass_.open = False
-        self._let_go()
+        self.let_go()
+        for run in self.later:
+            run.let_go()
         if error is not None:
             self._lose()
         return pass_ if len(pass_) else None
@@ -305,13 +338,13 @@ class InsideRecording:
         passing = [value for value in self._outputs if value.op is None or value.op.name != "stop_gradient"]
         return list(zip(passing, [value.array for value in self.given.others]))
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
         """Hold no array of what happened inside, and say of what lies in a `vmap` that it differs from sample to
         sample."""
         pass_, notes = self.pass_, self.recorder.tape.notes
         made = [value for op in pass_.ops if op.pass_ is pass_ for value in op.outputs]
         # Weakly: what the program has put away is known again where it turns up, what it has dropped goes.
-        there = [(weakref.ref(value.held), value) for value in made if value.held is not None]
+        there = [(weakref.ref(value.held), value) for value in (*self.leaves, *made) if value.held is not None]
         there += self._other_handles()
         for leaf in self.leaves:
             self._forget(leaf)
@@ -332,11 +365,13 @@ class InsideRecording:
         self.recorder.leavings.keep(there)
 
     def _other_handles(self) -> list[tuple[weakref.ref[mx.array], Value]]:
-        """Forget other objects of the program's for what was made inside. Returns them."""
-        recorder, found = self.recorder, []
+        """Forget other objects of the program's for what went in or was made inside. Returns them."""
+        recorder, found, leaves = self.recorder, [], set(self.leaves)
         for key, guard in list(recorder.guards.items()):
             value, array = recorder.live.get(key), guard()
-            if array is not None and value is not None and value.op is not None and value.op.pass_ is self.pass_:
+            if array is None or value is None:
+                continue
+            if value in leaves or (value.op is not None and value.op.pass_ is self.pass_):
                 found.append((weakref.ref(array), value))
                 del recorder.guards[key], recorder.live[key]
         return found

@@ -11,7 +11,6 @@ import functools
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from threading import get_ident
 from types import FrameType
 from typing import Any
 
@@ -19,13 +18,15 @@ import mlx.core as mx
 
 from nnrepl.record import trees
 from nnrepl.record.anatomy import Group, of_call
+from nnrepl.record.aside import notice, pass_on
+from nnrepl.record.handed import Handed
 from nnrepl.record.leavings import Mark
 from nnrepl.record.native import Levels, noticed_by
 from nnrepl.record.nested_calls import Given, InsideRecording, given_of
 from nnrepl.record.objects import deliver, hand_out
 from nnrepl.record.quiet import exchanged, quietly
-from nnrepl.record.recipe import TransformRecipe
-from nnrepl.record.recorder import NATIVE, OPAQUE, RECORD, Recorder, current, here, ready
+from nnrepl.record.recipe import Remaking, TransformRecipe
+from nnrepl.record.recorder import NATIVE, OPAQUE, RECORD, Recorder, here, ready
 from nnrepl.record.strays import invoke, native
 from nnrepl.record.titles import code_of, parameter_names, title
 from nnrepl.tape import Inside, Op, Operation, Value, arrays_of
@@ -35,62 +36,7 @@ Describe = Callable[[tuple[Any, ...], dict[str, Any]], Given | None]
 
 _getframe = sys._getframe
 _copy = mx.array.__copy__
-_init = mx.array.__init__
 _RANDOM_STATE: Any = mx.random.state
-
-
-def aside(
-    recorder: Recorder,
-    operation: Operation | None,
-    original: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    """Call a wrapped function that is not to be recorded as an op."""
-    if recorder.closed:
-        successor = ready()
-        if successor is not None and operation is not None:  # a wrapper that outlived its recording
-            return successor.call(operation, args, kwargs, _getframe(2))
-        return original(*args, **kwargs)
-    if recorder.mode == OPAQUE:
-        notice(recorder, args)
-        if kwargs:
-            notice(recorder, tuple(kwargs.values()))
-        made = original(*args, **kwargs)
-        if recorder.leavings.made is not None and operation is not None:
-            recorder.leavings.note(recorder.stack.program_frame(_getframe(2)), made)
-        return made
-    result = original(*args, **kwargs)
-    if recorder.mode == RECORD:  # so this is another thread
-        for array in arrays_of(result):
-            recorder.leaf(array, "thread", None)
-    return result
-
-
-def notice(recorder: Recorder, args: Any) -> None:
-    """Remember which recorded arrays an opaque op touches."""
-    for leaf in trees.leaves(args):
-        if type(leaf) is mx.array:
-            value = recorder.live.get(id(leaf))
-            if value is not None:
-                recorder.captured.setdefault(value, leaf)
-
-
-def overwrite(recorder: Recorder, array: mx.array) -> None:
-    """Note that an array is about to be changed in place while that is not to be recorded as an op."""
-    if recorder.mode == OPAQUE and not recorder.closed and get_ident() == recorder.thread:
-        value = recorder.live.get(id(array))
-        if value is not None and id(array) not in recorder.overwrites:
-            recorder.overwrites[id(array)] = (array, value)
-            if value.held is array:
-                value.held = _copy(array)
-
-
-def pass_on(args: Any) -> None:
-    """Note that a transform is called while it is not to be recorded as an op: what goes in, an opaque op touches."""
-    recorder = current()
-    if recorder is not None and recorder.mode == OPAQUE and get_ident() == recorder.thread:
-        notice(recorder, args)
 
 
 class Transform:
@@ -252,6 +198,9 @@ class OpaqueCall:
         recipe: How to make it again without a line of the program's; None where that is not known.
         marks: What of the arrays made inside the program has taken outside since: further results, behind those.
         changed: The arrays from outside that it changed in place: what they hold then is part of what it returns.
+        model: What it was given, as trees: the modules and other dicts of the program's, without arrays. It is empty
+            where the recipe is known.
+        taken_later: What functions in it take besides where they run once more in the sweep of the pass around.
     """
 
     def __init__(
@@ -270,11 +219,12 @@ class OpaqueCall:
         self.operation = Operation(name, self, spelling, kind="opaque")
         self.touched: dict[Value, mx.array] = {}
         self.state: Any = None
-        self.survivors: list[tuple[weakref.ref[mx.array], Value]] = []
         self.groups: tuple[Group, ...] = ()
         self.recipe: TransformRecipe | None = None
         self.changed: list[mx.array] = []
         self.marks: list[Mark | None] = []
+        self.model: tuple[Any, Any] = ((), {})
+        self.taken_later: tuple[Value, ...] = ()
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Make the program's call."""
@@ -283,12 +233,12 @@ class OpaqueCall:
         inputs: list[Value] = []
         template = recorder.scan(args, inputs, frame)
         names = recorder.scan(kwargs, inputs, frame)
-        given = trees.arrays((args, kwargs))
-        captured, recorder.captured = recorder.captured, {}  # what this one takes is noted apart, and handed on below
-        overwrites, recorder.overwrites = recorder.overwrites, {}
+        given, handed = trees.arrays((args, kwargs)), Handed(recorder, (args, kwargs))
+        captured, overwrites = recorder.captured, recorder.overwrites
+        recorder.captured, recorder.overwrites = {}, {}
         draws, state = recorder.draws, _RANDOM_STATE[0]
         inside = self._inside(args, kwargs, inputs, frame)
-        function = self.fun if self.make is None else self.make(self._relinking(inputs, inside))
+        function = self.fun if self.make is None else self.make(self._relinking(handed, inside))
         error: Exception | None = None
         # MLX calls the function on tracers, which mean nothing once the call is over: its ops are not put on the tape.
         recorder.mode, recorder.forced = OPAQUE, False
@@ -305,18 +255,17 @@ class OpaqueCall:
         pass_ = None if inside is None else inside.close(error)
         self._drawn(state, draws)
         extra, left = self._takes(touched, inside), self._changes(changed, inside)
-        if inside is not None and inside.typed and self.recipe is None and error is None:
-            intake.refuse("MLX makes that call again as the program has it, for gradients or to look inside")
+        self.model = self.model if self.recipe is not None else trees.without_arrays((args, kwargs))
         op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
         pass_ = self._followed(frame) if inside is None else pass_
-        if inside is not None:
-            inside.note_reads(op)
         calls = recorder.tape.notes.calls
         calls.update({} if pass_ is None else {op: pass_})
+        if inside is not None:
+            self._settle(op, inside, error)
         if error is not None:
             recorder.fail(op, error, frame)
             raise error
-        self._link_survivors()
+        handed.link(made)
         twin = intake.given(recorder, op, frame)
         if twin is not None:
             calls.update({} if pass_ is None else {twin: pass_})
@@ -327,19 +276,18 @@ class OpaqueCall:
             self.groups = of_call(op, recorder.forced, self._taken(inputs, given, left))
         return result
 
+    def _settle(self, op: Op, inside: InsideRecording, error: Exception | None) -> None:
+        """Note what was evaluated inside, and refuse lines of the user's there if it cannot be made again with them."""
+        inside.note_reads(op)
+        if inside.typed and self.recipe is None and error is None:
+            why = "MLX makes that call again as the program has it, for gradients or to look inside"
+            self.recorder.intake.refuse(why)
+
     def _drawn(self, state: mx.array, draws: Any) -> None:
         """Note that random numbers were drawn inside, if the state is another than before."""
         if _RANDOM_STATE[0] is not state:  # each draw puts another array there (`next` in mlx/python/src/random.cpp)
             self.state, self.recorder.draws = state, draws
             self.recorder.seeded(("opaque", draws))
-
-    def _link_survivors(self) -> None:
-        """Know the objects that MLX has handed over and that live on."""
-        live = self.recorder.live
-        for reference, value in self.survivors:
-            array = reference()
-            if array is not None and id(array) not in live:
-                self.recorder.link(array, value)
 
     def _taken(
         self, inputs: Sequence[Value], given: list[mx.array], left: Sequence[tuple[mx.array, Value]]
@@ -437,16 +385,15 @@ class OpaqueCall:
             recorder.top_level(op)
         return InsideRecording(recorder, given, title(self.fun), frame)
 
-    def _relinking(self, inputs: list[Value], inside: InsideRecording | None) -> Callable[..., Any]:
-        """Return the inner function, which notes what MLX hands to it: new objects for the arrays of `inputs`, some of
-        which live on (in a Module, say) after the transform has ended."""
+    def _relinking(self, handed: Handed, inside: InsideRecording | None) -> Callable[..., Any]:
+        """Return the inner function, which notes what MLX hands to it."""
 
         @functools.wraps(self.fun, assigned=("__name__", "__doc__"), updated=())
         def fun(*args: Any, **kwargs: Any) -> Any:
-            for array, value in zip(trees.arrays((args, kwargs)), inputs):
-                if array.shape == value.shape:  # a tracer of `vmap` lacks an axis: it is one sample of the value
-                    self.survivors.append((weakref.ref(array), value))
-            return invoke(self.fun, args, kwargs) if inside is None else inside.run(self.fun, args, kwargs)
+            handed.entered((args, kwargs))
+            result = invoke(self.fun, args, kwargs) if inside is None else inside.run(self.fun, args, kwargs)
+            handed.left((args, kwargs))
+            return result
 
         return fun
 
@@ -456,13 +403,20 @@ class OpaqueCall:
         with quietly(self.state):
             return self.again(args, kwargs, captured)
 
-    def again(self, args: Any, kwargs: Any, captured: list[mx.array]) -> list[mx.array]:
-        """Return the same, with random numbers drawn from the state of now."""
+    def again(self, args: Any, kwargs: Any, captured: list[mx.array], now: Remaking | None = None) -> list[mx.array]:
+        """Return the same, with random numbers drawn from the state of now.
+
+        Args:
+            now: The time that a call around it is made again; None: it is made by itself.
+        """
         if self.recipe is not None and self.make is not None:
-            kept: list[mx.array] = []
-            results = arrays_of(self.make(self.recipe.function(captured, kept))(*args, **kwargs))
-            return [*results, *kept]
+            outermost, now = now is None, now or Remaking(self.recorder.tape.notes.carried)
+            kept: dict[Value, mx.array] = {}
+            results = arrays_of(self.make(self.recipe.function(captured, kept, now))(*args, **kwargs))
+            now.over = outermost
+            return [*results, *self.recipe.left(kept, now)]
         function = self.fun if self.make is None else self.make(self.fun)
+        args, kwargs = trees.like(self.model, (args, kwargs))
         with exchanged(self._places(captured)):
             results = arrays_of(function(*args, **kwargs))
             return [*results, *map(_copy, self.changed)]
@@ -484,12 +438,3 @@ class OpaqueCall:
                 known = known.origin
             places += [(thing, array) for thing in objects.values() if thing is not array]
         return places
-
-
-def construct_aside(recorder: Recorder, array: mx.array, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """`mx.array(...)` while it is not to be recorded as an op."""
-    if recorder.mode == OPAQUE:
-        notice(recorder, (args, kwargs))
-    _init(array, *args, **kwargs)
-    if recorder.mode == RECORD and not recorder.closed:
-        recorder.leaf(array, "thread", None)

@@ -72,6 +72,7 @@ class Recorder:
             collects garbage, and their entries with them: go through a `copy()`, which is made in one piece.
         pass_: The pass that is being recorded.
         differentiating: How many transforms of ours are running (0 at the top level of the program).
+        running_back: Whether MLX takes gradients for the program's backward pass.
         captured: In OPAQUE mode, the recorded values that were touched.
         overwrites: In OPAQUE mode, the recorded arrays that were changed in place, by `id`, and what they held.
         leavings: What the program has kept of what was made inside of calls that MLX ran by itself.
@@ -109,6 +110,7 @@ class Recorder:
         self.stack = Stack(base, self.watch)
         self.pass_: Pass | None = None
         self.differentiating = self.repeating = self.native_until = 0
+        self.running_back = False
         self.older: dict[int, weakref.ref[mx.array]] = {}
         self.captured: dict[Value, mx.array] = {}
         self.overwrites: dict[int, tuple[mx.array, Value]] = {}
@@ -271,8 +273,8 @@ class Recorder:
             return parts if kind is list else tuple(parts)
         if kind is slice:
             return slice(*(self.scan(end, inputs, frame) for end in (arg.start, arg.stop, arg.step)))
-        if kind is dict:
-            return {key: self.scan(item, inputs, frame) for key, item in arg.items()}
+        if isinstance(arg, dict):  # a Module is one
+            return {key: self.scan(item, inputs, frame) for key, item in dict.items(arg)}
         if isinstance(arg, (list, tuple)):
             return [self.scan(item, inputs, frame) for item in arg]
         # NumPy's arrays: the program may write into them later.

@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import opaque
+from nnrepl.record import aside
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import Data, construct
 from nnrepl.record.objects import deliver, hand_out
@@ -62,8 +62,8 @@ def augmented(recorder: Recorder, operation: Operation) -> Callable[..., Any]:
     @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
     def wrapper(array: mx.array, other: Any) -> Any:
         if recorder.mode != RECORD or get_ident() != recorder.thread:
-            opaque.overwrite(recorder, array)
-            return opaque.aside(recorder, None, original, (array, other), {})
+            aside.overwrite(recorder, array)
+            return aside.call_aside(recorder, None, original, (array, other), {})
         return _change(recorder, recorded, original, (array, other), _getframe(1))
 
     return wrapper
@@ -82,8 +82,8 @@ def _item_assignment(recorder: Recorder) -> Callable[..., None]:
     @functools.wraps(_setitem, assigned=("__name__", "__doc__"), updated=())
     def wrapper(array: mx.array, index: Any, update: Any) -> None:
         if recorder.mode != RECORD or get_ident() != recorder.thread:
-            opaque.overwrite(recorder, array)
-            opaque.aside(recorder, None, _setitem, (array, index, update), {})
+            aside.overwrite(recorder, array)
+            aside.call_aside(recorder, None, _setitem, (array, index, update), {})
         else:
             _change(recorder, recorded, _setitem, (array, index, update), _getframe(1))
 
@@ -135,7 +135,7 @@ def _constructor(recorder: Recorder) -> Callable[..., None]:
 
     def __init__(self: mx.array, *args: Any, **kwargs: Any) -> None:
         if recorder.mode != RECORD or get_ident() != recorder.thread:
-            opaque.construct_aside(recorder, self, args, kwargs)
+            aside.construct_aside(recorder, self, args, kwargs)
             return
         frame = _getframe(1)
         recorder.intake.enter(recorder)
@@ -235,7 +235,7 @@ def copier(recorder: Recorder, original: Callable[..., mx.array]) -> Callable[..
         if recorder.mode == RECORD and get_ident() == recorder.thread:
             recorder.link(twin, recorder.value_of(array, _getframe(1)))
         else:
-            opaque.pass_on(array)
+            aside.pass_on(array)
         return twin
 
     return copy
@@ -276,7 +276,7 @@ def _iteration(recorder: Recorder) -> Callable[[mx.array], Any]:
     def __iter__(array: mx.array) -> Any:
         rows = _iter(array)
         if recorder.mode != RECORD or get_ident() != recorder.thread:
-            opaque.pass_on(array)
+            aside.pass_on(array)
             return rows
         count = array.shape[0]
         if 0 < count < _ROWS_AT_ONCE:
@@ -342,7 +342,7 @@ _AT_OPERATIONS = {how: _at_operation(how) for how in ("add", "subtract", "multip
 def _at_property(recorder: Recorder) -> property:
     def at(array: mx.array) -> Any:
         if recorder.mode != RECORD or get_ident() != recorder.thread:
-            opaque.pass_on(array)
+            aside.pass_on(array)
             return _at(array)
         twin = _copy(array)
         recorder.link(twin, recorder.value_of(array, _getframe(1)))

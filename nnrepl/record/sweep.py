@@ -374,7 +374,19 @@ class Sweep:
 
     def _primals(self, node: SweepUnit) -> tuple[Value, ...]:
         """Return the inputs of a node, as a user may have changed them since."""
-        return tuple(map(self.current, node.inputs)) if self.now else node.inputs
+        given = tuple(map(self.current, node.inputs)) if self.now else node.inputs
+        return given if node.op.operation.kind != "opaque" else (*given, *self._taken_later(node.op))
+
+    def _taken_later(self, call: Op) -> list[Value]:
+        """Return what functions in a call that MLX runs by itself are known to take where they run once more."""
+        taken = list(call.operation.run.taken_later)  # type: ignore[attr-defined]
+        for sweep in self.recorder.sweeps:
+            taken = [sweep.image(value) for value in taken]
+        return taken
+
+    def image(self, value: Value) -> Value:
+        """Return what stands for a value now."""
+        return self.current(value)
 
     def current(self, value: Value) -> Value:
         """Return a value, as a user may have changed it since."""
@@ -420,6 +432,8 @@ class Sweep:
         """Compute a VJP; one that MLX refuses becomes the last op of the tape, with its error."""
         recorder = self.recorder
         before, recorder.mode = recorder.mode, MUTED
+        captured, recorder.captured = recorder.captured, {}
+        recorder.running_back = True
         try:
             return run(rule, *arrays)
         except Exception as error:
@@ -428,14 +442,27 @@ class Sweep:
             self._put(failed, forward)
             raise
         finally:
-            recorder.mode = before
+            recorder.mode, recorder.running_back = before, False
+            taken, recorder.captured = recorder.captured, captured
+            if taken:
+                forward.operation.run.taken_later += tuple(taken)  # type: ignore[attr-defined]
 
     def _put(self, op: Op, forward: Op) -> None:
         """Put a backward op on the tape, at the place of its forward op."""
+        if forward.operation.kind == "opaque" and type(op.args[0]) is Rule:
+            self._complete(op, forward)
         op.pass_ = self.pass_
         op.scope, op.lasti = forward.scope, forward.lasti
         op.position = len(self.tape.ops)
         self.tape.ops.append(op)
+
+    def _complete(self, op: Op, forward: Op) -> None:
+        """Let a backward op take also what functions in its call have been found to take when it was computed."""
+        rule = op.args[0]
+        given = len(rule.outputs) + len(rule.continued) + len(rule.inputs)
+        inputs = (*op.inputs[:given], *self._taken_later(forward))
+        if len(inputs) > len(op.inputs):
+            op.inputs, op.args = inputs, (rule, *inputs)
 
 
 def _arrays(values: Sequence[Value]) -> list[mx.array]:

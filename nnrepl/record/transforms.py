@@ -16,7 +16,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import compiled, custom, opaque, titles, trees
+from nnrepl.record import aside, compiled, custom, opaque, titles, trees
 from nnrepl.record.by_hand import Weights
 from nnrepl.record.catalog import Callee
 from nnrepl.record.closed_losses import loss_of
@@ -262,7 +262,7 @@ def _vjp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
             return _native_vjp(levels, original, fun, primals, cotangents, _getframe(1))
         recorder = ready()
         if recorder is None:
-            opaque.pass_on((primals, cotangents))
+            aside.pass_on((primals, cotangents))
             return original(fun, primals, cotangents)
         frame = _getframe(1)
         if recorder.differentiating or recorder.inside is not None:

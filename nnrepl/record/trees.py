@@ -7,6 +7,7 @@ objects; tuples are made anew.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from typing import Any
 
 import mlx.core as mx
@@ -79,6 +80,24 @@ def rebuild(tree: Any, replace: Callable[[mx.array], Any]) -> Any:
     if isinstance(tree, dict):
         return {key: rebuild(item, replace) for key, item in dict.items(tree)}
     return replace(tree) if isinstance(tree, mx.array) else tree
+
+
+def like(model: Any, tree: Any) -> Any:
+    """Return a tree of plain dicts with the dicts of `model`: Modules, with the arrays of the tree."""
+    if isinstance(model, (list, tuple)):
+        items = [like(one, item) for one, item in zip(model, tree)]
+        return items if isinstance(model, list) else _tuple(model, items)
+    if not isinstance(model, dict):
+        return tree
+    found = {} if type(model) is dict else copy(model)
+    for key, item in tree.items():
+        dict.__setitem__(found, key, like(dict.get(model, key), item))
+    return found
+
+
+def without_arrays(tree: Any) -> Any:
+    """Return a tree with None in the place of each array: copies of its Modules and other dicts."""
+    return like(tree, rebuild(tree, lambda _: None))
 
 
 def _tuple(like: tuple[Any, ...], items: list[Any]) -> Any:

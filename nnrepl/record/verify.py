@@ -19,7 +19,9 @@ from nnrepl.record.account import Account, account
 from nnrepl.record.batches import all_same_bits, batches, same_bits
 from nnrepl.record.custom import replay
 from nnrepl.record.quiet import quietly, set_random_state
+from nnrepl.record.recipe import taking_later
 from nnrepl.record.strays import raw
+from nnrepl.record.vjp import taken_later
 from nnrepl.tape import GRADIENT_PASS, Face, Hole, Inside, Op, Pass, Tape, Value
 from nnrepl.tape.collector import paused
 
@@ -271,11 +273,13 @@ def native_gradients(pass_: Pass, wanted: list[Value]) -> list[mx.array]:
         _eval([now[value] for value in now if value in pass_.tape.notes.looked])
         return [now.get(root, root.array) for root, _ in pass_.roots]
 
+    taken = [pair for op in pass_.tape.ops[pass_.backward : pass_.end] for pair in zip(*taken_later(op))]
     state = mx.random.state[0]  # type: ignore[index]
     try:
-        gradients: list[mx.array] = mx.vjp(
-            run, [leaf.array for leaf in wanted], [seed.array for _, seed in pass_.roots]
-        )[1]
+        with taking_later([value for value, _ in taken], [now.array for _, now in taken]):
+            gradients: list[mx.array] = mx.vjp(
+                run, [leaf.array for leaf in wanted], [seed.array for _, seed in pass_.roots]
+            )[1]
     finally:
         if mx.random.state[0] is not state:  # type: ignore[index]
             set_random_state(state)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import mlx.core as mx
 
 from nnrepl.record.keys import frozen
+from nnrepl.record.recipe import taking_later
 from nnrepl.record.strays import raw
 from nnrepl.tape import Op, Operation, Value
 
@@ -50,15 +52,15 @@ class Rule:
 def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
     """Return the VJP of one op: gradients of its outputs in, gradients of its wanted inputs out.
 
-    `arrays` are the gradients of `rule.outputs`, the gradients so far of `rule.continued`, and the op's
-    inputs. Where a gradient is continued, the input is made an output as well and its gradient so far the
-    cotangent: MLX then adds the op's parts to it one by one, as it would in one graph.
+    `arrays` are the gradients of `rule.outputs`, the gradients so far of `rule.continued`, the op's inputs, and what
+    is taken by functions in it that run once more for that. Where a gradient is continued, the input is made an output
+    as well and its gradient so far the cotangent: MLX then adds the op's parts to it one by one, as it would in one
+    graph.
     """
     op, wanted = rule.op, rule.wanted
     given, far = len(rule.outputs), len(rule.continued)
-    fixed = list(arrays[given + far :])
+    fixed = list(arrays[given + far : given + far + len(rule.inputs)])
     cotangents = [*arrays[given : given + far], *arrays[:given]]
-    gradients: list[mx.array]
     if (
         op.args == rule.inputs
         and not op.kwargs
@@ -66,19 +68,7 @@ def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
         and len(op.outputs) == 1
         and op not in op.pass_.tape.notes.streams
     ):
-        # The usual case, and the reason for a fast path: the arguments are the inputs, nothing else.
-        run = op.operation.run
-        if len(wanted) == len(fixed):
-            gradients = _vjp(run, fixed, cotangents)[1]
-            return [gradients[slot] for slot in wanted]
-
-        def partly(*inputs: mx.array) -> Any:
-            for slot, array in zip(wanted, inputs):
-                fixed[slot] = array
-            return run(*fixed)
-
-        gradients = _vjp(partly, [fixed[slot] for slot in wanted], cotangents)[1]
-        return gradients
+        return _usual(rule, fixed, cotangents)
     # A value that an op takes twice (`x * x`) is one primal: MLX is to add its two parts, in its order.
     index = {value: slot for slot, value in enumerate(rule.inputs)}
     aliases = op.tape.notes.aliases
@@ -95,8 +85,38 @@ def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
             _eval([results[k] for k in forced])  # as the program did: MLX forgets how they were made
         return [fixed[slot] for slot in rule.continued] + [results[k] for k in rule.outputs]
 
-    gradients = _vjp(forward, [fixed[slot] for slot in wanted], cotangents)[1]
+    later = arrays[given + far + len(rule.inputs) :]
+    with taking_later(op.operation.run.taken_later, later) if later else nullcontext():  # type: ignore[attr-defined]
+        gradients: list[mx.array] = _vjp(forward, [fixed[slot] for slot in wanted], cotangents)[1]
     return gradients
+
+
+def _usual(rule: Rule, fixed: list[mx.array], cotangents: list[mx.array]) -> list[mx.array]:
+    """Return the VJP of an op whose arguments are its inputs, and nothing else: the usual case, and the reason for a
+    fast path."""
+    run, wanted = rule.op.operation.run, rule.wanted
+    gradients: list[mx.array]
+    if len(wanted) == len(fixed):
+        gradients = _vjp(run, fixed, cotangents)[1]
+        return [gradients[slot] for slot in wanted]
+
+    def partly(*inputs: mx.array) -> Any:
+        for slot, array in zip(wanted, inputs):
+            fixed[slot] = array
+        return run(*fixed)
+
+    gradients = _vjp(partly, [fixed[slot] for slot in wanted], cotangents)[1]
+    return gradients
+
+
+def taken_later(op: Op) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
+    """Return what functions in the call that an op differentiates took where they ran once more, and what of the op's
+    inputs stands for that."""
+    rule = op.args[0] if op.args else None
+    if type(rule) is not Rule or rule.op.operation.kind != "opaque":
+        return (), ()
+    given = len(rule.outputs) + len(rule.continued) + len(rule.inputs)
+    return rule.op.operation.run.taken_later, op.inputs[given:]  # type: ignore[attr-defined]
 
 
 def shielded(array: mx.array) -> mx.array:

@@ -25,11 +25,14 @@ class Plan:
     Attributes:
         was: For each value of the new tape that is one of the old tape again, on the same array: that one.
         other: The first op that is none of the old tape's although what it works on is.
+        parted: The tensors that an edit gave to a name and took from it, where others had the same object: one may be
+            changed in place now, and the other not.
     """
 
     def __init__(self, ops: Iterable[Op], tape: Tape, goes_on: bool = False) -> None:
         self.was: dict[Value, Value] = {}
         self.other: OpDifference | None = None
+        self.parted: set[Value] = set()
         self._tape = tape
         self._goes_on = goes_on
         self._stands_for: dict[Value, Value] = {}
@@ -70,6 +73,8 @@ class Plan:
         self._forward[self._forward_key(op)].remove(found)
         self._left.pop(found, None)
         self._twins[op] = found
+        if op.operation.in_place and op.inputs and not self.parted.isdisjoint((op.inputs[0], found.inputs[0])):
+            self.parted.update(found.outputs)  # here it is one object's, and there all others' as well
         return found, self._unchanged(found, op) and self._can_tell(op)
 
     def backward(self, op: BackwardOp) -> Op | None:
@@ -165,11 +170,19 @@ class Plan:
         # rr asserts at each step that the replay is where the recording was; here only an op all of whose inputs were
         # there before can convict the program: the others are new because of the edit.
         over = self._goes_on and not self._left
-        if over or self.other is not None or any([self.counterpart(value).op in self._strange for value in op.inputs]):
+        if over or self.other is not None or any([self._may_be_new(value) for value in op.inputs]):
             return  # what it works on is new itself
         near = [old for old in self._left if same_operation(old, op) and same_place(old, op)]
         expected = near[0] if near else next(iter(self._left), None)
         self.other = (compare(expected, op) if expected is not None else None) or OpDifference(expected, op)
+
+    def _may_be_new(self, value: Value) -> bool:
+        """Whether a value of the new run need not be one of the old tape's; what enters a checkpoint's second run is
+        what its origin is."""
+        old = self.counterpart(value)
+        if value in self.parted or old in self.parted or old.op in self._strange:
+            return True
+        return isinstance(old, Leaf) and old.origin is not None and self._may_be_new(old.origin)
 
     def _gradient(self, of: Value) -> Value | None:
         """Return the gradient of a value on the old tape."""

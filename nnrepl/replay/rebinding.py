@@ -12,6 +12,7 @@ import ctypes
 import linecache
 import sys
 from collections import deque
+from collections.abc import Iterable
 from types import FrameType, FunctionType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ class Rebinding:
     Attributes:
         found: Whether it is one, and that holds the value.
         place: The array object that is changed in place instead (`k *= 2`, `k[0] = 1`), if it is known.
+        parted: Whether something else held the very object that what is assigned to held.
         astray: Whether what is assigned to holds a tensor that is not known to be the value.
     """
 
@@ -73,13 +75,15 @@ class Rebinding:
         }
         self._frames = recorder.stack.frames()
         self._pending: dict[FrameType, _Pending] = {}
-        self._kept: mx.array | None = None
+        self._kept: dict[int, mx.array] = {}
         self._target = target_of(op)
         self._own = -1
         self._slot: tuple[int, str] | None = None
         self._entry: tuple[Any, Any] | None = None
         self.place: mx.array | None = None
         self.astray = False
+        self.parted = False
+        self._held = 0
         self.found = bool(self._arrays) and ((self._target is not None and self._find(op)) or self._find_place(op))
 
     def begin(self) -> None:
@@ -147,6 +151,7 @@ class Rebinding:
     def _holds(self, at: int, name: str, variables: dict[str, Any]) -> bool:
         """Whether what is assigned to holds the value now."""
         target, thing = self._target, variables[name]
+        self._held = id(thing)
         if isinstance(target, ast.Name):
             if variables is self._frames[at].f_globals:
                 self._entry = variables, name
@@ -155,6 +160,7 @@ class Rebinding:
             self.astray = self._is_other(None, thing)
             return id(thing) in self._arrays
         container, key, thing = _walk(thing, target)
+        self._held = id(thing)
         self.astray = self._is_other(container, thing)
         self._entry = container, key
         return id(thing) in self._arrays and (isinstance(target, ast.Subscript) or _is_stored(container, key, thing))
@@ -178,8 +184,11 @@ class Rebinding:
         """Note that the exchange has been made: all else that holds the value gets an object with the old numbers."""
         recorder, target = self._recorder, self._target
         assert target is not None
-        kept = self._kept = _copy(self._old.array)
-        recorder.link(kept, self._old)
+        for (
+            key
+        ) in self._arrays:  # one for each: what was two objects may be changed in place, the one and not the other
+            self._kept[key] = _copy(self._old.array)
+            recorder.link(self._kept[key], self._old)
         text = ast.unparse(target)
         reads = self._reads(self._frames[self._own], text)
         if self._entry is not None:  # callers may have handed it on
@@ -200,6 +209,7 @@ class Rebinding:
                 if (other := self._other(thing)) is not thing and not self._is_slot(at, frame, name)
                 and not self._is_entry(frame.f_locals, name)
             }  # fmt: skip
+            self._note_parted(frame.f_locals[name] for name in others)
             if others:
                 set_variables(frame, others)
                 recorder.watch.see(frame)
@@ -221,7 +231,7 @@ class Rebinding:
     def _other(self, thing: Any) -> Any:
         """Return what is to be held where `thing` is: the same, or what has the old numbers."""
         if id(thing) in self._arrays:
-            return thing if thing is self.place else self._kept
+            return thing if thing is self.place else self._kept[id(thing)]
         if isinstance(thing, tuple):
             parts = [self._other(part) for part in thing]
             if any([part is not before for part, before in zip(parts, thing)]):
@@ -243,6 +253,7 @@ class Rebinding:
             for name, cell in zip(thing.__code__.co_freevars, thing.__closure__ or ()):
                 other = self._other(contents_of(cell))
                 if other is not contents_of(cell) and not self._is_cell(thing, name):
+                    self._note_parted([contents_of(cell)])
                     cell.cell_contents = other
         elif isinstance(thing, GeneratorType):
             frame: FrameType | None = thing.gi_frame
@@ -253,13 +264,19 @@ class Rebinding:
             for key, other in self._others(items).items():
                 if self._is_entry(thing, key):
                     continue
+                self._note_parted([items[key]])
                 kind: Any = next(kind for kind in (dict, list, deque) if isinstance(thing, kind))
                 kind.__setitem__(thing, key, other)
                 self._recorder.watch.look_at(thing)
         for slot in slots_of(type(thing)):
             held = getattr(thing, slot, None)
             if self._other(held) is not held and not self._is_entry(thing, slot):
+                self._note_parted([held])
                 object.__setattr__(thing, slot, self._other(held))
+
+    def _note_parted(self, things: Iterable[Any]) -> None:
+        """Note that these are given another object than what is assigned to."""
+        self.parted = self.parted or any(id(thing) == self._held for thing in things)
 
     def _others(self, held: dict[Any, Any]) -> dict[Any, Any]:
         """Return what holds the value, by name or key, with what has the old numbers."""

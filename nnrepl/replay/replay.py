@@ -18,7 +18,7 @@ import mlx.core as mx
 from nnrepl.record.again import InsideFollowed
 from nnrepl.record.custom import in_second_run
 from nnrepl.record.objects import object_of, overwrite, refill
-from nnrepl.replay.copies import ComingBy, copy_op, reopened_pass
+from nnrepl.replay.copies import ComingBy, become, copy_op, reopened_pass
 from nnrepl.replay.divergence import Diverged, OpDifference, compare, said_of, same_operation, same_place
 from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
@@ -26,6 +26,7 @@ from nnrepl.replay.opening import Opening
 from nnrepl.replay.rebinding import Rebinding, lies_inside
 from nnrepl.replay.remade import made_natively
 from nnrepl.replay.run import Changing, Run, Unchanging
+from nnrepl.replay.second_run import InSecondRun
 from nnrepl.replay.uncomputed import Forward, Led
 from nnrepl.tape import (
     GRADIENT_PASS,
@@ -128,7 +129,7 @@ class Replay(Led):
                 self._made.add(twin.outputs[0])
                 self._take_effect(recorder, twin, target)
         if recorder.mirrors and not self.replaying(len(recorder.tape.ops)):
-            recorder.mirrors[-1].due(lambda old, new: self._made_again(recorder, old, new))
+            recorder.mirrors[-1].due(InSecondRun(recorder, self.plan, self._take_effect), calling)
 
     def has_line(self, recorder: Recorder, count: int) -> bool:
         start = self.opening.before(len(recorder.tape))
@@ -177,7 +178,7 @@ class Replay(Led):
             return False
         if self.replaying(len(recorder.tape)):
             expected = self._expect(recorder, op)
-            op.outputs, op.inputs = expected.outputs, expected.inputs
+            become(op, expected)
             self._take(op)
             return True
         return self._found_again(recorder, op)
@@ -194,7 +195,7 @@ class Replay(Led):
             self._take_over(recorder, op, known, of)
             return True
         old = self._expect(recorder, op)
-        op.outputs, op.inputs = old.outputs, old.inputs
+        become(op, old)
         self._take(op)
         error = recorder.tape.notes.errors.get(old)
         if error is not None:
@@ -464,6 +465,7 @@ class Replay(Led):
             if rebinding.found:
                 self.final.pop(target, None)
                 rebinding.keep()
+                self.plan.parted |= {target, op.outputs[0]} if rebinding.parted else set()
                 self._rebinding = rebinding
 
     def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
@@ -482,11 +484,6 @@ class Replay(Led):
         recorder.watch.restated(lambda array: recorder.live.get(id(array)) is new, old)
         for sweep in recorder.sweeps:
             sweep.exchange(old, new)
-
-    def _made_again(self, recorder: Recorder, old: Value, new: Value) -> None:
-        """Note that an edit of the first run of a block has been made in its second run as well."""
-        self.plan.stand_for(new, old)
-        self._exchange(recorder, old, new)
 
     def refresh(self, recorder: Recorder) -> None:
         """Give the program's objects the content that they are to have on this timeline: at the entry of a pass some

@@ -340,11 +340,20 @@ def unseen_since(session: Standing, value: Value | None) -> list[int]:
 
 
 def open_last(session: Standing, before: bool = False) -> None:
-    """Open the last step, if the user stands after it, and the one before with it where what differs between them
-    counts. Raises as `open_steps` does."""
+    """Open the last step, if the user stands after it; where what differs between steps counts, those `before` the
+    place with it. Raises as `open_steps` does."""
     tape = session.tape
-    if session.cursor >= len(tape) and tape.ops and isinstance(tape.ops[-1], ClosedOp):
-        number = tape.steps.number_at(len(tape) - 1)
-        earlier = tape.steps[number - 2] if before and number > 1 else None
-        closed = earlier is not None and closed_between(tape, earlier.start, earlier.end)
-        open_steps(session, [number - 1, number] if closed else [number])
+    at_end = session.cursor >= len(tape) and bool(tape.ops)
+    number = tape.steps.number_at(len(tape) - 1) if at_end else tape.here
+    if before and number:
+        first, last = max(number - TELLING, 1), min(max(number, TELLING + 1), len(tape.steps))
+        steps = closed_between(tape, tape.steps[first - 1].start, tape.steps[last - 1].end)
+        if steps:
+            open_steps(session, steps)
+    elif at_end and isinstance(tape.ops[-1], ClosedOp):
+        open_steps(session, [number])
+
+
+TELLING = 3
+"""So many steps, and the one after them, tell what stays from step to step: a graph that grows. The first ones have
+too few before them, and are told by those that follow."""

@@ -484,10 +484,10 @@ class Lookup:
     def suggest(self, name: str) -> str:
         """Return a hint at a name like this one: a path that ends so, else one that is written much alike."""
         known = self.names.spellings()
-        longer = [path for path in known if path.endswith(f".{name}")][:3]
-        close = longer or get_close_matches(name, known, 1)
+        close = [path for path in known if path.endswith(f".{name}")][:3] or get_close_matches(name, known, 1)
         *others, last = close or [""]
-        return f"; did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if close else ""
+        hint = f"; did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if close else ""
+        return self.names.elsewhere(name) or hint
 
 
 def _several(steps: int) -> str:

@@ -16,10 +16,11 @@ from nnrepl.replay.replay import Replay
 from nnrepl.replay.run import Run
 from nnrepl.replay.world import World
 from nnrepl.session import closed, goals
+from nnrepl.session.call_ends import is_closed
 from nnrepl.session.hooks import OPENED, Stop
 from nnrepl.session.outcomes import Ended
 from nnrepl.session.passing import without_ops
-from nnrepl.session.scouts import InStepOnly, Scout, Tripped, asked_of, is_closed, loss_before, scouts_of, wires_of
+from nnrepl.session.scouts import InStepOnly, Scout, Tripped, asked_of, loss_before, scouts_of, wires_of
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import Going, Replaying
 from nnrepl.session.wires import trips_of

@@ -21,7 +21,7 @@ from nnrepl.session.own_names import OWN_NAMES
 from nnrepl.session.parsed import Parsed, replaced
 from nnrepl.session.standing import Standing
 from nnrepl.session.wires import variable
-from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, UNBOUND, UPDATE_PASS, ClosedOp, Pass, Value, arrays_of
+from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, UNBOUND, UPDATE_PASS, ClosedOp, Op, Pass, Value, arrays_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Ended:
     """A closed call that has just ended.
 
     Attributes:
-        op: The call.
+        op: The call, or an op of it.
         loss: What it differentiated, if that is known; None of an update.
         before: The loss of the gradient call before; None where that is not known.
         returned: What it gave back.
@@ -37,7 +37,7 @@ class Ended:
         compiled: Whether it is the last one in a compiled function, which has given back what it likes.
     """
 
-    op: ClosedOp
+    op: Op
     loss: mx.array | None
     before: Value | None
     returned: Any
@@ -118,7 +118,7 @@ def outcome_of(session: Standing, parsed: Parsed) -> Outcome | None:
     if weights and (gradients or "loss" in plain):
         return None  # they are made at different moments
     for name in plain:
-        way = _loss if name == "loss" else _weight(session, name)
+        way = _loss if name == "loss" else weight_of(session, name)
         if way is None or (name == "loss" and not is_called_loss(session)):
             return None
         found[name] = way
@@ -198,7 +198,7 @@ def _gradient(places: Places) -> Found:
 # -- weights -------------------------------------------------------------------------------------------------
 
 
-def _weight(session: Standing, name: str) -> Found | None:
+def weight_of(session: Standing, name: str) -> Found | None:
     """Return what gives a weight, or a part of an optimizer's state, as the program holds it; None if the name means
     anything else as well."""
     names, tape = session.names, session.tape

@@ -8,6 +8,7 @@ run on a little, and the cursor goes back to the op.
 from __future__ import annotations
 
 from nnrepl.session import goals
+from nnrepl.session.hooks import OPENED
 from nnrepl.session.place import Place, named_from
 from nnrepl.session.reading import Reading
 from nnrepl.session.search import Search
@@ -35,6 +36,7 @@ class Lookout:
         self._named = 0
         self._asked: set[tuple[Trigger, int]] = set()
         self._in_stretches = 0
+        self._told: tuple[Hit, ...] = ()
         self.interrupted = False
 
     @property
@@ -75,7 +77,9 @@ class Lookout:
         session = self._session
         if not isinstance(goal, goals.Never) or session.cursor >= len(session.tape):
             return []
-        told = [hit.entry for hit in session.stop.hits] if session.stop.position == session.cursor else []
+        if session.stop.reason != OPENED:  # steps have been opened for this command, which was typed at the stop before
+            self._told = session.stop.hits if session.stop.position == session.cursor else ()
+        told = [hit.entry for hit in self._told]
         events: list[Trigger] = [entry for entry in entries if isinstance(entry, Catch) and entry not in told]
         return self.search.first(session.cursor, session.cursor + 1, events) if events else []
 

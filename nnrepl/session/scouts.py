@@ -7,6 +7,7 @@ be are opened and searched op by op, as if they had been recorded; so a scout ma
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Protocol
 
@@ -14,6 +15,19 @@ import mlx.core as mx
 
 from nnrepl.record.segments import is_library
 from nnrepl.session import goals
+from nnrepl.session.call_ends import (
+    AttributeHolds,
+    Odd,
+    VanishingGradient,
+    WeightChanges,
+    asks_attributes,
+    is_closed,
+    last_ended,
+    not_a_number,
+    not_finite,
+    noted,
+    watched_weight,
+)
 from nnrepl.session.entered import InClass, InFunction, SourceLine
 from nnrepl.session.outcomes import Ended, Outcome, is_called_loss, outcome_of
 from nnrepl.session.parsed import Parsed, parse
@@ -23,9 +37,7 @@ from nnrepl.session.program import is_called
 from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Breakpoint, Catch, Trigger, Watch
 from nnrepl.session.wires import EntryWire, LineWire, TruthWire, Wire, asks_variables_only, trips_of
-from nnrepl.tape import GRADIENT_PASS, ClosedOp, Tape, Value, arrays_of
-
-_any, _isnan = mx.any, mx.isnan
+from nnrepl.tape import GRADIENT_PASS, ClosedOp, Tape, Value
 
 
 class Scout(Protocol):
@@ -79,23 +91,6 @@ class LossChanges:
         return loss is None or before is None or not _same(loss.array, before.array)
 
 
-class NotANumber:
-    """NaN in the loss or in a gradient. What comes in with it was made in the step before."""
-
-    back = 1
-    wires: Sequence[Wire] = ()
-
-    def sees(self, tape: Tape, ended: Ended) -> list[int]:
-        if ended.loss is None:
-            return []
-        flags = [_any(_isnan(array)) for array in (ended.loss, *arrays_of(ended.returned))]
-        return _here(tape, ended) if any([flag.item() for flag in flags]) else []
-
-    def may(self, tape: Tape, number: int) -> bool:
-        losses = [step.loss for step in tape.steps[number - 1 : number + 1]]
-        return losses[0] is None or any([_any(_isnan(loss.array)).item() for loss in losses if loss is not None])
-
-
 class Tripped:
     """Wires all of which are tripped in a step, or between it and the one before."""
 
@@ -128,20 +123,32 @@ class OutcomeHolds:
         self._held = True  # where the last compiled call ended; that is not known yet
 
     def sees(self, tape: Tape, ended: Ended) -> list[int]:
-        if not ended.differentiates:
-            return []
+        weights = self._outcome.of_weights
+        if not ended.differentiates:  # an update: what comes behind it may print before the next call ends
+            return noted(tape, ended, self.key) if weights and self._outcome.holds(ended) else []
         holds = self._outcome.holds(ended)
-        if self._outcome.of_weights and ended.compiled:
+        if weights and ended.compiled:
             holds, self._held = self._held, holds  # they have been updated since they were there
-        if not holds:
-            return []
-        number = tape.steps.number_at(ended.op.position)
-        between = self._outcome.of_weights
-        trips_of(tape).note(self.key, max(ended.op.position - between, 0), between)
-        return [near for near in (number - between, number) if is_closed(tape, near)]
+        return noted(tape, ended, self.key, weights) if holds else []
 
     def may(self, tape: Tape, number: int) -> bool:
         return trips_of(tape).may(self.key, tape, number)
+
+
+class OutcomeAround(OutcomeHolds):
+    """A condition of that kind that is asked at a place: what it speaks of may be the outcome of the call before there,
+    or of the one in which the place lies."""
+
+    def __init__(self, text: str, outcome: Outcome, before: bool) -> None:
+        super().__init__(text, outcome)
+        self.key = f"{_ASKED}around {text}"
+        self._before = before
+
+    def sees(self, tape: Tape, ended: Ended) -> list[int]:
+        if not ended.differentiates:
+            return []
+        before, self._before = self._before, self._outcome.holds(ended)
+        return noted(tape, ended, self.key, self._outcome.of_weights) if before or self._before else []
 
 
 class InStepOnly:
@@ -166,14 +173,6 @@ class InStepOnly:
 
 def _here(tape: Tape, ended: Ended) -> list[int]:
     return [tape.steps.number_at(ended.op.position)]
-
-
-def is_closed(tape: Tape, number: int) -> bool:
-    """Whether a call of a step is closed."""
-    if not 0 < number <= len(tape.steps):
-        return False
-    step = tape.steps[number - 1]
-    return any(isinstance(tape.ops[pass_.start], ClosedOp) for pass_ in step.passes if len(pass_))
 
 
 def _same(one: mx.array, other: mx.array) -> bool:
@@ -204,9 +203,11 @@ def scouts_of(session: Standing, goal: goals.Goal) -> list[Scout] | None:
 def scout_of(session: Standing, trigger: Trigger) -> Scout | None:
     """Who looks out for what stops the user; None if that has to be recorded to be seen."""
     if isinstance(trigger, Catch):
-        return NotANumber() if trigger.text == "nan" else None
+        return _catcher(session, trigger.text)
     if isinstance(trigger, Watch):
-        return LossChanges() if _speaks_of_loss(trigger.text) and is_called_loss(session) else None
+        if _speaks_of_loss(trigger.text):
+            return LossChanges() if is_called_loss(session) else None
+        return watched_weight(session, parse(trigger.text))
     if isinstance(trigger, Breakpoint):
         if not trigger.text and _speaks_of_loss(trigger.condition):
             return LossHolds(trigger.condition) if is_called_loss(session) else None
@@ -215,14 +216,30 @@ def scout_of(session: Standing, trigger: Trigger) -> Scout | None:
     return None
 
 
+def _catcher(session: Standing, event: str) -> Scout | None:
+    if event == "zero-grad":
+        return None if session.tape.compiled else VanishingGradient()  # a compiled step gives back no gradients
+    return Odd(not_a_number) if event == "nan" else Odd(not_finite) if event == "inf" else None
+
+
+_MISSED = {
+    "nan": "Natively the loss and the gradients are looked at: a NaN gone before is missed.",
+    "inf": "Natively the loss and the gradients are looked at: an ∞ gone before is missed.",
+    "zero-grad": "Natively the weights' gradients are looked at: one that reaches no weight is missed.",
+}
+"""What is not seen of an event as long as steps run natively."""
+
+
 def records_for(session: Standing, trigger: Trigger) -> str:
     """Why steps do not run natively as long as something is to stop the user, or what is missed natively; "" for
     nothing that is worth saying."""
-    if isinstance(trigger, Catch) and trigger.text == "nan":
-        return "Natively the loss and the gradients are looked at: a NaN gone before is missed."
+    if isinstance(trigger, Catch) and scout_of(session, trigger) is not None:
+        return _MISSED[trigger.text]
     place = session.breaks_at(trigger) if isinstance(trigger, Breakpoint) else None
     if isinstance(trigger, Breakpoint) and (place is None or not _is_waited_for(session, place)):
         return ""
+    if place is not None and isinstance(scout_of(session, trigger), AttributeHolds):
+        return "Natively it is asked where calls end: what is so only inside of one is missed."
     if scout_of(session, trigger) is not None or (isinstance(trigger, Watch) and _speaks_of_loss(trigger.text)):
         return ""
     return "All steps are recorded for it (slower): it is seen only inside of them."
@@ -242,12 +259,23 @@ def _scout_of_place(session: Standing, place: Place) -> Scout | None:
     number = None if outer is None else _step_of(session.tape, outer)
     if number is not None:
         return InStepOnly(number)
-    if condition and outer is None and truth is None:
-        outcome = outcome_of(session, parse(condition))
-        return None if outcome is None else OutcomeHolds(condition, outcome)
+    if condition and truth is None:
+        parsed = parse(condition)
+        outcome = outcome_of(session, parsed)
+        if outcome is not None:
+            return OutcomeHolds(condition, outcome) if outer is None else _around(session, condition, outcome)
+        if outer is None:
+            return AttributeHolds(parsed) if asks_attributes(session, parsed) else None
     wire = None if outer is None or _runs_unseen(session, outer) else _wire_of(outer)
     wires = [found for found in (wire, truth) if found is not None]
     return Tripped(wires) if wires else None
+
+
+def _around(session: Standing, condition: str, outcome: Outcome) -> OutcomeAround:
+    last = last_ended(session.tape)
+    with nullcontext() if session.recorder is None else session.recorder.muted():
+        before = last is None or outcome.holds(last)
+    return OutcomeAround(condition, outcome, before)
 
 
 def _step_of(tape: Tape, place: Place) -> int | None:
@@ -304,7 +332,11 @@ def wires_of(scouts: list[Scout]) -> list[Wire]:
 
 def asked_of(scouts: list[Scout]) -> list[str]:
     """Return the keys under which it is noted what some scouts have seen where calls ended."""
-    return [scout.key for scout in scouts if isinstance(scout, OutcomeHolds)]
+    return [
+        scout.key
+        for scout in scouts
+        if isinstance(scout, (OutcomeHolds, VanishingGradient, WeightChanges, AttributeHolds))
+    ]
 
 
 def loss_before(tape: Tape, op: ClosedOp) -> Value | None:

@@ -50,6 +50,8 @@ class Notes:
         read: Calls of nested transforms, and what from outside was evaluated while they ran.
         cut: Values at which MLX's graph ended when the backward pass began (see `nnrepl.record.cuts`).
         unlinked: Calls of nested transforms, and of their arguments those that no gradient reaches through them.
+        carried: Values that a function takes where MLX runs it once more (a checkpoint in a nested gradient), and not
+            in its first run.
         inside: Ops of which the places that they take have been looked at and lie inside of their axes.
         calls: The ops of calls that MLX ran by itself, and what happened inside of them.
         entered: What stands inside of such calls for the arrays that went in, and in which.
@@ -76,6 +78,7 @@ class Notes:
     read: dict[Op, tuple[Value, ...]] = field(default_factory=dict)
     cut: set[Value] = field(default_factory=set)
     unlinked: dict[Op, frozenset[Value]] = field(default_factory=dict)
+    carried: set[Value] = field(default_factory=set)
     inside: set[Op] = field(default_factory=set)
     calls: dict[Op, Inside] = field(default_factory=dict)
     entered: dict[Value, Inside] = field(default_factory=dict)

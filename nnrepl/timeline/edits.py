@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from nnrepl.classes import dataclass
 from nnrepl.record.bounds import outside
-from nnrepl.record.custom import in_first_run
+from nnrepl.record.custom import in_first_run, in_own_vjp
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.repeat import exchange
@@ -172,11 +172,13 @@ def place_of(tape: Tape, target: Value, cursor: int | None = None) -> tuple[Valu
             if cursor is not None and cursor >= entered.end:  # its pass is over, and has taken it as it was
                 return target, cursor
             return target.origin, entered.start
-        before = _before(tape, target, cursor)
+        before = None if in_own_vjp(tape, cursor) else _before(tape, target, cursor)
         if before is None:
             break
         target, cursor = before
     if target.op is None:
+        if cursor is not None and in_own_vjp(tape, cursor):
+            return target, cursor
         pass_ = None if cursor is None else tape.pass_at(cursor)
         return target, 0 if pass_ is None else pass_.start
     made = target.op.position + 1

@@ -51,12 +51,12 @@ PARAMETERS = ("p first.bias", "p first.weight[0, :2]", "p first.bias.m", "stats 
 
 
 def said(native: str, file: Path, *lines: str) -> list[str]:
-    """What nnrepl says to some commands, but for what it says of closed steps and their ops."""
+    """What nnrepl says to some commands, but for closed steps, their ops, and how many were evaluated."""
     commands = [part for line in (f"config native {native}", *lines) for part in ("-c", line)]
     shown = captured("--batch", *commands, str(file)).splitlines()[1:]
     shown = [re.sub(r"^(.? +\d+) +\d+( +\d+ +\w+ +\S+:\d+)", r"\1 n\2", line) for line in shown]
     shown = [line.replace(" ● ", "   ") for line in shown]  # weights that natively MLX writes over are made again
-    own = r"opening |All steps are recorded|steps? .* natively and (is|are) closed"
+    own = r"opening |Evaluated \d+ ops? for|All steps are recorded|steps? .* natively and (is|are) closed"
     return [line for line in shown if not re.match(own, line)]
 
 

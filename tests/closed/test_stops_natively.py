@@ -53,6 +53,8 @@ STOPS = {
     "until mx.linalg.norm(grad(first.weight)) < 0.355": 1,
     "break last.bias.v.max() > 0.04": 1,
     "break loss < 0.6": 1,
+    "break tanh, loss < 0.6": 1,
+    "break first, mx.abs(grad(last.bias)).max() > 0.18": 1,
 }
 """Each with how many steps have to be opened for the first stop."""
 
@@ -100,6 +102,17 @@ def test_what_goes_with_a_stop_goes_with_it_natively(lines: tuple[str, ...], tmp
     assert stops_in(shown["on"]) == stops_in(shown["off"])
 
 
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_a_module_is_entered_in_an_update_too(native: str, tmp_path: Path) -> None:
+    """Which weight an update works on is known only after it."""
+    (tmp_path / "train.py").write_text(TRAIN)
+    stops = stops_in(said(native, tmp_path / "train.py", "goto step 3", "break first", *(["continue"] * 4)))
+    found = [stop for stop in stops if stop.startswith("step")]
+    assert [re.sub(r"( \w+ \d+) .*", r"\1", stop) for stop in found] == [
+        "step 3 · backward 7", "step 3 · update 2", "step 3 · update 15", "step 4 · forward 1"
+    ]  # fmt: skip
+
+
 def test_nothing_is_printed_that_lies_behind_the_stop(tmp_path: Path) -> None:
     """A stop between two calls is made there, and not where the next call ends."""
     program = TRAIN.replace("def rare(x)", "def score(): return mx.abs(model(X) - Y).mean()\ndef rare(x)")
@@ -108,6 +121,15 @@ def test_nothing_is_printed_that_lies_behind_the_stop(tmp_path: Path) -> None:
     shown = {native: said(native, tmp_path / "train.py", *lines) for native in ("on", "off")}
     order = {native: re.findall("^(i = .*|the score is)", text, re.MULTILINE) for native, text in shown.items()}
     assert order["on"] == order["off"] == ["i = 5", "the score is", "i = 11"]
+
+
+def test_what_follows_an_update_that_stops_is_not_printed(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(f"{TRAIN}    score = model.last.bias + 1\n    print('after', i)\n")
+    lines = ("goto step 3", "break mx.abs(last.weight).max() > 0.85", "continue", "p i")
+    shown = {native: said(native, tmp_path / "train.py", *lines) for native in ("on", "off")}
+    order = {native: re.findall("^(i = .*|after .*)", text, re.MULTILINE) for native, text in shown.items()}
+    assert order["on"] == order["off"]
+    assert order["on"][-1] == f"i = {len(order['on']) - 1}"
 
 
 def test_a_temporary_stop_behind_is_there_until_its_step_is_open(tmp_path: Path) -> None:
@@ -130,13 +152,59 @@ def test_the_loss_is_watched_wherever_one_stands(before: str, native: str, tmp_p
     assert len(re.findall(r"^step \d+ · backward 1 ", shown, re.MULTILINE)) == 2
 
 
+RARE = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+mx.random.seed(3)
+X = mx.random.normal((24, 4)); Y = X[:, :2] * 2
+class Count:
+    n = 0
+count = Count()
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__(); self.first = nn.Linear(4, 8); self.last = nn.Linear(8, 2)
+    def __call__(self, x):
+        count.n += 1
+        return self.last(mx.tanh(self.first(x)))
+model = Net(); opt = optim.SGD(0.0); count.n = 0
+def loss_fn(model, x, y): return ((model(x) - y) ** 2).mean()
+learn = nn.value_and_grad(model, loss_fn)
+for i in range(18):
+    opt.learning_rate = 0.02 if i % 8 == 5 else 0.0
+    y = Y / 0.0 if i == 15 else Y
+    if i == 11: y = model(X)
+    loss, grads = learn(model, X, y)
+    opt.update(model, grads)
+    mx.eval(model.parameters(), opt.state)
+"""
+"""Its weights change in two steps, its gradients are 0 in one, ∞ in another."""
+
+
+@pytest.mark.parametrize(
+    ("stop", "at"), [("watch last.bias", 6), ("catch inf", 15), ("catch zero-grad", 11), ("break count.n == 9", 8)]
+)
+def test_what_is_seen_where_calls_end_stops_there(stop: str, at: int, tmp_path: Path) -> None:
+    """And what has been told is not told again when further steps are opened."""
+    (tmp_path / "train.py").write_text(RARE)
+    lines = ("goto step 3", stop, "continue", "p i", "continue", "p i")
+    more: dict[str, tuple[str, ...]] = {"on": ("info steps all",), "off": ()}
+    shown = {native: said(native, tmp_path / "train.py", *lines, *also) for native, also in more.items()}
+    stops = stops_in(shown["off"])
+    assert stops_in(shown["on"])[: len(stops)] == stops
+    assert f"i = {at}" in stops
+    assert "All steps are recorded" not in shown["on"]
+    counts = [int(ops) for ops in re.findall(r"^(?:▶|  )\s+\d+ +(\d+) +\d +\w+", shown["on"], re.MULTILINE)]
+    assert sum(ops < 8 for ops in counts) >= 3, shown["on"]  # those that nothing was seen of stay closed
+
+
 def test_what_has_to_be_recorded_for_a_stop_is_said(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(TRAIN)
     for stop, told in (
-        ("catch inf", True),
-        ("catch zero-grad", True),
+        ("catch inf", False),
+        ("catch zero-grad", False),
+        ("catch sync", True),
         ("break erfinv", True),
-        ("watch first.weight", True),
+        ("break model.n == 17", True),
+        ("watch first.weight", False),
         ("break rare", False),
         ("break i == 9", False),
         ("watch loss", False),

@@ -292,3 +292,53 @@ def test_a_step_behind_what_passes_nothing_is_told_as_well(stepped: bool) -> Non
     session = OpenSession(nnrepl.trace(loss, mx.array([1.0, -2.0, 0.5]), wrt=0))
     (text,) = [one.text for one in health(session).findings if one.kind == "zero gradient"]
     assert ("would pass nothing either" in text and "gap // 1" in text) == stepped, text
+
+
+def kept(what: str, private: bool) -> tuple[list[str], list[str], str]:
+    """What health finds, of faults and of tables, and what why says, after an update with weight decay, where a layer
+    keeps a table as an attribute."""
+
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.under = nn.Linear(3, 4), f"_{what}" if private else what
+            angles = mx.arange(4)[:, None] * mx.array([1.0, 0.3])
+            self[self.under] = {
+                "mask": mx.triu(mx.full((4, 4), -mx.inf), k=1),
+                "positions": mx.arange(4).astype(mx.float32),
+                "sines": mx.tile(mx.concatenate([mx.sin(angles), mx.cos(angles)], axis=-1), (2, 1)),
+                "bias": mx.array([0.0, 1.0, 2.0, 4.0]),
+            }[what]
+
+        def __call__(self, x: mx.array) -> mx.array:
+            h, table = self.q(x), self[self.under]
+            if what == "mask":
+                return mx.softmax(h @ h.T + table, axis=-1) @ h
+            return mx.tanh(h + table[:4])
+
+    mx.random.seed(4)
+    model, optimizer = nn.Sequential(Layer(), nn.Linear(4, 3), Layer()), optim.AdamW(0.01, weight_decay=0.1)
+    with nnrepl.recording() as tape:
+        step = nn.value_and_grad(model, lambda m: mx.square(m(X) - 0.5).mean())
+        for _ in range(3):
+            optimizer.update(model, step(model)[1])
+            mx.eval(model.parameters(), optimizer.state)
+    session = OpenSession(tape)
+    session.run("goto end")
+    found = health(session)
+    tables = [one.text for one in found.findings if one.kind == "trained table"]
+    return [one.kind for one in found.warnings], tables, str(session.run("why nan"))
+
+
+@pytest.mark.parametrize("what", ["mask", "positions", "sines", "bias"])
+def test_a_table_that_is_trained_as_an_attribute_is_one_note(what: str) -> None:
+    warnings, tables, said = kept(what, private=False)
+    assert warnings == []
+    assert len(tables) == (what != "bias")
+    assert all(f"layers.0.{what} and layers.2.{what} have gradients" in text for text in tables)
+    assert ("came in" in said) == (what == "mask"), said
+    assert "has -∞ in its call" not in said
+
+
+def test_a_table_under_an_underscore_is_not_told() -> None:
+    assert kept("mask", private=True)[:2] == ([], [])

@@ -3,13 +3,16 @@ other. Each line against the same function with the line written in it."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
 import nnrepl
-from tests.support import OpenSession, assert_last_pass_is, assert_same_bits, loaded
+from tests.support import OpenSession, assert_last_pass_is, assert_same_bits, loaded, nnrepl_cli
 
 PROGRAM = """\
 import copy
@@ -116,3 +119,134 @@ def test_who_sees_it_where_a_compiled_function_is_repeated(line: str, tmp_path: 
         session.run("step")
     session.run(line)
     assert_same_bits(expected, session.tape.ops[-1].outputs[0].array)
+
+
+TWICE = """\
+import mlx.core as mx
+def f(w):
+    def outer(a, b):
+        c = a
+        def block(p, q):
+            k = p
+            d = {"k": p}
+            u = p * 1  # u
+            q *= 2
+            return p * q * u + k * k * d["k"]  # return
+        return mx.checkpoint(block)(a, a) * c + b
+    def shared(a):
+        b = a
+        v = b * b  # v
+        b *= 2
+        return v * a * b
+    return (mx.checkpoint(outer)(w, w) + mx.checkpoint(mx.custom_function(shared))(w)).sum()
+"""
+
+
+@pytest.mark.parametrize(
+    "line", ["p = p * 3", "p *= 3", "p[0] *= 3", "q = q * 3", "k = k * 2", "k *= 3", 'd["k"] = d["k"] * 2']
+)
+@pytest.mark.parametrize("place", ["u", "return"])
+def test_who_sees_it_in_the_second_run_of_a_block(place: str, line: str, tmp_path: Path) -> None:
+    """One tensor that has come in as two arguments, and under two names, is each of them by itself."""
+    _hold_against_twin(TWICE, place, line, tmp_path)
+
+
+@pytest.mark.parametrize("line", ["a = a * 3", "b = b * 3", "b *= 3", "a[0] = 2"])
+def test_two_names_of_one_object_part_before_it_is_changed_in_place(line: str, tmp_path: Path) -> None:
+    _hold_against_twin(TWICE, "v", line, tmp_path)
+
+
+def _hold_against_twin(source: str, place: str, line: str, tmp_path: Path) -> None:
+    program = loaded(tmp_path / f"plain_{abs(hash((place, line)))}.py", source)
+    number = next(at for at, text in enumerate(source.splitlines(), 1) if text.endswith(f"# {place}"))
+    text = source.splitlines()[number - 1]
+    margin = text[: len(text) - len(text.lstrip())]
+    twin = loaded(tmp_path / "twin.py", source.replace(text, f"{margin}{line}\n{text}"))
+    w = mx.array([1.0, 2.0])
+    session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
+    session.run(f"goto {Path(program.__file__).name}:{number}")
+    session.run(line)
+    assert_last_pass_is(session, mx.value_and_grad(twin.f)(w))
+
+
+PARTED = """\
+import mlx.core as mx
+def f(w):
+    g = w * 1
+    def inner(p, q):
+        u = p * 1
+        q += 2
+        p *= 2
+        return p + q * q * u
+    return mx.checkpoint(lambda r: r * r)(inner(*[g, g])).sum()
+w = mx.array([0.1, 0.2])
+for i in range(3):
+    loss, gradient = mx.value_and_grad(f)(w)
+    w = w - 0.001 * gradient
+    print("step", i, loss.item(), w.tolist())
+"""
+
+
+def test_what_is_new_since_two_names_have_parted_is_new_in_a_checkpoints_second_run_as_well(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PARTED)
+    written = PARTED.replace("        u =", "        if i == 1: p = p * 3\n        u =")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(written, {})
+    lines = ["continue", "goto step 2 program.py:5", "p = p * 3", "continue", "q", "y", ""]
+    said = nnrepl_cli("--plain", str(tmp_path / "program.py"), stdin="\n".join(lines)).stdout
+    assert re.findall(r"step [12] -?\d.*", said.split("p = p * 3")[1]) == printed.getvalue().splitlines()[1:]
+
+
+OWN_VJP = """\
+import mlx.core as mx
+def f(w):
+    def block(a):
+        product = mx.custom_function(lambda p, q: p * q)
+        @product.vjp
+        def back(primals, c, o):
+            p, q = primals
+            u = c * 1  # u
+            return u * q + p, u * p + o
+        return product(a, a + 1) * a
+    return mx.checkpoint(block)(w * 1).sum()
+"""
+
+
+@pytest.mark.parametrize("line", ["o = o * 3", "p = p * 3", "p *= 3", "q[0] = 7", "c = c * 2"])
+def test_a_line_of_a_custom_functions_own_vjp_runs_once_in_a_block_that_runs_twice(line: str, tmp_path: Path) -> None:
+    _hold_against_twin(OWN_VJP, "u", line, tmp_path)
+
+
+COMPILED_TWICE = """\
+import mlx.core as mx
+calls = []
+def loss(x):
+    def block(p, q):
+        k = p
+        u = p * 1  # u
+        q *= 2
+        return p * q * u + k * k * k
+    return (mx.checkpoint(block)(x, x) * x).sum()
+@mx.compile
+def step(x):
+    return x - 0.01 * mx.grad(loss)(x)
+def f(x):
+    for _ in range(3):
+        x = step(x)
+        calls.append(x)
+    return x
+"""
+
+
+@pytest.mark.parametrize("line", ["p = p * 3", "p *= 3", "q[0] = 3", "k = k * 2"])
+def test_who_sees_it_in_a_block_of_a_compiled_function_that_is_repeated(line: str, tmp_path: Path) -> None:
+    program = loaded(tmp_path / f"compiled_{abs(hash(line))}.py", COMPILED_TWICE)
+    place = "        u = p * 1  # u"
+    written = COMPILED_TWICE.replace(place, f"        if len(calls) == 2: {line}\n{place}").replace("@mx.compile\n", "")
+    x = mx.array([0.25, 0.5])
+    session = OpenSession(nnrepl.trace(program.f, x))
+    number = next(at for at, text in enumerate(COMPILED_TWICE.splitlines(), 1) if text.endswith("# u"))
+    op = [op for op in session.tape.ops if op.source.line == number and op.name == "multiply" and op.of is None][4]
+    session.run(f"goto {op.label}")
+    session.run(line)
+    assert_same_bits(loaded(tmp_path / "twin.py", written).f(x), session.tape.ops[-1].outputs[0].array)

@@ -25,6 +25,7 @@ from nnrepl.explain.health import (
     shares,
     signs,
     symmetry,
+    tables,
     update_findings,
     wholes,
 )
@@ -58,6 +59,7 @@ _MODULES = (
     repeats,
     growth,
     parameters,
+    tables,
     program_findings,
     wholes,
 )

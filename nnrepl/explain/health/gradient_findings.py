@@ -18,7 +18,7 @@ from nnrepl.explain.disconnected import why_none
 from nnrepl.explain.health.activations import was_alive
 from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
 from nnrepl.explain.limits import is_lost
-from nnrepl.explain.nonfinite import Trouble, blamed, ends, trouble, vanished
+from nnrepl.explain.nonfinite import Trouble, blamed, ends, first_not_finite, trouble, vanished
 from nnrepl.explain.outside import detours
 from nnrepl.explain.paths import cone, leaves_later, root_modules
 from nnrepl.explain.scale import LineSteps, grows, shrinks, weight_of
@@ -66,7 +66,8 @@ def _gone_again(case: Checkup, birth: Birth, ending: Op) -> Claim[str]:
 
     def holds() -> bool:
         finite = case.look.finite([birth.value, *(one for one in ending.outputs if is_inexact(one))])
-        return not finite.pop(birth.value) and all(finite.values()) and all(case.look.finite(ends(case.pass_)).values())
+        ended = first_not_finite(case.look, ends(case.pass_)) is None
+        return not finite.pop(birth.value) and all(finite.values()) and ended
 
     return Claim(
         "finding: gone again",

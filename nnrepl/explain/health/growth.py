@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from nnrepl.explain.health.report import Check, Checkup, Finding, findings
+from nnrepl.session.closed import TELLING
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 from nnrepl.tape.claims import Claim
 
-_STEPS = 3
+_STEPS = TELLING
 """So many steps are looked at: what is evaluated in every second step only is no fault."""
 
 

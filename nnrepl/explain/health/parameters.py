@@ -13,6 +13,7 @@ import mlx.core as mx
 from nnrepl.explain import words
 from nnrepl.explain.disconnected import leads_to_loss
 from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
+from nnrepl.explain.masks import is_mask
 from nnrepl.explain.paths import calls_of, root_modules
 from nnrepl.ops import Trait, has
 from nnrepl.record import trees
@@ -152,7 +153,7 @@ def tied(case: Checkup) -> Iterator[Finding]:
         if isinstance(leaf, Leaf) and leaf.kind == "parameter" and leaf.origin is not None and leaf.size > 1:
             shared.setdefault(leaf.origin, []).append(leaf)
     for group in shared.values():
-        if len(group) < 2:
+        if len(group) < 2 or is_mask(case.look, group[0]):  # a mask is told as what it is
             continue
         yield from findings(_were_one(case, first, group), "untied weights", f"p {group[0].name} - {group[1].name}")
 

@@ -11,6 +11,7 @@ from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.health.gradient_findings import finals
 from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
+from nnrepl.explain.masks import is_mask
 from nnrepl.explain.paths import leaves_later
 from nnrepl.record.batches import total
 from nnrepl.session.births import is_inexact
@@ -74,7 +75,7 @@ def _goes_on(later: Value | None, start: int, end: int) -> Value | None:
 
 def steps(case: Checkup) -> Iterator[Finding]:
     """Find updates that are too large, go uphill, or are lost to rounding."""
-    moved = changes(case)
+    moved = [change for change in changes(case) if not is_mask(case.look, change.before)]
     if case.broken or not moved:
         return
     numbers = _measured(case, moved)

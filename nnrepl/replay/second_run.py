@@ -1,0 +1,39 @@
+"""Second run: what the changes of a block's first run do in its second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from nnrepl.classes import dataclass
+from nnrepl.replay.match import Plan
+from nnrepl.replay.rebinding import Rebinding, lies_inside
+from nnrepl.tape import Op, Value
+
+if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
+
+
+@dataclass(frozen=True, slots=True)
+class InSecondRun:
+    """Knows what changes do in a second run (`nnrepl.record.listener.KnowsChanges`).
+
+    Attributes:
+        plan: What the tape does from here on.
+        take_effect: Lets one that is on the tape take effect.
+    """
+
+    recorder: Recorder
+    plan: Plan
+    take_effect: Callable[[Recorder, Op, Value], None]
+
+    def waits(self, change: Op) -> bool:
+        return lies_inside(self.recorder, change)
+
+    def meant(self, change: Op, values: Sequence[Value]) -> Value:
+        with self.recorder.muted():
+            return next((value for value in values if Rebinding(self.recorder, change, value).found), values[-1])
+
+    def effect(self, change: Op, target: Value) -> None:
+        self.plan.stand_for(change.outputs[0], target)
+        self.take_effect(self.recorder, change, target)
