@@ -11,7 +11,7 @@ from nnrepl.record.stack import is_module, is_module_type
 from nnrepl.record.vjp import Rule
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.reading import Reading
-from nnrepl.tape import GRADIENT_PASS, Op, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, Activation, Op, Pass, Value
 
 
 def rule_of(op: Op) -> Rule | None:
@@ -215,13 +215,19 @@ def leaves_later(before: Pass, after: Pass) -> dict[Value, Value]:
     return {leaf: named[leaf.name] for leaf in before.wrt if leaf.name in named}
 
 
+def calls_of(ops: Iterable[Op]) -> list[Activation]:
+    """Return the calls in which ops were made, with those that called them, each once and behind its caller."""
+    found: dict[Activation, None] = {}
+    for scope in dict.fromkeys(op.scope for op in ops):
+        if scope is not None and scope not in found:
+            found |= dict.fromkeys(scope.path())
+    return list(found)
+
+
 def root_modules(pass_: Pass) -> list[Any]:
     """Return the outermost modules that made ops of a pass."""
-    found: dict[int, Any] = {}
-    for op in pass_.ops:
-        for step in op.scope.path() if op.scope is not None else ():
-            if is_module(step.owner):  # a loss function's first argument, too, which need not hold what it calls
-                found[id(step.owner)] = step.owner
+    # A loss function's first argument, too, which need not hold what it calls.
+    found = {id(step.owner): step.owner for step in calls_of(pass_.ops) if is_module(step.owner)}
     inner = {id(child) for root in found.values() for child in root.modules() if child is not root}
     return [root for key, root in found.items() if key not in inner]
 

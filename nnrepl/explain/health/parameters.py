@@ -14,7 +14,7 @@ from nnrepl.explain import words
 from nnrepl.explain.disconnected import leads_to_loss
 from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
 from nnrepl.explain.masks import is_mask
-from nnrepl.explain.paths import root_modules
+from nnrepl.explain.paths import calls_of, root_modules
 from nnrepl.ops import Trait, has
 from nnrepl.record import trees
 from nnrepl.record.stack import is_module
@@ -26,8 +26,7 @@ _DEEP = 4
 
 def contained(case: Checkup) -> Iterator[Finding]:
     """Layers in a tuple or in an object of the program's own: MLX looks into lists and dicts only."""
-    owners = {id(step.owner) for op in case.forward if op.scope is not None for step in op.scope.path()
-              if is_module(step.owner)}  # fmt: skip
+    owners = {id(step.owner) for step in calls_of(case.forward) if is_module(step.owner)}
     used = {id(taken.held) for op in case.forward for taken in op.inputs if isinstance(taken, Leaf)}
     used |= {id(taken.origin.held) for op in case.forward for taken in op.inputs if taken.origin is not None}
     for root in root_modules(case.pass_):

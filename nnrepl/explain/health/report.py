@@ -102,7 +102,7 @@ class Checkup:
     unapplied: bool = False
     hidden: set[int] = field(default_factory=set)
 
-    @property
+    @cached_property
     def forward(self) -> list[Op]:
         """The forward ops that succeeded."""
         return [op for op in self.pass_.forward if op.error is None]
