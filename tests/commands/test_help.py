@@ -133,3 +133,24 @@ def test_a_word_is_told_with_the_number_of_the_moment(place: str, word: str, sai
     session.goto(place)
     told = here(session, found)
     assert said in told if said else not told
+
+
+def _fails(weight: mx.array, bias: mx.array) -> mx.array:
+    return weight @ mx.ones((7, 2)) + bias
+
+
+@pytest.mark.parametrize("place", ["start", "end"])
+@pytest.mark.parametrize("program", ["forward alone", "fails"])
+def test_every_word_is_told_where_there_is_no_loss(place: str, program: str) -> None:
+    """What there is none of is not told, and nothing goes wrong."""
+    given = mx.array([1.0]), mx.array([0.5])
+    if program == "fails":
+        with nnrepl.recording() as recorded, pytest.raises(ValueError, match="matmul"):
+            mx.value_and_grad(_fails, argnums=(0, 1))(*given)
+        session = OpenSession(recorded)
+    else:
+        session = OpenSession(nnrepl.trace(_loss_fn, *given))
+    session.goto(place)
+    told = {name: here(session, word) for name, word in glossary().items()}
+    assert (told["loss"], told["gradient"]) == ("", "")
+    assert told["op"]

@@ -852,3 +852,21 @@ def test_a_variable_of_a_layer_is_what_the_stop_calls_so() -> None:
                 assert mx.array_equal(held, value.array).item(), value.name
     session.goto("start")
     assert session.expressions.evaluate(parse("layers.0.x"), session.where()).shape == (1, 2)  # it is still its input
+
+
+def test_a_callers_variable_that_the_step_before_has_made_says_so() -> None:
+    def train(w: mx.array) -> mx.array:
+        for _ in range(2):
+            loss, slope = mx.value_and_grad(lambda w: mx.square(w).sum())(w)
+            w = w - 0.5 * slope * loss
+        return w
+
+    with nnrepl.recording() as recorded:
+        train(mx.array([1.0]))
+    session = OpenSession(recorded)
+    session.run("goto 2#1")
+    session.run("up")
+    assert str(session.run("p slope")) == "slope (step 1's) = [2]"
+    session.run("goto 1#1")
+    session.run("up")
+    assert "(step" not in str(session.run("p w"))

@@ -581,3 +581,16 @@ def test_every_finding_has_a_picture_and_every_event_words() -> None:
     assert all(event.words for event in events.EVENTS.values())
     source = __import__("inspect").getsource(view.finding_view)
     assert all(f"case {kind.__name__}()" in source for kind in get_args(findings.Finding))
+
+
+def test_watch_loss_stops_inside_of_the_only_pass_there_is() -> None:
+    def f(w: mx.array) -> mx.array:
+        h = w * 2
+        loss = mx.square(h).sum()
+        return loss
+
+    session = OpenSession(nnrepl.trace(f, mx.ones((2,)), wrt=0))
+    session.run("goto start")
+    session.run("watch loss")
+    assert "loss gets a value in #3 sum" in str(session.run("continue"))
+    assert session.cursor == 3
