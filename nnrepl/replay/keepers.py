@@ -10,7 +10,7 @@ import random
 import sys
 import types
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -277,17 +277,32 @@ def copy_iterator(thing: Any) -> Any:
     kind = type(thing).__name__
     if isinstance(thing, types.GeneratorType):
         raise CannotKeep("a generator")
+    by_type = (
+        sys.modules["copyreg"].__newobj__,
+        sys.modules["copyreg"]._reconstructor,
+    )  # which know no place to stand at
     try:
         reduced = thing.__reduce__()
-    except (TypeError, AttributeError):
+        if not isinstance(reduced, tuple) or len(reduced) < 2 or reduced[0] in by_type:
+            raise CannotKeep(f"an iterator ({kind})")
+        make, given = reduced[:2]
+        if make is iter and not _tells_its_place(given):
+            raise CannotKeep(f"an iterator ({kind})")
+        made = make(*_with_copies(given))
+        if len(reduced) > 2 and reduced[2] is not None:
+            made.__setstate__(_with_copies(reduced[2]))
+    except CannotKeep:
+        raise
+    except Exception:  # a library's own, which may go wrong in any way
         raise CannotKeep(f"an iterator ({kind})") from None
-    if not isinstance(reduced, tuple) or len(reduced) < 2 or reduced[0] is sys.modules["copyreg"].__newobj__:
-        raise CannotKeep(f"an iterator ({kind})")
-    make, given = reduced[:2]
-    made = make(*_with_copies(given))
-    if len(reduced) > 2 and reduced[2] is not None:
-        made.__setstate__(_with_copies(reduced[2]))
     return made
+
+
+def _tells_its_place(given: tuple[Any, ...]) -> bool:
+    """Whether what `iter` is given has its place where it can be seen: not in an object made in C that a function of
+    its own moves on (`re.finditer`, a socket)."""
+    owner = getattr(given[0], "__self__", None) if isinstance(given[0], types.BuiltinFunctionType) else None
+    return owner is None or isinstance(owner, (types.ModuleType, list, dict, set, deque, io.IOBase))
 
 
 def _with_copies(part: Any) -> Any:

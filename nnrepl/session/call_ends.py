@@ -27,6 +27,16 @@ def is_closed(tape: Tape, number: int) -> bool:
     return any(isinstance(tape.ops[pass_.start], ClosedOp) for pass_ in step.passes if len(pass_))
 
 
+def last_ended(tape: Tape) -> Ended | None:
+    """Return the last gradient call on a tape as if it had just ended natively; None if there is none."""
+    passes = (pass_ for pass_ in reversed(tape.passes) if pass_.kind == GRADIENT_PASS and len(pass_))
+    last = next(passes, None)
+    if last is None:
+        return None
+    loss = None if last.loss is None else last.loss.array
+    return Ended(tape.ops[last.start], loss, None, [value.array for value in last.given], None)
+
+
 class Odd:
     """Odd numbers in the loss or in a gradient. What comes in with them was made in the step before.
 
@@ -78,13 +88,13 @@ class VanishingGradient:
         gradients = arrays_of(ended.returned[1:] if whole else ended.returned)
         if not any([flag.item() for flag in [_all(array == 0) for array in gradients]]):
             return []
-        return _noted(tape, ended, self.key)
+        return noted(tape, ended, self.key)
 
     def may(self, tape: Tape, number: int) -> bool:
         return trips_of(tape).may(self.key, tape, number)
 
 
-def _noted(tape: Tape, ended: Ended, key: str, between: bool = False) -> list[int]:
+def noted(tape: Tape, ended: Ended, key: str, between: bool = False) -> list[int]:
     """Note that something has been seen where a call has ended, or `between` it and the one before. Returns the steps
     in which it may be."""
     trips_of(tape).note(key, max(ended.op.position - between, 0), between)
@@ -113,11 +123,11 @@ class WeightChanges:
         try:
             now = self._before = self._found(ended)
         except LookupError:
-            return _noted(tape, ended, self.key, between=True)
+            return noted(tape, ended, self.key, between=True)
         same = now is before or (
             now.shape == before.shape and bool(_equal(now, before, equal_nan=now.dtype in _FLOATS).item())
         )
-        return [] if same else _noted(tape, ended, self.key, between=True)
+        return [] if same else noted(tape, ended, self.key, between=True)
 
     def may(self, tape: Tape, number: int) -> bool:
         return trips_of(tape).may(self.key, tape, number)
@@ -159,7 +169,7 @@ class AttributeHolds:
     def sees(self, tape: Tape, ended: Ended) -> list[int]:
         before, now = self._held, self._holds(ended.frame)
         self._held = now
-        return [] if now is False or (now and before) else _noted(tape, ended, self.key, between=True)
+        return [] if now is False or (now and before) else noted(tape, ended, self.key, between=True)
 
     def may(self, tape: Tape, number: int) -> bool:
         return trips_of(tape).may(self.key, tape, number)

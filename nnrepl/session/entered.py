@@ -123,7 +123,7 @@ class InModule(InCall):
     """
 
     kind, words = "module", "a module, where it is entered"
-    whole = True
+    whole = by_name = True  # what an update makes is a module's by the name of the weight
 
     def __init__(self, title: str, pattern: str, model: Any = None) -> None:
         super().__init__(title)

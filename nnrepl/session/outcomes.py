@@ -21,7 +21,7 @@ from nnrepl.session.own_names import OWN_NAMES
 from nnrepl.session.parsed import Parsed, replaced
 from nnrepl.session.standing import Standing
 from nnrepl.session.wires import variable
-from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, UNBOUND, UPDATE_PASS, ClosedOp, Pass, Value, arrays_of
+from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, UNBOUND, UPDATE_PASS, ClosedOp, Op, Pass, Value, arrays_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Ended:
     """A closed call that has just ended.
 
     Attributes:
-        op: The call.
+        op: The call, or an op of it.
         loss: What it differentiated, if that is known; None of an update.
         before: The loss of the gradient call before; None where that is not known.
         returned: What it gave back.
@@ -37,7 +37,7 @@ class Ended:
         compiled: Whether it is the last one in a compiled function, which has given back what it likes.
     """
 
-    op: ClosedOp
+    op: Op
     loss: mx.array | None
     before: Value | None
     returned: Any

@@ -7,6 +7,7 @@ be are opened and searched op by op, as if they had been recorded; so a scout ma
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Protocol
 
@@ -21,8 +22,10 @@ from nnrepl.session.call_ends import (
     WeightChanges,
     asks_attributes,
     is_closed,
+    last_ended,
     not_a_number,
     not_finite,
+    noted,
     watched_weight,
 )
 from nnrepl.session.entered import InClass, InFunction, SourceLine
@@ -120,20 +123,32 @@ class OutcomeHolds:
         self._held = True  # where the last compiled call ended; that is not known yet
 
     def sees(self, tape: Tape, ended: Ended) -> list[int]:
-        if not ended.differentiates:
-            return []
+        weights = self._outcome.of_weights
+        if not ended.differentiates:  # an update: what comes behind it may print before the next call ends
+            return noted(tape, ended, self.key) if weights and self._outcome.holds(ended) else []
         holds = self._outcome.holds(ended)
-        if self._outcome.of_weights and ended.compiled:
+        if weights and ended.compiled:
             holds, self._held = self._held, holds  # they have been updated since they were there
-        if not holds:
-            return []
-        number = tape.steps.number_at(ended.op.position)
-        between = self._outcome.of_weights
-        trips_of(tape).note(self.key, max(ended.op.position - between, 0), between)
-        return [near for near in (number - between, number) if is_closed(tape, near)]
+        return noted(tape, ended, self.key, weights) if holds else []
 
     def may(self, tape: Tape, number: int) -> bool:
         return trips_of(tape).may(self.key, tape, number)
+
+
+class OutcomeAround(OutcomeHolds):
+    """A condition of that kind that is asked at a place: what it speaks of may be the outcome of the call before there,
+    or of the one in which the place lies."""
+
+    def __init__(self, text: str, outcome: Outcome, before: bool) -> None:
+        super().__init__(text, outcome)
+        self.key = f"{_ASKED}around {text}"
+        self._before = before
+
+    def sees(self, tape: Tape, ended: Ended) -> list[int]:
+        if not ended.differentiates:
+            return []
+        before, self._before = self._before, self._outcome.holds(ended)
+        return noted(tape, ended, self.key, self._outcome.of_weights) if before or self._before else []
 
 
 class InStepOnly:
@@ -244,15 +259,23 @@ def _scout_of_place(session: Standing, place: Place) -> Scout | None:
     number = None if outer is None else _step_of(session.tape, outer)
     if number is not None:
         return InStepOnly(number)
-    if condition and outer is None and truth is None:
+    if condition and truth is None:
         parsed = parse(condition)
         outcome = outcome_of(session, parsed)
         if outcome is not None:
-            return OutcomeHolds(condition, outcome)
-        return AttributeHolds(parsed) if asks_attributes(session, parsed) else None
+            return OutcomeHolds(condition, outcome) if outer is None else _around(session, condition, outcome)
+        if outer is None:
+            return AttributeHolds(parsed) if asks_attributes(session, parsed) else None
     wire = None if outer is None or _runs_unseen(session, outer) else _wire_of(outer)
     wires = [found for found in (wire, truth) if found is not None]
     return Tripped(wires) if wires else None
+
+
+def _around(session: Standing, condition: str, outcome: Outcome) -> OutcomeAround:
+    last = last_ended(session.tape)
+    with nullcontext() if session.recorder is None else session.recorder.muted():
+        before = last is None or outcome.holds(last)
+    return OutcomeAround(condition, outcome, before)
 
 
 def _step_of(tape: Tape, place: Place) -> int | None:

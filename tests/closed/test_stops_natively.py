@@ -53,6 +53,8 @@ STOPS = {
     "until mx.linalg.norm(grad(first.weight)) < 0.355": 1,
     "break last.bias.v.max() > 0.04": 1,
     "break loss < 0.6": 1,
+    "break tanh, loss < 0.6": 1,
+    "break first, mx.abs(grad(last.bias)).max() > 0.18": 1,
 }
 """Each with how many steps have to be opened for the first stop."""
 
@@ -100,6 +102,17 @@ def test_what_goes_with_a_stop_goes_with_it_natively(lines: tuple[str, ...], tmp
     assert stops_in(shown["on"]) == stops_in(shown["off"])
 
 
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_a_module_is_entered_in_an_update_too(native: str, tmp_path: Path) -> None:
+    """Which weight an update works on is known only after it."""
+    (tmp_path / "train.py").write_text(TRAIN)
+    stops = stops_in(said(native, tmp_path / "train.py", "goto step 3", "break first", *(["continue"] * 4)))
+    found = [stop for stop in stops if stop.startswith("step")]
+    assert [re.sub(r"( \w+ \d+) .*", r"\1", stop) for stop in found] == [
+        "step 3 · backward 7", "step 3 · update 2", "step 3 · update 15", "step 4 · forward 1"
+    ]  # fmt: skip
+
+
 def test_nothing_is_printed_that_lies_behind_the_stop(tmp_path: Path) -> None:
     """A stop between two calls is made there, and not where the next call ends."""
     program = TRAIN.replace("def rare(x)", "def score(): return mx.abs(model(X) - Y).mean()\ndef rare(x)")
@@ -108,6 +121,15 @@ def test_nothing_is_printed_that_lies_behind_the_stop(tmp_path: Path) -> None:
     shown = {native: said(native, tmp_path / "train.py", *lines) for native in ("on", "off")}
     order = {native: re.findall("^(i = .*|the score is)", text, re.MULTILINE) for native, text in shown.items()}
     assert order["on"] == order["off"] == ["i = 5", "the score is", "i = 11"]
+
+
+def test_what_follows_an_update_that_stops_is_not_printed(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(f"{TRAIN}    score = model.last.bias + 1\n    print('after', i)\n")
+    lines = ("goto step 3", "break mx.abs(last.weight).max() > 0.85", "continue", "p i")
+    shown = {native: said(native, tmp_path / "train.py", *lines) for native in ("on", "off")}
+    order = {native: re.findall("^(i = .*|after .*)", text, re.MULTILINE) for native, text in shown.items()}
+    assert order["on"] == order["off"]
+    assert order["on"][-1] == f"i = {len(order['on']) - 1}"
 
 
 def test_a_temporary_stop_behind_is_there_until_its_step_is_open(tmp_path: Path) -> None:

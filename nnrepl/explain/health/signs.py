@@ -108,7 +108,10 @@ def _is_learned_sum(case: Checkup, op: Op) -> bool:
         for user in stack.pop().consumers:
             if user.phase != "forward" or user.pass_ is not op.pass_:
                 continue
-            if not has(user.name, Trait.ADDS, Trait.DIFFERENCE, Trait.ARRANGES) and user.name not in _ADDED:
+            if (
+                not has(user.name, Trait.ADDS, Trait.DIFFERENCE, Trait.ARRANGES, Trait.TOTALS, Trait.AVERAGES)
+                and user.name not in _ADDED
+            ):
                 return False
             fresh = [value for value in user.outputs if value not in seen]
             seen.update(fresh)
@@ -116,7 +119,7 @@ def _is_learned_sum(case: Checkup, op: Op) -> bool:
     return bool(case.pass_.grads.get(op.inputs[0].canonical))
 
 
-_ADDED = ("sum", "mean", "negative", "multiply", "divide")
+_ADDED = ("negative", "multiply", "divide")
 
 
 def _comes_from(target: Value, ours: Value) -> bool:
