@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from nnrepl.session import goals
@@ -208,24 +209,32 @@ def _step_of_pass(tape: Tape, number: int) -> int:
 
 def open_not_finite(session: Standing, asked: bool) -> None:
     """Open the steps from the one before that in which the loss is finite no more, or from that in which it leapt:
-    where NaN was born lies there. Raises as `open_steps` does.
+    where NaN was born lies there. Of many steps whose losses are not known these are computed first, on one way.
+    Raises as `open_steps` does.
 
     Args:
-        asked: Whether NaN or ∞ was asked for: then also from where the loss is not known.
+        asked: Whether NaN or ∞ was asked for: then also where no loss that is known is one.
     """
-    tape = session.tape
+    tape, first = session.tape, 0
+    unknown: list[int] = []
     for step in tape.steps:
         loss = step.loss
-        closed = any(isinstance(op, ClosedOp) for op in tape.ops[step.start : step.end])
-        unknown = asked and closed and loss is None
-        if unknown or (loss is not None and loss.size == 1 and loss.evaluated and not _is_finite(loss)):
-            leaping = leap(tape)
-            first = step.number if leaping is None else min(step.number, leaping[1].number + 1)
-            start = tape.steps[max(first - 2, 0)].start
-            steps = closed_between(tape, start, len(tape))
-            if steps:
-                open_steps(session, steps)
-            return
+        if (loss is None or not loss.evaluated) and closed_between(tape, step.start, step.end):
+            unknown.append(step.number)
+        elif loss is not None and loss.size == 1 and not _is_finite(session, loss):
+            first = step.number
+            break
+        elif not asked:
+            unknown.clear()
+    if not first and not (asked and unknown):
+        return
+    if len(unknown) > TELLING and not session.openings:
+        open_steps(session, unknown[-1:], losses=unknown)
+    first, leaping = min([*unknown, first or len(tape.steps)]), leap(tape)
+    first = first if leaping is None else min(first, leaping[1].number + 1)
+    steps = closed_between(tape, tape.steps[max(first - 2, 0)].start, len(tape))
+    if steps:
+        open_steps(session, steps)
 
 
 def open_plotted(session: Standing, text: str) -> None:
@@ -242,7 +251,13 @@ def open_plotted(session: Standing, text: str) -> None:
         open_steps(session, steps)
 
 
-def _is_finite(loss: Value) -> bool:
+def _is_finite(session: Standing, loss: Value) -> bool:
+    """Whether a loss is finite, as far as that can be known."""
+    if not loss.evaluated:
+        with suppress(UserError):
+            session.evaluate([loss])
+    if not loss.evaluated:
+        return True
     number: Any = loss.array.item()
     return bool(abs(number) < float("inf"))
 

@@ -51,12 +51,12 @@ PARAMETERS = ("p first.bias", "p first.weight[0, :2]", "p first.bias.m", "stats 
 
 
 def said(native: str, file: Path, *lines: str) -> list[str]:
-    """What nnrepl says to some commands, but for closed steps, their ops, and how many were evaluated."""
+    """What nnrepl says to some commands, but for what it says of closed steps, their ops, and what it evaluated."""
     commands = [part for line in (f"config native {native}", *lines) for part in ("-c", line)]
     shown = captured("--batch", *commands, str(file)).splitlines()[1:]
     shown = [re.sub(r"^(.? +\d+) +\d+( +\d+ +\w+ +\S+:\d+)", r"\1 n\2", line) for line in shown]
     shown = [line.replace(" ● ", "   ") for line in shown]  # weights that natively MLX writes over are made again
-    own = r"opening |Evaluated \d+ ops? for|All steps are recorded|steps? .* natively and (is|are) closed"
+    own = r"opening |Evaluated \d+ ops? for|Nothing had to be ev|All steps are recorded|steps? .* natively and"
     return [line for line in shown if not re.match(own, line)]
 
 
@@ -146,3 +146,13 @@ def test_what_an_update_made_has_the_gradient_that_it_was_made_with(tmp_path: Pa
     assert there.endswith("= 0.0"), there
     assert "The way ends at" in cut, cut
     assert "cut at" in none, none
+
+
+def test_where_nan_was_born_is_found_though_no_loss_was_ever_evaluated(tmp_path: Path) -> None:
+    """Health is asked first: it opens the last steps, and sees there that it has to go further back."""
+    file = tmp_path / "train.py"
+    born = PROGRAMS["adam"].replace("    if i % 5 == 0: print(i, loss.item())\n", "")
+    file.write_text(HEAD + QUIET + born.replace("learn(model, X, Y)", "learn(model, X / (0 if i == 3 else 1), Y)"))
+    for line in ("health", "why nan"):
+        shown = " ".join(said("on", file, "continue", line))
+        assert re.search(r"4#\d+, X / 0 ", shown), shown
