@@ -38,7 +38,7 @@ def into(it: Interpreter, text: str) -> RenderableType | None:
     """Take a fused op apart into textbook ops, and step through them as through any others.
 
     `into #28`, `into weights`, or alone for the op at the cursor; for an op of the backward pass the gradient is
-    taken apart. The ops inside lie on a small tape of their own and count from #1; what went in keeps the program's
+    taken apart. The ops inside count from #1 and are stepped like any others; what went in keeps the program's
     name. The result is compared with the op's own. `out` leads back.
     """
     from nnrepl.explain.taken_apart import agreement, open_op
@@ -53,7 +53,7 @@ def into(it: Interpreter, text: str) -> RenderableType | None:
         if found.largest == 0
         else f"the result differs from the op's own by at most {number(found.largest)}"
     )
-    many = f"{found.ops} textbook ops, #1 to #{found.ops} of a tape of their own" if found.ops > 1 else "1 textbook op"
+    many = f"{found.ops} textbook ops, here called #1 to #{found.ops}" if found.ops > 1 else "1 textbook op"
     said = f"inside {opened.label} {opened.name}: {many}; {close}"
     if found.largest and found.peak:
         said += f" (its largest element is {number(found.peak)})"

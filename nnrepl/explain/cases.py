@@ -42,7 +42,7 @@ class Names:
         outer = {self._plain(value) for value in listed if value.op not in self._inside}
         for value in listed if self._inside else ():
             name = self._plain(value)
-            if value.op in self._inside and name.rpartition(".")[2] not in outer:
+            if value.op in self._inside and name.rpartition(".")[2] not in outer and not name.endswith("ᵀ"):
                 self._bare[name] = name.rpartition(".")[2]
         for value in listed:
             holders.setdefault(self._plain(value), set()).add(value.canonical)

@@ -83,8 +83,9 @@ def _module(session: Reading, text: str) -> InModule | None:
 def _called(session: Reading, op: Op, text: str, module: InModule | None) -> tuple[Activation, str] | None:
     assert op.scope is not None
     for path, step in session.names.calls(op):
-        if (path == text and path) or (module is not None and module.accepts(step)):
-            return step, type(step.owner).__name__
+        kind = type(step.owner).__name__
+        if (path == text and path) or kind == text or (module is not None and module.accepts(step)):
+            return step, kind
     for step in op.scope.path():
         qualified = getattr(step.code, "co_qualname", step.code.co_name)
         if text in (step.code.co_name, qualified):
@@ -99,7 +100,7 @@ def explain_call(session: Reading, call: CompositeCall) -> Explanation:
     code = call.scope.code
     where = f"{os.path.basename(code.co_filename)}:{code.co_firstlineno}"
     span = f"{first.label}" if first is last else f"{first.label} to {last.label}"
-    kind = f", {call.kind}" if call.kind else ""
+    kind = f", {call.kind}" if call.kind not in ("", call.title) else ""
     found = Explanation(None, title=f"{call.title}{kind}: {span}, {where}")
     call = _as_its_function(call)
     whole, made_by = _known(call), None

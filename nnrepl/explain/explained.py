@@ -57,8 +57,11 @@ def _find(session: Reading, target: str) -> tuple[Op | None, Value | None]:
         return op, None
     if target.startswith("update "):
         return None, _updated(session, target.removeprefix("update ").strip())
-    if NUMBER.fullmatch(target):
-        return session.lookup.op(target), None
+    address = NUMBER.fullmatch(target)
+    if address is not None:
+        op = session.lookup.op(target)
+        slot = int(address["slot"] or 0)
+        return op, op.outputs[slot] if 0 < slot < len(op.outputs) else None
     return None, target_of(session, target)
 
 

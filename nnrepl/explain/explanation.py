@@ -143,9 +143,9 @@ def most_telling(look: Look, value: Value) -> Index:
 
 
 def _ask(op: Op, value: Value) -> str:
-    if op.pass_.kind == UPDATE_PASS:
-        return op.label  # its name may stand for what it was before
-    return f"{op.label}" if value.gradient_of is not None or value.name.startswith("#") else value.name
+    # In an update its name may stand for what it was before.
+    numbered = op.pass_.kind == UPDATE_PASS or value.gradient_of is not None or value.name.startswith("#")
+    return (f"{op.label}.{value.slot}" if value.slot else op.label) if numbered else value.name
 
 
 def _leaf(look: Look, value: Value, index: str | None) -> Explanation:
@@ -204,6 +204,7 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
     found.worked = [arithmetic or ReadNumber(operand(look, value, names), place)]
     found.notes += say(can_open(op, entry, arithmetic is not None))
     found.rule = taught.without_defined(found.rule, found.worked)
+    found.notes += taught.signs_of(found.rule)
     found.notes += say(*of_shapes(look, op, entry, value), *known_by_name(look, op))
     found.notes += taught.source_of(entry)
     step = update_of(value)
@@ -227,6 +228,7 @@ def _backward(look: Look, found: Explanation, op: Op, entry: Entry | None, value
         arithmetic = worked.backward(look, op, value, place, names)
         found.worked = [arithmetic or ReadNumber(operand(look, value, names), place)]
     found.rule = taught.without_defined(found.rule, found.worked)
+    found.notes += taught.signs_of(found.rule)
     found.notes += say(*of_gradient(op, entry, value, found.lines))
     whole = _as_a_whole(look, op, value, place, names)
     if whole is not None:

@@ -81,7 +81,7 @@ def gradients(entry: Entry, op: Op, cotangents: list[mx.array], lookup: Lookup) 
             continue
         result = slope.run(cotangents if several else cotangents[0], y if several else y[0], *args, **kwargs)
         parts = [result] if isinstance(given, Value) else list(result)
-        for target, part in zip(targets, parts):
+        for target, part in zip(targets, parts, strict=True):
             if isinstance(target, Value):
                 by_place = entry.kind == ELEMENTWISE or entry.row is not None
                 shaped = unbroadcast(part, target.shape) if by_place else part

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -64,6 +64,12 @@ def written(entry: Entry, forward: Op, text: str, names: Names | None = None, g:
 def template(text: str, names: Mapping[str, str]) -> str:
     """Return a rule in English: what stands in braces is replaced by its name."""
     return re.sub(r"\{(\w+)\}", lambda match: names.get(match[1], match[1]), text)
+
+
+def defined_in(text: str, taken: Collection[str]) -> dict[str, str]:
+    """Return what is called how that a formula defines itself: with a prime where a tensor has that name."""
+    where = parse(text).where if readable(text) else ()
+    return {name: f"{name}′" if name in taken else name for name, _ in where}
 
 
 def factor_text(op: Op, of: Value) -> str:

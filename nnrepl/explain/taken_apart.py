@@ -42,7 +42,22 @@ class InnerSession(TapeSession):
 
 
 class InsideNames(ProgramNames):
-    """Names on the tape of an op that is taken apart: what went in is called as the program calls it."""
+    """Names on the tape of an op that is taken apart: what went in is called as the program calls it.
+
+    Args:
+        outer: The names of the program.
+        opened: The op.
+    """
+
+    def __init__(self, outer: ProgramNames, opened: Op) -> None:
+        super().__init__()
+        self._outer, self._opened = outer, opened
+
+    def elsewhere(self, name: str) -> str:
+        """Say of a name of the program that it is not inside of the op."""
+        inside = f"{self._opened.label} {self._opened.name}"
+        known = name in self._outer.spellings()
+        return f": it is the program's, and you are inside of {inside}; out leads back" if known else ""
 
     def name_at(self, value: Value, op: Op) -> str:
         """Return the name of an operand where an op takes it."""
@@ -113,7 +128,7 @@ def open_op(session: TapeSession, op: Op) -> InsideSession:
         )
     if entry.kind not in (COMPOSITE, PRODUCTS):
         raise UserError(f"{forward.name} is a textbook op already; explain {op.label} shows its numbers")
-    names = InsideNames()
+    names = InsideNames(session.names, op)
     tape = names.tape
     parameters = _parameters(op, entry)
     labels = _labels(entry, parameters)

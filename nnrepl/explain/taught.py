@@ -6,18 +6,20 @@ alone, from an entry of the table, and no plain string is one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from nnrepl.explain import words
 from nnrepl.explain.cases import Names
 from nnrepl.explain.known import Entry, bind
-from nnrepl.explain.local import names_of, symbol_of, template, written
+from nnrepl.explain.local import defined_in, names_of, symbol_of, template, written
 from nnrepl.explain.paths import upstream
 from nnrepl.ops.case import Case, Operand
 from nnrepl.ops.evaluated import Evaluated, lines_of
 from nnrepl.ops.layers import Whole
 from nnrepl.ops.optimizers import UpdateRule
 from nnrepl.ops.pointwise import formula_of
+from nnrepl.ops.reader import parse, readable
 from nnrepl.tape import UPDATE_PASS, Op, Value
 
 
@@ -38,7 +40,10 @@ def forward_rule(op: Op, entry: Entry, value: Value, names: Names) -> RuleText:
     several = len(op.outputs) > 1
     made = ", ".join(names(one) for one in op.outputs[:3]) + (", …" if len(op.outputs) > 3 else "")
     text = f"{made if several else names(value)}{':' if several else ' ='} {written(entry, op, entry.text, names)}"
-    valid = f"     ({words.substitute(entry.valid, names_of(entry, op, names))})" if entry.valid else ""
+    restricted = {symbol for symbol, given in bind(entry, op).items() if not isinstance(given, (int, float))}
+    of_tensors = not readable(entry.valid) or bool(restricted & set(parse(entry.valid).main.symbols()))
+    told = words.substitute(entry.valid, names_of(entry, op, names)) if entry.valid and of_tensors else ""
+    valid = f"     ({told})" if told else ""
     return RuleText(text + valid)
 
 
@@ -79,7 +84,9 @@ def handed_on_rule(value: Value, made: Value, names: Names) -> RuleText:
 
 def forward_words(op: Op, entry: Entry, names: Names) -> Taught:
     """Return what an op means. Of an update no gradient is taken: how one would pass does not belong there."""
-    return Taught(template(entry.forth, names_of(entry, op, names)) if op.pass_.kind != UPDATE_PASS else "")
+    called = names_of(entry, op, names)
+    called.update(defined_in(entry.text, set(called.values())))
+    return Taught(template(entry.forth, called) if op.pass_.kind != UPDATE_PASS else "")
 
 
 def backward_words(op: Op, entry: Entry, value: Value, names: Names) -> Taught:
@@ -88,7 +95,17 @@ def backward_words(op: Op, entry: Entry, value: Value, names: Names) -> Taught:
     symbol = symbol_of(entry, op.of, value.gradient_of) if value.gradient_of is not None else None
     slope = entry.slopes.get(symbol) if symbol is not None else None
     said = slope.words if slope is not None and slope.words else entry.back
-    return Taught(template(said, names_of(entry, op.of, names)))
+    called = names_of(entry, op.of, names)
+    called.update(defined_in(entry.text, set(called.values())))
+    return Taught(template(said, called))
+
+
+def signs_of(rules: Sequence[RuleText]) -> list[Taught]:
+    """Return what a sign means that some rules have and that is not taught at school."""
+    return [Taught("[…] is 1 where what stands in it is so, else 0.")] if any(map(_CHOICE.search, rules)) else []
+
+
+_CHOICE = re.compile(r"\[[^\[\]]* [<>≤≥=≠] ")
 
 
 def source_of(entry: Entry) -> list[Taught]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -103,7 +104,18 @@ def _write(name: str, text: str, forward: Any) -> None:
     formula(name, text, _WORDS, slopes=_by_window(forward), traits=(Trait.PRODUCT,))(forward)
 
 
-_TEXT = "Σ over window and channels of {x}[place · {stride} + k · dilation − padding] · {w}[k]"
+_TEXT = "Σ over window and channels of {x}[place · {stride} + k · {dilation} − {padding}] · {w}[k]"
+_PADDED = "Σ over window and channels of {x}[place + k − {padding}] · {w}[k]"
+_PLAIN = "Σ over window and channels of {x}[place + k] · {w}[k]"
+
+
+def _is(given: Any, wanted: int) -> bool:
+    """Whether an option is one number, for each axis."""
+    return set(per_axis(given, 1)) == {wanted}
+
+
+def _by_ones(bound: Mapping[str, Any]) -> bool:
+    return _is(bound["stride"], 1) and _is(bound["dilation"], 1)
 
 
 def _conv(x: Any, w: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> Any:
@@ -112,6 +124,8 @@ def _conv(x: Any, w: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, 
 
 for _name in ("conv1d", "conv2d", "conv3d"):
     _write(_name, _TEXT, _conv)
+    reworded(_name, _by_ones, _PADDED)
+    reworded(_name, lambda bound: _by_ones(bound) and _is(bound["padding"], 0), _PLAIN)
 
 
 def _conv_general(
@@ -123,8 +137,9 @@ def _conv_general(
     return convolve(x, w, stride, low, high, kernel_dilation, input_dilation, groups, flip)
 
 
-_write("conv_general", _TEXT, _conv_general)
-reworded("conv_general", lambda bound: bool(bound["flip"]), _TEXT.replace("{w}[k]", "{w}[−k], turned round"))
+_GENERAL = _TEXT.replace("{dilation}", "{kernel_dilation}")
+_write("conv_general", _GENERAL, _conv_general)
+reworded("conv_general", lambda bound: bool(bound["flip"]), _GENERAL.replace("{w}[k]", "{w}[−k], turned round"))
 
 
 def _conv_transpose(

@@ -74,12 +74,12 @@ def _logical(sign: str, parts: list[Any]) -> Any:
 def _larger(a: Any, b: Any) -> mx.array:
     """Return the larger of two; a NaN on either side stays."""
     a = mx.array(a)
-    return mx.where(mx.isnan(a + b), a + b, mx.where(a > b, a, b))
+    return mx.where(mx.isnan(a) | mx.isnan(mx.array(b)), mx.nan, mx.where(a > b, a, b)).astype((a + b).dtype)
 
 
 def _smaller(a: Any, b: Any) -> mx.array:
     a = mx.array(a)
-    return mx.where(mx.isnan(a + b), a + b, mx.where(a < b, a, b))
+    return mx.where(mx.isnan(a) | mx.isnan(mx.array(b)), mx.nan, mx.where(a < b, a, b)).astype((a + b).dtype)
 
 
 def _powered(a: Any, b: Any) -> Any:

@@ -41,7 +41,7 @@ pointwise(
     {"x": f"(came − shift − stretch · unit) / s,  {_SPREAD},  unit = (x − μ) / s,  came = g · weight,  "
           "shift = mean came,  stretch = mean (came · unit)",
      "weight": f"g · (x − μ) / s,  {_SPREAD}", "bias": "g"},
-    "Each row is moved to mean 0 (less μ) and scaled to spread 1 (by s), then scaled and moved by learned numbers. "
+    "Each row is moved to mean 0 (less {μ}) and scaled to spread 1 (by {s}), then scaled and moved by learned numbers. "
     "Backwards: what came loses what would only shift the row, and what would only stretch it: neither can change a "
     "row that is normalized.",
     parameters="x, weight, bias, eps", row=ROW, kind=COMPOSITE, traits=(Trait.NORMALIZES,), forward=_layer_norm,
@@ -61,8 +61,8 @@ pointwise(
     {"x": f"(came − stretch · unit) / r,  {_SIZE},  unit = x / r,  came = g · weight,  "
           "stretch = mean (came · unit)",
      "weight": f"g · x / r,  {_SIZE}"},
-    "Each row is scaled (by r) so that its root mean square is 1, then scaled by learned numbers. Backwards: what came "
-    "loses what would only stretch the row, because that cannot change a row that is normalized.",
+    "Each row is scaled (by {r}) so that its root mean square is 1, then scaled by learned numbers. Backwards: what "
+    "came loses what would only stretch the row, because that cannot change a row that is normalized.",
     parameters="x, weight, eps", row=ROW, kind=COMPOSITE, traits=(Trait.NORMALIZES,), forward=_rms_norm,
     source="Zhang & Sennrich 2019, Root Mean Square Layer Normalization",
 )  # fmt: skip

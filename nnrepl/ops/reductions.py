@@ -143,9 +143,9 @@ def _logsumexp(a: mx.array, axis: Axis = None, keepdims: bool = False) -> mx.arr
 
 pointwise(
     "logsumexp", "m + ln(Σ exp(a − m)),  m = max a", {"a": "g · exp(a − y)"},
-    "A soft maximum, ln(Σ exp(a)): the logarithm of the sum of exponentials. The largest number m is taken out first, "
-    "so that no exponential overflows. Backwards: the gradient is shared out as softmax does: exp(a − y) are "
-    "the shares.",
+    "A soft maximum, ln(Σ exp({a})): the logarithm of the sum of exponentials. The largest number {m} is taken out "
+    "first, so that no exponential overflows. Backwards: the gradient is shared out as softmax does: exp({a} − {y}) "
+    "are the shares.",
     parameters=_AXIS, row=REDUCED, kind=COMPOSITE, traits=(Trait.LOG_SUM, Trait.REDUCES, Trait.SHARES, Trait.SWALLOWS),
     forward=_logsumexp,
 )  # fmt: skip
@@ -161,9 +161,9 @@ def _softmax(a: mx.array, axis: Axis = None, precise: bool = False) -> mx.array:
 
 pointwise(
     "softmax", "exp(a − m) / Σ exp(a − m),  m = max a", {"a": "y · (g − Σ g · y)"},
-    "Turns numbers into shares that are positive and add up to 1. The largest number m is taken out first, so that no "
-    "exponential overflows; the shares stay the same. Backwards: a share grows only as far as its gradient beats the "
-    "average gradient (the Σ), in which each counts by its share.",
+    "Turns numbers into shares that are positive and add up to 1. The largest number {m} is taken out first, so that "
+    "no exponential overflows; the shares stay the same. Backwards: a share grows only as far as its gradient beats "
+    "the average gradient (the Σ), in which each counts by its share.",
     parameters="a, axis=None, precise=False", row=ROWS, kind=COMPOSITE,
     traits=(Trait.DISTRIBUTES, Trait.SHARES, Trait.SATURATES, Trait.SWALLOWS), forward=_softmax,
 )  # fmt: skip

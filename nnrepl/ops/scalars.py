@@ -65,7 +65,7 @@ def _multiply(a: Any, b: Any) -> Any:
 
 def _power(a: Any, b: Any) -> Any:
     if a == 0 and not isinstance(b, complex) and b < 0:
-        return math.inf
+        return math.copysign(math.inf, a) if not isinstance(a, complex) and b % 2 == 1 else math.inf
     try:
         found = a**b
     except OverflowError:
@@ -92,7 +92,7 @@ def _guarded(real: Callable[[float], float], over: float = math.inf, other: Call
 def _log(base: Callable[[float], float]) -> Any:
     def run(a: Any) -> Any:
         if isinstance(a, complex):
-            return cmath.log(a)
+            return cmath.log(a) if a != 0 else complex(-math.inf, 0)
         return -math.inf if a == 0 else base(a) if a > 0 else math.nan
 
     return run
@@ -111,7 +111,7 @@ def _whole(run: Callable[[float], int]) -> Any:
 def _sign(a: Any) -> Any:
     if isinstance(a, complex):
         return a / abs(a) if a != 0 else 0j
-    return (a > 0) - (a < 0) if a == a else a
+    return (a > 0) - (a < 0)  # 0 of NaN, as MLX has it
 
 
 def _erfinv(a: Any) -> Any:
@@ -119,6 +119,13 @@ def _erfinv(a: Any) -> Any:
         return math.copysign(math.inf, a) if abs(a) == 1 else math.nan
     normal = late("statistics").NormalDist()  # it brings fractions and decimals along, which nothing else needs
     return normal.inv_cdf((a + 1) / 2) / math.sqrt(2)
+
+
+def _artanh(a: Any) -> Any:
+    return math.copysign(math.inf, a) if not isinstance(a, complex) and abs(a) == 1 else _OPEN_ARTANH(a)
+
+
+_OPEN_ARTANH = _guarded(math.atanh, math.inf, cmath.atanh)
 
 
 def _extreme(pick: Callable[[Any, Any], Any]) -> Any:
@@ -143,9 +150,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "cosh": _guarded(math.cosh, math.inf, cmath.cosh), "tanh": _guarded(math.tanh, 1.0, cmath.tanh),
     "arcsin": _guarded(math.asin, math.nan, cmath.asin), "arccos": _guarded(math.acos, math.nan, cmath.acos),
     "arctan": _guarded(math.atan, math.nan, cmath.atan), "arsinh": _guarded(math.asinh, math.inf, cmath.asinh),
-    "arcosh": _guarded(math.acosh, math.inf, cmath.acosh), "artanh": _guarded(math.atanh, math.inf, cmath.atanh),
+    "arcosh": _guarded(math.acosh, math.inf, cmath.acosh), "artanh": _artanh,
     "angle": lambda a, b: math.atan2(b, a), "erf": _guarded(math.erf), "erf⁻¹": _erfinv, "sign": _sign,
     "round": _whole(round), "max": _extreme(max), "min": _extreme(min),
-    "Re": lambda a: complex(a).real, "Im": lambda a: complex(a).imag, "conj": lambda a: complex(a).conjugate(),
+    "Re": lambda a: complex(a).real, "Im": lambda a: complex(a).imag, "conj": lambda a: a.conjugate(),
 }  # fmt: skip
 """The functions that a formula may call, by the names that they have there (and those of kinds of nodes)."""

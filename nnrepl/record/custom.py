@@ -401,6 +401,19 @@ def in_own_vjp(tape: Tape, position: int | None) -> bool:
     return forward is not None and bool(forward.args) and isinstance(forward.args[0], Custom)
 
 
+def in_repeated_block(tape: Tape, position: int) -> bool:
+    """Whether a position lies in a function that runs twice, and no Python of it runs: a compiled function that has
+    recorded it is repeated."""
+    pass_ = tape.pass_at(position)
+    for op in () if pass_ is None else pass_.ops:
+        block = op.args[0] if op.args else None
+        if isinstance(block, Rerun) and block.repeats is not None:
+            again = block.again.ops if block.again is not None else ()
+            if any(ops and ops[0].position <= position <= ops[-1].position for ops in (block.ops, again)):
+                return True
+    return False
+
+
 def first_run_of(tape: Tape, position: int) -> int:
     """Return the position of an op in the first run of a block, where it was made in the second; else its own."""
     op = tape.ops[position] if position < len(tape) else None

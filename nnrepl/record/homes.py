@@ -10,18 +10,16 @@ from bisect import bisect_right, insort
 from collections.abc import Callable, Sequence
 from itertools import islice
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from nnrepl.classes import dataclass
 from nnrepl.record import segments as sources
 from nnrepl.record.stack import is_module_type
 from nnrepl.tape import Activation, Holder, Tape, Value
 
 
-@dataclass(frozen=True, slots=True)
-class Home:
+class Home(NamedTuple):
     """A place in a container of the program's: `weight` in this very `nn.Linear`."""
 
     holder: Holder

@@ -350,6 +350,10 @@ class ProgramNames:
         far = len(self.tape.ops) - self._indexed > _SOON
         return [*self._glance.labels, *self.tape.bindings.names()] if far else self.known()
 
+    def elsewhere(self, name: str) -> str:
+        """Return where a name that this tape has not belongs; "" where nothing is known of it."""
+        return ""
+
     def known(self) -> list[str]:
         """Every name on the tape."""
         self._catch_up()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nnrepl.record.repeat import exchange
 from nnrepl.tape import SETUP_PASS, Activation, BackwardOp, Op, Pass
 
 if TYPE_CHECKING:
@@ -21,6 +22,14 @@ def copy_op(op: Op, pass_: Pass, position: int) -> Op:
     twin.scope, twin.lasti, twin.pass_, twin.position = op.scope, op.lasti, pass_, position
     pass_.tape.notes.carry_all(op, twin)
     return twin
+
+
+def become(op: Op, old: Op) -> None:
+    """Let an op be one of an old tape: a leaf that entered anew is, in its arguments too, the one of then."""
+    now = {found: known for known, found in zip(old.inputs, op.inputs) if known is not found}
+    if now:
+        op.args, op.kwargs = exchange(op.args, now), exchange(op.kwargs, now)
+    op.outputs, op.inputs = old.outputs, old.inputs
 
 
 class ComingBy:

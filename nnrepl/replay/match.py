@@ -73,6 +73,8 @@ class Plan:
         self._forward[self._forward_key(op)].remove(found)
         self._left.pop(found, None)
         self._twins[op] = found
+        if op.operation.in_place and op.inputs and not self.parted.isdisjoint((op.inputs[0], found.inputs[0])):
+            self.parted.update(found.outputs)  # here it is one object's, and there all others' as well
         return found, self._unchanged(found, op) and self._can_tell(op)
 
     def backward(self, op: BackwardOp) -> Op | None:

@@ -18,7 +18,7 @@ import mlx.core as mx
 from nnrepl.record.again import InsideFollowed
 from nnrepl.record.custom import in_second_run
 from nnrepl.record.objects import object_of, overwrite, refill
-from nnrepl.replay.copies import ComingBy, copy_op, reopened_pass
+from nnrepl.replay.copies import ComingBy, become, copy_op, reopened_pass
 from nnrepl.replay.divergence import Diverged, OpDifference, compare, said_of, same_operation, same_place
 from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
@@ -178,7 +178,7 @@ class Replay(Led):
             return False
         if self.replaying(len(recorder.tape)):
             expected = self._expect(recorder, op)
-            op.outputs, op.inputs = expected.outputs, expected.inputs
+            become(op, expected)
             self._take(op)
             return True
         return self._found_again(recorder, op)
@@ -195,7 +195,7 @@ class Replay(Led):
             self._take_over(recorder, op, known, of)
             return True
         old = self._expect(recorder, op)
-        op.outputs, op.inputs = old.outputs, old.inputs
+        become(op, old)
         self._take(op)
         error = recorder.tape.notes.errors.get(old)
         if error is not None:

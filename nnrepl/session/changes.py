@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Protocol
 
+from nnrepl.record.custom import in_repeated_block
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import allowed, held, hold_on
@@ -23,7 +24,7 @@ from nnrepl.session.assigned import IndexKey, is_set, value_named
 from nnrepl.session.errors import UserError
 from nnrepl.session.goals import Goal
 from nnrepl.session.other_tape import check_kind, left_out, refusal, same_place
-from nnrepl.session.parsed import Assignment, Parsed
+from nnrepl.session.parsed import Assignment, Parsed, parse
 from nnrepl.session.reclosing import to_close
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
@@ -96,11 +97,8 @@ class Changes:
         value = value_named(session, change.target)
         if value is not None:
             return None if is_set(session, change.target) else (value, change.target.text, False)
-        if change.base is not None:
-            value = value_named(session, change.base)
-            if value is not None:
-                return value, change.base.text, True
-        return None
+        base = None if change.base is None else value_named(session, change.base)
+        return None if base is None or change.base is None else (base, change.base.text, True)
 
     def assign(self, change: Assignment, line: str) -> Timeline | None:
         """Do what an assignment says, if it changes a value of the tape. Raises as `target` and `edit` do."""
@@ -131,6 +129,8 @@ class Changes:
 
         variable = change.target if change.base is None else change.base
         alias = variable.is_name and value.label is not None and value.label.rpartition(".")[2] != variable.text
+        if in_repeated_block(session.tape, session.cursor) and self._able().reaches(session.cursor):
+            return self.state(parse(line))  # only its source tells which of its names are one object
         return self.edit(value, name, line, compute, alias)
 
     def acts_at_once(self, line: Parsed) -> bool:

@@ -346,8 +346,8 @@ def open_last(session: Standing, before: bool = False) -> None:
     at_end = session.cursor >= len(tape) and bool(tape.ops)
     number = tape.steps.number_at(len(tape) - 1) if at_end else tape.here
     if before and number:
-        start = tape.steps[max(number - TELLING, 1) - 1].start
-        steps = closed_between(tape, start, tape.steps[number - 1].end)
+        first, last = max(number - TELLING, 1), min(max(number, TELLING + 1), len(tape.steps))
+        steps = closed_between(tape, tape.steps[first - 1].start, tape.steps[last - 1].end)
         if steps:
             open_steps(session, steps)
     elif at_end and isinstance(tape.ops[-1], ClosedOp):
@@ -355,4 +355,5 @@ def open_last(session: Standing, before: bool = False) -> None:
 
 
 TELLING = 3
-"""So many steps, and the one after them, tell what stays from step to step: a graph that grows."""
+"""So many steps, and the one after them, tell what stays from step to step: a graph that grows. The first ones have
+too few before them, and are told by those that follow."""

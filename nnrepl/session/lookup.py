@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
@@ -364,7 +365,7 @@ class Lookup:
         name = self.name_here(value, position)
         if value.inside is not None:
             return self._gradient_inside(value, name, value.inside, position)
-        found = self.passes_of(value, position)
+        pass_, found = None, self.passes_of(value, position)
         for pass_, target in found:
             grads = pass_.grads.get(target.canonical)
             if not grads:
@@ -380,11 +381,11 @@ class Lookup:
                 return last
             ahead = grads[-1].op if last is None else None
             if last is None:
-                last, whose = self._older(found, pass_, position)
+                last, whose = self._older(found, position)
             address = "" if last is None else last.op.label if last.op is not None else ""
             where = " in this step" if last is not None else ""
             raise not_made(f"{GRADIENT_SIGN}{name}", where, ahead, position, address, last, whose)
-        raise NoGradient(self._why_none(value, name, position, bool(found)), value)
+        raise NoGradient(self._why_none(value, name, position, pass_ is not None), value)
 
     def _gradient_inside(self, value: Value, name: str, inside: Inside, position: int) -> Value:
         """Return the gradient of what a call differentiated with respect to a value inside of it."""
@@ -405,11 +406,10 @@ class Lookup:
         plain = name.removeprefix(GRADIENT_SIGN).isidentifier() and position < len(ops)
         return self.names.name_at(value, ops[position]) if plain else name
 
-    def passes_of(self, value: Value, position: int) -> list[tuple[Pass, Value]]:
-        """Return the gradient passes that speak of a value, the last one first, each with the value as it is there: a
+    def passes_of(self, value: Value, position: int) -> Iterator[tuple[Pass, Value]]:
+        """Yield the gradient passes that speak of a value, the last one first, each with the value as it is there: a
         parameter enters each pass as a leaf of its own, and an update makes a new one of it."""
         own, before = self.names.identity(value), weight_before(value)
-        found: list[tuple[Pass, Value]] = []
         for pass_ in reversed(self.tape.passes):
             if pass_.kind != GRADIENT_PASS or pass_.start > position:
                 continue
@@ -420,16 +420,15 @@ class Lookup:
                 elif not same and own is None and isinstance(value, Leaf) and value.label is not None:
                     same = target.label == value.label and self.names.identity(target) is None
                 if same and (pass_.grads.get(target.canonical) or target in pass_.wrt):
-                    found.append((pass_, target))
+                    yield pass_, target
                     break
-        return found
 
     def _whose(self, pass_: Pass, position: int) -> str:
         return self.frames.whose_step(pass_.start, position)
 
-    def _older(self, found: list[tuple[Pass, Value]], pass_: Pass, position: int) -> tuple[Value | None, str]:
+    def _older(self, others: Iterator[tuple[Pass, Value]], position: int) -> tuple[Value | None, str]:
         """Return the gradient that the step before gave a parameter."""
-        for other, target in found[[one[0] for one in found].index(pass_) + 1 :]:
+        for other, target in others:
             grads = other.grads.get(target.canonical)
             if grads:
                 return grads[-1], self._whose(other, position)
@@ -485,10 +484,10 @@ class Lookup:
     def suggest(self, name: str) -> str:
         """Return a hint at a name like this one: a path that ends so, else one that is written much alike."""
         known = self.names.spellings()
-        longer = [path for path in known if path.endswith(f".{name}")][:3]
-        close = longer or get_close_matches(name, known, 1)
+        close = [path for path in known if path.endswith(f".{name}")][:3] or get_close_matches(name, known, 1)
         *others, last = close or [""]
-        return f"; did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if close else ""
+        hint = f"; did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if close else ""
+        return self.names.elsewhere(name) or hint
 
 
 def _several(steps: int) -> str:

@@ -334,7 +334,7 @@ def _suggested(word: str, here: Here) -> str:
         *here.names.spellings(), *here.program.functions(), *here.program.classes(), *_module_paths(here),
         *operations(here.tape), *FIXED,
     ]  # fmt: skip
-    return _meant(get_close_matches(word, candidates, 1, 0.7))
+    return here.names.elsewhere(word) or _meant(get_close_matches(word, candidates, 1, 0.7))
 
 
 def _meant(close: list[str]) -> str:

@@ -170,8 +170,6 @@ class Inside(Pass):
 
     def differs(self, value: Value) -> bool:
         """Whether a value differs from sample to sample of a `vmap`: then it means nothing outside of it."""
-        if not self.size:
-            return False
         apart = {leaf for leaf in self.leaves if leaf in self.axes}
         for op in self.ops:
             if not apart.isdisjoint(op.inputs):

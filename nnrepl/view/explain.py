@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nnrepl.explain.explanation import Explanation
+from nnrepl.explain.taught import Taught
 from nnrepl.explain.words import cost
 from nnrepl.view.equations import LongLine
 from nnrepl.view.narrow import Grid
@@ -50,7 +51,7 @@ def _lines(label: str, lines: Sequence[str], style: str) -> list[RenderableType]
     grid.add_column(no_wrap=True, style="dim", width=_INDENT - 1)
     grid.add_column(style=style)
     for at, line in enumerate(lines):
-        grid.add_row(label if at == 0 else "", LongLine(line))
+        grid.add_row(label if at == 0 else "", Text(line) if isinstance(line, Taught) else LongLine(line))
     return [grid]
 
 

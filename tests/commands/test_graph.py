@@ -102,6 +102,14 @@ def test_a_pass_stands_beside_its_gradients(width: int) -> None:
         assert float(whole[1]) == pytest.approx((2 * y + 1)[0].item() / 4, rel=1e-3)
 
 
+def test_a_pass_without_gradients_is_drawn_in_lanes(tmp_path: Path) -> None:
+    session = OpenSession(nnrepl.trace(lambda x: mx.exp(x).sum(), mx.ones((2,))))
+    session.run("goto start")
+    assert shown(session, "graph pass") == shown(session, "graph forward")
+    session.run(f"graph pass {tmp_path / 'lanes.html'}")
+    assert "∂" not in (tmp_path / "lanes.html").read_text(encoding="utf-8")
+
+
 def test_sizes_that_are_not_known_are_left_out_and_computed_when_asked_for() -> None:
     session = llama_session()
     session.run("config peek 0")

@@ -201,3 +201,17 @@ def test_a_number_that_is_too_large_for_its_new_dtype_is_said_so() -> None:
     answer = text(why(session(lambda z: (z * 1e6).astype(mx.float16).sum(), mx.array([1.0])), "nan"))
     assert "It overflows float16, whose largest number is 65504." in answer
     assert "{" not in answer
+
+
+def test_a_bad_result_of_a_nested_gradient_is_born_inside_of_it() -> None:
+    """And what is done with a good one makes its own."""
+
+    def loss(x: mx.array, w: mx.array) -> mx.array:
+        slope = mx.grad(lambda y: mx.sqrt(y).sum())(x)
+        return (slope * mx.log(w)).sum()
+
+    made = OpenSession(nnrepl.trace(loss, mx.array([1.0, 0.0, 4.0]), mx.array([1.0, 2.0, 0.0]), wrt=0))
+    product = next(op for op in made.tape.ops if op.name == "multiply" and not op.inner and op.of is None)
+    look = Look(made)
+    born = [follow(look, product.outputs[0], at).root.op for at in (1, 2)]
+    assert [(op.name, op.inner) for op in born if op is not None] == [("vjp of sqrt", True), ("log", False)]

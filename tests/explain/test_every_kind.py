@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from mlx.utils import tree_map
 
+import nnrepl
 from nnrepl.explain import health as checks
 from nnrepl.tape import claims
 from tests.explain.test_findings import KINDS, Program, captured, half_kept, reports, rows, squares, train
 from tests.explain.test_loss_findings import PAIRS
+from tests.support import OpenSession
 
 
 def dead(faulty: bool) -> None:
@@ -411,6 +413,21 @@ def test_a_few_numbers_with_a_fraction_are_enough_to_tell_a_repeat(noise: str) -
 
     told = any(one.kind == "repeated randomness" for report in reports(program, True) for one in report.findings)
     assert told == (noise == "normal")
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_what_is_drawn_alike_before_each_pass_is_a_note(fixed: bool) -> None:
+    model, optimizer, key = nn.Linear(3, 2), optim.SGD(0.01), mx.random.key(3)
+    with nnrepl.recording() as tape:
+        step = nn.value_and_grad(model, lambda x: model(x).square().mean())
+        for _ in range(3):
+            x = mx.random.normal((4, 3), key=key if fixed else None) * 2 + 1
+            optimizer.update(model, step(x)[1])
+    session = OpenSession(tape)
+    session.run("goto end")
+    assert [one.level for one in checks.health(session).findings if one.kind == "repeated randomness"] == [
+        "note"
+    ] * fixed
 
 
 def test_every_kind_has_such_a_pair() -> None:

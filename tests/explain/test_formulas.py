@@ -7,6 +7,7 @@ MLX here. Add a call there; `python -m tests.explain.test_formulas` writes the l
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from copy import copy
@@ -19,6 +20,9 @@ import nnrepl
 from nnrepl.explain.explanation import of_value
 from nnrepl.explain.known import entry_for
 from nnrepl.explain.look import Look
+from nnrepl.ops import ENTRIES
+from nnrepl.ops.case import epsilon_of
+from nnrepl.ops.evaluated import Worked, holds
 from nnrepl.tape import Op
 from tests.explain.school import mistakes
 from tests.explain.test_table import EPSILON, check
@@ -27,6 +31,7 @@ from tests.support import OpenSession
 WORKED = Path(__file__).with_name("worked.txt")
 CALLS = [line for line in WORKED.read_text(encoding="utf-8").splitlines() if not line.startswith(" ")]
 _NUMBER = re.compile(r"−?(\d+\.\d+(e[+−]\d+)?|(?<![\w\[,#@])\d+(e[+−]\d+)?(?![\w\]]))")
+_REMARK = re.compile(r"   \([^()]*\)$")
 _LABEL = re.compile(r"(\d+|setup)?#\d+(?=\W|$)")
 
 
@@ -61,6 +66,7 @@ def arrays() -> dict[str, mx.array]:
         "starts": mx.array([1, 4]), "freqs": mx.array([1.0, 2.0, 8.0, 20.0]),
         "gm": drawn(3, 2, 3), "gn": drawn(2, 3, 4), "lhs": mx.array([2, 0, 1, 0]), "rhs": mx.array([1, 1, 0, 1]),
         "g8": drawn(2, 8), "row": drawn(7), "kernel": drawn(3), "wave": drawn(2, 8),
+        "unit": drawn(2, 3) / 2.1, "over": mx.abs(drawn(2, 3)) + 1.2, "bumpy": drawn(2, 3) * 2,
     }  # fmt: skip
 
 
@@ -84,6 +90,14 @@ def function_of(call: str, known: dict[str, mx.array]) -> tuple[Callable[..., An
 
 _TOGETHER = 40
 """So many calls are recorded in one run: to begin one takes time, and so do names where there are many gradients."""
+UNCALLED = {
+    "empty", "empty_like",  # any numbers
+    "random.laplace", "random.multivariate_normal", "random.normal", "random.truncated_normal", "random.uniform",
+    "distributed.all_sum", "hanning", "unique", "fft.istft", "fft.stft", "block_masked_mm", "matrix_norm",
+}  # fmt: skip
+"""The ops that no call here has."""
+ONE_WAY = {"positive", "linalg.inv", "linalg.solve"}
+"""The ops whose VJP is not recorded: MLX has none, or they are no op of its graph."""
 MARK = "hanning"
 """An op that no call has: it says which call begins, or (0) that its own ops end."""
 
@@ -133,20 +147,43 @@ def recorded(known: dict[str, mx.array], calls: dict[int, str]) -> tuple[OpenSes
 
 
 def lines_of(look: Look, op: Op) -> Iterator[str]:
-    """What is written for one element of every result and every gradient of an op, its numbers held against MLX."""
+    """What is written for one element of every result and every gradient of an op, its numbers held against MLX; and
+    first what is said of an op whose options are not the usual ones."""
+    entry = entry_for(op)
+    if entry is not None and op.of is None and entry is not ENTRIES[op.name] and op.error is None:
+        yield f"    ({entry.words})"
     for value in op.outputs:
-        if value.size and entry_for(op) is not None and op.error is None:
+        if value.size and entry is not None and op.error is None:
             place = [max(0, extent - 1 - at % 2) for at, extent in enumerate(value.shape)]
-            found = of_value(look, value, str(place) if place else None).lines
+            explained = of_value(look, value, str(place) if place else None)
+            found = explained.lines
             assert mistakes(found, EPSILON.get(value.dtype, 4e-6) * 2)[0] == []
+            for one in explained.worked:
+                if isinstance(one, Worked):
+                    assert_is_told_from_others(one)
             told = " | ".join(line for line in found[:-1] if line != found[0] and not line.startswith("="))
+            told += _REMARK.search(found[-1])[0] if len(found) > 1 and _REMARK.search(found[-1]) else ""
             yield f"    {_LABEL.sub('#', _NUMBER.sub('0', f'{found[0]} {told}'.strip()))[:300]}"
+
+
+def assert_is_told_from_others(found: Worked) -> None:
+    """A number that is visibly another, of either sign, is not taken for what the terms come to."""
+    exact = found.result
+    if isinstance(exact, (bool, int)) or not math.isfinite(abs(exact)):
+        return
+    dtype = found.target.dtype
+    terms = sum(abs(part.at(0.0).value) for part in found.line.node.parts if part.kind != "compare")
+    away = 0.1 if dtype in (mx.float16, mx.bfloat16) else 0.02
+    for sign in (1, -1):
+        other = exact + sign * away * (1 + abs(exact) + terms)
+        assert not holds(found.line.node, other, max(found.line.epsilon, epsilon_of(dtype)), dtype), found.lines()
 
 
 def worked() -> Iterator[str]:
     """The lines of the file."""
     mx.random.seed(5)
     known, numbered = arrays(), list(enumerate(CALLS, 1))
+    told: set[str] = set()
     for start in range(0, len(CALLS), _TOGETHER):
         calls = dict(numbered[start : start + _TOGETHER])
         session, own = recorded(known, calls)
@@ -155,12 +192,19 @@ def worked() -> Iterator[str]:
             yield call
             for op in own[number]:
                 check(op)
-                if number % 3 == 0 or _by_hand(op):
+                kind = str(op.operation.name if op.of is None else f"vjp of {op.of.name}")
+                if number % 4 == 0 or kind not in told or _by_hand(op):
                     yield from lines_of(look, op)
+                told.add(kind)
+    assert {name for name, entry in ENTRIES.items() if entry.forward is not None and name not in UNCALLED} <= told
+    assert {
+        f"vjp of {name}" for name, entry in ENTRIES.items() if entry.slopes and name not in UNCALLED | ONE_WAY
+    } <= told
 
 
 def _by_hand(op: Op) -> bool:
-    """Whether its arithmetic is not just its formula with numbers in it: of those a third is enough."""
+    """Whether its arithmetic is not just its formula with numbers in it: of those some are enough, and one of each
+    op."""
     entry = entry_for(op)
     return entry is not None and (entry.row is None or bool(entry.forwards or entry.backwards))
 

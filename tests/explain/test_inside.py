@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import mlx.core as mx
@@ -146,3 +147,19 @@ def test_what_went_in_keeps_the_programs_name_but_where_the_formula_means_anothe
         subtract = session.interpreter.session.tape.ops[2]
         assert [subtract.called(value) for value in subtract.inputs] == [shown, "m"]
         session.run("out")
+
+
+@pytest.mark.parametrize("asked", ["p shares", "explain shares", "why shares", "goto shares", "shares"])
+def test_a_name_of_the_program_is_not_inside_of_an_op_and_that_is_said(asked: str) -> None:
+    def loss(x: mx.array) -> mx.array:
+        shares = mx.softmax(x, axis=-1)
+        return (shares * x).sum()
+
+    session = OpenSession(nnrepl.trace(loss, mx.array([[1.0, 2.0, 0.5]])))
+    session.run("into #1")
+    said = "it is the program's, and you are inside of #1 softmax; out leads back"
+    with pytest.raises(UserError, match=re.escape(said)):
+        session.interpreter.run(asked)
+    with pytest.raises(UserError, match="nosuch") as other:
+        session.interpreter.run(asked.replace("shares", "nosuch"))
+    assert said not in str(other.value)

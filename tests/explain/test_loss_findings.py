@@ -34,7 +34,7 @@ class Hidden(nn.Module):
         super().__init__()
         self.under = "_weight" if hidden else "weight"
         self[self.under] = mx.sin(mx.arange(12)).reshape(3, 4)
-        self._frequencies = mx.arange(4)
+        self._frequencies = self.positions = mx.arange(4.0)
         self.bias = mx.zeros((4,))
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -198,6 +198,21 @@ PAIRS: dict[str, tuple[str, nn.Module, Loss, nn.Module, Loss]] = {
         "each with each",
         nn.Linear(3, 1), lambda m: (m(X)[:, 0][:, None] - Y[:6]).square().mean(),
         nn.Linear(3, 1), lambda m: (m(X)[:, 0][:, None] - Y[:6]).square().min(axis=1).mean(),
+    ),
+    "the density of a flow that is minimized": (
+        "away from targets",
+        nn.Linear(3, 2), lambda m: (-0.5 * (m(X).square() + 1.8)).sum(axis=-1).mean(),
+        nn.Linear(3, 2), lambda m: -(-0.5 * (m(X).square() + 1.8)).sum(axis=-1).mean(),
+    ),
+    "a deviation that is to grow": (
+        "away from targets",
+        nn.Linear(3, 2), lambda m: -m(X).square().mean(),
+        nn.Linear(3, 2), lambda m: -mx.sqrt(m(X).square().mean()),
+    ),
+    "positions that are trained": (
+        "trained table",
+        Hidden(False), lambda m: (m(X) + m.positions).square().mean(),
+        Hidden(False), lambda m: (m(X) + m._frequencies).square().mean(),
     ),
     "a weight with an underscore": (
         "hidden weights",

@@ -13,6 +13,7 @@ import nnrepl
 from nnrepl.explain.known import compute, entry_for, gradients
 from nnrepl.explain.local import factor_text
 from nnrepl.ops import ELEMENTWISE, ENTRIES, Entry
+from nnrepl.ops.execute import run
 from nnrepl.ops.reader import parse, readable
 from nnrepl.tape import Op, Value
 from tests.corpus import layers, lm
@@ -63,7 +64,8 @@ def check_gradients(op: Op, entry: Entry) -> None:
             continue  # it refuses, or (a transposed convolution with output_padding) gives another shape
         parts = own.get(value)
         if parts is None:
-            if entry.kind == "fixed":
+            # Of the frequencies of a rope MLX has a gradient that the table has not: its Jacobian is shown.
+            if entry.kind == "fixed" or (entry.slopes and entry.name != "fast.rope"):
                 assert mx.all(native == 0).item() or not op.outputs[0].size, (
                     f"{entry.name}: {value.name} has a gradient"
                 )
@@ -134,6 +136,19 @@ def test_elementwise_ops_at_edges_and_with_broadcasting(name: str) -> None:
             a, b = mx.random.uniform(0.5, 2, left), mx.random.uniform(0.5, 2, right)
             assert check(recorded(function, a, b)[-1])
             assert check(recorded(lambda a: function(a, 2.0), a)[-1])
+
+
+NOT_ORDINARY = [-math.inf, -1.0, 0.0, 2.0, math.inf, math.nan]
+
+
+@pytest.mark.parametrize(
+    "name", ["maximum", "minimum", "add", "subtract", "multiply", "greater", "less_equal", "equal"]
+)
+def test_what_is_no_ordinary_number(name: str) -> None:
+    """Each pair of infinities, NaN and numbers."""
+    a, b = mx.repeat(mx.array(NOT_ORDINARY), 6), mx.tile(mx.array(NOT_ORDINARY), 6)
+    op = recorded(getattr(mx, name), a, b)[-1]
+    assert mx.array_equal(compute(ENTRIES[name], op, lambda value: value.array)[0], op.outputs[0].array, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -214,3 +229,22 @@ def test_the_local_factor_of_addmm_is_the_other_side() -> None:
         forward = next(op for op in trace.ops if op.name == "addmm")
         back = next(op for op in trace.ops if op.of is forward)
         assert [factor_text(back, value) for value in forward.inputs] == factors
+
+
+def test_where_a_formula_has_a_meaning_is_where_mlx_has_a_finite_number() -> None:
+    """`valid` says it, at its very limits too: of ops of one number, and of a divisor."""
+    for name, entry in ENTRIES.items():
+        if entry.kind == ELEMENTWISE and entry.valid and readable(entry.valid):
+            for number in (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0):
+                tensors = {symbol: mx.array(number if symbol != "a" or len(entry.symbols) == 1 else 1.5)
+                           for symbol in entry.symbols}  # fmt: skip
+                given = [one for symbol, one in tensors.items()]
+                finite = bool(mx.isfinite(getattr(mx, name)(*given)).item())
+                valid = bool(run(parse(entry.valid), tensors, _of_no_row).item())
+                angle = name == "arctan2"  # has an angle there: only the formula has none
+                assert valid == finite or angle, f"{name} of {number}"
+                assert valid == (number != 0) or not angle
+
+
+def _of_no_row(sign: str, array: mx.array) -> mx.array:
+    raise AssertionError

@@ -303,3 +303,15 @@ def test_a_change_before_a_call_is_that_line_and_what_happens_inside_keeps_its_n
         exec(compile(changed, "<twin>", "exec"), {"__name__": "__main__"})
     for line in printed.getvalue().split("\n"):
         assert line in shown
+
+
+def test_what_differs_from_sample_to_sample_is_what_a_mapped_axis_reaches() -> None:
+    trace = traced(lambda x, w: mx.vmap(lambda row: row * (w * 2) + w)(x), X, T[:3])
+    (inside,) = trace.tape.notes.calls.values()
+    assert [(op.name, inside.differs(op.outputs[0])) for op in inside.ops] == [
+        ("multiply", False), ("multiply", True), ("add", True),
+    ]  # fmt: skip
+    assert all(map(inside.differs, inside.leaves))
+    trace = traced(lambda x: (mx.grad(lambda y: (y * y).sum())(x) * x).sum(), X, wrt=0)
+    (inside,) = trace.tape.notes.calls.values()
+    assert not any(inside.differs(value) for op in inside.ops for value in op.outputs)

@@ -176,12 +176,13 @@ def f(w):
     def inner(p, q):
         u = p * 1
         q += 2
-        return p + q * u
+        p *= 2
+        return p + q * q * u
     return mx.checkpoint(lambda r: r * r)(inner(*[g, g])).sum()
-w = mx.array([1.0, 2.0])
+w = mx.array([0.1, 0.2])
 for i in range(3):
     loss, gradient = mx.value_and_grad(f)(w)
-    w = w - 0.01 * gradient
+    w = w - 0.001 * gradient
     print("step", i, loss.item(), w.tolist())
 """
 
@@ -214,3 +215,38 @@ def f(w):
 @pytest.mark.parametrize("line", ["o = o * 3", "p = p * 3", "p *= 3", "q[0] = 7", "c = c * 2"])
 def test_a_line_of_a_custom_functions_own_vjp_runs_once_in_a_block_that_runs_twice(line: str, tmp_path: Path) -> None:
     _hold_against_twin(OWN_VJP, "u", line, tmp_path)
+
+
+COMPILED_TWICE = """\
+import mlx.core as mx
+calls = []
+def loss(x):
+    def block(p, q):
+        k = p
+        u = p * 1  # u
+        q *= 2
+        return p * q * u + k * k * k
+    return (mx.checkpoint(block)(x, x) * x).sum()
+@mx.compile
+def step(x):
+    return x - 0.01 * mx.grad(loss)(x)
+def f(x):
+    for _ in range(3):
+        x = step(x)
+        calls.append(x)
+    return x
+"""
+
+
+@pytest.mark.parametrize("line", ["p = p * 3", "p *= 3", "q[0] = 3", "k = k * 2"])
+def test_who_sees_it_in_a_block_of_a_compiled_function_that_is_repeated(line: str, tmp_path: Path) -> None:
+    program = loaded(tmp_path / f"compiled_{abs(hash(line))}.py", COMPILED_TWICE)
+    place = "        u = p * 1  # u"
+    written = COMPILED_TWICE.replace(place, f"        if len(calls) == 2: {line}\n{place}").replace("@mx.compile\n", "")
+    x = mx.array([0.25, 0.5])
+    session = OpenSession(nnrepl.trace(program.f, x))
+    number = next(at for at, text in enumerate(COMPILED_TWICE.splitlines(), 1) if text.endswith("# u"))
+    op = [op for op in session.tape.ops if op.source.line == number and op.name == "multiply" and op.of is None][4]
+    session.run(f"goto {op.label}")
+    session.run(line)
+    assert_same_bits(loaded(tmp_path / "twin.py", written).f(x), session.tape.ops[-1].outputs[0].array)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 import nnrepl
 from nnrepl.session.parsed import parse
+from nnrepl.session.typed import on_tape
 from tests.support import OpenSession
 
 
@@ -115,3 +116,26 @@ def test_what_stands_behind_a_motion_is_run_where_it_arrives(session: OpenSessio
         console.print(session.run("step ;; p z1 * 3"))
     assert "z1 * 3 = [  6 -12  18]" in capture.get()
     assert capture.get().count("▶") == 1  # the stop is shown, and shown once
+
+
+def test_what_the_tape_knows_by_name_at_the_end_of_a_program() -> None:
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = mx.ones((3,))
+
+        def __call__(self, x: mx.array) -> mx.array:
+            y = x * self.w
+            return y.sum()
+
+    layer = Layer()
+    inside = OpenSession(nnrepl.trace(lambda x: layer(x) * 2, mx.ones((3,)), wrt=0))
+    inside.run("goto sum")
+    known = {name for name in ("self", "y", "loss", "grad", "nothing") if on_tape(inside, name)}
+    assert known == {"self", "y", "loss", "grad"}
+    inside.run("goto start")
+    inside.run("finish")  # in the lambda, which has no `self`
+    assert not on_tape(inside, "self")
+    alone = OpenSession(nnrepl.trace(lambda x: x * 2, mx.ones((3,))))
+    assert not on_tape(alone, "loss")
+    assert not on_tape(alone, "self")

@@ -350,3 +350,17 @@ def test_a_vjp_gets_what_its_function_gave() -> None:
     session.run("goto end")
     pass_ = session.tape.passes[-1]
     assert_same_bits(run()[1], [pass_.grads[leaf][-1].array for leaf in pass_.wrt])
+
+
+def test_what_an_op_takes_again_is_the_leaf_of_the_run_before_in_its_arguments_too() -> None:
+    def loss(x: mx.array) -> mx.array:
+        return mx.checkpoint(lambda a: (a * 2, a * 3))(x)[0].sum()
+
+    def twice(x: mx.array) -> mx.array:
+        return mx.grad(loss)(x) + mx.grad(loss)(x)
+
+    trace = nnrepl.trace(twice, mx.array([1.0, 2.0]))
+    again = trace.set(trace.ops[-1].outputs[0], lambda value: value * 2)
+    for op in again.ops:
+        given = [part for part in (*op.args, *op.kwargs.values()) if isinstance(part, nnrepl.Value)]
+        assert set(given) <= set(op.inputs), op

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import Check, Checkup, Finding, findings
+from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import is_inexact
-from nnrepl.tape import Op, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, Op, Pass, Value
 from nnrepl.tape.claims import Claim
 
 _ENOUGH = 32
@@ -22,18 +22,34 @@ _PASSES = 4
 
 
 def repeated(case: Checkup) -> Iterator[Finding]:
-    """Noise and dropout masks that are the same, bit for bit, in two passes of one function that follow each other."""
+    """Noise and dropout masks that are the same, bit for bit, in two passes of one function that follow each other; so
+    also what was drawn before a pass, for it: that may be meant, as a batch is that is used in each step."""
     at = case.series.index(case.pass_)
     start = max(at - 1, 0)
     near = case.series[start : start + _PASSES]
     told: set[str] = set()
     for before, after in itertools.pairwise(near):
-        for first, second in _pairs(before, after):
+        inside = _pairs([[op for op in pass_.forward if _draws(op)] for pass_ in (before, after)])
+        ahead = _pairs([_drawn_for(case, before), _drawn_for(case, after)])
+        for (first, second), level in [*((pair, WARNING) for pair in inside), *((pair, NOTE) for pair in ahead)]:
             where = words.place(first.source)
             if where not in told and _are_same(case, first, second):
                 told.add(where)
                 yield from findings(_drew_the_same(case, before, after, first, second), "repeated randomness",
-                                    f"p mx.all({first.label} == {second.label})", first)  # fmt: skip
+                                    f"p mx.all({first.label} == {second.label})", first, level)  # fmt: skip
+
+
+def _drawn_for(case: Checkup, pass_: Pass) -> list[Op]:
+    """Return what draws numbers between the gradient pass before and this one, for this one."""
+    passes = case.session.tape.passes
+    ahead = reversed(passes[: passes.index(pass_)])
+    before = list(itertools.takewhile(lambda one: one.kind != GRADIENT_PASS, ahead))
+    taken = {value for op in pass_.forward for one in op.inputs for value in (one, one.origin) if value is not None}
+    for one in before:  # the last first: what is made of what is drawn is made after it
+        for op in reversed(one.ops):
+            if any(value in taken for value in op.outputs):
+                taken.update(op.inputs)
+    return [op for one in reversed(before) for op in one.ops if _draws(op) and op.outputs[0] in taken]
 
 
 def _drew_the_same(case: Checkup, before: Pass, after: Pass, first: Op, second: Op) -> Claim[str]:
@@ -55,10 +71,9 @@ def _drew_the_same(case: Checkup, before: Pass, after: Pass, first: Op, second: 
         f"{after.address} drew the same {a.size} numbers: the noise is the same in both; {remedy}"))  # fmt: skip
 
 
-def _pairs(before: Pass, after: Pass) -> Iterator[tuple[Op, Op]]:
-    drawn = [[op for op in pass_.forward if _draws(op)] for pass_ in (before, after)]
-    if len(drawn[0]) == len(drawn[1]):
-        yield from zip(*drawn)
+def _pairs(drawn: list[list[Op]]) -> list[tuple[Op, Op]]:
+    first, second = drawn
+    return list(zip(first, second)) if len(first) == len(second) else []
 
 
 def _draws(op: Op) -> bool:

@@ -63,15 +63,14 @@ def _counted(case: Checkup) -> Iterator[tuple[Op, int, str]]:
         if apart is not None:
             _, ours, target = apart
             yield op, -1, f"{words.name(ours)} goes away from {words.name(target)}"
+        elif _squares(op) and op.inputs[0].size >= _MANY and _is_learned_sum(case, op):
+            yield op, -1, f"{words.name(op.inputs[0], op)} goes away from 0"
 
 
 def difference(case: Checkup, op: Op) -> tuple[Op, Value, Value] | None:
     """Return a difference, what is computed and what it is held against, where an op squares that or takes its size;
     past what it was divided by. None of other ops."""
-    args, _ = arguments(op)
-    squares = op.name in ("square", "abs") or (op.name == "power" and len(args) > 1 and args[1] == 2) or (
-        op.name == "multiply" and len(args) == 2 and args[0] is args[1])  # fmt: skip
-    if not squares or not op.inputs:
+    if not _squares(op):
         return None
     value = op.inputs[0]
     made = value.op
@@ -89,6 +88,38 @@ def difference(case: Checkup, op: Op) -> tuple[Op, Value, Value] | None:
     if target.size < 2 or not is_inexact(target) or _comes_from(target, ours):
         return None
     return made, ours, target
+
+
+def _squares(op: Op) -> bool:
+    """Whether an op squares a tensor, or takes the size of its numbers."""
+    args, _ = arguments(op)
+    return bool(op.inputs) and (op.name in ("square", "abs") or (op.name == "power" and len(args) > 1 and args[1] == 2)
+                                or (op.name == "multiply" and len(args) == 2 and args[0] is args[1]))  # fmt: skip
+
+
+_MANY = 8
+
+
+def _is_learned_sum(case: Checkup, op: Op) -> bool:
+    """Whether the size of what is learned goes into the loss as it is: scaled, and added up with the rest. A deviation
+    is the root of such a sum, and a share is a part of one."""
+    stack, seen = list(op.outputs), set(op.outputs)
+    while stack and len(seen) < 64:
+        for user in stack.pop().consumers:
+            if user.phase != "forward" or user.pass_ is not op.pass_:
+                continue
+            if (
+                not has(user.name, Trait.ADDS, Trait.DIFFERENCE, Trait.ARRANGES, Trait.TOTALS, Trait.AVERAGES)
+                and user.name not in _ADDED
+            ):
+                return False
+            fresh = [value for value in user.outputs if value not in seen]
+            seen.update(fresh)
+            stack += fresh
+    return bool(case.pass_.grads.get(op.inputs[0].canonical))
+
+
+_ADDED = ("negative", "multiply", "divide")
 
 
 def _comes_from(target: Value, ours: Value) -> bool:
