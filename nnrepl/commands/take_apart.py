@@ -102,7 +102,7 @@ def check(it: Interpreter, text: str) -> RenderableType | None:
     what rounding and the noise of the loss cannot explain is called wrong; kinks (ReLU at 0) are explained, and what
     `stop_gradient` holds back is held fixed.
     """
-    from nnrepl.explain.check import check_op, check_pass, last_with
+    from nnrepl.explain.check import check_op, check_pass, last_with, run_with_gradient
     from nnrepl.explain.paths import differentiated, gradient_pass, inner_of_gradient, value_of
     from nnrepl.view.finite_differences import check_view
 
@@ -117,4 +117,7 @@ def check(it: Interpreter, text: str) -> RenderableType | None:
         found = None if value is None else differentiated(session, value) or last_with(session, value)
         if found is not None and found[1] in found[0].wrt:
             return check_view(check_pass(session, found[0], [found[1]]))
-        return check_view(check_op(session, op_of(session, text)))
+        op = op_of(session, text)
+        if text and not NUMBER.fullmatch(text):
+            op = run_with_gradient(session, op)
+        return check_view(check_op(session, op))

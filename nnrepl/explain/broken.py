@@ -141,9 +141,7 @@ def _forwards(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> Iterat
             f"{_EMPTY_ROW} What is taken from it is −∞ as well, and −∞ − (−∞) is no number.", _LEAVE_ONE
         ))  # fmt: skip
     for pole in _poles(op):
-        yield Claim(
-            "why: pole", partial(pole.where, numbers), partial(BrokenRule, pole.rule, pole.keep.replace("{}", operand))
-        )
+        yield Claim("why: pole", partial(pole.where, numbers), partial(BrokenRule, pole.rule, _kept(pole, op, operand)))
     taken_none = bool(op.inputs) and not any(taken.size for taken in op.inputs)
     yield Claim("why: of nothing", lambda: has(op.name, Trait.REDUCES) and taken_none, lambda: BrokenRule(
         f"There is nothing to take the {op.name} of: {operand} is empty."))  # fmt: skip
@@ -153,6 +151,12 @@ def _forwards(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> Iterat
         yield from _whole_row(look, birth, op)
     else:
         yield from _overflow(look, birth, op, numbers)
+
+
+def _kept(pole: Pole, op: Op, operand: str) -> str:
+    """Return what would keep an op away from a pole; of float16, where 1e-8 is 0, with a number that is none."""
+    half = any(taken.dtype == mx.float16 for taken in op.inputs)
+    return pole.keep.replace("{}", operand).replace("{small}", "1e-4" if half else "1e-8")
 
 
 def _poles(op: Op) -> tuple[Pole, ...]:
@@ -311,7 +315,7 @@ def _backwards(look: Look, birth: Birth, op: Op, numbers: list[Number], came: Nu
     for pole in () if entry is None else entry.steep:
         if pole.slot in (None, slot):
             more, after = (times, late if "{}" in pole.keep else "") if pole.times else ("", "")
-            rule = partial(BrokenRule, pole.rule + more, pole.keep.replace("{}", operand) + after)
+            rule = partial(BrokenRule, pole.rule + more, _kept(pole, op, operand) + after)
             yield Claim("why: steep", partial(pole.where, given), rule)
     if has(op.name, Trait.ATTENDS):
         yield _nobody_to_attend_to(look, op)

@@ -29,7 +29,7 @@ from nnrepl.session.births import is_inexact
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
 from nnrepl.session.reading import Reading
-from nnrepl.tape import GRADIENT_PASS, Op, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, Op, Pass, Value, own_site
 
 _ELEMENTS = 32
 """So many elements of a tensor are checked one by one: the largest gradients first, the rest evenly spread. All
@@ -106,6 +106,24 @@ def check_op(session: Reading, op: Op) -> CheckReport:
     with aside():
         found = [_compare(question) for question in questions]
     return CheckReport(found, look.ops, 0, time.perf_counter() - begin)
+
+
+def run_with_gradient(session: Reading, op: Op) -> Op:
+    """Return, for a forward op outside of every gradient call, the run of its line that a gradient was taken through:
+    the first one after it, else the last one before; itself where there is none."""
+    if op.of is not None or op.scope is None or op.pass_.outermost.kind == GRADIENT_PASS:
+        return op
+    ops, line = session.tape.ops, _line(session, op)
+    again = (other for other in [*ops[op.position + 1 :], *reversed(ops[: op.position])]
+             if other.operation is op.operation and other.of is None and other.scope is not None
+             and other.pass_.outermost.kind == GRADIENT_PASS and _line(session, other) == line)  # fmt: skip
+    return next((other for other in again if _ruled_by(other) or _backward_of(session, other)), op)
+
+
+def _line(session: Reading, op: Op) -> tuple[object, ...]:
+    """Return where an op stands in the source, by its own function and by the program's."""
+    site = own_site(op, session.skip)
+    return (op.lasti, op.scope and op.scope.code, site and site.scope.code, site and site.lasti)
 
 
 def _first(op: Op) -> object:

@@ -71,7 +71,8 @@ class Pole:
     Attributes:
         where: Whether it is broken by these numbers.
         rule: The rule, in a sentence.
-        keep: What would prevent it, "" where nothing can be said; `{}` is the first operand's name.
+        keep: What would prevent it, "" where nothing can be said; `{}` is the first operand's name, `{small}` a number
+            that is small and not 0 in its dtype.
         slot: Of a slope: whose, by its place among the operands; None for all.
         times: Of a slope that is infinite: 0 times it is no number, which is said where 0 came in.
     """

@@ -48,7 +48,7 @@ _enter("log log2 log10", Pole(_a(lambda a: a == 0), "The logarithm of 0 is −�
 _enter("log1p", Pole(_a(lambda a: a <= -1), "ln(1 + a) has no finite value for a ≤ −1.", "Keep it above −1."))
 _enter("remainder", Pole(_b(lambda b: b == 0), "There is no remainder of a division by 0.",
                          "Keep the divisor away from 0."))  # fmt: skip
-_DIVIDE = "Keep the denominator away from 0: add a small number (1e-8), or divide only where it is not 0."
+_DIVIDE = "Keep the denominator away from 0: add a small number ({small}), or divide only where it is not 0."
 _enter("divide floor_divide", Pole(_both(lambda a, b: a == 0 == b), "0 divided by 0 is no number.", _DIVIDE),
        Pole(_b(lambda b: b == 0), "A number divided by 0 is ∞.", _DIVIDE),
        Pole(_both(lambda a, b: math.isinf(a) and math.isinf(b)), "∞ / ∞ is no number."))  # fmt: skip
@@ -78,8 +78,8 @@ def _infinite(name: str, rule: str, keep: str = "") -> None:
     _steep(name, Pole(_a(lambda a: a == 0), f"The slope of {rule} at a = 0.", f"Keep {{}} away from 0{more}."))
 
 
-_infinite("sqrt", "√a is 1 / (2·√a), which is infinite", "mx.sqrt({} + 1e-8)")
-_infinite("rsqrt", "1 / √a is infinite", "mx.rsqrt({} + 1e-8)")
+_infinite("sqrt", "√a is 1 / (2·√a), which is infinite", "mx.sqrt({} + {small})")
+_infinite("rsqrt", "1 / √a is infinite", "mx.rsqrt({} + {small})")
 _infinite("log", "ln a is 1 / a, which is infinite", "mx.log(mx.maximum({}, 1e-7))")
 _infinite("log2", "log₂ a is infinite", "mx.log2(mx.maximum({}, 1e-7))")
 _infinite("log10", "log₁₀ a is infinite", "mx.log10(mx.maximum({}, 1e-7))")
@@ -102,4 +102,4 @@ _steep("arccos arcsin arctanh", Pole(_a(lambda a: abs(a) == 1), "Its slope is in
 _steep("linalg.norm", Pole(_both(lambda a, b: a == 0 == b), "The slope of a length is a / ‖a‖: 0 / 0 for a vector of "
                            "zeros.", "Add a small number to {}.", times=False))  # fmt: skip
 _steep("std", Pole(_b(lambda b: b == 0), "The slope of a standard deviation divides by it: 0 / 0 where all numbers are "
-                   "the same.", "Take mx.sqrt(mx.var(…) + 1e-8).", times=False))  # fmt: skip
+                   "the same.", "Take mx.sqrt(mx.var(…) + {small}).", times=False))  # fmt: skip

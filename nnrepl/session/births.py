@@ -98,8 +98,8 @@ def follow(sight: Sight, value: Value, at: int) -> Birth:
             if inner is not None:
                 value, through = inner, op
                 continue
-            return Birth(kind, value, at, op, _constant(op), through=through, negative=negative,
-                         within=_first_within(sight, op))  # fmt: skip
+            return _written(sight, op) or Birth(kind, value, at, op, _constant(op), through=through, negative=negative,
+                                                within=_first_within(sight, op))  # fmt: skip
         parent, place, parent_kind = found
         if parent_kind != kind or parent.op is op.of is not None:
             before = follow(sight, parent, place)
@@ -107,6 +107,21 @@ def follow(sight: Sight, value: Value, at: int) -> Birth:
         value, at, through = parent, place, op
         if kind == INF:
             kind, negative = _kind(sight, value, at)
+
+
+def _written(sight: Sight, op: Op) -> Birth | None:
+    """Return, for a VJP whose forward op has a NaN or an ∞ in its call, the birth of what that made of it: the same
+    number is the slope. None where there is none."""
+    forward = op.of if op.operation.kind == "vjp" else None
+    constant = None if forward is None or forward.error is not None else _constant(forward)
+    if forward is None or constant is None or len(forward.outputs) != 1 or forward.outputs[0].refusal:
+        return None
+    result = forward.outputs[0]
+    at = first_bad(sight, result)
+    if at is None:
+        return None
+    kind, negative = _kind(sight, result, at)
+    return Birth(kind, result, at, forward, constant, through=op, negative=negative)
 
 
 def _result(sight: Sight, value: Value, at: int) -> Value | None:

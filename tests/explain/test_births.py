@@ -215,3 +215,26 @@ def test_a_bad_result_of_a_nested_gradient_is_born_inside_of_it() -> None:
     look = Look(made)
     born = [follow(look, product.outputs[0], at).root.op for at in (1, 2)]
     assert [(op.name, op.inner) for op in born if op is not None] == [("vjp of sqrt", True), ("log", False)]
+
+
+@pytest.mark.parametrize("bad", [mx.nan, mx.inf])
+def test_a_number_in_the_call_is_told_of_its_op_and_not_of_the_slope(bad: float) -> None:
+    """The loss is finite: only the gradient shows the number that stands in the program."""
+
+    def loss(w: mx.array) -> mx.array:
+        h = w.sum() * bad
+        return mx.where(h < 0, h, w.sum())
+
+    opened = session(loss, mx.array([0.5, 1.0]))
+    written = next(op for op in opened.tape.ops if op.name == "multiply")
+    assert f"{written.label}, " in (said := text(why(opened, "nan"))), said
+    assert "in its call" in said
+    assert "out of finite numbers" not in said
+
+
+@pytest.mark.parametrize(("dtype", "small"), [(mx.float16, "1e-4"), (mx.float32, "1e-8"), (mx.bfloat16, "1e-8")])
+def test_what_is_to_be_added_is_a_number_in_that_dtype(dtype: mx.Dtype, small: str) -> None:
+    """1e-8 is 0 in float16."""
+    x = mx.array([0.0, 1.0], dtype)
+    assert f"mx.sqrt(x + {small})" in text(why(session(lambda x: mx.sqrt(x).sum(), x), "grad(x)"))
+    assert mx.isfinite(mx.grad(lambda x: mx.sqrt(x + float(small)).sum())(x)).all()

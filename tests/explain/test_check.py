@@ -14,7 +14,9 @@ import nnrepl
 from nnrepl.explain.check import check_op, check_pass
 from nnrepl.explain.check_found import Checked
 from nnrepl.explain.differences import Neighbourhood
+from nnrepl.session.errors import UserError
 from nnrepl.session.session import TapeSession
+from nnrepl.tape import GRADIENT_PASS
 from tests.corpus import layers, lm
 from tests.corpus.checks import SEED
 from tests.support import OpenSession
@@ -304,3 +306,26 @@ def test_a_wrong_vjp_that_the_loss_drowns_is_found_by_itself(wrong: bool) -> Non
     assert [bool(one.wrong) for one in found] == [wrong, False]
     inside = next(op for op in trace.ops if op.name == "sin")
     assert [bool(one.wrong) for one in check_op(session, inside).checked] == [wrong]
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_of_the_runs_of_a_line_the_one_with_a_gradient_is_checked(wrong: bool) -> None:
+    """The first run lies before the gradient call, as where a policy collects what it is trained on; an op's number
+    means that op alone."""
+    function = with_vjp(lambda g: g * 1.05 if wrong else g)
+
+    def forward(w: mx.array) -> mx.array:
+        return function(w * 1.5)
+
+    w = mx.array([0.3, 0.7, 1.1])
+    with nnrepl.recording() as recorded:
+        mx.eval(forward(w))
+        mx.eval(mx.value_and_grad(lambda w: mx.square(forward(w)).sum())(w))
+    session = OpenSession(recorded)
+    before = next(op for op in session.tape.ops if op.name == "sin")
+    assert before.pass_.kind != GRADIENT_PASS
+    session.run("goto start")
+    shown = str(session.run("check sin"))
+    assert ("✗" in shown, "✓" in shown) == (wrong, not wrong), shown
+    with pytest.raises(UserError, match="no gradient passes through it"):
+        session.run(f"check {before.label}")
