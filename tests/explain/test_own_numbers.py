@@ -108,6 +108,48 @@ def test_the_other_model_of_a_step_is_looked_at_as_well() -> None:
     assert len({(one.kind, one.op) for one in said}) == len(said)
 
 
+def played(critic_fault: bool) -> list[Finding]:
+    """Train a critic twice for each update of its generator (WGAN-GP): each update makes a step of its own, and the
+    generator's is the last. Its scores have no targets: one mean is to grow, the other to fall."""
+    mx.random.seed(4)
+    generator, critic = nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 1))
+    optimizers = [optim.Adam(1e-3), optim.Adam(1e-3)]
+
+    def critic_loss(m: nn.Module, real: mx.array, fake: mx.array) -> mx.array:
+        slope = mx.grad(lambda between: m(between).sum())((real + fake) / 2)
+        penalty = mx.square(mx.sqrt(mx.square(slope).sum(axis=-1) + 1e-8) - 1).mean()
+        scores = m(fake).mean() - m(real).mean()
+        return (mx.clip(scores, 50, 60) if critic_fault else scores) + 10 * penalty * (0 if critic_fault else 1)
+
+    def generator_loss(m: nn.Module, noise: mx.array) -> mx.array:
+        return -critic(m(noise)).mean()
+
+    critic_step = nn.value_and_grad(critic, critic_loss)
+    generator_step = nn.value_and_grad(generator, generator_loss)
+    with nnrepl.recording() as tape:
+        for _ in range(2):
+            for _ in range(2):
+                _, grads = critic_step(critic, X + 2, mx.stop_gradient(generator(X)))
+                optimizers[0].update(critic, grads)
+                mx.eval(critic.parameters(), optimizers[0].state)
+            _, grads = generator_step(generator, X)
+            optimizers[1].update(generator, grads)
+            mx.eval(generator.parameters(), optimizers[1].state)
+    session = OpenSession(tape)
+    session.run("goto end")
+    report = health(session)
+    assert report.pass_.title == "played.generator_loss"
+    return report.findings
+
+
+def test_a_critic_whose_updates_are_steps_of_their_own_is_looked_at_from_the_generator_s() -> None:
+    (cancels,) = played(False)  # the last bias moves both means alike
+    assert (cancels.level, cancels.kind) == ("note", "zero gradient")
+    assert "opposite and cancel" in cancels.text
+    said = [one for one in played(True) if one.level != "note"]
+    assert any(one.kind == "zero gradient" and "the VJP of clip" in one.text for one in said)
+
+
 @pytest.mark.parametrize("learned", [True, False])
 def test_a_hinge_that_has_been_learned_is_no_fault(learned: bool) -> None:
     weight = {"w": mx.array([1.0, -1.0, 0.5])}
