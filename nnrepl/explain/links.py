@@ -34,7 +34,7 @@ def links_along(look: Look, way: list[Value], marked: Op | None, mark: str = "he
     before = -1
     for number in kept:
         if number > before + 1:
-            links.append(Link(None, f"… {number - before - 1} more ops …", "", "", ""))
+            links.append(Link(None, f"… {words.counted(number - before - 1, 'more op')} …", "", "", ""))
         links.append(_link(look, way[number], mark if number == at else ""))
         before = number
     return links

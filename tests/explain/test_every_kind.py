@@ -336,7 +336,22 @@ def erased(faulty: bool) -> None:
     train(nn.Linear(3, 2), squares, rows(4, 3), rows(4, 2), optimizer=Erasing())
 
 
+def following(faulty: bool) -> None:
+    """A target follows what is trained, slowly; the averages go nowhere, or into it."""
+    model, target, x = nn.Linear(3, 2), nn.Linear(3, 2), rows(4, 3)
+    optimizer, step = optim.SGD(1e-2), nn.value_and_grad(model, squares)
+    for _ in range(3):
+        y = target(x)
+        _, grads = step(model, x, y)
+        optimizer.update(model, grads)
+        slow = nn.utils.tree_map(lambda t, w: 0.9 * t + 0.1 * w, target.parameters(), model.parameters())
+        if not faulty:
+            target.update(slow)
+        mx.eval(model.parameters(), slow)
+
+
 OTHERS: dict[str, tuple[str, Program]] = {
+    "unkept": ("discarded update", following),
     "thrown": ("leaping update", thrown), "leapt first": ("leaping update", leapt_first),
     "erased weight": ("erased weight", erased),
     "made for nothing": ("forgotten update", scaled_for_nothing), "kept from training": ("no gradient", buffers),

@@ -151,6 +151,60 @@ def _lost(case: Checkup, lost: list[Value], first: Op, updates: list[Op]) -> Cla
         f"as they were. {name} changes nothing in place; take what it returns"))  # fmt: skip
 
 
+def unkept(case: Checkup) -> Iterator[Finding]:
+    """Find what is made of another model's weights and the new ones, for a target that is to follow, and not kept."""
+    if case.next is None:
+        return
+    homes, new = case.session.names.homes, {one.after: one.before for one in changes(case)}
+    kept = {value for mark in case.session.tape.marks if mark.how not in ("mx.eval", "mx.async_eval")
+            for value in mark.values}  # fmt: skip
+    made: dict[Value, tuple[Value | None, Value | None]] = {}  # of which trained weight, of which other
+    lost: dict[Value, Value] = {}
+    for op in (op for pass_ in case.after for op in pass_.ops if op.scope is not None and not op.scope.updating):
+        parts = [made.get(one) or ((new[one], None) if one in new else (None, one)) for one in op.inputs]
+        ours = next((mine for mine, _ in parts if mine is not None), None)
+        other = next((one for _, one in parts if one is not None and homes.objects(one)), None)
+        for value in op.outputs:
+            if value.shape != (ours or other or value).shape or (ours is None and other is None):
+                continue
+            made[value] = ours, other
+            whole = ours is not None and other is not None and _follows(case, ours, other)
+            if whole and other and not (case.session.tape.consumers(value) or homes.objects(value) or value in kept):
+                lost[other] = value
+    if lost:
+        yield from _not_followed(case, lost)
+
+
+def _follows(case: Checkup, ours: Value, other: Value) -> bool:
+    """Whether two weights lie at the same path of two models."""
+    homes = case.session.names.homes
+    one, two = homes.of(ours), homes.of(other)
+    if one is None or two is None or ours.shape != other.shape:
+        return False
+    (root, path), (second, where) = homes.path(one), homes.path(two)
+    return path == where and root is not second
+
+
+def _not_followed(case: Checkup, lost: dict[Value, Value]) -> Iterator[Finding]:
+    """Claim that no op takes what was made for the other model, and that it still has the weights of which it was."""
+    homes, (other, value) = case.session.names.homes, next(iter(lost.items()))
+    home, op = homes.of(other), value.op
+    model = None if home is None else homes.name(homes.path(home)[0])
+    if op is None or model is None:
+        return
+
+    def holds() -> bool:
+        return all(not value.consumers and not homes.objects(value) and homes.objects(old)
+                   for old, value in lost.items())  # fmt: skip
+
+    more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+    claim = Claim("finding: unkept", holds, lambda: (
+        f"{op.label} {words.call(op)} ({words.place(op.source)}){more}, made of the weights of {model} and of the new "
+        f"ones, is used by nothing: {model} keeps the weights that it has. {model}.update(...) gives it others"
+    ))  # fmt: skip
+    yield from findings(claim, "discarded update", f"what {op.label}", op)
+
+
 def _function(op: Op) -> str:
     """Return the function of a library (else of the program) in which an op was made: `clip_grad_norm`."""
     steps = op.scope.path() if op.scope is not None else []
@@ -250,8 +304,8 @@ def _named(leaves: list[Value]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-BETWEEN: list[Check] = [unapplied]
+BETWEEN: list[Check] = [unapplied, unkept]
 """Those that hold a step against the next one."""
-CHECKS: list[Check] = [unapplied, discarded, of_the_data]
+CHECKS: list[Check] = [unapplied, unkept, discarded, of_the_data]
 INSIDE: list[Check] = [left_out]
 """Those that look at the forward part alone."""
