@@ -350,7 +350,20 @@ def following(faulty: bool) -> None:
         mx.eval(model.parameters(), slow)
 
 
+def averaged(faulty: bool) -> None:
+    """A target follows itself, or what is trained."""
+    model, target, x = nn.Linear(3, 2), nn.Linear(3, 2), rows(4, 3)
+    optimizer, step = optim.SGD(1e-2), nn.value_and_grad(model, squares)
+    for _ in range(3):
+        _, grads = step(model, x, target(x))
+        optimizer.update(model, grads)
+        followed = (target if faulty else model).parameters()
+        target.update(nn.utils.tree_map(lambda t, w: 0.9 * t + 0.1 * w, target.parameters(), followed))
+        mx.eval(model.parameters(), target.parameters())
+
+
 OTHERS: dict[str, tuple[str, Program]] = {
+    "of itself": ("idle update", averaged),
     "unkept": ("discarded update", following),
     "thrown": ("leaping update", thrown), "leapt first": ("leaping update", leapt_first),
     "erased weight": ("erased weight", erased),

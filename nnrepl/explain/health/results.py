@@ -205,6 +205,44 @@ def _not_followed(case: Checkup, lost: dict[Value, Value]) -> Iterator[Finding]:
     yield from findings(claim, "discarded update", f"what {op.label}", op)
 
 
+def of_itself(case: Checkup) -> Iterator[Finding]:
+    """Find an average that a model which is not trained is given, and that is one of its own weights with itself."""
+    homes = case.session.names.homes
+    trained = {value for one in changes(case) for value in (one.before, one.after)} | set(case.pass_.wrt)
+    alone: dict[Value, Value] = {}  # what was made of one weight alone
+    for op in (op for pass_ in case.after for op in pass_.ops if op.scope is not None and not op.scope.updating):
+        whose = {alone.get(one, one) for one in op.inputs}
+        if len(whose) != 1 or len(op.outputs) != 1 or op.outputs[0].shape != (weight := whose.pop()).shape:
+            continue
+        value = op.outputs[0]
+        alone[value] = weight
+        home = homes.of(value) if len(op.inputs) > 1 and weight not in trained else None
+        if home is None or home not in homes.all_of(weight) or not homes.objects(value):
+            continue
+        claim = _stands_still(case, op, value, weight)
+        found = list(findings(claim, "idle update", f"what {op.label}", op))
+        yield from found
+        if found:
+            return
+
+
+def _stands_still(case: Checkup, op: Op, value: Value, weight: Value) -> Claim[str]:
+    """Claim that what a weight is replaced by is the same, but for rounding."""
+
+    def holds() -> bool:
+        if not case.look.can_see(value) or not case.look.can_see(weight):
+            return False
+        case.look.see([value, weight])
+        new, old = (one.array.astype(mx.float32) for one in (value, weight))
+        apart, size = case.look.numbers([mx.max(mx.abs(new - old)), mx.max(mx.abs(old))])
+        return bool(apart <= 1e-6 * size)
+
+    return Claim("finding: of itself", holds, lambda: (
+        f"{op.label} {words.call(op)} ({words.place(op.source)}) puts into the place of {words.name(weight)} what is "
+        "made of it alone, and is the same but for rounding: it follows nothing. Was another model meant?"
+    ))  # fmt: skip
+
+
 def _function(op: Op) -> str:
     """Return the function of a library (else of the program) in which an op was made: `clip_grad_norm`."""
     steps = op.scope.path() if op.scope is not None else []
@@ -306,6 +344,6 @@ def _named(leaves: list[Value]) -> str:
 
 BETWEEN: list[Check] = [unapplied, unkept]
 """Those that hold a step against the next one."""
-CHECKS: list[Check] = [unapplied, unkept, discarded, of_the_data]
+CHECKS: list[Check] = [unapplied, unkept, of_itself, discarded, of_the_data]
 INSIDE: list[Check] = [left_out]
 """Those that look at the forward part alone."""
