@@ -5,7 +5,7 @@ The places that an op takes are looked at before anything that depends on it is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,8 @@ _astype, _argmax, _logical_or, _flatten = map(raw, (mx.astype, mx.argmax, mx.log
 _greater_equal, _less = raw(mx.greater_equal), raw(mx.less)
 _any, _stack = raw(mx.any), raw(mx.stack)
 _item, _getitem, _tolist = mx.array.item, mx.array.__getitem__, mx.array.tolist
+_REACH = 1 << 20
+"""Elements outside of a tensor at which memory of the process may still be read; plain MLX ends with a fault beyond."""
 _FEW, _DEEP = 512, 32
 """Elements that Python looks at faster than MLX; ops before a value that are looked at."""
 _RESHAPING = frozenset(("expand_dims", "reshape", "flatten", "squeeze", "unflatten"))
@@ -49,7 +51,7 @@ class Outside:
         op: The op that takes it.
         said: What to say about it.
         by: What to add where the op that takes it stands on the tape.
-        crashes: Whether plain MLX cannot survive it.
+        crashes: Whether MLX must not be let do it: it writes over what is not the tensor's, or reads far from it.
     """
 
     op: Op
@@ -90,6 +92,15 @@ class TakenPlaces:
         """Return what of an index counts here."""
         return index if self.entry is None else _getitem(index, self.entry)
 
+    def away(self, number: int) -> int:
+        """How many elements of the tensor would lie between a place outside and those that there are."""
+        shape: tuple[int, ...] = tuple(self.table.shape)
+        if self.axis is None:
+            behind = shape[-2:]
+        else:
+            behind = () if self.extent == self.table.size else shape[self.axis + 1 :]
+        return max(number - self.extent, self.lowest - number) * prod(behind)
+
     @property
     def said(self) -> str:
         """What places there are, after the name of the tensor."""
@@ -129,12 +140,40 @@ def outside(ops: Iterable[Op]) -> Outside | None:
         for op in unknown:
             op.tape.notes.inside.add(op)
         return None
-    for op in unknown:
-        found = _assigns_nothing(op) or next(filter(None, (_outside(op, place) for place in places(op))), None)
-        if found is not None:
-            return found
-        op.tape.notes.inside.add(op)
-    return None
+    return next(_each_outside(unknown), None)
+
+
+def _each_outside(ops: Iterable[Op]) -> Iterator[Outside]:
+    """Yield, op by op, the first place outside of its axis. Nothing is evaluated that MLX would not survive."""
+    stopped: set[Op] = set()
+    for op in ops:
+        taken = list(places(op))
+        if stopped and depends([place.index for place in taken if isinstance(place.index, Value)], stopped):
+            continue
+        found = _assigns_nothing(op) or next(filter(None, (_outside(op, place) for place in taken)), None)
+        if found is None:
+            op.tape.notes.inside.add(op)
+            continue
+        if found.crashes:
+            stopped.add(op)
+        yield found
+
+
+def depends(values: Iterable[Value], ops: Collection[Op]) -> bool:
+    """Whether to evaluate some values would execute one of `ops`, or go back along it."""
+    waiting, seen = list(values), set[Value]()
+    while waiting:
+        value = waiting.pop()
+        if value in seen or value.evaluated:
+            continue
+        seen.add(value)
+        if value.op is not None:
+            waiting.extend(value.op.inputs)
+            if any(op in ops for op in _with_inside(value.op.of or value.op)):
+                return True
+        elif value.origin is not None:  # a checkpoint's second run waits for its first
+            waiting.append(value.origin)
+    return False
 
 
 def _with_inside(op: Op) -> list[Op]:
@@ -318,10 +357,11 @@ def _bad(index: mx.array, place: TakenPlaces) -> mx.array:
 
 
 def _found(op: Op, who: str, number: int, place: TakenPlaces) -> Outside:
-    does = "writes" if op.operation.name in (*_BRACKETS[1:], "put_along_axis", "slice_update") else "reads"
+    writes = op.operation.name in (*_BRACKETS[1:], "put_along_axis", "slice_update")
     axis = "" if place.axis is None else f"axis {place.axis} of "
     said = f"index {number} is out of range: {who}{axis}{place.table.name} {place.said}"
-    return Outside(op, said, f"; {op.label} {op.name} {does} outside of it, which MLX does not check")
+    by = f"; {op.label} {op.name} {'writes' if writes else 'reads'} outside of it, which MLX does not check"
+    return Outside(op, said, by, crashes=writes or place.away(number) > _REACH)
 
 
 def _assigns_nothing(op: Op) -> Outside | None:
@@ -339,29 +379,43 @@ def _assigns_nothing(op: Op) -> Outside | None:
     return Outside(op, said, f" ({op.label} {op.name})", crashes=True)
 
 
-def check_bounds(recorder: Ledger) -> None:
-    """Look at the places that ops take, before the program evaluates. It is told what lies outside of a tensor;
-    one that an edit has sent there, or that plain MLX would not survive, is stopped.
+def check_bounds(recorder: Ledger, arrays: Iterable[mx.array]) -> None:
+    """Look at the places that ops take, before the program evaluates `arrays`. It is told what is read outside of a
+    tensor; what MLX must not do, and what an edit has sent there, is stopped where the arrays depend on it.
 
     Raises:
         IndexError: Then.
     """
     if not recorder.indexing:
         return
-    ops, recorder.indexing = recorder.indexing, []
+    ops, recorder.indexing = [op for op in recorder.indexing if not op.refusal], []
     if recorder.differentiating:
         indices = [place.index for op in ops for place in places(op)]
         new = [index for index in indices if isinstance(index, Value) and not index.evaluated]
         recorder.tape.notes.glimpsed.update(new)
     with recorder.muted():
-        found = outside(ops)
-    if found is None:
+        first = outside(ops)
+        found = [] if first is None else list(_each_outside(filter(_is_unknown, ops)))
+    if not found:
         return
     edits = recorder.tape.notes.edits
-    if found.crashes or any(op in edits for op in recorder.tape.ops):
-        error = IndexError(found.text)
-        recorder.tape.notes.errors[found.op] = error
-        raise error
+    edited = any(op in edits for op in recorder.tape.ops)
+    stopped = {one.op: one for one in found if one.crashes or edited}
+    told = {one.op for one in found if one.op not in stopped}
+    # The program may catch the error, and evaluate it once more.
+    recorder.indexing = [op for op in ops if _is_unknown(op) and op not in told]
+    values = [recorder.live[id(array)] for array in arrays if id(array) in recorder.live]
+    for one in found:
+        if one.op not in stopped:
+            _tell(recorder, one)
+        elif depends(values, [one.op]):
+            error = IndexError(one.text)
+            recorder.tape.notes.errors[one.op] = error
+            raise error
+
+
+def _tell(recorder: Ledger, found: Outside) -> None:
+    """Tell what is read outside of a tensor, once for each place of the program."""
     place = found.op.scope and found.op.scope.code, found.op.lasti
     if recorder.listener is not None and place not in recorder.told:
         recorder.told.add(place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Callable, Iterator
+from itertools import chain
 from types import BuiltinFunctionType, MemberDescriptorType, SimpleNamespace
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -20,7 +21,10 @@ _FIXED = (tuple, frozenset)
 def entries_of(thing: Any) -> Any:
     """Return what a container holds: a dict or a sequence. Never asks the object itself."""
     if isinstance(thing, dict):
-        return thing if type(thing) is dict else dict(dict.items(thing))
+        if type(thing) is dict:
+            return thing
+        items = dict(dict.items(thing))
+        return {**items, **_beside(thing)} if len(getattr(thing, "__dict__", ())) > _OF_EVERY_MODULE else items
     if isinstance(thing, SEQUENCES):
         return thing
     slots = members_of(type(thing))
@@ -30,7 +34,8 @@ def entries_of(thing: Any) -> Any:
 def view_of(thing: Any) -> Any:
     """Return the entries of a container without their keys, as they are at any moment."""
     if isinstance(thing, dict):
-        return dict.values(thing)
+        more = len(getattr(thing, "__dict__", ())) > _OF_EVERY_MODULE  # a call less for each of the many that have none
+        return _Module(thing) if more and _beside(thing) else dict.values(thing)
     if isinstance(thing, SEQUENCES):
         return thing
     return _Members(thing) if members_of(type(thing)) else thing.__dict__.values()
@@ -51,6 +56,30 @@ class _Members:
         for slot in self._slots:
             yield _held(slot, self._thing)
         yield from self._others.values()
+
+
+class _Module:
+    """What a module holds, its attributes among it, as it is at any moment."""
+
+    def __init__(self, thing: dict[Any, Any]) -> None:
+        self._items, self._attributes = dict.values(thing), thing.__dict__
+
+    def __len__(self) -> int:
+        return len(self._items) + len(self._attributes)
+
+    def __iter__(self) -> Iterator[Any]:
+        return chain(self._items, self._attributes.values())
+
+
+_OF_EVERY_MODULE = 2
+"""What MLX itself sets as attributes of a module: whether it is training, and what is frozen."""
+
+
+def _beside(thing: Any) -> dict[str, Any]:
+    """Return the attributes of a module that it does not hold as a dict (a counter, a name); none where it has but
+    those of every module."""
+    held = _attributes(thing) if is_module(thing) else {}
+    return held if len(held) > _OF_EVERY_MODULE else {}
 
 
 def _attributes(thing: Any) -> dict[str, Any]:
@@ -127,6 +156,11 @@ def _put(thing: Any, entries: Any) -> None:
         for key, item in entries.items():
             OrderedDict.__setitem__(thing, key, item)
     else:
+        attributes = _beside(thing) if isinstance(thing, dict) else {}
+        if attributes:  # nothing is at once an entry of a module and an attribute of it
+            before = {key: entries.get(key, UNBOUND) for key in attributes}
+            entries = {key: item for key, item in entries.items() if key not in attributes}
+            attributes.update({key: item for key, item in before.items() if item is not UNBOUND})
         slots = () if isinstance(thing, dict) else members_of(type(thing))
         held: dict[Any, Any] = thing if isinstance(thing, dict) else _attributes(thing)
         names = {slot.name for slot in slots}

@@ -97,12 +97,16 @@ def _install_calls(levels: Levels, patches: Patches) -> None:
 
 def _install_reads(levels: Levels, patches: Patches) -> None:
     """Put in what notices that NumPy takes tensors, and that some come from a file."""
-    numpy = sys.modules.get("numpy")
-    for name in CONVERSIONS if numpy is not None else ():
-        patches.set(numpy, name, Conversion(levels, name, vars(numpy)[name]))
+    _install_conversions(levels, patches)
     load = next(callee for callee in catalog.CALLEES if callee.key == "mx.load")
     if _is_own(load):
         patches.set(load.holder, load.attribute, staticmethod(loading(levels, load)))
+
+
+def _install_conversions(levels: Levels, patches: Patches) -> None:
+    numpy = sys.modules.get("numpy")
+    for name in CONVERSIONS if numpy is not None else ():
+        patches.set(numpy, name, Conversion(levels, name, vars(numpy)[name]))
 
 
 def _is_own(callee: Callee) -> bool:
@@ -138,8 +142,10 @@ def _install(recorder: Recorder, patches: Patches) -> None:
     for name in ("vjp", "jvp", "vmap"):
         patches.set(mx.custom_function, name, custom.setter(name, getattr(mx.custom_function, name)))
     levels = levels_of(recorder)
-    if recorder.intake.opens and levels is not None:
-        _install_updates(levels, patches)
+    if levels is not None:
+        _install_conversions(levels, patches)
+        if recorder.intake.opens:
+            _install_updates(levels, patches)
     patches.undo_by(strays.catch(wrappers))
     patches.set(gc, "collect", collector.caught(gc.collect))
     patches.set(gc, "get_objects", collector.enumerated(gc.get_objects))
@@ -222,7 +228,7 @@ def _sync(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
         elif recorder.mode == RECORD and get_ident() == recorder.thread:
             check_evaluation(recorder, how, (*args, *kwargs.values()))
             recorder.mark(how, (*args, *kwargs.values()), _getframe(1))
-            check_bounds(recorder)
+            check_bounds(recorder, arrays_of((*args, *kwargs.values())))
             if how in SUFFIXES:
                 return recorder.intake.write(recorder, how, original, args, kwargs)
         elif recorder.mode == OPAQUE:

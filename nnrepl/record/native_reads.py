@@ -9,9 +9,11 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.bounds import check_bounds
 from nnrepl.record.catalog import Callee
 from nnrepl.record.native import Levels
-from nnrepl.record.recorder import NATIVE
+from nnrepl.record.recorder import NATIVE, RECORD
+from nnrepl.tape import arrays_of
 
 
 def evaluating(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,7 +59,7 @@ def loading(levels: Levels, callee: Callee) -> Callable[..., Any]:
 
 
 class Conversion:
-    """What stands natively for a function of NumPy's that takes tensors. It is no function, since NumPy's is none that
+    """What stands for a function of NumPy's that takes tensors. It is no function, since NumPy's is none that
     becomes a method where it is an attribute of a class.
 
     Args:
@@ -72,8 +74,11 @@ class Conversion:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         recorder = self._levels.recorder
-        read = recorder.mode == NATIVE and bool(args) and _is_tensor(args[0]) and get_ident() == recorder.thread
-        if not read:
+        if not args or not _is_tensor(args[0]) or get_ident() != recorder.thread:
+            return self._original(*args, **kwargs)
+        if recorder.mode == RECORD and recorder.inside is None:
+            check_bounds(recorder, arrays_of(args[0]))
+        if recorder.mode != NATIVE:
             return self._original(*args, **kwargs)
         answer = recorder.intake.read(recorder, self._how, self._convert, args, kwargs)
         self._levels.losses.read(args[0])

@@ -223,7 +223,7 @@ class Recorder:
         """Put an op on the tape whose scope is known; at the top level of the program, the listener is told."""
         ops = self.tape.ops
         op.position = len(ops)
-        if op.operation.name in INDEXING and self.inside is None:
+        if op.operation.name in INDEXING:
             self.indexing.append(op)
         if self.differentiating or self.inside is not None:
             op.pass_ = self.pass_  # type: ignore[assignment]

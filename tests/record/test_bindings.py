@@ -289,3 +289,43 @@ def test_an_optimizers_state_is_known_as_it_is_inside_of_its_update() -> None:
         count += op.name == "add" and op.scope is not None and op.scope.code.co_name == "apply_gradients"
     assert count == 2
     assert seen > 30
+
+
+class Counted(nn.Module):
+    """A model with attributes that are no tensors: MLX keeps those beside the dict that a module is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+        self.count, self.rate, self.called, self.seen = 0, 1.0, "a", [0]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        self.count += 1
+        self.rate /= 2
+        self.called += "b"
+        self.seen.append(self.count)
+        return self.inner(x).sum()
+
+
+def test_what_a_model_holds_beside_its_parameters_is_what_it_held() -> None:
+    model = Counted()
+
+    def steps(x: mx.array) -> mx.array:
+        total = mx.array(0.0)
+        for _ in range(3):
+            total = total + nn.value_and_grad(model, model)(x)[0]
+        return total
+
+    trace = nnrepl.trace(steps, mx.ones((1, 2)))
+    session = OpenSession(trace)
+    sums = [op for op in trace.ops if op.name == "sum"]
+    for number in (2, 1, 3):
+        session.run(f"goto {sums[number - 1].label}")
+        told = str(session.run("print self.count, self.rate, self.called, self.seen")).strip().split("\n")
+        seen = list(range(number + 1))
+        assert [line.rpartition(" = ")[2] for line in told] == [
+            str(number), str(0.5**number), repr("a" + "b" * number), str(seen),
+        ]  # fmt: skip
+    assert (model.count, model.rate, model.called, model.seen) == (3, 0.125, "abbb", [0, 1, 2, 3])
+    assert sorted(model) == ["inner", "seen"]
+    assert {"count", "rate", "called"} <= set(vars(model))

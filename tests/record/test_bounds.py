@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 import nnrepl
@@ -183,3 +184,71 @@ def test_arrays_that_are_handed_out_lie_inside(wrap: Callable[[Any], Callable[..
     with pytest.raises(UserError, match="1000000000"):
         _ = edited.set("taken", lambda taken: taken * 2).value
     assert trace.set("at", lambda at: at + 2).value.item() > 0
+
+
+WRITTEN = """
+import mlx.core as mx
+
+x, i, far = mx.zeros((4,)), mx.array([0, 9]), mx.array([10**9])
+compiled = mx.compile(lambda x: x.at[i * 1].add(1.0).sum())
+
+
+def assigned(x):
+    y = x + 1
+    y[5] = 3.0
+    return y.sum()
+
+
+def kept():
+    y = x + 0
+    y[i] = 1.0
+    try:
+        mx.eval(y)
+    except IndexError:
+        return y
+
+
+ways = [
+    lambda: mx.value_and_grad(assigned)(x),
+    lambda: mx.put_along_axis(x, i, mx.ones(2), axis=0),
+    lambda: mx.slice_update(x, mx.ones((2,)), mx.array([3]), axes=(0,)),
+    lambda: mx.value_and_grad(compiled)(x),
+    lambda: mx.value_and_grad(compiled)(x),
+    lambda: mx.value_and_grad(lambda x: mx.checkpoint(lambda x: x.at[i].add(1.0).sum())(x))(x),
+    lambda: mx.grad(lambda x: mx.grad(lambda x: (x.at[i].add(1.0) ** 2).sum())(x).sum())(x),
+    lambda: mx.vmap(lambda r: x.at[r].add(1.0))(i),
+    lambda: mx.custom_function(lambda x: x.at[i].add(1.0))(x),
+    lambda: x[far],
+    lambda: x[x.at[i].add(1.0).astype(mx.int32)],
+    kept,
+]
+for number, way in enumerate(ways):
+    try:
+        mx.eval(way())
+        print(number, "was done")
+    except IndexError as error:
+        print(number, "outside of it" in str(error))
+unread = x.at[i].add(1.0)
+print((x + 1).tolist(), x[mx.array([4])].shape)
+print(x.at[mx.array([3, -4])].add(1.0).tolist())
+"""
+
+
+def test_what_is_written_outside_never_reaches_mlx(tmp_path: Path) -> None:
+    path = tmp_path / "written.py"
+    path.write_text(WRITTEN)
+    result = nnrepl_cli(str(path), stdin="config native off\nc\nq\n")
+    shown = result.stdout.splitlines()
+    assert [line for line in shown if line[:1].isdigit()] == [f"{number} True" for number in range(12)]
+    assert "[1.0, 1.0, 1.0, 1.0] (1,)" in shown
+    assert "[1.0, 0.0, 0.0, 1.0]" in shown
+    assert result.returncode == 0
+
+
+def test_numpy_does_not_have_it_written_either() -> None:
+    def read(x: mx.array) -> list[float]:
+        return np.asarray(x.at[mx.array([9])].add(1.0)).tolist()  # type: ignore[no-any-return]
+
+    with pytest.raises(IndexError, match=r"#2 at.add writes outside of it"):
+        nnrepl.trace(read, mx.zeros((4,)))
+    assert nnrepl.trace(lambda x: mx.array(np.asarray(x * 2)), mx.ones((2,))).value.tolist() == [2, 2]
