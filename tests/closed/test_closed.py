@@ -333,3 +333,19 @@ def test_a_loss_is_an_array_of_one_number(given: object, is_loss: bool) -> None:
     losses = ClosedLosses()
     losses.made(ClosedOp.__new__(ClosedOp), given)
     assert (losses.fresh() is not None) == is_loss
+
+
+def test_a_compiled_function_that_takes_no_gradients_gives_what_it_gives(tmp_path: Path) -> None:
+    measured = """
+measure = mx.compile(lambda x, y: ((x - y) ** 2).mean())
+model, opt = nn.Linear(4, 1), optim.SGD(0.1)
+step = nn.value_and_grad(model, lambda m, x, y: ((m(x) - y) ** 2).mean())
+for i in range(5):
+    loss, grads = step(model, X, Y)
+    opt.update(model, grads)
+    mx.eval(model.state)
+    print(i, measure(model(X), Y).item())
+"""
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + measured)
+    assert play(file, "continue").replace("native on\n", "", 1) == plainly(HEAD + TOLD + measured)[0]
