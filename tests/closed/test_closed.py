@@ -16,7 +16,8 @@ import pytest
 
 from nnrepl.cli import main
 from nnrepl.record.by_hand import HandChanges, Weights
-from nnrepl.tape import GRADIENT_PASS, Pass, Tape
+from nnrepl.record.closed_losses import ClosedLosses
+from nnrepl.tape import GRADIENT_PASS, ClosedOp, Pass, Tape
 from tests.closed.programs import ARRAYS, BY_HAND, COMPILED, HEAD, PROGRAMS, SUMMED
 from tests.closed.walks import KINDS, walk
 from tests.support import plain_python
@@ -322,3 +323,29 @@ def test_a_saved_tape_knows_what_was_closed(tmp_path: Path) -> None:
     shown = captured("--batch", "-c", "plot loss", "-c", "health", str(tmp_path / "run.safetensors"))
     assert "(step 12)" in shown, shown
     assert "steps 2 to 12 ran natively and are closed: not looked at" in shown, shown
+
+
+@pytest.mark.parametrize(
+    ("given", "is_loss"), [(mx.array(2.0), True), (mx.array([2.0]), True), (mx.array([1.0, 2.0]), False), (3.0, False)]
+)
+def test_a_loss_is_an_array_of_one_number(given: object, is_loss: bool) -> None:
+    """What a compiled step returns in the place of a loss may be anything else."""
+    losses = ClosedLosses()
+    losses.made(ClosedOp.__new__(ClosedOp), given)
+    assert (losses.fresh() is not None) == is_loss
+
+
+def test_a_compiled_function_that_takes_no_gradients_gives_what_it_gives(tmp_path: Path) -> None:
+    measured = """
+measure = mx.compile(lambda x, y: ((x - y) ** 2).mean())
+model, opt = nn.Linear(4, 1), optim.SGD(0.1)
+step = nn.value_and_grad(model, lambda m, x, y: ((m(x) - y) ** 2).mean())
+for i in range(5):
+    loss, grads = step(model, X, Y)
+    opt.update(model, grads)
+    mx.eval(model.state)
+    print(i, measure(model(X), Y).item())
+"""
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + measured)
+    assert play(file, "continue").replace("native on\n", "", 1) == plainly(HEAD + TOLD + measured)[0]

@@ -546,6 +546,35 @@ def test_a_model_that_a_compiled_step_does_not_give_back_is_named() -> None:
     assert [finding for one in reports(half_kept, False) for finding in one.warnings] == []
 
 
+def test_one_weight_that_a_compiled_step_does_not_give_back_is_named() -> None:
+    def scaled(faulty: bool) -> None:
+        first, second = nn.Linear(3, 1, bias=False), nn.Linear(1, 1, bias=False)
+        x, y = rows(8, 3), rows(8, 1)
+        state = [first.state] + ([] if faulty else [second.state])
+
+        def loss(a: Any, b: Any) -> mx.array:
+            first.update(a)
+            second.update(b)
+            return (second(first(x)) - y).square().mean()
+
+        @partial(mx.compile, inputs=state, outputs=state)
+        def step() -> mx.array:
+            value, grads = mx.value_and_grad(loss, argnums=(0, 1))(
+                first.trainable_parameters(), second.trainable_parameters()
+            )
+            optim.SGD(1e-2).update(first, grads[0])
+            optim.SGD(1e-2).update(second, grads[1])
+            return value
+
+        for _ in range(3):
+            mx.eval(step(), state)
+
+    (found,) = reports(scaled, True)[1].warnings
+    assert found.kind == "discarded update"
+    assert "b.weight" in found.text or "second.weight" in found.text
+    assert [finding for one in reports(scaled, False) for finding in one.warnings] == []
+
+
 class Headed(nn.Module):
     """A frozen body; its head is trained, and nobody calls it."""
 

@@ -40,6 +40,26 @@ def test_a_function_that_ends_earlier_loses_no_edit(monkeypatch: pytest.MonkeyPa
     assert session.tape.ops[-1].outputs[0].array.item() == 7.0
 
 
+def test_the_same_op_on_another_line_is_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(FLAG, raising=False)
+
+    def forgetful(w: mx.array) -> mx.array:
+        s = w.sum()
+        if FLAG in os.environ:
+            a = s * 2
+        else:
+            monkeypatch.setenv(FLAG, "1")
+            a = s * 2
+        return a + 1
+
+    session = OpenSession(nnrepl.trace(forgetful, mx.array([1.0, 2.0])))
+    begins = forgetful.__code__.co_firstlineno
+    session.run("goto add")
+    with pytest.raises(nnrepl.UserError, match=f"line {begins + 3} instead of {begins + 6} "):
+        session.run("a = a * 5")
+    assert len(session.changes.timelines) == 1
+
+
 def test_draws_are_the_same_again() -> None:
     """After an edit the draws before it and after it have the keys that they had, at any number of edits."""
 

@@ -870,3 +870,25 @@ def test_a_callers_variable_that_the_step_before_has_made_says_so() -> None:
     session.run("goto 1#1")
     session.run("up")
     assert "(step" not in str(session.run("p w"))
+
+
+def test_what_comes_from_outside_is_there_where_a_gradient_pass_begins() -> None:
+    """Not only from the op on that takes it: the function was called with it."""
+    given, weight = mx.array([1.0, 2.0]), mx.array([3.0, 4.0])
+    mx.eval(given, weight)
+
+    def run() -> mx.array:
+        begun = weight * 2
+
+        def loss(w: mx.array, taken: mx.array) -> mx.array:
+            return (mx.sin(w) * taken).sum()
+
+        return begun + mx.grad(loss)(weight, given)
+
+    trace = nnrepl.trace(run)
+    start = next(pass_.start for pass_ in trace.tape.passes if pass_.wrt)
+    assert start == 1
+    assert trace.names.newest("given", start - 1) is None
+    found = trace.names.newest("given", start)
+    assert found is not None
+    assert found.array.tolist() == [1.0, 2.0]

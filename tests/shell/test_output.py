@@ -19,7 +19,7 @@ from nnrepl.session.errors import UserError
 from nnrepl.shell import pager
 from nnrepl.shell.consoles import lines_of
 from nnrepl.shell.progress_line import Progress
-from nnrepl.shell.shell import Shell
+from nnrepl.shell.shell import Shell, _Tee
 from nnrepl.view.theme import DARK
 from tests.shell.screen import Screen
 from tests.support import OpenSession, nnrepl_cli
@@ -171,3 +171,13 @@ def test_what_is_shown_does_not_follow_a_line_of_progress(monkeypatch: pytest.Mo
     written = console.file.getvalue()  # type: ignore[attr-defined]
     assert "evaluating: 73%, Ctrl-C interrupts\r\x1b[K" in written
     assert written.index("\r\x1b[K", written.index("73%")) < written.index("interrupted\n")
+
+
+def test_what_python_prints_without_a_stream_is_said_all_the_same() -> None:
+    """Where Python has no standard output (`pythonw`), each whole line is still part of the session."""
+    said: list[str] = []
+    assert _Tee(None, said.append).write("one\n\ntwo") == 8
+    assert said == ["one", " "]
+    below = io.StringIO()
+    assert _Tee(below, said.append).write("three\n") == 6
+    assert below.getvalue() == "three\n"
