@@ -16,15 +16,8 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record.adopt import taken
-from nnrepl.record.containers import (
-    SEQUENCES,
-    Grip,
-    entries_of,
-    holds_attributes,
-    is_data,
-    is_foreign_kind,
-    view_of,
-)
+from nnrepl.record.containers import SEQUENCES, Grip, entries_of, holds_attributes, is_data, is_foreign_kind, view_of
+from nnrepl.record.ended_modules import EndedModules
 from nnrepl.record.frame_variables import OPTIMIZED, looked_at, read, sets_globals
 from nnrepl.record.stack import is_module
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
@@ -105,6 +98,7 @@ class BindingWatch:
         self._resuming = False
         self._modules: dict[int, FrameType] = {}
         """The module frames whose variables functions set (`global`), by their namespace."""
+        self._ended = EndedModules()
 
     # -- frames --------------------------------------------------------------------------------------------
 
@@ -112,8 +106,10 @@ class BindingWatch:
         """Begin to watch a frame; returns its first argument, None if it has none. `belong` comes next."""
         state = self._frames[frame] = _Frame(frame)
         code = frame.f_code
-        if not state.optimized and not state.library and sets_globals(code):
-            self._modules[id(frame.f_globals)] = frame
+        if not state.optimized:
+            self._ended.begins(frame.f_globals)
+            if not state.library and sets_globals(code):
+                self._modules[id(frame.f_globals)] = frame
         if state.names:
             state.coming = read(frame, state.names, state.optimized)
             if state.optimized and code.co_argcount:
@@ -128,6 +124,8 @@ class BindingWatch:
         position = tape.bindings.seen[scope] = len(tape.ops)
         if state.optimized and not state.library:
             state.shared = self._shared(frame, position)
+            if (module := self._ended.changed(frame.f_globals, self._known)) is not None:
+                self._note(*module, position)
         if state.names:
             self._note(state, state.coming, position)
             state.coming = []
@@ -399,8 +397,10 @@ class BindingWatch:
     def forget(self, frame: FrameType) -> None:
         """Let go of a frame that has returned; nothing is noted of it."""
         state = self._frames.pop(frame, None)
-        if state is not None and not state.optimized and self._modules.get(id(frame.f_globals)) is frame:
-            del self._modules[id(frame.f_globals)]
+        if state is not None and not state.optimized:
+            self._ended.ends(state, frame.f_globals)
+            if self._modules.get(id(frame.f_globals)) is frame:
+                del self._modules[id(frame.f_globals)]
 
     def forget_all(self) -> None:
         """Let go of all frames; nothing is noted of them."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import re
 import types
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -19,7 +21,7 @@ from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import Surroundings
 from nnrepl.session.parsed import parse
 from nnrepl.tape import UNBOUND, Activation, Holder, Tape
-from tests.support import OpenSession
+from tests.support import OpenSession, nnrepl_cli
 
 
 def variables(trace: nnrepl.Trace, position: int, function: str = "") -> dict[str, Any]:
@@ -329,3 +331,23 @@ def test_what_a_model_holds_beside_its_parameters_is_what_it_held() -> None:
     assert (model.count, model.rate, model.called, model.seen) == (3, 0.125, "abbb", [0, 1, 2, 3])
     assert sorted(model) == ["inner", "seen"]
     assert {"count", "rate", "called"} <= set(vars(model))
+
+
+def test_global_variables_of_an_imported_module_are_those_of_then(tmp_path: Path) -> None:
+    """Others set them between two calls of its functions, and change what they hold."""
+    (tmp_path / "settings.py").write_text(
+        "import mlx.core as mx\nscale, shift, cfg = 1.0, mx.array([1.0, 1.0]), {'n': 1}\n"
+        "def scaled(x):\n    y = x * scale\n    y = y + shift\n    return y * cfg['n']\n"
+    )
+    program = tmp_path / "main.py"
+    program.write_text(
+        "import mlx.core as mx\nimport settings\nx = mx.array([1.0, 2.0])\n"
+        "for i in range(1, 5):\n"
+        "    settings.scale, settings.shift, settings.cfg['n'] = float(i), mx.array([1.0, 1.0]) * i, i\n"
+        "    print(settings.scaled(x))\n"
+    )
+    asked = ("p i, scale, cfg, shift.tolist()",)
+    lines = ("break settings.py:6", *("c", *asked) * 4, *("rc", *asked) * 3, "q")
+    shown = nnrepl_cli("--plain", str(program), stdin="\n".join(lines) + "\n").stdout
+    told = re.findall(r"i = (\d)\nscale = (\S+)\ncfg = \{'n': (\d)\}\nshift.tolist\(\) = \[(\S+), ", shown)
+    assert told == [(str(i), f"{i}.0", str(i), f"{i}.0") for i in (1, 2, 3, 4, 3, 2, 1)]
