@@ -344,7 +344,7 @@ for i in range(5):
     loss, grads = step(model, X, Y)
     opt.update(model, grads)
     mx.eval(model.state)
-    print(i, measure(model(X), Y).item())
+    print(i, f'{measure(model(X), Y).item():.5f}')
 """
     file = tmp_path / "train.py"
     file.write_text(HEAD + measured)
