@@ -131,8 +131,8 @@ NAMED = {
     "program_findings": ({"addmm", "matmul"}, "a layer"),
     "results": ({"add", "divide", "multiply", "negative", "subtract"}, "how an update is written"),
     "shares": ({"sigmoid", "softmax"}, "how its sentence calls what a loss takes"),
-    "signs": ({"abs", "divide", "logaddexp", "mean", "multiply", "negative", "positive", "power", "square", "subtract",
-               "sum"}, "how a loss is written"),
+    "signs": ({"abs", "divide", "logaddexp", "multiply", "negative", "positive", "power", "square", "subtract"},
+              "how a loss is written"),
     "update_findings": ({"add", "subtract"}, "how an update is written"),
     "wholes": ({"add", "multiply", "negative", "subtract"}, "done again in whole numbers of any size"),
 }  # fmt: skip

@@ -64,16 +64,8 @@ LINES = [
 
 @pytest.mark.parametrize(("place", "line"), LINES, ids=map(" ".join, LINES))
 def test_who_sees_it(place: str, line: str, tmp_path: Path) -> None:
-    program = loaded(tmp_path / f"plain_{abs(hash((place, line)))}.py", PROGRAM)
-    number = next(at for at, text in enumerate(PROGRAM.splitlines(), 1) if text.endswith(f"# {place}"))
-    text = PROGRAM.splitlines()[number - 1]
     written = line if not place.startswith("in ") else f"if not once: once.append(1); {line}"
-    twin = loaded(tmp_path / "twin.py", PROGRAM.replace(text, f"    {written}\n{text}"))
-    w = mx.array([1.0, 2.0])
-    session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
-    session.run(f"goto {Path(program.__file__).name}:{number}")
-    session.run(line)
-    assert_last_pass_is(session, mx.value_and_grad(twin.f)(w))
+    _hold_against_twin(PROGRAM, place, line, tmp_path, written)
 
 
 COMPILED = """\
@@ -156,12 +148,14 @@ def test_two_names_of_one_object_part_before_it_is_changed_in_place(line: str, t
     _hold_against_twin(TWICE, "v", line, tmp_path)
 
 
-def _hold_against_twin(source: str, place: str, line: str, tmp_path: Path) -> None:
+def _hold_against_twin(source: str, place: str, line: str, tmp_path: Path, written: str = "") -> None:
+    """Type a line where the source has a place marked, and hold what follows against a twin with it (or with what is
+    `written` instead) there."""
     program = loaded(tmp_path / f"plain_{abs(hash((place, line)))}.py", source)
     number = next(at for at, text in enumerate(source.splitlines(), 1) if text.endswith(f"# {place}"))
     text = source.splitlines()[number - 1]
     margin = text[: len(text) - len(text.lstrip())]
-    twin = loaded(tmp_path / "twin.py", source.replace(text, f"{margin}{line}\n{text}"))
+    twin = loaded(tmp_path / "twin.py", source.replace(text, f"{margin}{written or line}\n{text}"))
     w = mx.array([1.0, 2.0])
     session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
     session.run(f"goto {Path(program.__file__).name}:{number}")
