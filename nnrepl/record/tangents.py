@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 _NO_KWARGS: dict[str, Any] = {}
 _jvp = raw(mx.jvp)
-_JVPS: dict[Operation, Operation] = {}
 
 
 def sweep_forward(recorder: Recorder, pass_: Pass, start: int, tangents: dict[Value, Value]) -> dict[Value, Value]:
@@ -39,7 +39,7 @@ def sweep_forward(recorder: Recorder, pass_: Pass, start: int, tangents: dict[Va
             continue
         rule = Rule(op, inputs, wanted, outputs)
         given = (*[found[inputs[slot]] for slot in wanted], *inputs)
-        made = Op(_operation(op.operation), (rule, *given), _NO_KWARGS, given)
+        made = Op(_named(f"jvp of {op.operation.name}"), (rule, *given), _NO_KWARGS, given)
         values: list[Value] = []
         for at, slot in enumerate(outputs):
             of = op.outputs[slot]
@@ -69,9 +69,7 @@ def run_jvp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
     return results
 
 
-def _operation(operation: Operation) -> Operation:
-    known = _JVPS.get(operation)
-    if known is None:
-        name = f"jvp of {operation.name}"
-        known = _JVPS[operation] = Operation(name, run_jvp, name, kind="jvp")
-    return known
+@cache
+def _named(name: str) -> Operation:
+    """Return the operation that gives tangents, by its name alone: that of a nested call would keep a whole tape."""
+    return Operation(name, run_jvp, name, kind="jvp")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import cache
 from typing import Any
 
 import mlx.core as mx
@@ -136,13 +137,14 @@ def run_continued(rule: Rule, *arrays: mx.array) -> mx.array:
 
 ACCUMULATE = Operation("accumulate", _add, "accumulate", kind="accumulate")
 CONTINUE = Operation("accumulate", run_continued, "accumulate", kind="accumulate")
-_VJPS: dict[Operation, Operation] = {}
 
 
 def vjp_operation(operation: Operation) -> Operation:
     """Return the operation that differentiates another."""
-    known = _VJPS.get(operation)
-    if known is None:
-        name = f"vjp of {operation.name}"
-        known = _VJPS[operation] = Operation(name, run_vjp, name, kind="vjp")
-    return known
+    return _named(f"vjp of {operation.name}")
+
+
+@cache
+def _named(name: str) -> Operation:
+    """Return it by its name alone: that of a nested call would keep the call, and with it a whole tape."""
+    return Operation(name, run_vjp, name, kind="vjp")

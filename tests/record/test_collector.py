@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable
 
 import mlx.core as mx
+import pytest
 
 import nnrepl
 from nnrepl.record.intercept import recording
@@ -81,9 +82,20 @@ def test_collections_that_are_off_stay_off() -> None:
         gc.enable()
 
 
-def test_a_tape_that_nobody_holds_goes() -> None:
-    trace = nnrepl.trace(lambda: mx.ones((2,)) + 1)
+def _in_a_nested_call(w: mx.array) -> mx.array:
+    rows = mx.vmap(mx.tanh)(w[None] * mx.ones((2, 1)))
+    slope = mx.grad(lambda x: (x**3).sum())(w)
+    along = mx.jvp(lambda x: x * mx.sin(x), [w], [slope])[1][0]
+    return (rows.sum(0) * along * mx.checkpoint(mx.exp)(w)).sum()
+
+
+@pytest.mark.parametrize("fn", [lambda w: (w + 1).sum(), _in_a_nested_call])
+def test_a_tape_that_nobody_holds_goes(fn: Callable[[mx.array], mx.array]) -> None:
+    """What is remembered of kinds of ops keeps no call of one, and so no tape."""
+    trace = nnrepl.trace(fn, mx.ones((2,)), wrt=0)
     tape = weakref.ref(trace.ops[-1].tape)
+    mx.eval(trace.grads)
+    trace.verify()
     del trace
     gc.collect()
     assert tape() is None
