@@ -49,10 +49,12 @@ class Intake(Generic[R]):
     Attributes:
         follows: Whether the run follows a tape.
         opens: Whether that tape has closed calls, among which others are recorded.
+        pending: What takes in what comes once all of that tape has been done again, if it is not to be taken as it is.
     """
 
     follows = False
     opens = False
+    pending: Intake[R] | None = None
 
     def enter(self, recorder: R, calling: bool = False, due: bool = True) -> None:
         """Note that the program is about to make an op: what the user put in before it takes effect, and only then its

@@ -244,3 +244,38 @@ def test_who_sees_it_in_a_block_of_a_compiled_function_that_is_repeated(line: st
     session.run(f"goto {op.label}")
     session.run(line)
     assert_same_bits(loaded(tmp_path / "twin.py", written).f(x), session.tape.ops[-1].outputs[0].array)
+
+
+IN_THE_MIDDLE = """\
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+def after(t):
+    return t + 1
+def f(w):
+    return (w["a"] * w["b"]).sum()
+w = {"a": mx.array([1.0, 2.0]), "b": mx.array([3.0, 4.0])}
+for i in range(4):
+    loss, g = mx.value_and_grad(f)(w)
+    print("step", i, loss.item(), [np.array(v.astype(mx.float32)).sum() for _, v in tree_flatten(g)])
+    norm = mx.sqrt(sum((v * v).sum() for _, v in tree_flatten(g)))
+    w = {k: w[k] - 0.1 * g[k] for k in w}
+    mx.eval(w, norm)
+kept = {"k": norm}
+print("last", norm.item(), mx.multiply(norm, after(kept["k"])).item(), kept["k"].item())
+"""
+
+
+def test_what_an_expression_had_read_is_the_old_one_to_its_end_in_each_run(tmp_path: Path) -> None:
+    (tmp_path / "middle.py").write_text(IN_THE_MIDDLE)
+    first, last = 'g["b"] = g["b"] * 3', 'kept["k"] = kept["k"] * 10'
+    written = IN_THE_MIDDLE.replace('print("last"', f'{last}\nprint("last"').replace(
+        "    norm", f"    if i == 1: {first}\n    norm"
+    )
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(written, {})
+    lines = ["continue", "goto step 2", "until middle.py:11", first, "continue", "goto step 3", "p i"]
+    lines += ["goto middle.py:5", last, "continue"]
+    said = nnrepl_cli("--plain", str(tmp_path / "middle.py"), stdin="\n".join([*lines, "q", "y", ""])).stdout
+    assert "\ni = 2\n" in said, said
+    assert said.rindex(printed.getvalue().splitlines()[-1]) > said.rindex("until"), said
