@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import mlx.core as mx
 
-from nnrepl.tape import Activation, BackwardOp, ClosedOp, Inside, Leaf, Op, Tape, Value
+from nnrepl.tape import Activation, BackwardOp, ClosedOp, Inside, Leaf, Op, Operation, Tape, Value
 from nnrepl.tape.native_run import SUFFIXES, file_of
 
 
@@ -66,7 +66,7 @@ class Intake(Generic[R]):
                 known.
         """
 
-    def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
+    def taken(self, operation: Operation, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
         """Return what an op is to take where the program calls it with `args` from `frame`."""
         return args
 

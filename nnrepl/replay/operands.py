@@ -13,6 +13,7 @@ from nnrepl.classes import dataclass
 from nnrepl.record import segments as sources
 from nnrepl.record.intake import RECORDING, Intake
 from nnrepl.record.renamed import operands
+from nnrepl.tape import Operation
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -61,7 +62,7 @@ class Operands:
         self._pending = running
         return bool(running)
 
-    def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
+    def taken(self, operation: Operation, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
         """Return the arguments of an op: what an expression had read from elsewhere before the exchange is the old
         one."""
         pending = self._pending.get(frame)
@@ -74,7 +75,7 @@ class Operands:
             return args
         pending.seen = frame.f_lasti
         node = sources.node_at(frame.f_code, sources.span_of(frame.f_code, frame.f_lasti))
-        texts = operands(node, len(args))
+        texts = operands(node, operation, len(args))
         return tuple([
             self._other(arg) if isinstance(arg, mx.array) and text is not None and text != pending.new else arg
             for arg, text in zip(args, texts)
@@ -93,8 +94,8 @@ class StillTaken(Intake["Recorder"]):
         if not self._operands.are_left(recorder.stack.frames()):
             recorder.intake = RECORDING
 
-    def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
-        return self._operands.taken(args, frame)
+    def taken(self, operation: Operation, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
+        return self._operands.taken(operation, args, frame)
 
 
 def expression_of(frame: FrameType) -> sources.Span | None:

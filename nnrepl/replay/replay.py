@@ -38,6 +38,7 @@ from nnrepl.tape import (
     Inside,
     Leaf,
     Op,
+    Operation,
     Pass,
     Tape,
     Value,
@@ -469,9 +470,9 @@ class Replay(Led):
                 self.plan.parted |= {target, op.outputs[0]} if rebinding.parted else set()
                 self.pending = StillTaken(rebinding.operands)
 
-    def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
+    def taken(self, operation: Operation, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
         """Return an op's arguments, of which the program had read some before an edit gave a name another."""
-        return args if self.pending is None else self.pending.taken(args, frame)
+        return args if self.pending is None else self.pending.taken(operation, args, frame)
 
     def _exchange(self, recorder: Recorder, old: Value, new: Value) -> None:
         """Let all that held `old` hold `new`. Arrays that the program has had for longer are changed in place."""
