@@ -157,7 +157,7 @@ class Intake(Generic[R]):
         """Note that a call is about to be recorded that would end a stretch of the program that runs natively."""
 
     def edited_in_place(self, value: Value) -> bool:
-        """Whether an edit has changed an array object of the program's in place, which holds `value` now."""
+        """Whether an edit has put `value` into a container of the program's, or into the object that lies there."""
         return False
 
     def content(self, value: Value) -> Value:

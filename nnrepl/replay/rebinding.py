@@ -93,6 +93,12 @@ class Rebinding:
         if self.astray or not (self._arrays or recorder.sweeps or known):
             raise Lost(f"it is not known what of the program's holds {self._old.name} there")
 
+    @property
+    def is_entry(self) -> bool:
+        """Whether what holds the new tensor now is an entry of a container, or an attribute: what a gradient call is
+        given stays in there when it ends."""
+        return self.found and self._entry is not None
+
     # -- what is assigned to ---------------------------------------------------------------------------------
 
     def _find(self, op: Op) -> bool:

@@ -57,8 +57,8 @@ LINES = [
     ("a", "k = k * 2"), ("b", "k = k * 2"), ("c", "k = k * 2"), ("d", "k = k * 2"), ("e", "k = k * 2"),
     ("b", 'cache["k"] = cache["k"] * 2'), ("e", 'cache["k"] = k - 1'), ("c", "held.k = held.k * 2"),
     ("b", "held.k = held.k * 2"), ("c", "keep[0] = keep[0] * 2"), ("a", "k = held.k.sum(keepdims=True)"),
-    ("s", "k = k * 2"), ("s", "k *= 2"),
-    ("r", "k = k * 2"), ("r", "held.k = held.k * 2"), ("s", "copied *= 2"), ("s", "copied[0] = 5"), ("s", "k = k.astype(mx.bfloat16)"), ("in inner", "x = x * 2"),
+    ("s", "k = k * 2"), ("s", "k *= 2"), ("r", "k = k * 2"), ("r", "held.k = held.k * 2"),
+    ("s", "copied *= 2"), ("s", "copied[0] = 5"), ("s", "k = k.astype(mx.bfloat16)"), ("in inner", "x = x * 2"),
     ("b", "k *= 2"), ("c", "k[0] = 5"), ("d", 'cache["k"] *= 2'), ("in norm", "x = x * 2"), ("in norm", "x *= 2"),
 ]  # fmt: skip
 
@@ -253,8 +253,9 @@ import numpy as np
 from mlx.utils import tree_flatten
 def after(t):
     return t + 1
-def f(w):
-    return (w["a"] * w["b"]).sum()
+def f(p):
+    u = p["b"] + 0
+    return (p["a"] * u).sum()
 w = {"a": mx.array([1.0, 2.0]), "b": mx.array([3.0, 4.0])}
 for i in range(4):
     loss, g = mx.value_and_grad(f)(w)
@@ -267,16 +268,17 @@ print("last", norm.item(), mx.multiply(norm, after(kept["k"])).item(), kept["k"]
 """
 
 
-def test_what_an_expression_had_read_is_the_old_one_to_its_end_in_each_run(tmp_path: Path) -> None:
+def test_edits_in_the_middle_of_an_expression_and_of_what_a_gradient_call_is_given(tmp_path: Path) -> None:
     (tmp_path / "middle.py").write_text(IN_THE_MIDDLE)
-    first, last = 'g["b"] = g["b"] * 3', 'kept["k"] = kept["k"] * 10'
+    first, last, given = 'g["b"] = g["b"] * 3', 'kept["k"] = kept["k"] * 10', 'p["a"] = p["a"] * 3'
     written = IN_THE_MIDDLE.replace('print("last"', f'{last}\nprint("last"').replace(
-        "    norm", f"    if i == 1: {first}\n    norm"
+        "    return (p", f"    if i == 1: {given}\n    return (p"
     )
+    written = written.replace("    norm", f"    if i == 1: {first}\n    norm")
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(written, {})
-    lines = ["continue", "goto step 2", "until middle.py:11", first, "continue", "goto step 3", "p i"]
-    lines += ["goto middle.py:5", last, "continue"]
+    lines = ["continue", "goto step 2", "until middle.py:8", given, "until middle.py:13", first]
+    lines += ["continue", "goto step 3", "p i", "goto middle.py:5", last, "continue"]
     said = nnrepl_cli("--plain", str(tmp_path / "middle.py"), stdin="\n".join([*lines, "q", "y", ""])).stdout
     assert "\ni = 2\n" in said, said
     assert said.rindex(printed.getvalue().splitlines()[-1]) > said.rindex("until"), said
