@@ -282,3 +282,38 @@ def test_edits_in_the_middle_of_an_expression_and_of_what_a_gradient_call_is_giv
     said = nnrepl_cli("--plain", str(tmp_path / "middle.py"), stdin="\n".join([*lines, "q", "y", ""])).stdout
     assert "\ni = 2\n" in said, said
     assert said.rindex(printed.getvalue().splitlines()[-1]) > said.rindex("until"), said
+
+
+HANDED = """\
+import mlx.core as mx
+import mlx.nn as nn
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = mx.array([1.0, 2.0])
+    def __call__(self, x):
+        return mx.tanh(x * self.w)
+def run():
+    net = Block()
+    def block(given, x):
+        net.update(given)
+        return net(x)
+    def loss(net):
+        return mx.checkpoint(block)(net.trainable_parameters(), mx.array([1.0, 1.5])).sum()
+    for i in range(3):
+        found, gradients = nn.value_and_grad(net, loss)(net)
+        net.w = net.w - 0.1 * gradients["w"]
+    return found, net.w
+"""
+
+
+def test_what_a_second_run_has_left_in_a_module_is_what_is_changed_after_it(tmp_path: Path) -> None:
+    line, place = "net.w = net.w * 3", "        net.w = net.w - 0.1"
+    twin = loaded(tmp_path / "handed_twin.py", HANDED.replace(place, f"        if i == 1: {line}\n{place}"))
+    session = OpenSession(nnrepl.trace(loaded(tmp_path / "handed.py", HANDED).run))
+    op = [op for op in session.tape.ops if op.source.line == 18 and op.of is None][2]
+    session.run(f"goto {op.label}")
+    session.run(line)
+    pass_ = session.tape.passes[-2]
+    assert pass_.loss is not None
+    assert_same_bits(twin.run(), (pass_.loss.array, session.tape.ops[-1].outputs[0].array))
