@@ -232,7 +232,7 @@ class Replay(Led):
         return value
 
     def edited_in_place(self, value: Value) -> bool:
-        """Whether an edit has changed an array object of the program's in place, which holds `value` now."""
+        """Whether an edit has put `value` into a container of the program's, or into the object that lies there."""
         return value in self._in_place
 
     def pass_kind(self, op: Op) -> str | None:
@@ -461,7 +461,7 @@ class Replay(Led):
         with recorder.muted():
             rebinding = Rebinding(recorder, op, target)
             rebinding.begin()
-            if rebinding.place is not None:
+            if rebinding.place is not None or rebinding.is_entry:
                 self._in_place.add(op.outputs[0])
             self._exchange(recorder, target, op.outputs[0])
             if rebinding.found:
