@@ -264,7 +264,10 @@ class _Runs:
         self._forget()
         recorder = current()
         if recorder is not None:
-            note_line(recorder.blocks, len(recorder.tape), self._again, self.wait, self._inside)
+            # It is waited for where the call begins: the second run, too, is only told of what lies outside of that.
+            around = None if recorder.inside is None else outermost(recorder.inside.pass_)
+            position = len(recorder.tape) if around is None else around.start
+            note_line(recorder.blocks, position, self._again, self.wait, self._inside)
         doing.run(recorder, frames_of(self._scope))
 
     def _forget(self) -> None:
