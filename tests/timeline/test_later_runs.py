@@ -65,15 +65,16 @@ READS: dict[str, Callable[[mx.array], float]] = {
 
 
 @pytest.mark.parametrize("name", READS)
-def test_a_change_of_what_is_read_after_a_nested_call(name: str) -> None:
-    """MLX lets go of its graph there, and does so of what depends on the change."""
+def test_what_is_read_after_a_nested_call_because_of_a_change(name: str) -> None:
+    """MLX lets go of its graph there, and the run before had no such read."""
 
     def program(hook: Hook) -> Callable[[], Any]:
         def loss(x: mx.array, w: mx.array) -> mx.array:
             h = hook("h", x * 1.5)
+            reads = mx.sum(h).item() > 1
             pulled = mx.grad(lambda p: (p * p * h).sum())(w)
-            a = hook("a", mx.sin(h))
-            return (a * pulled * READS[name](a * 2)).sum()
+            a = mx.sin(h)
+            return (a * pulled * (READS[name](a * 2) if reads else 1.0)).sum()
 
         def run() -> Any:
             x = mx.array([0.3, -0.4, 0.5])
@@ -82,5 +83,4 @@ def test_a_change_of_what_is_read_after_a_nested_call(name: str) -> None:
 
         return run
 
-    for place in ("h", "a"):
-        check(program, place, 0, lambda value: value * 2, evaluated=False)
+    check(program, "h", 0, lambda value: value * 2, evaluated=False)
