@@ -94,12 +94,15 @@ def _changes(file: _File, node: ast.AST) -> Iterator[Mutant]:
         yield file.made(node, "return None", node.value)
     elif isinstance(node, ast.Constant) and type(node.value) is int and node.value < 10:
         yield file.made(node, str(node.value + 1))
-    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-        yield file.made(node, "pass", node.value)
-    elif isinstance(node, ast.AugAssign) or _is_kept_elsewhere(node):  # noqa: SIM114
+    elif isinstance(node, ast.AugAssign) or _is_kept_elsewhere(node) or _is_done(node):
         yield file.made(node, "pass", node.value)
     elif isinstance(node, ast.Call) and len([one for one in node.args[:2] if not isinstance(one, ast.Starred)]) == 2:
         yield _swapped(file, node)
+
+
+def _is_done(node: ast.AST) -> TypeGuard[ast.Expr]:
+    """Whether something is called for what it does."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
 
 
 def _is_kept_elsewhere(node: ast.AST) -> TypeGuard[ast.Assign]:
