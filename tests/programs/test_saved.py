@@ -101,6 +101,11 @@ def edited() -> TapeSession:
     return session
 
 
+class _Silent:
+    def __repr__(self) -> str:
+        raise KeyError("it says nothing of itself")
+
+
 def failing() -> TapeSession:
     """Random numbers, an op that raises, and a hole."""
     elsewhere = mx.ones((2, 2))
@@ -109,6 +114,9 @@ def failing() -> TapeSession:
         given = mx.array(np.ones((2, 2), dtype=np.float32)) + elsewhere
         with contextlib.suppress(ValueError):
             mx.matmul(given, noise.T)
+        for odd in (2**64 - 1, 2**64, 2**20_000, _Silent()):  # Python writes no number of more than 4,300 digits
+            with contextlib.suppress(ValueError, RuntimeError, TypeError):
+                mx.add(given, odd)
         mx.eval(given)
     return TapeSession(recorded.tape, recorded.names)
 
