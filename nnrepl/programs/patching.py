@@ -211,10 +211,12 @@ def _exchange_codes(
         if old.key in before.codes and new.key in after.codes and not old.is_class:
             now[before.codes[old.key]] = after.codes[new.key]
     for function in functions:
-        code = now.get(function.__code__)
-        if code is not None and code.co_freevars == function.__code__.co_freevars:
+        was = function.__code__
+        code = now.get(was)
+        if code is not None and code.co_freevars == was.co_freevars:
+            if function.__doc__ == _docstring(was):  # what `functools.wraps` has given to it stays
+                function.__doc__ = _docstring(code)
             function.__code__ = code
-            function.__doc__ = code.co_consts[0] if _has_docstring(code) else None
 
 
 def _free(version: Version, definition: Definition) -> tuple[str, ...]:
@@ -222,8 +224,9 @@ def _free(version: Version, definition: Definition) -> tuple[str, ...]:
     return () if code is None else code.co_freevars
 
 
-def _has_docstring(code: CodeType) -> bool:
-    return bool(code.co_consts) and isinstance(code.co_consts[0], str) and code.co_name != "<lambda>"
+def _docstring(code: CodeType) -> str | None:
+    first = code.co_consts[0] if code.co_consts and code.co_name != "<lambda>" else None
+    return first if isinstance(first, str) else None
 
 
 # -- what lives ------------------------------------------------------------------------------------------------
