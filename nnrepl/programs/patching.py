@@ -110,8 +110,9 @@ class Patch:
             elif old.defaults != new.defaults:
                 _renew_defaults(new, after, spaces, functions)
         known = {old for old, _ in pairs}
+        left = {definition.name for definition in after.definitions.values()}  # another one of this name stays
         for definition in before.definitions.values():
-            if definition not in known and not definition.is_lambda:
+            if definition not in known and not definition.is_lambda and definition.name not in left:
                 self._remove(definition, spaces, back)
         forget_traces(self.changed)
 
@@ -208,7 +209,7 @@ def _exchange_codes(
     """Every living function gets the code of the other version."""
     now: dict[CodeType, CodeType] = {}
     for old, new in pairs:
-        if old.key in before.codes and new.key in after.codes and not old.is_class:
+        if old.key in before.codes and new.key in after.codes:  # Python compiles nothing below `if False`
             now[before.codes[old.key]] = after.codes[new.key]
     for function in functions:
         was = function.__code__
@@ -322,11 +323,10 @@ def _add_names(space: dict[str, Any], before: Version, after: Version) -> None:
 
 def new_constants(before: Version, after: Version) -> list[ast.stmt]:
     """Return the statements that give a constant to a name that the file did not have: they add, and change nothing."""
-    known = {said for said, _ in before.module.loose}
     taken = {node.id for node in ast.walk(before.module.node) if isinstance(node, ast.Name)}
     found: list[ast.stmt] = []
-    for said, statement in after.module.loose:
-        if said in known or not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+    for _, statement in after.module.loose:
+        if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
             continue
         target = statement.targets[0]
         if isinstance(target, ast.Name) and target.id not in taken and _is_constant(statement.value):

@@ -59,6 +59,22 @@ def looped():
     return found
 
 
+if False:
+    def never(x):
+        return x
+
+
+def again(x):
+    return x + 1
+
+
+first_again = again
+
+
+def again(x):
+    return x + 2
+
+
 square = lambda x: x * x
 cube = lambda x: x * x * x
 
@@ -101,8 +117,8 @@ class Thing(Base):
         return x * 8
 
     class Inner:
-        def deep(self):
-            return "deep"
+        def deep(self, x=1):
+            return "deep" * x
 
 
 made_inner, made_adders = maker(2)
@@ -123,8 +139,11 @@ def _answers(module: Any) -> dict[str, Any]:
         "adders": lambda: [one(10) for one in module.made_adders], "looped": lambda: [f(1) for f in module.made_looped],
         "square": lambda: (module.square(3), module.cube(3)), "method": lambda: thing.method(1),
         "method doc": lambda: thing.method.__doc__, "over": lambda: (thing.over(), thing.kept()),
-        "half": lambda: thing.half() if callable(thing.half) else thing.half, "class": lambda: module.Thing.of_class(1), "static": lambda: thing.of_none(2),
-        "deep": lambda: module.inside.deep(), "new": lambda: module.added(2), "limit": lambda: module.LIMIT,
+        "half": lambda: thing.half() if callable(thing.half) else thing.half,
+        "class": lambda: module.Thing.of_class(1), "static": lambda: thing.of_none(2),
+        "deep": lambda: module.inside.deep(),
+        "deepest": lambda: module.inside.deepest(), "again": lambda: (module.first_again(1), module.again(1)),
+        "new": lambda: module.added(2), "limit": lambda: module.LIMIT,
         "new method": lambda: thing.extra(1), "docs": lambda: (module.decorated.__doc__, module.square.__doc__),
     }  # fmt: skip
     found = {}
@@ -157,17 +176,26 @@ CHANGES = {
     "a method's default": ("more=6", "more=60", {"method"}),
     "a private method": ("return 1000", "return 2000", {"_Thing__hidden"}),
     "a method with super()": ('" and more"', '" and less"', {"over"}),
-    "super() more": ('def kept(self):\n        return "base"\n', 'def kept(self):\n        return super().__str__()[:1]\n',
-                     {"kept"}),
+    "super() more": ('return "base"\n', "return super().__str__()[:1]\n", {"kept"}),
     "a property": ("self.start / 2", "self.start / 4", {"half"}),
     "a property no more": ("@property\n    def half", "def half", {"half"}),
     "a class method": ("cls.unit + x", "cls.unit - x", {"of_class"}),
     "a static method": ("x * 8", "x * 80", {"of_none"}),
     "an inner class's method": ('return "deep"', 'return "deeper"', {"deep"}),
-    "a method of the base class no more hidden": ('    def over(self):\n        return super().over() + " and more"\n\n',
-                                                  "", {"over"}),
-    "a new function, import and constant": ("square = lambda", "from math import floor\nLIMIT = -3 + 1\n\ndef added(x):\n"
-                                            "    return floor(x + 0.5) + LIMIT\n\n\nsquare = lambda", {"added"}),
+    "a method of the base class no more hidden": (
+        '    def over(self):\n        return super().over() + " and more"\n\n', "", {"over"}),
+    "a new function, import and constant": (
+        "square = lambda", "from math import floor\nLIMIT = -3 + 1\n\ndef added(x):\n"
+        "    return floor(x + 0.5) + LIMIT\n\n\nsquare = lambda", {"added"}),
+    "an inner class's default": ("deep(self, x=1)", "deep(self, x=2)", {"deep"}),
+    "an inner class's new method": (
+        "        def deep(", "        def deepest(self):\n            return 2\n\n        def deep(", {"deepest"}),
+    "a new inner function": (
+        "    x = x + 100", "    def low(x):\n        return -x\n\n    x = low(x) + 100", {"plain", "low"}),
+    "what is never compiled": ("never(x):\n        return x\n", "never(x):\n        return -x\n", {"never"}),
+    "the second of one name": ("return x + 2", "return x + 20", {"again"}),
+    "one more of that name": (
+        "def again(x):\n    return x + 2", "def again(x):\n    pass\n\n\ndef again(x):\n    return x + 2", {"again"}),
     "a new method": ("    class Inner", "    def extra(self, x):\n        return x + self.unit\n\n    class Inner",
                      {"extra"}),
 }  # fmt: skip
@@ -214,6 +242,21 @@ def test_what_lives_does_what_the_new_source_says_and_back(module: ModuleType, t
         assert _answers(module) == wanted
         patch.give_back()
         assert _answers(module) | {"limit": was["limit"]} == was  # a constant stays
+
+
+def test_what_is_gone_from_the_source_stays(module: ModuleType) -> None:
+    """Something may use it."""
+    text = BASE.replace("def plain(", "def other(").replace("    def of_class(", "    def of_another(")
+    patch = Patch(*(Version(str(module.__file__), version) for version in (BASE, text)))
+    assert ({one.name for one in patch.gone}, patch.overrides) == ({"plain", "Thing.of_class"}, [])
+    assert patch.changed == {"other", "of_another"}
+    was = _answers(module)
+    patch.take()
+    assert _answers(module) == was
+    assert (module.other(1), module.Thing.of_another(1)) == (was["plain"], was["class"])
+    patch.give_back()
+    assert not hasattr(module, "other")
+    assert not hasattr(module.Thing, "of_another")
 
 
 def test_only_a_constant_under_a_new_name_is_taken_in() -> None:
