@@ -259,6 +259,14 @@ def test_what_is_gone_from_the_source_stays(module: ModuleType) -> None:
     assert not hasattr(module.Thing, "of_another")
 
 
+def test_what_the_module_does_besides_is_not_run(module: ModuleType) -> None:
+    """A lambda by itself is nothing that could be taken in."""
+    text = BASE + "more = lambda x: x + 1\nprint(SCALE)\nSCALE = 20\n"
+    was, names = _answers(module), set(vars(module))
+    Patch(*(Version(str(module.__file__), version) for version in (BASE, text))).take()
+    assert (_answers(module), set(vars(module)), module.SCALE) == (was, names, 10)
+
+
 def test_only_a_constant_under_a_new_name_is_taken_in() -> None:
     added = "A = 1\nB = (1, -2.5)\nSCALE = 3\nC = D = 4\nE = math.pi\nsquare = 5\nF: int = 6\nG = []\n"
     old, new = (Version("lives.py", text) for text in (BASE, BASE + added))
