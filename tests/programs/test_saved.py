@@ -236,7 +236,8 @@ def test_a_loaded_tape_looks_the_same(pair: tuple[TapeSession, TapeSession]) -> 
         "info parameters", "info steps", "info gradients", "health", "explain", "graph", "args", "ops all",
         "goto update", "info locals", "explain", "up", "info locals", "p loss", "p model",
         "p loss_fn", "p elsewhere",
-        "p model.parts[0].weight", "p model.parts[1]['scale']", "p model.parts[1]['deep'][0].bias", "p model.parts", "until layers.1", "b loss", "c", "rc",
+        "p model.parts[0].weight", "p model.parts[1]['scale']", "p model.parts[1]['deep'][0].bias", "p model.parts",
+        "until layers.1", "b loss", "c", "rc",
     ]  # fmt: skip
     asked = screen(live, lines)
     for moved in ("   (it comes from no tensor: a filling)", "   (moved, not changed)"):
