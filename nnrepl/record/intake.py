@@ -89,9 +89,13 @@ class Intake(Generic[R]):
         """
         return None
 
-    def looked(self) -> set[Value] | None:
-        """Return what the program has evaluated by other means than MLX's own; None where evaluated arrays tell."""
-        return None
+    def looked(self) -> set[Value]:
+        """Return what the program has evaluated by other means than MLX's own, in the run that this one follows."""
+        return set()
+
+    def is_made(self, value: Value) -> bool:
+        """Whether a value was made in this run: if it has its numbers, it is the program that has evaluated it."""
+        return True
 
     def has_inside(self, recorder: R) -> bool:
         """Whether what happens inside of a call that is about to be made is on the tape already."""

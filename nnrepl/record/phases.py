@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
-from nnrepl.record.segments import is_library
+from nnrepl.installed import is_library
 from nnrepl.record.stack import is_module
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Op, Pass, Value
 from nnrepl.tape.steps import weights_of

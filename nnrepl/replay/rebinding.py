@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record import segments as sources
+from nnrepl.installed import is_library
 from nnrepl.record.objects import object_of
 from nnrepl.record.renamed import PATHS
 from nnrepl.record.repeat import Repetition
@@ -126,7 +126,7 @@ class Rebinding:
             return None
         self._own = len(path) - 1
         calls = range(self._own, -1, -1)
-        own = [at for at in calls if not sources.is_library(self._frames[at].f_code.co_filename)]
+        own = [at for at in calls if not is_library(self._frames[at].f_code.co_filename)]
         for at in own:  # as names are looked up: a library's variables last
             frame = self._frames[at]
             for variables in (frame.f_locals, frame.f_globals):
@@ -242,7 +242,7 @@ class Rebinding:
 
     def _reachable(self) -> list[Any]:
         """All containers, closures, generators and objects with slots that the program's calls can reach."""
-        own = [frame for frame in self._frames if not sources.is_library(frame.f_code.co_filename)]
+        own = [frame for frame in self._frames if not is_library(frame.f_code.co_filename)]
         roots = [thing for frame in self._frames for thing in list(frame.f_locals.values())]
         roots += [frame.f_globals[name] for frame in own for name in frame.f_code.co_names if name in frame.f_globals]
         known = list(self._recorder.watch.containers())
@@ -315,7 +315,7 @@ def _scope_of(scope: Activation | None, root: str) -> Activation | None:
         call for call in path
         if any(root in names for names in (call.code.co_varnames, *(getattr(call.code, cells) for cells in _CELLS)))
     ]  # fmt: skip
-    own = [call for call in having if not sources.is_library(call.code.co_filename)]
+    own = [call for call in having if not is_library(call.code.co_filename)]
     return next(iter([*own, *having]), scope)
 
 

@@ -158,8 +158,11 @@ class Replay(Led):
             raise error
         return twin
 
-    def looked(self) -> set[Value] | None:
+    def looked(self) -> set[Value]:
         return self.tape.notes.looked
+
+    def is_made(self, value: Value) -> bool:
+        return value not in self.was and value.op is not None and not self.replaying(value.op.position)
 
     def has_inside(self, recorder: Recorder) -> bool:
         """Whether a call that is about to be made is one of the tape: what happens inside is there, too."""
