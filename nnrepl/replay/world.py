@@ -22,6 +22,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.installed import is_library
 from nnrepl.record.objects import refill
 from nnrepl.record.quiet import set_random_state
 from nnrepl.record.titles import inner_function
@@ -338,8 +339,3 @@ def is_outside(thing: Any) -> bool:
     if isinstance(thing, type):
         return is_foreign(thing.__module__, getattr(sys.modules.get(thing.__module__), "__file__", None))
     return False
-
-
-def is_library(file: str) -> bool:
-    """Whether a file belongs to Python or to an installed package: its functions keep no state of the program's."""
-    return "site-packages" in file or file.startswith(sys.base_prefix)

@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.installed import is_library
 from nnrepl.record import segments as sources
 from nnrepl.record.custom import first_run_of
 from nnrepl.record.frame_variables import OPTIMIZED
@@ -103,7 +104,7 @@ class PromptLine:
         """Return what its names stand for in the modules of a call and in the calls that run: what it may change."""
         spaces = [step.variables for step in (() if scope is None else scope.path())]
         for frame in running_frames():
-            if not sources.is_library(frame.f_code.co_filename):
+            if not is_library(frame.f_code.co_filename):
                 spaces += [frame.f_locals, frame.f_globals]
         found = [space[name] for name in self.named for space in spaces if name in space]
         return [thing for thing in found if not isinstance(thing, ModuleType)]
@@ -302,7 +303,7 @@ def _home(tape: Tape, line: PromptLine, scope: Activation | None, cursor: int) -
         if step.code.co_flags & OPTIMIZED and not variables.keys().isdisjoint(line.stored):
             return step
     for step, variables in zip(path, held):
-        own = not sources.is_library(step.code.co_filename)
+        own = not is_library(step.code.co_filename)
         if own or not variables.keys().isdisjoint(line.named) or _object_of(step) in line.named:
             return step
     return scope
@@ -376,12 +377,12 @@ def frames_of(scope: Activation | None) -> list[FrameType]:
     """Return the program's frames that run now and that a line would see, innermost first: that of the innermost
     function around it that has begun, and its callers; of libraries only one in which it would stand."""
     path = [] if scope is None else scope.path()[::-1]
-    codes = [step.code for step in path if step is scope or not sources.is_library(step.code.co_filename)]
+    codes = [step.code for step in path if step is scope or not is_library(step.code.co_filename)]
     running = running_frames()
     for code in codes:
         for at, found in enumerate(running):
             if found.f_code == code:
-                own = [frame for frame in running[at + 1 :] if not sources.is_library(frame.f_code.co_filename)]
+                own = [frame for frame in running[at + 1 :] if not is_library(frame.f_code.co_filename)]
                 return [found, *own]
     return []
 

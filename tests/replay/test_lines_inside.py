@@ -19,26 +19,27 @@ def inner(h, s):
     z = h * s
     y = mx.tanh(z) * cfg["k"]  # y
     return (y * z).sum()
-def each(h):
+def each(h, n=3):
     a = h * h
-    for k in range(3):
+    for k in range(n):
         a = a + k * h  # a
     return mx.sin(a)
 def f(w):
     u = w * 2
     g = mx.grad(inner)(u, 3.0)
-    v = mx.vmap(each)(mx.stack([u, g]))
+    v = mx.vmap(lambda h: each(h, 2) + each(h))(mx.stack([u, g]))
     p, t = mx.jvp(each, (u,), (g,))
-    q = mx.vmap(mx.grad(lambda h: inner(h, 0.5)))(mx.stack([t[0], u]))
+    q = mx.vmap(mx.grad(lambda h: inner(h, 0.5) + inner(h + 1, 0.5)))(mx.stack([t[0], u]))
     (_,), (r,) = mx.vjp(lambda h: [inner(h, 2.0)], [u], [mx.array(1.5)])
     return (g * v[0]).sum() + (v[1] * p[0] * t[0]).sum() + q.sum() + (r * r).sum()
 """
 LINES = [
-    ("y", 1, "z = z * 2"), ("y", 2, "z = z * 2"), ("y", 3, "z = z * 2"), ("y", 1, "z[0] = 1.5"),
+    ("y", 1, "z = z * 2"), ("y", 2, "z = z * 2"), ("y", 3, "z = z * 2"), ("y", 4, "z = z * 2"),
+    ("y", 1, "z[0] = 1.5"),
     ("y", 1, "z, h = h, z"),
     ("y", 2, "s = 7.0"), ("y", 1, "cfg['k'] = 5.0"), ("y", 1, "for n in range(2): z = z + n * h"),
     ("a", 1, "a = a * 3"), ("a", 2, "a = a * 3"), ("a", 5, "if k: a = mx.exp(a) * h"), ("a", 4, "h = h * 0.5"),
-    ("a", 3, "a += h; k = 4"),
+    ("a", 3, "a += h; k = 4"), ("a", 7, "a = a * 3"),
 ]  # fmt: skip
 
 
