@@ -30,7 +30,18 @@ from nnrepl.replay.run import Changing, Run, Unchanging
 from nnrepl.replay.second_run import InSecondRun
 from nnrepl.replay.uncomputed import Forward, Led
 from nnrepl.tape import (
-    GRADIENT_PASS, Activation, BackwardOp, ClosedOp, Gradient, Inside, Leaf, Op, Operation, Pass, Tape, Value,
+    GRADIENT_PASS,
+    Activation,
+    BackwardOp,
+    ClosedOp,
+    Gradient,
+    Inside,
+    Leaf,
+    Op,
+    Operation,
+    Pass,
+    Tape,
+    Value,
 )  # fmt: skip
 
 if TYPE_CHECKING:
