@@ -5,6 +5,7 @@ The list comes from MLX itself, so a function that a later MLX adds makes a test
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import re
 import sys
@@ -332,3 +333,22 @@ def test_the_key_of_a_random_function_is_where_its_signature_has_it(name: str) -
     taken = re.split(r", (?=\w+: )", arguments[1])
     drawn = "key: array | None = None"
     assert key_position(getattr(mx.random, name)) == (taken.index(drawn) if drawn in taken else None), head
+
+
+def test_an_op_has_the_stream_of_the_block_in_which_it_is_made_and_no_other() -> None:
+    def fn(x: mx.array) -> mx.array:
+        other = mx.new_stream(mx.cpu)
+        first = x * 2
+        with mx.stream(mx.cpu):
+            second = first * 2
+            with contextlib.suppress(ValueError), mx.stream(other):
+                third = second * 2
+                raise ValueError
+            fourth = third * 2
+        return fourth * 2
+
+    trace = nnrepl.trace(fn, mx.ones(2))
+    streams = [trace.tape.notes.streams.get(op) for op in trace.ops if op.name == "multiply"]
+    assert [stream is not None for stream in streams] == [False, True, True, True, False]
+    assert streams[1] == streams[3] == mx.cpu
+    assert isinstance(streams[2], mx.Stream)
