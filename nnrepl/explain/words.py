@@ -14,7 +14,7 @@ from nnrepl.installed import is_library
 from nnrepl.ops.numbers import MINUS, element, factor, number
 from nnrepl.record import segments as sources
 from nnrepl.record.data import Data
-from nnrepl.tape import Op, Source, Value
+from nnrepl.tape import Op, Source, Value, text_of
 
 FEW = 6
 
@@ -163,7 +163,7 @@ def operand(arg: Any, called: Callable[[Value], str] | None = None) -> str:
         return ":".join(ends) + ("" if arg.step is None else f":{arg.step}")
     if isinstance(arg, (list, tuple)):
         return f"({', '.join(operand(one, called) for one in arg[:4])}{', …' if len(arg) > 4 else ''})"
-    return str(arg).removeprefix("mlx.core.")
+    return text_of(arg).removeprefix("mlx.core.")
 
 
 def dtype(kind: mx.Dtype) -> str:

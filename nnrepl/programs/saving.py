@@ -30,7 +30,7 @@ from nnrepl.record.verify import same_bits
 from nnrepl.record.vjp import Rule
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
-from nnrepl.tape import Activation, BackwardOp, Op, Pass, Tape, Value
+from nnrepl.tape import Activation, BackwardOp, Op, Pass, Tape, Value, text_of
 from nnrepl.timeline.timelines import Timeline
 
 if TYPE_CHECKING:
@@ -361,7 +361,7 @@ class Tables:
             return {"s": [self.argument(end) for end in (arg.start, arg.stop, arg.step)]}
         if kind is complex:
             return {"c": [arg.real, arg.imag]}
-        return {"x": [class_name(type(arg)), harmless(str(arg)[:200], True)]}
+        return {"x": [class_name(type(arg)), harmless(text_of(arg)[:200], True)]}
 
     # -- places --------------------------------------------------------------------------------------------
 

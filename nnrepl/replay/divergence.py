@@ -11,7 +11,7 @@ import mlx.core as mx
 from nnrepl.classes import dataclass
 from nnrepl.record.intake import Unwinding
 from nnrepl.record.verify import same_bits
-from nnrepl.tape import DrawnKey, Op, Value, is_evaluated
+from nnrepl.tape import DrawnKey, Op, Value, is_evaluated, text_of
 
 OUTSIDE = "a clock, a generator, a file, a cache or a thread, say, that nnrepl cannot put back"
 
@@ -173,7 +173,7 @@ def _text(part: Any) -> str:
         return "a random key"
     if hasattr(part, "guide_key"):
         return f"other data of shape {part.array.shape}" if part.array.size > 4 else str(part.array.tolist())
-    said = repr(part)
+    said = text_of(part, repr)
     return said if len(said) <= 40 else said[:37] + "..."
 
 

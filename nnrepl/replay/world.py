@@ -9,6 +9,7 @@ reference to it sees the same. What Python and installed packages have of their 
 
 from __future__ import annotations
 
+import gc
 import io
 import random
 import sys
@@ -211,6 +212,9 @@ class World:
             pending.append((inner, ""))
         for attribute in ("func", "args", "keywords") if kind.__name__ == "partial" else ("__wrapped__", "fun"):
             pending.append((getattr(thing, "__dict__", {}).get(attribute) or _part(thing, kind, attribute), ""))
+        if getattr(thing, "__dict__", None) is None and not slots_of(kind):
+            # Made in C, as an `mx.custom_function` is: what it holds, its functions, only the collector shows.
+            pending += [(part, "") for part in gc.get_referents(thing) if not isinstance(part, type)]
         pending.append((kind, ""))
         self._attributes(thing, pending)
 

@@ -18,7 +18,7 @@ from nnrepl.record import segments as sources
 from nnrepl.record.custom import first_run_of
 from nnrepl.record.frame_variables import OPTIMIZED
 from nnrepl.record.recorder import Recorder, current
-from nnrepl.record.runs_twice import note_line
+from nnrepl.record.runs_twice import LineLater, note_line
 from nnrepl.replay.awaited import Awaited
 from nnrepl.replay.divergence import CannotExchange, said_of
 from nnrepl.replay.rebinding import set_variables
@@ -263,10 +263,25 @@ class _Runs:
 
     def _run(self, doing: PromptLine) -> None:
         self._forget()
-        recorder = current()
+        recorder, frames = current(), frames_of(self._scope)
         if recorder is not None:
-            note_line(recorder.blocks, len(recorder.tape), self._again, self.wait, self._inside)
-        doing.run(recorder, frames_of(self._scope))
+            # It is waited for where the call begins: the second run, too, is only told of what lies outside of that.
+            around = None if recorder.inside is None else outermost(recorder.inside.pass_)
+            position = len(recorder.tape) if around is None else around.start
+            note_line(recorder.blocks, position, self._again, self.wait, self._inside)
+            self._note_later(recorder, frames)
+        doing.run(recorder, frames)
+
+    def _note_later(self, recorder: Recorder, frames: list[FrameType]) -> None:
+        """Let functions that MLX runs again by itself have it in each of their runs."""
+        blocks = [block for block in recorder.blocks if block.by_mlx]
+        if not blocks or not frames or self._awaited is None:
+            return
+        recorder.stand(frames[0])
+        for block in blocks:
+            begun, here = (block.start, len(recorder.tape)), recorder.stack.scope
+            awaited = self._awaited.again(_came_by(recorder.tape, *begun, here, self._awaited))
+            block.later.append(LineLater(self._again, awaited.arm, awaited.disarm))
 
     def _forget(self) -> None:
         if self._awaited is not None:
@@ -335,20 +350,19 @@ def _awaited(tape: Tape, op: Op, at: int, scope: Activation | None) -> Awaited |
     held = tape.bindings.variables(here, at)
     plain = {name: thing for name, thing in held.items() if type(thing) in (int, str, bool)}
     line = _line(site[1], here)
-    return Awaited(here.code, line, plain, _came_by(tape, at, here, line, plain) if op.inner else 0)
+    awaited, whole = Awaited(here.code, line, plain), _whole(tape, at)
+    return awaited if whole is None else awaited.again(_came_by(tape, whole.start, at, here, awaited))
 
 
-def _came_by(tape: Tape, at: int, scope: Activation, line: int, plain: dict[str, Any]) -> int:
-    """How many calls of a function have come by a line of it with such variables, inside of the call that MLX runs by
-    itself in which a position lies, before that."""
-    whole = _whole(tape, at)
+def _came_by(tape: Tape, start: int, end: int, scope: Activation | None, awaited: Awaited) -> int:
+    """How many calls of a function but one have come by a line of it, in such a turn, between two positions."""
     found: set[Activation] = set()
-    for op in tape.ops[whole.start : at] if whole is not None else ():
+    for op in tape.ops[start:end]:
         for step in () if op.scope is None else op.scope.path():
-            if step is scope or step.code != scope.code or step in found:
+            if step is scope or step.code != awaited.code or step in found:
                 continue
             site, held = _site(op, step), tape.bindings.variables(step, op.position)
-            if site is not None and _line(site[1], step) == line and held.items() >= plain.items():
+            if site is not None and _line(site[1], step) == awaited.line and held.items() >= awaited.held.items():
                 found.add(step)
     return len(found)
 

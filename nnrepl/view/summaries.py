@@ -18,7 +18,7 @@ from nnrepl.record import segments as sources
 from nnrepl.seen.array_sizes import norms
 from nnrepl.seen.gradient_sizes import NOT_MADE, Sizes
 from nnrepl.seen.locals_here import Absent, Sized, Variables
-from nnrepl.tape import GRADIENT_PASS, Leaf, Pass, Step, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, Leaf, Pass, Step, Tape, Value, text_of
 from nnrepl.timeline.evaluation import Work
 from nnrepl.view.narrow import NARROW, Grid, ending
 from nnrepl.view.source_lines import place_text
@@ -387,6 +387,6 @@ def _thing(thing: Any) -> Text:
         of = "" if thing.size is None else f" of {thing.size}"
         return Text(f"{thing.kind.__name__}{of}", style="dim" if of else "")
     if isinstance(thing, (int, float, str, bool, type(None))):
-        return Text(repr(thing)[:70])
+        return Text(text_of(thing, repr)[:70])
     named = isinstance(thing, type) or callable(thing)
     return Text(getattr(thing, "__name__", type(thing).__name__) if named else type(thing).__name__, style="dim")

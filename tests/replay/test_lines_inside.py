@@ -122,3 +122,31 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="fails where the program runs again"):
         session.run("k = a.sum().item(); a = a * k")
     assert session.tape is before
+
+
+TWICE = """\
+import mlx.core as mx
+def inner(p, q):
+    z = p * q
+    z = mx.tanh(z)
+    return (z * z).sum()
+def within(p, q):
+    return mx.checkpoint(inner)(p * p, q)
+def block(h):
+    h = h * 1.1
+    return h * mx.grad(within if h.size > 2 else inner)(h * 0.3, h)
+def f(w):
+    return (mx.checkpoint(block)(w * 2) * w).sum()
+"""
+
+
+@pytest.mark.parametrize("size", [2, 3], ids=["around", "around and within"])
+def test_all_runs_of_a_checkpoint_have_it(size: int, tmp_path: Path) -> None:
+    """Also those that MLX makes by itself, for the nested gradient and for the gradient of that."""
+    program = loaded(tmp_path / "nested_twice.py", TWICE)
+    twin = loaded(tmp_path / "twin.py", TWICE.replace("    z = mx.tanh", "    z = z * 2\n    z = mx.tanh"))
+    w = mx.array([0.1, 0.2, 0.3][:size])
+    session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
+    session.run("until nested_twice.py:4")
+    session.run("z = z * 2 if w.size else z")
+    assert_last_pass_is(session, mx.value_and_grad(twin.f)(w))
