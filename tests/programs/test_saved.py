@@ -386,7 +386,7 @@ def test_what_is_shown_unasked_is_left_out_where_it_was_not_saved(tmp_path: Path
     save(live, str(tmp_path / "run.safetensors"))
     loaded, _ = open_session(str(tmp_path / "run.safetensors"))
     said = screen(loaded, ["goto end", "timelines", "help gradient", "help loss"])
-    assert "loss not computed yet" in said
+    assert "1  as it is  to step 1 · backward  loss not computed yet" in said
     assert "made by #6 vjp of sin" in said
     assert "was not saved" not in " ".join(said.split())
 
