@@ -35,9 +35,13 @@ def norm(x):
     total = x.sum()
     y = x / total  # in norm
     return y * 1
+def peek(x):
+    p = x * 2
+    return p * shared + x
 def f(w):
+    global shared
     k = w * 3
-    held.k = k
+    held.k = shared = k
     cache["k"] = k
     keep, pair = [k], (k, 1)
     again = lambda: k * 0.5
@@ -51,7 +55,9 @@ def f(w):
     e = norm(cache["k"]) + again()  # e
     s = k * slots.k + queue[0] * copied + next(turn)  # s
     r = factor * k + (factor < k) - k  # r
-    return (a * b * c * d * e + s + inner(s) + r).sum()
+    g = peek(shared) * shared + k  # g
+    h = (k + 1) + peek(shared) * shared  # h
+    return (a * b * c * d * e + s + inner(s) + r + g + h).sum()
 """
 LINES = [
     ("a", "k = k * 2"), ("b", "k = k * 2"), ("c", "k = k * 2"), ("d", "k = k * 2"), ("e", "k = k * 2"),
@@ -59,6 +65,7 @@ LINES = [
     ("b", "held.k = held.k * 2"), ("c", "keep[0] = keep[0] * 2"), ("a", "k = held.k.sum(keepdims=True)"),
     ("s", "k = k * 2"), ("s", "k *= 2"), ("r", "k = k * 2"), ("r", "held.k = held.k * 2"),
     ("s", "copied *= 2"), ("s", "copied[0] = 5"), ("s", "k = k.astype(mx.bfloat16)"), ("in inner", "x = x * 2"),
+    ("h", "shared = shared * 2"), ("g", "k = k * 2"), ("h", "shared *= 2"), ("h", "k = k * 2"),
     ("b", "k *= 2"), ("c", "k[0] = 5"), ("d", 'cache["k"] *= 2'), ("in norm", "x = x * 2"), ("in norm", "x *= 2"),
 ]  # fmt: skip
 
