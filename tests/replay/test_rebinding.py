@@ -44,7 +44,7 @@ def f(w):
     held.k = shared = k
     cache["k"] = k
     keep, pair = [k], (k, 1)
-    again = lambda: k * 0.5
+    again, late = lambda: k * 0.5, (lambda t: lambda: t * 0.25)(k)
     slots.k, copied, turn = k, copy.copy(k), turns(k)
     queue.append(k)
     next(turn)
@@ -52,7 +52,7 @@ def f(w):
     b = k + cache["k"]  # b
     c = held.k * 2 + keep[0] + pair[0]  # c
     d = k + norm(k)  # d
-    e = norm(cache["k"]) + again()  # e
+    e = norm(cache["k"]) + again() + late()  # e
     s = k * slots.k + queue[0] * copied + next(turn)  # s
     r = factor * k + (factor < k) - k  # r
     g = peek(shared) * shared + k  # g
