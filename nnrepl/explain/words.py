@@ -10,6 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.installed import is_library
 from nnrepl.ops.numbers import MINUS, element, factor, number
 from nnrepl.record import segments as sources
 from nnrepl.record.data import Data
@@ -58,7 +59,7 @@ def call_of(op: Op) -> Source:
     lasti, found = op.lasti, op.source
     for step in reversed(op.scope.path() if op.scope is not None else []):
         found = sources.locate(step.code, lasti)
-        if not sources.is_library(step.code.co_filename):
+        if not is_library(step.code.co_filename):
             return found
         lasti = step.lasti
     return found
@@ -68,7 +69,7 @@ def spot(op: Op) -> str:
     """Where an op stands: `net.py:31`; for one of a library with the program's line that called it,
     `activations.py:35, from net.py:31`."""
     own, outer = place(op.source), call_of(op)
-    if not own or outer.file == op.source.file or sources.is_library(outer.file):
+    if not own or outer.file == op.source.file or is_library(outer.file):
         return own
     return f"{own}, from {place(outer)}"
 

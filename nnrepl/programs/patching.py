@@ -17,10 +17,10 @@ from itertools import compress
 from types import CodeType, FunctionType
 from typing import Any
 
+from nnrepl.installed import is_library
 from nnrepl.programs.definitions import _HIDDEN, Definition, codes_of, definitions, pairs_of, walk
 from nnrepl.record.compiled import Compiled
 from nnrepl.record.segments import supersede
-from nnrepl.replay.world import is_library
 from nnrepl.tape.collector import wake
 
 _Function = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -276,7 +276,7 @@ def _other_spaces(space: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the namespaces of the program's other modules, which may have imported a name."""
     for module in list(sys.modules.values()):
         other = getattr(module, "__dict__", None)
-        if other is not None and other is not space and not is_library(str(other.get("__file__") or sys.base_prefix)):
+        if other is not None and other is not space and not is_library(str(other.get("__file__") or os.__file__)):
             yield other
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Callable, Iterator
+from copy import copy
 from itertools import chain
+from operator import is_
 from types import BuiltinFunctionType, MemberDescriptorType, SimpleNamespace
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from nnrepl.record.segments import is_library
+from nnrepl.installed import is_library
 from nnrepl.record.stack import is_module
-from nnrepl.tape import UNBOUND
+from nnrepl.tape import UNBOUND, Holder
 
 SEQUENCES = (list, tuple, deque, set, frozenset)
 _FIXED = (tuple, frozenset)
@@ -24,7 +26,7 @@ def entries_of(thing: Any) -> Any:
         if type(thing) is dict:
             return thing
         items = dict(dict.items(thing))
-        return {**items, **_beside(thing)} if len(getattr(thing, "__dict__", ())) > _OF_EVERY_MODULE else items
+        return {**items, **_beside(thing)} if getattr(thing, "__dict__", _NEW) != _NEW else items
     if isinstance(thing, SEQUENCES):
         return thing
     slots = members_of(type(thing))
@@ -33,8 +35,10 @@ def entries_of(thing: Any) -> Any:
 
 def view_of(thing: Any) -> Any:
     """Return the entries of a container without their keys, as they are at any moment."""
+    if type(thing) is dict:
+        return thing.values()
     if isinstance(thing, dict):
-        more = len(getattr(thing, "__dict__", ())) > _OF_EVERY_MODULE  # a call less for each of the many that have none
+        more = getattr(thing, "__dict__", _NEW) != _NEW  # a call less for each of the many that have none
         return _Module(thing) if more and _beside(thing) else dict.values(thing)
     if isinstance(thing, SEQUENCES):
         return thing
@@ -71,15 +75,27 @@ class _Module:
         return chain(self._items, self._attributes.values())
 
 
-_OF_EVERY_MODULE = 2
-"""What MLX itself sets as attributes of a module: whether it is training, and what is frozen."""
+def still_holds(thing: Any, last: list[Any] | None) -> bool:
+    """Whether a container holds what it held when it was looked at last."""
+    if thing is None or type(thing) is tuple:
+        return True
+    view = view_of(thing)
+    return last is not None and len(view) == len(last) and all(map(is_, view, last))
+
+
+_NEW: dict[str, Any] = {}
+"""The attributes that every module has, as they are in a new one: that it is training, that nothing is frozen."""
 
 
 def _beside(thing: Any) -> dict[str, Any]:
-    """Return the attributes of a module that it does not hold as a dict (a counter, a name); none where it has but
-    those of every module."""
-    held = _attributes(thing) if is_module(thing) else {}
-    return held if len(held) > _OF_EVERY_MODULE else {}
+    """Return the attributes of a module that it does not hold as a dict (a counter, a name, that it is not training
+    now); none where they are those of every module, as they are in a new one."""
+    if not is_module(thing):
+        return {}
+    if not _NEW:
+        _NEW.update(vars(sys.modules["mlx.nn.layers.base"].Module()))
+    held = _attributes(thing)
+    return held if held != _NEW else {}
 
 
 def _attributes(thing: Any) -> dict[str, Any]:
@@ -156,11 +172,8 @@ def _put(thing: Any, entries: Any) -> None:
         for key, item in entries.items():
             OrderedDict.__setitem__(thing, key, item)
     else:
-        attributes = _beside(thing) if isinstance(thing, dict) else {}
-        if attributes:  # nothing is at once an entry of a module and an attribute of it
-            before = {key: entries.get(key, UNBOUND) for key in attributes}
-            entries = {key: item for key, item in entries.items() if key not in attributes}
-            attributes.update({key: item for key, item in before.items() if item is not UNBOUND})
+        if is_module(thing):
+            entries = _put_beside(_attributes(thing), entries)
         slots = () if isinstance(thing, dict) else members_of(type(thing))
         held: dict[Any, Any] = thing if isinstance(thing, dict) else _attributes(thing)
         names = {slot.name for slot in slots}
@@ -171,6 +184,18 @@ def _put(thing: Any, entries: Any) -> None:
                 slot.of(type(thing)).__set__(thing, entries[slot.name])
             elif _held(slot, thing) is not UNBOUND:
                 slot.of(type(thing)).__delete__(thing)
+
+
+def _put_beside(attributes: dict[str, Any], entries: Any) -> dict[Any, Any]:
+    """Let a module have other attributes; returns what else it is to hold. Nothing is at once one of these and an
+    attribute of it."""
+    for key, new in _NEW.items():
+        if key not in entries and attributes.get(key) != new:
+            attributes[key] = copy(new)
+    for key in attributes.keys() & entries.keys():
+        if entries[key] is not UNBOUND:
+            attributes[key] = entries[key]
+    return {key: item for key, item in entries.items() if key not in attributes}
 
 
 def blank(kind: type) -> Any:
@@ -321,3 +346,29 @@ class Grip:
 
     def let_go(self) -> None:
         self.box.clear()
+
+
+class Watched:
+    """A container of the program's that is being watched.
+
+    Attributes:
+        refer: Gives the object; None once it is gone.
+        last: Its entries when it was looked at last, None before that.
+    """
+
+    __slots__ = ("holder", "last", "refer")
+
+    def __init__(self, holder: Holder, refer: Callable[[], Any]) -> None:
+        self.holder = holder
+        self.refer = refer
+        self.last: list[Any] | None = None
+
+
+class Attributes(Watched):
+    """The attributes of a module: where they change (`model.eval()`), those of the modules in it do as well."""
+
+    __slots__ = ()
+
+    def __init__(self, module: Watched, thing: Any) -> None:
+        super().__init__(module.holder, module.refer)
+        self.last = list(vars(thing).values())

@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record.adopt import taken
-from nnrepl.record.containers import SEQUENCES, Grip, entries_of, holds_attributes, is_data, is_foreign_kind, view_of
+from nnrepl.record.containers import (
+    SEQUENCES,
+    Attributes,
+    Grip,
+    Watched,
+    entries_of,
+    holds_attributes,
+    is_data,
+    is_foreign_kind,
+    still_holds,
+    view_of,
+)  # fmt: skip
 from nnrepl.record.ended_modules import EndedModules
 from nnrepl.record.frame_variables import OPTIMIZED, looked_at, read, sets_globals
 from nnrepl.record.stack import is_module
@@ -55,29 +66,13 @@ class _Frame:
         self.bindings: Bindings | None = None
         """Of which tape that is."""
         self.coming: list[Any] = []
-        self.containers: list[tuple[Any, _Watched]] = []
-        self.shared: list[tuple[Any, _Watched]] | None = []
+        self.containers: list[tuple[Any, Watched]] = []
+        self.shared: list[tuple[Any, Watched]] | None = []
         self.scope: Activation
 
 
-class _Watched:
-    """A container of the program's that is being watched.
-
-    Attributes:
-        refer: Gives the object; None once it is gone.
-        last: Its entries when it was looked at last, None before that.
-    """
-
-    __slots__ = ("holder", "last", "refer")
-
-    def __init__(self, holder: Holder, refer: Callable[[], Any]) -> None:
-        self.holder = holder
-        self.refer = refer
-        self.last: list[Any] | None = None
-
-
-class _Loose:
-    """Stands for what a variable holds, after that was let go of."""
+_LOOSE: Any = object()
+"""Stands for what a variable holds, after that was let go of."""
 
 
 class BindingWatch:
@@ -93,7 +88,7 @@ class BindingWatch:
     def __init__(self, recorder: Ledger) -> None:
         self.recorder = recorder
         self._frames: dict[FrameType, _Frame] = {}
-        self._known: dict[int, _Watched] = {}
+        self._known: dict[int, Watched] = {}
         self._resting: dict[int, Holder] = {}
         self._resuming = False
         self._modules: dict[int, FrameType] = {}
@@ -239,11 +234,11 @@ class BindingWatch:
         if contained:
             state.containers = self._containers(values, state.library)
 
-    def _containers(self, values: list[Any], library: bool) -> list[tuple[Any, _Watched]]:
+    def _containers(self, values: list[Any], library: bool) -> list[tuple[Any, Watched]]:
         """Return the containers among the variables of a frame, which are looked at with every op of it: at all that
         small ones hold, at the size of the others. Of a library's only dicts, an optimizer's state of one parameter,
         and those that an object of its own holds, its state of all."""
-        containers: list[tuple[Any, _Watched]] = []
+        containers: list[tuple[Any, Watched]] = []
         known = self._known
         for thing in values:
             watched = known.get(id(thing))
@@ -253,12 +248,14 @@ class BindingWatch:
                 containers += self._inside(thing)
             elif watched.last is not None:
                 containers += [(view_of(thing), watched), *self._within(watched)]
+                if is_module(thing):
+                    containers.append((thing.__dict__.values(), Attributes(watched, thing)))
         return containers
 
-    def _within(self, outer: _Watched) -> list[tuple[Any, _Watched]]:
+    def _within(self, outer: Watched) -> list[tuple[Any, Watched]]:
         """Return the first few containers in one of the program's own, which are looked at with it. A model has more
         of them than can be looked at with every op."""
-        found: dict[int, tuple[Any, _Watched]] = {}
+        found: dict[int, tuple[Any, Watched]] = {}
         pending = [] if outer.holder.kind.__module__.startswith("mlx") or is_module(outer.refer()) else [outer]
         while pending and len(found) < _WITHIN:
             for item in pending.pop(0).last or ():
@@ -268,14 +265,14 @@ class BindingWatch:
                     pending.append(inner)
         return [one for one in found.values() if one[1].holder.kind is not tuple][:_WITHIN]
 
-    def _inside(self, thing: Any) -> list[tuple[Any, _Watched]]:
+    def _inside(self, thing: Any) -> list[tuple[Any, Watched]]:
         """Return the dicts that an object of a library's holds, where the program has the object in a variable."""
         if isinstance(thing, _KEYED) or not hasattr(thing, "__dict__"):
             return []
         inner = [(one, self._known.get(id(one))) for one in vars(thing).values() if type(one) is dict]
         return [(view_of(one), watched) for one, watched in inner if watched is not None and watched.last is not None]
 
-    def _shared(self, frame: FrameType, position: int) -> list[tuple[Any, _Watched]]:
+    def _shared(self, frame: FrameType, position: int) -> list[tuple[Any, Watched]]:
         """Return the containers that a function of the program's knows as global variables."""
         found = []
         variables = frame.f_globals
@@ -329,7 +326,7 @@ class BindingWatch:
         except TypeError:  # a list, a dict, a tuple: `settle` lets go of those that nobody else holds
             box = [thing]
             refer = Grip(box)
-        watched = self._known[id(thing)] = _Watched(
+        watched = self._known[id(thing)] = Watched(
             Holder(type(thing), refer, getattr(thing, "maxlen", None) if isinstance(thing, deque) else None), refer
         )
         resting = self._resting.pop(id(thing), None)
@@ -338,7 +335,7 @@ class BindingWatch:
         self._look(watched, position)
         return watched.holder
 
-    def _is_again(self, watched: _Watched, holder: Holder, position: int) -> bool:
+    def _is_again(self, watched: Watched, holder: Holder, position: int) -> bool:
         """Whether a container that was let go of is still there: it is the same in what it holds."""
         thing = watched.refer()
         if holder.kind is not type(thing):
@@ -355,8 +352,11 @@ class BindingWatch:
         watched.holder, holder.refer = holder, watched.refer
         return True
 
-    def _look(self, watched: _Watched, position: int) -> None:
+    def _look(self, watched: Watched, position: int) -> None:
         """Note what a container holds now, if that has changed."""
+        if type(watched) is Attributes:
+            self._look_at_all(position)
+            return
         thing = watched.refer()
         if thing is None:
             return
@@ -377,13 +377,15 @@ class BindingWatch:
         items = values if set(map(type, values)) <= _NUMBERS else [self.keep(item, position) for item in values]
         bindings.hold(position, holder, dict(zip(entries, items)) if isinstance(entries, dict) else list(items))
 
-    def settle(self) -> None:
-        """Look at every container that is known; let go of those that only the watch holds. Done where a pass
-        begins and ends: what changes deep inside of a model or a dict does so between passes."""
-        position = len(self.recorder.tape.ops)
+    def _look_at_all(self, position: int) -> None:
         for watched in list(self._known.values()):
             if not _same(watched):
                 self._look(watched, position)
+
+    def settle(self) -> None:
+        """Look at every container that is known; let go of those that only the watch holds. Done where a pass
+        begins and ends: what changes deep inside of a model or a dict does so between passes."""
+        self._look_at_all(len(self.recorder.tape.ops))
         pending = True
         while pending:
             pending = False
@@ -488,13 +490,6 @@ class BindingWatch:
             self.see(frame)
 
 
-_LOOSE = _Loose()
-
-
-def _same(watched: _Watched) -> bool:
+def _same(watched: Watched) -> bool:
     """Whether a container holds what it held when it was looked at last."""
-    thing, last = watched.refer(), watched.last
-    if thing is None or type(thing) is tuple:
-        return True
-    view = view_of(thing)
-    return last is not None and len(view) == len(last) and all(map(is_, view, last))
+    return still_holds(watched.refer(), watched.last)

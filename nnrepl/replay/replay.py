@@ -23,6 +23,7 @@ from nnrepl.replay.divergence import Diverged, OpDifference, compare, said_of, s
 from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
+from nnrepl.replay.operands import StillTaken
 from nnrepl.replay.rebinding import Rebinding, lies_inside
 from nnrepl.replay.remade import made_natively
 from nnrepl.replay.run import Changing, Run, Unchanging
@@ -37,6 +38,7 @@ from nnrepl.tape import (
     Inside,
     Leaf,
     Op,
+    Operation,
     Pass,
     Tape,
     Value,
@@ -77,7 +79,7 @@ class Replay(Led):
         self.plan = Plan(run.old.ops[run.position : self.end], run.old, alone)
         self.was = self.plan.was
         self._run = run
-        self._rebinding: Rebinding | None = None
+        self.pending: StillTaken | None = None
         self._alone = alone
         self._changes = changes or Unchanging()
         for op in self.expected:
@@ -156,8 +158,11 @@ class Replay(Led):
             raise error
         return twin
 
-    def looked(self) -> set[Value] | None:
+    def looked(self) -> set[Value]:
         return self.tape.notes.looked
+
+    def is_made(self, value: Value) -> bool:
+        return value not in self.was and value.op is not None and not self.replaying(value.op.position)
 
     def has_inside(self, recorder: Recorder) -> bool:
         """Whether a call that is about to be made is one of the tape: what happens inside is there, too."""
@@ -466,11 +471,11 @@ class Replay(Led):
                 self.final.pop(target, None)
                 rebinding.keep()
                 self.plan.parted |= {target, op.outputs[0]} if rebinding.parted else set()
-                self._rebinding = rebinding
+                self.pending = StillTaken(rebinding.operands)
 
-    def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
+    def taken(self, operation: Operation, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
         """Return an op's arguments, of which the program had read some before an edit gave a name another."""
-        return args if self._rebinding is None else self._rebinding.taken(args, frame)
+        return args if self.pending is None else self.pending.taken(operation, args, frame)
 
     def _exchange(self, recorder: Recorder, old: Value, new: Value) -> None:
         """Let all that held `old` hold `new`. Arrays that the program has had for longer are changed in place."""

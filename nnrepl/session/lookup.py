@@ -170,7 +170,7 @@ class Lookup:
         `layers.1.weights` for a local variable of a module's call."""
         first, _, rest = path.partition(".")
         unset: NotYet | None = None
-        module: Any = None
+        module = None
         try:
             holder = self.frames.in_frames(first, position, scope)
             holder = holder or self.frames.in_frames(first, position, scope, True)
@@ -180,12 +180,14 @@ class Lookup:
             if not isinstance(holder.thing, Holder):
                 return None
             words = rest.split(".")
-            thing, within = self._walk(holder.thing, words, position), self._walk(holder.thing, words[:-1], position)
+            thing, within = (self._walk(holder.thing, part, position) for part in (words, words[:-1]))
             if isinstance(thing, Value):
                 self.names.homes.ask(thing, within, words[-1])
             if thing is not UNBOUND:
                 return Held(thing)
             module = within.refer() if isinstance(within, Holder) else None
+            if isinstance(getattr(type(module), words[-1], None), property):
+                return None  # what Python computes from what the object holds now, not what had that name once
         found = self._parameter(path, position, scope) or self._local_of_module(path, position, module)
         if found is None and labels:
             found = self._known(path, position)
@@ -196,8 +198,6 @@ class Lookup:
     def _walk(self, thing: Any, words: list[str], position: int) -> Any:
         """Return what lies at a path in a container; UNBOUND where the tape does not know."""
         for at, word in enumerate(words):
-            if isinstance(thing, Value):
-                return UNBOUND
             if not isinstance(thing, Holder):
                 return UNBOUND
             entries = self.tape.bindings.contents(thing, position)
@@ -207,6 +207,8 @@ class Lookup:
                     return self.frames.taken(entries[longer])
                 other = int(word) if word.isdigit() else f"_{word}"  # an optimizer's `state` is its `_state`
                 thing = entries.get(word, entries.get(other, UNBOUND))
+                if thing is UNBOUND and "_state" in entries:  # its `learning_rate` and `step` lie in that
+                    thing = self.tape.bindings.entry(entries["_state"], word, position)
             elif isinstance(entries, list) and word.lstrip("-").isdigit() and -len(entries) <= int(word) < len(entries):
                 thing = entries[int(word)]
             else:
@@ -365,18 +367,15 @@ class Lookup:
         name = self.name_here(value, position)
         if value.inside is not None:
             return self._gradient_inside(value, name, value.inside, position)
-        pass_, found = None, self.passes_of(value, position)
+        found = self.passes_of(value, position)
         for pass_, target in found:
             grads = pass_.grads.get(target.canonical)
             if not grads:
                 continue
             before = [grad for grad in grads if grad.op is None or grad.op.position < position]
             last = before[-1] if before else None
-            whose = (
-                ""
-                if last is None or (value.op is not None and value.op.pass_ is pass_)
-                else self._whose(pass_, position)
-            )
+            own = last is None or (value.op is not None and value.op.pass_ is pass_)
+            whose = "" if own else self._whose(pass_, position)
             if last is not None and not whose:
                 return last
             ahead = grads[-1].op if last is None else None
@@ -385,7 +384,7 @@ class Lookup:
             address = "" if last is None else last.op.label if last.op is not None else ""
             where = " in this step" if last is not None else ""
             raise not_made(f"{GRADIENT_SIGN}{name}", where, ahead, position, address, last, whose)
-        raise NoGradient(self._why_none(value, name, position, pass_ is not None), value)
+        raise NoGradient(f"there is no gradient with respect to {name}", value)  # `missing.told` says why
 
     def _gradient_inside(self, value: Value, name: str, inside: Inside, position: int) -> Value:
         """Return the gradient of what a call differentiated with respect to a value inside of it."""
@@ -433,20 +432,6 @@ class Lookup:
             if grads:
                 return grads[-1], self._whose(other, position)
         return None, ""
-
-    def _why_none(self, value: Value, name: str, position: int, found: bool) -> str:
-        if not found and self._gradient_pass_of(value, position) is None:
-            return f"no gradient was taken with respect to {name}: it is in no gradient pass"
-        return f"there is no gradient with respect to {name}"
-
-    def _gradient_pass_of(self, value: Value, position: int) -> Pass | None:
-        """Return the pass of a value; of several that take it, the last one that has begun."""
-        if value.op is not None and value.op.pass_.kind == GRADIENT_PASS:
-            return value.op.pass_
-        passes = [op.pass_ for op in self.tape.consumers(value) if op.pass_.kind == GRADIENT_PASS]
-        passes += [pass_ for pass_ in self.tape.passes if value in pass_.wrt][:1]
-        before = [pass_ for pass_ in passes if pass_.start <= position]
-        return before[-1] if before else next(iter(passes), None)
 
     def by_words(self, text: str, position: int, scope: Activation | _Here | None = HERE) -> Value:
         """Return a value by anything that names one: `z1`, `z1@12`, `#12`, `∂L/∂z1`, `layers.0.weight`.

@@ -13,6 +13,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from nnrepl.installed import is_mlx
 from nnrepl.record import segments as sources
 from nnrepl.seen.array_sizes import norms
 from nnrepl.seen.gradient_sizes import NOT_MADE, Sizes
@@ -120,7 +121,7 @@ def _what(pass_: Pass) -> str:
 def _called(pass_: Pass) -> str:
     """Where the program calls it: not in nn.value_and_grad itself, but where that is called."""
     scope, lasti = pass_.scope, pass_.lasti
-    while scope is not None and scope.parent is not None and "/mlx/" in scope.code.co_filename:
+    while scope is not None and scope.parent is not None and is_mlx(scope.code.co_filename):
         lasti, scope = scope.lasti, scope.parent
     return place_text(sources.locate(scope.code, lasti)) if scope is not None else ""
 

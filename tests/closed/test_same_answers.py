@@ -156,3 +156,57 @@ def test_where_nan_was_born_is_found_though_no_loss_was_ever_evaluated(tmp_path:
     for line in ("health", "why nan"):
         shown = " ".join(said("on", file, "continue", line))
         assert re.search(r"4#\d+, X / 0 ", shown), shown
+
+
+SCHEDULED = PROGRAMS["adam"].replace("optim.Adam(1e-2)", "optim.Adam(optim.step_decay(0.5, 0.5, 2))")
+SCHEDULED = SCHEDULED.replace(
+    "    mx.eval(",
+    "    count._kept['n'] = count._kept['n'] + 1\n    mx.eval(count.n); mx.eval(",
+).replace(
+    "for i in",
+    """
+class Count:
+    def __init__(self): self._kept = {"n": mx.array(0.0)}
+    @property
+    def n(self): return self._kept["n"]
+count = Count()
+for i in""",
+)
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_a_property_says_what_its_object_holds_there(native: str, tmp_path: Path) -> None:
+    """What a path was called once, in another step, is not what the property gives here."""
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + SCHEDULED)
+    asked = "p (i, opt.step.item(), opt.learning_rate.item(), opt.state['step'].item(), count.n.item(), count.n.shape)"
+    shown = said(native, file, *[line for k in (3, 4, 6) for line in (f"goto step {k}", asked)])
+    told = [line for line in shown if line.startswith("(")]
+    assert told == [f"({k}, {k}, {0.5 ** (1 + (k - 1) // 2)}, {k}, {k}.0, ())" for k in (2, 3, 5)]
+
+
+EVALUATED = (
+    PROGRAMS["adam"]
+    + """
+    if i % 3 == 1:
+        model.eval(); half = X * 0.5; score = model(half); more = score + 1; model.train()
+"""
+)
+EVALUATED = EVALUATED.replace("z = mx.tanh(self.first(x))", "z = mx.tanh(self.first(x)) * (2 if self.training else 3)")
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_whether_a_model_was_training_is_what_it_was_there(native: str, tmp_path: Path) -> None:
+    """An expression that calls the model then goes the way that it went then."""
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + EVALUATED)
+    modes = "p (i, model.training, model.first.training)"
+    same = "p ('the same', mx.array_equal(model(half), score).item())"
+    lines = ("goto step 5", "until half", modes, "goto step 6", modes, "goto step 5", modes, "until half", modes)
+    shown = said(native, file, *lines, "until more", same, "goto step 3 update", modes)
+    told = [line.rpartition(" = ")[2] for line in shown if re.search(r"\(\d, (True|False)|'the same', ", line)]
+    training, not_training = "True, True)", "False, False)"
+    assert told == [
+        f"(4, {not_training}", f"(5, {training}", f"(4, {training}", f"(4, {not_training}", "('the same', True)",
+        f"(2, {training}",
+    ]  # fmt: skip
