@@ -12,14 +12,15 @@ import re
 import sys
 from functools import lru_cache
 
-_PACKAGES = re.compile(r"[/\\](?:site|dist)-packages[/\\]|^<frozen ")
+_PACKAGES = re.compile(r"[/\\](?:site|dist)-packages[/\\]")
+_FROZEN = "<frozen "
 _STANDARD = os.path.dirname(os.__file__) + os.sep
 
 
 @lru_cache(4096)
 def is_library(file: str) -> bool:
     """Whether a file belongs to an installed library or to Python itself, and not to the program."""
-    return _PACKAGES.search(file) is not None or file.startswith(_STANDARD) or bool(_package(file))
+    return is_standard(file) or bool(_inside(file))
 
 
 @lru_cache(4096)
@@ -30,7 +31,7 @@ def is_mlx(file: str) -> bool:
 
 def is_standard(file: str) -> bool:
     """Whether a file belongs to Python's own library."""
-    return file.startswith(_STANDARD) and _PACKAGES.search(file) is None
+    return file.startswith(_FROZEN) or (file.startswith(_STANDARD) and _PACKAGES.search(file) is None)
 
 
 def library_folders(path: list[str]) -> list[str]:

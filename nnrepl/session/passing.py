@@ -10,6 +10,7 @@ from types import CodeType, FrameType
 
 from nnrepl.record.native import levels_of
 from nnrepl.record.recorder import Recorder
+from nnrepl.replay.interrupts import at_work
 from nnrepl.session.coming import Coming, lines_of
 from nnrepl.session.entered import SourceLine
 from nnrepl.session.goals import Goal, Until
@@ -81,6 +82,8 @@ class Passing:
                 self._trip(recorder, wire, frame, line)
 
     def _trip(self, recorder: Recorder, wire: Wire, frame: FrameType, line: int) -> None:
+        if at_work(frame):
+            return  # what nnrepl calls of Python's library has variables too
         levels, trips = levels_of(recorder), trips_of(recorder.tape)
         native = levels is not None and levels.native
         inside = recorder.differentiating if not native else levels is not None and levels.inside
