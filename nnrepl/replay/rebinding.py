@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.installed import is_library
+from nnrepl.record import segments as sources
 from nnrepl.record.objects import object_of
 from nnrepl.record.renamed import PATHS
 from nnrepl.record.repeat import Repetition
@@ -218,7 +219,10 @@ class Rebinding:
                 set_variables(frame, others)
                 recorder.watch.see(frame)
             self.operands.note(frame, text if at == self._own else "")
-        for thing in self._reachable():
+        reachable = self._reachable()
+        for space in self._namespaces(reachable):
+            self._keep_in_variables(space)
+        for thing in reachable:
             self._keep_in(thing)
 
     def _is_slot(self, at: int, frame: FrameType, name: str) -> bool:
@@ -248,6 +252,21 @@ class Rebinding:
         known = list(self._recorder.watch.containers())
         held = World([*roots, *known], arrays=False).holding
         return [part for part in held if isinstance(part, _HOLDING) or slots_of(type(part))]
+
+    def _namespaces(self, reachable: Iterable[Any]) -> list[dict[str, Any]]:
+        """Return the global variables that the program's calls see, and the functions that they can reach: those of a
+        module that is not running are in no frame's variables."""
+        functions = [thing for thing in reachable if isinstance(thing, FunctionType)]
+        found = [(frame.f_code, frame.f_globals) for frame in self._frames]
+        found += [(function.__code__, function.__globals__) for function in functions]
+        return list({id(space): space for code, space in found if not is_library(code.co_filename)}.values())
+
+    def _keep_in_variables(self, space: dict[str, Any]) -> None:
+        """Let global variables that hold the value hold the old numbers."""
+        for name, other in self._others(space).items():
+            if not self._is_entry(space, name):
+                self._note_parted([space[name]])
+                space[name] = other
 
     def _keep_in(self, thing: Any) -> None:
         """Let what holds the value hold the old numbers: a container, a closure, a generator that waits, an object."""
@@ -299,9 +318,12 @@ class Rebinding:
 
     @staticmethod
     def _reads(frame: FrameType, text: str) -> bool:
-        """Whether the expression in which a call stands reads a variable or a path."""
+        """Whether the call that a function is making reads a variable or a path: what else stands in its expression is
+        not handed on."""
         span = expression_of(frame)
-        tree = None if span is None else tree_of(frame, span)
+        tree = tree_of(frame, sources.span_of(frame.f_code, frame.f_lasti))
+        if tree is None and span is not None:
+            tree = tree_of(frame, span)
         return tree is not None and any(
             isinstance(node, PATHS) and isinstance(node.ctx, ast.Load) and ast.unparse(node) == text
             for node in ast.walk(tree)

@@ -158,9 +158,6 @@ class Replay(Led):
             raise error
         return twin
 
-    def looked(self) -> set[Value]:
-        return self.tape.notes.looked
-
     def is_made(self, value: Value) -> bool:
         return value not in self.was and value.op is not None and not self.replaying(value.op.position)
 
