@@ -109,12 +109,12 @@ class TapeOutput:
             before, after = _joined(old), _joined(new)
             if after.startswith(before):
                 passed += _until(len(before), new)
-                waiting += _after(len(before), new)
             else:
                 passed += [*new, *_after(len(after), old)] if before.startswith(after) else old
-                waiting += [
-                    replace(piece, position=moved(piece.position)) for piece in waited if piece.stream is stream
-                ]
+            rest = [replace(piece, position=moved(piece.position)) for piece in waited if piece.stream is stream]
+            if after.startswith(before + _joined(rest)):
+                rest = _until(len(_joined(rest)), _after(len(before), new))
+            waiting += rest
         self.passed = sorted(passed, key=lambda piece: piece.position)
         self.waiting = sorted(waiting, key=lambda piece: piece.position)
 
