@@ -13,9 +13,10 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from nnrepl.installed import is_library, library_folders
+
 BEFORE = frozenset(sys.modules)
 """What had been imported before nnrepl began."""
-_FOLDER = os.path.dirname(os.__file__)
 _kept: dict[str, ModuleType] = {}
 
 
@@ -34,11 +35,7 @@ def late(name: str) -> Any:
 def _is_library(module: ModuleType) -> bool:
     """Whether a module is Python's own (built in, frozen, or in its library folder), or installed."""
     file = getattr(module, "__file__", None)
-    return file is None or _is_theirs(file)
-
-
-def _is_theirs(path: str) -> bool:
-    return path.startswith(_FOLDER) or "site-packages" in path or "dist-packages" in path
+    return file is None or is_library(file)
 
 
 def beside(folder: str) -> set[str]:
@@ -60,7 +57,7 @@ def _aside(name: str) -> ModuleType:
     for one, module in before.items():
         if one.partition(".")[0] not in ("nnrepl", "__main__") and not _is_library(module):
             del sys.modules[one]
-    sys.path[:] = [folder for folder in path if _is_theirs(folder)]
+    sys.path[:] = library_folders(path)
     try:
         return import_module(name)
     finally:

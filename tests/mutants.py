@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 ROOT = Path(__file__).parent.parent
 
@@ -81,6 +82,10 @@ def _changes(file: _File, node: ast.AST) -> Iterator[Mutant]:
         yield file.made(node, f"({file.operand(node.left)} {_OTHER[type(node.op)]} {file.operand(node.right)})")
     elif isinstance(node, ast.BoolOp):
         yield file.made(node, f"({f' {_OTHER[type(node.op)]} '.join(file.operand(one) for one in node.values)})")
+        word = "and" if isinstance(node.op, ast.And) else "or"
+        for left_out in node.values:
+            kept = [file.operand(one) for one in node.values if one is not left_out]
+            yield file.made(node, f"({f' {word} '.join(kept)})")
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         yield file.made(node, f"({file.whole(node.operand)})")
     elif isinstance(node, ast.Return) and isinstance(node.value, ast.Constant) and type(node.value.value) is bool:
@@ -89,8 +94,34 @@ def _changes(file: _File, node: ast.AST) -> Iterator[Mutant]:
         yield file.made(node, "return None", node.value)
     elif isinstance(node, ast.Constant) and type(node.value) is int and node.value < 10:
         yield file.made(node, str(node.value + 1))
-    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+    elif isinstance(node, ast.AugAssign) or _is_kept_elsewhere(node) or _is_done(node):
         yield file.made(node, "pass", node.value)
+    elif isinstance(node, ast.Call) and _takes_two(file, node):
+        yield _swapped(file, node)
+
+
+def _is_done(node: ast.AST) -> TypeGuard[ast.Expr]:
+    """Whether something is called for what it does."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+
+
+def _is_kept_elsewhere(node: ast.AST) -> TypeGuard[ast.Assign]:
+    """Whether something is assigned to what outlives the function: an attribute or an item."""
+    return isinstance(node, ast.Assign) and isinstance(node.targets[0], (ast.Attribute, ast.Subscript))
+
+
+def _takes_two(file: _File, call: ast.Call) -> bool:
+    """Whether a call begins with two arguments, and not with the same twice."""
+    two = [file.whole(one) for one in call.args[:2] if not isinstance(one, ast.Starred)]
+    return len(set(two)) == 2
+
+
+def _swapped(file: _File, node: ast.Call) -> Mutant:
+    first, second = node.args[:2]
+    between = file.data[file.at(first, True) : file.at(second)].decode()
+    before = file.data[file.at(node) : file.at(first)].decode()
+    after = file.data[file.at(second, True) : file.at(node, True)].decode()
+    return file.made(node, before + file.whole(second) + between + file.whole(first) + after)
 
 
 def _is_text(node: ast.BinOp) -> bool:
@@ -114,7 +145,7 @@ def with_looks(data: bytes, made: dict[int, Mutant]) -> bytes:
     marks = [(0, 0, 0, b"")]
     for number, mutant in made.items():
         start, end = mutant.asked
-        marks += [(start, 1, -end, b"(_reached(%d) or (" % number), (end, 0, -start, b"))")]
+        marks += [(start, 1, -end, b"(_came_by_(%d) or (" % number), (end, 0, -start, b"))")]
     marks.sort(key=lambda mark: mark[:3])
     text, after = b"", 0
     for place, _, _, mark in marks:

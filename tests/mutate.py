@@ -75,7 +75,7 @@ class Tree:
         before = {name: (self._tree / name).read_bytes() for name in {mutant.file for mutant in tried}}
         for name, data in before.items():
             looked = with_looks(data, {number: one for number, one in enumerate(tried) if one.file == name})
-            call = b"; from nnrepl._looking import reached as _reached"
+            call = b"; from nnrepl._looking import reached as _came_by_"
             (self._tree / name).write_bytes(looked.replace(_FUTURE, _FUTURE + call, 1))
         shutil.copy(self._tree / "tests/looking.py", self._tree / "nnrepl/_looking.py")
         tests = dict.fromkeys(test for mutant in tried for test in _tests(mutant))

@@ -278,7 +278,7 @@ def _forewarn(session: Reading, look: Look, pass_: Pass, leaves: Sequence[Value]
     replayed = Recomputed(pass_, leaves[0])
     look.see([*replayed.taken, leaves[0]])
     with aside(), mx.stream(mx.cpu), contextlib.suppress(ValueError, RuntimeError):
-        run, given = _on_cpu(replayed.at(mx.float64)), leaves[0].array.astype(mx.float64)
+        run, given = replayed.at(mx.float64), leaves[0].array.astype(mx.float64)
         run(given).item()
         begin = time.perf_counter()
         run(given).item()
@@ -325,6 +325,12 @@ _NEAR = 6
 
 
 def _compare(question: GradientQuestion) -> Checked:
+    """Hold the gradient of a question against differences, all of it on the CPU: no GPU knows float64."""
+    with mx.stream(mx.cpu):
+        return _compared(question)
+
+
+def _compared(question: GradientQuestion) -> Checked:
     found = Checked(question.name, question.of)
     if not question.of.size or not mx.issubdtype(question.of.dtype, mx.floating):
         return found
@@ -415,36 +421,26 @@ def _function(question: GradientQuestion, found: Checked) -> Neighbourhood:
     Raises:
         UserError: If it cannot be computed again.
     """
-    with mx.stream(mx.cpu):
-        for dtype in (mx.float64, mx.float32):
-            found.dtype = dtype
-            run = _on_cpu(question.make(dtype))
-            function = Neighbourhood(run, question.of.array.astype(dtype).flatten(), question.of.shape)
-            try:
-                function.measure()
-            except (ValueError, RuntimeError) as error:
-                _settle()
-                if dtype == mx.float32:
-                    said = str(error).splitlines()[0]
-                    raise UserError(f"{question.name} cannot be checked: {said}") from None
-            else:
-                break
+    for dtype in (mx.float64, mx.float32):
+        found.dtype = dtype
+        function = Neighbourhood(question.make(dtype), question.of.array.astype(dtype).flatten(), question.of.shape)
+        try:
+            function.measure()
+        except (ValueError, RuntimeError) as error:
+            _settle()
+            if dtype == mx.float32:
+                said = str(error).splitlines()[0]
+                raise UserError(f"{question.name} cannot be checked: {said}") from None
+        else:
+            break
     if question.smooth is not None:
-        function.smooth = function.beside(_on_cpu(question.smooth(found.dtype)))
+        function.smooth = function.beside(question.smooth(found.dtype))
     known, room = question.value, ROOM[question.coarse]
     if known is not None and math.isfinite(known) and abs(function.here - known) > 10 * room.share * abs(known) + 1e-4:
         raise UserError(
             f"{question.name} cannot be checked: computed again, the loss is {function.here:.5g} where the program had "
             f"{known:.5g}, so an op of this pass could not be repeated")  # fmt: skip
     return function
-
-
-def _on_cpu(run: Scalar) -> Scalar:
-    def there(array: mx.array) -> mx.array:
-        with mx.stream(mx.cpu):
-            return run(array)
-
-    return there
 
 
 def _settle() -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.installed import is_library
 from nnrepl.ops.numbers import MINUS, element, factor, number
 from nnrepl.record import segments as sources
 from nnrepl.record.data import Data
-from nnrepl.tape import Op, Source, Value
+from nnrepl.tape import Op, Source, Value, text_of
 
 FEW = 6
 
@@ -58,7 +59,7 @@ def call_of(op: Op) -> Source:
     lasti, found = op.lasti, op.source
     for step in reversed(op.scope.path() if op.scope is not None else []):
         found = sources.locate(step.code, lasti)
-        if not sources.is_library(step.code.co_filename):
+        if not is_library(step.code.co_filename):
             return found
         lasti = step.lasti
     return found
@@ -68,7 +69,7 @@ def spot(op: Op) -> str:
     """Where an op stands: `net.py:31`; for one of a library with the program's line that called it,
     `activations.py:35, from net.py:31`."""
     own, outer = place(op.source), call_of(op)
-    if not own or outer.file == op.source.file or sources.is_library(outer.file):
+    if not own or outer.file == op.source.file or is_library(outer.file):
         return own
     return f"{own}, from {place(outer)}"
 
@@ -162,7 +163,7 @@ def operand(arg: Any, called: Callable[[Value], str] | None = None) -> str:
         return ":".join(ends) + ("" if arg.step is None else f":{arg.step}")
     if isinstance(arg, (list, tuple)):
         return f"({', '.join(operand(one, called) for one in arg[:4])}{', …' if len(arg) > 4 else ''})"
-    return str(arg).removeprefix("mlx.core.")
+    return text_of(arg).removeprefix("mlx.core.")
 
 
 def dtype(kind: mx.Dtype) -> str:

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
+from nnrepl.installed import is_library
 from nnrepl.programs.savefile import harmless
 from nnrepl.programs.standins import SavedFunction, Shown, as_number, as_text, as_word, class_name, demand
-from nnrepl.record import segments as sources
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module, is_module_type
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Tape, Value
@@ -84,7 +84,7 @@ class BoundRows:
         """Return the number of the global variables that a call sees."""
         variables = scope.variables
         known = self._global.setdefault(id(variables), (len(self._global), variables, {}))
-        if not sources.is_library(scope.code.co_filename):
+        if not is_library(scope.code.co_filename):
             known[2].update(dict.fromkeys(scope.code.co_names))
         return known[0]
 

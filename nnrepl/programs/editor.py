@@ -8,8 +8,8 @@ import shutil
 import subprocess
 import sys
 
+from nnrepl.installed import is_library
 from nnrepl.record.segments import locate
-from nnrepl.replay.world import is_library
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import TapeSession
 

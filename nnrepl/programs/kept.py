@@ -15,8 +15,8 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 from typing import Any
 
+from nnrepl.installed import is_library
 from nnrepl.replay.libraries import LIBRARIES, concerns
-from nnrepl.replay.world import is_library
 
 
 class Kept:

@@ -17,10 +17,10 @@ from itertools import compress
 from types import CodeType, FunctionType
 from typing import Any
 
+from nnrepl.installed import is_library
 from nnrepl.programs.definitions import _HIDDEN, Definition, codes_of, definitions, pairs_of, walk
 from nnrepl.record.compiled import Compiled
 from nnrepl.record.segments import supersede
-from nnrepl.replay.world import is_library
 from nnrepl.tape.collector import wake
 
 _Function = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -110,8 +110,9 @@ class Patch:
             elif old.defaults != new.defaults:
                 _renew_defaults(new, after, spaces, functions)
         known = {old for old, _ in pairs}
+        left = {definition.name for definition in after.definitions.values()}  # another one of this name stays
         for definition in before.definitions.values():
-            if definition not in known and not definition.is_lambda:
+            if definition not in known and not definition.is_lambda and definition.name not in left:
                 self._remove(definition, spaces, back)
         forget_traces(self.changed)
 
@@ -208,13 +209,15 @@ def _exchange_codes(
     """Every living function gets the code of the other version."""
     now: dict[CodeType, CodeType] = {}
     for old, new in pairs:
-        if old.key in before.codes and new.key in after.codes and not old.is_class:
+        if old.key in before.codes and new.key in after.codes:  # Python compiles nothing below `if False`
             now[before.codes[old.key]] = after.codes[new.key]
     for function in functions:
-        code = now.get(function.__code__)
-        if code is not None and code.co_freevars == function.__code__.co_freevars:
+        was = function.__code__
+        code = now.get(was)
+        if code is not None and code.co_freevars == was.co_freevars:
+            if function.__doc__ == _docstring(was):  # what `functools.wraps` has given to it stays
+                function.__doc__ = _docstring(code)
             function.__code__ = code
-            function.__doc__ = code.co_consts[0] if _has_docstring(code) else None
 
 
 def _free(version: Version, definition: Definition) -> tuple[str, ...]:
@@ -222,8 +225,9 @@ def _free(version: Version, definition: Definition) -> tuple[str, ...]:
     return () if code is None else code.co_freevars
 
 
-def _has_docstring(code: CodeType) -> bool:
-    return bool(code.co_consts) and isinstance(code.co_consts[0], str) and code.co_name != "<lambda>"
+def _docstring(code: CodeType) -> str | None:
+    first = code.co_consts[0] if code.co_consts and code.co_name != "<lambda>" else None
+    return first if isinstance(first, str) else None
 
 
 # -- what lives ------------------------------------------------------------------------------------------------
@@ -272,7 +276,7 @@ def _other_spaces(space: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the namespaces of the program's other modules, which may have imported a name."""
     for module in list(sys.modules.values()):
         other = getattr(module, "__dict__", None)
-        if other is not None and other is not space and not is_library(str(other.get("__file__") or sys.base_prefix)):
+        if other is not None and other is not space and not is_library(str(other.get("__file__") or os.__file__)):
             yield other
 
 
@@ -319,11 +323,10 @@ def _add_names(space: dict[str, Any], before: Version, after: Version) -> None:
 
 def new_constants(before: Version, after: Version) -> list[ast.stmt]:
     """Return the statements that give a constant to a name that the file did not have: they add, and change nothing."""
-    known = {said for said, _ in before.module.loose}
     taken = {node.id for node in ast.walk(before.module.node) if isinstance(node, ast.Name)}
     found: list[ast.stmt] = []
-    for said, statement in after.module.loose:
-        if said in known or not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+    for _, statement in after.module.loose:
+        if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
             continue
         target = statement.targets[0]
         if isinstance(target, ast.Name) and target.id not in taken and _is_constant(statement.value):

@@ -26,11 +26,12 @@ from nnrepl.programs.whereabouts import AROUND, CodeFiles, Owners
 from nnrepl.record import segments as sources
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module, is_optimizer
+from nnrepl.record.titles import message_of
 from nnrepl.record.verify import same_bits
 from nnrepl.record.vjp import Rule
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
-from nnrepl.tape import Activation, BackwardOp, Op, Pass, Tape, Value
+from nnrepl.tape import Activation, BackwardOp, Op, Pass, Tape, Value, text_of
 from nnrepl.timeline.timelines import Timeline
 
 if TYPE_CHECKING:
@@ -361,7 +362,7 @@ class Tables:
             return {"s": [self.argument(end) for end in (arg.start, arg.stop, arg.step)]}
         if kind is complex:
             return {"c": [arg.real, arg.imag]}
-        return {"x": [class_name(type(arg)), harmless(str(arg)[:200], True)]}
+        return {"x": [class_name(type(arg)), harmless(text_of(arg)[:200], True)]}
 
     # -- places --------------------------------------------------------------------------------------------
 
@@ -395,7 +396,7 @@ class Tables:
 
 
 def _error(error: BaseException) -> list[str]:
-    return [class_name(type(error)), harmless(str(error), True)]
+    return [class_name(type(error)), harmless(message_of(error), True)]
 
 
 def _program(tape: Tape) -> str:

@@ -16,13 +16,13 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+from nnrepl.installed import is_library
 from nnrepl.programs.cells import Loop
 from nnrepl.programs.display import provide, shown
 from nnrepl.programs.kept import Kept
 from nnrepl.programs.notebook import Notebook, is_in_cells, read_notebook
 from nnrepl.programs.reload import read
 from nnrepl.record.segments import register_text
-from nnrepl.replay.world import is_library
 from nnrepl.session.errors import UserError
 from nnrepl.tape import Tape
 

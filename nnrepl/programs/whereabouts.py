@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
+from nnrepl.installed import is_library
 from nnrepl.programs.savefile import harmless
 from nnrepl.programs.standins import class_name
 from nnrepl.record import segments as sources
@@ -140,10 +141,10 @@ class CodeFiles:
 
     def _row(self, name: str, known: Source, wanted: set[int]) -> dict[str, Any]:
         lines = sources.lines_of(name)
-        whole = len(lines) <= WHOLE and (name in self._made_ops or not sources.is_library(known.file))
+        whole = len(lines) <= WHOLE and (name in self._made_ops or not is_library(known.file))
         numbers = range(1, len(lines) + 1) if whole else sorted(wanted)
         kept = [[number, harmless(lines[number - 1].rstrip("\r\n"), True)] for number in numbers
                 if number <= len(lines)]  # fmt: skip
-        standard = sources.is_library(known.file) and "-packages" not in known.file  # a library by its folder alone
+        standard = is_library(known.file) and "-packages" not in known.file  # a library by its folder alone
         return {"path": harmless(known.file), "cell": known.cell, "standard": standard, "count": len(lines),
                 "lines": kept}  # fmt: skip

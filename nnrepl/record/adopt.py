@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.installed import is_library
 from nnrepl.record import trees
 from nnrepl.record.anatomy import of_call
 from nnrepl.record.dot import read_graph
 from nnrepl.record.frame_variables import first_argument, variables_of
 from nnrepl.record.leavings import Sheet, lies_in, mark_of
 from nnrepl.record.objects import object_of
-from nnrepl.record.segments import is_library
 from nnrepl.record.stack import is_module, is_optimizer
 from nnrepl.tape import Hole, Inside, Op, Value, is_evaluated
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.installed import is_library
 from nnrepl.record import opaque, trees
 from nnrepl.record.caller import Caller
 from nnrepl.record.compiling import does_as_its_source, runs_without_python
@@ -25,7 +26,6 @@ from nnrepl.record.native import Call, Levels, levels_of
 from nnrepl.record.quiet import quietly, set_random_state
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.repeat import Repetition
-from nnrepl.record.segments import is_library
 from nnrepl.record.strays import invoke, native
 from nnrepl.record.tracing import Tracing, takes_tracers
 from nnrepl.tape import Value

@@ -12,7 +12,7 @@ from types import BuiltinFunctionType, MemberDescriptorType, SimpleNamespace
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from nnrepl.record.segments import is_library
+from nnrepl.installed import is_library
 from nnrepl.record.stack import is_module
 from nnrepl.tape import UNBOUND, Holder
 

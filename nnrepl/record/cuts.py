@@ -10,7 +10,7 @@ Source: `make_tracer`, `vjp`, `jvp` and `eval_impl` in mlx/transforms.cpp.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 _UNMARKING = frozenset(("grad", "value_and_grad", "vjp", "jvp"))
 
 
-def note_cuts(tape: Tape, pass_: Pass, looked: Iterable[Value] | None) -> None:
+def note_cuts(tape: Tape, pass_: Pass, tells: Callable[[Value], bool]) -> None:
     """Note where the graph of a pass is cut when its backward pass begins.
 
     Args:
-        looked: What was evaluated of it by other means than MLX's own; None where all that has its numbers was.
+        tells: Whether a value that has its numbers tells by that that the program has evaluated it, by other means than
+            MLX's own. Of the others it is noted, for all timelines.
     """
     ops = [op for op in tape.ops[pass_.start :] if op.pass_ is pass_]
     calls = _unmarking(ops, tape.notes)
@@ -35,13 +36,9 @@ def note_cuts(tape: Tape, pass_: Pass, looked: Iterable[Value] | None) -> None:
         return
     graph = _Graph(pass_, calls, tape.notes, pass_.wrt)
     graph.run(ops, [mark for mark in tape.marks if mark.position >= pass_.start])
-    if looked is None:
-        graph.forgive(tape.notes.glimpsed)
-        tape.notes.looked.update(value for op in ops for value in op.outputs if graph.is_news(value))
-        looked = tape.notes.looked
-    else:
-        tape.notes.looked.update(looked)
-    graph.evaluate([value for op in ops for value in op.outputs if value in looked])
+    graph.forgive(tape.notes.glimpsed)
+    tape.notes.looked.update(value for op in ops for value in op.outputs if tells(value) and graph.is_news(value))
+    graph.evaluate([value for op in ops for value in op.outputs if value in tape.notes.looked])
 
 
 def would_trace(tape: Tape, pass_: Pass, wrt: Iterable[Value], values: Iterable[Value], deeply: bool) -> bool:

@@ -9,7 +9,7 @@ from itertools import repeat
 from types import CodeType, FrameType
 from typing import Any
 
-from nnrepl.record.segments import is_library
+from nnrepl.installed import is_library
 from nnrepl.tape import UNBOUND
 
 OPTIMIZED = 0x1  # inspect.CO_OPTIMIZED: the locals live in fast slots, so `f_locals` is a copy

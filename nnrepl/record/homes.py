@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from nnrepl.record import segments as sources
+from nnrepl.installed import is_library
 from nnrepl.record.stack import is_module_type
 from nnrepl.tape import Activation, Holder, Tape, Value
 
@@ -88,7 +88,7 @@ class Homes:
                 self._places += thing not in bound
                 bound.add(thing)
                 self._scopes[id(scope.variables)] = scope
-                if name != "self" and not sources.is_library(scope.code.co_filename):
+                if name != "self" and not is_library(scope.code.co_filename):
                     known = self._variables.setdefault(thing, [])
                     if (scope.code, name) not in self._seen_as.setdefault(thing, set()):
                         self._seen_as[thing].add((scope.code, name))
@@ -303,7 +303,7 @@ class Homes:
         if thing is None:
             return None
         for scope in self._scopes.values():
-            if not sources.is_library(scope.code.co_filename):
+            if not is_library(scope.code.co_filename):
                 for name, held in list(scope.variables.items()):
                     if held is thing:
                         return name

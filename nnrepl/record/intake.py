@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import mlx.core as mx
 
-from nnrepl.tape import Activation, BackwardOp, ClosedOp, Inside, Leaf, Op, Tape, Value
+from nnrepl.tape import Activation, BackwardOp, ClosedOp, Inside, Leaf, Op, Operation, Tape, Value
 from nnrepl.tape.native_run import SUFFIXES, file_of
 
 
@@ -49,10 +49,12 @@ class Intake(Generic[R]):
     Attributes:
         follows: Whether the run follows a tape.
         opens: Whether that tape has closed calls, among which others are recorded.
+        pending: What takes in what comes once all of that tape has been done again, if it is not to be taken as it is.
     """
 
     follows = False
     opens = False
+    pending: Intake[R] | None = None
 
     def enter(self, recorder: R, calling: bool = False, due: bool = True) -> None:
         """Note that the program is about to make an op: what the user put in before it takes effect, and only then its
@@ -64,7 +66,7 @@ class Intake(Generic[R]):
                 known.
         """
 
-    def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
+    def taken(self, operation: Operation, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
         """Return what an op is to take where the program calls it with `args` from `frame`."""
         return args
 
@@ -87,9 +89,9 @@ class Intake(Generic[R]):
         """
         return None
 
-    def looked(self) -> set[Value] | None:
-        """Return what the program has evaluated by other means than MLX's own; None where evaluated arrays tell."""
-        return None
+    def is_made(self, value: Value) -> bool:
+        """Whether a value was made in this run: if it has its numbers, it is the program that has evaluated it."""
+        return True
 
     def has_inside(self, recorder: R) -> bool:
         """Whether what happens inside of a call that is about to be made is on the tape already."""
@@ -155,7 +157,7 @@ class Intake(Generic[R]):
         """Note that a call is about to be recorded that would end a stretch of the program that runs natively."""
 
     def edited_in_place(self, value: Value) -> bool:
-        """Whether an edit has changed an array object of the program's in place, which holds `value` now."""
+        """Whether an edit has put `value` into a container of the program's, or into the object that lies there."""
         return False
 
     def content(self, value: Value) -> Value:

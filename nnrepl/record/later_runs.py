@@ -9,7 +9,7 @@ the gradients of what it has written down, and comes by there for the first time
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from nnrepl.record.leavings import Sheet, call_around, lies_in
 from nnrepl.record.quiet import quietly
 from nnrepl.record.recipe import Remaking, TransformRecipe
 from nnrepl.record.recorder import Recorder
+from nnrepl.record.runs_twice import LineLater, having
 from nnrepl.record.stack import Stack
 from nnrepl.record.watch import BindingWatch
 from nnrepl.tape import Activation, Inside, Pass, Value
@@ -75,16 +76,20 @@ class LaterRuns:
         first: Has written down the first run.
         function: The program's function.
         recipe: What it did then.
+        lines: What the user has typed in it.
 
     Attributes:
         recipes: What each run did, in order.
     """
 
-    def __init__(self, first: WrittenRun, function: Callable[..., Any], recipe: TransformRecipe) -> None:
+    def __init__(
+        self, first: WrittenRun, function: Callable[..., Any], recipe: TransformRecipe, lines: Sequence[LineLater]
+    ) -> None:
         self._recorder = first.recorder
         self._first = first
         self._function = function
         self._recipe = recipe
+        self._lines = lines
         self._states: list[mx.array | None] = []
         self.recipes: list[TransformRecipe] = []
 
@@ -115,7 +120,8 @@ class LaterRuns:
         around, call = self._first.running(), call_around(self._first.pass_)
         with _sheet(recorder, recorder.pass_ if around is None else around.pass_, call):
             written = self._first.anew(around)
-            result = written.run(self._function, args, kwargs)
+            with having(self._lines):
+                result = written.run(self._function, args, kwargs)
             written.over()
             taken = recorder.captured
         recipe = written.recipe
@@ -141,7 +147,8 @@ class LaterRuns:
 def _sheet(recorder: Recorder, within: Pass | None, call: Inside) -> Iterator[None]:
     """Write on a sheet for a while what belongs to a pass, and runs in a call."""
     before = recorder.tape, recorder.stack, recorder.watch, recorder.pass_, recorder.inside, recorder.captured
-    mode, intake = recorder.mode, recorder.intake
+    mode, intake, blocks = recorder.mode, recorder.intake, recorder.blocks
+    recorder.blocks = []  # those around it have run by now, with their lines
     recorder.tape = Sheet(recorder.tape, call)
     recorder.watch = _Blind(recorder)
     recorder.stack = Stack(recorder.stack.base, recorder.watch)
@@ -150,4 +157,4 @@ def _sheet(recorder: Recorder, within: Pass | None, call: Inside) -> Iterator[No
         yield
     finally:
         recorder.tape, recorder.stack, recorder.watch, recorder.pass_, recorder.inside, recorder.captured = before
-        recorder.mode, recorder.intake = mode, intake
+        recorder.mode, recorder.intake, recorder.blocks = mode, intake, blocks

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from nnrepl.tape import Activation, ClosedOp, Op, Pass, Value
+from nnrepl.tape import Activation, ClosedOp, Inside, Op, Pass, Value
 
 
 class RecordedCall(Protocol):
@@ -140,10 +140,14 @@ class Touching(Protocol):
     Attributes:
         own: What came in while it runs.
         typed: Whether a line of the user's has run in it.
+        pass_: What it is put in.
     """
 
     own: set[Value]
     typed: bool
+
+    @property
+    def pass_(self) -> Inside: ...
 
     def touch(self, value: Value, array: mx.array) -> None:
         """Note that the function takes a value, which an array holds."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.installed import is_library
 from nnrepl.record import segments as sources
 from nnrepl.record.calling import name_there
 from nnrepl.record.glance import Glance
@@ -178,7 +179,7 @@ class ProgramNames:
             own = self.homes.at(value, op.position, [step.owner for step in steps if is_module(step.owner)])
             if own is not None and is_module_type(own.holder.kind) and own != home:
                 return self.placed(value, own) or name
-        frames = [step for step in steps if not sources.is_library(step.code.co_filename)]
+        frames = [step for step in steps if not is_library(step.code.co_filename)]
         lies_in_model = home is not None and is_module_type(home.holder.kind)
         if not frames or not (name.isidentifier() or (not lies_in_model and name == self.placed(value))):
             return name
@@ -232,7 +233,7 @@ class ProgramNames:
             shown = state_name(op, name) or self._in_module(name, scope)
             if _in_layer(scope):
                 inner.append((-scope.depth, shown))
-            elif not (is_placed and shown == name and sources.is_library(scope.code.co_filename)):
+            elif not (is_placed and shown == name and is_library(scope.code.co_filename)):
                 yield shown
         yield from (shown for _, shown in sorted(inner, key=lambda one: one[0]))
 

@@ -21,6 +21,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.classes import dataclass
+from nnrepl.installed import is_mlx
 from nnrepl.record.by_hand import HandChanges, Weights
 from nnrepl.record.caller import Caller
 from nnrepl.record.closed_losses import ClosedLosses, gives
@@ -29,7 +30,6 @@ from nnrepl.record.handing_back import hand_back
 from nnrepl.record.numbering import BY_OPTIMIZER, Numbering
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import NATIVE, RECORD, Recorder, here, ready
-from nnrepl.record.segments import is_mlx
 from nnrepl.record.stack import UPDATES
 from nnrepl.record.watch import BindingWatch
 from nnrepl.tape import GRADIENT_PASS, RUN_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Value

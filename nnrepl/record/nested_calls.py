@@ -28,6 +28,7 @@ from nnrepl.record.leavings import call_around
 from nnrepl.record.recipe import TransformRecipe
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.region import Region
+from nnrepl.record.runs_twice import TwiceRun
 from nnrepl.record.sweep import Sweep, seed
 from nnrepl.record.tangents import sweep_forward
 from nnrepl.record.vjp import Rule, run_vjp
@@ -160,7 +161,7 @@ class InsideRecording:
     def run(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the function on what MLX has handed over. A second run (a checkpoint's) is written on another sheet."""
         recorder, handed = self.recorder, trees.arrays((args, kwargs))
-        if self._begun and self.recipe is not None and self.recipe.later is not None:
+        if self.recipe is not None and self.recipe.later is not None:
             return self.recipe.later.record(args, kwargs)
         if self._begun or self._within is None or len(handed) < len(self.given.primals):
             return function(*args, **kwargs)
@@ -168,12 +169,14 @@ class InsideRecording:
         self._enter(handed)
         mode, intake, pass_ = recorder.mode, recorder.intake, recorder.pass_
         recorder.mode, recorder.intake, recorder.pass_, recorder.inside = RECORD, RECORDING, self.pass_, self
+        block, blocks = TwiceRun(self._start, by_mlx=True), recorder.blocks
+        recorder.blocks = [*blocks, block] if self.given.transform == "checkpoint" else blocks
         try:
             result = function(*args, **kwargs)
             self._outputs = [recorder.value_of(array, self._frame) for array in arrays_of(result)]
             self.recipe = self._recipe(result)
             if self.given.transform == "checkpoint":
-                self.recipe.later = LaterRuns(self, function, self.recipe)
+                self.recipe.later = LaterRuns(self, function, self.recipe, block.later)
             if self.pass_.size:
                 axes = enumerate(_axes(self.given.out_axes, result))
                 self.pass_.out_axes = {slot: axis for slot, axis in axes if axis}
@@ -181,6 +184,7 @@ class InsideRecording:
             return result
         finally:
             recorder.mode, recorder.intake, recorder.pass_, recorder.inside = mode, intake, pass_, self._around
+            recorder.blocks = blocks
 
     def _enter(self, handed: Sequence[mx.array]) -> None:
         recorder, given = self.recorder, self.given

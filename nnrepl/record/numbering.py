@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import CodeType
 
-from nnrepl.record.segments import is_library, is_mlx
+from nnrepl.installed import is_library, is_mlx
 from nnrepl.tape import GRADIENT_PASS, RUN_PASS, UPDATE_PASS, Activation, ClosedOp, Op, Pass, Tape
 
 Place = tuple[int, int]

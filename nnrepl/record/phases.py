@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
+from nnrepl.installed import is_library
 from nnrepl.record.stack import is_module
-from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Op, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Op, Pass, Value
 from nnrepl.tape.steps import weights_of
 
 _MODULE_BASE = "mlx/nn/layers/base.py"
@@ -41,14 +42,34 @@ def feeds_update(op: Op, current: Pass | None, passes: Sequence[Pass]) -> bool:
             if maker.position >= pass_.backward:
                 return True
         elif pass_.kind == UPDATE_PASS:
-            scope, goes_on = op.scope, current is not None and pass_.number == current.number
-            if goes_on and scope is not None and maker.scope is not None and maker.scope.code is scope.code:
+            goes_on = current is not None and pass_.number == current.number
+            if goes_on and op.scope is not None and maker.scope is not None and _in_one(maker.scope, op.scope):
                 return True
             if _is_of_gradients(maker):
                 return True
     return False
 
 
+def _in_one(one: Activation, other: Activation) -> bool:
+    """Whether two calls are of the same function, or stand in the same: momentum and weights are often two lambdas of
+    `tree_map` in it, and from the second step on nothing else tells that the one goes on with what the other made."""
+    return one.code is other.code or _around(one).code is _around(other).code
+
+
+def _around(scope: Activation) -> Activation:
+    """Return the function in which a lambda or a comprehension stands; any other one is its own."""
+    if not _is_part(scope):
+        return scope
+    while scope.parent is not None and (_is_part(scope) or is_library(scope.code.co_filename)):
+        scope = scope.parent
+    return scope
+
+
+def _is_part(scope: Activation) -> bool:
+    return scope.code.co_name in _PARTS
+
+
+_PARTS = {"<lambda>", "<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"}
 _FAR = 256
 """So many ops are looked at before what was made of gradients is taken for something else."""
 

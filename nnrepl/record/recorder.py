@@ -147,7 +147,7 @@ class Recorder:
         follows = intake.follows
         if follows:
             intake.enter(self)
-            args = intake.taken(args, frame)
+            args = intake.taken(operation, args, frame)
         inputs: list[Value] = []
         template: list[Any] = []
         only_arrays = True

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from nnrepl.classes import dataclass
 from nnrepl.record import segments as sources
-from nnrepl.tape import Activation, Op, Value
+from nnrepl.tape import Activation, Op, Operation, Value
 
 PATHS = (ast.Name, ast.Attribute, ast.Subscript)
 
@@ -58,7 +58,7 @@ def read_elsewhere(op: Op, renamed: Mapping[Value, NameChange]) -> dict[int, Val
     if op.scope is None:
         return {}
     code = op.scope.code
-    texts = operands(sources.node_at(code, sources.span_of(code, op.lasti)), len(op.args))
+    texts = operands(sources.node_at(code, sources.span_of(code, op.lasti)), op.operation, len(op.args))
     return {
         at: renamed[part].old
         for at, (part, text) in enumerate(zip(op.args, texts))
@@ -97,13 +97,19 @@ def _handed(call: Activation, text: str) -> str | None:
     return ast.unparse(handed) + text[len(root) :] if isinstance(handed, PATHS) else None
 
 
-def operands(node: ast.AST | None, count: int) -> Iterator[str | None]:
+_SIGNS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
+
+
+def operands(node: ast.AST | None, operation: Operation, count: int) -> Iterator[str | None]:
     """For each argument of an op the variable or path that it was read from, None where it was computed."""
     given: list[ast.expr] = []
-    if isinstance(node, ast.BinOp):
-        given = [node.left, node.right]
-    elif isinstance(node, ast.Compare):
-        given = [node.left, *node.comparators]
+    if isinstance(node, ast.BinOp):  # `2 - x` is called as `x.__rsub__(2)`
+        given = [node.left, node.right][:: -1 if operation.spelling.startswith("__r") else 1]
+    elif isinstance(node, ast.UnaryOp):
+        given = [node.operand]
+    elif isinstance(node, ast.Compare):  # and `2 < x` as `x > 2`
+        sign = _SIGNS.get(type(node.ops[0]), operation.spelling)
+        given = [node.left, *node.comparators][:: 1 if sign == operation.spelling else -1]
     elif isinstance(node, ast.Call):
         given = list(node.args)
         if len(given) < count and isinstance(node.func, ast.Attribute):

@@ -1,11 +1,13 @@
 """Blocks: functions that run twice, and what the user has typed in them.
 
-The backward pass of a checkpoint runs its function again, and Python comes by each of its lines twice.
+The backward pass of a checkpoint runs its function again, and Python comes by each of its lines twice. Inside of a
+nested gradient MLX does that by itself, and more than once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from nnrepl.classes import dataclass
 
@@ -28,17 +30,35 @@ class LineTwice:
     inside: bool
 
 
+@dataclass(frozen=True, slots=True)
+class LineLater:
+    """A line of the user's in a function that MLX runs again by itself.
+
+    Attributes:
+        run: Runs it where the program stands.
+        wait: Waits for the line of the program's before which it stands, and calls what it is given there.
+        leave: Waits no longer.
+    """
+
+    run: Callable[[], None]
+    wait: Callable[[Callable[[], None]], None]
+    leave: Callable[[], None]
+
+
 class TwiceRun:
     """A function that runs, and that will run once more.
 
     Attributes:
         start: The position of its first op.
-        lines: What the user has typed in it, in order.
+        by_mlx: Whether MLX will run it by itself, within a call.
+        lines: What the user has typed in it, in order; `later` where MLX runs it.
     """
 
-    def __init__(self, start: int) -> None:
+    def __init__(self, start: int, by_mlx: bool = False) -> None:
         self.start = start
+        self.by_mlx = by_mlx
         self.lines: list[LineTwice] = []
+        self.later: list[LineLater] = []
 
 
 def note_line(
@@ -50,4 +70,29 @@ def note_line(
 ) -> None:
     """Note that a line of the user's runs at a position: the blocks that run now will come by it once more."""
     for block in blocks:
-        block.lines.append(LineTwice(position - block.start, run, wait, inside))
+        if not block.by_mlx:
+            block.lines.append(LineTwice(position - block.start, run, wait, inside))
+
+
+@contextmanager
+def having(lines: Iterable[LineLater]) -> Iterator[None]:
+    """Run lines of the user's where the program comes by, inside: one after another, each once."""
+    pending = list(lines)
+    waited: list[LineLater] = []
+
+    def wait() -> None:
+        if pending:
+            waited[:] = [pending.pop(0)]
+            waited[0].wait(came)
+
+    def came() -> None:
+        waited[0].leave()
+        waited[0].run()
+        wait()
+
+    wait()
+    try:
+        yield
+    finally:
+        for line in waited:
+            line.leave()

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import ast
 import linecache
-import os
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import field
-from functools import lru_cache
 from types import CodeType
 
 from nnrepl.classes import dataclass
@@ -202,23 +199,6 @@ def _stands_alone(code: CodeType, span: Span) -> bool:
 def _characters(line: str, column: int) -> int:
     """Return a column in characters from one in UTF-8 bytes."""
     return len(line.encode()[:column].decode(errors="replace"))
-
-
-@lru_cache(4096)
-def is_library(filename: str) -> bool:
-    """Whether a file belongs to an installed library or to Python itself, and not to the program."""
-    return _LIBRARY.search(filename) is not None or filename.startswith(_PYTHON)
-
-
-@lru_cache(4096)
-def is_mlx(filename: str) -> bool:
-    """Whether a file belongs to MLX's own Python: what calls the program's functions, and optimizers, on its behalf."""
-    return _MLX.search(filename) is not None
-
-
-_MLX = re.compile(r"[/\\](?:site|dist)-packages[/\\]mlx[/\\]")
-_LIBRARY = re.compile(r"[/\\](?:site|dist)-packages[/\\]|^<frozen ")
-_PYTHON = os.path.dirname(os.__file__)
 
 
 def uses_of(code: CodeType, span: Span) -> list[Use]:

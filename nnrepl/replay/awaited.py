@@ -20,16 +20,23 @@ class Awaited:
         held: Numbers and texts that variables of the function hold at that time: the line may come in turns of a loop
             that are not meant.
         before: How often Python comes by it before.
+
+    Attributes:
+        code, line, held: As given.
     """
 
     def __init__(self, code: CodeType, line: int, held: Mapping[str, Any], before: int = 0) -> None:
         self._skip = self._before_it = before
-        self._code = code
-        self._line = line
-        self._held = held
+        self.code = code
+        self.line = line
+        self.held = held
         self._then: Callable[[], None] | None = None
         self._frames: dict[FrameType, Any] = {}
         self._before: Any = None
+
+    def again(self, before: int) -> Awaited:
+        """Return what waits for it in another run of the function, where Python comes by it so often before."""
+        return Awaited(self.code, self.line, self.held, before)
 
     def arm(self, then: Callable[[], None]) -> None:
         """Wait for the line, and call `then` before it runs."""
@@ -38,7 +45,7 @@ class Awaited:
         self._then, self._before, self._skip = then, sys.gettrace(), self._before_it
         frame: FrameType | None = sys._getframe(1)
         while frame is not None:
-            if frame.f_code == self._code:  # others may trace it, who are told as before
+            if frame.f_code == self.code:  # others may trace it, who are told as before
                 self._frames[frame] = frame.f_trace
                 frame.f_trace = self._came
             frame = frame.f_back
@@ -54,10 +61,10 @@ class Awaited:
         self._frames.clear()
 
     def _is_meant(self, variables: Mapping[str, Any]) -> bool:
-        return all(variables.get(name) == thing for name, thing in self._held.items())
+        return all(variables.get(name) == thing for name, thing in self.held.items())
 
     def _entered(self, frame: FrameType, event: str, _: Any) -> Any:
-        return self._came if frame.f_code == self._code else None
+        return self._came if frame.f_code == self.code else None
 
     def _came(self, frame: FrameType, event: str, _: Any) -> Any:
         then, others = self._then, self._frames.get(frame)
@@ -66,7 +73,7 @@ class Awaited:
         if then is None:
             return others
         variables = frame.f_locals  # held on to: before 3.13 the frame gets back what is in it, so nobody may clear it
-        if event == "line" and frame.f_lineno == self._line and self._is_meant(variables):
+        if event == "line" and frame.f_lineno == self.line and self._is_meant(variables):
             if self._skip:
                 self._skip -= 1
                 return self._came

@@ -10,8 +10,9 @@ import mlx.core as mx
 
 from nnrepl.classes import dataclass
 from nnrepl.record.intake import Unwinding
+from nnrepl.record.titles import message_of
 from nnrepl.record.verify import same_bits
-from nnrepl.tape import DrawnKey, Op, Value, is_evaluated
+from nnrepl.tape import DrawnKey, Op, Value, is_evaluated, text_of
 
 OUTSIDE = "a clock, a generator, a file, a cache or a thread, say, that nnrepl cannot put back"
 
@@ -64,7 +65,7 @@ class OpDifference:
 
 def said_of(error: BaseException) -> str:
     """Return an exception in a sentence."""
-    said = str(error).splitlines()
+    said = message_of(error).splitlines()
     return type(error).__name__ + (f": {said[0][:100]}" if said else "")
 
 
@@ -173,7 +174,7 @@ def _text(part: Any) -> str:
         return "a random key"
     if hasattr(part, "guide_key"):
         return f"other data of shape {part.array.shape}" if part.array.size > 4 else str(part.array.tolist())
-    said = repr(part)
+    said = text_of(part, repr)
     return said if len(said) <= 40 else said[:37] + "..."
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+from nnrepl.installed import is_standard
 
 FREE, HELD, CAREFUL = "free", "held", "careful"
 
@@ -138,7 +139,7 @@ def at_work(frame: FrameType | None) -> bool:
     while frame is not None:
         if str(frame.f_globals.get("__name__")).startswith("nnrepl."):
             return True
-        if not frame.f_code.co_filename.startswith(sys.base_prefix):
+        if not is_standard(frame.f_code.co_filename):
             return False
         frame = frame.f_back
     return False

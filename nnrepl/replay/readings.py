@@ -22,7 +22,7 @@ from threading import get_ident
 from types import FrameType
 from typing import Any
 
-from nnrepl.record.segments import is_library
+from nnrepl.installed import is_library
 
 _getframe = sys._getframe
 _CLOCKS = ("time", "perf_counter", "monotonic", "process_time", "thread_time")

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.classes import dataclass
+from nnrepl.installed import is_library
 from nnrepl.record import segments as sources
 from nnrepl.record.objects import object_of
-from nnrepl.record.renamed import PATHS, operands
+from nnrepl.record.renamed import PATHS
 from nnrepl.record.repeat import Repetition
 from nnrepl.replay.divergence import Lost
+from nnrepl.replay.operands import Operands, expression_of, tree_of
 from nnrepl.replay.world import World, contents_of, slots_of
 from nnrepl.tape import Activation, ClosedOp, Op, Value
 
@@ -33,21 +34,6 @@ if TYPE_CHECKING:
 _copy = mx.array.__copy__
 _HOLDING = (dict, list, deque, FunctionType, GeneratorType)
 _CELLS = "co_cellvars", "co_freevars"
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """A call that is in the middle of an expression.
-
-    Attributes:
-        span: The expression.
-        lasti: Where in it.
-        new: What reads the new tensor in it, as text; "" where nothing does.
-    """
-
-    span: sources.Span
-    lasti: int
-    new: str
 
 
 class Rebinding:
@@ -60,6 +46,7 @@ class Rebinding:
     Attributes:
         found: Whether it is one, and that holds the value.
         place: The array object that is changed in place instead (`k *= 2`, `k[0] = 1`), if it is known.
+        operands: What calls in the middle of an expression had read before.
         parted: Whether something else held the very object that what is assigned to held.
         astray: Whether what is assigned to holds a tensor that is not known to be the value.
     """
@@ -74,7 +61,7 @@ class Rebinding:
             if value is old and (array := object_of(recorder, key, old)) is not None
         }
         self._frames = recorder.stack.frames()
-        self._pending: dict[FrameType, _Pending] = {}
+        self.operands = Operands(self._other, self._is_called)
         self._kept: dict[int, mx.array] = {}
         self._target = target_of(op)
         self._own = -1
@@ -107,6 +94,24 @@ class Rebinding:
         if self.astray or not (self._arrays or recorder.sweeps or known):
             raise Lost(f"it is not known what of the program's holds {self._old.name} there")
 
+    def _is_called(self, frame: FrameType, text: str) -> bool:
+        """Whether an entry that is assigned to is called so in a call, by whatever variables."""
+        if self._entry is None:
+            return False
+        path: Any = ast.parse(text, mode="eval").body
+        root = _root(path)
+        variables = frame.f_locals if root in frame.f_locals else frame.f_globals
+        if isinstance(path, ast.Name):
+            return self._is_entry(variables, root)
+        container, key, _ = _walk(variables.get(root), path, frame)
+        return container is self._entry[0] and bool(key == self._entry[1])
+
+    @property
+    def is_entry(self) -> bool:
+        """Whether what holds the new tensor now is an entry of a container, or an attribute: what a gradient call is
+        given stays in there when it ends."""
+        return self.found and self._entry is not None
+
     # -- what is assigned to ---------------------------------------------------------------------------------
 
     def _find(self, op: Op) -> bool:
@@ -122,7 +127,7 @@ class Rebinding:
             return None
         self._own = len(path) - 1
         calls = range(self._own, -1, -1)
-        own = [at for at in calls if not sources.is_library(self._frames[at].f_code.co_filename)]
+        own = [at for at in calls if not is_library(self._frames[at].f_code.co_filename)]
         for at in own:  # as names are looked up: a library's variables last
             frame = self._frames[at]
             for variables in (frame.f_locals, frame.f_globals):
@@ -213,10 +218,11 @@ class Rebinding:
             if others:
                 set_variables(frame, others)
                 recorder.watch.see(frame)
-            span = _expression(frame)
-            if span is not None:
-                self._pending[frame] = _Pending(span, frame.f_lasti, text if at == self._own else "")
-        for thing in self._reachable():
+            self.operands.note(frame, text if at == self._own else "")
+        reachable = self._reachable()
+        for space in self._namespaces(reachable):
+            self._keep_in_variables(space)
+        for thing in reachable:
             self._keep_in(thing)
 
     def _is_slot(self, at: int, frame: FrameType, name: str) -> bool:
@@ -240,12 +246,27 @@ class Rebinding:
 
     def _reachable(self) -> list[Any]:
         """All containers, closures, generators and objects with slots that the program's calls can reach."""
-        own = [frame for frame in self._frames if not sources.is_library(frame.f_code.co_filename)]
+        own = [frame for frame in self._frames if not is_library(frame.f_code.co_filename)]
         roots = [thing for frame in self._frames for thing in list(frame.f_locals.values())]
         roots += [frame.f_globals[name] for frame in own for name in frame.f_code.co_names if name in frame.f_globals]
         known = list(self._recorder.watch.containers())
         held = World([*roots, *known], arrays=False).holding
         return [part for part in held if isinstance(part, _HOLDING) or slots_of(type(part))]
+
+    def _namespaces(self, reachable: Iterable[Any]) -> list[dict[str, Any]]:
+        """Return the global variables that the program's calls see, and the functions that they can reach: those of a
+        module that is not running are in no frame's variables."""
+        functions = [thing for thing in reachable if isinstance(thing, FunctionType)]
+        found = [(frame.f_code, frame.f_globals) for frame in self._frames]
+        found += [(function.__code__, function.__globals__) for function in functions]
+        return list({id(space): space for code, space in found if not is_library(code.co_filename)}.values())
+
+    def _keep_in_variables(self, space: dict[str, Any]) -> None:
+        """Let global variables that hold the value hold the old numbers."""
+        for name, other in self._others(space).items():
+            if not self._is_entry(space, name):
+                self._note_parted([space[name]])
+                space[name] = other
 
     def _keep_in(self, thing: Any) -> None:
         """Let what holds the value hold the old numbers: a container, a closure, a generator that waits, an object."""
@@ -297,31 +318,16 @@ class Rebinding:
 
     @staticmethod
     def _reads(frame: FrameType, text: str) -> bool:
-        """Whether the expression in which a call stands reads a variable or a path."""
-        span = _expression(frame)
-        tree = None if span is None else _tree(frame, span)
+        """Whether the call that a function is making reads a variable or a path: what else stands in its expression is
+        not handed on."""
+        span = expression_of(frame)
+        tree = tree_of(frame, sources.span_of(frame.f_code, frame.f_lasti))
+        if tree is None and span is not None:
+            tree = tree_of(frame, span)
         return tree is not None and any(
             isinstance(node, PATHS) and isinstance(node.ctx, ast.Load) and ast.unparse(node) == text
             for node in ast.walk(tree)
         )
-
-    # -- what was read before --------------------------------------------------------------------------------
-
-    def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
-        """Return the arguments of an op: what an expression had read from elsewhere before the exchange is the old
-        one."""
-        pending = self._pending.get(frame)
-        if pending is None:
-            return args
-        if _expression(frame) != pending.span or frame.f_lasti < pending.lasti:
-            del self._pending[frame]
-            return args
-        node = sources.node_at(frame.f_code, sources.span_of(frame.f_code, frame.f_lasti))
-        texts = operands(node, len(args))
-        return tuple([
-            self._other(arg) if isinstance(arg, mx.array) and text is not None and text != pending.new else arg
-            for arg, text in zip(args, texts)
-        ])  # fmt: skip
 
 
 def _scope_of(scope: Activation | None, root: str) -> Activation | None:
@@ -331,7 +337,7 @@ def _scope_of(scope: Activation | None, root: str) -> Activation | None:
         call for call in path
         if any(root in names for names in (call.code.co_varnames, *(getattr(call.code, cells) for cells in _CELLS)))
     ]  # fmt: skip
-    own = [call for call in having if not sources.is_library(call.code.co_filename)]
+    own = [call for call in having if not is_library(call.code.co_filename)]
     return next(iter([*own, *having]), scope)
 
 
@@ -423,9 +429,9 @@ def _root(target: ast.expr | None) -> str:
     return target.id if isinstance(target, ast.Name) else ""
 
 
-def _walk(thing: Any, target: ast.expr | None) -> tuple[Any, Any, Any]:
+def _walk(thing: Any, target: ast.expr | None, frame: FrameType | None = None) -> tuple[Any, Any, Any]:
     """Follow a path from what its variable holds: the last container, the key in it, and what is there (None if it
-    does not lead there)."""
+    does not lead there). In a call, keys may be variables."""
     steps: list[ast.Attribute | ast.Subscript] = []
     while isinstance(target, (ast.Attribute, ast.Subscript)):
         steps.insert(0, target)
@@ -439,19 +445,17 @@ def _walk(thing: Any, target: ast.expr | None) -> tuple[Any, Any, Any]:
                 key = step.attr
                 thing = getattr(container, key)
             else:
-                key = ast.literal_eval(step.slice)
+                key = _key(step.slice, frame)
                 thing = container[key]
                 if type(key) is int and key < 0 and isinstance(container, (list, tuple, deque)):
                     key += len(container)
-        except (AttributeError, KeyError, IndexError, TypeError):
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
             return None, None, None
     return container, key, thing
 
 
-def _expression(frame: FrameType) -> sources.Span | None:
-    """Return the whole expression in which a call stands; None if its source is not known."""
-    return sources.expression_around(frame.f_code, frame.f_lasti)
-
-
-def _tree(frame: FrameType, span: sources.Span) -> ast.AST | None:
-    return sources.node_at(frame.f_code, span)
+def _key(node: ast.expr, frame: FrameType | None) -> Any:
+    """Return a key that is written out, or that a variable of a call holds. Raises ValueError for others."""
+    if frame is None or not isinstance(node, ast.Name):
+        return ast.literal_eval(node)
+    return frame.f_locals[node.id] if node.id in frame.f_locals else frame.f_globals[node.id]

@@ -23,6 +23,7 @@ from nnrepl.replay.divergence import Diverged, OpDifference, compare, said_of, s
 from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
+from nnrepl.replay.operands import StillTaken
 from nnrepl.replay.rebinding import Rebinding, lies_inside
 from nnrepl.replay.remade import made_natively
 from nnrepl.replay.run import Changing, Run, Unchanging
@@ -37,6 +38,7 @@ from nnrepl.tape import (
     Inside,
     Leaf,
     Op,
+    Operation,
     Pass,
     Tape,
     Value,
@@ -77,7 +79,7 @@ class Replay(Led):
         self.plan = Plan(run.old.ops[run.position : self.end], run.old, alone)
         self.was = self.plan.was
         self._run = run
-        self._rebinding: Rebinding | None = None
+        self.pending: StillTaken | None = None
         self._alone = alone
         self._changes = changes or Unchanging()
         for op in self.expected:
@@ -156,8 +158,8 @@ class Replay(Led):
             raise error
         return twin
 
-    def looked(self) -> set[Value] | None:
-        return self.tape.notes.looked
+    def is_made(self, value: Value) -> bool:
+        return value not in self.was and value.op is not None and not self.replaying(value.op.position)
 
     def has_inside(self, recorder: Recorder) -> bool:
         """Whether a call that is about to be made is one of the tape: what happens inside is there, too."""
@@ -230,7 +232,7 @@ class Replay(Led):
         return value
 
     def edited_in_place(self, value: Value) -> bool:
-        """Whether an edit has changed an array object of the program's in place, which holds `value` now."""
+        """Whether an edit has put `value` into a container of the program's, or into the object that lies there."""
         return value in self._in_place
 
     def pass_kind(self, op: Op) -> str | None:
@@ -408,30 +410,17 @@ class Replay(Led):
         """
         with recorder.muted() if op.operation.kind == "data" else nullcontext():
             known, same = self.plan.forward(op)
-        if known is None and self._alone and self.plan.other is not None and not self._noticed(recorder):
+        if (
+            known is None
+            and self._alone
+            and self.plan.other is not None
+            and not self._run.is_noticed(recorder, self.was)
+        ):
             raise Diverged(self.plan.other)
         if known is None or not same:
             return False
         self._take_over(recorder, op, known)
         return True
-
-    def _noticed(self, recorder: Recorder) -> bool:
-        """Whether the program can know of the edit: it has read a number that depends on it, got another shape or an
-        exception."""
-        start = self._run.position
-        if self._run.recoded:
-            return True
-        edited = [(op.outputs[0], self.tape.notes.edits[op]) for op in self._run.ops if op in self.tape.notes.edits]
-        if any([(new.shape, new.dtype) != (old.shape, old.dtype) for new, old in edited]):
-            return True
-        if any([start <= op.position for op in recorder.tape.notes.errors if op.position < len(recorder.tape)]):
-            return True
-        read = [value for mark in recorder.tape.marks if mark.position >= start for value in mark.values]
-        if any([value not in self.was and (value.op is None or value.op.position >= start) for value in read]):
-            return True
-        new = [op for op in recorder.tape.ops[start:] if op.inputs and op not in self.tape.notes.inserted]
-        made = [value for op in new for value in op.outputs if value not in self.was and value.held is not None]
-        return any([value.evaluated for value in made])  # by the program: NumPy reads numbers without a call of MLX's
 
     def _take_over(self, recorder: Recorder, op: Op, old: Op, of: Sequence[Value] = ()) -> None:
         """Give an op the results of an old one that computed the same: values of its own on the same arrays.
@@ -459,18 +448,18 @@ class Replay(Led):
         with recorder.muted():
             rebinding = Rebinding(recorder, op, target)
             rebinding.begin()
-            if rebinding.place is not None:
+            if rebinding.place is not None or rebinding.is_entry:
                 self._in_place.add(op.outputs[0])
             self._exchange(recorder, target, op.outputs[0])
             if rebinding.found:
                 self.final.pop(target, None)
                 rebinding.keep()
                 self.plan.parted |= {target, op.outputs[0]} if rebinding.parted else set()
-                self._rebinding = rebinding
+                self.pending = StillTaken(rebinding.operands)
 
-    def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
+    def taken(self, operation: Operation, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
         """Return an op's arguments, of which the program had read some before an edit gave a name another."""
-        return args if self._rebinding is None else self._rebinding.taken(args, frame)
+        return args if self.pending is None else self.pending.taken(operation, args, frame)
 
     def _exchange(self, recorder: Recorder, old: Value, new: Value) -> None:
         """Let all that held `old` hold `new`. Arrays that the program has had for longer are changed in place."""

@@ -9,6 +9,7 @@ reference to it sees the same. What Python and installed packages have of their 
 
 from __future__ import annotations
 
+import gc
 import io
 import random
 import sys
@@ -21,6 +22,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.installed import is_library
 from nnrepl.record.objects import refill
 from nnrepl.record.quiet import set_random_state
 from nnrepl.record.titles import inner_function
@@ -210,6 +212,9 @@ class World:
             pending.append((inner, ""))
         for attribute in ("func", "args", "keywords") if kind.__name__ == "partial" else ("__wrapped__", "fun"):
             pending.append((getattr(thing, "__dict__", {}).get(attribute) or _part(thing, kind, attribute), ""))
+        if getattr(thing, "__dict__", None) is None and not slots_of(kind):
+            # Made in C, as an `mx.custom_function` is: what it holds, its functions, only the collector shows.
+            pending += [(part, "") for part in gc.get_referents(thing) if not isinstance(part, type)]
         pending.append((kind, ""))
         self._attributes(thing, pending)
 
@@ -334,8 +339,3 @@ def is_outside(thing: Any) -> bool:
     if isinstance(thing, type):
         return is_foreign(thing.__module__, getattr(sys.modules.get(thing.__module__), "__file__", None))
     return False
-
-
-def is_library(file: str) -> bool:
-    """Whether a file belongs to Python or to an installed package: its functions keep no state of the program's."""
-    return "site-packages" in file or file.startswith(sys.base_prefix)

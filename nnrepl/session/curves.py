@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.installed import is_library
 from nnrepl.record import segments as sources
 from nnrepl.record.frame_variables import variables_of
 from nnrepl.session.errors import NoGradient, NotYet, UserError
@@ -84,7 +85,7 @@ def _is_same(thing: Any, loss: mx.array) -> bool:
 def _is_given(pass_: Pass, parsed: Parsed) -> bool:
     """Whether an expression is the variable to which the program gives the loss of a gradient call."""
     scope, lasti, depth = pass_.scope, pass_.lasti, 0
-    while scope is not None and sources.is_library(scope.code.co_filename):
+    while scope is not None and is_library(scope.code.co_filename):
         lasti, scope = scope.lasti, scope.parent  # nn.value_and_grad hands on what MLX gives
     while parsed.is_name and pass_.gives_loss and scope is not None and depth < _RETURNED:
         uses = sources.uses_of(scope.code, sources.span_of(scope.code, lasti))
@@ -104,7 +105,7 @@ _RETURNED = 8
 def _asker(pass_: Pass) -> Activation | None:
     """Return the call of the program's in which a gradient call is made."""
     scope = pass_.scope
-    while scope is not None and scope.parent is not None and sources.is_library(scope.code.co_filename):
+    while scope is not None and scope.parent is not None and is_library(scope.code.co_filename):
         scope = scope.parent
     return scope or pass_.ops[-1].scope
 
@@ -152,7 +153,7 @@ def _about_to_be(session: Reading, name: str, position: int, scope: Activation |
 
 def _frames(scope: Activation | None) -> Iterator[Activation]:
     while scope is not None:
-        if not sources.is_library(scope.code.co_filename):
+        if not is_library(scope.code.co_filename):
             yield scope
         scope = scope.parent
 

@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from nnrepl.classes import dataclass
+from nnrepl.installed import is_library
 from nnrepl.record.checked import checked
 from nnrepl.record.containers import as_it_is
 from nnrepl.record.quiet import set_random_state
 from nnrepl.record.recorder import current
-from nnrepl.record.segments import is_library
 from nnrepl.record.stack import is_module
 from nnrepl.session.enclosing import enclosed
 from nnrepl.session.errors import NotYet, UserError

@@ -17,6 +17,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.classes import dataclass
+from nnrepl.installed import is_library
 from nnrepl.record import segments as sources
 from nnrepl.record.containers import SEQUENCES, blank, fill, fixed
 from nnrepl.record.frame_variables import variables_of
@@ -57,7 +58,7 @@ class Frames:
             return ops[position].scope
         scope = ops[-1].scope if ops else None
         path = [] if scope is None else scope.path()
-        return next((step for step in path if not sources.is_library(step.code.co_filename)), scope)
+        return next((step for step in path if not is_library(step.code.co_filename)), scope)
 
     # -- the frames that are there -------------------------------------------------------------------------
 
@@ -106,7 +107,7 @@ class Frames:
         step: Activation | None = scope
         lasti = -1
         while step is not None:
-            own = not sources.is_library(step.code.co_filename) or (step is scope and runs)
+            own = not is_library(step.code.co_filename) or (step is scope and runs)
             if own is not library:
                 yield step, lasti
             lasti = step.lasti
@@ -114,7 +115,7 @@ class Frames:
 
     def _global(self, name: str, step: Activation, position: int) -> Held | NotYet | None:
         """Return a global variable that a call sees: as it was where the code of its module is on the stack."""
-        if sources.is_library(step.code.co_filename) and name not in step.code.co_names:
+        if is_library(step.code.co_filename) and name not in step.code.co_names:
             return None
         outer, lasti = step.parent, step.lasti
         while outer is not None:
@@ -333,14 +334,14 @@ def _has(step: Activation, name: str) -> bool:
 
 
 def _is_own(code: CodeType) -> bool:
-    return not sources.is_library(code.co_filename)
+    return not is_library(code.co_filename)
 
 
 def _gives(pass_: Pass, step: Activation) -> bool:
     """Whether what a gradient call returns is what the call returns in the middle of which a calling frame is."""
     scope, lasti = pass_.scope, pass_.lasti
     while scope is not None and scope is not step:
-        if not sources.is_library(scope.code.co_filename):
+        if not is_library(scope.code.co_filename):
             uses = sources.uses_of(scope.code, sources.span_of(scope.code, lasti))
             if not any(use.returned and use.slot < 0 for use in uses):
                 return False

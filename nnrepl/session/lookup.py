@@ -367,7 +367,7 @@ class Lookup:
         name = self.name_here(value, position)
         if value.inside is not None:
             return self._gradient_inside(value, name, value.inside, position)
-        pass_, found = None, self.passes_of(value, position)
+        found = self.passes_of(value, position)
         for pass_, target in found:
             grads = pass_.grads.get(target.canonical)
             if not grads:
@@ -384,7 +384,7 @@ class Lookup:
             address = "" if last is None else last.op.label if last.op is not None else ""
             where = " in this step" if last is not None else ""
             raise not_made(f"{GRADIENT_SIGN}{name}", where, ahead, position, address, last, whose)
-        raise NoGradient(self._why_none(value, name, position, pass_ is not None), value)
+        raise NoGradient(f"there is no gradient with respect to {name}", value)  # `missing.told` says why
 
     def _gradient_inside(self, value: Value, name: str, inside: Inside, position: int) -> Value:
         """Return the gradient of what a call differentiated with respect to a value inside of it."""
@@ -432,20 +432,6 @@ class Lookup:
             if grads:
                 return grads[-1], self._whose(other, position)
         return None, ""
-
-    def _why_none(self, value: Value, name: str, position: int, found: bool) -> str:
-        if not found and self._gradient_pass_of(value, position) is None:
-            return f"no gradient was taken with respect to {name}: it is in no gradient pass"
-        return f"there is no gradient with respect to {name}"
-
-    def _gradient_pass_of(self, value: Value, position: int) -> Pass | None:
-        """Return the pass of a value; of several that take it, the last one that has begun."""
-        if value.op is not None and value.op.pass_.kind == GRADIENT_PASS:
-            return value.op.pass_
-        passes = [op.pass_ for op in self.tape.consumers(value) if op.pass_.kind == GRADIENT_PASS]
-        passes += [pass_ for pass_ in self.tape.passes if value in pass_.wrt][:1]
-        before = [pass_ for pass_ in passes if pass_.start <= position]
-        return before[-1] if before else next(iter(passes), None)
 
     def by_words(self, text: str, position: int, scope: Activation | _Here | None = HERE) -> Value:
         """Return a value by anything that names one: `z1`, `z1@12`, `#12`, `∂L/∂z1`, `layers.0.weight`.

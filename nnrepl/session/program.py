@@ -15,8 +15,8 @@ from types import CodeType
 from typing import NamedTuple
 
 from nnrepl.classes import dataclass
+from nnrepl.installed import is_library
 from nnrepl.record import segments as sources
-from nnrepl.record.segments import is_library
 from nnrepl.tape import Activation, Tape
 
 _MOST_FILES = 200

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import mlx.core as mx
 
-from nnrepl.record.segments import is_library
+from nnrepl.installed import is_library
 from nnrepl.session import goals
 from nnrepl.session.call_ends import (
     AttributeHolds,

@@ -268,7 +268,7 @@ class TapeSession(Standing):
         Returns whether the program has something to run on for."""
         assert self.recorder is not None
         natively.settle(self)
-        self.recorder.intake = RECORDING
+        self.recorder.intake = self.recorder.intake.pending or RECORDING
         self.lookout.begin(position)
         return self.course.caught_up()
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.installed import is_library
 from nnrepl.record import segments as sources
 from nnrepl.record.custom import first_run_of
 from nnrepl.record.frame_variables import OPTIMIZED
 from nnrepl.record.recorder import Recorder, current
-from nnrepl.record.runs_twice import note_line
+from nnrepl.record.runs_twice import LineLater, note_line
 from nnrepl.replay.awaited import Awaited
 from nnrepl.replay.divergence import CannotExchange, said_of
 from nnrepl.replay.rebinding import set_variables
@@ -103,7 +104,7 @@ class PromptLine:
         """Return what its names stand for in the modules of a call and in the calls that run: what it may change."""
         spaces = [step.variables for step in (() if scope is None else scope.path())]
         for frame in running_frames():
-            if not sources.is_library(frame.f_code.co_filename):
+            if not is_library(frame.f_code.co_filename):
                 spaces += [frame.f_locals, frame.f_globals]
         found = [space[name] for name in self.named for space in spaces if name in space]
         return [thing for thing in found if not isinstance(thing, ModuleType)]
@@ -262,10 +263,25 @@ class _Runs:
 
     def _run(self, doing: PromptLine) -> None:
         self._forget()
-        recorder = current()
+        recorder, frames = current(), frames_of(self._scope)
         if recorder is not None:
-            note_line(recorder.blocks, len(recorder.tape), self._again, self.wait, self._inside)
-        doing.run(recorder, frames_of(self._scope))
+            # It is waited for where the call begins: the second run, too, is only told of what lies outside of that.
+            around = None if recorder.inside is None else outermost(recorder.inside.pass_)
+            position = len(recorder.tape) if around is None else around.start
+            note_line(recorder.blocks, position, self._again, self.wait, self._inside)
+            self._note_later(recorder, frames)
+        doing.run(recorder, frames)
+
+    def _note_later(self, recorder: Recorder, frames: list[FrameType]) -> None:
+        """Let functions that MLX runs again by itself have it in each of their runs."""
+        blocks = [block for block in recorder.blocks if block.by_mlx]
+        if not blocks or not frames or self._awaited is None:
+            return
+        recorder.stand(frames[0])
+        for block in blocks:
+            begun, here = (block.start, len(recorder.tape)), recorder.stack.scope
+            awaited = self._awaited.again(_came_by(recorder.tape, *begun, here, self._awaited))
+            block.later.append(LineLater(self._again, awaited.arm, awaited.disarm))
 
     def _forget(self) -> None:
         if self._awaited is not None:
@@ -287,7 +303,7 @@ def _home(tape: Tape, line: PromptLine, scope: Activation | None, cursor: int) -
         if step.code.co_flags & OPTIMIZED and not variables.keys().isdisjoint(line.stored):
             return step
     for step, variables in zip(path, held):
-        own = not sources.is_library(step.code.co_filename)
+        own = not is_library(step.code.co_filename)
         if own or not variables.keys().isdisjoint(line.named) or _object_of(step) in line.named:
             return step
     return scope
@@ -334,20 +350,19 @@ def _awaited(tape: Tape, op: Op, at: int, scope: Activation | None) -> Awaited |
     held = tape.bindings.variables(here, at)
     plain = {name: thing for name, thing in held.items() if type(thing) in (int, str, bool)}
     line = _line(site[1], here)
-    return Awaited(here.code, line, plain, _came_by(tape, at, here, line, plain) if op.inner else 0)
+    awaited, whole = Awaited(here.code, line, plain), _whole(tape, at)
+    return awaited if whole is None else awaited.again(_came_by(tape, whole.start, at, here, awaited))
 
 
-def _came_by(tape: Tape, at: int, scope: Activation, line: int, plain: dict[str, Any]) -> int:
-    """How many calls of a function have come by a line of it with such variables, inside of the call that MLX runs by
-    itself in which a position lies, before that."""
-    whole = _whole(tape, at)
+def _came_by(tape: Tape, start: int, end: int, scope: Activation | None, awaited: Awaited) -> int:
+    """How many calls of a function but one have come by a line of it, in such a turn, between two positions."""
     found: set[Activation] = set()
-    for op in tape.ops[whole.start : at] if whole is not None else ():
+    for op in tape.ops[start:end]:
         for step in () if op.scope is None else op.scope.path():
-            if step is scope or step.code != scope.code or step in found:
+            if step is scope or step.code != awaited.code or step in found:
                 continue
             site, held = _site(op, step), tape.bindings.variables(step, op.position)
-            if site is not None and _line(site[1], step) == line and held.items() >= plain.items():
+            if site is not None and _line(site[1], step) == awaited.line and held.items() >= awaited.held.items():
                 found.add(step)
     return len(found)
 
@@ -362,12 +377,12 @@ def frames_of(scope: Activation | None) -> list[FrameType]:
     """Return the program's frames that run now and that a line would see, innermost first: that of the innermost
     function around it that has begun, and its callers; of libraries only one in which it would stand."""
     path = [] if scope is None else scope.path()[::-1]
-    codes = [step.code for step in path if step is scope or not sources.is_library(step.code.co_filename)]
+    codes = [step.code for step in path if step is scope or not is_library(step.code.co_filename)]
     running = running_frames()
     for code in codes:
         for at, found in enumerate(running):
             if found.f_code == code:
-                own = [frame for frame in running[at + 1 :] if not sources.is_library(frame.f_code.co_filename)]
+                own = [frame for frame in running[at + 1 :] if not is_library(frame.f_code.co_filename)]
                 return [found, *own]
     return []
 

@@ -16,8 +16,8 @@ from types import CodeType, FrameType
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+from nnrepl.installed import is_library
 from nnrepl.record.frame_variables import OPTIMIZED, read
-from nnrepl.record.segments import is_library
 from nnrepl.session.coming import lines_of
 from nnrepl.session.entered import InClass, InFunction, SourceLine
 from nnrepl.session.own_names import OWN_NAMES

@@ -17,6 +17,7 @@ from nnrepl.tape.op import (
     Operation,
     arrays_of,
     fill,
+    text_of,
 )
 from nnrepl.tape.origins import Activation, Source
 from nnrepl.tape.passes import (
@@ -90,4 +91,5 @@ __all__ = [
     "own_site",
     "result_inside",
     "samples_of",
+    "text_of",
 ]

@@ -66,6 +66,15 @@ class DrawnKey:
 _split, _getitem, _stream, _vmap = mx.random.split, mx.array.__getitem__, mx.stream, mx.vmap
 
 
+def text_of(thing: object, say: Callable[[object], str] = str) -> str:
+    """Return what a thing of the program says of itself; its class where it cannot, as a number of 5,000 digits or an
+    object whose `__repr__` raises."""
+    try:
+        return say(thing)
+    except Exception:  # whatever the program's own class raises
+        return f"<{type(thing).__name__}>"
+
+
 def fill(part: Any, lookup: Callable[[Value], mx.array]) -> Any:
     """Replace every `Value` in an argument (nested in lists, tuples, dicts, slices) by an array."""
     kind = type(part)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import sys
-import sysconfig
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from types import CodeType
 from typing import NamedTuple
 
+from nnrepl.installed import is_standard
 from nnrepl.tape.op import Op
 from nnrepl.tape.origins import Activation
 
 SKIPPED = ("mlx.*",)
 """The modules whose lines are not the program's own, if nobody says otherwise."""
 
-_STANDARD = sysconfig.get_path("stdlib")
 _known: dict[tuple[CodeType, str, tuple[str, ...]], bool] = {}
 
 
@@ -58,7 +57,7 @@ def is_skipped(scope: Activation, patterns: tuple[str, ...]) -> bool:
     if found is None:
         name = name or _module_of(file)
         named = any(fnmatchcase(name, pattern) for pattern in patterns)
-        found = _known[key] = named or (file.startswith(_STANDARD) and "site-packages" not in file)
+        found = _known[key] = named or is_standard(file)
     return found
 
 

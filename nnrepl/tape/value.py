@@ -21,6 +21,8 @@ LEAF_KINDS = ("parameter", "input", "constant", "captured", "seed", "thread", "h
 
 def is_evaluated(array: mx.array) -> bool:
     """Whether `array` has its numbers already. Asking forces nothing."""
+    if not array.size:
+        return True  # it has none; CUDA gives it no buffer, and MLX asks one that is not there for its size
     try:
         _buffer_size(array)
     except ValueError:

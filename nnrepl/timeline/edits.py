@@ -166,11 +166,12 @@ def place_of(tape: Tape, target: Value, cursor: int | None = None) -> tuple[Valu
     A parameter or an input is changed where it enters, so that everything sees it; the result of an op, from
     the cursor on (without a cursor, from where it was made).
     """
+    held = target
     while True:
         entered = next((pass_ for pass_ in tape.passes if target in pass_.wrt), None)
         if entered is not None and target.origin is not None:
             if cursor is not None and cursor >= entered.end:  # its pass is over, and has taken it as it was
-                return target, cursor
+                return held, cursor  # a checkpoint's second run leaves its own objects in a module
             return target.origin, entered.start
         before = None if in_own_vjp(tape, cursor) else _before(tape, target, cursor)
         if before is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from nnrepl.tape import BackwardOp, Leaf, Op, Value
+from nnrepl.tape import BackwardOp, Leaf, Op, Value, text_of
 from nnrepl.view.tensor import dtype_text, number, shape_text
 
 
@@ -25,7 +25,7 @@ def constant_text(part: object) -> str:
     if isinstance(part, slice):
         ends = [("" if end is None else constant_text(end)) for end in (part.start, part.stop)]
         return ":".join(ends) + ("" if part.step is None else f":{part.step}")
-    text = str(part).removeprefix("mlx.core.") if not isinstance(part, str) else repr(part)
+    text = text_of(part).removeprefix("mlx.core.") if not isinstance(part, str) else repr(part)
     return text if len(text) <= 40 else text[:37] + "..."
 
 

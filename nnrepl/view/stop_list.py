@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.record import segments as sources
+from nnrepl.record.titles import message_of
 from nnrepl.seen.entries import Listed, Met
 from nnrepl.session.events import EVENTS
 from nnrepl.session.findings import (
@@ -27,7 +28,7 @@ from nnrepl.session.findings import (
 from nnrepl.session.place import Place
 from nnrepl.session.points import Condition
 from nnrepl.session.stops import Breakpoint, Catch, Hit
-from nnrepl.tape import Op, Value
+from nnrepl.tape import Op, Value, text_of
 from nnrepl.tape.claims import Claim, say, say_first
 from nnrepl.view.one_op import leaf_text, value_text
 from nnrepl.view.source_lines import place_text
@@ -124,7 +125,7 @@ def finding_view(found: Finding | None) -> list[RenderableType]:
             return _vanished(found)
         case Raised():
             where = f" in {found.op.label} {found.op.name}" if found.op is not None else " in the program"
-            return [Text(f"{type(found.error).__name__}{where}: {found.error}", style="error")]
+            return [Text(f"{type(found.error).__name__}{where}: {message_of(found.error)}", style="error")]
         case Forced():
             return [_mark(mark) for mark in found.marks[:4]]
         case Stretched():
@@ -244,8 +245,8 @@ def _change(found: Changed) -> list[RenderableType]:
     maker = f" in {_op_text(found.op)}" if found.op is not None else ""
     before, after = found.before, found.after
     if not isinstance(after, mx.array):
-        old = "" if before is None else f"{before!r} → "
-        return [Text(f"{found.text} changed{maker}: {old}{after!r}")]
+        old = "" if before is None else f"{text_of(before, repr)} → "
+        return [Text(f"{found.text} changed{maker}: {old}{text_of(after, repr)}")]
     if before is None:
         return [Text(f"{found.text} gets a value{maker}"), tensor("  is", after)]
     lines: list[RenderableType] = [Text(f"{found.text} changed{maker}")]
@@ -254,5 +255,5 @@ def _change(found: Changed) -> list[RenderableType]:
         lines[0] = Text(f"{found.text} changed{maker}: {different} of {after.size} elements")
         lines.append(Text("  was ").append_text(_summary(before)))
         return [*lines, Text("  is  ").append_text(_summary(after))]
-    was: Any = tensor("  was", before) if isinstance(before, mx.array) else Text(f"  was {before!r}")
+    was: Any = tensor("  was", before) if isinstance(before, mx.array) else Text(f"  was {text_of(before, repr)}")
     return [*lines, was, tensor("  is ", after)]

@@ -13,11 +13,12 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from nnrepl.installed import is_mlx
 from nnrepl.record import segments as sources
 from nnrepl.seen.array_sizes import norms
 from nnrepl.seen.gradient_sizes import NOT_MADE, Sizes
 from nnrepl.seen.locals_here import Absent, Sized, Variables
-from nnrepl.tape import GRADIENT_PASS, Leaf, Pass, Step, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, Leaf, Pass, Step, Tape, Value, text_of
 from nnrepl.timeline.evaluation import Work
 from nnrepl.view.narrow import NARROW, Grid, ending
 from nnrepl.view.source_lines import place_text
@@ -120,7 +121,7 @@ def _what(pass_: Pass) -> str:
 def _called(pass_: Pass) -> str:
     """Where the program calls it: not in nn.value_and_grad itself, but where that is called."""
     scope, lasti = pass_.scope, pass_.lasti
-    while scope is not None and scope.parent is not None and "/mlx/" in scope.code.co_filename:
+    while scope is not None and scope.parent is not None and is_mlx(scope.code.co_filename):
         lasti, scope = scope.lasti, scope.parent
     return place_text(sources.locate(scope.code, lasti)) if scope is not None else ""
 
@@ -386,6 +387,6 @@ def _thing(thing: Any) -> Text:
         of = "" if thing.size is None else f" of {thing.size}"
         return Text(f"{thing.kind.__name__}{of}", style="dim" if of else "")
     if isinstance(thing, (int, float, str, bool, type(None))):
-        return Text(repr(thing)[:70])
+        return Text(text_of(thing, repr)[:70])
     named = isinstance(thing, type) or callable(thing)
     return Text(getattr(thing, "__name__", type(thing).__name__) if named else type(thing).__name__, style="dim")

@@ -15,8 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
 from tests.bench.figures import Figure, figure
-from tests.bench.scripts import LARGE, LONG, WORKLOADS, Workload
+from tests.bench.scripts import LARGE, LONG, ON_A_GPU, WORKLOADS, Workload
 
 _ROOT = Path(__file__).parent.parent.parent
 _PLAIN = (sys.executable,)
@@ -38,7 +40,8 @@ def children() -> float:
 def run(command: Sequence[str]) -> str:
     """What a command prints. It runs in one thread of linear algebra, as noise would be measured otherwise, and with
     compiled modules kept, as in an installation."""
-    environment = {**os.environ, "PYTHONPATH": str(_ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1"}
     environment |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": _COMPILED.name}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -81,8 +84,10 @@ def steps(rounds: int, quick: bool) -> Iterator[Figure]:
         for workload in WORKLOADS:
             if quick and workload.model in ("mlp, large", "resnet"):
                 continue
-            path = scripts.path(workload)
-            yield from _ratios(workload, path, rounds)
+            yield from _ratios(workload, scripts.path(workload), rounds)
+        if mx.default_device().type == mx.gpu:
+            for workload in ON_A_GPU:
+                yield from _ratios(workload, scripts.path(workload), rounds)
 
 
 def _ratios(workload: Workload, path: str, rounds: int) -> Iterator[Figure]:

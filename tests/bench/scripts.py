@@ -38,6 +38,31 @@ batch = tokens[:, :-1], tokens[:, 1:]
 def loss_fn(x, y):
     return nn.losses.cross_entropy(model(x), y, reduction="mean")
 """,
+    "llama, d256": """
+from mlx_lm.models.llama import Model, ModelArgs
+model = Model(ModelArgs(
+    model_type="llama", hidden_size=256, num_hidden_layers=4, intermediate_size=688, num_attention_heads=8,
+    num_key_value_heads=4, rms_norm_eps=1e-5, vocab_size=4096,
+))
+tokens = mx.random.randint(0, 4096, (8, 129))
+batch = tokens[:, :-1], tokens[:, 1:]
+
+def loss_fn(x, y):
+    return nn.losses.cross_entropy(model(x), y, reduction="mean")
+""",
+    "llama, d768": """
+from mlx_lm.models.llama import Model, ModelArgs
+model = Model(ModelArgs(
+    model_type="llama", hidden_size=768, num_hidden_layers=12, intermediate_size=2048, num_attention_heads=12,
+    num_key_value_heads=12, rms_norm_eps=1e-5, vocab_size=32000,
+))
+model.set_dtype(mx.bfloat16)
+tokens = mx.random.randint(0, 32000, (4, 513))
+batch = tokens[:, :-1], tokens[:, 1:]
+
+def loss_fn(x, y):
+    return nn.losses.cross_entropy(model(x).astype(mx.float32), y, reduction="mean")
+""",
     "recurrent": """
 class Net(nn.Module):
     def __init__(self):
@@ -180,6 +205,15 @@ WORKLOADS = (
     Workload("llama, tokens", "llama", 100, 1.05, generates=True),
 )
 """Steps of these are timed."""
+
+ON_A_GPU = (
+    Workload("llama, d256", "llama, d256", 40, 1.1),
+    Workload("llama, d256, compiled", "llama, d256", 40, 1.1, compiled=True),
+    Workload("llama, d768, bfloat16", "llama, d768", 24, 1.1),
+    Workload("llama, d768, bfloat16, compiled", "llama, d768", 24, 1.1, compiled=True),
+    Workload("llama, d256, tokens", "llama, d256", 100, 1.1, generates=True),
+)
+"""Steps of these are timed where there is a GPU: a CPU would take minutes for one."""
 
 LONG = Workload("mlp", "mlp", 2000, 1.15, marks=(20, 200, 2000))
 """The memory of this is looked at."""

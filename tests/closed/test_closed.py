@@ -17,6 +17,7 @@ import pytest
 from nnrepl.cli import main
 from nnrepl.record.by_hand import HandChanges, Weights
 from nnrepl.record.closed_losses import ClosedLosses
+from nnrepl.session.closed import natively_said
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Pass, Tape
 from tests.closed.programs import ARRAYS, BY_HAND, COMPILED, HEAD, PROGRAMS, SUMMED
 from tests.closed.walks import KINDS, walk
@@ -350,3 +351,18 @@ for i in range(5):
     file = tmp_path / "train.py"
     file.write_text(HEAD + measured)
     assert play(file, "continue").replace("native on\n", "", 1) == plainly(HEAD + TOLD + measured)[0]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ([], ""),
+        ([4], "step 4 ran natively and is closed"),
+        ([2, 3], "steps 2 to 3 ran natively and are closed"),
+        ([1, 3, 4, 6], "steps 1, 3 to 4, 6 ran natively and are closed"),
+        ([1, 3, 5, 7, 8], "steps 1, 3, 5 and 1 more stretch ran natively and are closed"),
+        ([1, 3, 5, 7, 9], "steps 1, 3, 5 and 2 more stretches ran natively and are closed"),
+    ],
+)
+def test_which_steps_are_closed_is_said_in_stretches(numbers: list[int], said: str) -> None:
+    assert natively_said(numbers) == said

@@ -40,6 +40,7 @@ COUNT = LINES["self.n += 1"]
 STOPS = {
     f"break train.py:{ABS}": 1,  # a line in a branch that no recorded step has taken
     "break rare": 1,
+    f"break Net.__call__ train.py:{ABS}": 1,
     f"break train.py:{UPDATE}, i == 9": 1,
     "break Net.__call__, i == 9": 1,
     "break i == 9": 1,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
 import pytest
 
 import nnrepl
@@ -14,6 +17,7 @@ from nnrepl.commands.table import TABLE
 from nnrepl.learn.glossary import glossary, here, word_of
 from nnrepl.learn.shelf import shipped
 from nnrepl.session.errors import UserError
+from nnrepl.session.session import TapeSession
 from nnrepl.shell.key_bindings import MOTIONS
 from nnrepl.view.topics import ALIASES, TOPICS
 from tests.support import ROOT, OpenSession
@@ -154,3 +158,67 @@ def test_every_word_is_told_where_there_is_no_loss(place: str, program: str) -> 
     told = {name: here(session, word) for name, word in glossary().items()}
     assert (told["loss"], told["gradient"]) == ("", "")
     assert told["op"]
+
+
+_SOURCE = Path(__file__).read_text(encoding="utf-8").splitlines()
+
+
+class _Net(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(2, size)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        hidden = nn.relu(self.first(x))[None, None]
+        seen = mx.fast.scaled_dot_product_attention(hidden, hidden, hidden, scale=1.0)
+        return mx.softmax(seen[0, 0] @ mx.ones((seen.shape[-1], 2)), axis=-1)
+
+
+@pytest.mark.parametrize("size", [6, 7])
+def test_every_word_is_told_where_a_model_was_trained(size: int) -> None:
+    """Each op that is named by its number is the one of the step where the user stands."""
+    model, opt = _Net(size), optim.SGD(0.25)
+    with nnrepl.recording() as recorded:
+        for _ in range(2):
+            loss, grads = nn.value_and_grad(model, lambda x: mx.mean(mx.square(model(x) - 1)))(mx.ones((4, 2)))
+            opt.update(model, grads)
+            mx.eval(model.parameters(), loss)
+    session = TapeSession(recorded.tape, recorded.names)
+    ops = session.tape.ops
+    known = sum(all(value.evaluated for value in op.outputs) for op in ops)
+    assert 0 < known < len(ops)
+    first_line = test_every_word_is_told_where_a_model_was_trained.__code__.co_firstlineno
+    line = next(number for number in range(first_line, 0, -1) if "return mx.softmax(" in _SOURCE[number - 1])
+    both = {
+        "softmax": f"#softmax, softmax(#matmul) (test_help.py:{line})",
+        "matmul": f"#matmul, #getitem @ #ones (test_help.py:{line})",
+        "attention": "#fast.scaled_dot_product_attention, fast.scaled_dot_product_attention(hidden, hidden, hidden…) "
+        f"(test_help.py:{line - 1})",
+        "ReLU": "#maximum, maximum(first.x, 0)",
+        "broadcasting": f"#multiply, #astype * ∂L/∂first.weight: () with ({size}, 2)",
+        "forward": "in this step it begins at #ones ones; goto forward",
+        "backward": "in this step it begins at #vjp of mean vjp of mean; goto backward",
+        "vjp": "the first of this step is #vjp of mean vjp of mean",
+        "learning rate": "opt.learning_rate = 0.25",
+        "tape": f"it has {len(ops)} ops, in {len(session.tape.passes)} passes",
+        "timeline": "you are on timeline 1 of 1",
+        "lazy": f"of the last {len(ops)} ops on the tape {known} are evaluated",
+    }
+    # A tensor of more than twelve numbers is told by its shape. Each row of the softmax has the same two numbers.
+    slope = f" = [{' '.join(['[0 0]'] * 6)}]" if size == 6 else " (7, 2)"
+    count = f"2 tensors with {3 * size} numbers are learned in this pass"
+    for place, step, alone in (
+        ("start", 1, {"update": "#zeros_like zeros_like", "op": "#ones ones comes next", "step": "forward"}),
+        ("end", 2, {"update": "#add add", "op": "#subtract subtract was the last", "step": "update",
+                    "loss": "loss = 0.25, in step 2", "parameter": count,
+                    "gradient": f"∂L/∂first.weight{slope}, made by #vjp of transpose vjp of transpose"}),
+    ):  # fmt: skip
+        session.goto(place)
+        own = [op for op in ops if op.step.number == step]
+        labels = {op.label: f"#{op.name}" for op in own}
+        alone["update"] = f"in this step it begins at {alone['update']}; goto update"
+        alone["step"] = f"you stand in step {step}, in its phase {alone['step']}; it has {len(own)} ops so far"
+        told = {name: re.sub(r"#\d+", lambda label, at=labels: at[label[0]], here(session, word))
+                for name, word in glossary().items()}  # fmt: skip
+        same = {"cursor": told["op"], "pass": told["step"], "phase": told["step"], "model": told["parameter"]}
+        assert {name: one for name, one in told.items() if one} == both | alone | {k: v for k, v in same.items() if v}

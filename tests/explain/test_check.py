@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -40,6 +41,39 @@ def test_sound_layers_get_no_complaint(name: str) -> None:
     call = layers.layer_call(name)
     trace = nnrepl.trace(call.fn, *call.args, wrt=call.wrt)
     assert [one.name for one in whole(trace) if one.wrong] == []
+
+
+def test_what_is_computed_in_float64_is_computed_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU has float64: MLX refuses an op on it there, and a computer with a GPU has that as its default."""
+    mx.random.seed(SEED)
+    trace = nnrepl.trace(lambda x: mx.sum(mx.tanh(x) * x), mx.random.normal((5,)), wrt=0)
+    stream, on_cpu, elsewhere, seen = mx.stream, [0], [], []
+
+    @contextmanager
+    def counted(where: mx.Stream | mx.Device) -> Iterator[None]:
+        on_cpu[0] += where == mx.cpu
+        with stream(where):
+            yield
+        on_cpu[0] -= where == mx.cpu
+
+    def spied(name: str) -> Callable[..., Any]:
+        original = getattr(mx.array, name)
+
+        def spy(array: mx.array, *args: Any, **kwargs: Any) -> Any:
+            result = original(array, *args, **kwargs)
+            if mx.float64 in (array.dtype, result.dtype):
+                (seen if on_cpu[0] else elsewhere).append(name)
+            return result
+
+        return spy
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mx, "stream", counted)
+        for name in ("__add__", "__sub__", "__mul__", "__rmul__", "__getitem__", "astype", "flatten"):
+            patched.setattr(mx.array, name, spied(name))
+        assert not [one for one in whole(trace) if one.wrong]
+    assert not elsewhere
+    assert {"__add__", "__sub__", "__getitem__", "astype"} <= {*seen}
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma2"])

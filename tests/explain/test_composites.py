@@ -178,6 +178,16 @@ def test_every_layer_of_mlx_is_known() -> None:
     assert listed - {"Module"} - over_several <= set(LAYERS)
 
 
+@pytest.mark.parametrize(
+    ("nonlinearity", "first"), [(nn.elu, ""), (nn.leaky_relu, " = max(0.01 · "), (None, " = tanh(")]
+)
+def test_a_recurrent_layer_is_one_expression_where_nothing_is_chosen(nonlinearity: Any, first: str) -> None:
+    """What a choice was made by has no place in an expression: `hidden = hidden` would hide that there was one."""
+    model = nn.RNN(3, 4, nonlinearity=nonlinearity)
+    lines = whole(lambda model: model(X[:, :, :3]), "RNN", model=model).lines
+    assert (first in lines[0]) if first else lines == []
+
+
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_how_a_loss_is_reduced_is_said_as_it_is(reduction: str) -> None:
     found = whole(lambda z: nn.losses.mse_loss(z, OTHER, reduction=reduction), "mse_loss", ROW)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx.optimizers as optim
 import pytest
 
 import nnrepl
 from nnrepl.explain.health import Report, health
+from nnrepl.explain.limits import THRESHOLDS
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import GRADIENT_PASS
 from tests.corpus import layers, lm
 from tests.corpus.checks import SEED, Call, some
@@ -136,3 +141,105 @@ def test_a_planted_fault_is_named(widths: list[int], at: int, fault: str, operat
     sound = report(Call(lambda x, y: nn.losses.mse_loss(model(x), y), [x, y], model))
     assert sound is not None
     assert sound.findings == []
+
+
+class Weights(nn.Module):
+    """Weights by their names, and what is made of them."""
+
+    def __init__(self, made: Callable[..., mx.array], **weights: mx.array) -> None:
+        super().__init__()
+        for name, weight in weights.items():
+            setattr(self, name, weight)
+        self._made = made
+
+    def __call__(self) -> mx.array:
+        return self._made(**{name: self[name] for name in self})
+
+
+X = mx.random.normal((20, 3), key=mx.random.key(5))
+NAMED = mx.array([[3.0, 1.0], [1.0, 4.0]])
+GIVEN = mx.array([[6.0, 8.0], [6.0, 8.0]])  # the gradient of `plain`
+OFF = mx.array([0.0, 0.0, 0.0, -100.0])
+
+
+def plain(w: mx.array) -> mx.array:
+    return (w * GIVEN).sum()
+
+
+def two(w: mx.array, v: mx.array) -> mx.array:
+    return (w * GIVEN).sum() + (v * GIVEN * 0.01).sum()
+
+
+def units(w: mx.array, v: mx.array) -> mx.array:
+    return (mx.maximum(X @ w + OFF, 0) @ v).sum()
+
+
+def ends(w: mx.array) -> mx.array:
+    return mx.tanh(w * mx.array([[0.0, 100.0], [0.1, -100.0]])).sum()
+
+
+UNITS = {"w": mx.random.normal((3, 4), key=mx.random.key(6)), "v": mx.ones((4, 2))}
+SIZE = float(mx.linalg.norm(GIVEN) / mx.linalg.norm(NAMED))
+THRESHOLD: dict[str, tuple[Callable[..., mx.array], dict[str, mx.array], float, str, bool]] = {
+    "update": (plain, {"w": NAMED}, 0.1 * SIZE, "leaping update", True),
+    "idle": (plain, {"w": NAMED}, 0.1 * SIZE, "idle update", False),
+    "tiny": (plain, {"w": NAMED}, SIZE, "vanishing gradients", False),
+    "huge": (plain, {"w": NAMED}, float(mx.linalg.norm(GIVEN)), "huge gradients", True),
+    "spread": (two, {"w": NAMED, "v": NAMED}, 0.01, "vanishing gradients", False),
+    "dead": (units, UNITS, 0.25, "dead units", True),
+    "dead-rows": (units, UNITS, 20.0, "dead units", True),
+    "saturated": (ends, {"w": NAMED}, 0.5, "saturated units", True),
+    "lost": (plain, {"w": mx.array([[3.0, 1e4], [2e4, 3e4]], mx.float16)}, 0.75, "lost update", True),
+}
+"""A program; what is measured there; and what is said of it if that is larger than the threshold, or smaller."""
+
+
+def trained(made: Callable[..., mx.array], weights: dict[str, mx.array]) -> TapeSession:
+    """A step of gradient descent."""
+    model, optimizer = Weights(made, **weights), optim.SGD(0.1)
+    with nnrepl.recording() as recorded:
+        loss, grads = nn.value_and_grad(model, lambda: model())()
+        optimizer.update(model, grads)
+        mx.eval(model.parameters(), loss)
+    return TapeSession(recorded.tape, recorded.names)
+
+
+def test_every_threshold_has_a_program() -> None:
+    assert set(THRESHOLD) == set(THRESHOLDS)
+
+
+@pytest.mark.parametrize("name", THRESHOLD)
+def test_a_threshold_is_where_a_finding_begins(name: str) -> None:
+    made, weights, measured, kind, larger = THRESHOLD[name]
+    session = trained(made, weights)
+    more = {"dead": 0.2} if name == "dead-rows" else {}
+    found = [any(finding.kind == kind for finding in health(session, **more, **{name: limit}).findings)
+             for limit in (measured * 0.98, measured * 1.02)]  # fmt: skip
+    assert found == [larger, not larger]
+
+
+WORST: dict[str, tuple[tuple[float, float, float], dict[str, float], mx.Dtype]] = {
+    "leaping update": ((100.0, 200.0, 1.0), {}, mx.float32),
+    "huge gradients": ((10.0, 20.0, 1.0), {"huge": 10, "update": 1e9}, mx.float32),
+    "vanishing gradients": ((1e-2, 1e-3, 1.0), {"spread": 0.1, "tiny": 0}, mx.float32),
+    "lost update": ((1e-4, 1e-3, 10.0), {}, mx.float16),
+}
+"""How large the gradients of three weights are of which the second is the worst, and with which thresholds."""
+
+
+@pytest.mark.parametrize("kind", WORST)
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_of_several_weights_the_worst_is_named(kind: str, order: tuple[int, int, int]) -> None:
+    sizes, limits, dtype = WORST[kind]
+    names = [f"w{number}" for number in order]
+    shares = {"w0": [2.0, 2.0, 2.0, 0.0], "w1": [2.0, 2.0, 2.0, 2.0], "w2": [0.0, 0.0, 2.0, 2.0]}
+
+    def made(**weights: mx.array) -> mx.array:
+        factors = {name: sizes[int(name[1])] * (1 + mx.arange(4.0).reshape(2, 2) / 9).astype(dtype) for name in names}
+        return mx.stack([(weights[name] * factors[name]).sum() for name in names]).sum()
+
+    weights = {name: mx.array(shares[name] if kind == "lost update" else [1.0, 2.0, 1.0, 2.0], dtype).reshape(2, 2) * 4
+               for name in names}  # fmt: skip
+    findings = [one for one in health(trained(made, weights), **limits).findings if one.kind == kind]
+    assert len(findings) == 1
+    assert re.findall(r"\bw\d", str(findings[0].text))[0] == "w1"

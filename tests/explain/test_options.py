@@ -3,6 +3,7 @@ matrices were made to fulfil."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -150,3 +151,72 @@ def test_every_function_that_mlx_lists_has_a_formula_or_a_reason_why_not() -> No
         trace = nnrepl.trace(sample.function(key), *sample.inputs())
         bare |= {op.name for op in trace.ops if op.operation.kind in ("op", "data") and op.name not in ENTRIES}
     assert bare == set(WITHOUT)
+
+
+@mx.custom_function
+def _own(x: mx.array) -> mx.array:
+    return mx.sin(x) * 3
+
+
+@_own.vjp
+def _own_vjp(x: mx.array, g: mx.array, y: mx.array) -> mx.array:
+    return g * 7
+
+
+AGAIN = "In the backward pass it runs once more, so that nothing in there needs to be kept."
+ONE = "One call of MLX's. What happened inside is"
+BARE: dict[str, tuple[Callable[[mx.array], Any], str]] = {
+    "asarray": (lambda x: mx.asarray(x), "nnrepl's table has no entry for asarray. Its inputs and its result are"),
+    "quantize": (lambda x: mx.quantize(x @ mx.ones((1, 64)) / 8 + mx.arange(64.0), group_size=32, bits=4), "no entry"),
+    "distributed": (lambda x: mx.distributed.all_max(x), "no entry for distributed.all_max."),
+    "vmap": (lambda x: mx.vmap(lambda row: mx.sin(row) * 3)(x),
+             f"{ONE} #1 to #2, #2 made what it returns; goto #1 leads there."),
+    "vmap of one op": (lambda x: mx.vmap(mx.sin)(x), f"{ONE} #1, #1 made what it returns; goto #1 leads there."),
+    "vmap of three": (lambda x: mx.vmap(lambda row: (row + 1, row + 2, row + 3))(x),
+                      f"{ONE} #1 to #3, #1, #2 and #3 made what it returns; goto #1"),
+    "vmap of four": (lambda x: mx.vmap(lambda row: (row + 1, row + 2, row + 3, row + 4))(x),
+                     f"{ONE} #1 to #4; goto #1 leads there."),
+    "vmap of what it is given": (lambda x: mx.vmap(lambda row: (row, row + 1))(x),
+                                 f"{ONE} #1, #1 made what it returns; goto #1"),
+    "checkpoint": (lambda x: mx.checkpoint(lambda x: mx.sin(x) * 3)(x),
+                   f"It gives back what its function has computed, made by #2 multiply. {AGAIN}"),
+    "two of a checkpoint": (lambda x: mx.checkpoint(lambda x: (x + 1, mx.sin(x) * 3))(x), f"add. {AGAIN}"),
+    "a checkpoint of nothing": (lambda x: mx.checkpoint(lambda x: x)(x), f"computed, what went in. {AGAIN}"),
+    "own rule": (_own, "made by #2 multiply. How a gradient passes is its own rule, which the program has written."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_what_has_no_formula_is_told_by_its_numbers_and_by_mlx_s_own_slopes(name: str) -> None:
+    x = mx.array([[0.5], [-2.0]])
+    function, words = BARE[name]
+    session = OpenSession(nnrepl.trace(function, x))
+    plain = function(x)
+    plain = plain if isinstance(plain, (list, tuple)) else [plain]
+    for slot, (value, own) in enumerate(zip(session.tape.ops[-1].outputs, plain, strict=True)):
+        found = of_value(Look(session), value, None)
+        assert slot or words in str(found.words)
+        told = re.fullmatch(r".*?\[(\d+),(\d+)\] = .*?(−?[\d.]+)", found.lines[-1])
+        assert told is not None, found.lines
+        at = int(told[1]), int(told[2])
+        assert float(told[3].replace("−", "-")) == pytest.approx(own[at].item(), abs=1e-4)
+        sizes = mx.abs(own.astype(mx.float32))
+        assert sizes[at].item() == mx.max(sizes).item()
+        slopes = [note for note in map(str, found.notes) if "Jacobian" in note]
+        assert len(slopes) == (found.rule == [] and mx.issubdtype(own.dtype, mx.floating))
+        if slopes and name != "quantize":  # whose input is no leaf
+            weights = [mx.zeros_like(one) for one in plain]
+            weights[slot][at] = 1
+            row = mx.vjp(function, [x], weights)[1][0].flatten()
+            entries = re.findall(r"(−?[\d.]+) with x\[(\d),0\]", slopes[0])
+            assert [int(where) for _, where in entries] == mx.argsort(-mx.abs(row)).tolist()
+            assert [float(slope.replace("−", "-")) for slope, _ in entries] == pytest.approx(
+                [row[int(where)].item() for _, where in entries], abs=1e-4)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in BARE if name != "quantize"])
+def test_what_has_no_formula_and_no_element_is_told_without_numbers(name: str) -> None:
+    session = OpenSession(nnrepl.trace(BARE[name][0], mx.zeros((0, 1))))
+    found = of_value(Look(session), session.tape.ops[-1].outputs[0], None)
+    assert (found.lines, found.notes) == ([], [])
+    assert str(found.words)

@@ -152,6 +152,9 @@ def test_a_file_that_only_defines_adds_its_names(program: Program) -> None:
         "continue", "kept = mx.ones(2)", "load lib/model.py", *more, "undo", count, "undo", "undo", count
     )
     assert "from model import WIDTH, big, Args, Net, args\n" in shown
+    back = [line for line in shown.splitlines() if " taken back: " in line]
+    assert [line.partition(": ")[0] for line in back] == [f"prompt {number} is taken back" for number in (3, 4, 2)]
+    assert more[0] in back[0]
     assert printed(shown) == [*program.twin(SCRIPT), "said 3 4 2.0 [1.0, 1.0]", "said 5", "said 1"]
 
 

@@ -38,9 +38,11 @@ class Net(nn.Module):
         self.first = nn.Linear(3, 4)
         self.norm = nn.BatchNorm(4)
         self.second = nn.Linear(4, 1)
+        self.parts = [nn.Linear(4, 4), {"deep": (nn.Linear(4, 4), [0.5]), "scale": mx.array([0.5])}]
 
     def __call__(self, x: mx.array) -> mx.array:
         hidden = mx.maximum(self.norm(self.first(x)), 0)
+        hidden = self.parts[0](hidden) * self.parts[1]["scale"] + self.parts[1]["deep"][0](hidden)
         return self.second(hidden)
 
 
@@ -101,6 +103,11 @@ def edited() -> TapeSession:
     return session
 
 
+class _Silent:
+    def __repr__(self) -> str:
+        raise KeyError("it says nothing of itself")
+
+
 def failing() -> TapeSession:
     """Random numbers, an op that raises, and a hole."""
     elsewhere = mx.ones((2, 2))
@@ -109,6 +116,9 @@ def failing() -> TapeSession:
         given = mx.array(np.ones((2, 2), dtype=np.float32)) + elsewhere
         with contextlib.suppress(ValueError):
             mx.matmul(given, noise.T)
+        for odd in (2**64 - 1, 2**64, 2**20_000, _Silent()):  # Python writes no number of more than 4,300 digits
+            with contextlib.suppress(ValueError, RuntimeError, TypeError):
+                mx.add(given, odd)
         mx.eval(given)
     return TapeSession(recorded.tape, recorded.names)
 
@@ -225,7 +235,9 @@ def test_a_loaded_tape_looks_the_same(pair: tuple[TapeSession, TapeSession]) -> 
         "rewind", "goto backward", "where", "p #3", "what setup#1", "timelines", "diff", "undo", "list 5", "goto #9",
         "info parameters", "info steps", "info gradients", "health", "explain", "graph", "args", "ops all",
         "goto update", "info locals", "explain", "up", "info locals", "p loss", "p model",
-        "p loss_fn", "p elsewhere", "until layers.1", "b loss", "c", "rc",
+        "p loss_fn", "p elsewhere",
+        "p model.parts[0].weight", "p model.parts[1]['scale']", "p model.parts[1]['deep'][0].bias", "p model.parts",
+        "until layers.1", "b loss", "c", "rc",
     ]  # fmt: skip
     asked = screen(live, lines)
     for moved in ("   (it comes from no tensor: a filling)", "   (moved, not changed)"):
@@ -367,6 +379,16 @@ def test_only_what_was_evaluated_is_saved(tmp_path: Path, monkeypatch: pytest.Mo
     assert "nothing can be changed there" in flat
     assert "#1 sin cannot be computed again there" in flat
     assert "2 of 4 values" in flat
+
+
+def test_what_is_shown_unasked_is_left_out_where_it_was_not_saved(tmp_path: Path) -> None:
+    live = OpenSession(nnrepl.trace(lambda x: mx.exp(mx.sin(x)).sum(), mx.array([1.0, 2.0]), wrt=0))
+    save(live, str(tmp_path / "run.safetensors"))
+    loaded, _ = open_session(str(tmp_path / "run.safetensors"))
+    said = screen(loaded, ["goto end", "timelines", "help gradient", "help loss"])
+    assert "1  as it is  to step 1 · backward  loss not computed yet" in said
+    assert "made by #6 vjp of sin" in said
+    assert "was not saved" not in " ".join(said.split())
 
 
 def test_a_loaded_tape_can_be_saved_again(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import nnrepl
 from nnrepl.record import strays
+from nnrepl.record.account import account
 from nnrepl.record.patches import _vectorcall_slot
 from tests.support import plain_and_traced
 
@@ -88,3 +89,19 @@ def test_the_slot_of_the_array_type_is_put_back() -> None:
     with pytest.raises(ZeroDivisionError):
         nnrepl.trace(lambda x: x * (1 / 0), mx.ones(2))
     assert _vectorcall_slot(mx.array).value == before
+
+
+def test_what_was_made_of_a_dropped_value_is_accounted_for() -> None:
+    """MLX's graph still leads through it: to what it was made of, and no further."""
+
+    def fn(x: mx.array) -> mx.array:
+        doubled = x * 2
+        return mx.sin(doubled + 1).sum()
+
+    trace = nnrepl.trace(fn, mx.arange(3.0))
+    whole = account(trace.ops)
+    assert (whole.unaccounted, whole.evaluated) == ((), 0)
+    trace["doubled"].forget()
+    assert account(trace.ops).unaccounted == ()
+    mx.eval(trace.ops[-2].outputs[0].array)
+    assert account(trace.ops).evaluated == 2

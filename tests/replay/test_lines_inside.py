@@ -19,26 +19,27 @@ def inner(h, s):
     z = h * s
     y = mx.tanh(z) * cfg["k"]  # y
     return (y * z).sum()
-def each(h):
+def each(h, n=3):
     a = h * h
-    for k in range(3):
+    for k in range(n):
         a = a + k * h  # a
     return mx.sin(a)
 def f(w):
     u = w * 2
     g = mx.grad(inner)(u, 3.0)
-    v = mx.vmap(each)(mx.stack([u, g]))
+    v = mx.vmap(lambda h: each(h, 2) + each(h))(mx.stack([u, g]))
     p, t = mx.jvp(each, (u,), (g,))
-    q = mx.vmap(mx.grad(lambda h: inner(h, 0.5)))(mx.stack([t[0], u]))
+    q = mx.vmap(mx.grad(lambda h: inner(h, 0.5) + inner(h + 1, 0.5)))(mx.stack([t[0], u]))
     (_,), (r,) = mx.vjp(lambda h: [inner(h, 2.0)], [u], [mx.array(1.5)])
     return (g * v[0]).sum() + (v[1] * p[0] * t[0]).sum() + q.sum() + (r * r).sum()
 """
 LINES = [
-    ("y", 1, "z = z * 2"), ("y", 2, "z = z * 2"), ("y", 3, "z = z * 2"), ("y", 1, "z[0] = 1.5"),
+    ("y", 1, "z = z * 2"), ("y", 2, "z = z * 2"), ("y", 3, "z = z * 2"), ("y", 4, "z = z * 2"),
+    ("y", 1, "z[0] = 1.5"),
     ("y", 1, "z, h = h, z"),
     ("y", 2, "s = 7.0"), ("y", 1, "cfg['k'] = 5.0"), ("y", 1, "for n in range(2): z = z + n * h"),
     ("a", 1, "a = a * 3"), ("a", 2, "a = a * 3"), ("a", 5, "if k: a = mx.exp(a) * h"), ("a", 4, "h = h * 0.5"),
-    ("a", 3, "a += h; k = 4"),
+    ("a", 3, "a += h; k = 4"), ("a", 7, "a = a * 3"),
 ]  # fmt: skip
 
 
@@ -121,3 +122,31 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="fails where the program runs again"):
         session.run("k = a.sum().item(); a = a * k")
     assert session.tape is before
+
+
+TWICE = """\
+import mlx.core as mx
+def inner(p, q):
+    z = p * q
+    z = mx.tanh(z)
+    return (z * z).sum()
+def within(p, q):
+    return mx.checkpoint(inner)(p * p, q)
+def block(h):
+    h = h * 1.1
+    return h * mx.grad(within if h.size > 2 else inner)(h * 0.3, h)
+def f(w):
+    return (mx.checkpoint(block)(w * 2) * w).sum()
+"""
+
+
+@pytest.mark.parametrize("size", [2, 3], ids=["around", "around and within"])
+def test_all_runs_of_a_checkpoint_have_it(size: int, tmp_path: Path) -> None:
+    """Also those that MLX makes by itself, for the nested gradient and for the gradient of that."""
+    program = loaded(tmp_path / "nested_twice.py", TWICE)
+    twin = loaded(tmp_path / "twin.py", TWICE.replace("    z = mx.tanh", "    z = z * 2\n    z = mx.tanh"))
+    w = mx.array([0.1, 0.2, 0.3][:size])
+    session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
+    session.run("until nested_twice.py:4")
+    session.run("z = z * 2 if w.size else z")
+    assert_last_pass_is(session, mx.value_and_grad(twin.f)(w))

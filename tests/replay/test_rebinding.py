@@ -23,7 +23,7 @@ class Held: pass
 class Slots:
     __slots__ = ("k",)
 held, cache, once, slots, queue = Held(), {}, [], Slots(), deque(maxlen=1)
-layer = nn.Linear(2, 2)
+layer, factor, key = nn.Linear(2, 2), 4.0, "k"
 layer.update({"weight": mx.eye(2) + 1, "bias": mx.array([0.5, -0.5])})
 def turns(x):
     yield x
@@ -35,12 +35,16 @@ def norm(x):
     total = x.sum()
     y = x / total  # in norm
     return y * 1
+def peek(x):
+    p = x * 2
+    return p * shared + x
 def f(w):
+    global shared
     k = w * 3
-    held.k = k
+    held.k = shared = k
     cache["k"] = k
     keep, pair = [k], (k, 1)
-    again = lambda: k * 0.5
+    again, late = lambda: k * 0.5, (lambda t: lambda: t * 0.25)(k)
     slots.k, copied, turn = k, copy.copy(k), turns(k)
     queue.append(k)
     next(turn)
@@ -48,16 +52,22 @@ def f(w):
     b = k + cache["k"]  # b
     c = held.k * 2 + keep[0] + pair[0]  # c
     d = k + norm(k)  # d
-    e = norm(cache["k"]) + again()  # e
+    e = norm(cache["k"]) + again() + late()  # e
     s = k * slots.k + queue[0] * copied + next(turn)  # s
-    return (a * b * c * d * e + s + inner(s)).sum()
+    r = factor * k + (factor < k) - k  # r
+    y = 0.5 * cache[key] + cache[key] * 0.5 + factor * k  # y
+    g = peek(shared) * shared + k  # g
+    h = (k + 1) + peek(shared) * shared  # h
+    return (a * b * c * d * e + s + inner(s) + r + y + g + h).sum()
 """
 LINES = [
     ("a", "k = k * 2"), ("b", "k = k * 2"), ("c", "k = k * 2"), ("d", "k = k * 2"), ("e", "k = k * 2"),
     ("b", 'cache["k"] = cache["k"] * 2'), ("e", 'cache["k"] = k - 1'), ("c", "held.k = held.k * 2"),
     ("b", "held.k = held.k * 2"), ("c", "keep[0] = keep[0] * 2"), ("a", "k = held.k.sum(keepdims=True)"),
-    ("s", "k = k * 2"), ("s", "k *= 2"),
+    ("s", "k = k * 2"), ("s", "k *= 2"), ("r", "k = k * 2"), ("r", "held.k = held.k * 2"),
+    ("y", 'cache["k"] = cache["k"] * 2'), ("y", "k = k * 2"),
     ("s", "copied *= 2"), ("s", "copied[0] = 5"), ("s", "k = k.astype(mx.bfloat16)"), ("in inner", "x = x * 2"),
+    ("h", "shared = shared * 2"), ("g", "k = k * 2"), ("h", "shared *= 2"), ("h", "k = k * 2"),
     ("b", "k *= 2"), ("c", "k[0] = 5"), ("d", 'cache["k"] *= 2'), ("in norm", "x = x * 2"), ("in norm", "x *= 2"),
 ]  # fmt: skip
 
@@ -244,3 +254,75 @@ def test_who_sees_it_in_a_block_of_a_compiled_function_that_is_repeated(line: st
     session.run(f"goto {op.label}")
     session.run(line)
     assert_same_bits(loaded(tmp_path / "twin.py", written).f(x), session.tape.ops[-1].outputs[0].array)
+
+
+IN_THE_MIDDLE = """\
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+def after(t):
+    return t + 1
+def f(p):
+    u = p["b"] + 0
+    return (p["a"] * u).sum()
+w = {"a": mx.array([1.0, 2.0]), "b": mx.array([3.0, 4.0])}
+for i in range(4):
+    loss, g = mx.value_and_grad(f)(w)
+    print("step", i, loss.item(), [np.array(v.astype(mx.float32)).sum() for _, v in tree_flatten(g)])
+    norm = mx.sqrt(sum((v * v).sum() for _, v in tree_flatten(g)))
+    w = {k: w[k] - 0.1 * g[k] for k in w}
+    mx.eval(w, norm)
+kept = {"k": norm}
+print("last", norm.item(), mx.multiply(norm, after(kept["k"])).item(), kept["k"].item())
+"""
+
+
+def test_edits_in_the_middle_of_an_expression_and_of_what_a_gradient_call_is_given(tmp_path: Path) -> None:
+    (tmp_path / "middle.py").write_text(IN_THE_MIDDLE)
+    first, last, given = 'g["b"] = g["b"] * 3', 'kept["k"] = kept["k"] * 10', 'p["a"] = p["a"] * 3'
+    written = IN_THE_MIDDLE.replace('print("last"', f'{last}\nprint("last"').replace(
+        "    return (p", f"    if i == 1: {given}\n    return (p"
+    )
+    written = written.replace("    norm", f"    if i == 1: {first}\n    norm")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(written, {})
+    lines = ["continue", "goto step 2", "until middle.py:8", given, "until middle.py:13", first]
+    lines += ["continue", "goto step 3", "p i", "goto middle.py:5", last, "continue"]
+    said = nnrepl_cli("--plain", str(tmp_path / "middle.py"), stdin="\n".join([*lines, "q", "y", ""])).stdout
+    assert "\ni = 2\n" in said, said
+    assert said.rindex(printed.getvalue().splitlines()[-1]) > said.rindex("until"), said
+
+
+HANDED = """\
+import mlx.core as mx
+import mlx.nn as nn
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = mx.array([1.0, 2.0])
+    def __call__(self, x):
+        return mx.tanh(x * self.w)
+def run():
+    net = Block()
+    def block(given, x):
+        net.update(given)
+        return net(x)
+    def loss(net):
+        return mx.checkpoint(block)(net.trainable_parameters(), mx.array([1.0, 1.5])).sum()
+    for i in range(3):
+        found, gradients = nn.value_and_grad(net, loss)(net)
+        net.w = net.w - 0.1 * gradients["w"]
+    return found, net.w
+"""
+
+
+def test_what_a_second_run_has_left_in_a_module_is_what_is_changed_after_it(tmp_path: Path) -> None:
+    line, place = "net.w = net.w * 3", "        net.w = net.w - 0.1"
+    twin = loaded(tmp_path / "handed_twin.py", HANDED.replace(place, f"        if i == 1: {line}\n{place}"))
+    session = OpenSession(nnrepl.trace(loaded(tmp_path / "handed.py", HANDED).run))
+    op = [op for op in session.tape.ops if op.source.line == 18 and op.of is None][2]
+    session.run(f"goto {op.label}")
+    session.run(line)
+    pass_ = session.tape.passes[-2]
+    assert pass_.loss is not None
+    assert_same_bits(twin.run(), (pass_.loss.array, session.tape.ops[-1].outputs[0].array))

@@ -229,6 +229,18 @@ def bound_method() -> Program:
     return functools.partial(lambda w, inner: inner(w), inner=scale.__call__), lambda: scale.count
 
 
+def custom_function() -> Program:
+    """Only the garbage collector shows which function it holds."""
+    calls = []
+
+    def scaled(w: mx.array) -> mx.array:
+        calls.append(len(calls) + 2)
+        return w * calls[-1]
+
+    scale = mx.custom_function(scaled)
+    return lambda w: scale(w), lambda: calls
+
+
 def namespace() -> Program:
     return lambda w: w * BUILTINS["float"](2), lambda: len(BUILTINS) > 100
 
@@ -239,7 +251,8 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
     "global randoms": global_randoms, "large data": large_data, "ndarray": changed_array, "cache": lambda: cache(None),
     "lru_cache": lambda: cache(8), "lru_cache of tensors": cache_of_tensors,
     "handmade cache": handmade_cache, "OrderedDict": ordered, "containers": containers,
-    "bound method": bound_method, "builtins": namespace, "iterator in a list": iterator_in_a_list,
+    "bound method": bound_method, "custom function": custom_function, "builtins": namespace,
+    "iterator in a list": iterator_in_a_list,
     "list iterator": lambda: iterator(lambda: iter([2.0, 3.0, 4.0, 5.0])),
     "range iterator": lambda: iterator(lambda: iter(range(2, 9))),
     "chain": lambda: iterator(lambda: itertools.chain([2.0], iter([3.0, 4.0]))),

@@ -120,6 +120,33 @@ def test_a_relative_path_is_ignored(
     assert relative.is_absolute()
 
 
+@pytest.mark.parametrize(
+    ("platform", "set_there", "config", "state"),
+    [
+        ("linux", {}, "~/.config", "~/.local/state"),
+        ("linux", {"APPDATA": "/roaming", "LOCALAPPDATA": "/local"}, "~/.config", "~/.local/state"),
+        ("darwin", {}, "~/Library/Application Support", "~/Library/Application Support"),
+        ("win32", {"APPDATA": "/roaming", "LOCALAPPDATA": "/local"}, "/roaming", "/local"),
+        *(
+            (platform, {"XDG_CONFIG_HOME": "/c", "XDG_STATE_HOME": "/s", "APPDATA": "/roaming"}, "/c", "/s")
+            for platform in ("linux", "darwin", "win32")
+        ),
+    ],
+)
+def test_where_files_are_kept(
+    platform: str, set_there: dict[str, str], config: str, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the platform keeps such files, and where XDG's variables say, if they are set."""
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "APPDATA", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, path in set_there.items():
+        monkeypatch.setenv(name, path)
+    monkeypatch.setattr(sys, "platform", platform)
+    assert [str(config_directory()), str(state_directory())] == [
+        f"{os.path.expanduser(path)}/nnrepl" for path in (config, state)
+    ]
+
+
 def test_whatever_is_kept_is_for_the_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each file that nnrepl keeps for later, under the most generous umask."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

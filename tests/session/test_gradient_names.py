@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
+import nnrepl
 from tests.session.test_stops_running import play
+from tests.support import OpenSession
 
 SWAPPED = """\
 import mlx.core as mx
@@ -166,3 +169,38 @@ def test_a_variable_of_that_name_does_not_hide_the_gradient(
     assert double == "d = [12 40]"
     assert mine.endswith("= [ 19 101]")
     assert "takes one value of the tape" in wrong or own.startswith("p grad(w, x)")
+
+
+def test_why_there_is_no_gradient_is_said_as_it_is() -> None:
+    """Nobody asked, it is in no gradient pass, or none flows: three things that are not each other."""
+
+    def run() -> list[mx.array]:
+        w, x = mx.ones(2), mx.full((2,), 3.0)
+        doubled, other = x * 2, x * 3
+        mx.eval(doubled, other)
+        more = other + 1
+
+        def loss(w: mx.array, x: mx.array) -> mx.array:
+            idle = w * 7  # noqa: F841
+            made = w * x
+            return (made * doubled).sum()
+
+        slope = mx.grad(loss)(w, x)
+        return [slope, more]
+
+    with nnrepl.recording() as recorded:
+        run()
+    session = OpenSession(recorded)
+    session.run("goto end")
+    said = {name: str(session.run(f"p grad({name})")).splitlines()[0] for name in NOT_TAKEN}
+    assert said == {name: words.format(name=name) for name, words in NOT_TAKEN.items()}
+
+
+NOT_TAKEN = {
+    "made": "∂L/∂made = [6 6]",
+    "x": "no gradient was taken with respect to {name}: nobody asked for it",
+    "doubled": "no gradient was taken with respect to {name}: nobody asked for it",
+    "other": "no gradient was taken with respect to {name}: it is in no gradient pass",
+    "more": "no gradient was taken with respect to {name}: it is in no gradient pass",
+    "idle": "no gradient flows to {name} (disconnected): it is not used",
+}

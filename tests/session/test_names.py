@@ -26,7 +26,7 @@ from nnrepl.explain.why import why
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import Surroundings
 from nnrepl.session.parsed import parse
-from tests.support import OpenSession, nnrepl_cli
+from tests.support import OpenSession, loaded, nnrepl_cli
 
 
 def remember(name: str, source: str) -> str:
@@ -870,6 +870,45 @@ def test_a_callers_variable_that_the_step_before_has_made_says_so() -> None:
     session.run("goto 1#1")
     session.run("up")
     assert "(step" not in str(session.run("p w"))
+
+
+GIVEN = [
+    "loss, slope = learn(w)",
+    "[loss, slope] = learn(w)",
+    "loss, slope = learn(w) if w.size else (None, None)",
+    "loss, slope = (None, None) if not w.size else learn(w)",
+    "loss, slope = (pair := learn(w))",
+    "loss, slope = once(w)",
+    "loss, slope = once(w) if w.size else (None, None)",
+    "pair = loss, slope = learn(w)",
+    "(loss, more), slope = learn_more(w)",
+    "(loss, more), slope = learn_more(w) if w.size else None",
+]
+
+
+@pytest.mark.parametrize("line", GIVEN)
+def test_a_callers_loss_is_the_one_that_its_statement_is_about_to_give(line: str, tmp_path: Path) -> None:
+    """In the backward pass it is made, though the variable still holds what the step before gave it."""
+    text = f"""
+import mlx.core as mx
+def train(w):
+    learn = mx.value_and_grad(lambda w: mx.square(w).sum())
+    learn_more = mx.value_and_grad(lambda w: (mx.square(w).sum(), w))
+    once = lambda w: learn(w)
+    for _ in range(3):
+        {line}
+        w = w - 0.25 * slope
+"""
+    program = loaded(tmp_path / f"given_{GIVEN.index(line)}.py", text)
+    with nnrepl.recording() as recorded:
+        program.train(mx.array([4.0]))
+    session = OpenSession(recorded)
+    for number, loss in ((1, 16), (2, 4), (3, 1)):
+        ops = [op for op in session.tape.ops if session.tape.steps.number_at(op.position) == number]
+        session.goto(next(op for op in ops if op.phase == "backward").label)
+        assert str(session.run("p loss")).splitlines()[0] == f"loss = {loss}"
+        session.goto(next(op for op in ops if op.phase == "forward" and op.pass_.wrt).label)
+        assert str(session.run("p loss")).startswith("loss is not ")
 
 
 def test_what_comes_from_outside_is_there_where_a_gradient_pass_begins() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -10,6 +11,7 @@ import pytest
 from rich.console import Console
 
 import nnrepl
+from nnrepl.session.enclosing import enclosed
 from nnrepl.session.parsed import parse
 from nnrepl.session.typed import on_tape
 from tests.support import OpenSession
@@ -139,3 +141,30 @@ def test_what_the_tape_knows_by_name_at_the_end_of_a_program() -> None:
     alone = OpenSession(nnrepl.trace(lambda x: x * 2, mx.ones((3,))))
     assert not on_tape(alone, "loss")
     assert not on_tape(alone, "self")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def add():\n    nonlocal total\n    total += 1\nadd()",
+        "def add(n):\n    inner = n\n    nonlocal total\n    total = total * inner\nfor k in range(3): add(k + 1)",
+        "class Adds:\n    step = 2\n    def __call__(self):\n        nonlocal total, other\n"
+        "        total, other = other, 1\nadds = Adds(); adds()",
+        "def add():\n    nonlocal total\n    total = sum(n for n in range(5))\n"
+        "add(); seen = [m for m in (1, 2)]; (last := 7)",
+        "async def add():\n    nonlocal total\nwith Closing() as held: double = lambda y: y * total",
+        "total = 5",
+    ],
+)
+def test_nonlocal_at_the_prompt_is_a_global_of_the_program(text: str) -> None:
+    """It leaves the variables that it would leave with `global` written there, and no others."""
+    spaces = []
+    for tree in (enclosed(ast.parse(text))[0], ast.parse(text.replace("nonlocal", "global"))):
+        space = {"total": 3, "other": 4, "Closing": contextlib.nullcontext}
+        exec(compile(tree, "<prompt>", "exec"), space)
+        spaces.append(space)
+    for space in spaces:
+        space.pop("__outer__", None)
+        space.pop("__builtins__")
+    found, plain = ({name: None if callable(thing) else thing for name, thing in space.items()} for space in spaces)
+    assert found == plain

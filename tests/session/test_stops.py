@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -442,6 +443,35 @@ def test_what_a_nan_was_made_from_is_proved_by_computing_it(op: str) -> None:
         "divide": [(0, 0), (0, 0)],
     }
     assert parts == expected[op]
+
+
+def test_catch_exception_stops_at_what_raised_once() -> None:
+    """At the op that raised, or where the pass ends in which the program itself did; what it raised before is told."""
+
+    def train() -> None:
+        def narrow(w: mx.array) -> mx.array:
+            return (mx.tanh(w) @ mx.ones((2, 2))).sum()
+
+        def own(w: mx.array) -> mx.array:
+            if mx.exp(w).size:
+                raise KeyError("no batch")
+            return w
+
+        for loss in (mx.sum, narrow, own, mx.sum):
+            with contextlib.suppress(ValueError, KeyError):
+                mx.grad(lambda w, loss=loss: loss(w))(mx.ones((2, 3)))
+
+    with nnrepl.recording() as recorded:
+        train()
+    session = OpenSession(recorded)
+    session.run("catch exception")
+    names = [op.name for op in session.tape.ops]
+    raised = [(names.index("matmul"), ValueError), (names.index("exp") + 1, KeyError)]
+    found = []
+    for line in ("continue", "continue", "continue", "reverse-continue", "reverse-continue"):
+        shown = str(session.run(line))
+        found.append((session.cursor, next((kind for _, kind in raised if kind.__name__ in shown), None)))
+    assert found == [*raised, (len(names), None), *reversed(raised)]
 
 
 def test_catch_zero_grad_tells_dead_units() -> None:

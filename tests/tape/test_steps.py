@@ -48,6 +48,15 @@ for i in range(3):
     loss, g = mx.value_and_grad(lambda p: (p["w"] * p["u"]).sum())(params)
     params = {k: params[k] - 0.1 * g[k] for k in params}
 """,
+    "momentum by hand, weights and velocities in lambdas": """
+params = {"w": mx.ones(3), "u": mx.ones(3)}
+velocity = tree_map(mx.zeros_like, params)
+for i in range(4):
+    mark(i + 1)
+    loss, g = mx.value_and_grad(lambda p: (p["w"] * p["u"]).sum())(params)
+    velocity = tree_map(lambda v, g: 0.9 * v + g, velocity, g)
+    params = tree_map(lambda p, v: p - 0.1 * v, params, velocity)
+""",
     "data first, logs last": """
 for i in range(4):
     mark(i + 1)

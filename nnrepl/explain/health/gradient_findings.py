@@ -25,8 +25,8 @@ from nnrepl.explain.scale import LineSteps, grows, shrinks, weight_of
 from nnrepl.explain.stuck import reason_for
 from nnrepl.explain.zero_reasons import Reason
 from nnrepl.explain.zeros import versions
+from nnrepl.installed import is_library
 from nnrepl.ops import Trait, has
-from nnrepl.record import segments as sources
 from nnrepl.record.batches import total
 from nnrepl.session.births import INF, Birth, is_inexact
 from nnrepl.tape import Op, Pass, Value
@@ -270,7 +270,7 @@ def _further_on(case: Checkup, one: Dead) -> str:
         return ""
     ways = cone([finals(case)[one.leaves[0]]])
     steps = [op.of for op in ways if op.of is not None and op not in told and has(op.of.name, Trait.STEPS)]
-    steps = [op for op in steps if not sources.is_library(op.source.file)]
+    steps = [op for op in steps if not is_library(op.source.file)]
     return f". {words.call(steps[0])} ({words.spot(steps[0])}) would pass nothing either" if steps else ""
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from nnrepl.explain import words
 from nnrepl.explain.health.report import NOTE, Check, Checkup, Finding, findings
+from nnrepl.installed import is_library
 from nnrepl.ops import Trait, has
-from nnrepl.record import segments as sources
 from nnrepl.session.births import is_inexact
 from nnrepl.tape import Op, Value
 from nnrepl.tape.claims import Claim
@@ -24,7 +24,7 @@ def kept_out(case: Checkup) -> Iterator[Finding]:
     for op in stops:
         leaves = behind.get(op.inputs[0].canonical, {})
         spot = words.spot(op)
-        if op not in counting or spot in told or sources.is_library(op.source.file) or _is_usual(op):
+        if op not in counting or spot in told or is_library(op.source.file) or _is_usual(op):
             continue
         if not leaves or not all(case.pass_.grads.get(leaf) for leaf in leaves):
             continue  # what gets no gradient at all is told as that

@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.health.report import NOTE, Check, Checkup, Finding, findings
-from nnrepl.record import segments as sources
+from nnrepl.installed import is_library
 from nnrepl.record.data import Data
 from nnrepl.session.births import is_inexact
 from nnrepl.tape import Op, Value
@@ -26,7 +26,7 @@ def factors(case: Checkup) -> Iterator[Finding]:
         factor = _factor(case, op)
         if factor is None or 1 / _FAR < factor < _FAR:
             continue
-        if sources.is_library(op.source.file) or words.spot(op) in told:
+        if is_library(op.source.file) or words.spot(op) in told:
             continue
         told.add(words.spot(op))
         yield from findings(_is_far(case, op, factor), "own number", f"explain {op.label}", op, NOTE)

@@ -14,6 +14,7 @@ from nnrepl.explain.health.report import Check, Checkup, Finding, findings
 from nnrepl.explain.health.update_findings import changes, same_weight
 from nnrepl.explain.outside import detours
 from nnrepl.explain.paths import leaves_later
+from nnrepl.installed import is_mlx
 from nnrepl.tape import Op, Pass, Tape, Value
 from nnrepl.tape.claims import Claim
 
@@ -250,7 +251,7 @@ def _function(op: Op) -> str:
     library = [
         step.code.co_name
         for step in steps
-        if "/mlx/" in step.code.co_filename and step.code.co_name not in ("tree_map", "<lambda>", "<listcomp>")
+        if is_mlx(step.code.co_filename) and step.code.co_name not in ("tree_map", "<lambda>", "<listcomp>")
     ]
     return library[0] if library else named[-1] if named else f"{op.label}"  # fmt: skip
 
