@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import field, replace
 from typing import Any
 
@@ -55,6 +55,7 @@ class Group:
         variants: The same, for a walk that enters by another output than the first.
         alone: The inputs before each output, where several primitives make them.
         split: The inputs with a visit between their first tap and their last: gradients of others may come between.
+        hands_on: By which inputs are asked for, whether what has arrived is itself the gradient of all of them (`add`).
     """
 
     outputs: tuple[int, ...]
@@ -69,6 +70,7 @@ class Group:
     twin: int = -1
     variants: dict[int, Group] = field(default_factory=dict)
     alone: dict[int, frozenset[int]] = field(default_factory=dict)
+    hands_on: dict[tuple[int, ...], bool] = field(default_factory=dict)
 
     def before(self, output: int) -> frozenset[int]:
         """Return the inputs that MLX's graph has before an output."""
@@ -205,7 +207,7 @@ def _freeze(part: Any) -> Any:
     kind = type(part)
     if kind is Value or kind is Leaf:
         held = part.held
-        return (part.shape, part.dtype) if held is None else (held.shape, held.dtype)
+        return (part.shape, _TOLD(part.dtype)) if held is None else (held.shape, _TOLD(held.dtype))
     if kind is list or kind is tuple:
         return tuple([_freeze(item) for item in part])
     if kind is dict:
@@ -217,8 +219,14 @@ def _freeze(part: Any) -> Any:
     if hasattr(part, "__array_interface__"):
         return "numpy", part.shape, str(part.dtype)
     if isinstance(part, Value):
-        return part.shape, part.dtype
+        return part.shape, _TOLD(part.dtype)
     return kind, part
+
+
+_DTYPES = [dtype for dtype in vars(mx).values() if isinstance(dtype, mx.Dtype)]
+# MLX hands out a new object for a dtype each time, and comparing two costs more than all else here. Their hashes are
+# the numbers by which MLX itself tells them apart.
+_TOLD: Callable[[mx.Dtype], Any] = hash if len(set(map(hash, _DTYPES))) == len(set(_DTYPES)) else lambda dtype: dtype
 
 
 # -- looking inside ----------------------------------------------------------------------------------------

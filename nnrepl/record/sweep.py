@@ -18,6 +18,7 @@ from nnrepl.record.passed_by import run_blocks
 from nnrepl.record.recorder import MUTED
 from nnrepl.record.region import ACCUMULATE_TOGETHER, Region, SweepUnit, find_regions, region_of, run_region
 from nnrepl.record.strays import raw
+from nnrepl.record.usual import is_usual, write
 from nnrepl.record.vjp import ACCUMULATE, CONTINUE, Rule, run_continued, run_vjp, vjp_operation
 from nnrepl.tape import BackwardOp, Gradient, Op, Operation, Pass, Value
 
@@ -186,7 +187,10 @@ class Sweep:
         if node.op.operation.kind in ("custom", "checkpoint"):
             node.parts = node.op.args[0].backward(self, node, reached, cotangents)
         elif node.group.simple:
-            op = self._write(node, node.rule(node.wanted, reached), cotangents)
+            if self.now or self.recorder.intake.follows or not is_usual(node):
+                op = self._write(node, node.rule(node.wanted, reached), cotangents)
+            else:
+                op = write(self, node, reached, cotangents)
             together = self._together
             for slot, part in zip(node.wanted, op.outputs):
                 value = node.inputs[slot]
@@ -440,15 +444,18 @@ class Sweep:
         try:
             return run(rule, *arrays)
         except Exception as error:
-            failed = op if op is not None else self._new(forward, rule, ())
-            self.tape.notes.errors[failed] = error
-            self._put(failed, forward)
+            self.failed(op if op is not None else self._new(forward, rule, ()), forward, error)
             raise
         finally:
             recorder.mode, recorder.running_back = before, False
             taken, recorder.captured = recorder.captured, captured
             if taken:
                 forward.operation.run.taken_later += tuple(taken)  # type: ignore[attr-defined]
+
+    def failed(self, op: Op, forward: Op, error: Exception) -> None:
+        """Put a backward op on the tape that MLX refuses, as the last one."""
+        self.tape.notes.errors[op] = error
+        self._put(op, forward)
 
     def _put(self, op: Op, forward: Op) -> None:
         """Put a backward op on the tape, at the place of its forward op."""

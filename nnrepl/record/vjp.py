@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from functools import cache
 from typing import Any
 
 import mlx.core as mx
@@ -69,7 +68,7 @@ def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
         and len(op.outputs) == 1
         and op not in op.pass_.tape.notes.streams
     ):
-        return _usual(rule, fixed, cotangents)
+        return usual_vjp(rule, fixed, cotangents)
     # A value that an op takes twice (`x * x`) is one primal: MLX is to add its two parts, in its order.
     index = {value: slot for slot, value in enumerate(rule.inputs)}
     aliases = op.tape.notes.aliases
@@ -92,7 +91,7 @@ def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
     return gradients
 
 
-def _usual(rule: Rule, fixed: list[mx.array], cotangents: list[mx.array]) -> list[mx.array]:
+def usual_vjp(rule: Rule, fixed: list[mx.array], cotangents: list[mx.array]) -> list[mx.array]:
     """Return the VJP of an op whose arguments are its inputs, and nothing else: the usual case, and the reason for a
     fast path."""
     run, wanted = rule.op.operation.run, rule.wanted
@@ -140,11 +139,13 @@ CONTINUE = Operation("accumulate", run_continued, "accumulate", kind="accumulate
 
 
 def vjp_operation(operation: Operation) -> Operation:
-    """Return the operation that differentiates another."""
-    return _named(f"vjp of {operation.name}")
+    """Return the operation that differentiates another: by its name alone, since that of a nested call would keep the
+    call, and with it a whole tape."""
+    known = _VJPS.get(operation.name)
+    if known is None:
+        name = f"vjp of {operation.name}"
+        known = _VJPS[operation.name] = Operation(name, run_vjp, name, kind="vjp")
+    return known
 
 
-@cache
-def _named(name: str) -> Operation:
-    """Return it by its name alone: that of a nested call would keep the call, and with it a whole tape."""
-    return Operation(name, run_vjp, name, kind="vjp")
+_VJPS: dict[str, Operation] = {}

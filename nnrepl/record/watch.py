@@ -379,7 +379,7 @@ class BindingWatch:
 
     def _look_at_all(self, position: int) -> None:
         for watched in list(self._known.values()):
-            if not _same(watched):
+            if not still_holds(watched.refer(), watched.last):
                 self._look(watched, position)
 
     def settle(self) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import mlx.core as mx
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nnrepl
+from nnrepl.record import usual
+from nnrepl.record.vjp import Rule
 from tests.support import assert_same_bits, plain_and_traced
 
 
@@ -114,3 +117,29 @@ def test_where_mlx_loses_a_gradient() -> None:
     assert_same_bits(expected, trace.grads)
     agrees = bool(mx.array_equal(mx.grad(loss)(x), expected))
     assert trace.verify().complete == agrees
+
+
+def test_what_has_arrived_is_handed_on_where_mlx_does_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Add::vjp` gives back what has arrived: it need not be called for that."""
+    taken: list[str] = []
+    whole = usual.usual_vjp
+
+    def noted(rule: Rule, *arrays: list[mx.array]) -> list[mx.array]:
+        taken.append(rule.op.name)
+        return whole(rule, *arrays)
+
+    def loss(a: mx.array, row: mx.array) -> mx.array:
+        both = mx.add(mx.tanh(a), a)
+        return mx.add(mx.maximum(both, -both), row) @ mx.array([[-0.0], [2.0]])
+
+    def summed(a: mx.array, row: mx.array) -> mx.array:
+        return loss(a, row).sum()
+
+    a, row = mx.array([[1.0, -2.0], [-0.0, 3.0]]), mx.array([[0.5, 1.0]])
+    nnrepl.trace(summed, a, row, wrt=(0, 1))  # each kind of op is asked once
+    monkeypatch.setattr(usual, "usual_vjp", noted)
+    trace = nnrepl.trace(summed, a, row, wrt=(0, 1))
+    mine, plain = trace.grads, mx.grad(summed, argnums=(0, 1))(a, row)
+    assert all(mx.array_equal(mx.view(x, mx.uint32), mx.view(y, mx.uint32)) for x, y in zip(mine, plain))
+    assert {"maximum", "tanh", "negative"} <= set(taken)
+    assert "add" not in taken
