@@ -96,7 +96,7 @@ def _changes(file: _File, node: ast.AST) -> Iterator[Mutant]:
         yield file.made(node, str(node.value + 1))
     elif isinstance(node, ast.AugAssign) or _is_kept_elsewhere(node) or _is_done(node):
         yield file.made(node, "pass", node.value)
-    elif isinstance(node, ast.Call) and len([one for one in node.args[:2] if not isinstance(one, ast.Starred)]) == 2:
+    elif isinstance(node, ast.Call) and _takes_two(file, node):
         yield _swapped(file, node)
 
 
@@ -108,6 +108,12 @@ def _is_done(node: ast.AST) -> TypeGuard[ast.Expr]:
 def _is_kept_elsewhere(node: ast.AST) -> TypeGuard[ast.Assign]:
     """Whether something is assigned to what outlives the function: an attribute or an item."""
     return isinstance(node, ast.Assign) and isinstance(node.targets[0], (ast.Attribute, ast.Subscript))
+
+
+def _takes_two(file: _File, call: ast.Call) -> bool:
+    """Whether a call begins with two arguments, and not with the same twice."""
+    two = [file.whole(one) for one in call.args[:2] if not isinstance(one, ast.Starred)]
+    return len(set(two)) == 2
 
 
 def _swapped(file: _File, node: ast.Call) -> Mutant:

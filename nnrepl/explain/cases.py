@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.explain import words
+from nnrepl.explain.elements import Index
 from nnrepl.explain.known import Entry, bind
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
 from nnrepl.ops.case import Case, Operand
-from nnrepl.tape import Op, Value
+from nnrepl.tape import Inside, Op, Value
 
 
 class Names:
@@ -88,15 +90,52 @@ def named_by(kind: type[AnyNames], op: Op) -> AnyNames:
     return kind([*op.inputs, *op.outputs, *more], op.outputs, forward or op)
 
 
-def operand(look: Look, value: Value, names: Callable[[Value], str]) -> Operand:
-    """Return a value as an operand; it is evaluated when its numbers are asked for."""
-    return Operand(names(value), value.shape, value.dtype, lambda: look.array(value), value.canonical)
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample of each `vmap` around an op, of which the outermost comes first: of one its formula speaks."""
+
+    levels: Sequence[Inside] = ()
+    numbers: Sequence[int] = ()
+
+    def axes(self, value: Value) -> Iterator[tuple[int, int]]:
+        """Yield at which axis of a tensor the samples lie, and which is meant."""
+        for level, number in zip(self.levels, self.numbers):
+            if value in level.axes:
+                yield level.axes[value], number
 
 
-def case_of(look: Look, op: Op, entry: Entry, names: Names) -> Case:
+ALL = Sample()
+"""No sample: outside of a `vmap` an op takes its tensors whole."""
+
+
+def sample_of(op: Op, value: Value, index: Index) -> tuple[Sample, Index]:
+    """Return to which sample an element of a result belongs, and its place in there."""
+    levels, place = op.tape.notes.mapped.get(op, ()), list(index)
+    numbers = [place.pop(level.axes[value]) for level in levels]
+    return Sample(levels, numbers), tuple(place)
+
+
+def operand(look: Look, value: Value, names: Callable[[Value], str], sample: Sample = ALL) -> Operand:
+    """Return a value as an operand; it is evaluated when its numbers are asked for. Of a sample it is called `x[0]`."""
+    axes = list(sample.axes(value))
+    name, shape = names(value), list(value.shape)
+    for axis, number in axes:
+        name += f"[{':,' * axis}{number}]"
+        shape.pop(axis)
+
+    def read() -> mx.array:
+        array = look.array(value)
+        for axis, number in axes:
+            array = mx.take(array, number, axis)
+        return array
+
+    return Operand(name, shape, value.dtype, read, value.canonical)
+
+
+def case_of(look: Look, op: Op, entry: Entry, names: Names, sample: Sample = ALL) -> Case:
     """Return a forward op, or the forward op that a backward op differentiates with the gradients that came in."""
     forward = op.of or op
-    operands = {value.canonical: operand(look, value, names) for value in forward.inputs}
+    operands = {value.canonical: operand(look, value, names, sample) for value in forward.inputs}
 
     def part(given: Any) -> Any:
         if isinstance(given, Value):
@@ -106,14 +145,15 @@ def case_of(look: Look, op: Op, entry: Entry, names: Names) -> Case:
         return given
 
     def compute(lookup: Callable[[Operand], mx.array]) -> list[mx.array]:
-        return forward.compute(lambda value: lookup(operands[value.canonical]))
+        run = forward.once if sample.levels else forward.compute
+        return run(lambda value: lookup(operands[value.canonical]))
 
     bound = {symbol: part(given) for symbol, given in bind(entry, forward).items()}
-    case = Case(entry, bound, [operand(look, value, names) for value in forward.outputs],
+    case = Case(entry, bound, [operand(look, value, names, sample) for value in forward.outputs],
                 compute=None if forward.refusal else compute)  # fmt: skip
     rule = rule_of(op)
     if op.of is not None and rule is not None:
         case.g = [None] * len(forward.outputs)
         for slot, given in zip(rule.outputs, upstream(op)):
-            case.g[slot] = operand(look, given, names)
+            case.g[slot] = operand(look, given, names, sample)
     return case

@@ -77,7 +77,7 @@ def elementwise(op: Op | None) -> Entry | None:
     entry = None if op is None else entry_for(op)
     if op is None or entry is None or entry.kind != ELEMENTWISE or entry.row is None or not readable(entry.text):
         return None
-    plain = op.error is None and len(op.outputs) == 1 and op.operation.kind == "op"
+    plain = op.error is None and len(op.outputs) == 1 and op.operation.kind == "op" and op not in op.tape.notes.mapped
     return entry if plain and not any(one.refusal for one in (*op.inputs, *op.outputs)) else None
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.explain.cases import Names, case_of, operand
+from nnrepl.explain.cases import ALL, Names, Sample, case_of, operand, sample_of
 from nnrepl.explain.elements import Index, number_at
 from nnrepl.explain.known import Entry, entry_for
 from nnrepl.explain.look import Look
@@ -24,8 +24,9 @@ from nnrepl.tape import Op, Value
 def forward(look: Look, op: Op, entry: Entry, value: Value, index: Index, names: Names) -> Worked | None:
     """How one element of a result was computed; None where only `into` can tell."""
     look.see([*op.inputs, value])
+    sample, place = sample_of(op, value, index)
     with aside():
-        return arithmetic.forward(case_of(look, op, entry, names), value.slot, index)
+        return arithmetic.forward(case_of(look, op, entry, names, sample), value.slot, place)
 
 
 def backward(look: Look, op: Op, gradient: Value, index: Index, names: Names) -> Worked | None:
@@ -39,24 +40,26 @@ def backward(look: Look, op: Op, gradient: Value, index: Index, names: Names) ->
     look.see([*op.inputs, *forward.inputs, *forward.outputs, gradient])
     entry = entry_for(op)
     so_far = _so_far(look, op, of, names)
+    sample, place = sample_of(op, gradient, index)
     with aside():
         if entry is not None:
-            case = case_of(look, op, entry, names)
+            case = case_of(look, op, entry, names, sample)
             target = next((one for one in case.operands() if one.holds(of.canonical)), None)
             if target is not None:
-                found = arithmetic.backward(case, target, operand(look, gradient, names), index, so_far)
+                arrived = _so_far(look, op, of, names, sample)
+                found = arithmetic.backward(case, target, operand(look, gradient, names, sample), place, arrived)
                 if found is not None:
                     return found
         return _by_jacobian(look, op, gradient, index, names, so_far)
 
 
-def _so_far(look: Look, op: Op, of: Value, names: Names) -> Operand | None:
+def _so_far(look: Look, op: Op, of: Value, names: Names, sample: Sample = ALL) -> Operand | None:
     """Return what had arrived of a gradient before this op, where MLX continues it."""
     rule = rule_of(op)
     assert rule is not None
     for slot, given in zip(rule.continued, op.inputs[len(rule.outputs) :]):
         if rule.inputs[slot].canonical is of.canonical:
-            return operand(look, given, names)
+            return operand(look, given, names, sample)
     return None
 
 

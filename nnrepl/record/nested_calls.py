@@ -161,7 +161,7 @@ class InsideRecording:
     def run(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the function on what MLX has handed over. A second run (a checkpoint's) is written on another sheet."""
         recorder, handed = self.recorder, trees.arrays((args, kwargs))
-        if self._begun and self.recipe is not None and self.recipe.later is not None:
+        if self.recipe is not None and self.recipe.later is not None:
             return self.recipe.later.record(args, kwargs)
         if self._begun or self._within is None or len(handed) < len(self.given.primals):
             return function(*args, **kwargs)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.installed import is_library
+from nnrepl.record import segments as sources
 from nnrepl.record.objects import object_of
 from nnrepl.record.renamed import PATHS
 from nnrepl.record.repeat import Repetition
@@ -60,7 +61,7 @@ class Rebinding:
             if value is old and (array := object_of(recorder, key, old)) is not None
         }
         self._frames = recorder.stack.frames()
-        self.operands = Operands(self._other)
+        self.operands = Operands(self._other, self._is_called)
         self._kept: dict[int, mx.array] = {}
         self._target = target_of(op)
         self._own = -1
@@ -92,6 +93,18 @@ class Rebinding:
         known = made is not None and made.position >= recorder.native_until  # if no object is alive, nobody holds it
         if self.astray or not (self._arrays or recorder.sweeps or known):
             raise Lost(f"it is not known what of the program's holds {self._old.name} there")
+
+    def _is_called(self, frame: FrameType, text: str) -> bool:
+        """Whether an entry that is assigned to is called so in a call, by whatever variables."""
+        if self._entry is None:
+            return False
+        path: Any = ast.parse(text, mode="eval").body
+        root = _root(path)
+        variables = frame.f_locals if root in frame.f_locals else frame.f_globals
+        if isinstance(path, ast.Name):
+            return self._is_entry(variables, root)
+        container, key, _ = _walk(variables.get(root), path, frame)
+        return container is self._entry[0] and bool(key == self._entry[1])
 
     @property
     def is_entry(self) -> bool:
@@ -206,7 +219,10 @@ class Rebinding:
                 set_variables(frame, others)
                 recorder.watch.see(frame)
             self.operands.note(frame, text if at == self._own else "")
-        for thing in self._reachable():
+        reachable = self._reachable()
+        for space in self._namespaces(reachable):
+            self._keep_in_variables(space)
+        for thing in reachable:
             self._keep_in(thing)
 
     def _is_slot(self, at: int, frame: FrameType, name: str) -> bool:
@@ -236,6 +252,21 @@ class Rebinding:
         known = list(self._recorder.watch.containers())
         held = World([*roots, *known], arrays=False).holding
         return [part for part in held if isinstance(part, _HOLDING) or slots_of(type(part))]
+
+    def _namespaces(self, reachable: Iterable[Any]) -> list[dict[str, Any]]:
+        """Return the global variables that the program's calls see, and the functions that they can reach: those of a
+        module that is not running are in no frame's variables."""
+        functions = [thing for thing in reachable if isinstance(thing, FunctionType)]
+        found = [(frame.f_code, frame.f_globals) for frame in self._frames]
+        found += [(function.__code__, function.__globals__) for function in functions]
+        return list({id(space): space for code, space in found if not is_library(code.co_filename)}.values())
+
+    def _keep_in_variables(self, space: dict[str, Any]) -> None:
+        """Let global variables that hold the value hold the old numbers."""
+        for name, other in self._others(space).items():
+            if not self._is_entry(space, name):
+                self._note_parted([space[name]])
+                space[name] = other
 
     def _keep_in(self, thing: Any) -> None:
         """Let what holds the value hold the old numbers: a container, a closure, a generator that waits, an object."""
@@ -287,9 +318,12 @@ class Rebinding:
 
     @staticmethod
     def _reads(frame: FrameType, text: str) -> bool:
-        """Whether the expression in which a call stands reads a variable or a path."""
+        """Whether the call that a function is making reads a variable or a path: what else stands in its expression is
+        not handed on."""
         span = expression_of(frame)
-        tree = None if span is None else tree_of(frame, span)
+        tree = tree_of(frame, sources.span_of(frame.f_code, frame.f_lasti))
+        if tree is None and span is not None:
+            tree = tree_of(frame, span)
         return tree is not None and any(
             isinstance(node, PATHS) and isinstance(node.ctx, ast.Load) and ast.unparse(node) == text
             for node in ast.walk(tree)
@@ -395,9 +429,9 @@ def _root(target: ast.expr | None) -> str:
     return target.id if isinstance(target, ast.Name) else ""
 
 
-def _walk(thing: Any, target: ast.expr | None) -> tuple[Any, Any, Any]:
+def _walk(thing: Any, target: ast.expr | None, frame: FrameType | None = None) -> tuple[Any, Any, Any]:
     """Follow a path from what its variable holds: the last container, the key in it, and what is there (None if it
-    does not lead there)."""
+    does not lead there). In a call, keys may be variables."""
     steps: list[ast.Attribute | ast.Subscript] = []
     while isinstance(target, (ast.Attribute, ast.Subscript)):
         steps.insert(0, target)
@@ -411,10 +445,17 @@ def _walk(thing: Any, target: ast.expr | None) -> tuple[Any, Any, Any]:
                 key = step.attr
                 thing = getattr(container, key)
             else:
-                key = ast.literal_eval(step.slice)
+                key = _key(step.slice, frame)
                 thing = container[key]
                 if type(key) is int and key < 0 and isinstance(container, (list, tuple, deque)):
                     key += len(container)
-        except (AttributeError, KeyError, IndexError, TypeError):
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
             return None, None, None
     return container, key, thing
+
+
+def _key(node: ast.expr, frame: FrameType | None) -> Any:
+    """Return a key that is written out, or that a variable of a call holds. Raises ValueError for others."""
+    if frame is None or not isinstance(node, ast.Name):
+        return ast.literal_eval(node)
+    return frame.f_locals[node.id] if node.id in frame.f_locals else frame.f_globals[node.id]

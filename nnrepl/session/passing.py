@@ -72,7 +72,7 @@ class Passing:
         if recorder is None:
             return
         tape = recorder.tape
-        if line and line in self._files.get(code.co_filename, NOWHERE):
+        if line in self._files.get(code.co_filename, NOWHERE):
             found = tape.passed.setdefault((code.co_filename, line), [])
             if len(tape) not in found[-1:]:
                 found.append(len(tape))

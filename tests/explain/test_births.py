@@ -14,7 +14,7 @@ from nnrepl.explain.answer import Cause
 from nnrepl.explain.health import health
 from nnrepl.explain.look import Look
 from nnrepl.explain.why import why
-from nnrepl.session.births import follow
+from nnrepl.session.births import _operands_of, follow
 from tests.support import OpenSession
 
 
@@ -238,3 +238,34 @@ def test_what_is_to_be_added_is_a_number_in_that_dtype(dtype: mx.Dtype, small: s
     x = mx.array([0.0, 1.0], dtype)
     assert f"mx.sqrt(x + {small})" in text(why(session(lambda x: mx.sqrt(x).sum(), x), "grad(x)"))
     assert mx.isfinite(mx.grad(lambda x: mx.sqrt(x + float(small)).sum())(x)).all()
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "combine"),
+    [
+        ((4, 6), (6, 3), mx.matmul),
+        ((2, 4, 6), (6, 3), mx.matmul),
+        ((2, 4, 6), (2, 6, 3), mx.matmul),
+        ((2, 5, 2, 3), (2, 5, 3, 4), mx.matmul),
+        ((2, 3), (3,), mx.add),
+        ((2, 1, 3), (4, 1), mx.multiply),
+    ],
+)
+def test_the_numbers_of_an_element_are_those_of_which_mlx_makes_it(
+    left: tuple[int, ...], right: tuple[int, ...], combine: Callable[[mx.array, mx.array], mx.array]
+) -> None:
+    """Read off beside the whole: at their places, and they make the element."""
+    a, b = (mx.arange(float(mx.zeros(shape).size)).reshape(shape) % 7 - 3 for shape in (left, right))
+    for op in session(combine, a, b, wrt=None).tape.ops:
+        (value,) = op.outputs
+        for at in range(value.size):
+            numbers = []
+            for taken in op.inputs:
+                piece = _operands_of(op, value, at, taken)
+                assert piece is not None
+                found, first, step = piece
+                flat = taken.array.reshape(-1).tolist()
+                assert found.tolist() == [flat[first + step * k] for k in range(found.size)]
+                numbers.append(found)
+            made = combine(*numbers)
+            assert made.item() == value.array.reshape(-1)[at].item()

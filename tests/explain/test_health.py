@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -179,7 +180,7 @@ def ends(w: mx.array) -> mx.array:
 
 UNITS = {"w": mx.random.normal((3, 4), key=mx.random.key(6)), "v": mx.ones((4, 2))}
 SIZE = float(mx.linalg.norm(GIVEN) / mx.linalg.norm(NAMED))
-THRESHOLD = {
+THRESHOLD: dict[str, tuple[Callable[..., mx.array], dict[str, mx.array], float, str, bool]] = {
     "update": (plain, {"w": NAMED}, 0.1 * SIZE, "leaping update", True),
     "idle": (plain, {"w": NAMED}, 0.1 * SIZE, "idle update", False),
     "tiny": (plain, {"w": NAMED}, SIZE, "vanishing gradients", False),
@@ -193,6 +194,16 @@ THRESHOLD = {
 """A program; what is measured there; and what is said of it if that is larger than the threshold, or smaller."""
 
 
+def trained(made: Callable[..., mx.array], weights: dict[str, mx.array]) -> TapeSession:
+    """A step of gradient descent."""
+    model, optimizer = Weights(made, **weights), optim.SGD(0.1)
+    with nnrepl.recording() as recorded:
+        loss, grads = nn.value_and_grad(model, lambda: model())()
+        optimizer.update(model, grads)
+        mx.eval(model.parameters(), loss)
+    return TapeSession(recorded.tape, recorded.names)
+
+
 def test_every_threshold_has_a_program() -> None:
     assert set(THRESHOLD) == set(THRESHOLDS)
 
@@ -200,14 +211,35 @@ def test_every_threshold_has_a_program() -> None:
 @pytest.mark.parametrize("name", THRESHOLD)
 def test_a_threshold_is_where_a_finding_begins(name: str) -> None:
     made, weights, measured, kind, larger = THRESHOLD[name]
-    model = Weights(made, **weights)
-    optimizer = optim.SGD(0.1)
-    with nnrepl.recording() as recorded:
-        loss, grads = nn.value_and_grad(model, lambda: model())()
-        optimizer.update(model, grads)
-        mx.eval(model.parameters(), loss)
-    session = TapeSession(recorded.tape, recorded.names)
+    session = trained(made, weights)
     more = {"dead": 0.2} if name == "dead-rows" else {}
     found = [any(finding.kind == kind for finding in health(session, **more, **{name: limit}).findings)
              for limit in (measured * 0.98, measured * 1.02)]  # fmt: skip
     assert found == [larger, not larger]
+
+
+WORST: dict[str, tuple[tuple[float, float, float], dict[str, float], mx.Dtype]] = {
+    "leaping update": ((100.0, 200.0, 1.0), {}, mx.float32),
+    "huge gradients": ((10.0, 20.0, 1.0), {"huge": 10, "update": 1e9}, mx.float32),
+    "vanishing gradients": ((1e-2, 1e-3, 1.0), {"spread": 0.1, "tiny": 0}, mx.float32),
+    "lost update": ((1e-4, 1e-3, 10.0), {}, mx.float16),
+}
+"""How large the gradients of three weights are of which the second is the worst, and with which thresholds."""
+
+
+@pytest.mark.parametrize("kind", WORST)
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_of_several_weights_the_worst_is_named(kind: str, order: tuple[int, int, int]) -> None:
+    sizes, limits, dtype = WORST[kind]
+    names = [f"w{number}" for number in order]
+    shares = {"w0": [2.0, 2.0, 2.0, 0.0], "w1": [2.0, 2.0, 2.0, 2.0], "w2": [0.0, 0.0, 2.0, 2.0]}
+
+    def made(**weights: mx.array) -> mx.array:
+        factors = {name: sizes[int(name[1])] * (1 + mx.arange(4.0).reshape(2, 2) / 9).astype(dtype) for name in names}
+        return mx.stack([(weights[name] * factors[name]).sum() for name in names]).sum()
+
+    weights = {name: mx.array(shares[name] if kind == "lost update" else [1.0, 2.0, 1.0, 2.0], dtype).reshape(2, 2) * 4
+               for name in names}  # fmt: skip
+    findings = [one for one in health(trained(made, weights), **limits).findings if one.kind == kind]
+    assert len(findings) == 1
+    assert re.findall(r"\bw\d", str(findings[0].text))[0] == "w1"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -11,11 +13,15 @@ import pytest
 import nnrepl
 from nnrepl import UserError
 from nnrepl.explain.check import check_op, check_pass
+from nnrepl.explain.explanation import of_value
+from nnrepl.explain.look import Look
 from nnrepl.explain.primitives import primitives
 from nnrepl.explain.taken_apart import agreement, open_op
+from nnrepl.ops.evaluated import Worked
 from nnrepl.record.recorder import current
 from tests.corpus import layers
 from tests.corpus.checks import SEED, some
+from tests.explain.school import mistakes
 from tests.support import EXAMPLES, OpenSession, nnrepl_cli
 from tests.support import OpenSession as Session
 
@@ -163,3 +169,36 @@ def test_a_name_of_the_program_is_not_inside_of_an_op_and_that_is_said(asked: st
     with pytest.raises(UserError, match="nosuch") as other:
         session.interpreter.run(asked.replace("shares", "nosuch"))
     assert said not in str(other.value)
+
+
+A, B, V = (mx.random.normal(shape, key=mx.random.key(3)) for shape in ((2, 3, 3), (3, 2, 3), (2, 3)))
+Q = mx.random.normal((2, 1, 1, 3, 4), key=mx.random.key(4))
+MAPPED: dict[str, tuple[Callable[..., Any], list[mx.array]]] = {
+    "a number and a row": (mx.vmap(lambda a, v: a * v[0] + mx.where(a > 0, v[1], a)), [A, V]),
+    "along another axis": (mx.vmap(lambda b: mx.exp(b[0]) * mx.sum(b, axis=1), in_axes=1), [B]),
+    "of one of the two": (mx.vmap(lambda a, v: a @ v, in_axes=(0, None)), [A, V[0]]),
+    "axes of the op": (mx.vmap(lambda a: mx.softmax(a, axis=0) + mx.logsumexp(a, axis=0) + a.mean(axis=1)), [A]),
+    "a norm": (mx.vmap(lambda a, v: mx.fast.layer_norm(a, v, v * 2, 1e-5)), [A, V]),
+    "places": (mx.vmap(lambda a, v: a.at[mx.array([0, 2, 0])].add(v)), [A, V]),
+    "attention": (mx.vmap(lambda q: mx.fast.scaled_dot_product_attention(q, q, q, scale=0.5)), [Q]),
+    "one within another": (
+        mx.vmap(lambda a, v: mx.vmap(lambda row, v: row * v[0] / (row @ row), in_axes=(1, None))(a, v)), [A, V]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MAPPED)
+def test_what_happens_inside_of_a_vmap_is_worked_out_for_one_sample(name: str) -> None:
+    """In the axes that the op has there; the tensors of the tape have one more."""
+    function, given = MAPPED[name]
+    session = OpenSession(nnrepl.trace(lambda *arrays: function(*arrays), *given))
+    mapped = [op for op in session.tape.notes.mapped if op.operation.kind != "opaque"]
+    assert mapped
+    for op in mapped:
+        for value in op.outputs:
+            found = of_value(Look(session), value, None)
+            assert found.element
+            places = [int(at) for at in found.element.partition("[")[2].rstrip("]").split(",")]
+            told = found.worked[-1]
+            assert isinstance(told, Worked), (op, found.lines)
+            assert told.result == pytest.approx(value.array[tuple(places)].item(), rel=1e-4, abs=1e-6)
+            assert mistakes(found.lines)[0] == []

@@ -29,6 +29,7 @@ TABLE = {
     "unused": "not used",
     "behind": "not used",
     "cut": "cut at #",
+    "fixed": "cut at #",
     "edit": "cut by an edit",
     "zero": "0, all of it",
 }
@@ -39,7 +40,7 @@ class Model(nn.Module):
         super().__init__()
         self.ice = nn.Linear(3, 3)
         self.ice.freeze()
-        for name in ("alive", "unused", "behind", "w_cut", "w_first", "zero"):
+        for name in ("alive", "unused", "behind", "w_cut", "w_first", "zero", "fixed"):
             self[name] = mx.array([0.5, 1.5, 2.5])
 
     def __call__(self, x: mx.array, scale: mx.array, rows: mx.array) -> mx.array:
@@ -47,7 +48,7 @@ class Model(nn.Module):
         lost = self.behind * 3  # noqa: F841
         early = self.w_first * 2
         x = x + mx.array([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])[rows] + early
-        return x + mx.stop_gradient(self.w_cut * 2) + self.zero * 0
+        return x + mx.stop_gradient(self.w_cut * 2) + self.zero * 0 + mx.zeros_like(self.fixed * 2)
 
 
 @pytest.fixture(scope="module")

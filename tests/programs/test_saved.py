@@ -381,6 +381,16 @@ def test_only_what_was_evaluated_is_saved(tmp_path: Path, monkeypatch: pytest.Mo
     assert "2 of 4 values" in flat
 
 
+def test_what_is_shown_unasked_is_left_out_where_it_was_not_saved(tmp_path: Path) -> None:
+    live = OpenSession(nnrepl.trace(lambda x: mx.exp(mx.sin(x)).sum(), mx.array([1.0, 2.0]), wrt=0))
+    save(live, str(tmp_path / "run.safetensors"))
+    loaded, _ = open_session(str(tmp_path / "run.safetensors"))
+    said = screen(loaded, ["goto end", "timelines", "help gradient", "help loss"])
+    assert "1  as it is  to step 1 · backward  loss not computed yet" in said
+    assert "made by #6 vjp of sin" in said
+    assert "was not saved" not in " ".join(said.split())
+
+
 def test_a_loaded_tape_can_be_saved_again(tmp_path: Path) -> None:
     first = reload(train(2), tmp_path / "one.safetensors")
     second = reload(first, tmp_path / "two.safetensors")

@@ -5,7 +5,9 @@ The list comes from MLX itself, so a function that a later MLX adds makes a test
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import re
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -17,7 +19,7 @@ import pytest
 import nnrepl
 from nnrepl.record import strays
 from nnrepl.record.anatomy import is_node
-from nnrepl.record.catalog import CALLEES, MODULES, NOT_RECORDED, SPECIAL, TYPES
+from nnrepl.record.catalog import CALLEES, MODULES, NOT_RECORDED, SPECIAL, TYPES, key_position, operation
 from nnrepl.tape import Op, Value, arrays_of
 from tests.record.samples import SAMPLES, Sample
 from tests.support import assert_same_bits, plain_and_traced
@@ -301,3 +303,52 @@ def spelled(names: set[tuple[str, str]]) -> set[str]:
     """Names of attributes as the catalog writes them."""
     prefixes = {holder.__name__: prefix for prefix, holder in (*MODULES.items(), ("array", mx.array))}
     return {f"{prefixes[holder]}.{name}" for holder, name in names if holder in prefixes}
+
+
+# -- what is known of a callable besides ---------------------------------------------------------------------------
+
+
+def test_an_operator_is_spelled_as_python_writes_it() -> None:
+    """`a + b` and `a += b` by their sign; `2 + a`, whose operands have changed places, by the method."""
+    known = {callee.attribute: operation(callee) for callee in CALLEES if callee.key.startswith("array.__")}
+    for name, sign in OPERATORS.items():
+        for attribute, spelling in ((f"__{name}__", sign), (f"__i{name}__", sign), (f"__r{name}__", f"__r{name}__")):
+            if attribute in known:
+                assert (known[attribute].spelling, known[attribute].infix) == (spelling, sign), attribute
+        assert known[f"__{name}__"].infix
+
+
+OPERATORS = {
+    "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "matmul": "@",
+    "lshift": "<<", "rshift": ">>", "and": "&", "or": "|", "xor": "^", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
+    "eq": "==", "ne": "!=",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in dir(mx.random) if name[0] != "_" and name != "state"])
+def test_the_key_of_a_random_function_is_where_its_signature_has_it(name: str) -> None:
+    head = (getattr(mx.random, name).__doc__ or "").strip().split("\n", 1)[0]
+    arguments = re.search(r"\((.*)\) ->", head)
+    assert arguments is not None
+    taken = re.split(r", (?=\w+: )", arguments[1])
+    drawn = "key: array | None = None"
+    assert key_position(getattr(mx.random, name)) == (taken.index(drawn) if drawn in taken else None), head
+
+
+def test_an_op_has_the_stream_of_the_block_in_which_it_is_made_and_no_other() -> None:
+    def fn(x: mx.array) -> mx.array:
+        other = mx.new_stream(mx.cpu)
+        first = x * 2
+        with mx.stream(mx.cpu):
+            second = first * 2
+            with contextlib.suppress(ValueError), mx.stream(other):
+                third = second * 2
+                raise ValueError
+            fourth = third * 2
+        return fourth * 2
+
+    trace = nnrepl.trace(fn, mx.ones(2))
+    streams = [trace.tape.notes.streams.get(op) for op in trace.ops if op.name == "multiply"]
+    assert [stream is not None for stream in streams] == [False, True, True, True, False]
+    assert streams[1] == streams[3] == mx.cpu
+    assert isinstance(streams[2], mx.Stream)

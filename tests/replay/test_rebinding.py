@@ -23,7 +23,7 @@ class Held: pass
 class Slots:
     __slots__ = ("k",)
 held, cache, once, slots, queue = Held(), {}, [], Slots(), deque(maxlen=1)
-layer, factor = nn.Linear(2, 2), 4.0
+layer, factor, key = nn.Linear(2, 2), 4.0, "k"
 layer.update({"weight": mx.eye(2) + 1, "bias": mx.array([0.5, -0.5])})
 def turns(x):
     yield x
@@ -35,12 +35,16 @@ def norm(x):
     total = x.sum()
     y = x / total  # in norm
     return y * 1
+def peek(x):
+    p = x * 2
+    return p * shared + x
 def f(w):
+    global shared
     k = w * 3
-    held.k = k
+    held.k = shared = k
     cache["k"] = k
     keep, pair = [k], (k, 1)
-    again = lambda: k * 0.5
+    again, late = lambda: k * 0.5, (lambda t: lambda: t * 0.25)(k)
     slots.k, copied, turn = k, copy.copy(k), turns(k)
     queue.append(k)
     next(turn)
@@ -48,17 +52,22 @@ def f(w):
     b = k + cache["k"]  # b
     c = held.k * 2 + keep[0] + pair[0]  # c
     d = k + norm(k)  # d
-    e = norm(cache["k"]) + again()  # e
+    e = norm(cache["k"]) + again() + late()  # e
     s = k * slots.k + queue[0] * copied + next(turn)  # s
     r = factor * k + (factor < k) - k  # r
-    return (a * b * c * d * e + s + inner(s) + r).sum()
+    y = 0.5 * cache[key] + cache[key] * 0.5 + factor * k  # y
+    g = peek(shared) * shared + k  # g
+    h = (k + 1) + peek(shared) * shared  # h
+    return (a * b * c * d * e + s + inner(s) + r + y + g + h).sum()
 """
 LINES = [
     ("a", "k = k * 2"), ("b", "k = k * 2"), ("c", "k = k * 2"), ("d", "k = k * 2"), ("e", "k = k * 2"),
     ("b", 'cache["k"] = cache["k"] * 2'), ("e", 'cache["k"] = k - 1'), ("c", "held.k = held.k * 2"),
     ("b", "held.k = held.k * 2"), ("c", "keep[0] = keep[0] * 2"), ("a", "k = held.k.sum(keepdims=True)"),
     ("s", "k = k * 2"), ("s", "k *= 2"), ("r", "k = k * 2"), ("r", "held.k = held.k * 2"),
+    ("y", 'cache["k"] = cache["k"] * 2'), ("y", "k = k * 2"),
     ("s", "copied *= 2"), ("s", "copied[0] = 5"), ("s", "k = k.astype(mx.bfloat16)"), ("in inner", "x = x * 2"),
+    ("h", "shared = shared * 2"), ("g", "k = k * 2"), ("h", "shared *= 2"), ("h", "k = k * 2"),
     ("b", "k *= 2"), ("c", "k[0] = 5"), ("d", 'cache["k"] *= 2'), ("in norm", "x = x * 2"), ("in norm", "x *= 2"),
 ]  # fmt: skip
 

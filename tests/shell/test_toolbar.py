@@ -5,8 +5,10 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from prompt_toolkit.enums import EditingMode
 
 import nnrepl
+from nnrepl.shell.key_bindings import editing_mode
 from nnrepl.shell.toolbar import Toolbar
 from tests.support import OpenSession
 
@@ -40,3 +42,11 @@ def test_it_follows_the_cursor(session: OpenSession) -> None:
     for place, wanted in (("start", "forward 1 of"), ("backward", "backward 1 of"), ("end", "end")):
         session.run(f"goto {place}")
         assert wanted in "".join(piece[1] for piece in bar.fragments(200))
+
+
+def test_the_keys_are_those_of_the_setting(session: OpenSession) -> None:
+    found = {}
+    for keys in ("vi", "emacs"):
+        session.run(f"config keys {keys}")
+        found[keys] = editing_mode(session.settings)
+    assert found == {"vi": EditingMode.VI, "emacs": EditingMode.EMACS}
