@@ -25,6 +25,7 @@ from nnrepl.record.mirror import mirrored
 from nnrepl.record.quiet import quietly
 from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.region import SweepUnit
+from nnrepl.record.renamed import as_given
 from nnrepl.record.repeat import Repeatable, Repetition
 from nnrepl.record.runs_twice import TwiceRun
 from nnrepl.record.strays import invoke, native
@@ -184,6 +185,12 @@ class Custom(Composite):
     def __init__(self, recorder: Recorder, fun: Callable[..., Any], vjp: Callable[..., Any]) -> None:
         super().__init__(recorder, fun)
         self.vjp = vjp
+
+    def repeated(self, repetition: Repetition) -> Composite:
+        # It is over by now: from here on its arguments are what they are outside of it.
+        for value, given in as_given(self.inputs, repetition.image, titles.code_of(self.fun)):
+            repetition.put(value, given)
+        return super().repeated(repetition)
 
     def native(self, op: Op, lookup: Callable[[Value], mx.array]) -> list[mx.array]:
         custom = _custom_function(self.fun)
@@ -400,19 +407,6 @@ def in_own_vjp(tape: Tape, position: int | None) -> bool:
     op = tape.ops[position] if position is not None and position < len(tape) else None
     forward = None if op is None else tape.notes.belonging.get(op)
     return forward is not None and bool(forward.args) and isinstance(forward.args[0], Custom)
-
-
-def in_repeated_block(tape: Tape, position: int) -> bool:
-    """Whether a position lies in a function that runs twice, and no Python of it runs: a compiled function that has
-    recorded it is repeated."""
-    pass_ = tape.pass_at(position)
-    for op in () if pass_ is None else pass_.ops:
-        block = op.args[0] if op.args else None
-        if isinstance(block, Rerun) and block.repeats is not None:
-            again = block.again.ops if block.again is not None else ()
-            if any(ops and ops[0].position <= position <= ops[-1].position for ops in (block.ops, again)):
-                return True
-    return False
 
 
 def first_run_of(tape: Tape, position: int) -> int:

@@ -7,7 +7,8 @@ another one, and which by another (`self.cache[0]` beside `k`), the source says 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import CodeType
 
 from nnrepl.classes import dataclass
 from nnrepl.record import segments as sources
@@ -121,3 +122,19 @@ def operands(node: ast.AST | None, operation: Operation, count: int) -> Iterator
     for number in range(count):
         part = given[number] if number < len(given) else None
         yield ast.unparse(part) if isinstance(part, PATHS) else None
+
+
+def as_given(
+    values: Iterable[Value], image: Callable[[Value], Value], code: CodeType | None
+) -> Iterator[tuple[Value, Value]]:
+    """Yield those of a function's arguments to which the user has given something else inside of it, and what stands
+    for them outside. A `vjp` of its own says what the gradient of what went in is, whatever was done to it inside."""
+    for value in values:
+        given = now = image(value)
+        edits = now.tape.notes.edits
+        while given.op in edits and given.op.scope is not None:
+            if all(call.code is not code for call in given.op.scope.path()):
+                break
+            given = edits[given.op]
+        if given is not now:
+            yield value, given

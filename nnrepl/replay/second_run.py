@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from nnrepl.classes import dataclass
+from nnrepl.record.custom import Rerun
 from nnrepl.replay.match import Plan
 from nnrepl.replay.rebinding import Rebinding, lies_inside
-from nnrepl.tape import Op, Value
+from nnrepl.tape import Op, Tape, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -37,3 +38,16 @@ class InSecondRun:
     def effect(self, change: Op, target: Value) -> None:
         self.plan.stand_for(change.outputs[0], target)
         self.take_effect(self.recorder, change, target)
+
+
+def in_repeated_block(tape: Tape, position: int) -> bool:
+    """Whether a position lies in a function that runs twice, and no Python of it runs: a compiled function that has
+    recorded it is repeated."""
+    pass_ = tape.pass_at(position)
+    for op in () if pass_ is None else pass_.ops:
+        block = op.args[0] if op.args else None
+        if isinstance(block, Rerun) and block.repeats is not None:
+            again = block.again.ops if block.again is not None else ()
+            if any(ops and ops[0].position <= position <= ops[-1].position for ops in (block.ops, again)):
+                return True
+    return False

@@ -14,11 +14,11 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Protocol
 
-from nnrepl.record.custom import in_repeated_block
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import allowed, held, hold_on
 from nnrepl.replay.run import Run
+from nnrepl.replay.second_run import in_repeated_block
 from nnrepl.session import closed
 from nnrepl.session.assigned import IndexKey, is_set, value_named
 from nnrepl.session.errors import UserError

@@ -295,6 +295,39 @@ def test_one_call_of_a_compiled_function_has_it(line: str, turn: int, tmp_path: 
     assert_same_bits(plain.run(w), session.tape.ops[-1].outputs[0].array)
 
 
+OWN_VJP = """\
+import mlx.core as mx
+turn = 0
+def inner(h):
+    h = h * 2
+    return mx.sin(h)
+def run(w):
+    global turn
+    custom = mx.custom_function(inner)
+    custom.vjp(lambda primals, cotangent, output: cotangent * 0.5 + output)
+    usual = mx.value_and_grad(lambda w: custom(w * 3).sum())
+    for turn in range(2):
+        loss, g = usual(w)
+        w = w - 0.1 * g
+    return w
+"""
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_change_at_the_start_of_a_custom_function_is_inside_of_it(compiled: bool, tmp_path: Path) -> None:
+    """Its own `vjp` gives the gradient of what went in, also in a repeated call of a compiled function."""
+    text = OWN_VJP.replace("loss, g = usual", "loss, g = compiled").replace(
+        "    for", "    compiled = mx.compile(usual)\n    for"
+    )
+    program = loaded(tmp_path / f"own_{compiled}.py", text if compiled else OWN_VJP)
+    twin = loaded(tmp_path / "twin.py", OWN_VJP.replace("    h = h * 2", "    if turn: h = mx.exp(h)\n    h = h * 2"))
+    w = mx.array([0.5, 1.5])
+    session = OpenSession(nnrepl.trace(program.run, w))
+    for line in ("next step", f"until own_{compiled}.py:4", "h = mx.exp(h)"):
+        session.run(line)
+    assert_same_bits(twin.run(w), session.tape.ops[-1].outputs[0].array)
+
+
 def _losses(text: str) -> list[str]:
     return re.findall(r"^LOSS .*", text, re.MULTILINE)
 
