@@ -11,6 +11,7 @@ from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause, Evidence
 from nnrepl.ops import Trait, has
+from nnrepl.record.titles import message_of
 from nnrepl.session.errors import UserError
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Leaf, Op, Pass, Value
@@ -51,7 +52,7 @@ def _raised(op: Op) -> Claim[str]:
 
 
 def _first_line(error: BaseException | None) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else ""
+    return "".join(message_of(error).splitlines()[:1])[:200]
 
 
 def _of_the_program(session: Reading) -> Cause:

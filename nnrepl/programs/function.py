@@ -19,7 +19,7 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.record.stack import is_module
 from nnrepl.record.strays import invoke
-from nnrepl.record.titles import parameter_names, title
+from nnrepl.record.titles import message_of, parameter_names, title
 from nnrepl.record.verify import Receipt, verify
 from nnrepl.replay.divergence import CannotExchange, Diverged
 from nnrepl.replay.interrupts import allowed, held
@@ -324,7 +324,7 @@ class _CallRestarts:
         except UserError:
             raise
         except Exception as error:
-            said = str(error).splitlines()[0] if str(error) else ""
+            said = "".join(message_of(error).splitlines()[:1])
             raise UserError(
                 f"the function refuses that ({type(error).__name__}: {said}); nothing has changed"
             ) from None

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from nnrepl.programs.printed import Printed, PrintedPiece, TapeOutput
 from nnrepl.programs.streams import ProgramStream
 from nnrepl.record.process import this_process
+from nnrepl.record.quiet import is_quiet
 from nnrepl.tape import Tape
 
 
@@ -117,6 +118,8 @@ class HeldOutput:
     def _keep(self, stream: ProgramStream, data: bytes) -> bool:
         if this_process() != self._process:
             return False
+        if is_quiet():
+            return True
         if self._unwinding or not data:
             return self.holds
         tape = self._tape()

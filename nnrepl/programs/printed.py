@@ -7,6 +7,7 @@ printed since the user's change, so that its output can be read as a whole.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import field, replace
 from typing import Any
@@ -57,6 +58,7 @@ class TapeOutput:
         seen: What is printed up to this position has been passed, and is in `passed` as it was printed first.
         same: The streams on which nothing new has been printed.
         again: What a run that opens steps prints once more: natively all that a call prints has the call's position.
+        waited: What had been waiting on the tape before, where steps of that are opened.
     """
 
     passed: list[PrintedPiece] = field(default_factory=list)
@@ -65,6 +67,7 @@ class TapeOutput:
     seen: int = -1
     same: dict[Any, _Same] = field(default_factory=dict)
     again: list[PrintedPiece] = field(default_factory=list)
+    waited: list[PrintedPiece] = field(default_factory=list)
 
     def take(self, position: int | None) -> list[PrintedPiece]:
         """Return the cursor comes to a position (or to the end): what waits no more."""
@@ -94,19 +97,26 @@ class TapeOutput:
         return [*same.withheld, piece]
 
     def retake(self, moved: Callable[[int], int]) -> None:
-        """Give what has been passed the positions at which it was printed once more. Where something else was printed,
-        the positions are those of before, moved."""
+        """Give what has been passed, and what waits, the positions at which it was printed once more. Where something
+        else was printed, the positions are those of before, moved."""
         again, self.again = self.again, []
+        waited, self.waited = self.waited, []
         passed: list[PrintedPiece] = []
-        for stream in dict.fromkeys(piece.stream for piece in [*self.passed, *again]):
+        waiting = self.waiting
+        for stream in dict.fromkeys(piece.stream for piece in [*self.passed, *again, *waited]):
             old = [replace(piece, position=moved(piece.position)) for piece in self.passed if piece.stream is stream]
             new = _after(self.forgotten.get(stream, 0), [piece for piece in again if piece.stream is stream])
             before, after = _joined(old), _joined(new)
             if after.startswith(before):
                 passed += _until(len(before), new)
+                waiting += _after(len(before), new)
             else:
                 passed += [*new, *_after(len(after), old)] if before.startswith(after) else old
+                waiting += [
+                    replace(piece, position=moved(piece.position)) for piece in waited if piece.stream is stream
+                ]
         self.passed = sorted(passed, key=lambda piece: piece.position)
+        self.waiting = sorted(waiting, key=lambda piece: piece.position)
 
     def until(self, position: int) -> TapeOutput:
         """Return a tape begins that shares what was printed up to a position."""
@@ -196,6 +206,8 @@ class Printed:
         """
         begun = self.on(old).until(position)
         begun.seen = seen
+        if seen == sys.maxsize:
+            begun.waited = list(self.on(old).waiting)
         self._outputs[tape] = begun
         self._compare(begun, streams)
 

@@ -26,6 +26,7 @@ from nnrepl.programs.whereabouts import AROUND, CodeFiles, Owners
 from nnrepl.record import segments as sources
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module, is_optimizer
+from nnrepl.record.titles import message_of
 from nnrepl.record.verify import same_bits
 from nnrepl.record.vjp import Rule
 from nnrepl.session.errors import UserError
@@ -395,7 +396,7 @@ class Tables:
 
 
 def _error(error: BaseException) -> list[str]:
-    return [class_name(type(error)), harmless(str(error), True)]
+    return [class_name(type(error)), harmless(message_of(error), True)]
 
 
 def _program(tape: Tape) -> str:

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 _UNMARKING = frozenset(("grad", "value_and_grad", "vjp", "jvp"))
 
 
-def note_cuts(tape: Tape, pass_: Pass, looked: Iterable[Value], tells: Callable[[Value], bool]) -> None:
+def note_cuts(tape: Tape, pass_: Pass, tells: Callable[[Value], bool]) -> None:
     """Note where the graph of a pass is cut when its backward pass begins.
 
     Args:
-        looked: What was evaluated of it by other means than MLX's own, as far as that is known.
-        tells: Whether a value that has its numbers tells by that that it was.
+        tells: Whether a value that has its numbers tells by that that the program has evaluated it, by other means than
+            MLX's own. Of the others it is noted, for all timelines.
     """
     ops = [op for op in tape.ops[pass_.start :] if op.pass_ is pass_]
     calls = _unmarking(ops, tape.notes)
@@ -37,7 +37,6 @@ def note_cuts(tape: Tape, pass_: Pass, looked: Iterable[Value], tells: Callable[
     graph = _Graph(pass_, calls, tape.notes, pass_.wrt)
     graph.run(ops, [mark for mark in tape.marks if mark.position >= pass_.start])
     graph.forgive(tape.notes.glimpsed)
-    tape.notes.looked.update(looked)
     tape.notes.looked.update(value for op in ops for value in op.outputs if tells(value) and graph.is_news(value))
     graph.evaluate([value for op in ops for value in op.outputs if value in tape.notes.looked])
 

@@ -169,7 +169,7 @@ def take_gradients(
     recorder: Recorder, pass_: Pass, roots: Sequence[tuple[Value, mx.array]], wrt: Sequence[Value]
 ) -> list[mx.array]:
     """Sweep backwards; the gradients as MLX would return them: zeros where none flows."""
-    note_cuts(recorder.tape, pass_, recorder.intake.looked(), recorder.intake.is_made)
+    note_cuts(recorder.tape, pass_, recorder.intake.is_made)
     given = pass_.given = swept(recorder, pass_, roots, wrt)
     return [recorder.intake.gradient(recorder, gradient) for gradient in given]
 

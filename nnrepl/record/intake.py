@@ -89,10 +89,6 @@ class Intake(Generic[R]):
         """
         return None
 
-    def looked(self) -> set[Value]:
-        """Return what the program has evaluated by other means than MLX's own, in the run that this one follows."""
-        return set()
-
     def is_made(self, value: Value) -> bool:
         """Whether a value was made in this run: if it has its numbers, it is the program that has evaluated it."""
         return True

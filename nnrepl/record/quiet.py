@@ -39,12 +39,24 @@ def quietly(state: mx.array | None = None) -> Iterator[None]:
     before = None if recorder is None else recorder.mode
     if recorder is not None:
         recorder.mode = MUTED
+    nowhere = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="replace")
+    _QUIET.append(nowhere)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), _random(state):
+        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), _random(state):
             yield
     finally:
+        _QUIET.pop()
         if recorder is not None and before is not None:
             recorder.mode = before
+
+
+_QUIET: list[io.TextIOWrapper] = []
+
+
+def is_quiet() -> bool:
+    """Whether a function of the program's is called once more: what it writes to a stream that it has kept (as loggers
+    and progress bars do) is not to be shown either."""
+    return bool(_QUIET)
 
 
 @contextlib.contextmanager

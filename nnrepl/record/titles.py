@@ -17,6 +17,14 @@ def title(fun: Any) -> str:
     return str(name).replace(".<locals>", "")
 
 
+def message_of(error: BaseException | None) -> str:
+    """Return what an exception says; the program's own may raise one where it is asked."""
+    try:
+        return str(error)
+    except Exception:
+        return "(its message cannot be read)"
+
+
 def own_function(fun: Any) -> Any:
     """Return the program's own function, without what `partial` and nn.value_and_grad wrap around it."""
     while isinstance(fun, functools.partial):

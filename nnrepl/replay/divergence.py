@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from nnrepl.classes import dataclass
 from nnrepl.record.intake import Unwinding
+from nnrepl.record.titles import message_of
 from nnrepl.record.verify import same_bits
 from nnrepl.tape import DrawnKey, Op, Value, is_evaluated, text_of
 
@@ -64,7 +65,7 @@ class OpDifference:
 
 def said_of(error: BaseException) -> str:
     """Return an exception in a sentence."""
-    said = str(error).splitlines()
+    said = message_of(error).splitlines()
     return type(error).__name__ + (f": {said[0][:100]}" if said else "")
 
 

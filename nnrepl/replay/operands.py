@@ -40,10 +40,12 @@ class Operands:
 
     Args:
         other: Gives what is to be taken where the old tensor had been read.
+        is_new: Whether a path in a call reads the new one, in another spelling (`grads[k]`).
     """
 
-    def __init__(self, other: Callable[[Any], Any]) -> None:
+    def __init__(self, other: Callable[[Any], Any], is_new: Callable[[FrameType, str], bool]) -> None:
         self._other = other
+        self._is_new = is_new
         self._pending: dict[FrameType, _Pending] = {}
 
     def note(self, frame: FrameType, new: str) -> None:
@@ -77,9 +79,13 @@ class Operands:
         node = sources.node_at(frame.f_code, sources.span_of(frame.f_code, frame.f_lasti))
         texts = operands(node, operation, len(args))
         return tuple([
-            self._other(arg) if isinstance(arg, mx.array) and text is not None and text != pending.new else arg
+            arg if text is None or text == pending.new else self._before(arg, frame, text)
             for arg, text in zip(args, texts)
         ])  # fmt: skip
+
+    def _before(self, arg: Any, frame: FrameType, text: str) -> Any:
+        other = self._other(arg) if isinstance(arg, mx.array) else arg
+        return arg if other is arg or self._is_new(frame, text) else other
 
 
 class StillTaken(Intake["Recorder"]):

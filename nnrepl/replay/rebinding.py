@@ -61,7 +61,7 @@ class Rebinding:
             if value is old and (array := object_of(recorder, key, old)) is not None
         }
         self._frames = recorder.stack.frames()
-        self.operands = Operands(self._other)
+        self.operands = Operands(self._other, self._is_called)
         self._kept: dict[int, mx.array] = {}
         self._target = target_of(op)
         self._own = -1
@@ -93,6 +93,18 @@ class Rebinding:
         known = made is not None and made.position >= recorder.native_until  # if no object is alive, nobody holds it
         if self.astray or not (self._arrays or recorder.sweeps or known):
             raise Lost(f"it is not known what of the program's holds {self._old.name} there")
+
+    def _is_called(self, frame: FrameType, text: str) -> bool:
+        """Whether an entry that is assigned to is called so in a call, by whatever variables."""
+        if self._entry is None:
+            return False
+        path: Any = ast.parse(text, mode="eval").body
+        root = _root(path)
+        variables = frame.f_locals if root in frame.f_locals else frame.f_globals
+        if isinstance(path, ast.Name):
+            return self._is_entry(variables, root)
+        container, key, _ = _walk(variables.get(root), path, frame)
+        return container is self._entry[0] and bool(key == self._entry[1])
 
     @property
     def is_entry(self) -> bool:
@@ -417,9 +429,9 @@ def _root(target: ast.expr | None) -> str:
     return target.id if isinstance(target, ast.Name) else ""
 
 
-def _walk(thing: Any, target: ast.expr | None) -> tuple[Any, Any, Any]:
+def _walk(thing: Any, target: ast.expr | None, frame: FrameType | None = None) -> tuple[Any, Any, Any]:
     """Follow a path from what its variable holds: the last container, the key in it, and what is there (None if it
-    does not lead there)."""
+    does not lead there). In a call, keys may be variables."""
     steps: list[ast.Attribute | ast.Subscript] = []
     while isinstance(target, (ast.Attribute, ast.Subscript)):
         steps.insert(0, target)
@@ -433,10 +445,17 @@ def _walk(thing: Any, target: ast.expr | None) -> tuple[Any, Any, Any]:
                 key = step.attr
                 thing = getattr(container, key)
             else:
-                key = ast.literal_eval(step.slice)
+                key = _key(step.slice, frame)
                 thing = container[key]
                 if type(key) is int and key < 0 and isinstance(container, (list, tuple, deque)):
                     key += len(container)
-        except (AttributeError, KeyError, IndexError, TypeError):
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
             return None, None, None
     return container, key, thing
+
+
+def _key(node: ast.expr, frame: FrameType | None) -> Any:
+    """Return a key that is written out, or that a variable of a call holds. Raises ValueError for others."""
+    if frame is None or not isinstance(node, ast.Name):
+        return ast.literal_eval(node)
+    return frame.f_locals[node.id] if node.id in frame.f_locals else frame.f_globals[node.id]

@@ -158,9 +158,6 @@ class Replay(Led):
             raise error
         return twin
 
-    def looked(self) -> set[Value]:
-        return self.tape.notes.looked
-
     def is_made(self, value: Value) -> bool:
         return value not in self.was and value.op is not None and not self.replaying(value.op.position)
 
@@ -235,7 +232,7 @@ class Replay(Led):
         return value
 
     def edited_in_place(self, value: Value) -> bool:
-        """Whether an edit has changed an array object of the program's in place, which holds `value` now."""
+        """Whether an edit has put `value` into a container of the program's, or into the object that lies there."""
         return value in self._in_place
 
     def pass_kind(self, op: Op) -> str | None:
@@ -413,30 +410,17 @@ class Replay(Led):
         """
         with recorder.muted() if op.operation.kind == "data" else nullcontext():
             known, same = self.plan.forward(op)
-        if known is None and self._alone and self.plan.other is not None and not self._noticed(recorder):
+        if (
+            known is None
+            and self._alone
+            and self.plan.other is not None
+            and not self._run.is_noticed(recorder, self.was)
+        ):
             raise Diverged(self.plan.other)
         if known is None or not same:
             return False
         self._take_over(recorder, op, known)
         return True
-
-    def _noticed(self, recorder: Recorder) -> bool:
-        """Whether the program can know of the edit: it has read a number that depends on it, got another shape or an
-        exception."""
-        start = self._run.position
-        if self._run.recoded:
-            return True
-        edited = [(op.outputs[0], self.tape.notes.edits[op]) for op in self._run.ops if op in self.tape.notes.edits]
-        if any([(new.shape, new.dtype) != (old.shape, old.dtype) for new, old in edited]):
-            return True
-        if any([start <= op.position for op in recorder.tape.notes.errors if op.position < len(recorder.tape)]):
-            return True
-        read = [value for mark in recorder.tape.marks if mark.position >= start for value in mark.values]
-        if any([value not in self.was and (value.op is None or value.op.position >= start) for value in read]):
-            return True
-        new = [op for op in recorder.tape.ops[start:] if op.inputs and op not in self.tape.notes.inserted]
-        made = [value for op in new for value in op.outputs if value not in self.was and value.held is not None]
-        return any([value.evaluated for value in made])  # by the program: NumPy reads numbers without a call of MLX's
 
     def _take_over(self, recorder: Recorder, op: Op, old: Op, of: Sequence[Value] = ()) -> None:
         """Give an op the results of an old one that computed the same: values of its own on the same arrays.
@@ -464,7 +448,7 @@ class Replay(Led):
         with recorder.muted():
             rebinding = Rebinding(recorder, op, target)
             rebinding.begin()
-            if rebinding.place is not None:
+            if rebinding.place is not None or rebinding.is_entry:
                 self._in_place.add(op.outputs[0])
             self._exchange(recorder, target, op.outputs[0])
             if rebinding.found:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from nnrepl.classes import dataclass
-from nnrepl.tape import Op, OpenedStep, Tape
+from nnrepl.tape import Op, OpenedStep, Tape, Value
+
+if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,28 @@ class Run:
             return self.cursor
         more = self.behind()
         return None if more is None else self.cursor + more
+
+    def is_noticed(self, recorder: Recorder, was: Mapping[Value, Value]) -> bool:
+        """Whether the program can know of the edit: it has read a number that depends on it, got another shape or an
+        exception.
+
+        Args:
+            was: What is the same as on the tape before.
+        """
+        start = self.position
+        if self.recoded:
+            return True
+        edited = [(op.outputs[0], self.old.notes.edits[op]) for op in self.ops if op in self.old.notes.edits]
+        if any([(new.shape, new.dtype) != (old.shape, old.dtype) for new, old in edited]):
+            return True
+        if any([start <= op.position for op in recorder.tape.notes.errors if op.position < len(recorder.tape)]):
+            return True
+        read = [value for mark in recorder.tape.marks if mark.position >= start for value in mark.values]
+        if any([value not in was and (value.op is None or value.op.position >= start) for value in read]):
+            return True
+        new = [op for op in recorder.tape.ops[start:] if op.inputs and op not in self.old.notes.inserted]
+        made = [value for op in new for value in op.outputs if value not in was and value.held is not None]
+        return any([value.evaluated for value in made])  # by the program: NumPy reads numbers without a call of MLX's
 
     @property
     def expected(self) -> list[Op]:

@@ -23,6 +23,7 @@ from nnrepl.record.native_reads import EVALUATING
 from nnrepl.record.objects import refill
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.strays import native
+from nnrepl.record.titles import message_of
 from nnrepl.replay.divergence import CannotExchange, NotKept
 from nnrepl.replay.keeping import Point, computes
 from nnrepl.replay.reach import CannotReach, Reach
@@ -137,7 +138,7 @@ class Forward:
 
     def failed(self, error: BaseException) -> bool:
         """Whether the program may have failed because it computes nothing here."""
-        return bool(self.skipped) and (self.skipping or _WITHOUT_NUMBERS in str(error))
+        return bool(self.skipped) and (self.skipping or _WITHOUT_NUMBERS in message_of(error))
 
     def settle(self, recorder: Recorder) -> None:
         """Note that ops are recorded from here on, or that all has been done again. Raises NotKept through the program

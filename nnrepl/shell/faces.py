@@ -15,6 +15,7 @@ from rich.text import Text
 
 from nnrepl.programs.function import Recorded
 from nnrepl.record.recorder import current
+from nnrepl.record.titles import message_of
 from nnrepl.record.verify import Receipt
 from nnrepl.seen.stop_facts import scene
 from nnrepl.session.hooks import Stop
@@ -127,7 +128,7 @@ def op_view(op: Op) -> RenderableType:
     """Return an op, its line in the program, and what it gives where that is there or small."""
     parts: list[RenderableType] = [*_source(op), op_line(op)]
     if op.error is not None:
-        return Group(*parts, Text(f"{type(op.error).__name__}: {op.error}", style="error"))
+        return Group(*parts, Text(f"{type(op.error).__name__}: {message_of(op.error)}", style="error"))
     for value in op.outputs[:4]:
         if value.refusal:
             parts.append(Text(f"{value.name}: {value.refusal}", style="hint"))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from rich.text import Text
 
 from nnrepl.record.intake import Unwinding
+from nnrepl.record.titles import message_of
 from nnrepl.session.errors import Load, UserError
 from nnrepl.session.hooks import EXCEPTION, Stop
 from nnrepl.shell.prompts import PROMPT
@@ -84,7 +85,7 @@ def turn(shell: Playing, player: Player) -> bool:
         raise
     except Exception as error:
         _over(shell, player)
-        player.failure = f"{_place(player)}: {type(error).__name__}: {error}"
+        player.failure = f"{_place(player)}: {type(error).__name__}: {message_of(error)}"
         shell.own_failure(player.failure, error)
     return True
 
@@ -93,7 +94,7 @@ def _error(stop: Stop) -> str:
     """`: ValueError: boom`, in one line."""
     if stop.error is None:
         return ""
-    return f": {type(stop.error).__name__}: {stop.error}".splitlines()[0][:200]
+    return f": {type(stop.error).__name__}: {message_of(stop.error)}".splitlines()[0][:200]
 
 
 def _over(shell: Playing, player: Player) -> None:

@@ -18,6 +18,7 @@ from nnrepl.commands.blocks import split
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.output import HeldOutput
 from nnrepl.record.intake import Unwinding
+from nnrepl.record.titles import message_of
 from nnrepl.replay.run import Run
 from nnrepl.session.broken_off import standing_still
 from nnrepl.session.errors import NoGradient, NotYet, UserError
@@ -396,7 +397,7 @@ class Shell(Breaking, Hooks):
         self.failed = True
         if os.environ.get("NNREPL_DEBUG"):
             traceback.print_exception(error)
-        what = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        what = f"{type(error).__name__}: {message_of(error)}".splitlines()[0][:200]
         shown = line.strip() if len(line) <= 60 else line.strip()[:57] + "..."
         self.show(
             Text(f"nnrepl itself failed on {shown!r} ({what}). NNREPL_DEBUG=1 shows where; nothing is lost.", "error")

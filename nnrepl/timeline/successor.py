@@ -11,6 +11,7 @@ from itertools import chain
 
 from nnrepl.tape import Leaf, Op, Pass, Tape, Value
 from nnrepl.tape.bindings import known_to
+from nnrepl.tape.passes import outermost
 
 
 def succeed(old: Tape, new: Tape, others: Iterable[Tape], held: Iterable[Value], moved: Callable[[int], int]) -> None:
@@ -26,7 +27,7 @@ def succeed(old: Tape, new: Tape, others: Iterable[Tape], held: Iterable[Value],
     tapes = [new, *(tape for tape in dict.fromkeys(others) if tape is not new)]
     if old in tapes or old.notes is not new.notes:
         return
-    ops = {op for tape in tapes for op in tape.ops}
+    ops = {op for tape in chain(tapes, *map(_sheets_of, tapes)) for op in tape.ops}
     values = _all_of(tapes, held)
     for value in values:
         _come_over(value, old, new, moved)
@@ -38,7 +39,7 @@ def succeed(old: Tape, new: Tape, others: Iterable[Tape], held: Iterable[Value],
 
 def _all_of(tapes: list[Tape], held: Iterable[Value]) -> set[Value]:
     """Return all values that some tapes speak of, and those that these continue or belong to."""
-    todo = [*held, *chain.from_iterable([_values_on(tape) for tape in tapes])]
+    todo = [*held, *chain.from_iterable([_values_on(tape) for tape in chain(tapes, *map(_sheets_of, tapes))])]
     found: set[Value] = set()
     aliases, edits = tapes[0].notes.aliases, tapes[0].notes.edits
     while todo:
@@ -50,6 +51,12 @@ def _all_of(tapes: list[Tape], held: Iterable[Value]) -> set[Value]:
                 None if value.op is None else edits.get(value.op))  # fmt: skip
         todo += [other for other in near if other is not None]
     return found
+
+
+def _sheets_of(tape: Tape) -> Iterator[Tape]:
+    """Yield what has the further runs of functions in the calls of a tape: what is asked of those calls is made so."""
+    for pass_ in {op.pass_ for op in tape.ops if op.inner}:
+        yield from outermost(pass_).sheets
 
 
 def _values_on(tape: Tape) -> Iterator[Value]:

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.record import segments as sources
+from nnrepl.record.titles import message_of
 from nnrepl.seen.entries import Listed, Met
 from nnrepl.session.events import EVENTS
 from nnrepl.session.findings import (
@@ -124,7 +125,7 @@ def finding_view(found: Finding | None) -> list[RenderableType]:
             return _vanished(found)
         case Raised():
             where = f" in {found.op.label} {found.op.name}" if found.op is not None else " in the program"
-            return [Text(f"{type(found.error).__name__}{where}: {found.error}", style="error")]
+            return [Text(f"{type(found.error).__name__}{where}: {message_of(found.error)}", style="error")]
         case Forced():
             return [_mark(mark) for mark in found.marks[:4]]
         case Stretched():

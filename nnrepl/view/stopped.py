@@ -11,6 +11,7 @@ from rich.text import Text
 
 from nnrepl.explain.doing import label_of
 from nnrepl.explain.in_place import Piece
+from nnrepl.record.titles import message_of
 from nnrepl.seen.stop_facts import Ahead, Scene
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE
 from nnrepl.tape import GRADIENT_PASS, Inside, Op, Pass, Value
@@ -124,7 +125,7 @@ def stop_view(scene: Scene, brief: bool = False) -> RenderableType:
     if stop.missed and stop.reason != END_OF_PROGRAM:
         parts.append(Text(stop.missed, style="warning"))
     if stop.reason == EXCEPTION and stop.error is not None:
-        parts.append(Text(f"{type(stop.error).__name__}: {stop.error}", style="error"))
+        parts.append(Text(f"{type(stop.error).__name__}: {message_of(stop.error)}", style="error"))
     elif stop.reason in (START_OF_TAPE, END_OF_TAPE):
         parts.append(Text(f"This is the {stop.reason.split()[0]} of the tape.", style="hint"))
     elif stop.reason == END_OF_PROGRAM:
@@ -175,7 +176,7 @@ def failure(op: Op) -> RenderableType:
         if maker is not None:
             text.append(f"  made by {maker.label} {maker.name}", style="dim")
         text.append("\n")
-    text.append(f"  {type(op.error).__name__}: {op.error}", style="error")
+    text.append(f"  {type(op.error).__name__}: {message_of(op.error)}", style="error")
     return text
 
 

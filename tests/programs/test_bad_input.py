@@ -347,6 +347,13 @@ def test_exit_status_of_the_program_wins(tmp_path: Path) -> None:
     assert nnrepl_cli("--batch", "-c", "print nosuch", "-c", "c", "prog.py", cwd=tmp_path).returncode == 3
 
 
+def test_an_exception_that_does_not_say_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "prog.py").write_text(NET + "class Odd(Exception):\n    __str__ = None\nraise Odd\n")
+    result = shell("prog.py", "continue", "print 40 + 2", cwd=tmp_path)
+    assert "Odd: (its message cannot be read)" in result.stdout
+    assert "\n42\n" in result.stdout
+
+
 def test_script_of_commands(tmp_path: Path, net: str) -> None:
     """A line that fails does not keep the next ones from running; a shebang and comments are no commands."""
     (tmp_path / "commands").write_text("#!/usr/bin/env -S nnrepl -x\n\n# comment\nprint 1\nnosuch\nprint 2")

@@ -44,6 +44,7 @@ WALKS = {
     "at the end": ["c", "goto pass 3", "w = w * 1"],
     "to the end again": ["c", "goto pass 3", "w = w * 1", "c", "undo", "goto b", "b = b * 1", "c"],
     "another end": ["next pass 2", "w = w * 1", "goto end", "c", "timeline 1", "a = a * 1", "c", "timeline 1", "c"],
+    "a step before one that is not over": ["goto step 3", "s", "goto step 2", "c"],
     "behind the end": ["next pass 4", "timelines", "goto pass 1", "w = w * 1", "undo", "c", "goto start", "redo"],
 }
 
@@ -57,6 +58,33 @@ def test_each_line_once(walk: str, tmp_path: Path) -> None:
     for expected, found in ((plain.stdout, result.stdout), (plain.stderr, result.stderr)):
         wanted = Counter(_said(expected))
         assert Counter(_said(found)) == wanted, result.stdout + result.stderr
+
+
+TRACED = """
+import logging, sys
+import mlx.core as mx
+logging.basicConfig(format="LOG %(message)s")
+kept = sys.stdout
+@mx.compile
+def f(x):
+    sys.stderr.write("ERR traced\\n"); kept.write("OUT kept\\n"); sys.stdout.buffer.flush(); logging.warning("traced")
+    return x * 2 + 1
+w = mx.array([1.0, 2.0]) + 1
+mx.eval(w)
+for i in range(4):
+    w = w + f(w)
+    print("OUT", i, w.tolist())
+"""
+
+
+def test_a_function_that_is_traced_once_more_is_quiet_on_both_streams_and_on_those_that_were_kept(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(TRACED)
+    plain, result = plain_python(str(path)), nnrepl_cli("--plain", str(path), stdin="goto #5\nc\nq\n")
+    assert _said(result.stdout) == _said(plain.stdout)
+    assert _said(result.stderr) == _said(plain.stderr)
 
 
 def test_a_timeline_that_prints_something_else_is_shown_from_the_edit_on(tmp_path: Path) -> None:

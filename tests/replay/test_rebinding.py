@@ -23,7 +23,7 @@ class Held: pass
 class Slots:
     __slots__ = ("k",)
 held, cache, once, slots, queue = Held(), {}, [], Slots(), deque(maxlen=1)
-layer, factor = nn.Linear(2, 2), 4.0
+layer, factor, key = nn.Linear(2, 2), 4.0, "k"
 layer.update({"weight": mx.eye(2) + 1, "bias": mx.array([0.5, -0.5])})
 def turns(x):
     yield x
@@ -57,13 +57,15 @@ def f(w):
     r = factor * k + (factor < k) - k  # r
     g = peek(shared) * shared + k  # g
     h = (k + 1) + peek(shared) * shared  # h
-    return (a * b * c * d * e + s + inner(s) + r + g + h).sum()
+    y = 0.5 * cache[key] + cache[key] * 0.5 + factor * k  # y
+    return (a * b * c * d * e + s + inner(s) + r + g + h + y).sum()
 """
 LINES = [
     ("a", "k = k * 2"), ("b", "k = k * 2"), ("c", "k = k * 2"), ("d", "k = k * 2"), ("e", "k = k * 2"),
     ("b", 'cache["k"] = cache["k"] * 2'), ("e", 'cache["k"] = k - 1'), ("c", "held.k = held.k * 2"),
     ("b", "held.k = held.k * 2"), ("c", "keep[0] = keep[0] * 2"), ("a", "k = held.k.sum(keepdims=True)"),
     ("s", "k = k * 2"), ("s", "k *= 2"), ("r", "k = k * 2"), ("r", "held.k = held.k * 2"),
+    ("y", 'cache["k"] = cache["k"] * 2'), ("y", "k = k * 2"),
     ("s", "copied *= 2"), ("s", "copied[0] = 5"), ("s", "k = k.astype(mx.bfloat16)"), ("in inner", "x = x * 2"),
     ("h", "shared = shared * 2"), ("g", "k = k * 2"), ("h", "shared *= 2"), ("h", "k = k * 2"),
     ("b", "k *= 2"), ("c", "k[0] = 5"), ("d", 'cache["k"] *= 2'), ("in norm", "x = x * 2"), ("in norm", "x *= 2"),

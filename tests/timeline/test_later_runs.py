@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import nnrepl
+from nnrepl.tape import Tape
+from nnrepl.timeline.successor import succeed
 from tests.support import assert_same_bits
 from tests.timeline.written import Hook, check, value_at
 
@@ -55,6 +57,14 @@ def test_a_change_around_a_later_run(captured: bool, name: str, step: int) -> No
     wanted = _program(twin, captured)()
     edited = trace.set(value_at(trace, hook, name, step), lambda value: value * 2)
     assert_same_bits(wanted, edited.value)
+
+
+def test_they_are_known_on_the_tape_that_takes_the_place_of_another() -> None:
+    tape = nnrepl.trace(_program(Hook(), True)).tape
+    succeed(Tape(tape.names, tape.notes), tape, [], [], int)
+    ops = [op for inside in tape.notes.calls.values() for sheet in inside.sheets for op in sheet.ops]
+    assert ops
+    assert all(tuple(value.shape) in ((4, 3), ()) for op in ops for value in (*op.inputs, *op.outputs))
 
 
 READS: dict[str, Callable[[mx.array], float]] = {
