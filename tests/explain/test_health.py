@@ -228,7 +228,7 @@ WORST: dict[str, tuple[tuple[float, float, float], dict[str, float], mx.Dtype]] 
 
 
 @pytest.mark.parametrize("kind", WORST)
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+@pytest.mark.parametrize("order", [(1, 2, 0), (0, 2, 1)])
 def test_of_several_weights_the_worst_is_named(kind: str, order: tuple[int, int, int]) -> None:
     sizes, limits, dtype = WORST[kind]
     names = [f"w{number}" for number in order]
