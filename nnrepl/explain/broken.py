@@ -215,6 +215,8 @@ def _whole_row(look: Look, birth: Birth, op: Op) -> Iterator[Claim[BrokenRule]]:
     if isinstance(axis, int) and birth.value.shape == taken.shape:
         index = list(unravel(birth.at, taken.shape))
         array = _line(array, index, axis)
+    elif birth.value.shape == taken.shape[:-1]:  # each row has one number
+        array = array[tuple(unravel(birth.at, birth.value.shape))]
     yield Claim("why: empty row", lambda: bool(look.numbers([mx.all(array == -mx.inf)])[0]), lambda: BrokenRule(
         f"{_EMPTY_ROW} Its shares would be 0/0.", _LEAVE_ONE))  # fmt: skip
     yield Claim("why: infinite share", lambda: bool(look.numbers([mx.any(array == mx.inf)])[0]), lambda: BrokenRule(

@@ -317,12 +317,14 @@ def _named(outputs: list[mx.array], which: Iterable[int]) -> dict[str, mx.array]
 
 def _group(outputs: dict[str, mx.array], leaves: dict[str, mx.array]) -> Group:
     walk: list[Touch] = []
-    for step in graph(outputs, leaves):
+    steps = list(graph(outputs, leaves))
+    differentiated = _differentiated(outputs, [step for step in steps if isinstance(step, Primitive)])
+    for step in steps:
         if isinstance(step, str):
             walk.append(Touch(int(step[1:])))
             continue
         taps = tuple(int(name[1:]) for name in step.inputs if name in leaves)
-        if taps:
+        if taps and step in differentiated:
             walk.append(Touch(-1, taps))
     uses = Counter(slot for step in walk for slot in step.taps)
     tapping = [step for step in walk if step.taps]
@@ -341,6 +343,21 @@ def _group(outputs: dict[str, mx.array], leaves: dict[str, mx.array]) -> Group:
         early=frozenset(slot for at, step in enumerate(walk) if at > last_visit for slot in step.taps),
         split=frozenset(slot for slot, at in tapped.items() if any(at[0] < visit < at[-1] for visit in visits)),
     )
+
+
+def _differentiated(outputs: Iterable[str], steps: list[Primitive]) -> set[Primitive]:
+    """Return the primitives that MLX differentiates: it walks through a `stop_gradient`, but what is only there behind
+    one gives nothing to what it was made of, not even zeros (`vjp` in mlx/transforms.cpp): a rule of the program's own
+    there does not run."""
+    made_by = {name: step for step in steps for name in step.outputs}
+    found: set[Primitive] = set()
+    pending = [made_by[name] for name in outputs if name in made_by]
+    while pending:
+        step = pending.pop()
+        if step not in found and step.label != "StopGradient":
+            found.add(step)
+            pending.extend(made_by[name] for name in step.inputs if name in made_by)
+    return found
 
 
 def _unmade(output: int, array: mx.array, inputs: list[mx.array]) -> Group | None:

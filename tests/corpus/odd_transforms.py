@@ -253,3 +253,24 @@ def nested_results_that_are_evaluated(w, x):
     largest = (slope.abs() + turned).max().item()
     mx.eval(pulled[1], mapped)
     return (slope * turned / largest).sum() + pulled[0].sum() + (pulled[1] * w).sum() + mapped.sum()
+
+
+@differentiated((3, 3), (4, 3))
+def a_rule_of_its_own_behind_calls_that_stop(w, x):
+    """It gives something where nothing arrives, so it shows whether it runs."""
+
+    @mx.custom_function
+    def ruled(q):
+        return mx.sin(q)
+
+    @ruled.vjp
+    def ruled_vjp(primals, cotangent, output):
+        return cotangent * 0.5 + output * 0.1
+
+    stopped = mx.vmap(lambda q: mx.sin(mx.stop_gradient(q * 1.1)))(ruled(x @ w))
+    one = mx.vmap(lambda q, r: mx.cos(q) * mx.stop_gradient(mx.exp(r)).sum())(x @ w + 1, ruled(x @ w * 2))
+    mixed = mx.vmap(lambda q: mx.stop_gradient(q * 3) * q + mx.stop_gradient(q))(ruled(x @ w - 1))
+    two = mx.vmap(lambda q, r: (q * 2, mx.tanh(mx.stop_gradient(r) * 3)))(x @ w * 0.5, ruled(x @ w * 4))
+    slope = mx.grad(lambda q, r: (mx.stop_gradient(r) * q * q).sum())(x @ w, ruled(x @ w + 3))
+    taken = sum(part.sum() for part in (one, mixed, *two, slope))
+    return taken + (stopped * stopped).mean() + 0 * w.sum()

@@ -93,7 +93,12 @@ def _gives_shares(op: Op) -> bool:
 
 def _along_an_axis(op: Op) -> bool:
     """Whether an op takes a softmax, or the logarithm of its sum, of rows."""
-    return _gives_shares(op) or (has(op.name, Trait.LOG_SUM) and has(op.name, Trait.REDUCES))
+    return _gives_shares(op) or (has(op.name, Trait.LOG_SUM) and has(op.name, Trait.REDUCES)) or _is_loss(op)
+
+
+def _is_loss(op: Op) -> bool:
+    """Whether an op is a whole loss of logits, in rows of its last axis."""
+    return has(op.name, Trait.SURPRISE) and not op.of
 
 
 def axis(case: Checkup) -> Iterator[Finding]:
@@ -101,7 +106,7 @@ def axis(case: Checkup) -> Iterator[Finding]:
     for op in case.forward:
         if not _along_an_axis(op) or not op.inputs:
             continue
-        over = op.kwargs.get("axis", op.args[1] if len(op.args) > 1 else None)
+        over = -1 if _is_loss(op) else op.kwargs.get("axis", op.args[1] if len(op.args) > 1 else None)
         taken = op.inputs[0]
         shape = taken.shape
         if not isinstance(over, int) or not shape:
@@ -111,7 +116,7 @@ def axis(case: Checkup) -> Iterator[Finding]:
         said = ""
         if shape[at] == 1 and _gives_shares(op) and max(shape) > 1 and (len(shape) == 2 or _by_a_layer(op)):
             said = ", which has length 1: every share is 1"
-        elif shape[at] == 1 and op.scope is not None and op.scope.code.co_name == "cross_entropy":
+        elif shape[at] == 1 and (_is_loss(op) or (op.scope is not None and op.scope.code.co_name == "cross_entropy")):
             said = ", which has length 1: there is one class, its share is 1, and so the loss is 0, whatever goes in"
         elif shape[at] > 1:
             said = _used_otherwise(case, op, at) or _over_the_batch(op, at)
