@@ -130,7 +130,10 @@ def _result(call: Op, pass_: Inside, inner: Value, array: mx.array, calls: dict[
 
 def _regroup(recorder: Ledger, calls: Iterable[Op]) -> None:
     """Find out how gradients pass through calls that give more than they did."""
+    pass_ = recorder.pass_
     for call in calls if recorder.differentiating or recorder.inside is not None else ():
+        if pass_ is not None and call.pass_.outermost is not pass_.outermost:
+            continue  # a running mean from the step before, say: the gradients there have been taken as it was then
         given = [value.array for value in call.inputs]
         run: Any = call.operation.run
         run.groups = of_call(call, any(output.evaluated for output in call.outputs), given)

@@ -207,3 +207,35 @@ def test_what_a_program_puts_in_the_place_of_a_librarys_own(native: str, tmp_pat
         plain.append(plain_python("plain.py", cwd=tmp_path).stdout.strip())
     found = re.findall(r"^str\(log\) = '(.*?)'", re.sub(r"\n +", " ", shown), re.MULTILINE | re.DOTALL)
     assert [re.sub(r"\s+", " ", one) for one in found] == plain, shown
+
+
+NESTED = """
+import mlx.core as mx, mlx.nn as nn
+mx.random.seed(3)
+x = mx.random.normal((4, 3)); w = mx.random.normal((3, 3)); norm = nn.BatchNorm(3); log = []
+def inner(s, h): return (mx.tanh(norm(h * s)) ** 2).mean()
+def loss_fn(w, x):
+    h = x @ w
+    v, g = mx.value_and_grad(inner)(mx.array([1.0, 0.5, 2.0]), h)
+    s = g * 0.3
+    return (h * s + v).sum()
+learn = mx.value_and_grad(loss_fn)
+for i in range(3):
+    loss, grad = learn(w, x)
+    w = w - 0.05 * grad; mx.eval(loss, w); log.append(loss.item())
+"""
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_what_a_nested_gradient_leaves_in_a_module_is_no_new_result_of_a_step_that_is_over(
+    native: str, tmp_path: Path
+) -> None:
+    """The running mean, which the next step takes: the gradients of the call had been taken without it."""
+    (tmp_path / "train.py").write_text(NESTED)
+    shown = play(tmp_path / "train.py", f"config native {native}", "continue", "goto step 2 train.py:9", "g = g + 0.25",
+                 "goto end", "continue", "p str(log)")  # fmt: skip
+    (tmp_path / "plain.py").write_text(
+        NESTED.replace("    s = g", "    if i == 1: g = g + 0.25\n    s = g") + "print(log)\n"
+    )
+    found = re.findall(r"^str\(log\) = '(.*?)'", re.sub(r"\n +", " ", shown), re.MULTILINE | re.DOTALL)
+    assert [re.sub(r"\s+", " ", one) for one in found] == [plain_python("plain.py", cwd=tmp_path).stdout.strip()], shown
