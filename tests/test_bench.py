@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 from tests.bench.figures import YARDSTICK, Figure, compare, figure, law, load, row, save
-from tests.bench.scripts import LONG, WORKLOADS
+from tests.bench.scripts import LONG, ON_A_GPU, WORKLOADS
 
 
 def lines(before: list[Figure], now: list[Figure]) -> str:
@@ -59,5 +59,5 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_the_scripts_are_python() -> None:
-    for workload in (*WORKLOADS, LONG):
+    for workload in (*WORKLOADS, *ON_A_GPU, LONG):
         ast.parse(workload.source())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import weakref
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -23,7 +24,7 @@ from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.places import FIXED
 from nnrepl.session.program import Program
 from nnrepl.session.session import TapeSession
-from nnrepl.tape import Holder, Value
+from nnrepl.tape import Holder, Large, Value
 from nnrepl.view.one_op import leaf_text
 from nnrepl.view.tensor import dtype_text, shape_text
 
@@ -233,7 +234,7 @@ class NameCompleter(Completer):
             found.update(_kinds(where.scope.variables))
             for step in where.scope.path():
                 for name, thing in session.tape.bindings.variables(step, where.position).items():
-                    found[name] = thing.kind.__name__ if isinstance(thing, Holder) else type(thing).__name__
+                    found[name] = _kind(thing)
         found.update(_kinds(session.expressions.variables))
         return found
 
@@ -261,6 +262,13 @@ class NameCompleter(Completer):
             if thing is None:
                 return False, None
         return True, thing
+
+
+def _kind(thing: Any) -> str:
+    """Return of what type a variable's thing is, by what is kept of it."""
+    if isinstance(thing, (Holder, Large)):
+        return thing.kind.__name__
+    return type(thing() if isinstance(thing, weakref.ref) else thing).__name__
 
 
 def _kinds(variables: dict[str, Any]) -> dict[str, str]:

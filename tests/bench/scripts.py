@@ -11,6 +11,23 @@ import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
 mx.random.seed(0)
 """
 
+
+def _llama(shape: str, half: bool = False, **sizes: int) -> str:
+    """The source of a Llama, by the shape of its tokens; `half` in bfloat16, with its loss in float32."""
+    return f"""
+from mlx_lm.models.llama import Model, ModelArgs
+model = Model(ModelArgs(
+    model_type="llama", rms_norm_eps=1e-5, {", ".join(f"{name}={size}" for name, size in sizes.items())},
+))
+{"model.set_dtype(mx.bfloat16)" if half else ""}
+tokens = mx.random.randint(0, {sizes["vocab_size"]}, {shape})
+batch = tokens[:, :-1], tokens[:, 1:]
+
+def loss_fn(x, y):
+    return nn.losses.cross_entropy(model(x){".astype(mx.float32)" if half else ""}, y, reduction="mean")
+"""
+
+
 _MODELS = {
     "mlp": """
 model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
@@ -26,43 +43,34 @@ batch = mx.random.normal((128, 784)), mx.random.randint(0, 10, (128,))
 def loss_fn(x, y):
     return nn.losses.cross_entropy(model(x), y, reduction="mean")
 """,
-    "llama": """
-from mlx_lm.models.llama import Model, ModelArgs
-model = Model(ModelArgs(
-    model_type="llama", hidden_size=64, num_hidden_layers=2, intermediate_size=128, num_attention_heads=4,
-    num_key_value_heads=2, rms_norm_eps=1e-5, vocab_size=256,
-))
-tokens = mx.random.randint(0, 256, (2, 33))
-batch = tokens[:, :-1], tokens[:, 1:]
-
-def loss_fn(x, y):
-    return nn.losses.cross_entropy(model(x), y, reduction="mean")
-""",
-    "llama, d256": """
-from mlx_lm.models.llama import Model, ModelArgs
-model = Model(ModelArgs(
-    model_type="llama", hidden_size=256, num_hidden_layers=4, intermediate_size=688, num_attention_heads=8,
-    num_key_value_heads=4, rms_norm_eps=1e-5, vocab_size=4096,
-))
-tokens = mx.random.randint(0, 4096, (8, 129))
-batch = tokens[:, :-1], tokens[:, 1:]
-
-def loss_fn(x, y):
-    return nn.losses.cross_entropy(model(x), y, reduction="mean")
-""",
-    "llama, d768": """
-from mlx_lm.models.llama import Model, ModelArgs
-model = Model(ModelArgs(
-    model_type="llama", hidden_size=768, num_hidden_layers=12, intermediate_size=2048, num_attention_heads=12,
-    num_key_value_heads=12, rms_norm_eps=1e-5, vocab_size=32000,
-))
-model.set_dtype(mx.bfloat16)
-tokens = mx.random.randint(0, 32000, (4, 513))
-batch = tokens[:, :-1], tokens[:, 1:]
-
-def loss_fn(x, y):
-    return nn.losses.cross_entropy(model(x).astype(mx.float32), y, reduction="mean")
-""",
+    "llama": _llama(
+        "(2, 33)",
+        hidden_size=64,
+        num_hidden_layers=2,
+        intermediate_size=128,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=256,
+    ),
+    "llama, d256": _llama(
+        "(8, 129)",
+        hidden_size=256,
+        num_hidden_layers=4,
+        intermediate_size=688,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        vocab_size=4096,
+    ),
+    "llama, d768": _llama(
+        "(4, 513)",
+        half=True,
+        hidden_size=768,
+        num_hidden_layers=12,
+        intermediate_size=2048,
+        num_attention_heads=12,
+        num_key_value_heads=12,
+        vocab_size=32000,
+    ),
     "recurrent": """
 class Net(nn.Module):
     def __init__(self):

@@ -53,6 +53,25 @@ def test_functions_classes_and_methods_are_places(command: str, typed: str, want
     assert session.place(wanted).first_after(session.tape, 0) is not None
 
 
+def test_variables_are_offered_with_their_type_however_they_are_kept() -> None:
+    """A class is kept weakly, a module by its holder, a long list by its length."""
+
+    def f(x: mx.array) -> mx.array:
+        kind, model, many, text = Doubling, Doubling(), list(range(9000)), "a"
+        y = x * 2
+        return (model(y) * len(many) * (kind is not None) * len(text)).sum()
+
+    session = OpenSession(nnrepl.trace(f, mx.ones(2), wrt=0))
+    session.cursor = 1
+    index = TapeIndex(session)
+    while not index.advance():
+        pass
+    found = NameCompleter(session.interpreter, index).get_completions(Document("p "), CompleteEvent())
+    told = {one.text: one.display_meta_text.split(" ")[0] for one in found}
+    kinds = {"kind": "type", "model": "Doubling", "many": "list", "text": "str"}
+    assert {name: told.get(name) for name in kinds} == kinds
+
+
 class Various:
     """One attribute of each kind."""
 
