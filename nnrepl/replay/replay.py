@@ -450,6 +450,11 @@ class Replay(Led):
             rebinding.begin()
             if rebinding.place is not None or rebinding.is_entry:
                 self._in_place.add(op.outputs[0])
+            if rebinding.is_inside:
+                self.final.pop(target, None)
+                for sweep in recorder.sweeps:
+                    sweep.exchange(target, op.outputs[0])
+                return
             self._exchange(recorder, target, op.outputs[0])
             if rebinding.found:
                 self.final.pop(target, None)
