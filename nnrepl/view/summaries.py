@@ -194,9 +194,11 @@ def gradients_view(calls: Sequence[Sizes]) -> RenderableType:
     if not calls:
         return Text("no gradients have been taken yet", style="hint")
     last: dict[Value, tuple[Value, float | str]] = {}
+    again = False
     for sizes in calls:
         for leaf in sizes.pass_.wrt:
-            last[leaf.origin or leaf] = (leaf, sizes.norms[leaf][1] if leaf in sizes.norms else sizes.missing[leaf])
+            again |= leaf.oldest in last
+            last[leaf.oldest] = (leaf, sizes.norms[leaf][1] if leaf in sizes.norms else sizes.missing[leaf])
     known = [(leaf, norm) for leaf, norm in last.values() if isinstance(norm, float)]
     known.sort(key=lambda one: (math.isfinite(one[1]), -one[1]))
     reasons = [(leaf, why) for leaf, why in last.values() if isinstance(why, str)]
@@ -206,7 +208,8 @@ def gradients_view(calls: Sequence[Sizes]) -> RenderableType:
     total = math.hypot(*(norm for _, norm in known))
     count = f"{len(known)} gradient{'s' if len(known) != 1 else ''}"
     together = f", together ‖{number(total)}‖" if known else ""
-    said = Text(f"{count} of {calls[-1].pass_.step.title} so far{together}", style="dim")
+    which = f", each of the last of {len(calls)} gradient calls that took it" if again else ""
+    said = Text(f"{count} of {calls[-1].pass_.step.title} so far{together}{which}", style="dim")
     if len(unmade) <= _FEW:
         return Group(bars, said)
     said.append(f"; {len(unmade)} are not made yet, from {unmade[0].name} to {unmade[-1].name}")
