@@ -121,11 +121,16 @@ class Rebinding:
     def _variables(self, op: Op, root: str) -> tuple[int, str, dict[str, Any]] | None:
         """Return the variable that an edit names: in which call it is, its name, and what else has names there."""
         path = [] if op.scope is None or op.scope.parent is None else op.scope.parent.path()
-        if not path or len(path) > len(self._frames):
+        if (
+            not path
+            or not self._frames
+            or any(step.code is not frame.f_code for step, frame in zip(path, self._frames))
+        ):
             return None
-        if any(step.code is not frame.f_code for step, frame in zip(path, self._frames)):
-            return None
-        self._own = len(path) - 1
+        self._own = min(len(path), len(self._frames)) - 1
+        for step in reversed(path[len(self._frames) :]):  # calls to come, which see global variables that are there
+            if root in step.variables and not is_library(step.code.co_filename):
+                return self._own, root, step.variables
         calls = range(self._own, -1, -1)
         own = [at for at in calls if not is_library(self._frames[at].f_code.co_filename)]
         for at in own:  # as names are looked up: a library's variables last
@@ -158,7 +163,7 @@ class Rebinding:
         target, thing = self._target, variables[name]
         self._held = id(thing)
         if isinstance(target, ast.Name):
-            if variables is self._frames[at].f_globals:
+            if variables is not self._frames[at].f_locals or variables is self._frames[at].f_globals:
                 self._entry = variables, name
             else:
                 self._own, self._slot = at, (at, name)
@@ -333,22 +338,39 @@ class Rebinding:
 def _scope_of(scope: Activation | None, root: str) -> Activation | None:
     """Return the call that has a variable, as names are looked up: a library's variables last."""
     path = [] if scope is None else scope.path()[::-1]
-    having = [
-        call for call in path
-        if any(root in names for names in (call.code.co_varnames, *(getattr(call.code, cells) for cells in _CELLS)))
-    ]  # fmt: skip
+    having = [call for call in path if _has(call, root)]
     own = [call for call in having if not is_library(call.code.co_filename)]
     return next(iter([*own, *having]), scope)
 
 
 def lies_inside(recorder: Recorder, op: Op) -> bool:
     """Whether an edit gives another tensor to a variable of a function that does not run yet, or changes one that it
-    is about to be handed."""
-    variable = isinstance(target_of(op), ast.Name) or any(isinstance(path, ast.Name) for path in changed_in_place(op))
-    if not variable or op.scope is None or op.scope.parent is None:
+    is about to be handed. A global variable that such a function reads is there already."""
+    names = {path.id for path in (target_of(op), *changed_in_place(op)) if isinstance(path, ast.Name)}
+    if not names or op.scope is None or op.scope.parent is None:
         return False
     path, frames = op.scope.parent.path(), recorder.stack.frames()
-    return len(path) > len(frames) and all(step.code is frame.f_code for step, frame in zip(path, frames))
+    return (
+        len(path) > len(frames)
+        and all(step.code is frame.f_code for step, frame in zip(path, frames))
+        and any(_variable_of(path, name) in path[len(frames) :] for name in names)
+    )
+
+
+def _variable_of(path: list[Activation], name: str) -> Activation | None:
+    """Return the call of which a name is a variable, as names are looked up; None of a global one."""
+    own = [call for call in path if not is_library(call.code.co_filename)]
+    for call in reversed(own):
+        if _has(call, name):
+            return call
+        if name in call.variables:
+            return None
+    return next((call for call in reversed(path) if _has(call, name)), None)
+
+
+def _has(call: Activation, name: str) -> bool:
+    """Whether a name is a variable of a call's own, or of a function around it."""
+    return any(name in names for names in (call.code.co_varnames, *(getattr(call.code, cells) for cells in _CELLS)))
 
 
 def target_of(op: Op) -> ast.expr | None:
