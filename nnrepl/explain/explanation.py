@@ -32,7 +32,7 @@ from nnrepl.ops.evaluated import Evaluated, ReadNumber, lines_of
 from nnrepl.ops.layers import LOSSES, Whole
 from nnrepl.ops.numbers import element
 from nnrepl.session.expressions import aside
-from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value
+from nnrepl.tape import UPDATE_PASS, Op, Value
 from nnrepl.tape.claims import Said, perhaps, say
 
 
@@ -167,20 +167,9 @@ def _symbols(op: Op, names: Names) -> list[Symbol]:
     made = op.of if op.operation.kind != "accumulate" else None
     taken = [*upstream(op), *(made.inputs if made is not None else ())] if op.phase == "backward" else list(op.inputs)
     return [
-        Symbol(names(one), f"{tuple(one.shape)} {words.dtype(one.dtype)}", origin_of(one))
+        Symbol(names(one), f"{tuple(one.shape)} {words.dtype(one.dtype)}", words.origin(one))
         for one in dict.fromkeys(taken)
     ]
-
-
-def origin_of(value: Value) -> str:
-    """Where a tensor comes from, in a few words."""
-    if value.op is not None:
-        return f"made by {value.op.label} {value.op.name}"
-    if isinstance(value, Leaf):
-        return {"parameter": "a parameter", "input": "an input", "constant": "a constant", "seed": "1, by "
-            "definition"}.get(
-            value.kind, "from outside")  # fmt: skip
-    return ""
 
 
 # -- forward -------------------------------------------------------------------------------------------------------
