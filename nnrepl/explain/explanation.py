@@ -17,6 +17,7 @@ from nnrepl.explain.paths import upstream
 from nnrepl.explain.patterns import known_by_name
 from nnrepl.explain.remarks import (
     can_open,
+    is_attention,
     is_empty,
     not_listed,
     of_gradient,
@@ -27,7 +28,6 @@ from nnrepl.explain.remarks import (
 )
 from nnrepl.explain.taught import RuleText, Taught
 from nnrepl.explain.update_rules import update_lines, update_of
-from nnrepl.ops import Trait, has
 from nnrepl.ops.evaluated import Evaluated, ReadNumber, lines_of
 from nnrepl.ops.layers import LOSSES, Whole
 from nnrepl.ops.numbers import element
@@ -130,8 +130,7 @@ def most_telling(look: Look, value: Value) -> Index:
     if not value.size:
         return ()
     op = value.op
-    if op is not None and op.of is None and has(op.name, Trait.ATTENDS) and len(value.shape) == 4:
-        # The last position is the one that may look at all others.
+    if is_attention(value):
         look.see([value])
         with aside():
             batch, head, _, at = telling_of(look, value.array[:, :, -1:])
