@@ -115,8 +115,7 @@ def of_value(look: Look, value: Value, index: str | None = None) -> Explanation:
     place = parse(index, value) if index is not None else most_telling(look, value)
     found = Explanation(op, symbols=_symbols(op, names_for(op)))
     entry = entry_for(op)
-    backward = op.phase == "backward" and (op.of is not None or op.operation.kind == "accumulate")
-    if backward:
+    if op.of is not None:
         _backward(look, found, op, entry, value, place)
     else:
         _forward(look, found, op, entry, value, place)

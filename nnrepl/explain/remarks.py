@@ -28,8 +28,9 @@ def which(look: Look, value: Value, place: Index, asked: str) -> list[Said]:
 
 
 def is_attention(value: Value) -> bool:
-    """Whether attention made it: its last position is the one that may look at all others."""
-    return value.op is not None and has(value.op.name, Trait.ATTENDS)
+    """Whether attention made it: its last position is the one that may look at all others. Inside of a `vmap` it has
+    an axis more."""
+    return value.op is not None and has(value.op.name, Trait.ATTENDS) and len(value.shape) == 4
 
 
 def _chosen(look: Look, value: Value, place: Index, more: str) -> Iterator[Claim[str]]:
