@@ -18,9 +18,16 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.installed import is_library
-from nnrepl.record import compile_key, opaque, trees
+from nnrepl.record import opaque, trees
 from nnrepl.record.caller import Caller
-from nnrepl.record.compiling import does_as_its_source, runs_without_python
+from nnrepl.record.compiling import (
+    are_arrays,
+    call_key,
+    call_signature,
+    can_be_told,
+    does_as_its_source,
+    runs_without_python,
+)  # fmt: skip
 from nnrepl.record.first_calls import FirstCall, Twin, map_values
 from nnrepl.record.native import Call, Levels, levels_of
 from nnrepl.record.quiet import quietly, set_random_state
@@ -79,7 +86,7 @@ class Compiled(opaque.Transform):
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if self._is_library():
             return self.real(*args, **kwargs)
-        signature = compile_key.signature(args, kwargs)
+        signature = call_signature(args, kwargs)
         twin = self.twins.get(signature)
         if twin is None or self._traces_anew(signature, args, kwargs):
             levels.record_late()
@@ -106,7 +113,7 @@ class Compiled(opaque.Transform):
         if looks >= _LOOKED_AT or captured is None:
             return False
         kinds = [(array.shape, array.dtype) for array in (*trees.arrays((args, kwargs)), *_captured(captured))]
-        if compile_key.key(args, kwargs, kinds, bool(self.option(2, "shapeless", False))) not in self._native:
+        if call_key(args, kwargs, kinds, bool(self.option(2, "shapeless", False))) not in self._native:
             return True
         self._looks[signature] = looks + 1
         return False
@@ -121,7 +128,7 @@ class Compiled(opaque.Transform):
         return self._library
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        if not compile_key.can_be_told(args, kwargs):
+        if not can_be_told(args, kwargs):
             return self.real(*args, **kwargs)  # MLX says what is wrong
         if recorder.inside is not None:  # MLX has compiled it, and goes by what it kept: none of its lines need run
             plainly = takes_tracers(recorder, (args, kwargs))
@@ -136,7 +143,7 @@ class Compiled(opaque.Transform):
             return self._call(recorder, args, kwargs, frame)
         if recorder.differentiating:
             return self._in_a_gradient(recorder, levels, args, kwargs, frame)
-        signature = compile_key.signature(args, kwargs)
+        signature = call_signature(args, kwargs)
         twin = self.twins.get(signature)
         if twin is not None and self._traces_anew(signature, args, kwargs):
             twin = None
@@ -237,7 +244,7 @@ class Compiled(opaque.Transform):
                     if after is not None:
                         after()
             self._native.add(key)
-            self.twins[compile_key.signature(args, kwargs)] = twin
+            self.twins[call_signature(args, kwargs)] = twin
         return result, twin.calls
 
 
@@ -371,11 +378,11 @@ def _key_of(
 ) -> tuple[Any, list[Value], list[Value]]:
     """Return what tells apart calls that MLX traces separately; the values of the arguments, and those that are
     captured."""
-    arrays = args if compile_key.are_arrays(args, kwargs) else trees.arrays((args, kwargs))
+    arrays = args if are_arrays(args, kwargs) else trees.arrays((args, kwargs))
     given = [recorder.value_of(array, frame) for array in arrays]
     taken = [recorder.value_of(array, frame) for array in _captured(inputs)]
     kinds = [(value.shape, value.dtype) for value in (*given, *taken)]
-    return compile_key.key(args, kwargs, kinds, shapeless), given, taken
+    return call_key(args, kwargs, kinds, shapeless), given, taken
 
 
 def _hand_out(recorder: Recorder, result: Any) -> Any:
