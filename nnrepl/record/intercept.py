@@ -79,6 +79,8 @@ def _install_calls(levels: Levels, patches: Patches) -> None:
             method = callee.holder is mx.array
             if levels.resting:
                 wrapper = evaluating(levels, callee.original)
+            # `mx.eval` tells the program nothing that a later run would have to tell it again, and is left alone; but a
+            # run that is led forward has to keep the program from it (`nnrepl.replay.uncomputed`).
             elif method or callee.key in SUFFIXES or recorder.intake.follows:
                 there = vars(callee.holder)[callee.attribute]  # where files are written, that is noted
                 original = getattr(there, "__func__", there) if callee.key in SUFFIXES else callee.original
@@ -135,6 +137,7 @@ def _install(recorder: Recorder, patches: Patches) -> None:
     patches.clear_vectorcall(mx.array)
     patches.set(mx.array, "__copy__", special.copier(recorder, mx.array.__dict__["__copy__"]))
     patches.set(mx.array, "__deepcopy__", special.copier(recorder, mx.array.__dict__["__deepcopy__"]))
+    # What comes out of a pickle is made without `__init__`.
     patches.set(mx.array, "__setstate__", special.unpickler(recorder))
     patches.undo_by(strays.catch_transformed(before.caller))
     patches.set(mx.custom_function, "__call__", custom.caller(mx.custom_function.__call__))
@@ -143,6 +146,7 @@ def _install(recorder: Recorder, patches: Patches) -> None:
     levels = levels_of(recorder)
     if levels is not None:
         _install_conversions(levels, patches)
+        # The tape may have an update as one closed call: then it has to be told where each of them ends.
         if recorder.intake.opens:
             _install_updates(levels, patches)
     patches.undo_by(strays.catch(wrappers))

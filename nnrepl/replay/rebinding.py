@@ -164,7 +164,10 @@ class Rebinding:
         target, thing = self._target, variables[name]
         self._held = id(thing)
         if isinstance(target, ast.Name):
-            if variables is not self._frames[at].f_locals or variables is self._frames[at].f_globals:
+            frame = self._frames[at]
+            # A global variable is an entry of its module's dict, and the same one in every call. From Python 3.13 on
+            # `f_locals` of a function is another object each time, and no dict.
+            if variables is frame.f_globals or (type(variables) is dict and variables is not frame.f_locals):
                 self._entry = variables, name
             else:
                 self._own, self._slot = at, (at, name)
@@ -195,9 +198,8 @@ class Rebinding:
         """Note that the exchange has been made: all else that holds the value gets an object with the old numbers."""
         recorder, target = self._recorder, self._target
         assert target is not None
-        for (
-            key
-        ) in self._arrays:  # one for each: what was two objects may be changed in place, the one and not the other
+        # One for each: what was two objects may be changed in place, the one and not the other.
+        for key in self._arrays:
             self._kept[key] = _copy(self._old.array)
             recorder.link(self._kept[key], self._old)
         text = ast.unparse(target)
@@ -472,6 +474,7 @@ def set_variables(frame: FrameType, given: dict[str, Any]) -> None:
     variables = frame.f_locals
     variables.update(given)
     if variables is not frame.f_globals and sys.version_info < (3, 13):
+        # Up to Python 3.12 `f_locals` is a copy, which this writes back; 0: what is not in it keeps what it holds.
         ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
 
 
@@ -501,6 +504,7 @@ def _walk(thing: Any, target: ast.expr | None, frame: FrameType | None = None) -
                 key = _key(step.slice, frame)
                 thing = container[key]
                 if type(key) is int and key < 0 and isinstance(container, (list, tuple, deque)):
+                    # `xs[-1]` and `xs[2]` are one entry.
                     key += len(container)
         except (AttributeError, KeyError, IndexError, TypeError, ValueError):
             return None, None, None
