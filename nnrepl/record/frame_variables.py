@@ -97,6 +97,7 @@ def read(frame: FrameType, names: tuple[str, ...], optimized: bool) -> list[Any]
     if not _CACHED_LOCALS:
         variables = dict(variables)
     values = list(map(variables.get, names, _UNSET))
+    # Three: the frame, our variable, and the question itself. One more is the program's, which has called `locals()`.
     if _CACHED_LOCALS and sys.getrefcount(variables) <= 3:
         # Before 3.13 the frame keeps this copy of its locals, and with it every array in it, alive.
         variables.clear()
@@ -120,4 +121,5 @@ def set_variables(frame: FrameType, given: dict[str, Any]) -> None:
     variables = frame.f_locals
     variables.update(given)
     if variables is not frame.f_globals and _CACHED_LOCALS:
+        # Up to Python 3.12 `f_locals` is a copy, which this writes back; 0: what is not in it keeps what it holds.
         ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))

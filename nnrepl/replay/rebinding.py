@@ -8,7 +8,6 @@ object (`cache["k"]`, `self.k`, a variable of a caller), they get one of their o
 from __future__ import annotations
 
 import ast
-import linecache
 from collections import deque
 from collections.abc import Iterable
 from types import FrameType, FunctionType, GeneratorType
@@ -24,6 +23,7 @@ from nnrepl.record.renamed import PATHS
 from nnrepl.record.repeat import Repetition
 from nnrepl.replay.divergence import Lost
 from nnrepl.replay.operands import Operands, expression_of, tree_of
+from nnrepl.replay.targets import changed_in_place, root_of, target_of, walk
 from nnrepl.replay.world import World, contents_of, slots_of
 from nnrepl.tape import Activation, ClosedOp, Op, Value
 
@@ -85,7 +85,7 @@ class Rebinding:
         if not self.found and op.scope is not None:
             for one in self._repetitions():
                 if target is not None and not op.operation.in_place:
-                    scope = _scope_of(op.scope.parent, _root(target))
+                    scope = _scope_of(op.scope.parent, root_of(target))
                     one.rename(self._old, scope, ast.unparse(target), isinstance(target, ast.Name))
                 elif changed_in_place(op) or op.operation.in_place:
                     one.change_in_place(self._old)
@@ -101,11 +101,11 @@ class Rebinding:
         if self._entry is None:
             return False
         path: Any = ast.parse(text, mode="eval").body
-        root = _root(path)
+        root = root_of(path)
         variables = frame.f_locals if root in frame.f_locals else frame.f_globals
         if isinstance(path, ast.Name):
             return self._is_entry(variables, root)
-        container, key, _ = _walk(variables.get(root), path, frame)
+        container, key, _ = walk(variables.get(root), path, frame)
         return container is self._entry[0] and bool(key == self._entry[1])
 
     def _repetitions(self) -> list[Repetition]:
@@ -115,7 +115,9 @@ class Rebinding:
     def is_inside(self) -> bool:
         """Whether it changes an argument of a compiled function, inside of a call in which none of its Python runs:
         what the program holds is another array, as where MLX traces the function."""
-        return _lies_deeper(self._recorder, self._op) and any(self._old in one.arguments for one in self._repetitions())
+        return bool(_deeper(self._recorder, self._op)) and any(
+            self._old in one.arguments for one in self._repetitions()
+        )
 
     @property
     def is_entry(self) -> bool:
@@ -126,17 +128,25 @@ class Rebinding:
     # -- what is assigned to ---------------------------------------------------------------------------------
 
     def _find(self, op: Op) -> bool:
-        found = self._variables(op, _root(self._target))
+        found = self._variables(op, root_of(self._target))
         return found is not None and self._holds(*found)
 
     def _variables(self, op: Op, root: str) -> tuple[int, str, dict[str, Any]] | None:
         """Return the variable that an edit names: in which call it is, its name, and what else has names there."""
-        path = [] if op.scope is None or op.scope.parent is None else op.scope.parent.path()
-        if not path or len(path) > len(self._frames):
+        path = _path_of(op)
+        if (
+            not path
+            or not self._frames
+            or any(step.code is not frame.f_code for step, frame in zip(path, self._frames))
+        ):
             return None
-        if any(step.code is not frame.f_code for step, frame in zip(path, self._frames)):
-            return None
-        self._own = len(path) - 1
+        self._own = min(len(path), len(self._frames)) - 1
+        to_come = [step for step in path[len(self._frames) :] if not is_library(step.code.co_filename)]
+        for step in reversed(to_come):
+            if _has(step, root):
+                return None  # it is not there yet, or never, where none of the function's Python runs
+            if root in step.variables:  # global variables are there
+                return self._own, root, step.variables
         calls = range(self._own, -1, -1)
         own = [at for at in calls if not is_library(self._frames[at].f_code.co_filename)]
         for at in own:  # as names are looked up: a library's variables last
@@ -150,12 +160,12 @@ class Rebinding:
     def _find_place(self, op: Op) -> bool:
         """Find the array object that an edit changes in place."""
         for path in changed_in_place(op):
-            found = self._variables(op, _root(path))
+            found = self._variables(op, root_of(path))
             if found is None:
                 continue
             at, name, variables = found
             container, _, thing = (
-                (None, "", variables[name]) if isinstance(path, ast.Name) else _walk(variables[name], path)
+                (None, "", variables[name]) if isinstance(path, ast.Name) else walk(variables[name], path)
             )
             self.astray = self._is_other(container, thing)
             if id(thing) in self._arrays:
@@ -169,13 +179,16 @@ class Rebinding:
         target, thing = self._target, variables[name]
         self._held = id(thing)
         if isinstance(target, ast.Name):
-            if variables is self._frames[at].f_globals:
+            frame = self._frames[at]
+            # A global variable is an entry of its module's dict, and the same one in every call. From Python 3.13 on
+            # `f_locals` of a function is another object each time, and no dict.
+            if variables is frame.f_globals or (type(variables) is dict and variables is not frame.f_locals):
                 self._entry = variables, name
             else:
                 self._own, self._slot = at, (at, name)
             self.astray = self._is_other(None, thing)
             return id(thing) in self._arrays
-        container, key, thing = _walk(thing, target)
+        container, key, thing = walk(thing, target)
         self._held = id(thing)
         self.astray = self._is_other(container, thing)
         self._entry = container, key
@@ -188,11 +201,11 @@ class Rebinding:
     def _sees(self, frame: FrameType) -> bool:
         """Whether what is assigned to is called the same in a call: `self.k` of this very object."""
         assert self._entry is not None
-        root, container = _root(self._target), self._entry[0]
+        root, container = root_of(self._target), self._entry[0]
         variables = frame.f_locals if root in frame.f_locals else frame.f_globals
         if isinstance(self._target, ast.Name):
             return variables is container
-        return root in variables and _walk(variables[root], self._target)[0] is container
+        return root in variables and walk(variables[root], self._target)[0] is container
 
     # -- what else holds it ----------------------------------------------------------------------------------
 
@@ -200,9 +213,8 @@ class Rebinding:
         """Note that the exchange has been made: all else that holds the value gets an object with the old numbers."""
         recorder, target = self._recorder, self._target
         assert target is not None
-        for (
-            key
-        ) in self._arrays:  # one for each: what was two objects may be changed in place, the one and not the other
+        # One for each: what was two objects may be changed in place, the one and not the other.
+        for key in self._arrays:
             self._kept[key] = _copy(self._old.array)
             recorder.link(self._kept[key], self._old)
         text = ast.unparse(target)
@@ -374,78 +386,45 @@ class Rebinding:
 def _scope_of(scope: Activation | None, root: str) -> Activation | None:
     """Return the call that has a variable, as names are looked up: a library's variables last."""
     path = [] if scope is None else scope.path()[::-1]
-    own = [call for call in path if root in call.code.co_varnames or root in call.code.co_cellvars]
-    having = own or [call for call in path if root in call.code.co_freevars]
+    having = [call for call in path if root in call.code.co_varnames or root in call.code.co_cellvars]
+    having = having or [call for call in path if root in call.code.co_freevars]
     own = [call for call in having if not is_library(call.code.co_filename)]
     return next(iter([*own, *having]), scope)
 
 
 def lies_inside(recorder: Recorder, op: Op) -> bool:
     """Whether an edit gives another tensor to a variable of a function that does not run yet, or changes one that it
-    is about to be handed."""
-    variable = isinstance(target_of(op), ast.Name) or any(isinstance(path, ast.Name) for path in changed_in_place(op))
-    return variable and _lies_deeper(recorder, op)
+    is about to be handed. A global variable that such a function reads is there already."""
+    names = {path.id for path in (target_of(op), *changed_in_place(op)) if isinstance(path, ast.Name)}
+    deeper = _deeper(recorder, op)
+    return any(_variable_of(_path_of(op), name) in deeper for name in names)
 
 
-def _lies_deeper(recorder: Recorder, op: Op) -> bool:
-    """Whether an edit lies in a function of which no call is running."""
-    if op.scope is None or op.scope.parent is None:
-        return False
-    path, frames = op.scope.parent.path(), recorder.stack.frames()
-    return len(path) > len(frames) and all(step.code is frame.f_code for step, frame in zip(path, frames))
+def _path_of(op: Op) -> list[Activation]:
+    return [] if op.scope is None or op.scope.parent is None else op.scope.parent.path()
 
 
-def target_of(op: Op) -> ast.expr | None:
-    """Return what an edit assigns to, if it gives a name another tensor (`k = ...`, `self.k = ...`, `cache["k"] = ...`)
-    and does not change one in place (`k *= 2`)."""
-    line = _line_of(op)
-    if not isinstance(line, ast.Assign) or len(line.targets) != 1:
-        return None
-    target = line.targets[0]
-    return target if _is_path(target) else None
+def _deeper(recorder: Recorder, op: Op) -> list[Activation]:
+    """Return the calls in which an edit lies that are not running."""
+    path = _path_of(op)
+    frames = recorder.stack.frames()
+    return path[len(frames) :] if all(step.code is frame.f_code for step, frame in zip(path, frames)) else []
 
 
-def changed_in_place(op: Op) -> list[ast.expr]:
-    """Return what an edit may change in place, as paths: `k` for `k *= 2` and `k[0] = 1`, `c["k"]` or `c` for `c["k"]
-    *= 2`."""
-    line = _line_of(op)
-    if isinstance(line, ast.AugAssign):
-        target: ast.expr = line.target
-        found = [target]
-    elif isinstance(line, ast.Assign) and len(line.targets) == 1:
-        target = line.targets[0]
-        found = []
-    else:
-        return []
-    if isinstance(target, ast.Subscript):
-        found.append(target.value)
-    return [path for path in found if _is_path(path)]
+def _variable_of(path: list[Activation], name: str) -> Activation | None:
+    """Return the call of which a name is a variable, as names are looked up; None of a global one."""
+    own = [call for call in path if not is_library(call.code.co_filename)]
+    for call in reversed(own):
+        if _has(call, name):
+            return call
+        if name in call.variables:
+            return None
+    return next((call for call in reversed(path) if _has(call, name)), None)
 
 
-def _line_of(op: Op) -> ast.stmt | None:
-    """Return the line of an edit that was typed."""
-    if op.scope is None or op.scope.parent is None:
-        return None
-    try:
-        body = ast.parse("".join(linecache.getlines(op.scope.code.co_filename))).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    return body[0] if len(body) == 1 else None
-
-
-def _is_key(node: ast.expr) -> bool:
-    """Whether a key is written out: `"k"`, `0`, `-1`."""
-    negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
-    return isinstance(node.operand if negative else node, ast.Constant)  # type: ignore[attr-defined]
-
-
-def _is_path(node: ast.expr) -> bool:
-    """Whether an expression leads from a variable over attributes and constant keys."""
-    while isinstance(node, (ast.Attribute, ast.Subscript)):
-        if isinstance(node, ast.Subscript) and not _is_key(node.slice):
-            return False
-        node = node.value
-    return isinstance(node, ast.Name)
+def _has(call: Activation, name: str) -> bool:
+    """Whether a name is a variable of a call's own, or of a function around it."""
+    return any(name in names for names in (call.code.co_varnames, *(getattr(call.code, cells) for cells in _CELLS)))
 
 
 def _is_stored(container: Any, key: str, thing: Any) -> bool:
@@ -456,42 +435,3 @@ def _is_stored(container: Any, key: str, thing: Any) -> bool:
         or held is thing
         or (isinstance(container, dict) and dict.get(container, key) is thing)
     )
-
-
-def _root(target: ast.expr | None) -> str:
-    """Return the variable with which a path begins."""
-    while isinstance(target, (ast.Attribute, ast.Subscript)):
-        target = target.value
-    return target.id if isinstance(target, ast.Name) else ""
-
-
-def _walk(thing: Any, target: ast.expr | None, frame: FrameType | None = None) -> tuple[Any, Any, Any]:
-    """Follow a path from what its variable holds: the last container, the key in it, and what is there (None if it
-    does not lead there). In a call, keys may be variables."""
-    steps: list[ast.Attribute | ast.Subscript] = []
-    while isinstance(target, (ast.Attribute, ast.Subscript)):
-        steps.insert(0, target)
-        target = target.value
-    container: Any = None
-    key: Any = None
-    for step in steps:
-        container = thing
-        try:
-            if isinstance(step, ast.Attribute):
-                key = step.attr
-                thing = getattr(container, key)
-            else:
-                key = _key(step.slice, frame)
-                thing = container[key]
-                if type(key) is int and key < 0 and isinstance(container, (list, tuple, deque)):
-                    key += len(container)
-        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
-            return None, None, None
-    return container, key, thing
-
-
-def _key(node: ast.expr, frame: FrameType | None) -> Any:
-    """Return a key that is written out, or that a variable of a call holds. Raises ValueError for others."""
-    if frame is None or not isinstance(node, ast.Name):
-        return ast.literal_eval(node)
-    return frame.f_locals[node.id] if node.id in frame.f_locals else frame.f_globals[node.id]
