@@ -23,8 +23,6 @@ from nnrepl.replay.divergence import Diverged, OpDifference, compare, said_of, s
 from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
-from nnrepl.replay.operands import StillTaken
-from nnrepl.replay.rebinding import Rebinding, lies_inside
 from nnrepl.replay.remade import made_natively
 from nnrepl.replay.run import Changing, Run, Unchanging
 from nnrepl.replay.second_run import InSecondRun
@@ -46,6 +44,7 @@ from nnrepl.tape import (
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
+    from nnrepl.replay.operands import StillTaken
 
 _copy = mx.array.__copy__
 
@@ -111,7 +110,7 @@ class Replay(Led):
             recorder.mirrors[-1].passed(due=due and not calling)
         standing: ComingBy | None = None
         while (op := self._inserted(recorder)) is not None:
-            if calling and lies_inside(recorder, self._edit_of(op)):  # the frame with its variable is not there yet
+            if calling and self._lies_inside(recorder, op):  # the frame with its variable is not there yet
                 return
             standing = standing or ComingBy(recorder)
             pass_ = recorder.pass_ if recorder.pass_ is not None else reopened_pass(recorder)
@@ -361,6 +360,11 @@ class Replay(Led):
             return None
         return op if recorder.mirrors or not in_second_run(op) else None
 
+    def _lies_inside(self, recorder: Recorder, op: Op) -> bool:
+        from nnrepl.replay.rebinding import lies_inside  # needed where something was edited
+
+        return lies_inside(recorder, self._edit_of(op))
+
     def _edit_of(self, op: Op) -> Op:
         """Return the op that makes the change to which an inserted one belongs."""
         notes, at = self.tape.notes, self.expected.index(op)
@@ -445,6 +449,9 @@ class Replay(Led):
 
     def _take_effect(self, recorder: Recorder, op: Op, target: Value) -> None:
         """Note that an edit has been put on the tape: everything holds its result, or what it assigns to does."""
+        from nnrepl.replay.operands import StillTaken
+        from nnrepl.replay.rebinding import Rebinding
+
         with recorder.muted():
             rebinding = Rebinding(recorder, op, target)
             rebinding.begin()
