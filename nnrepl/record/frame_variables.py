@@ -88,6 +88,10 @@ def sets_globals(code: CodeType) -> bool:
     return any(_stored(part, "STORE_GLOBAL") for part in code.co_consts if isinstance(part, CodeType))
 
 
+_DANGLES = (3, 13) <= sys.version_info < (3, 13, 6)
+_GENERATOR = 0x20 | 0x80 | 0x200  # inspect.CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR
+
+
 def read(frame: FrameType, names: tuple[str, ...], optimized: bool) -> list[Any]:
     """Return what variables of a frame hold."""
     variables: Any = frame.f_locals
@@ -101,6 +105,12 @@ def read(frame: FrameType, names: tuple[str, ...], optimized: bool) -> list[Any]
         # Before 3.13 the frame keeps this copy of its locals, and with it every array in it, alive.
         variables.clear()
     return values
+
+
+def may_dangle(code: CodeType) -> bool:
+    """Whether a frame of some code must not be asked for its variables once it does not run: the generator may be gone,
+    and up to Python 3.13.5 the frame then reads what was freed (CPython's gh-125723)."""
+    return _DANGLES and bool(code.co_flags & _GENERATOR)
 
 
 def first_argument(frame: FrameType) -> Any:
