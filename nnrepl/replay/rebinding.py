@@ -121,16 +121,11 @@ class Rebinding:
     def _variables(self, op: Op, root: str) -> tuple[int, str, dict[str, Any]] | None:
         """Return the variable that an edit names: in which call it is, its name, and what else has names there."""
         path = [] if op.scope is None or op.scope.parent is None else op.scope.parent.path()
-        if (
-            not path
-            or not self._frames
-            or any(step.code is not frame.f_code for step, frame in zip(path, self._frames))
-        ):
+        if not path or len(path) > len(self._frames):
             return None
-        self._own = min(len(path), len(self._frames)) - 1
-        for step in reversed(path[len(self._frames) :]):  # calls to come, which see global variables that are there
-            if root in step.variables and not is_library(step.code.co_filename):
-                return self._own, root, step.variables
+        if any(step.code is not frame.f_code for step, frame in zip(path, self._frames)):
+            return None
+        self._own = len(path) - 1
         calls = range(self._own, -1, -1)
         own = [at for at in calls if not is_library(self._frames[at].f_code.co_filename)]
         for at in own:  # as names are looked up: a library's variables last
@@ -163,7 +158,7 @@ class Rebinding:
         target, thing = self._target, variables[name]
         self._held = id(thing)
         if isinstance(target, ast.Name):
-            if variables is not self._frames[at].f_locals or variables is self._frames[at].f_globals:
+            if variables is self._frames[at].f_globals:
                 self._entry = variables, name
             else:
                 self._own, self._slot = at, (at, name)
@@ -202,11 +197,12 @@ class Rebinding:
         text = ast.unparse(target)
         reads = self._reads(self._frames[self._own], text)
         if self._entry is not None:  # callers may have handed it on
-            frames = self._frames[: self._own + 1]
-            readers = [at for at, frame in enumerate(frames) if self._reads(frame, text) and self._sees(frame)]
+            readers = [
+                at for at in self._callers() if self._reads(self._frames[at], text) and self._sees(self._frames[at])
+            ]
             self._own, reads = (readers[0], True) if readers else (self._own, False)
         elif self.place is not None and not isinstance(target, ast.Name):
-            reading = [at for at, frame in enumerate(self._frames[: self._own + 1]) if self._reads(frame, text)]
+            reading = [at for at in self._callers() if self._reads(self._frames[at], text)]
             self._own, reads = (reading[0], True) if reading else (self._own, False)
         for frame in self._frames:
             recorder.watch.see(frame)  # what has been put somewhere since the last op
@@ -229,6 +225,13 @@ class Rebinding:
             self._keep_in_variables(space)
         for thing in reachable:
             self._keep_in(thing)
+
+    def _callers(self) -> range:
+        """Return which calls may have handed on what is assigned to: those of one gradient call, which has been given
+        its own tensors before."""
+        recorder = self._recorder
+        scope = recorder.pass_.scope if recorder.differentiating and recorder.pass_ is not None else None
+        return range(0 if scope is None else len(scope.path()), self._own + 1)
 
     def _is_slot(self, at: int, frame: FrameType, name: str) -> bool:
         """Whether a variable is what is assigned to: also as an outer function's, which has the same cell."""
@@ -338,7 +341,10 @@ class Rebinding:
 def _scope_of(scope: Activation | None, root: str) -> Activation | None:
     """Return the call that has a variable, as names are looked up: a library's variables last."""
     path = [] if scope is None else scope.path()[::-1]
-    having = [call for call in path if _has(call, root)]
+    having = [
+        call for call in path
+        if any(root in names for names in (call.code.co_varnames, *(getattr(call.code, cells) for cells in _CELLS)))
+    ]  # fmt: skip
     own = [call for call in having if not is_library(call.code.co_filename)]
     return next(iter([*own, *having]), scope)
 
