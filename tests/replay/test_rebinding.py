@@ -38,9 +38,25 @@ def norm(x):
 def peek(x):
     p = x * 2
     return p * shared + x
+def made(t):
+    def grow(x):
+        nonlocal t
+        return x + t  # in grow
+    return grow
 def f(w):
     global shared
     k = w * 3
+    def ahead(t):
+        nonlocal k
+        return t + k  # in ahead
+    def later(t):
+        nonlocal k
+        return t * k  # in later
+    def each():
+        yield k
+        yield k * 0.5
+    far, near, every = made(k), made(k), each()
+    next(every)
     held.k = shared = k
     cache["k"] = k
     keep, pair = [k], (k, 1)
@@ -58,7 +74,10 @@ def f(w):
     y = 0.5 * cache[key] + cache[key] * 0.5 + factor * k  # y
     g = peek(shared) * shared + k  # g
     h = (k + 1) + peek(shared) * shared  # h
-    return (a * b * c * d * e + s + inner(s) + r + y + g + h).sum()
+    i = ahead(w) * 2 - k  # i
+    j = k - later(w)  # j
+    o = far(w) * near(w) + next(every)  # o
+    return (a * b * c * d * e + s + inner(s) + r + y + g + h + i + j + o).sum()
 """
 LINES = [
     ("a", "k = k * 2"), ("b", "k = k * 2"), ("c", "k = k * 2"), ("d", "k = k * 2"), ("e", "k = k * 2"),
@@ -69,6 +88,7 @@ LINES = [
     ("s", "copied *= 2"), ("s", "copied[0] = 5"), ("s", "k = k.astype(mx.bfloat16)"), ("in inner", "x = x * 2"),
     ("h", "shared = shared * 2"), ("g", "k = k * 2"), ("h", "shared *= 2"), ("h", "k = k * 2"),
     ("b", "k *= 2"), ("c", "k[0] = 5"), ("d", 'cache["k"] *= 2'), ("in norm", "x = x * 2"), ("in norm", "x *= 2"),
+    ("in ahead", "k = k * 2"), ("in later", "k = k * 2"), ("in grow", "t = t * 2"), ("o", "k = k * 2"),
 ]  # fmt: skip
 
 
