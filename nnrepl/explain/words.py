@@ -19,7 +19,8 @@ from nnrepl.tape import Leaf, Op, Source, Value, text_of
 FEW = 6
 
 __all__ = ["FEW", "MINUS", "address", "call", "call_of", "cost", "count_of", "counted", "dtype", "element", "factor",
-           "inline", "made", "name", "nested", "number", "operand", "origin", "place", "spot", "substitute", "title"]  # fmt: skip
+           "inline", "made", "name", "nested", "number", "operand", "origin", "place", "spot", "substitute",
+           "title"]  # fmt: skip
 
 
 def inline(array: mx.array) -> str:
