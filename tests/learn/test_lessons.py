@@ -257,6 +257,7 @@ option: the second :: z[0, 0] < 100
     assert "1 missing" in screen
     assert "bogus is none of" in screen
     assert "there are 1 to 2 to choose from" in screen
+    assert "? Which one?\n   1. the first is 1.5\n   2. the second\n" in screen
 
 
 def test_steps_can_be_asked_about(tmp_path: Path) -> None:
