@@ -339,6 +339,7 @@ def _group(outputs: dict[str, mx.array], leaves: dict[str, mx.array]) -> Group:
         walk=tuple(walk),
         inputs=tuple(uses),
         uses=dict(uses),
+        # One primitive takes each input once, and last of all: what its VJP gives needs no order among its parts.
         simple=len(tapping) == 1 and walk[-1] is tapping[0] and all(use == 1 for use in uses.values()),
         early=frozenset(slot for at, step in enumerate(walk) if at > last_visit for slot in step.taps),
         split=frozenset(slot for slot, at in tapped.items() if any(at[0] < visit < at[-1] for visit in visits)),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -20,7 +20,14 @@ import mlx.core as mx
 from nnrepl.installed import is_library
 from nnrepl.record import opaque, trees
 from nnrepl.record.caller import Caller
-from nnrepl.record.compiling import does_as_its_source, runs_without_python
+from nnrepl.record.compiling import (
+    are_arrays,
+    call_key,
+    call_signature,
+    can_be_told,
+    does_as_its_source,
+    runs_without_python,
+)  # fmt: skip
 from nnrepl.record.first_calls import FirstCall, Twin, map_values
 from nnrepl.record.native import Call, Levels, levels_of
 from nnrepl.record.quiet import quietly, set_random_state
@@ -79,7 +86,7 @@ class Compiled(opaque.Transform):
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if self._is_library():
             return self.real(*args, **kwargs)
-        signature = _signature(args, kwargs)
+        signature = call_signature(args, kwargs)
         twin = self.twins.get(signature)
         if twin is None or self._traces_anew(signature, args, kwargs):
             levels.record_late()
@@ -106,7 +113,7 @@ class Compiled(opaque.Transform):
         if looks >= _LOOKED_AT or captured is None:
             return False
         kinds = [(array.shape, array.dtype) for array in (*trees.arrays((args, kwargs)), *_captured(captured))]
-        if _key(args, kwargs, kinds, bool(self.option(2, "shapeless", False))) not in self._native:
+        if call_key(args, kwargs, kinds, bool(self.option(2, "shapeless", False))) not in self._native:
             return True
         self._looks[signature] = looks + 1
         return False
@@ -121,7 +128,7 @@ class Compiled(opaque.Transform):
         return self._library
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        if not _are_arrays(args, kwargs) and not all(map(_allowed, trees.leaves((args, kwargs)))):
+        if not can_be_told(args, kwargs):
             return self.real(*args, **kwargs)  # MLX says what is wrong
         if recorder.inside is not None:  # MLX has compiled it, and goes by what it kept: none of its lines need run
             plainly = takes_tracers(recorder, (args, kwargs))
@@ -136,7 +143,7 @@ class Compiled(opaque.Transform):
             return self._call(recorder, args, kwargs, frame)
         if recorder.differentiating:
             return self._in_a_gradient(recorder, levels, args, kwargs, frame)
-        signature = _signature(args, kwargs)
+        signature = call_signature(args, kwargs)
         twin = self.twins.get(signature)
         if twin is not None and self._traces_anew(signature, args, kwargs):
             twin = None
@@ -237,24 +244,8 @@ class Compiled(opaque.Transform):
                     if after is not None:
                         after()
             self._native.add(key)
-            self.twins[_signature(args, kwargs)] = twin
+            self.twins[call_signature(args, kwargs)] = twin
         return result, twin.calls
-
-
-def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return what tells apart calls of a compiled function that MLX traces separately, as far as arguments tell."""
-    if _are_arrays(args, kwargs):  # as mostly
-        return len(args), tuple([(array.shape, array.dtype) for array in args])
-    tree = (args, kwargs)
-    return _constants(tree), tuple([(array.shape, array.dtype) for array in trees.arrays(tree)])
-
-
-def _are_arrays(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    return not kwargs and all([type(arg) is mx.array for arg in args])
-
-
-def _allowed(leaf: Any) -> bool:
-    return leaf is None or isinstance(leaf, (mx.array, str, int, float))
 
 
 def _new_handles(recorder: Recorder, tree: Any, frame: FrameType) -> Any:
@@ -387,30 +378,11 @@ def _key_of(
 ) -> tuple[Any, list[Value], list[Value]]:
     """Return what tells apart calls that MLX traces separately; the values of the arguments, and those that are
     captured."""
-    arrays = args if _are_arrays(args, kwargs) else trees.arrays((args, kwargs))
+    arrays = args if are_arrays(args, kwargs) else trees.arrays((args, kwargs))
     given = [recorder.value_of(array, frame) for array in arrays]
     taken = [recorder.value_of(array, frame) for array in _captured(inputs)]
     kinds = [(value.shape, value.dtype) for value in (*given, *taken)]
-    return _key(args, kwargs, kinds, shapeless), given, taken
-
-
-def _key(args: tuple[Any, ...], kwargs: dict[str, Any], kinds: Iterable[tuple[Any, mx.Dtype]], shapeless: bool) -> Any:
-    """Return what tells apart calls that MLX traces separately.
-
-    Args:
-        kinds: Shapes and dtypes of what goes in.
-    """
-    constants = len(args) if _are_arrays(args, kwargs) else _constants((args, kwargs))
-    return constants, tuple([(len(shape) if shapeless else shape, dtype) for shape, dtype in kinds])
-
-
-def _constants(tree: Any) -> Any:
-    """Return the structure of a tree and everything in it that is not an array."""
-    if isinstance(tree, (list, tuple)):
-        return tuple([_constants(item) for item in tree])
-    if isinstance(tree, dict):
-        return tuple([(key, _constants(item)) for key, item in dict.items(tree)])
-    return mx.array if isinstance(tree, mx.array) else (type(tree), tree)
+    return call_key(args, kwargs, kinds, shapeless), given, taken
 
 
 def _hand_out(recorder: Recorder, result: Any) -> Any:

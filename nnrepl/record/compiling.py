@@ -1,10 +1,12 @@
-"""Compiling: what MLX's compiler does at present: whether it compiles at all, and what it has traced before."""
+"""Compiling: what MLX's compiler does at present: whether it compiles at all, by what it tells calls apart, and what it
+has traced before."""
 
 from __future__ import annotations
 
 import functools
+import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
 from types import FrameType
@@ -56,6 +58,85 @@ def switch(recorder: Recorder, callee: Callee) -> Callable[..., None]:
             recorder.compiling = callee.attribute == "enable_compile"
 
     return wrapper
+
+
+# -- by what MLX tells calls apart -------------------------------------------------------------------------
+
+# It traces one call of each kind: of the same shapes and dtypes, and with the same list of numbers for all else that
+# goes in. That list has no lengths in it, a bool is an int there, and a float its bits (`PyCompiledFun::call_impl` in
+# mlx/python/src/transforms.cpp): so two calls may be one to MLX where Python would not say so, `f([a, b])` and
+# `f([a], b)`.
+_ARRAY, _SEQUENCE, _DICT, _NONE = object(), object(), object(), object()
+"""What stands in the list for these. MLX has large primes there, which nothing else comes to either."""
+_UNSIGNED = 2**64 - 1
+
+
+def call_signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what tells apart calls of a compiled function that MLX traces separately, as far as arguments tell."""
+    if are_arrays(args, kwargs):  # as mostly
+        return len(args), tuple([(array.shape, array.dtype) for array in args])
+    return _constants(args, kwargs), tuple([(array.shape, array.dtype) for array in trees.arrays((args, kwargs))])
+
+
+def call_key(
+    args: tuple[Any, ...], kwargs: dict[str, Any], kinds: Iterable[tuple[Any, mx.Dtype]], shapeless: bool
+) -> Any:
+    """Return what tells apart calls that MLX traces separately.
+
+    Args:
+        kinds: Shapes and dtypes of what goes in.
+    """
+    constants = len(args) if are_arrays(args, kwargs) else _constants(args, kwargs)
+    return constants, tuple([(len(shape) if shapeless else shape, dtype) for shape, dtype in kinds])
+
+
+def are_arrays(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call is given arrays by position and nothing else."""
+    return not kwargs and all([type(arg) is mx.array for arg in args])
+
+
+def can_be_told(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether MLX takes all that a call is given."""
+    return are_arrays(args, kwargs) or all(map(_is_taken, trees.leaves((args, kwargs))))
+
+
+def _is_taken(leaf: Any) -> bool:
+    if isinstance(leaf, int):
+        return -(2**63) <= leaf < 2**63
+    return leaf is None or isinstance(leaf, (mx.array, str, float))
+
+
+def _constants(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    found: list[Any] = []
+    _gather(args, found)
+    _gather(kwargs, found)
+    return tuple(found)
+
+
+def _gather(tree: Any, found: list[Any]) -> None:
+    """Add what stands for a tree to the list, in MLX's order of questions: a bool is an int, a Module a dict."""
+    if isinstance(tree, (list, tuple)):
+        found.append(_SEQUENCE)
+        for item in tree:
+            _gather(item, found)
+    elif isinstance(tree, dict):
+        found.append(_DICT)
+        for name, item in dict.items(tree):
+            found.append(hash(name) & _UNSIGNED)
+            _gather(item, found)
+    elif isinstance(tree, mx.array):
+        found.append(_ARRAY)
+    elif isinstance(tree, str):
+        found.append(hash(tree) & _UNSIGNED)
+    elif isinstance(tree, int):
+        found.append(int(tree) & _UNSIGNED)
+    elif isinstance(tree, float):
+        found.append(int.from_bytes(struct.pack("<d", tree), "little"))
+    else:
+        found.append(_NONE)
+
+
+# -- what it has traced before -----------------------------------------------------------------------------
 
 
 class _Python(BaseException):

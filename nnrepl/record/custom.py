@@ -217,6 +217,7 @@ class Custom(Composite):
             cotangent = trees.rebuild(self.result, lambda _: next(handles))
             output = trees.rebuild(self.result, lambda _: next(handles))
             args, kwargs = trees.rebuild(self.given, lambda _: next(handles))
+            # One argument comes bare (`InnerVJPFunction` in mlx/python/src/transforms.cpp).
             return self.vjp(args[0] if len(args) == 1 else tuple(args), cotangent, output, **kwargs)
 
         values = self.run_again(recorder, op, given, call)
@@ -256,8 +257,7 @@ class Rerun(Composite):
             return [now[value] if value in now else lookup(value) for value in again.results]
 
         def backward(primals: Any, cotangents: Any, _: Any) -> Any:
-            gradients = _vjp(second, trees.arrays(primals), trees.arrays(cotangents))[1]
-            return gradients[0] if len(gradients) == 1 else tuple(gradients)
+            return _vjp(second, trees.arrays(primals), trees.arrays(cotangents))[1]
 
         custom = _custom_function(lambda *_: outputs)
         custom.vjp(backward)
@@ -452,6 +452,8 @@ def caller(original: Callable[..., Any]) -> Callable[..., Any]:
         if recorder is None:
             aside.pass_on((args, kwargs))
             return original(self, *args, **kwargs)
+        # MLX has no attributes for these. It tells Python's collector of them: after the type the function, then its
+        # transformations (`py_custom_function_tp_traverse` in mlx/python/src/transforms.cpp).
         fun, *others = gc.get_referents(self)[1:]
         known = recorder.customized.get(id(self), (self, set()))[1]
         if not others and not known:  # no transformation of its own: MLX calls the function as it is

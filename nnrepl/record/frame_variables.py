@@ -96,6 +96,7 @@ def read(frame: FrameType, names: tuple[str, ...], optimized: bool) -> list[Any]
     if not _CACHED_LOCALS:
         variables = dict(variables)
     values = list(map(variables.get, names, _UNSET))
+    # Three: the frame, our variable, and the question itself. One more is the program's, which has called `locals()`.
     if _CACHED_LOCALS and sys.getrefcount(variables) <= 3:
         # Before 3.13 the frame keeps this copy of its locals, and with it every array in it, alive.
         variables.clear()

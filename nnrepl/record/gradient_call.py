@@ -71,6 +71,7 @@ class GradientCall:
                 pass_.returned = self._returned()
         except Unwinding:
             raise
+        # Whatever it is, Ctrl-C too, the program gets it by `outcome`: the pass is closed, and looked at, before that.
         except BaseException as error:
             pass_.error = self.error = error
         finally:
@@ -88,6 +89,7 @@ class GradientCall:
         pass_.scope, pass_.lasti, pass_.code = self._scope, self._lasti, self._code()
         if recorder.levels is not None:
             recorder.levels.count(pass_)
+        # Where its backward pass begins is known when the function has run: until then all of it is forward.
         pass_.backward = sys.maxsize
         return pass_
 

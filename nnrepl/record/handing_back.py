@@ -29,6 +29,7 @@ def hand_back(recorder: Recorder) -> None:
             taken += [value for op in by_optimizer for value in op.outputs]
         for value in taken:
             op = value.op
+            # A single number has no layout.
             if op is None or op.operation.kind != "op" or value.held is None or value.size < 2:
                 continue
             if value in shared or sys.getrefcount(value.held) > _OF_THE_TAPE:

@@ -168,6 +168,8 @@ class InsideRecording:
         self._begun = True
         self._enter(handed)
         mode, intake, pass_ = recorder.mode, recorder.intake, recorder.pass_
+        # A run along a tape copies what that has of an inside as a whole (`InsideFollowed`), and does not come here;
+        # where it goes on from there, what happens inside is not looked for on it.
         recorder.mode, recorder.intake, recorder.pass_, recorder.inside = RECORD, RECORDING, self.pass_, self
         block, blocks = TwiceRun(self._start, by_mlx=True), recorder.blocks
         recorder.blocks = [*blocks, block] if self.given.transform == "checkpoint" else blocks

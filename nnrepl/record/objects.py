@@ -47,6 +47,7 @@ def hand_out(recorder: Ledger, op: Op) -> Any:
 def deliver(recorder: Ledger, array: mx.array, value: Value) -> None:
     """Give an array object of the program's the content of a recorded value, in place."""
     holder = recorder.live.get(id(array))
+    # The object is written into below; what another value has in it, that goes on holding on a handle of its own.
     if holder is not None and holder.held is array:
         holder.held = _copy(array)
     refill(array, recorder.content(value).array)
@@ -81,6 +82,7 @@ def refill(array: mx.array, content: mx.array) -> None:
         dtype = content.dtype if floats else mx.float32
         if array.dtype != dtype:
             _setitem(array, Ellipsis, _zeros((), dtype))
+        # A product with a vector takes one axis away: what is left in the end is a scalar, which takes every shape.
         while array.ndim:
             _imatmul(array, _zeros((array.shape[-1],), dtype))
         _ipow(array, 0)  # 1, whatever it was

@@ -104,6 +104,7 @@ class Transform:
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
 
     def __getattr__(self, name: str) -> Any:
+        # A copy is asked for its attributes before it has any (`copy.copy`): it would look for `fun` without end.
         if name == "fun":
             raise AttributeError(name)
         return getattr(self.fun, name)
@@ -278,6 +279,7 @@ class OpaqueCall:
             return self._leave_again(twin, left, len(arrays_of(result)), made)
         recorder.finish(op, result, frame)
         self._leave(op, left)
+        # Only what a sweep may come by is asked for this, and at once: when a result is evaluated, MLX's graph is gone.
         if recorder.differentiating or recorder.inside is not None:
             self.groups = of_call(op, recorder.forced, self._taken(inputs, given, left))
         return result
@@ -326,6 +328,7 @@ class OpaqueCall:
     def _leave(self, op: Op, left: Sequence[tuple[mx.array, Value]]) -> None:
         """Note that what was changed in place holds further results of the call."""
         recorder = self.recorder
+        # A call that gives no array is no op (`Recorder.finish`): then nothing can be a further result of it.
         for array, old in left if op.outputs else ():
             value = Value(op, len(op.outputs), array)
             op.outputs = (*op.outputs, value)
@@ -385,6 +388,7 @@ class OpaqueCall:
         if given is None:
             return None
         recorder.stand(frame)
+        # What happens inside lies before the op of the call, in the same pass: this one is asked which that will be.
         if not recorder.differentiating and recorder.inside is None:
             op = Op(self.operation, (), {}, tuple(inputs))
             op.scope, op.lasti, op.position = recorder.stack.scope, frame.f_lasti, len(recorder.tape)

@@ -172,6 +172,7 @@ class TransformRecipe:
         return [kept[value] if value in kept else _found(value, now.arrays) for value in self.kept]
 
     def _make(self, now: dict[Value, mx.array], remaking: Remaking) -> None:
+        # Evaluated where the program did so: MLX may end gradients there (`nnrepl.record.cuts`).
         evaluated = iter(self._evaluated)
         at, values = next(evaluated, (-1, ()))
         for number, op in enumerate(self.ops):
@@ -218,4 +219,5 @@ def _made(op: Op, now: Mapping[Value, mx.array], remaking: Remaking) -> list[mx.
 
 
 def _undrawn(part: Any) -> Any:
+    # Without a key MLX draws one from its global state, which whoever makes the call again has put where it was.
     return None if type(part) is DrawnKey else part

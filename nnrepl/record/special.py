@@ -54,6 +54,7 @@ def augmented(recorder: Recorder, operation: Operation) -> Callable[..., Any]:
     original = operation.run
 
     def run(array: mx.array, other: Any) -> mx.array:
+        # On a copy: what the tape holds must not change where the op is computed again.
         result: mx.array = original(_copy(array), other)
         return result
 
@@ -98,9 +99,8 @@ def _change(recorder: Recorder, operation: Operation, original: Any, args: tuple
     op = Op(operation, tuple(template), {}, tuple(inputs))
     twin = recorder.intake.given(recorder, op, frame)
     try:
-        result = original(
-            *args
-        )  # in a re-run as well: what it raises is MLX's own, and the object gets the twin's below
+        # In a re-run as well: what it raises is MLX's own, and the object gets what the tape has below.
+        result = original(*args)
     except Exception as error:
         recorder.fail(op, error, frame)
         raise

@@ -70,6 +70,7 @@ class Stack:
             watch.see(below)
         scope, caller = known[below], below
         own = self._own
+        # nnrepl calls the program back (a function to be differentiated): from where the program has called nnrepl.
         while fresh and caller is not None and self._is_own(caller):
             caller = caller.f_back
         for entered in reversed(fresh):

@@ -61,6 +61,7 @@ def catch(wrappers: dict[int, Callable[..., Any]]) -> Callable[[], None]:
     if flags is None:
         return lambda: None
     before = vars(FUNCTION)["__call__"]
+    # `invoke` is nnrepl's, and calls on the program's behalf: what it calls is caught.
     own: dict[CodeType, bool] = {_INVOKE: False}
 
     def __call__(self: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -76,6 +77,7 @@ def catch(wrappers: dict[int, Callable[..., Any]]) -> Callable[[], None]:
 
     held = flags.value & (_IMMUTABLE | _VECTORCALL)
     flags.value &= ~_IMMUTABLE
+    # From Python 3.12 on the assignment clears the other flag by itself; in 3.11 calls would go past `__call__` still.
     FUNCTION.__call__ = __call__
     flags.value &= ~_VECTORCALL
 

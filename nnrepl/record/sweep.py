@@ -149,6 +149,7 @@ class Sweep:
         """Sweep from some values with their gradients (cotangents). Returns the gradients that reached
         each value that was not passed through: the leaves."""
         for root, cotangent in roots:
+            # `cotan_map.insert` in MLX's `vjp` keeps what is there: of a result that comes twice, one cotangent counts.
             if root.canonical in self.active and root.canonical not in self.so_far:
                 self._arrive(root.canonical, cotangent)
         self.recorder.sweeps.append(self)

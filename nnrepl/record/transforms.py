@@ -105,6 +105,7 @@ class Differentiated(opaque.Transform):
     def _arguments(self) -> tuple[list[int], list[str]]:
         """`argnums` and `argnames` as lists; MLX has checked them when the transform was made."""
         if self._wanted is None:
+            # As `validate_argnums_argnames` reads them (mlx/python/src/transforms.cpp).
             argnums, argnames = self.option(0, "argnums", None), self.option(1, "argnames", ())
             names = [argnames] if isinstance(argnames, str) else list(argnames)
             one = [0] if argnums is None and not names else []
@@ -145,6 +146,8 @@ class Differentiated(opaque.Transform):
         per_number = [trees.rebuild(args[number], lambda _: next(given)) for number in numbers]
         per_name = {name: trees.rebuild(kwargs[name], lambda _: next(given)) for name in kwargs if name in names}
         positional = None if not numbers else per_number[0] if len(numbers) == 1 else tuple(per_number)
+        # New objects, as MLX puts its own results into what the function returned (`py_value_and_grad`): those that the
+        # function made, and may have kept, are others.
         value = trees.rebuild(result, lambda array: recorder.handle(recorder.value_of(array, _getframe(1))))
         return value, (positional, per_name) if names else positional
 

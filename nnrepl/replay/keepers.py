@@ -128,6 +128,7 @@ def keep_class(cls: type, current: Current) -> Restore:
             type.__delattr__(cls, name)
         for name, value in before.items():
             wanted = current(value)
+            # No attribute is `before`: it stands for one that is gone.
             if vars(cls).get(name, before) is not wanted:
                 type.__setattr__(cls, name, wanted)
 
@@ -168,6 +169,7 @@ _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 def _same_numbers(a: Any, b: Any) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype or a.dtype.hasobject:
         return False
+    # Bits, not numbers: to NumPy NaN is no NaN, and 0.0 is -0.0.
     if a.flags.c_contiguous and b.flags.c_contiguous:
         return bool(_memcmp(a.ctypes.data, b.ctypes.data, a.nbytes) == 0)
     return bool(a.tobytes() == b.tobytes())

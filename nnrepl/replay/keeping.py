@@ -197,5 +197,6 @@ def computes(array: mx.array) -> bool:
 
 def _duplicate(array: mx.array) -> mx.array:
     """Return the same bits in the same layout, in a buffer of their own; lazy."""
+    # As whole numbers, whose bits an `or` with 0 leaves as they are; of floats + 0 makes 0.0 of -0.0.
     same = _SAME_SIZE[array.itemsize]
     return _view(_or(_view(array, same), _array(0, same)), array.dtype)

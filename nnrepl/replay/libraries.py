@@ -46,6 +46,7 @@ def _put_back(holder: Any, before: dict[str, Any]) -> None:
     for name, thing in now.items():
         was = before.get(name, UNBOUND)
         if was is not UNBOUND:
+            # A module within a package becomes an attribute of that when it is imported: no doing of the program's.
             if thing is not was and not isinstance(thing, ModuleType):
                 setattr(holder, name, was)
         elif isinstance(thing, _ADDED) or not (name.startswith("__") or isinstance(thing, ModuleType)):

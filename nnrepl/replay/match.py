@@ -81,6 +81,7 @@ class Plan:
         """Return the backward op of the old tape that has the same numbers, if there is one."""
         key = self._backward_key(op)
         candidates = self._backward.get(key) if key is not None else None
+        # In order: the same VJP on the same values may be asked for more than once, and each counts once.
         found = candidates.pop(0) if candidates else None
         if found is None:
             self._strange.add(op)

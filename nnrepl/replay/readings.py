@@ -93,6 +93,7 @@ class Readings:
 
         def clock(*given: Any, **named: Any) -> Any:
             really = original(*given, **named)
+            # Whoever calls stands two frames further out: past `_StandIn`, which calls this.
             if not (self._runs() and get_ident() == self._program and _is_programs(_getframe(2).f_code.co_filename)):
                 return really
             kept, at = kept_by_name.get(name), next_of.get(name, 0)
@@ -100,6 +101,7 @@ class Readings:
                 kept = kept_by_name[name] = array({int: "q", float: "d"}[type(really)])
             next_of[name] = at + 1
             if at < len(kept):
+                # How far the clock is ahead by now: what was not read before goes on from here without a leap.
                 behind[name] = really - kept[at]
                 return kept[at]
             read = really - behind[name] if name in behind else really
@@ -198,6 +200,7 @@ def _instead_of_dates(stand_in: Callable[[str, Any], Any]) -> Iterator[None]:
     (table,) = gc.get_referents(datetime.__dict__)
     before = {name: table[name] for name in ("now", "utcnow")}
     try:
+        # Python keeps what it found in types for a while: that a table was written to past it, it has to be told.
         table.update((name, stand_in(name, original)) for name, original in before.items())
         ctypes.pythonapi.PyType_Modified(ctypes.py_object(datetime))
         yield

@@ -126,6 +126,7 @@ class World:
             if thing not in _standard_streams():
                 kept.append(keepers.keep_file(thing))
         elif keepers.is_iterator(thing):
+            # A generator that has ended gives nothing more, wherever it stands.
             if not (isinstance(thing, types.GeneratorType) and thing.gi_frame is None):
                 self._iterators[id(thing)] = keepers.copy_iterator(thing)
         else:
@@ -145,10 +146,11 @@ class World:
             elif isinstance(thing, (list, deque)):
                 self._kept.append(keepers.keep_sequence(thing, self._current))
             elif any([keepers.is_iterator(item) for item in thing]):
+                # A tuple cannot be given the copy that stands where this one stood.
                 raise CannotKeep("an iterator in a tuple")
             if not set(map(type, thing)) <= _FLAT:
                 pending.extend([(item, "") for item in thing])
-        if not isinstance(thing, (tuple, frozenset)) or type(thing) not in (tuple, frozenset):
+        if type(thing) not in (tuple, frozenset):
             self._attributes(thing, pending)
 
     def _code(self, thing: Any, name: str, pending: _Pending) -> None:
@@ -184,8 +186,7 @@ class World:
         """Keep a module's variables, all of them, if it is the program's own."""
         if is_foreign(str(variables.get("__name__", "")), variables.get("__file__")):
             return
-        if id(variables) not in self._seen:
-            self._seen.add(id(variables))
+        self._seen.add(id(variables))
         self._kept.append(keepers.keep_names(variables, None, self._current))
         pending += [(item, name) for name, item in variables.items() if not name.startswith("__")]
 
@@ -265,13 +266,28 @@ def _part(thing: Any, kind: type, attribute: str) -> Any:
 
 
 class RandomStates:
-    """The random states of MLX (of this thread), of Python's `random`, and of NumPy if it is loaded."""
+    """The random states of MLX (of this thread), of Python's `random`, and of NumPy: if it is not loaded yet, the one
+    that it will have when it is. A program that does not seed it draws from what its import has drawn, and a run again
+    imports nothing.
+    """
+
+    _first: Any = None
 
     def __init__(self) -> None:
         self._mlx = _RANDOM_STATE[0]
         self._python = random.getstate()
         numpy = sys.modules.get("numpy")
-        self._numpy = None if numpy is None else numpy.random.get_state()
+        self._at_import = numpy is None
+        self._own = None if numpy is None else numpy.random.get_state()
+
+    @classmethod
+    def numpy_begins(cls, module: types.ModuleType) -> None:
+        """Note that `numpy.random` has been imported just now."""
+        cls._first = module.get_state()
+
+    @property
+    def _numpy(self) -> Any:
+        return self._first if self._at_import else self._own
 
     @property
     def moved(self) -> bool:

@@ -74,6 +74,26 @@ def compiled_and_called_again_and_again(x):
 
 
 @called((2, 3))
+def compiled_calls_that_are_one_to_mlx(x):
+    """Its list of what is no array has no lengths in it, a bool is an int there, and a float its bits."""
+    runs = []
+
+    @mx.compile
+    def f(x, *more):
+        runs.append(repr(more))
+        return x * len(runs)
+
+    @mx.compile
+    def g(x, y=None):
+        runs.append(y is None)
+        return x[0] - x[1] if y is None else x[0] * y
+
+    given = [True, 1, False, 0.0, -0.0, float("nan"), float("nan"), [1, 2], (1, 2), [[1], 2], {"a": 1}, {"a": True}]
+    results = [f(x, one) for one in given]
+    return [*results, g([x, x + 1]), g([x], x + 1), g((x, x + 2))], runs
+
+
+@called((2, 3))
 def compiled_without_shapes(x):
     runs = []
 

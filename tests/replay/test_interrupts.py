@@ -267,7 +267,7 @@ def test_when_ctrl_c_does_nothing() -> None:
     ],
 )
 def test_what_ctrl_c_does(differs: dict[str, Any], does: str) -> None:
-    """What is recorded stops at its next op, and so does that in which nnrepl is at work; else it is raised."""
+    """A program that is recorded stops at its next op, and one in which nnrepl is at work; else it is raised."""
     given = {"at_prompt": False, "waits": False, "replaying": False, "course": True, "mode": RECORD} | differs
     shell: Any = Breaking()
     shell.shown, shell.at_prompt, shell._breaks = [], given["at_prompt"], True
