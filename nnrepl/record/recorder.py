@@ -49,7 +49,6 @@ _NO_KWARGS: dict[str, Any] = {}
 
 _array = mx.array
 _copy = mx.array.__copy__
-_setitem = mx.array.__setitem__
 _RANDOM_STATE: Any = mx.random.state
 _PLAIN = frozenset((
     int, float, bool, str, complex, type(None), mx.Dtype, mx.Stream, mx.Device, mx.DeviceType, type(Ellipsis),

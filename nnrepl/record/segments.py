@@ -18,8 +18,6 @@ from nnrepl.tape import Source
 Span = tuple[int, int, int, int]
 """First line, last line, first and last column of a piece of source, in UTF-8 bytes as CPython counts."""
 
-_NOWHERE: Span = (0, 0, -1, -1)
-
 
 @dataclass(frozen=True, slots=True)
 class Use:

@@ -262,11 +262,6 @@ class RowIterator:
         return self._rows(self._next - 1)
 
 
-def _row(array: mx.array, index: int) -> mx.array:
-    row: mx.array = _getitem(array, index)
-    return row
-
-
 def _iteration(recorder: Recorder) -> Callable[[mx.array], Any]:
     split = Operation("split", _split, "iter")
     squeeze = Operation("squeeze", _squeeze, "next")
