@@ -33,7 +33,7 @@ _REASONS = Path(__file__).parent / "unnoticed.txt"
 
 _SCREENS = "tests/shell/test_transcripts.py"
 TESTS = {
-    "ops": "tests/explain/test_table.py tests/explain/test_arithmetic.py tests/explain/test_every_kind.py",
+    "ops": f"tests/explain tests/record/test_catalog.py tests/record/test_bounds.py {_SCREENS}",
     "tape": f"tests/tape tests/session/test_places.py tests/session/test_names.py {_SCREENS}",
     "record": f"tests/record tests/corpus/test_odd.py tests/closed {_SCREENS}",
     "replay": "tests/replay tests/timeline tests/closed tests/programs/test_training.py",

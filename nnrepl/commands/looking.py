@@ -102,7 +102,7 @@ def what(it: Interpreter, text: str) -> RenderableType | None:
     value = session.named(text)
     gradient: Value | str
     try:
-        gradient = session.lookup.gradient(value, len(session.tape))
+        gradient = session.lookup.gradient(value, session.cursor)
     except NoGradient as none:
         gradient = str(told(session, none))
     except NotYet as answer:

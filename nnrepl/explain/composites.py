@@ -11,7 +11,7 @@ from nnrepl.classes import dataclass
 from nnrepl.explain import in_numbers, surprise, taught, words
 from nnrepl.explain.cases import Names
 from nnrepl.explain.composed import composed, elementwise
-from nnrepl.explain.explanation import Explanation, Symbol, most_telling, origin_of
+from nnrepl.explain.explanation import Explanation, Symbol, most_telling
 from nnrepl.explain.known import entry_for
 from nnrepl.explain.known_calls import CallEnd, KnownCall, back_through, end_of, known_call, known_function, largest
 from nnrepl.explain.links import LeftOut, TensorLine, Told
@@ -116,7 +116,7 @@ def explain_call(session: Reading, call: CompositeCall) -> Explanation:
     else:
         found.words = perhaps(_makes(call, results, taken, names))
     found.symbols = [
-        Symbol(names(value), f"{tuple(value.shape)} {words.dtype(value.dtype)}", origin_of(value)) for value in taken
+        Symbol(names(value), f"{tuple(value.shape)} {words.dtype(value.dtype)}", words.origin(value)) for value in taken
     ]
     if cross_entropy is not None:
         row = surprise.largest(look, cross_entropy)

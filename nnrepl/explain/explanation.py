@@ -17,6 +17,7 @@ from nnrepl.explain.paths import upstream
 from nnrepl.explain.patterns import known_by_name
 from nnrepl.explain.remarks import (
     can_open,
+    is_attention,
     is_empty,
     not_listed,
     of_gradient,
@@ -27,12 +28,11 @@ from nnrepl.explain.remarks import (
 )
 from nnrepl.explain.taught import RuleText, Taught
 from nnrepl.explain.update_rules import update_lines, update_of
-from nnrepl.ops import Trait, has
 from nnrepl.ops.evaluated import Evaluated, ReadNumber, lines_of
 from nnrepl.ops.layers import LOSSES, Whole
 from nnrepl.ops.numbers import element
 from nnrepl.session.expressions import aside
-from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value
+from nnrepl.tape import UPDATE_PASS, Op, Value
 from nnrepl.tape.claims import Said, perhaps, say
 
 
@@ -115,8 +115,7 @@ def of_value(look: Look, value: Value, index: str | None = None) -> Explanation:
     place = parse(index, value) if index is not None else most_telling(look, value)
     found = Explanation(op, symbols=_symbols(op, names_for(op)))
     entry = entry_for(op)
-    backward = op.phase == "backward" and (op.of is not None or op.operation.kind == "accumulate")
-    if backward:
+    if op.of is not None:
         _backward(look, found, op, entry, value, place)
     else:
         _forward(look, found, op, entry, value, place)
@@ -130,8 +129,7 @@ def most_telling(look: Look, value: Value) -> Index:
     if not value.size:
         return ()
     op = value.op
-    if op is not None and op.of is None and has(op.name, Trait.ATTENDS) and len(value.shape) == 4:
-        # The last position is the one that may look at all others.
+    if is_attention(value):
         look.see([value])
         with aside():
             batch, head, _, at = telling_of(look, value.array[:, :, -1:])
@@ -167,20 +165,9 @@ def _symbols(op: Op, names: Names) -> list[Symbol]:
     made = op.of if op.operation.kind != "accumulate" else None
     taken = [*upstream(op), *(made.inputs if made is not None else ())] if op.phase == "backward" else list(op.inputs)
     return [
-        Symbol(names(one), f"{tuple(one.shape)} {words.dtype(one.dtype)}", origin_of(one))
+        Symbol(names(one), f"{tuple(one.shape)} {words.dtype(one.dtype)}", words.origin(one))
         for one in dict.fromkeys(taken)
     ]
-
-
-def origin_of(value: Value) -> str:
-    """Where a tensor comes from, in a few words."""
-    if value.op is not None:
-        return f"made by {value.op.label} {value.op.name}"
-    if isinstance(value, Leaf):
-        return {"parameter": "a parameter", "input": "an input", "constant": "a constant", "seed": "1, by "
-            "definition"}.get(
-            value.kind, "from outside")  # fmt: skip
-    return ""
 
 
 # -- forward -------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from nnrepl.ops import Trait, has
 from nnrepl.record.titles import message_of
 from nnrepl.session.errors import UserError
 from nnrepl.session.reading import Reading
-from nnrepl.tape import Leaf, Op, Pass, Value
+from nnrepl.tape import Op, Pass, Value
 from nnrepl.tape.claims import Claim, Possibility, first_advised, perhaps, say, stated
 
 
@@ -90,10 +90,7 @@ def history(value: Value) -> str:
         if not same or not has(op.name, Trait.ARRANGES, Trait.PICKS):
             break
         at = same[0]
-    if not steps:
-        kind = at.kind if isinstance(at, Leaf) else ""
-        return {"parameter": "a parameter", "input": "an input"}.get(kind, kind or "from outside")
-    return "; ".join(steps)
+    return "; ".join(steps) or words.origin(at)
 
 
 @dataclass(frozen=True, slots=True)

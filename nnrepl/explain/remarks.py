@@ -27,6 +27,12 @@ def which(look: Look, value: Value, place: Index, asked: str) -> list[Said]:
     return say_first(_chosen(look, value, place, f"; explain {asked} at [...] takes another."))
 
 
+def is_attention(value: Value) -> bool:
+    """Whether attention made it: its last position is the one that may look at all others. Inside of a `vmap` it has
+    an axis more."""
+    return value.op is not None and has(value.op.name, Trait.ATTENDS) and len(value.shape) == 4
+
+
 def _chosen(look: Look, value: Value, place: Index, more: str) -> Iterator[Claim[str]]:
     stat, number = look.stat(value), result_at(look, value, place)
     size, at = abs(number), ravel(place, value.shape)
@@ -52,11 +58,9 @@ def _chosen(look: Look, value: Value, place: Index, more: str) -> Iterator[Claim
     yield Claim("explain: infinite", lambda: size == math.inf, lambda: (
         f"{stat.infs} of {value.size} elements {'is' if stat.infs == 1 else 'are'} infinite, this is one{more}"
     ))  # fmt: skip
-    attends = value.op is not None and value.op.of is None and has(value.op.name, Trait.ATTENDS)
-    attends = attends and len(value.shape) == 4
 
     def last() -> int:
-        return largest(look.array(value)[:, :, -1:]) if attends else 0
+        return largest(look.array(value)[:, :, -1:]) if is_attention(value) else 0
 
     yield Claim("explain: largest of the last", lambda: last() == 1, lambda: (
         f"This is in size the largest of the last position{more}"))  # fmt: skip

@@ -14,12 +14,13 @@ from nnrepl.installed import is_library
 from nnrepl.ops.numbers import MINUS, element, factor, number
 from nnrepl.record import segments as sources
 from nnrepl.record.data import Data
-from nnrepl.tape import Op, Source, Value, text_of
+from nnrepl.tape import Leaf, Op, Source, Value, text_of
 
 FEW = 6
 
 __all__ = ["FEW", "MINUS", "address", "call", "call_of", "cost", "count_of", "counted", "dtype", "element", "factor",
-           "inline", "made", "name", "nested", "number", "operand", "place", "spot", "substitute", "title"]  # fmt: skip
+           "inline", "made", "name", "nested", "number", "operand", "origin", "place", "spot", "substitute",
+           "title"]  # fmt: skip
 
 
 def inline(array: mx.array) -> str:
@@ -116,6 +117,15 @@ def address(value: Value) -> str:
     if made is None or made.pass_.adds_to(value) is None:
         return value.name
     return f"{made.label}.{value.slot}" if value.slot else made.label
+
+
+def origin(value: Value) -> str:
+    """Say where a tensor comes from, in a few words."""
+    if isinstance(value, Leaf):
+        kinds = {"parameter": "a parameter", "input": "an input", "constant": "a constant", "seed": "1, by definition"}
+        return kinds.get(value.kind, "from outside")
+    assert value.op is not None
+    return f"made by {value.op.label} {value.op.name}"
 
 
 def call(op: Op, called: Callable[[Value], str] | None = None) -> str:

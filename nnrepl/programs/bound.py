@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
+import re
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from nnrepl.programs.standins import SavedFunction, Shown, as_number, as_text, a
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module, is_module_type
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Tape, Value
+from nnrepl.tape.kept_array import BYTES, KeptArray
 
 _LONGEST = 10_000  # characters of a text of the program's that are kept; of a longer one its beginning is
 _MOST = 2**40
@@ -129,6 +132,8 @@ class BoundRows:
             return {"h": self._holder(thing)}
         if isinstance(thing, Large):
             return {"large": [class_name(thing.kind), thing.size]}
+        if isinstance(thing, KeptArray):
+            return {"array": [thing.dtype, list(thing.shape), thing.data.hex()]}
         if thing is UNBOUND:
             return {"u": 0}
         if isinstance(thing, weakref.ref):
@@ -317,6 +322,8 @@ class Bound:
         if kind == "large":
             name, size = content
             return Large(type(as_word(name), (), {}), as_number(size, _MOST))
+        if kind == "array":
+            return _array(*content)
         if kind == "r":
             start, stop, step = content
             return range(start, stop, step)
@@ -334,6 +341,16 @@ class Bound:
             self.places[id(array)] = array, leaf
             self._references[leaf] = weakref.ref(array)
         return self._references[leaf]
+
+
+def _array(dtype: Any, shape: Any, data: Any) -> KeptArray:
+    """Return what an array held; its parts must fit before NumPy is given them."""
+    kind = re.fullmatch(r"[<>|]([biufc])([1-9]\d?)", as_text(dtype))
+    demand(kind is not None and isinstance(shape, list) and len(shape) < 32)
+    sizes = tuple([as_number(size, BYTES + 1) for size in shape])
+    held = bytes.fromhex(as_text(data))
+    demand(kind is not None and len(held) == math.prod(sizes) * int(kind[2]) <= BYTES)
+    return KeptArray(dtype, sizes, held)
 
 
 def _gone() -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import ModuleType
 from typing import Any, cast
-
-import mlx.core as mx
 
 from nnrepl.programs.cells import is_leaving, needed, run_cell
 from nnrepl.programs.exceptions import clean_walks, print_exception
@@ -22,7 +19,6 @@ from nnrepl.programs.written import WrittenFiles
 from nnrepl.record.intake import Unwinding
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
-from nnrepl.record.quiet import set_random_state
 from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.replay.divergence import CannotExchange, Diverged, NotKept
 from nnrepl.replay.interrupts import resume
@@ -31,6 +27,7 @@ from nnrepl.replay.readings import Readings
 from nnrepl.replay.replay import Replay
 from nnrepl.replay.run import Run
 from nnrepl.replay.uncomputed import Forward
+from nnrepl.replay.world import RandomStates
 from nnrepl.session.errors import Load, Quit, Restart
 from nnrepl.session.session import TapeSession
 from nnrepl.session.state import RunAgain
@@ -85,7 +82,7 @@ class Debuggee:
         self._leave_names()
         self._written = WrittenFiles()
         self._readings = Readings()
-        self._random = (random.getstate(), _numpy_state(), mx.random.state[0])  # type: ignore[index]
+        self._random = RandomStates()
 
     def _take(self, script: Script) -> None:
         self.script = script
@@ -294,11 +291,7 @@ class Debuggee:
     def _reset(self) -> None:
         """Put things back, so that the program does again what it did: the random states, its input, and the
         modules that it had imported."""
-        python, numpy, state = self._random
-        random.setstate(python)
-        if numpy is not None:
-            sys.modules["numpy"].random.set_state(numpy)
-        set_random_state(state)
+        self._random.restore()
         if self._reads_input:
             reset_stdin()
         forget_modules(self._modules, self.session.tape)
@@ -319,11 +312,6 @@ class Debuggee:
 def _inside(run: Run) -> bool:
     """Whether a cell that begins right where something else happens has begun before that."""
     return not run.ops or run.position < len(run.old)
-
-
-def _numpy_state() -> Any:
-    numpy = sys.modules.get("numpy")
-    return None if numpy is None else numpy.random.get_state()
 
 
 def _alone(wish: Unwinding) -> Unwinding:

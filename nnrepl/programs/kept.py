@@ -17,6 +17,7 @@ from typing import Any
 
 from nnrepl.installed import is_library
 from nnrepl.replay.libraries import LIBRARIES, concerns
+from nnrepl.replay.world import RandomStates
 
 
 class Kept:
@@ -68,9 +69,15 @@ def exchanged(code: CodeType, others: dict[CodeType, CodeType]) -> CodeType:
 
 
 def _run(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
-    """Run a module of MLX's; it is the program that changes what it holds from here on."""
+    """Run a module of a library; it is the program that changes what it holds from here on."""
     execute(module)
-    LIBRARIES.keep(module)
+    if module.__name__ == _NUMPY:
+        RandomStates.numpy_begins(module)
+    else:
+        LIBRARIES.keep(module)
+
+
+_NUMPY = "numpy.random"
 
 
 class _Finder:
@@ -88,7 +95,7 @@ class _Finder:
         if spec is None or type(loader) is not SourceFileLoader:
             return None
         if is_library(loader.path):
-            if not concerns(name):
+            if not concerns(name) and name != _NUMPY:
                 return None
             loader.exec_module = functools.partial(_run, loader.exec_module)  # type: ignore[method-assign]
             return spec

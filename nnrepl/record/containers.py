@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 from nnrepl.installed import is_library
 from nnrepl.record.stack import is_module
 from nnrepl.tape import UNBOUND, Holder
+from nnrepl.tape.kept_array import Contents, is_small_array, kept_array
 
 SEQUENCES = (list, tuple, deque, set, frozenset)
 _FIXED = (tuple, frozenset)
@@ -29,6 +30,8 @@ def entries_of(thing: Any) -> Any:
         return {**items, **_beside(thing)} if getattr(thing, "__dict__", _NEW) != _NEW else items
     if isinstance(thing, SEQUENCES):
         return thing
+    if is_small_array(thing):
+        return [kept_array(thing)]
     slots = members_of(type(thing))
     return {**{slot.name: _held(slot, thing) for slot in slots}, **_attributes(thing)} if slots else thing.__dict__
 
@@ -42,6 +45,8 @@ def view_of(thing: Any) -> Any:
         return _Module(thing) if more and _beside(thing) else dict.values(thing)
     if isinstance(thing, SEQUENCES):
         return thing
+    if is_small_array(thing):
+        return Contents(thing)
     return _Members(thing) if members_of(type(thing)) else thing.__dict__.values()
 
 
@@ -239,7 +244,7 @@ def is_data(thing: Any) -> bool:
 
 def as_it_is(thing: Any) -> Any:
     """Return what shows what a thing holds at this moment, also when that has changed: of objects that tell what they
-    hold, and of containers, copies; all else itself."""
+    hold, of containers and of small arrays of NumPy's, copies; all else itself."""
     return _copied(thing, {}, _DEEP)
 
 
@@ -247,6 +252,8 @@ def _copied(thing: Any, known: dict[int, Any], depth: int) -> Any:
     kind = type(thing)
     if id(thing) in known:
         return known[id(thing)]
+    if is_small_array(thing):
+        return thing.copy()
     if not depth or kind in _PLAIN or not _tells(thing, kind) or len(view_of(thing)) > _SETTINGS:
         return thing
     entries = entries_of(thing)

@@ -5,7 +5,6 @@ Functions are replaced on their modules; methods, operators and properties on th
 
 from __future__ import annotations
 
-import functools
 import gc
 import os
 import sys
@@ -17,16 +16,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import before, catalog, compiling, custom, kernels, special, strays, transforms
-from nnrepl.record.aside import call_aside
-from nnrepl.record.bounds import check_bounds
+from nnrepl.record import before, catalog, compiling, custom, kernels, special, strays, transforms, wrapped
 from nnrepl.record.catalog import Callee
 from nnrepl.record.native import IN_PLACE, Levels, in_place, levels_of, optimizers, update_hook
 from nnrepl.record.native_reads import CONVERSIONS, Conversion, evaluating, loading, reading
 from nnrepl.record.patches import Patches
-from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, aside, current, installed
-from nnrepl.record.tracing import check_evaluation
-from nnrepl.tape import Operation, arrays_of, collector
+from nnrepl.record.recorder import Recorder, aside, current, installed
+from nnrepl.tape import collector
 from nnrepl.tape.native_run import SUFFIXES
 
 _getframe = sys._getframe
@@ -115,8 +111,10 @@ def _is_own(callee: Callee) -> bool:
     """Whether MLX's own function stands in its place, or nnrepl's which calls it (to know what files are written): a
     program may have put another there, which calls it or not."""
     there = vars(callee.holder).get(callee.attribute)
+    if there is callee.original:
+        return True
     code = getattr(getattr(there, "__func__", there), "__code__", None)
-    return there is callee.original or (code is not None and code.co_filename.startswith(_OURS))
+    return code is not None and code.co_filename.startswith(_OURS)
 
 
 def _install_updates(levels: Levels, patches: Patches) -> None:
@@ -126,6 +124,7 @@ def _install_updates(levels: Levels, patches: Patches) -> None:
 
 def _install(recorder: Recorder, patches: Patches) -> None:
     wrappers: dict[int, Callable[..., Any]] = {}
+    patches.undo_by(wrapped.record_for(recorder))
     for callee in catalog.CALLEES:
         wrapper = _wrapper(recorder, callee)
         if wrapper is None or callee.attribute not in vars(callee.holder) or not _is_own(callee):
@@ -156,15 +155,11 @@ def _install(recorder: Recorder, patches: Patches) -> None:
 
 
 def _wrapper(recorder: Recorder, callee: Callee) -> Any:
+    if callee.treatment in wrapped.MADE_ONCE:
+        return wrapped.wrapper(callee)
     match callee.treatment:
-        case "op":
-            return _op(recorder, callee)
         case "augmented":
             return special.augmented(recorder, catalog.operation(callee))
-        case "property":
-            return _property(recorder, callee)
-        case "sync":
-            return _sync(recorder, callee)
         case "transform":
             return transforms.wrapper(recorder, callee)
         case "maker":
@@ -176,78 +171,3 @@ def _wrapper(recorder: Recorder, callee: Callee) -> Any:
         case "special":
             return special.wrapper(recorder, callee)
     return None
-
-
-def _op(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
-    operation = catalog.operation(callee)
-    position = catalog.key_position(callee.original) if callee.key.startswith("mx.random.") else None
-    if position is not None:
-        return _random(recorder, callee, operation, position)
-    original, thread, call = callee.original, recorder.thread, recorder.call
-
-    @_like(original, callee)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if recorder.mode != RECORD or get_ident() != thread:
-            return call_aside(recorder, operation, original, args, kwargs)
-        return call(operation, args, kwargs, _getframe(1))
-
-    return wrapper
-
-
-def _random(recorder: Recorder, callee: Callee, operation: Operation, position: int) -> Callable[..., Any]:
-    original = callee.original
-
-    @_like(original, callee)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if recorder.mode != RECORD or get_ident() != recorder.thread:
-            return call_aside(recorder, operation, original, args, kwargs)
-        given = args[position] if len(args) > position else kwargs.get("key")
-        if given is not None:
-            return recorder.call(operation, args, kwargs, _getframe(1))
-        return special.draw(recorder, operation, args, kwargs, position, _getframe(1))
-
-    return wrapper
-
-
-def _property(recorder: Recorder, callee: Callee) -> property:
-    operation = catalog.operation(callee)
-    original = callee.original.fget
-
-    def getter(array: mx.array) -> Any:
-        if recorder.mode != RECORD or get_ident() != recorder.thread:
-            return call_aside(recorder, operation, original, (array,), {})
-        return recorder.call(operation, (array,), {}, _getframe(1))
-
-    return property(getter, doc=callee.original.__doc__)
-
-
-def _sync(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
-    original, how = callee.original, callee.key
-
-    @_like(original, callee)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if recorder.inside is not None:
-            recorder.forced = True
-            recorder.inside.evaluate(arrays_of((*args, *kwargs.values())))
-        elif recorder.mode == RECORD and get_ident() == recorder.thread:
-            check_evaluation(recorder, how, (*args, *kwargs.values()))
-            recorder.mark(how, (*args, *kwargs.values()), _getframe(1))
-            check_bounds(recorder, arrays_of((*args, *kwargs.values())))
-            if how in SUFFIXES:
-                return recorder.intake.write(recorder, how, original, args, kwargs)
-        elif recorder.mode == OPAQUE:
-            recorder.forced = True
-        return original(*args, **kwargs)
-
-    return wrapper
-
-
-def _like(original: Any, callee: Callee) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a wrapper the name, the documentation and the module of what it stands for."""
-
-    def dress(wrapper: Callable[..., Any]) -> Callable[..., Any]:
-        functools.update_wrapper(wrapper, original, assigned=("__name__", "__doc__", "__module__"), updated=())
-        wrapper.__qualname__ = f"array.{callee.attribute}" if callee.holder is mx.array else callee.attribute
-        return wrapper
-
-    return dress

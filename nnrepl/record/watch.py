@@ -33,6 +33,7 @@ from nnrepl.record.frame_variables import OPTIMIZED, looked_at, read, sets_globa
 from nnrepl.record.stack import is_module
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 from nnrepl.tape.bindings import Bindings, Noted
+from nnrepl.tape.kept_array import KeptArray, is_small_array
 
 if TYPE_CHECKING:
     from nnrepl.record.ledger import Ledger
@@ -303,7 +304,7 @@ class BindingWatch:
             if not _same(watched):
                 self._look(watched, position)
             return watched.holder
-        if isinstance(thing, _KEYED):
+        if isinstance(thing, _KEYED) or is_small_array(thing):
             return self._watch(thing, position)
         if kind is FunctionType or kind is ModuleType or isinstance(thing, type):
             return weakref.ref(thing)
@@ -368,7 +369,10 @@ class BindingWatch:
         watched.last = values
         bindings, holder = self.recorder.tape.bindings, watched.holder
         if len(values) > (_QUEUE if isinstance(thing, deque) else _MOST):
-            bindings.grown_large(position, holder, Large(holder.kind, len(values)))
+            bindings.hold_whole(position, holder, Large(holder.kind, len(values)))
+            return
+        if values and type(values[0]) is KeptArray:
+            bindings.hold_whole(position, holder, values[0])
             return
         if before and not isinstance(entries, dict) and len(values) > len(before) and all(map(is_, values, before)):
             more = [self.keep(item, position) for item in values[len(before) :]]

@@ -66,6 +66,7 @@ class Rebinding:
         self._target = target_of(op)
         self._own = -1
         self._slot: tuple[int, str] | None = None
+        self._shared: set[int] = set()
         self._entry: tuple[Any, Any] | None = None
         self.place: mx.array | None = None
         self.astray = False
@@ -121,11 +122,16 @@ class Rebinding:
     def _variables(self, op: Op, root: str) -> tuple[int, str, dict[str, Any]] | None:
         """Return the variable that an edit names: in which call it is, its name, and what else has names there."""
         path = [] if op.scope is None or op.scope.parent is None else op.scope.parent.path()
-        if not path or len(path) > len(self._frames):
+        if (
+            not path
+            or not self._frames
+            or any(step.code is not frame.f_code for step, frame in zip(path, self._frames))
+        ):
             return None
-        if any(step.code is not frame.f_code for step, frame in zip(path, self._frames)):
-            return None
-        self._own = len(path) - 1
+        self._own = min(len(path), len(self._frames)) - 1
+        for step in reversed(path[len(self._frames) :]):  # calls to come, which see global variables that are there
+            if root in step.variables and not is_library(step.code.co_filename):
+                return self._own, root, step.variables
         calls = range(self._own, -1, -1)
         own = [at for at in calls if not is_library(self._frames[at].f_code.co_filename)]
         for at in own:  # as names are looked up: a library's variables last
@@ -158,8 +164,10 @@ class Rebinding:
         target, thing = self._target, variables[name]
         self._held = id(thing)
         if isinstance(target, ast.Name):
-            if variables is self._frames[at].f_globals:
-                # A global variable is an entry of its module's dict, and the same one in every call.
+            frame = self._frames[at]
+            # A global variable is an entry of its module's dict, and the same one in every call. From Python 3.13 on
+            # `f_locals` of a function is another object each time, and no dict.
+            if variables is frame.f_globals or (type(variables) is dict and variables is not frame.f_locals):
                 self._entry = variables, name
             else:
                 self._own, self._slot = at, (at, name)
@@ -205,6 +213,8 @@ class Rebinding:
             self._own, reads = (reading[0], True) if reading else (self._own, False)
         for frame in self._frames:
             recorder.watch.see(frame)  # what has been put somewhere since the last op
+        reachable = self._reachable()
+        self._find_shared(reachable)
         for at, frame in enumerate(self._frames):
             inner = at > self._own
             if inner and reads:
@@ -218,21 +228,42 @@ class Rebinding:
             if others:
                 set_variables(frame, others)
                 recorder.watch.see(frame)
-            self.operands.note(frame, text if at == self._own else "")
-        reachable = self._reachable()
+            new = at == self._own or (id(frame) in self._shared and self._reads_later(frame, text))
+            self.operands.note(frame, text if new else "")
         for space in self._namespaces(reachable):
             self._keep_in_variables(space)
         for thing in reachable:
             self._keep_in(thing)
 
+    def _find_shared(self, reachable: Iterable[Any]) -> None:
+        """Find what has the very cell of the variable that is assigned to: outer and inner functions, those that have
+        been made before and generators that wait. Which they are shows when something else is put there for a moment:
+        a name in their source does not tell, since each call of an outer function has cells of its own."""
+        if self._slot is None:
+            return
+        at, name = self._slot
+        frame, probe = self._frames[at], object()
+        if not any(name in getattr(frame.f_code, cells) for cells in _CELLS):
+            return
+        held = frame.f_locals[name]
+        waiting = [thing.gi_frame for thing in reachable if isinstance(thing, GeneratorType) and thing.gi_frame]
+        cells = [
+            cell for thing in reachable if isinstance(thing, FunctionType) for cell in thing.__closure__ or ()
+        ]  # fmt: skip
+        set_variables(frame, {name: probe})
+        try:
+            self._shared |= {id(other) for other in [*self._frames, *waiting] if other.f_locals.get(name) is probe}
+            self._shared |= {id(cell) for cell in cells if contents_of(cell) is probe}
+        finally:
+            set_variables(frame, {name: held})
+        for other in [*self._frames, *waiting]:
+            _ = other.f_locals  # before Python 3.13 a copy, which would still show what was there for a moment
+
     def _is_slot(self, at: int, frame: FrameType, name: str) -> bool:
         """Whether a variable is what is assigned to: also as an outer function's, which has the same cell."""
         if self._slot is None or name != self._slot[1]:
             return False
-        if at == self._slot[0]:
-            return True
-        codes = frame.f_code, self._frames[self._slot[0]].f_code
-        return all(any(name in getattr(code, cells) for cells in _CELLS) for code in codes)
+        return at == self._slot[0] or id(frame) in self._shared
 
     def _other(self, thing: Any) -> Any:
         """Return what is to be held where `thing` is: the same, or what has the old numbers."""
@@ -271,15 +302,17 @@ class Rebinding:
     def _keep_in(self, thing: Any) -> None:
         """Let what holds the value hold the old numbers: a container, a closure, a generator that waits, an object."""
         if isinstance(thing, FunctionType):
-            for name, cell in zip(thing.__code__.co_freevars, thing.__closure__ or ()):
+            for cell in thing.__closure__ or ():
                 other = self._other(contents_of(cell))
-                if other is not contents_of(cell) and not self._is_cell(thing, name):
+                if other is not contents_of(cell) and id(cell) not in self._shared:
                     self._note_parted([contents_of(cell)])
                     cell.cell_contents = other
         elif isinstance(thing, GeneratorType):
             frame: FrameType | None = thing.gi_frame
             if frame is not None and frame not in self._frames:
-                set_variables(frame, self._others(dict(frame.f_locals)))
+                shared = {self._slot[1]} if self._slot is not None and id(frame) in self._shared else set()
+                others = self._others({name: thing for name, thing in frame.f_locals.items() if name not in shared})
+                set_variables(frame, others)
         elif isinstance(thing, (dict, list, deque)):
             items = dict(dict.items(thing) if isinstance(thing, dict) else enumerate(thing))
             for key, other in self._others(items).items():
@@ -303,19 +336,23 @@ class Rebinding:
         """Return what holds the value, by name or key, with what has the old numbers."""
         return {key: other for key, thing in held.items() if (other := self._other(thing)) is not thing}
 
-    def _is_cell(self, function: FunctionType, name: str) -> bool:
-        """Whether a closure's variable is what is assigned to."""
-        if self._slot is None or name != self._slot[1]:
-            return False
-        # A cell does not say whose variable it is; the function that closes over it says in which one it was made.
-        return function.__qualname__.startswith(f"{self._frames[self._slot[0]].f_code.co_qualname}.<locals>.")
-
     def _is_entry(self, thing: Any, key: Any) -> bool:
         """Whether an entry of a container is what is assigned to."""
         if self._entry is None or key != self._entry[1]:
             return False
         container = self._entry[0]
         return thing is container or thing is getattr(container, "__dict__", None)
+
+    @staticmethod
+    def _reads_later(frame: FrameType, text: str) -> bool:
+        """Whether an expression reads a variable, if at all, after the call in it that is being made has returned."""
+        span = expression_of(frame)
+        tree = None if span is None else tree_of(frame, span)
+        if tree is None:
+            return False
+        _, line, _, column = sources.span_of(frame.f_code, frame.f_lasti)
+        read = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == text]
+        return all((node.lineno, node.col_offset) >= (line, column) for node in read)
 
     @staticmethod
     def _reads(frame: FrameType, text: str) -> bool:
@@ -334,22 +371,39 @@ class Rebinding:
 def _scope_of(scope: Activation | None, root: str) -> Activation | None:
     """Return the call that has a variable, as names are looked up: a library's variables last."""
     path = [] if scope is None else scope.path()[::-1]
-    having = [
-        call for call in path
-        if any(root in names for names in (call.code.co_varnames, *(getattr(call.code, cells) for cells in _CELLS)))
-    ]  # fmt: skip
+    having = [call for call in path if _has(call, root)]
     own = [call for call in having if not is_library(call.code.co_filename)]
     return next(iter([*own, *having]), scope)
 
 
 def lies_inside(recorder: Recorder, op: Op) -> bool:
     """Whether an edit gives another tensor to a variable of a function that does not run yet, or changes one that it
-    is about to be handed."""
-    variable = isinstance(target_of(op), ast.Name) or any(isinstance(path, ast.Name) for path in changed_in_place(op))
-    if not variable or op.scope is None or op.scope.parent is None:
+    is about to be handed. A global variable that such a function reads is there already."""
+    names = {path.id for path in (target_of(op), *changed_in_place(op)) if isinstance(path, ast.Name)}
+    if not names or op.scope is None or op.scope.parent is None:
         return False
     path, frames = op.scope.parent.path(), recorder.stack.frames()
-    return len(path) > len(frames) and all(step.code is frame.f_code for step, frame in zip(path, frames))
+    return (
+        len(path) > len(frames)
+        and all(step.code is frame.f_code for step, frame in zip(path, frames))
+        and any(_variable_of(path, name) in path[len(frames) :] for name in names)
+    )
+
+
+def _variable_of(path: list[Activation], name: str) -> Activation | None:
+    """Return the call of which a name is a variable, as names are looked up; None of a global one."""
+    own = [call for call in path if not is_library(call.code.co_filename)]
+    for call in reversed(own):
+        if _has(call, name):
+            return call
+        if name in call.variables:
+            return None
+    return next((call for call in reversed(path) if _has(call, name)), None)
+
+
+def _has(call: Activation, name: str) -> bool:
+    """Whether a name is a variable of a call's own, or of a function around it."""
+    return any(name in names for names in (call.code.co_varnames, *(getattr(call.code, cells) for cells in _CELLS)))
 
 
 def target_of(op: Op) -> ast.expr | None:

@@ -266,13 +266,28 @@ def _part(thing: Any, kind: type, attribute: str) -> Any:
 
 
 class RandomStates:
-    """The random states of MLX (of this thread), of Python's `random`, and of NumPy if it is loaded."""
+    """The random states of MLX (of this thread), of Python's `random`, and of NumPy: if it is not loaded yet, the one
+    that it will have when it is. A program that does not seed it draws from what its import has drawn, and a run again
+    imports nothing.
+    """
+
+    _first: Any = None
 
     def __init__(self) -> None:
         self._mlx = _RANDOM_STATE[0]
         self._python = random.getstate()
         numpy = sys.modules.get("numpy")
-        self._numpy = None if numpy is None else numpy.random.get_state()
+        self._at_import = numpy is None
+        self._own = None if numpy is None else numpy.random.get_state()
+
+    @classmethod
+    def numpy_begins(cls, module: types.ModuleType) -> None:
+        """Note that `numpy.random` has been imported just now."""
+        cls._first = module.get_state()
+
+    @property
+    def _numpy(self) -> Any:
+        return self._first if self._at_import else self._own
 
     @property
     def moved(self) -> bool:

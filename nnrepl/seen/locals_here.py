@@ -10,6 +10,7 @@ from nnrepl.record.containers import SEQUENCES
 from nnrepl.record.frame_variables import variables_of
 from nnrepl.session.reading import Reading
 from nnrepl.tape import UNBOUND, Holder, Large
+from nnrepl.tape.kept_array import KeptArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,5 +70,7 @@ def _summed_up(session: Reading, thing: Any, position: int) -> Any:
         entries = session.tape.bindings.contents(thing, position)
         if isinstance(entries, Large):
             return Sized(thing.kind, entries.size)
+        if isinstance(entries, KeptArray):
+            return entries
         return Sized(thing.kind, len(entries) if thing.kind in (dict, *SEQUENCES) and entries is not None else None)
     return thing

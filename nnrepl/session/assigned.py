@@ -50,6 +50,28 @@ def value_named(session: Reading, parsed: Parsed) -> Value | None:
     return value
 
 
+def is_alias(session: Reading, variable: Parsed, value: Value) -> bool:
+    """Whether what is differentiated goes here by another name than the one by which it came in."""
+    if not variable.is_name or value.label is None:
+        return False
+    return value.label.rpartition(".")[2] != variable.text or _is_handed_on(session, variable.text, value)
+
+
+def _is_handed_on(session: Reading, name: str, value: Value) -> bool:
+    """Whether a variable of a function holds what its callers hold by other names: a line there gives it another
+    tensor, and leaves theirs alone."""
+    pass_, origin, frames = session.pass_, value.origin, session.lookup.frames
+    if pass_ is None or origin is None or value not in pass_.wrt:
+        return False
+    if frames.in_frames(name, session.cursor, session.where().scope) is None:  # a path of a model's
+        return False
+    try:
+        outside = frames.in_frames(name, pass_.start, pass_.scope)
+    except NotYet:
+        outside = None
+    return outside is None or outside.thing is not origin
+
+
 class IndexKey:
     """Gives the key of an index: `IndexKey()[1:, 0]` is `(slice(1, None), 0)`."""
 

@@ -20,7 +20,7 @@ from nnrepl.replay.interrupts import allowed, held, hold_on
 from nnrepl.replay.run import Run
 from nnrepl.replay.second_run import in_repeated_block
 from nnrepl.session import closed
-from nnrepl.session.assigned import IndexKey, is_set, value_named
+from nnrepl.session.assigned import IndexKey, is_alias, is_set, value_named
 from nnrepl.session.errors import UserError
 from nnrepl.session.goals import Goal
 from nnrepl.session.other_tape import check_kind, left_out, refusal, same_place
@@ -128,7 +128,7 @@ class Changes:
             return array
 
         variable = change.target if change.base is None else change.base
-        alias = variable.is_name and value.label is not None and value.label.rpartition(".")[2] != variable.text
+        alias = is_alias(session, variable, value)
         if in_repeated_block(session.tape, session.cursor) and self._able().reaches(session.cursor):
             return self.state(parse(line))  # only its source tells which of its names are one object
         return self.edit(value, name, line, compute, alias)

@@ -349,7 +349,8 @@ class Expressions:
                 if name not in found:
                     found[name] = thing() if isinstance(thing, weakref.ref) else thing
                     if isinstance(thing, Holder):
-                        found[name] = thing.refer() or thing
+                        there = thing.refer()
+                        found[name] = thing if there is None else there
         for step in steps:
             if step is where.scope or not is_library(step.code.co_filename):
                 for name, thing in list(step.variables.items()):

@@ -26,6 +26,7 @@ from nnrepl.record.stack import is_module
 from nnrepl.session.errors import NotYet, UserError, not_made
 from nnrepl.tape import GRADIENT_PASS, UNBOUND, UPDATE_PASS, Activation, ClosedOp, Holder, Large, Pass, Tape, Value
 from nnrepl.tape.bindings import is_module as is_module_code
+from nnrepl.tape.kept_array import KeptArray, kept_array
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,6 +394,9 @@ def real(
     if not isinstance(thing, Holder):
         return thing
     found = thing.refer()
+    kept = frames.tape.bindings.contents(thing, position)
+    if isinstance(kept, KeptArray):
+        return found if found is not None and (live or kept_array(found) is kept) else kept.made()
     if found is not None and (live or not isinstance(found, (dict, *SEQUENCES)) or is_module(found)):
         return found
     known = {} if known is None else known

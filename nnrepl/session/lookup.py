@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
@@ -468,11 +468,23 @@ class Lookup:
 
     def suggest(self, name: str) -> str:
         """Return a hint at a name like this one: a path that ends so, else one that is written much alike."""
-        known = self.names.spellings()
-        close = [path for path in known if path.endswith(f".{name}")][:3] or get_close_matches(name, known, 1)
-        *others, last = close or [""]
-        hint = f"; did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if close else ""
-        return self.names.elsewhere(name) or hint
+        return self.names.elsewhere(name) or meant(alike(name, self.names.spellings()))
+
+
+def alike(name: str, known: Iterable[str]) -> list[str]:
+    """Return the names that are most like one, three at most: paths that end so (`wte.weight` for `weight`), that have
+    the longest end of it, two words at least (`wte.weight` for `model.body.wte.weight`), or what is written much alike.
+    """
+    known, words = list(known), name.split(".")
+    ends = [name, *(".".join(words[at:]) for at in range(1, len(words) - 1))]
+    same = ([one for one in known if f".{one}".endswith(f".{end}")][:3] for end in ends)
+    return next(filter(None, same), []) or get_close_matches(name, known, 1)
+
+
+def meant(close: list[str]) -> str:
+    """Return the question that ends a line about a name that is unknown."""
+    *others, last = close or [""]
+    return f"; did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if close else ""
 
 
 def _several(steps: int) -> str:

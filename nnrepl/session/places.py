@@ -21,7 +21,7 @@ from nnrepl.session import entered, points
 from nnrepl.session.conditions import condition, named_in, split_condition
 from nnrepl.session.entered import InClass, InFunction, InModule, SourceLine
 from nnrepl.session.errors import UserError
-from nnrepl.session.lookup import NUMBER
+from nnrepl.session.lookup import NUMBER, alike, meant
 from nnrepl.session.parsed import Parsed, dotted, parse
 from nnrepl.session.place import Here, Place
 from nnrepl.session.points import (
@@ -181,7 +181,7 @@ def _in_file(file: str, name: str, here: Here) -> Place:
     function = InFunction(title, name, paths[0])
     if found is None and function.first_after(here.tape, 0) is None:
         close = get_close_matches(name, here.program.defined(paths[0]), 1, 0.5)
-        raise UserError(f"{os.path.basename(paths[0])} has no function or class {name}{_meant(close)}")
+        raise UserError(f"{os.path.basename(paths[0])} has no function or class {name}{meant(close)}")
     return function
 
 
@@ -324,8 +324,8 @@ def _value(name: str, here: Here) -> Place:
     """Return a gradient by the value whose it is."""
     known = here.names.versions(name) or (here.running and name.rpartition(".")[2] in here.program.variables())
     if not known and not (name == "loss" and here.tape.passes):
-        close = get_close_matches(name, here.names.spellings(), 1)
-        raise UserError(f"nothing is called {name}{_meant([f'grad({other})' for other in close])}")
+        close = alike(name, here.names.spellings())
+        raise UserError(f"nothing is called {name}{meant([f'grad({other})' for other in close])}")
     return Written(f"grad({name})", name, here.names, gradient=True)
 
 
@@ -334,11 +334,7 @@ def _suggested(word: str, here: Here) -> str:
         *here.names.spellings(), *here.program.functions(), *here.program.classes(), *_module_paths(here),
         *operations(here.tape), *FIXED,
     ]  # fmt: skip
-    return here.names.elsewhere(word) or _meant(get_close_matches(word, candidates, 1, 0.7))
-
-
-def _meant(close: list[str]) -> str:
-    return f"; did you mean {close[0]}?" if close else ""
+    return here.names.elsewhere(word) or meant(get_close_matches(word, candidates, 1, 0.7))
 
 
 # -- conditions ----------------------------------------------------------------------------------------------
@@ -370,7 +366,7 @@ def _check_names(asked: Parsed, here: Here) -> None:
         coming = here.program.variables() | here.program.imported() if coming is None else coming
         if first not in coming and not any(is_called(name, first) for name in here.program.functions()):
             close = get_close_matches(first, [*here.variables, *here.names.spellings(), *coming], 1)
-            raise UserError(f"nothing is called {path}{_meant(close)}; a condition is Python, such as loss < 0.5")
+            raise UserError(f"nothing is called {path}{meant(close)}; a condition is Python, such as loss < 0.5")
 
 
 _KNOWN = {*dir(builtins), "grad", "mx", "nn", "optim", "loss", "self"}

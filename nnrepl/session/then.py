@@ -13,6 +13,7 @@ from typing import Any
 from nnrepl.record.containers import fill
 from nnrepl.session.frames import Frames, real
 from nnrepl.tape import Bindings, Holder, Value
+from nnrepl.tape.kept_array import KeptArray
 
 
 @contextmanager
@@ -23,7 +24,7 @@ def then(frames: Frames, things: Iterable[Any], position: int, array: Callable[[
         for holder in _reachable(frames.tape.bindings, things, position):
             thing = holder.refer()
             entries = frames.tape.bindings.contents(holder, position)
-            if thing is not None and isinstance(entries, (dict, list)):
+            if thing is not None and isinstance(entries, (dict, list, KeptArray)):
                 undo = _give(frames, thing, entries, position, array)
                 if undo is not None:
                     restore.append(undo)
@@ -49,6 +50,8 @@ def _give(
     frames: Frames, thing: Any, entries: Any, position: int, array: Callable[[Value], Any]
 ) -> Callable[[], None] | None:
     """Let a container hold other things; returns what puts back what it holds now. None where nothing is to do."""
+    if isinstance(entries, KeptArray):
+        return entries.give(thing)
     if isinstance(entries, dict):
         return fill(thing, {key: real(frames, item, position, str(key), array, True) for key, item in entries.items()})
     return fill(thing, [real(frames, item, position, "it", array, True) for item in entries])

@@ -12,6 +12,7 @@ from operator import itemgetter
 from types import CodeType
 from typing import Any
 
+from nnrepl.tape.kept_array import KeptArray
 from nnrepl.tape.origins import Activation, Bound, Entry
 from nnrepl.tape.value import Value
 
@@ -185,16 +186,16 @@ class Bindings:
         self.holds.append((position, holder, entries, len(entries)))
         return True
 
-    def grown_large(self, position: int, holder: Holder, large: Large) -> None:
-        """Note that a container holds more than can be kept from `position` on."""
+    def hold_whole(self, position: int, holder: Holder, what: Large | KeptArray) -> None:
+        """Note what a container holds from `position` on, where that is not taken apart."""
         versions = self._contents.setdefault(holder, [])
         if versions and versions[-1][0] >= position:
             versions.pop()
-        versions.append((position, large, 0))
+        versions.append((position, what, 0))
 
     def contents(self, holder: Holder, position: int) -> Any:
-        """Return what a container held when the cursor stands at `position`: a dict or a list; `Large` where that was
-        too much to be kept, None if it is not known."""
+        """Return what a container held when the cursor stands at `position`: a dict or a list; of an array of NumPy's
+        a `KeptArray`; `Large` where that was too much to be kept, None if it is not known."""
         versions = self._contents.get(holder, [])
         found = bisect_right(versions, position, key=_position)
         if not found:

@@ -124,6 +124,14 @@ class Value(Face):
         return self.tape.names.name(self)
 
     @property
+    def oldest(self) -> Value:
+        """The first of the values that it continues: a parameter enters each pass as a leaf of its own."""
+        value: Value = self
+        while value.origin is not None:
+            value = value.origin
+        return value
+
+    @property
     def consumers(self) -> tuple[Op, ...]:
         """The ops that take this value as an input, in order of execution."""
         return self.tape.consumers(self)

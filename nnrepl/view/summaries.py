@@ -19,6 +19,7 @@ from nnrepl.seen.array_sizes import norms
 from nnrepl.seen.gradient_sizes import NOT_MADE, Sizes
 from nnrepl.seen.locals_here import Absent, Sized, Variables
 from nnrepl.tape import GRADIENT_PASS, Leaf, Pass, Step, Tape, Value, text_of
+from nnrepl.tape.kept_array import KeptArray
 from nnrepl.timeline.evaluation import Work
 from nnrepl.view.narrow import NARROW, Grid, ending
 from nnrepl.view.source_lines import place_text
@@ -194,9 +195,11 @@ def gradients_view(calls: Sequence[Sizes]) -> RenderableType:
     if not calls:
         return Text("no gradients have been taken yet", style="hint")
     last: dict[Value, tuple[Value, float | str]] = {}
+    again = False
     for sizes in calls:
         for leaf in sizes.pass_.wrt:
-            last[leaf.origin or leaf] = (leaf, sizes.norms[leaf][1] if leaf in sizes.norms else sizes.missing[leaf])
+            again |= leaf.oldest in last
+            last[leaf.oldest] = (leaf, sizes.norms[leaf][1] if leaf in sizes.norms else sizes.missing[leaf])
     known = [(leaf, norm) for leaf, norm in last.values() if isinstance(norm, float)]
     known.sort(key=lambda one: (math.isfinite(one[1]), -one[1]))
     reasons = [(leaf, why) for leaf, why in last.values() if isinstance(why, str)]
@@ -206,7 +209,8 @@ def gradients_view(calls: Sequence[Sizes]) -> RenderableType:
     total = math.hypot(*(norm for _, norm in known))
     count = f"{len(known)} gradient{'s' if len(known) != 1 else ''}"
     together = f", together ‖{number(total)}‖" if known else ""
-    said = Text(f"{count} of {calls[-1].pass_.step.title} so far{together}", style="dim")
+    which = f", each of the last of {len(calls)} gradient calls that took it" if again else ""
+    said = Text(f"{count} of {calls[-1].pass_.step.title} so far{together}{which}", style="dim")
     if len(unmade) <= _FEW:
         return Group(bars, said)
     said.append(f"; {len(unmade)} are not made yet, from {unmade[0].name} to {unmade[-1].name}")
@@ -379,6 +383,8 @@ def _thing(thing: Any) -> Text:
         text = Text(f"{shape_text(thing.shape)} {dtype_text(thing.dtype)}", style="value.shape")
         lazy = isinstance(thing, Value) and not thing.evaluated
         return text.append("  not computed yet", style="hint") if lazy else text
+    if isinstance(thing, KeptArray):
+        return Text(f"{shape_text(thing.shape)} ndarray", style="value.shape")
     if isinstance(thing, Sized):
         of = "" if thing.size is None else f" of {thing.size}"
         return Text(f"{thing.kind.__name__}{of}", style="dim" if of else "")

@@ -169,6 +169,12 @@ def test_what_is_explained_is_the_largest_in_size() -> None:
     assert "The largest in size of the 2 elements is shown" in " ".join(explain(session, "#1").notes)
     session = OpenSession(nnrepl.trace(lambda x: (x * 2).sum(), mx.array([-5.0, 4.0, 5.0]), wrt=0))
     assert "One of the largest in size of the 3 elements is shown" in " ".join(explain(session, "#1").notes)
+    q = mx.random.normal((1, 1, 3, 2), key=mx.random.key(3))
+    attended = lambda q: mx.fast.scaled_dot_product_attention(q, q, q, scale=1.0).square().sum()  # noqa: E731
+    session = OpenSession(nnrepl.trace(attended, q, wrt=0))
+    assert "the largest of the last position" in " ".join(explain(session, "#1").notes)
+    for asked in ("#2", "grad(q)"):  # of attention alone the last position is one of its own
+        assert "The largest in size of the 6 elements is shown" in " ".join(explain(session, asked).notes)
 
 
 @pytest.mark.parametrize("bad", [(1, 3), (3, 4)])

@@ -187,6 +187,7 @@ def test_a_shape_error_says_what_disagrees_and_what_was_meant(fn: Any, shapes: l
     answer = failing(fn, *(mx.ones(shape) for shape in shapes))
     assert advice in answer.advice
     assert len(answer.evidence) == 2
+    assert [piece.text for piece in answer.evidence] == [f"{shape} float32, from outside" for shape in shapes]
     assert answer.reasons
 
 

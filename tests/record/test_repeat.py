@@ -6,6 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 import nnrepl
+from tests.support import assert_same_bits
 
 
 class Block(nn.Module):
@@ -38,3 +39,22 @@ def test_calls_on_two_lines_stand_on_two_lines() -> None:
     assert first.parent is second.parent
     assert first.lasti < second.lasti
     assert [op.outputs[0].name for op in trace.ops] == ["a", "b"]
+
+
+def test_what_mlx_traced_before_is_recorded_where_its_source_gives_the_same() -> None:
+    """MLX traces a function a second time in its second call; then it runs no line of it any more."""
+    counted, factor = [0], [2.0]
+
+    def scaled(x: mx.array) -> mx.array:
+        counted[0] += 1
+        return mx.sin(x) * factor[0]
+
+    function, x = mx.compile(scaled), mx.ones((2,))
+    function(x), function(x)
+    before = counted[0]
+    assert [op.name for op in nnrepl.trace(lambda x: function(x).sum(), x).ops] == ["sin", "multiply", "sum"]
+    assert counted[0] == before + 1  # it ran once more, recorded; what looking took is put back
+    factor[0] = 3.0
+    frozen = nnrepl.trace(lambda x: function(x).sum(), x)
+    assert [op.name.split()[0] for op in frozen.ops] == ["compile", "sum"]
+    assert_same_bits(frozen.value, mx.sum(mx.sin(x) * 2.0))

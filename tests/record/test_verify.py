@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 import pytest
 
 import nnrepl
-from nnrepl.record.verify import verify
+from nnrepl.record.verify import Receipt, TensorDifference, verify
 from nnrepl.view.receipt import lines_of
 
 
@@ -27,3 +29,47 @@ def test_a_receipt_that_was_broken_off_names_what_was_not_asked(monkeypatch: pyt
     whole = verify(trace.tape, *trace.tape.passes)
     assert not whole.unasked
     assert any("bit for bit MLX's own" in str(line.said) for line in lines_of(whole))
+
+
+APART = (TensorDifference("h", 0.25), TensorDifference("k", 0.0))
+_APART = ("h: largest difference 0.25", "k: other bits of the same numbers")
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({}, []),
+        ({"ops": 1}, [(True, "1 op computed again from its recorded inputs: the same bits", ())]),
+        ({"ops": 2}, [(True, "2 ops computed again from their recorded inputs: the same bits", ())]),
+        ({"ops": 5, "different": APART}, [
+            (False, "5 ops computed again from their recorded inputs: 2 results differ", _APART)]),
+        ({"uncompared": 1}, [(None, "1 op kept no result that could be compared", ())]),
+        ({"calls": 1}, [(True, "1 call that MLX ran by itself returned what the ops inside make", ())]),
+        ({"calls": 2, "calls_different": APART[:1]}, [
+            (False, "2 calls that MLX ran by itself returned something else", _APART[:1])]),
+        ({"gradients": 1}, [(True, "1 gradient: bit for bit MLX's own", ())]),
+        ({"gradients": 3, "gradients_different": APART[1:]}, [
+            (False, "1 of 3 gradients differs from MLX's own", _APART[1:])]),
+        ({"gradients": 3, "gradients_different": APART, "gradient_error": "ValueError"}, [
+            (False, "MLX's own gradients could not be taken: ValueError", ())]),
+        ({"primitives": 1}, [(True, "1 primitive in MLX's lazy graph: each belongs to a recorded op", ())]),
+        ({"primitives": 4, "unaccounted": ("Sin",)}, [
+            (False, "4 primitives in MLX's lazy graph: not all accounted for", ("Sin",))]),
+        ({"already_evaluated": 1}, [(None, "1 op was evaluated before: MLX has dropped their graph", ())]),
+        ({"already_evaluated": 2}, [(None, "2 ops were evaluated before: MLX has dropped their graph", ())]),
+        ({"unseen": 1}, [(None, "1 other pass of the tape was not looked at", ())]),
+        ({"unseen": 2}, [(None, "2 other passes of the tape were not looked at", ())]),
+        ({"unasked": ("gradients",)}, [(False, "stopped: not asked, or not to the end: gradients", ())]),
+    ],
+)  # fmt: skip
+def test_a_receipt_says_what_was_found_of_each_question_that_there_was(found: dict[str, Any], said: list[Any]) -> None:
+    """Of what nothing was counted, nothing is said: neither that it is the same, nor that it differs."""
+    nothing: dict[str, Any] = {
+        "ops": 0, "uncompared": 0, "different": (), "calls": 0, "calls_different": (), "gradients": 0,
+        "gradients_different": (), "gradient_error": "", "primitives": 0, "unaccounted": (), "already_evaluated": 0,
+        "holes": (),
+    }  # fmt: skip
+    receipt = Receipt(**nothing | found)
+    lines = [(line.good, str(line.said), line.wrong) for line in lines_of(receipt)]
+    assert [line for line in lines if line[1] != "no holes"] == said
+    assert receipt.complete == all(line[0] is not False for line in lines)

@@ -23,7 +23,7 @@ import nnrepl
 from nnrepl.programs.debuggee import Debuggee
 from nnrepl.programs.script import load_script
 from nnrepl.record.names import ProgramNames
-from nnrepl.record.recorder import Recorder
+from nnrepl.record.recorder import MUTED, NATIVE, RECORD, Recorder
 from nnrepl.record.watch import BindingWatch
 from nnrepl.replay.interrupts import is_swallowed, put_off
 from nnrepl.replay.keepers import keep_ndarray
@@ -248,3 +248,39 @@ def test_when_ctrl_c_does_nothing() -> None:
         shell._interrupted(signal.SIGINT, None)
     shell._pressed, shell.session.replaying = 0.0, True
     shell._interrupted(signal.SIGINT, None)
+
+
+@pytest.mark.parametrize(
+    ("differs", "does"),
+    [
+        ({}, "stops"),
+        ({"mode": NATIVE}, "stops"),
+        ({"recorder": None, "at_work": True}, "raises"),
+        ({"mode": MUTED}, "raises"),
+        ({"mode": MUTED, "replaying": True}, "stops"),
+        ({"mode": MUTED, "at_work": True}, "stops"),
+        ({"course": False}, "raises"),  # nothing there that could stop
+        ({"waits": True}, "stops"),
+        ({"waits": True, "at_work": True}, "nothing"),
+        ({"at_prompt": True}, "raises"),
+        ({"at_prompt": True, "waits": True, "at_work": True}, "raises"),
+    ],
+)
+def test_what_ctrl_c_does(differs: dict[str, Any], does: str) -> None:
+    """A program that is recorded stops at its next op, and one in which nnrepl is at work; else it is raised."""
+    given = {"at_prompt": False, "waits": False, "replaying": False, "course": True, "mode": RECORD} | differs
+    shell: Any = Breaking()
+    shell.shown, shell.at_prompt, shell._breaks = [], given["at_prompt"], True
+    shell.show = shell.shown.append
+    recorder = differs.get("recorder", SimpleNamespace(mode=given["mode"]))
+    course = SimpleNamespace(now=None, interrupt=lambda: given["course"])
+    session = {"recorder": recorder, "waits": given["waits"], "replaying": given["replaying"], "course": course}
+    shell.session = SimpleNamespace(**session)
+    module = "nnrepl.made_up" if given.get("at_work") else "made_up"
+    frame: Any = SimpleNamespace(f_globals={"__name__": module}, f_code=test_what_ctrl_c_does.__code__, f_back=None)
+    with pytest.raises(KeyboardInterrupt) if does == "raises" else contextlib.nullcontext():
+        shell._interrupted(signal.SIGINT, frame)
+    assert [str(text).strip() for text in shell.shown] == [_STOPPING] * (does == "stops")
+
+
+_STOPPING = "stopping at the next op; Ctrl-C again interrupts the program itself"

@@ -28,6 +28,7 @@ import pytest
 
 from tests.replay.loops import HEAD, LOOPS, OPTIMIZERS
 from tests.support import nnrepl_cli
+from tests.thorough import share
 
 HERE = Path(__file__).parent
 CHANGES = [
@@ -144,7 +145,7 @@ def _uncompiled() -> Iterator[None]:
         mx.compile = before
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(share(4, 2)))
 def test_a_sample(seed: int, tmp_path: Path) -> None:
     program = Program(seed)
     assert not list(program.disagreements(tmp_path, evaluated=seed % 2 == 0)), program.names

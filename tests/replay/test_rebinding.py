@@ -38,9 +38,25 @@ def norm(x):
 def peek(x):
     p = x * 2
     return p * shared + x
+def made(t):
+    def grow(x):
+        nonlocal t
+        return x + t  # in grow
+    return grow
 def f(w):
     global shared
     k = w * 3
+    def ahead(t):
+        nonlocal k
+        return t + k  # in ahead
+    def later(t):
+        nonlocal k
+        return t * k  # in later
+    def each():
+        yield k
+        yield k * 0.5
+    far, near, every = made(k), made(k), each()
+    next(every)
     held.k = shared = k
     cache["k"] = k
     keep, pair = [k], (k, 1)
@@ -58,7 +74,10 @@ def f(w):
     y = 0.5 * cache[key] + cache[key] * 0.5 + factor * k  # y
     g = peek(shared) * shared + k  # g
     h = (k + 1) + peek(shared) * shared  # h
-    return (a * b * c * d * e + s + inner(s) + r + y + g + h).sum()
+    i = ahead(w) * 2 - k  # i
+    j = k - later(w)  # j
+    o = far(w) * near(w) + next(every)  # o
+    return (a * b * c * d * e + s + inner(s) + r + y + g + h + i + j + o).sum()
 """
 LINES = [
     ("a", "k = k * 2"), ("b", "k = k * 2"), ("c", "k = k * 2"), ("d", "k = k * 2"), ("e", "k = k * 2"),
@@ -69,6 +88,7 @@ LINES = [
     ("s", "copied *= 2"), ("s", "copied[0] = 5"), ("s", "k = k.astype(mx.bfloat16)"), ("in inner", "x = x * 2"),
     ("h", "shared = shared * 2"), ("g", "k = k * 2"), ("h", "shared *= 2"), ("h", "k = k * 2"),
     ("b", "k *= 2"), ("c", "k[0] = 5"), ("d", 'cache["k"] *= 2'), ("in norm", "x = x * 2"), ("in norm", "x *= 2"),
+    ("in ahead", "k = k * 2"), ("in later", "k = k * 2"), ("in grow", "t = t * 2"), ("o", "k = k * 2"),
 ]  # fmt: skip
 
 
@@ -326,3 +346,39 @@ def test_what_a_second_run_has_left_in_a_module_is_what_is_changed_after_it(tmp_
     pass_ = session.tape.passes[-2]
     assert pass_.loss is not None
     assert_same_bits(twin.run(), (pass_.loss.array, session.tape.ops[-1].outputs[0].array))
+
+
+HANDED_ON = """\
+import mlx.core as mx
+k = mx.array([2.0, 3.0])
+def g(t):
+    return t + 1  # in g
+def f(p, c):
+    u = p + g(c["k"])  # u
+    return (u * p * c["k"]).sum()
+def run():
+    c, before = {"k": k}, k + 1
+    loss, gradient = mx.value_and_grad(f)(k, c)  # call
+    return loss * 100 + gradient.sum() * 10 + k.sum() + c["k"].sum() + before.sum()
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "line", "written"),
+    [("u", "p = p * 10", ("u", "p = p * 10")), ("in g", "k = k * 10", ("call", "global k; k = k * 10")),
+     ("u", 'c["k"] = c["k"] * 10', ("call", 'c["k"] = c["k"] * 10'))],
+)  # fmt: skip
+def test_what_a_gradient_call_is_given_by_other_names(
+    place: str, line: str, written: tuple[str, str], tmp_path: Path
+) -> None:
+    """A variable of the function changes there, and alone; a global one where it enters."""
+    at = {text.rpartition("# ")[2]: text for text in HANDED_ON.splitlines() if "  # " in text}
+    before, text = written[1], at[written[0]]
+    twin = HANDED_ON.replace(text, f"{text[: len(text) - len(text.lstrip())]}{before}\n{text}")
+    if before.startswith("global"):
+        twin = twin.replace(f"    {before}\n", "    k = k * 10\n").replace("run():\n", "run():\n    global k\n")
+    number = HANDED_ON.splitlines().index(at[place]) + 1
+    session = OpenSession(nnrepl.trace(loaded(tmp_path / f"on_{abs(hash(line))}.py", HANDED_ON).run))
+    session.run(f"goto on_{abs(hash(line))}.py:{number}")
+    session.run(line)
+    assert_same_bits(loaded(tmp_path / "on_twin.py", twin).run(), session.tape.ops[-1].outputs[0].array)

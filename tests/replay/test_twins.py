@@ -20,6 +20,7 @@ import pytest
 import nnrepl
 from nnrepl.tape import Value
 from tests.support import assert_same_bits
+from tests.thorough import share
 
 Step = Callable[[mx.array], mx.array]
 FEATURES: dict[str, Callable[[random.Random], Step]] = {}
@@ -207,7 +208,7 @@ def _element(a: mx.array) -> mx.array:
     return a
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(share(6, 3)))
 def test_edits_and_their_twins(seed: int) -> None:
     places = len(Program(seed).names) + 1
     program = Program(seed)

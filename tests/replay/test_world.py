@@ -9,11 +9,13 @@ import builtins
 import collections
 import functools
 import itertools
+import math
 import random
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -21,6 +23,7 @@ import numpy as np
 import pytest
 
 import nnrepl
+from nnrepl.replay.libraries import Libraries
 from tests.support import assert_same_bits
 
 COUNTER = 0
@@ -317,3 +320,22 @@ def test_another_way_because_of_the_edit() -> None:
     trace = nnrepl.trace(f, w, wrt=0)
     edited = trace.set("a", lambda a: a * 4.0)
     assert_same_bits(mx.value_and_grad(lambda w: f(w, 4.0))(w), (edited.value, edited.grads))
+
+
+def test_what_a_program_has_put_into_a_library_is_gone_before_it_begins_again() -> None:
+    """What Python and lazy imports put there by themselves stays: dunders that are no functions, and modules."""
+    library: Any = ModuleType("mlx_made_up")
+    exec("def tanh(x): pass\nclass Layer:\n    def __call__(self): pass\nGELU = lazy = 1", vars(library))
+    library.Foreign, layer = Counted, library.Layer
+    before, own = dict(vars(library)), dict(vars(layer))
+    libraries = Libraries()
+    libraries.keep(library)
+    library.tanh, library.twice, library.lazy, library.sub, library.__made__ = len, len, math, math, {}
+    layer.__call__ = layer.__getattr__ = layer.extra = lambda self: 3
+    layer.units, layer.__unit__, Counted.added, layer.__made__ = 3, staticmethod(len), True, {}
+    del library.GELU
+    libraries.begin()
+    kept = {"lazy": math, "sub": math, "__made__": {}}
+    assert (vars(library), dict(vars(layer))) == (before | kept, own | {"__made__": {}})
+    assert Counted.added
+    del Counted.added

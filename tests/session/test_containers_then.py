@@ -14,6 +14,7 @@ from tests.support import OpenSession, loaded
 
 HEAD = """\
 import argparse, types
+import numpy as np
 from collections import Counter, OrderedDict, UserDict, UserList, defaultdict, deque, namedtuple
 from dataclasses import dataclass, field
 import mlx.core as mx
@@ -79,6 +80,16 @@ KINDS = {
     "nested": ("[deque([Slots(x, {1: (2,)})]), {'k': Data(x)}]",
                ["c[0][0].y[1] = b", "c[1]['k'].more.append(deque([2]))", "c[1]['k'].more[0].append(3)"],
                ["c[0][0].y", "c[1]", "len(c[0])"]),
+    "array of NumPy's": ("np.zeros(3)", ["c[1] = 4", "c += np.arange(3)", "c.sort()"], ["c", "c[1]", "c.sum()"]),
+    "integers of NumPy's": ("np.arange(6).reshape(2, 3)", ["c[0, 1] += 7", "c.T[2] = 5", "c.shape = (3, 2)"],
+                            ["c", "c.shape", "c[0, 1]"]),
+    "arrays of NumPy's": ("Data(x, more=[np.ones(2), {'k': np.array([True, False])}])",
+                          ["c.more[0][1] = 5", "c.more[1]['k'] |= True", "c.more.append(c.more[0] * 2)"],
+                          ["c.more", "c.more[0].max()", "[one for one in c.more[1]['k']]"]),
+    "part of an array": ("np.arange(40.)[4:8]", ["c.base[5] = 0", "c[:] = c[::-1].copy()", "c.base[:] = 3"],
+                         ["c", "c.max()"]),
+    "empty array": ("np.zeros((0, 3), np.float32)", ["c = np.append(c, [[1, 2, 3]], 0)", "c *= 2", "c = c[0]"],
+                    ["c", "c.dtype", "len(c)"]),
 }  # fmt: skip
 GONE = ["    c = 0\n", "    c = None; kept = c\n", ""]
 

@@ -931,3 +931,63 @@ def test_what_comes_from_outside_is_there_where_a_gradient_pass_begins() -> None
     found = trace.names.newest("given", start)
     assert found is not None
     assert found.array.tolist() == [1.0, 2.0]
+
+
+ACCUMULATED = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+from mlx.utils import tree_map
+mx.random.seed(0)
+model, opt = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)), optim.SGD(0.1)
+grad_of = nn.value_and_grad(model, lambda model, x: mx.square(model(x)).mean())
+for step in range(3):
+    total = None
+    for part in range(3):
+        loss, grads = grad_of(model, mx.full((5, 3), part + 1.0))
+        total = grads if total is None else tree_map(mx.add, total, grads)
+    opt.update(model, total)
+    mx.eval(model.parameters())
+"""
+
+
+@pytest.mark.parametrize("native", ["off", "on"])
+def test_accumulated_gradients_are_told_of_the_last_call_and_each_is_its_own_steps(native: str, tmp_path: Path) -> None:
+    answers = play(
+        ACCUMULATED, "c", "goto step 2", "what layers.0.weight", "goto step 2 update", "info gradients",
+        "what layers.0.weight", "p mx.linalg.norm(grads['layers'][0]['weight']).item()", tmp_path=tmp_path,
+        native=native,
+    )  # fmt: skip
+    _, _, ahead, _, sizes, there, norm, *_ = answers
+    assert "∂L/∂layers.0.weight is not made yet in this step; the last one is step 1's: 1#" in ahead
+    rows = [line for line in sizes.splitlines() if line.startswith("∂L/∂layers.0.weight ")]
+    assert [float(row.split()[1]) for row in rows] == [pytest.approx(float(norm), abs=1e-4)]
+    assert re.search(r"gradient +made by #\d+ vjp", there)
+    assert "each of the last of 2 gradient calls that took it" in " ".join(sizes.split())
+
+
+COUNTED = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+import numpy as np
+class Stats:
+    def __init__(self): self.counts = np.zeros(4)
+    def add(self, k): self.counts[(k - 1) % 4] += k
+    def top(self): return self.counts.tolist()
+stats, model, opt = Stats(), nn.Linear(2, 1), optim.SGD(0.1)
+run = nn.value_and_grad(model, lambda model, x: mx.square(model(x)).mean())
+for k in range(1, 7):
+    stats.add(k)
+    batch = np.full((2, 2), k, dtype=np.float32)
+    loss, grads = run(model, mx.array(batch))
+    opt.update(model, grads)
+    mx.eval(model.parameters())
+"""
+
+
+def test_arrays_of_numpys_are_what_they_were_also_in_objects_and_in_a_saved_tape(tmp_path: Path) -> None:
+    look = ("p stats.top()", "p stats.counts.tolist()", "p batch[0].tolist()")
+    lines = ("c", "goto step 3", *look, "goto step 5", "goto step 2", *look, "goto end", look[0])
+    answers = play(COUNTED, *lines, f"save {tmp_path / 'tape'}", f"load {tmp_path / 'tape'}", "goto step 3", *look[1:],
+                   tmp_path=tmp_path)  # fmt: skip
+    assert answers[2:5] == ["[1.0, 2.0, 3.0, 0.0]", "[1.0, 2.0, 3.0, 0.0]", "[3.0, 3.0]"]
+    assert answers[7:10] == ["[1.0, 2.0, 0.0, 0.0]", "[1.0, 2.0, 0.0, 0.0]", "[2.0, 2.0]"]
+    assert answers[11] == "[6.0, 8.0, 3.0, 4.0]"
+    assert answers[15:17] == ["[1.0, 2.0, 3.0, 0.0]", "[3.0, 3.0]"]

@@ -418,6 +418,10 @@ def test_files_that_are_no_good(tmp_path: Path) -> None:
         archive.writestr("a.npy", b"\x93NUMPY garbage")
     assert "cannot be read" in refusal(session, f"compare {tmp_path / 'z.npz'}")
     assert not (tmp_path / "owned").exists()
+    if (memory := Path("/proc/self/mem")).exists():  # a file of which nobody can read the beginning, whoever asks
+        (tmp_path / "m.npz").symlink_to(memory)
+        said = refusal(session, f"compare {tmp_path / 'm.npz'}")
+        assert said == f"cannot read {tmp_path / 'm.npz'}: Input/output error"
     header = json.dumps({"a": {"dtype": "F32", "shape": [2**31 - 1] * 3, "data_offsets": [0, 4]}}).encode()
     assert "as large as" in bad("h.safetensors", struct.pack("<Q", len(header)) + header + b"\0\0\0\0")
     header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()

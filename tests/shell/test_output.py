@@ -110,6 +110,7 @@ def test_a_session_is_written(tmp_path: Path, suffix: str) -> None:
         ET.fromstring(re.sub(r"<meta[^>]*>", "", text.split("\n", 1)[1]))  # well formed
     else:
         assert text.startswith("<svg")
+        assert ">p w * 3<" in text.replace("&#160;", " ")
 
 
 @pytest.mark.parametrize("suffix", ["html", "md"])

@@ -16,6 +16,7 @@ from mlx.utils import tree_flatten
 
 import nnrepl
 from tests.support import OpenSession, assert_same_bits
+from tests.thorough import share
 
 UNARY: list[Callable[[mx.array], mx.array]] = [
     lambda a: mx.tanh(a), lambda a: mx.exp(-a), lambda a: mx.sin(a), abs, lambda a: mx.square(a),
@@ -48,7 +49,7 @@ def program(plan: list[tuple[bool, int, int, int]], changed: int, change: Callab
     return run
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=share(60, 20), deadline=None)
 @given(steps, st.integers(0, 8), st.sampled_from(["twice", "constant", "element", "cut"]))
 def test_a_change_in_a_random_program(plan: list[tuple[bool, int, int, int]], which: int, kind: str) -> None:
     which %= len(plan)

@@ -9,6 +9,7 @@ import mlx.core as mx
 import pytest
 
 from tests.support import assert_same_bits
+from tests.thorough import THOROUGH, share
 from tests.timeline.programs import INNER, STEPS, training, with_optimizer
 from tests.timeline.written import Change, Program, as_written, check, check_gradient, check_two, traced
 
@@ -29,6 +30,10 @@ def element(value: mx.array) -> mx.array:
 CHANGES: list[Change] = [lambda value: value * 2, element, mx.stop_gradient]
 everywhere = pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 everything = pytest.mark.parametrize("name", PROGRAMS)
+one_way = pytest.mark.parametrize(
+    ("name", "compiled"), [(name, way) for at, name in enumerate(PROGRAMS) for way in (False, True)
+                           if THOROUGH or at % 2 == way],
+)  # fmt: skip
 
 
 @everywhere
@@ -45,13 +50,12 @@ def test_without_a_change_it_is_plain_mlx(name: str, compiled: bool) -> None:
 def test_a_change_is_that_line_in_the_program(name: str, compiled: bool) -> None:
     program = PROGRAMS[name](compiled)
     chance = random.Random(f"{name} {compiled}")
-    for where in chance.sample(_names(program), 2):
+    for where in chance.sample(_names(program), share(2, 1)):
         last, evaluated = chance.random() < 0.5, chance.random() < 0.5
         check(program, where, chance.randrange(STEPS), _change(where, chance), evaluated, last)
 
 
-@everywhere
-@everything
+@one_way
 def test_one_change_after_another(name: str, compiled: bool) -> None:
     program = PROGRAMS[name](compiled)
     chance = random.Random(f"{name} {compiled} two")
@@ -60,8 +64,7 @@ def test_one_change_after_another(name: str, compiled: bool) -> None:
     check_two(program, places, [_change("l", chance) for _ in places], evaluated=chance.random() < 0.5)
 
 
-@everywhere
-@everything
+@one_way
 def test_a_gradient_is_changed_on_its_way(name: str, compiled: bool) -> None:
     program = PROGRAMS[name](compiled)
     chance = random.Random(f"{name} {compiled} back")

@@ -46,13 +46,7 @@ def changes(case: Checkup) -> list[ParameterUpdate]:
 
 def same_weight(one: Value, other: Value | None) -> bool:
     """Whether two leaves of two passes are one tensor, which no update has changed between them."""
-    return other is not None and _oldest(one) is _oldest(other)
-
-
-def _oldest(value: Value) -> Value:
-    while value.origin is not None:
-        value = value.origin
-    return value
+    return other is not None and one.oldest is other.oldest
 
 
 def _newest(case: Checkup, leaf: Value, start: int, end: int) -> Value | None:
