@@ -99,6 +99,7 @@ def given_of(
     if any([value is None for value in (*primals, *rest)]) or len(axes) != len(primals):
         return None
     known = tuple([value for value in primals if value is not None])
+    # It may be counted from the end.
     axes = [None if axis is None else axis % len(value.shape) for axis, value in zip(axes, known)]
     if not parameters and args:
         labels = [value.name for value in known]
