@@ -252,3 +252,18 @@ def test_numpy_does_not_have_it_written_either() -> None:
     with pytest.raises(IndexError, match=r"#2 at.add writes outside of it"):
         nnrepl.trace(read, mx.zeros((4,)))
     assert nnrepl.trace(lambda x: mx.array(np.asarray(x * 2)), mx.ones((2,))).value.tolist() == [2, 2]
+
+
+def test_a_vjp_that_gives_too_few_gradients_is_refused_where_mlx_reads_beyond_them() -> None:
+    @mx.custom_function
+    def f(x: mx.array, w: mx.array, b: mx.array) -> mx.array:
+        return x * w + b
+
+    @f.vjp
+    def f_vjp(primals: Any, cotangent: mx.array, output: mx.array) -> Any:
+        return cotangent * 2
+
+    x = mx.ones((2,))
+    with pytest.raises(IndexError, match=r"the vjp of .*f gives 1 gradient for 3 tensors, and MLX crashes on that"):
+        nnrepl.trace(lambda x, w, b: f(x, w, b).sum(), x, x + 1, x + 2, wrt=(0, 1, 2))
+    assert nnrepl.trace(lambda x, w, b: f(x, w, b).sum(), x, x + 1, x + 2, wrt=(0, 1)).grads[1].tolist() == [1, 1]
