@@ -21,11 +21,12 @@ from nnrepl.record.frame_variables import set_variables
 from nnrepl.record.objects import object_of
 from nnrepl.record.renamed import PATHS
 from nnrepl.record.repeat import Repetition
+from nnrepl.replay.assigned_paths import changed_in_place, root_of, target_of, walk
 from nnrepl.replay.divergence import Lost
 from nnrepl.replay.operands import Operands, expression_of, tree_of
-from nnrepl.replay.targets import changed_in_place, root_of, target_of, walk
+from nnrepl.replay.remade import unify
 from nnrepl.replay.world import World, contents_of, slots_of
-from nnrepl.tape import Activation, ClosedOp, Op, Value
+from nnrepl.tape import Activation, ClosedOp, Leaf, Op, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -54,11 +55,8 @@ class Rebinding:
         self._recorder = recorder
         self._op = op
         self._old = old
-        self._arrays = {
-            id(array): array
-            for key, value in recorder.live.copy().items()
-            if value is old and (array := object_of(recorder, key, old)) is not None
-        }
+        self._natively = bool(recorder.native_until) and any(isinstance(op, ClosedOp) for op in recorder.tape.ops)
+        self._arrays = self._alive()
         self._frames = recorder.stack.frames()
         self.operands = Operands(self._other, self._is_called)
         self._kept: dict[int, mx.array] = {}
@@ -71,11 +69,12 @@ class Rebinding:
         self.astray = False
         self.parted = False
         self._held = 0
-        self.found = bool(self._arrays) and ((self._target is not None and self._find(op)) or self._find_place(op))
+        self.found = (self._target is not None and self._find(op)) or self._find_place(op)
 
     def begin(self) -> None:
         """Note what it is about to change. Where a compiled function is repeated, what is read by another name keeps
-        the old tensor. Where steps before an edit ran natively, the program may hold that in objects that nobody knows.
+        the old tensor. Where steps before an edit ran natively, the program may hold that in objects that nobody knows;
+        and so may it hold what came from outside.
 
         Raises:
             Lost: If it does, as far as that can be told.
@@ -89,11 +88,10 @@ class Rebinding:
                     one.rename(self._old, scope, ast.unparse(target), isinstance(target, ast.Name))
                 elif changed_in_place(op) or op.operation.in_place:
                     one.change_in_place(self._old)
-        if not recorder.native_until or not any(isinstance(op, ClosedOp) for op in recorder.tape.ops):
-            return
         made = self._old.op
-        known = made is not None and made.position >= recorder.native_until  # if no object is alive, nobody holds it
-        if self.astray or not (self._arrays or recorder.sweeps or known):
+        # If no object is alive of what an op has made, nobody holds it.
+        known = made is not None and (not self._natively or made.position >= recorder.native_until)
+        if (self._natively and self.astray) or not (self._arrays or recorder.sweeps or known):
             raise Lost(f"it is not known what of the program's holds {self._old.name} there")
 
     def _is_called(self, frame: FrameType, text: str) -> bool:
@@ -115,9 +113,8 @@ class Rebinding:
     def is_inside(self) -> bool:
         """Whether it changes an argument of a compiled function, inside of a call in which none of its Python runs:
         what the program holds is another array, as where MLX traces the function."""
-        return bool(_deeper(self._recorder, self._op)) and any(
-            self._old in one.arguments for one in self._repetitions()
-        )
+        given = any(self._old in one.arguments for one in self._repetitions())
+        return given and _lies_deeper(self._recorder, self._op)
 
     @property
     def is_entry(self) -> bool:
@@ -133,20 +130,12 @@ class Rebinding:
 
     def _variables(self, op: Op, root: str) -> tuple[int, str, dict[str, Any]] | None:
         """Return the variable that an edit names: in which call it is, its name, and what else has names there."""
-        path = _path_of(op)
-        if (
-            not path
-            or not self._frames
-            or any(step.code is not frame.f_code for step, frame in zip(path, self._frames))
-        ):
+        path = [] if op.scope is None or op.scope.parent is None else op.scope.parent.path()
+        if not path or len(path) > len(self._frames):
             return None
-        self._own = min(len(path), len(self._frames)) - 1
-        to_come = [step for step in path[len(self._frames) :] if not is_library(step.code.co_filename)]
-        for step in reversed(to_come):
-            if _has(step, root):
-                return None  # it is not there yet, or never, where none of the function's Python runs
-            if root in step.variables:  # global variables are there
-                return self._own, root, step.variables
+        if any(step.code is not frame.f_code for step, frame in zip(path, self._frames)):
+            return None
+        self._own = len(path) - 1
         calls = range(self._own, -1, -1)
         own = [at for at in calls if not is_library(self._frames[at].f_code.co_filename)]
         for at in own:  # as names are looked up: a library's variables last
@@ -167,8 +156,9 @@ class Rebinding:
             container, _, thing = (
                 (None, "", variables[name]) if isinstance(path, ast.Name) else walk(variables[name], path)
             )
+            held = self._is_held(thing)
             self.astray = self._is_other(container, thing)
-            if id(thing) in self._arrays:
+            if held:
                 self._target, self.place, self._entry = path, self._arrays[id(thing)], None
                 self._own = at if variables is not self._frames[at].f_globals else self._own
                 return True
@@ -179,20 +169,41 @@ class Rebinding:
         target, thing = self._target, variables[name]
         self._held = id(thing)
         if isinstance(target, ast.Name):
-            frame = self._frames[at]
-            # A global variable is an entry of its module's dict, and the same one in every call. From Python 3.13 on
-            # `f_locals` of a function is another object each time, and no dict.
-            if variables is frame.f_globals or (type(variables) is dict and variables is not frame.f_locals):
+            if variables is self._frames[at].f_globals:
                 self._entry = variables, name
             else:
                 self._own, self._slot = at, (at, name)
+            held = self._is_held(thing)
             self.astray = self._is_other(None, thing)
-            return id(thing) in self._arrays
+            return held
         container, key, thing = walk(thing, target)
         self._held = id(thing)
+        held = self._is_held(thing)
         self.astray = self._is_other(container, thing)
         self._entry = container, key
-        return id(thing) in self._arrays and (isinstance(target, ast.Subscript) or _is_stored(container, key, thing))
+        return held and (isinstance(target, ast.Subscript) or _is_stored(container, key, thing))
+
+    def _is_held(self, thing: Any) -> bool:
+        """Whether something is the value that is changed. What came from outside, and no op of this run has taken yet,
+        is that if the program holds it where it held that."""
+        recorder, old = self._recorder, self._old
+        if not self._arrays and not self._natively and isinstance(thing, mx.array) and isinstance(old, Leaf):
+            found = recorder.live.get(id(thing))
+            if found is None and (thing.shape, thing.dtype) == (old.shape, old.dtype):
+                recorder.link(thing, old)
+                self._arrays[id(thing)] = thing
+            elif found is not None and unify(recorder, old, found):
+                self._arrays = self._alive()
+        return id(thing) in self._arrays
+
+    def _alive(self) -> dict[int, mx.array]:
+        """Return the array objects of the program's that are known to hold the value, by their `id`."""
+        recorder, old = self._recorder, self._old
+        return {
+            id(array): array
+            for key, value in recorder.live.copy().items()
+            if value is old and (array := object_of(recorder, key, old)) is not None
+        }
 
     def _is_other(self, container: Any, thing: Any) -> bool:
         """Whether what is held is a tensor, and not known to be the value; an element of a tensor is no holder."""
@@ -220,11 +231,12 @@ class Rebinding:
         text = ast.unparse(target)
         reads = self._reads(self._frames[self._own], text)
         if self._entry is not None:  # callers may have handed it on
-            frames = self._frames[: self._own + 1]
-            readers = [at for at, frame in enumerate(frames) if self._reads(frame, text) and self._sees(frame)]
+            readers = [
+                at for at in self._callers() if self._reads(self._frames[at], text) and self._sees(self._frames[at])
+            ]
             self._own, reads = (readers[0], True) if readers else (self._own, False)
         elif self.place is not None and not isinstance(target, ast.Name):
-            reading = [at for at, frame in enumerate(self._frames[: self._own + 1]) if self._reads(frame, text)]
+            reading = [at for at in self._callers() if self._reads(self._frames[at], text)]
             self._own, reads = (reading[0], True) if reading else (self._own, False)
         for frame in self._frames:
             recorder.watch.see(frame)  # what has been put somewhere since the last op
@@ -249,6 +261,13 @@ class Rebinding:
             self._keep_in_variables(space)
         for thing in reachable:
             self._keep_in(thing)
+
+    def _callers(self) -> range:
+        """Return which calls may have handed on what is assigned to: those of one gradient call, which has been given
+        its own tensors before."""
+        recorder = self._recorder
+        scope = recorder.pass_.scope if recorder.differentiating and recorder.pass_ is not None else None
+        return range(0 if scope is None else len(scope.path()), self._own + 1)
 
     def _find_shared(self, reachable: Iterable[Any]) -> None:
         """Find what has the very cell of the variable that is assigned to: outer and inner functions, those that have
@@ -393,38 +412,18 @@ def _scope_of(scope: Activation | None, root: str) -> Activation | None:
 
 
 def lies_inside(recorder: Recorder, op: Op) -> bool:
-    """Whether an edit gives another tensor to a variable of a function that does not run yet, or changes one that it
-    is about to be handed. A global variable that such a function reads is there already."""
-    names = {path.id for path in (target_of(op), *changed_in_place(op)) if isinstance(path, ast.Name)}
-    deeper = _deeper(recorder, op)
-    return any(_variable_of(_path_of(op), name) in deeper for name in names)
+    """Whether an edit gives another tensor to a variable in a function that does not run yet, or changes one that it
+    is about to be handed."""
+    variable = isinstance(target_of(op), ast.Name) or any(isinstance(path, ast.Name) for path in changed_in_place(op))
+    return variable and _lies_deeper(recorder, op)
 
 
-def _path_of(op: Op) -> list[Activation]:
-    return [] if op.scope is None or op.scope.parent is None else op.scope.parent.path()
-
-
-def _deeper(recorder: Recorder, op: Op) -> list[Activation]:
-    """Return the calls in which an edit lies that are not running."""
-    path = _path_of(op)
-    frames = recorder.stack.frames()
-    return path[len(frames) :] if all(step.code is frame.f_code for step, frame in zip(path, frames)) else []
-
-
-def _variable_of(path: list[Activation], name: str) -> Activation | None:
-    """Return the call of which a name is a variable, as names are looked up; None of a global one."""
-    own = [call for call in path if not is_library(call.code.co_filename)]
-    for call in reversed(own):
-        if _has(call, name):
-            return call
-        if name in call.variables:
-            return None
-    return next((call for call in reversed(path) if _has(call, name)), None)
-
-
-def _has(call: Activation, name: str) -> bool:
-    """Whether a name is a variable of a call's own, or of a function around it."""
-    return any(name in names for names in (call.code.co_varnames, *(getattr(call.code, cells) for cells in _CELLS)))
+def _lies_deeper(recorder: Recorder, op: Op) -> bool:
+    """Whether an edit lies in a function of which no call is running."""
+    if op.scope is None or op.scope.parent is None:
+        return False
+    path, frames = op.scope.parent.path(), recorder.stack.frames()
+    return len(path) > len(frames) and all(step.code is frame.f_code for step, frame in zip(path, frames))
 
 
 def _is_stored(container: Any, key: str, thing: Any) -> bool:

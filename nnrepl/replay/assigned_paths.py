@@ -1,4 +1,4 @@
-"""Targets: what a line that the user typed assigns to, and the way there from a variable."""
+"""Assigned paths: what the line of an edit assigns to, and where that leads in the program."""
 
 from __future__ import annotations
 
