@@ -166,6 +166,24 @@ def test_the_page_of_commands_has_each_of_them() -> None:
         assert command.help in page
 
 
+CODE = [path for room in ("nnrepl", "tests", "docs") for path in (ROOT / room).rglob("*.py")]
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", ".github/CONTRIBUTING.md"])
+def test_what_a_page_for_contributors_names_is_there(page: str) -> None:
+    """Files, and names in files: `record/watch.py`, `session/events.EVENTS`, `tests/record/samples_*.py`."""
+    for told in re.findall(r"`([^`\n ]*[/.][^`\n ]*)`", (ROOT / page).read_text(encoding="utf-8")):
+        path, _, name = told.rpartition(".") if re.fullmatch(r"[\w/]+/\w+\.[A-Za-z_]+", told) else (told, "", "")
+        if name in ("py", "md", "txt", "run"):
+            path, name = told, ""
+        if name:
+            file = ROOT / f"{path}.py" if (ROOT / f"{path}.py").is_file() else ROOT / "nnrepl" / f"{path}.py"
+            assert re.search(rf"\b{name}\b", file.read_text(encoding="utf-8")), told
+        elif re.fullmatch(r"[\w./*]+(\.\w+|/)", told) and ("/" in told or told.endswith(".py")):
+            found = [*ROOT.glob(told), *(ROOT / "nnrepl").glob(told), *(one for one in CODE if one.name == told)]
+            assert found or "NN_" in told, told
+
+
 def main() -> None:
     """Write what is made of sessions anew."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):

@@ -23,7 +23,6 @@ from nnrepl.record.compiled import Compiled
 from nnrepl.record.segments import supersede
 from nnrepl.tape.collector import wake
 
-_Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 _MISSING = object()
 
 

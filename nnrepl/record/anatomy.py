@@ -113,13 +113,28 @@ def made_of(value: Value) -> set[Value]:
     op = value.op
     if op is None or not op.inputs:
         return set()
-    number: dict[Value, int] = {}
-    slots = tuple([number.setdefault(taken.canonical, len(number)) for taken in op.inputs])
-    groups = anatomy(op, slots, tuple(number))
-    makers = {slot: group for group in groups for slot in group.outputs}
+    makers, slots = _makers(op)
     slot = value.slot if makers[value.slot].twin < 0 else makers[value.slot].twin
     reached = makers[slot].before(slot)
     return {taken for taken, slot in zip(op.inputs, slots) if slot in reached}
+
+
+def is_still(value: Value, before: Value) -> bool:
+    """Whether a value is another one, which ops have handed on as it was (`astype` to the dtype that it has)."""
+    while value is not before and value.op is not None and value.op.inputs:
+        makers, slots = _makers(value.op)
+        alias = makers[value.slot].alias
+        if alias < 0:
+            return False
+        value = value.op.inputs[slots.index(alias)]
+    return value is before
+
+
+def _makers(op: Op) -> tuple[dict[int, Group], tuple[int, ...]]:
+    """Return the group of each output of an op, and which distinct input each of its inputs is."""
+    number: dict[Value, int] = {}
+    slots = tuple([number.setdefault(taken.canonical, len(number)) for taken in op.inputs])
+    return {slot: group for group in anatomy(op, slots, tuple(number)) for slot in group.outputs}, slots
 
 
 def of_call(op: Op, forced: bool, taken: list[mx.array]) -> tuple[Group, ...]:

@@ -66,6 +66,7 @@ class _Left:
     def is_still(self, given: list[mx.array]) -> bool:
         """Whether weights that are given now are these, in this order, and have not been written into."""
         left = iter(self._refs)
+        # One iterator for all: each is looked for behind the one before. What is not differentiated may lie between.
         same = all([any(ref() is array for ref in left) for array in given])
         return same and not any(ref() is array for ref in self._written for array in given)
 

@@ -39,7 +39,6 @@ from nnrepl.tape import Value
 
 _getframe = sys._getframe
 _RANDOM_STATE: Any = mx.random.state
-_compile, _negative = mx.compile, mx.negative
 _LOOKED_AT = 3
 """So many native calls of a compiled function are looked at before they are made."""
 

@@ -164,6 +164,7 @@ def fill(thing: Any, entries: Any) -> Callable[[], None] | None:
 
 
 def _put(thing: Any, entries: Any) -> None:
+    # By Python's own methods: a subclass's may do more than to hold what it is given, and nothing of that is to happen.
     if isinstance(thing, list):
         list.__setitem__(thing, slice(None), entries)
     elif isinstance(thing, deque):
@@ -349,6 +350,7 @@ class Grip:
 
     def alone(self) -> bool:
         """Whether nobody else holds it."""
+        # Two: the box, and the question.
         return sys.getrefcount(self.box[0]) <= 2
 
     def let_go(self) -> None:

@@ -220,12 +220,20 @@ class Custom(Composite):
             # One argument comes bare (`InnerVJPFunction` in mlx/python/src/transforms.cpp).
             return self.vjp(args[0] if len(args) == 1 else tuple(args), cotangent, output, **kwargs)
 
-        values = self.run_again(recorder, op, given, call)
+        # Where these are too few MLX goes on among the cotangents (`all_vjps` in `CustomTransforms::vjp`), and then in
+        # what memory is behind them.
+        values = [*self.run_again(recorder, op, given, call), *given[: len(op.outputs)]]
         parts: dict[int, list[Value]] = {}
-        for taken, value in zip(self.inputs, values):
+        for number, taken in enumerate(self.inputs):
             if taken.canonical in sweep.active:
-                parts.setdefault(node.inputs.index(taken.canonical), []).append(value)
+                if number >= len(values):
+                    raise IndexError(self._too_few(len(values) - len(op.outputs)))
+                parts.setdefault(node.inputs.index(taken.canonical), []).append(values[number])
         return parts
+
+    def _too_few(self, count: int) -> str:
+        given = f"{count} gradient{'' if count == 1 else 's'} for {len(self.inputs)} tensors"
+        return f"the vjp of {titles.title(self.fun)} gives {given}, and MLX crashes on that"
 
 
 class Rerun(Composite):

@@ -92,12 +92,14 @@ def given_of(
         for path, _ in trees.paths(arg):
             labels.append(".".join(filter(None, (name, path))))
             chosen.append(name in names)
-    axes = [*_axes(in_axes, args), *_axes(None, kwargs)]
+    # Of a single argument they are the axes of that (`py_vmap` in mlx/python/src/transforms.cpp), not of a tuple.
+    axes = [*_axes(in_axes, args[0] if len(args) == 1 else args), *_axes(None, kwargs)]
     primals = [recorder.live.get(id(array)) for array in trees.arrays((args, kwargs))]
     rest = [recorder.live.get(id(array)) for array in trees.arrays(others)]
     if any([value is None for value in (*primals, *rest)]) or len(axes) != len(primals):
         return None
     known = tuple([value for value in primals if value is not None])
+    # It may be counted from the end.
     axes = [None if axis is None else axis % len(value.shape) for axis, value in zip(axes, known)]
     if not parameters and args:
         labels = [value.name for value in known]
@@ -108,13 +110,30 @@ def given_of(
 def _axes(axes: Any, tree: Any) -> Iterator[int | None]:
     """Yield the axis of each array of a tree, for `in_axes` that may stop further up in it."""
     if isinstance(tree, mx.array):
-        yield axes if isinstance(axes, int) else None
+        one = axes[0] if isinstance(axes, tuple) and len(axes) == 1 else axes  # `in_axes=(0,)`
+        yield one if isinstance(one, int) else None
     elif isinstance(tree, (list, tuple)):
         for at, item in enumerate(tree):
             yield from _axes(axes[at] if isinstance(axes, (list, tuple)) and at < len(axes) else axes, item)
     elif isinstance(tree, dict):
         for key, item in dict.items(tree):
             yield from _axes(axes.get(key) if isinstance(axes, dict) else axes, item)
+
+
+def _out_axes(axes: Any, result: Any) -> dict[int, int]:
+    """Return along which axis of each result of a `vmap` its samples lie, where that is not the first.
+
+    Args:
+        axes: As `mx.vmap` takes them.
+        result: What the function has returned for one sample.
+    """
+    # MLX has -1 for None, and repeats what is one for all along the last axis (`vmap_replace` in mlx/transforms.cpp).
+    found = zip(_axes(axes, result), arrays_of(result))
+    return {
+        slot: array.ndim if axis is None else axis % (array.ndim + 1)
+        for slot, (axis, array) in enumerate(found)
+        if axis != 0
+    }
 
 
 class InsideRecording:
@@ -180,8 +199,7 @@ class InsideRecording:
             if self.given.transform == "checkpoint":
                 self.recipe.later = LaterRuns(self, function, self.recipe, block.later)
             if self.pass_.size:
-                axes = enumerate(_axes(self.given.out_axes, result))
-                self.pass_.out_axes = {slot: axis for slot, axis in axes if axis}
+                self.pass_.out_axes = _out_axes(self.given.out_axes, result)
             self._ended = True
             return result
         finally:

@@ -279,7 +279,6 @@ class OpaqueCall:
             return self._leave_again(twin, left, len(arrays_of(result)), made)
         recorder.finish(op, result, frame)
         self._leave(op, left)
-        # Only what a sweep may come by is asked for this, and at once: when a result is evaluated, MLX's graph is gone.
         if recorder.differentiating or recorder.inside is not None:
             self.groups = of_call(op, recorder.forced, self._taken(inputs, given, left))
         return result

@@ -18,8 +18,6 @@ from nnrepl.tape import Source
 Span = tuple[int, int, int, int]
 """First line, last line, first and last column of a piece of source, in UTF-8 bytes as CPython counts."""
 
-_NOWHERE: Span = (0, 0, -1, -1)
-
 
 @dataclass(frozen=True, slots=True)
 class Use:
@@ -161,6 +159,7 @@ def span_of(code: CodeType, lasti: int) -> Span:
             (line or 0, end or line or 0, -1 if column is None else column, -1 if last is None else last)
             for line, end, column, last in code.co_positions()
         ]
+    # An instruction takes two bytes, and `co_positions` has an entry for each two, caches included.
     place = lasti // 2
     return spans[place] if 0 <= place < len(spans) else (code.co_firstlineno, code.co_firstlineno, -1, -1)
 
@@ -373,6 +372,7 @@ class _Indexer(ast.NodeVisitor):
         self.generic_visit(node)
 
     def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        # As `co_firstlineno`: a function begins with its first decorator.
         self.functions.append(min([node.lineno, *(part.lineno for part in node.decorator_list)]))
         self.generic_visit(node)
         self.functions.pop()

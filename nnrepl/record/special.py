@@ -262,11 +262,6 @@ class RowIterator:
         return self._rows(self._next - 1)
 
 
-def _row(array: mx.array, index: int) -> mx.array:
-    row: mx.array = _getitem(array, index)
-    return row
-
-
 def _iteration(recorder: Recorder) -> Callable[[mx.array], Any]:
     split = Operation("split", _split, "iter")
     squeeze = Operation("squeeze", _squeeze, "next")
@@ -282,6 +277,8 @@ def _iteration(recorder: Recorder) -> Callable[[mx.array], Any]:
         if 0 < count < _ROWS_AT_ONCE:
             parts = recorder.call(split, (array, count), {}, _getframe(1))
             return RowIterator(lambda k: recorder.call(squeeze, (parts[k], 0), {}, _getframe(2)), count)
+        # The rows are those of now, also where the loop changes the array (`ArrayPythonIterator`,
+        # mlx/python/src/array.cpp).
         twin = _copy(array)
         recorder.link(twin, recorder.value_of(array, _getframe(1)))
         return RowIterator(lambda k: recorder.call(getitem, (twin, k), {}, _getframe(2)), count)

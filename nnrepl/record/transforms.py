@@ -17,6 +17,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record import aside, compiled, custom, opaque, titles, trees
+from nnrepl.record.anatomy import is_still
 from nnrepl.record.by_hand import Weights
 from nnrepl.record.catalog import Callee
 from nnrepl.record.closed_losses import loss_of
@@ -183,6 +184,7 @@ class _Arguments:
         self.others: list[Value] = []
         self.given: list[mx.array] = []
         self.fresh: list[mx.array] = []
+        self.entered: list[Value] = []
         parameters = titles.parameter_names(fun, args)
         positional = tuple(self._replace(arg, parameters[number], number in numbers) for number, arg in enumerate(args))
         self.tree: list[Any] = [
@@ -202,12 +204,14 @@ class _Arguments:
             value = self.recorder.value_of(array, _getframe(0))
             twin = _copy(array)
             if wanted:
-                self.wrt.append(self._leaf(twin, "parameter" if path else "input", label, value))
+                value = self._leaf(twin, "parameter" if path else "input", label, value)
+                self.wrt.append(value)
             else:
                 self.recorder.link(twin, value)
                 self.others.append(value)
                 if value.op is not None:
                     self.recorder.tape.notes.labels.setdefault(value, label)
+            self.entered.append(value)
             self.given.append(array)
             self.fresh.append(twin)
             return twin
@@ -227,12 +231,21 @@ class _Arguments:
 
         def restore(array: mx.array) -> mx.array:
             at = next(held, None)
-            if at is None or array is not self.fresh[at] or self._was_changed(at):
-                return array
-            return self.given[at]
+            if at is not None and self._is_still(at, array):
+                return self.given[at]
+            # MLX casts what has been written there once more (`py_value_and_grad`): one more object for the same.
+            value = self.recorder.live.get(id(array))
+            return array if value is None else self.recorder.handle(value)
 
         trees.fill(self.tree, restore)
         return result
+
+    def _is_still(self, at: int, array: mx.array) -> bool:
+        """Whether an array that lies where an argument was is that still."""
+        if array is self.fresh[at]:
+            return not self._was_changed(at)
+        value = self.recorder.live.get(id(array))
+        return value is not None and is_still(value, self.entered[at])
 
     def _was_changed(self, at: int) -> bool:
         """Whether the function changed an argument in place (`x += 1`)."""

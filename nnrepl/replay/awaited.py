@@ -43,6 +43,7 @@ class Awaited:
         if self._then is not None:
             return
         self._then, self._before, self._skip = then, sys.gettrace(), self._before_it
+        # `settrace` tells of calls that begin; one that runs already has to be told to trace itself.
         frame: FrameType | None = sys._getframe(1)
         while frame is not None:
             if frame.f_code == self.code:  # others may trace it, who are told as before

@@ -130,6 +130,7 @@ def same_constant(a: Any, b: Any) -> bool:
     if a is b or (isinstance(a, Value) and isinstance(b, Value)):
         return True
     if type(a) is not type(b):
+        # A class that the program defines is another one in each run.
         kinds = [(kind.__module__, kind.__qualname__) for kind in (type(a), type(b))]
         return kinds[0] == kinds[1]
     if isinstance(a, (list, tuple)):

@@ -112,6 +112,7 @@ def keep_slot(thing: Any, slot: str, current: Current) -> Restore:
 
     def restore() -> None:
         if before is not missing:
+            # Not its own `__setattr__`: that of a frozen dataclass refuses.
             object.__setattr__(thing, slot, current(before))
         elif hasattr(thing, slot):
             object.__delattr__(thing, slot)
@@ -124,6 +125,7 @@ def keep_class(cls: type, current: Current) -> Restore:
     before = {name: value for name, value in vars(cls).items() if name not in MACHINERY}
 
     def restore() -> None:
+        # By `type`'s own methods: a metaclass may refuse (that of an Enum does), or do more.
         for name in [name for name in vars(cls) if name not in before and name not in MACHINERY]:
             type.__delattr__(cls, name)
         for name, value in before.items():

@@ -259,6 +259,7 @@ def _without_rule(update: Callable[..., Any]) -> Callable[..., Any]:
         if not str(getattr(rule, "__module__", "")).startswith("mlx."):
             return update(optimizer, *args, **kwargs)
         own = vars(optimizer)
+        # MLX's `apply_gradients` (mlx/optimizers/optimizers.py) asks for `self.apply_single`: the object's own first.
         own["apply_single"] = _ruled
         try:
             return update(optimizer, *args, **kwargs)

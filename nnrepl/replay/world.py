@@ -66,6 +66,8 @@ class World:
         # A stack, no recursion: a linked list of the program's may be longer than Python's stack.
         while pending and len(self._seen) < _LIMIT:
             self._visit(*pending.pop(), pending)
+        if pending:
+            self.lost.append(f"what lies beyond {_LIMIT:,} objects")
 
     def restore(self) -> None:
         """Put everything back, in place."""

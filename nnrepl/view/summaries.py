@@ -257,10 +257,6 @@ def _bar(share: float, width: int) -> str:
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip() or ("▏" if share > 0 else "")
 
 
-def _item(array: mx.array) -> Any:
-    return array.item()
-
-
 # -- memory and evaluations ----------------------------------------------------------------------------------
 
 

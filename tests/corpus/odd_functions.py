@@ -87,6 +87,30 @@ def custom_with_vmap_only(x):
     return (f(x) * x).sum()
 
 
+@differentiated((4, 3), (4, 3), (4, 3))
+def custom_with_too_few_gradients(x, w, b):
+    """MLX goes on among the cotangents, one for each result."""
+
+    @mx.custom_function
+    def f(x, w):
+        return x * w
+
+    @f.vjp
+    def f_vjp(primals, cotangent, output):
+        return cotangent * 2
+
+    @mx.custom_function
+    def g(x, w, b):
+        return x * w, b + x
+
+    @g.vjp
+    def g_vjp(primals, cotangents, outputs):
+        return None, cotangents[1] * 5, None
+
+    y, z = g(x, w, b)
+    return (f(x, w) * b).sum() + (y * 10 + z * z).sum()
+
+
 @differentiated((4, 3))
 def custom_with_everything(x):
     @mx.custom_function

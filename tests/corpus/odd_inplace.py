@@ -430,3 +430,24 @@ def objects_that_die_at_once(x):
         (x * number + x) @ x
         x = x + (x * 0.001)[::-1]
     return x
+
+
+@called((3,))
+def arguments_exchanged_in_a_loss(x):
+    """What its containers hold afterwards: the program's object where it is the same tensor for MLX, else a new one."""
+    kept = []
+
+    def loss(tree, parts):
+        tree["w"] = tree["w"].astype(mx.float32)
+        tree["v"] = mx.tanh(tree["v"])
+        parts[0], parts[1] = parts[0].reshape(3), parts[2]
+        kept.extend([tree["v"], parts[1]])
+        return (tree["w"] * tree["v"] * parts[0] + parts[1]).sum()
+
+    tree, parts = {"w": x * 1, "v": x + 1}, [x + 2, x + 3, x + 4]
+    before = [tree["w"], tree["v"], *parts]
+    results = mx.value_and_grad(loss)(tree, parts)
+    after = [tree["w"], tree["v"], *parts]
+    kept[0] += 5
+    told = [[a is b for a, b in zip(after, before)], [any(a is one for one in kept) for a in after]]
+    return results, after, kept, str(told)

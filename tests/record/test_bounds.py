@@ -269,3 +269,18 @@ def test_what_the_program_has_read_outside_is_told_where_it_is_shown(line: str, 
     session.run("print x")
     assert said == ["index 4 is out of range: i[1] = 4, but axis 0 of x (4, 3) has the places 0 to 3; #1 getitem "
                     "reads outside of it, which MLX does not check"]  # fmt: skip
+
+
+def test_a_vjp_that_gives_too_few_gradients_is_refused_where_mlx_reads_beyond_them() -> None:
+    @mx.custom_function
+    def f(x: mx.array, w: mx.array, b: mx.array) -> mx.array:
+        return x * w + b
+
+    @f.vjp
+    def f_vjp(primals: Any, cotangent: mx.array, output: mx.array) -> Any:
+        return cotangent * 2
+
+    x = mx.ones((2,))
+    with pytest.raises(IndexError, match=r"the vjp of .*f gives 1 gradient for 3 tensors, and MLX crashes on that"):
+        nnrepl.trace(lambda x, w, b: f(x, w, b).sum(), x, x + 1, x + 2, wrt=(0, 1, 2))
+    assert nnrepl.trace(lambda x, w, b: f(x, w, b).sum(), x, x + 1, x + 2, wrt=(0, 1)).grads[1].tolist() == [1, 1]

@@ -47,6 +47,23 @@ def only(trace: nnrepl.Trace) -> Inside:
 # -- values --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("axes", [[0, None], {"a": 0, "b": None}, (0, None), (0,)], ids=str)
+def test_the_axes_of_a_single_argument_are_those_of_its_parts(axes: Any) -> None:
+    """`in_axes` and `out_axes` as MLX reads them: of one argument, counted from the end, and None for one result."""
+    b = X[0]
+    given: Any = {list: [X, b], dict: {"a": X, "b": b}, tuple: (X, b)[: len(axes)]}[type(axes)]
+    given = given[0] if axes == (0,) else given
+
+    def rows(parts: Any) -> Any:
+        a, c = (parts, b) if axes == (0,) else parts.values() if isinstance(parts, dict) else parts
+        return {"k": [mx.outer(a, c), a * c]}, c * 2
+
+    trace = traced(lambda x: mx.vmap(rows, in_axes=axes, out_axes=({"k": [-1, -2]}, None))(given), X)
+    a, c = made(trace, "outer").outputs[0], made(trace, "multiply", 0).outputs[0]
+    assert_same_bits(mx.stack([mx.outer(row, b) for row in X]), a.array)
+    assert_same_bits(X * b, c.array)
+
+
 def test_the_values_of_a_vmap_are_those_of_all_samples() -> None:
     trace = traced(lambda x: mx.vmap(loss, in_axes=(None, 0, 0))(W, x, T), X)
     h, p = made(trace, "tanh").outputs[0], made(trace, "sum").outputs[0]

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 import nnrepl
+from nnrepl.replay import world
 from nnrepl.replay.libraries import Libraries
 from tests.support import assert_same_bits
 
@@ -339,3 +340,11 @@ def test_what_a_program_has_put_into_a_library_is_gone_before_it_begins_again() 
     assert (vars(library), dict(vars(layer))) == (before | kept, own | {"__made__": {}})
     assert Counted.added
     del Counted.added
+
+
+def test_what_is_not_walked_through_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A world that ends somewhere is no world to run again in."""
+    held = [[number] for number in range(20)]
+    assert not world.World([held]).lost
+    monkeypatch.setattr(world, "_LIMIT", 10)
+    assert world.World([held]).lost == ["what lies beyond 10 objects"]
