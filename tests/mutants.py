@@ -15,6 +15,8 @@ _OTHER: dict[type[ast.AST], str] = {
     ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in", ast.Add: "-", ast.Sub: "+", ast.Mult: "+", ast.And: "or",
     ast.Or: "and",
 }  # fmt: skip
+_EITHER_WAY = {"max", "min", "mx.maximum", "mx.minimum"}
+"""What gives the same for two arguments whichever comes first."""
 _CLOSED = (ast.Name, ast.Attribute, ast.Call, ast.Constant, ast.Subscript, ast.List, ast.Dict, ast.Set, ast.ListComp)
 """What needs no parentheses as an operand."""
 
@@ -111,9 +113,9 @@ def _is_kept_elsewhere(node: ast.AST) -> TypeGuard[ast.Assign]:
 
 
 def _takes_two(file: _File, call: ast.Call) -> bool:
-    """Whether a call begins with two arguments, and not with the same twice."""
+    """Whether a call begins with two arguments that cannot be exchanged, and not with the same twice."""
     two = [file.whole(one) for one in call.args[:2] if not isinstance(one, ast.Starred)]
-    return len(set(two)) == 2
+    return len(set(two)) == 2 and file.whole(call.func) not in _EITHER_WAY
 
 
 def _swapped(file: _File, node: ast.Call) -> Mutant:

@@ -409,11 +409,10 @@ class Interpreter:
             work = self.session.evaluate(self.session.expressions.behind(result))
             shown = tensor(label or self.label(text, value), result, look, note or samples_text(value))
             return Group(shown, recomputed_text(work)) if work.again else shown
+        self.session.tell_outside(self.session.expressions.used())
         tree = tensor_tree(result)
-        if tree is not None:
-            return tree
-        said = repr(result) + (f"  {note}" if note else "")
-        return Text(f"{label} = {said}" if label else said)
+        head, tail = f"{label} = " if label else "", f"  {note}" if note else ""
+        return Text(f"{head}{result!r}{tail}") if tree is None else tree
 
     def counted(self, array: mx.array) -> Value | None:
         """Evaluate an array that stands for a value of the tape, so that what it took is counted."""

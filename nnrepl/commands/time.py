@@ -31,7 +31,7 @@ def set_(it: Interpreter, text: str) -> RenderableType | None:
 
     Also `grad(a1) = grad(a1) * 2`, a batch, a random mask, an optimizer's moment. What depends on the value
     is computed anew when it is looked at, nothing else; gradients flow through the change by calculus. A
-    parameter or an input changes where it enters its pass. Each change starts a timeline; `undo` leaves it.
+    parameter changes where it enters its pass. Each change starts a timeline; `undo` leaves it.
     """
     change = parse(text).assignment
     assert change is not None

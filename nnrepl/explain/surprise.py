@@ -255,14 +255,16 @@ def whole_backward(look: Look, whole: CrossEntropy, row: Place, called: Called =
     """Return the gradient of the logits at the right answer of a row (the first class, where there is no single one);
     nothing where none has been taken."""
     grads = [] if whole.loss.op is None else whole.loss.op.tape.passes
-    pairs = [(pass_.grads.get(whole.logits.canonical), pass_.grads.get(whole.loss.canonical)) for pass_ in grads]
-    last = next((pair for pair in reversed(pairs) if pair[0] and pair[1]), None)
+    pairs = [
+        (logits[-1], losses[-1]) for pass_ in grads
+        if (logits := pass_.grads.get(whole.logits.canonical)) and (losses := pass_.grads.get(whole.loss.canonical))
+    ]  # fmt: skip
     found = _numbers(look, whole, row)
-    if last is None or not last[0] or not last[1] or found is None:
+    if not pairs or found is None:
         return []
     column = max(found.target, 0)
     place = (*row[: whole.axis], column, *row[whole.axis :])
-    return backward(look, whole, last[0][-1], last[1][-1], place, called)
+    return backward(look, whole, *pairs[-1], place, called)
 
 
 def _same(a: float, b: float, size: float, close: float) -> bool:

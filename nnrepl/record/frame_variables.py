@@ -36,7 +36,7 @@ def looked_at(code: CodeType) -> tuple[tuple[str, ...], bool]:
         if code.co_filename.endswith(_PLUMBING):
             names: tuple[str, ...] = ()
         elif not code.co_flags & OPTIMIZED:
-            names = tuple(_stored(code, "STORE_NAME"))
+            names = (*_stored(code, "STORE_NAME"), *code.co_varnames)  # these are of comprehensions, from 3.12 on
         elif _CACHED_LOCALS and not _READERS.isdisjoint(code.co_names) and _asks_for_locals(code):
             names = ()  # reading them would change the dict that the program may have got from `locals()`
         else:
@@ -88,10 +88,26 @@ def sets_globals(code: CodeType) -> bool:
     return any(_stored(part, "STORE_GLOBAL") for part in code.co_consts if isinstance(part, CodeType))
 
 
+def namespace(frame: FrameType) -> Any:
+    """Return the variables of a frame by name. While a comprehension runs in the code of a module, `f_locals` is a copy
+    on Python 3.12, and from 3.13 on it has the comprehension's own alone: there the module's are its global ones."""
+    found = frame.f_locals
+    code = frame.f_code
+    if code.co_flags & OPTIMIZED or not code.co_varnames or code.co_name != "<module>":
+        return found
+    return frame.f_globals
+
+
+_DANGLES = (3, 13) <= sys.version_info < (3, 13, 6)
+_GENERATOR = 0x20 | 0x80 | 0x200  # inspect.CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR
+
+
 def read(frame: FrameType, names: tuple[str, ...], optimized: bool) -> list[Any]:
     """Return what variables of a frame hold."""
     variables: Any = frame.f_locals
     if not optimized:
+        if (space := namespace(frame)) is not variables:
+            return [variables.get(name, space.get(name, UNBOUND)) for name in names]
         return list(map(variables.get, names, _UNSET))
     if not _CACHED_LOCALS:
         variables = dict(variables)
@@ -101,6 +117,12 @@ def read(frame: FrameType, names: tuple[str, ...], optimized: bool) -> list[Any]
         # Before 3.13 the frame keeps this copy of its locals, and with it every array in it, alive.
         variables.clear()
     return values
+
+
+def may_dangle(code: CodeType) -> bool:
+    """Whether a frame of some code must not be asked for its variables once it does not run: the generator may be gone,
+    and up to Python 3.13.5 the frame then reads what was freed (CPython's gh-125723)."""
+    return _DANGLES and bool(code.co_flags & _GENERATOR)
 
 
 def first_argument(frame: FrameType) -> Any:

@@ -18,8 +18,8 @@ from nnrepl.record.passed_by import run_blocks
 from nnrepl.record.recorder import MUTED
 from nnrepl.record.region import ACCUMULATE_TOGETHER, Region, SweepUnit, find_regions, region_of, run_region
 from nnrepl.record.strays import raw
-from nnrepl.record.usual import is_usual, write
-from nnrepl.record.vjp import ACCUMULATE, CONTINUE, Rule, run_continued, run_vjp, vjp_operation
+from nnrepl.record.usual import write
+from nnrepl.record.vjp import ACCUMULATE, CONTINUE, Rule, is_usual, run_continued, run_vjp, vjp_operation
 from nnrepl.tape import BackwardOp, Gradient, Op, Operation, Pass, Value
 
 if TYPE_CHECKING:
@@ -188,10 +188,7 @@ class Sweep:
         if node.op.operation.kind in ("custom", "checkpoint"):
             node.parts = node.op.args[0].backward(self, node, reached, cotangents)
         elif node.group.simple:
-            if self.now or self.recorder.intake.follows or not is_usual(node):
-                op = self._write(node, node.rule(node.wanted, reached), cotangents)
-            else:
-                op = write(self, node, reached, cotangents)
+            op = self._write(node, reached, cotangents)
             together = self._together
             for slot, part in zip(node.wanted, op.outputs):
                 value = node.inputs[slot]
@@ -220,7 +217,7 @@ class Sweep:
             and (node, node.inputs[slot]) not in self._together
         )
         if not continued:
-            op = self._write(node, node.rule(wanted, reached), cotangents)
+            op = self._write(node, reached, cotangents)
             node.parts = {slot: [part] for slot, part in zip(wanted, op.outputs)}
             return
         given = (*cotangents, *self._primals(node))
@@ -363,8 +360,11 @@ class Sweep:
 
     # -- writing -----------------------------------------------------------------------------------------
 
-    def _write(self, node: SweepUnit, rule: Rule, cotangents: tuple[Value, ...]) -> Op:
+    def _write(self, node: SweepUnit, reached: tuple[int, ...], cotangents: tuple[Value, ...]) -> Op:
         """Take a VJP and put it on the tape."""
+        if not (self.now or self.recorder.intake.follows) and is_usual(node.op, node.inputs):
+            return write(self, node, reached, cotangents)
+        rule = node.rule(node.wanted, reached)
         given = cotangents + self._primals(node)
         op = self._new(node.op, rule, given)
         if self._recalled(op, node):

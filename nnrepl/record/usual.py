@@ -1,4 +1,4 @@
-"""Usual: the backward op of an op that is its inputs and nothing else, written with as few calls as can be.
+"""Usual: the backward op of an op that takes its inputs as they are, written with as few calls as can be.
 
 Nearly all ops are such; `Sweep._write` does the same for all others, and is what a run along a tape takes.
 """
@@ -27,18 +27,6 @@ class Sweeping(Protocol):
     pass_: Pass
 
     def failed(self, op: Op, forward: Op, error: Exception) -> None: ...
-
-
-def is_usual(node: SweepUnit) -> bool:
-    """Whether an op is its inputs, as they are, and has one output."""
-    op = node.op
-    return (
-        op.args == node.inputs
-        and not op.kwargs
-        and len(op.outputs) == 1
-        and op.operation.kind == "op"
-        and op not in op.pass_.tape.notes.streams
-    )
 
 
 def write(sweep: Sweeping, node: SweepUnit, reached: tuple[int, ...], cotangents: tuple[Value, ...]) -> BackwardOp:

@@ -10,8 +10,9 @@ import mlx.core as mx
 from nnrepl.record.keys import frozen
 from nnrepl.record.recipe import taking_later
 from nnrepl.record.strays import raw
-from nnrepl.tape import Op, Operation, Value
+from nnrepl.tape import DrawnKey, Gradient, Leaf, Op, Operation, Value
 
+_VALUES = frozenset((Value, Leaf, Gradient))
 _vjp, _eval, _add, _squeeze, _expand_dims = map(raw, (mx.vjp, mx.eval, mx.add, mx.squeeze, mx.expand_dims))
 
 
@@ -61,13 +62,7 @@ def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
     given, far = len(rule.outputs), len(rule.continued)
     fixed = list(arrays[given + far : given + far + len(rule.inputs)])
     cotangents = [*arrays[given : given + far], *arrays[:given]]
-    if (
-        op.args == rule.inputs
-        and not op.kwargs
-        and not far
-        and len(op.outputs) == 1
-        and op not in op.pass_.tape.notes.streams
-    ):
+    if not far and is_usual(op, rule.inputs):
         return usual_vjp(rule, fixed, cotangents)
     # A value that an op takes twice (`x * x`) is one primal: MLX is to add its two parts, in its order.
     index = {value: slot for slot, value in enumerate(rule.inputs)}
@@ -91,11 +86,39 @@ def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
     return gradients
 
 
+def is_usual(op: Op, inputs: tuple[Value, ...]) -> bool:
+    """Whether an op has one output, and takes each of its inputs once and as it is, in arguments of their own; the
+    others are constants. `inputs` are the distinct ones, as MLX's graph knows them."""
+    if op.operation.kind != "op" or op.inputs != inputs or len(op.outputs) != 1 or op in op.pass_.tape.notes.streams:
+        return False
+    kwargs = op.kwargs
+    if op.args is op.inputs and not kwargs:
+        return True
+    kinds = [type(arg) for arg in op.args]
+    # As many values as inputs: none lies in a list, a slice or an option. A key is drawn anew from its state.
+    return sum([kind in _VALUES for kind in kinds]) == len(inputs) and not (
+        DrawnKey in kinds or (kwargs and any([type(arg) is DrawnKey for arg in kwargs.values()]))
+    )
+
+
 def usual_vjp(rule: Rule, fixed: list[mx.array], cotangents: list[mx.array]) -> list[mx.array]:
-    """Return the VJP of an op whose arguments are its inputs, and nothing else: the usual case, and the reason for a
-    fast path."""
-    run, wanted = rule.op.operation.run, rule.wanted
+    """Return the VJP of such an op: the reason for a fast path."""
+    op, wanted = rule.op, rule.wanted
+    run = op.operation.run
     gradients: list[mx.array]
+    if op.args is not op.inputs or op.kwargs:
+        given, at = list(op.args), [at for at, arg in enumerate(op.args) if type(arg) in _VALUES]
+        for place, array in zip(at, fixed):
+            given[place] = array
+        places, kwargs = [at[slot] for slot in wanted], op.kwargs
+
+        def among_constants(*inputs: mx.array) -> Any:
+            for place, array in zip(places, inputs):
+                given[place] = array
+            return run(*given, **kwargs)
+
+        gradients = _vjp(among_constants, [fixed[slot] for slot in wanted], cotangents)[1]
+        return gradients
     if len(wanted) == len(fixed):
         gradients = _vjp(run, fixed, cotangents)[1]
         return [gradients[slot] for slot in wanted]

@@ -29,7 +29,7 @@ from nnrepl.record.containers import (
     view_of,
 )  # fmt: skip
 from nnrepl.record.ended_modules import EndedModules
-from nnrepl.record.frame_variables import OPTIMIZED, looked_at, read, sets_globals
+from nnrepl.record.frame_variables import OPTIMIZED, looked_at, may_dangle, read, sets_globals
 from nnrepl.record.stack import is_module
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 from nnrepl.tape.bindings import Bindings, Noted
@@ -160,11 +160,12 @@ class BindingWatch:
                 self.see(module)
 
     def leave(self, frame: FrameType) -> None:
-        """Note what the variables of a frame held as it returned; of a library, what the containers of them hold."""
+        """Note what the variables of a frame held as it returned; of a library, what the containers of them hold, and
+        of a generator on a Python that cannot be asked for more."""
         state = self._frames.get(frame)
         if state is None:
             return
-        if not state.library:
+        if not state.library and not may_dangle(frame.f_code):
             self.see(frame)
         else:
             for thing in state.values:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import ctypes
-import linecache
 import sys
 from collections import deque
 from collections.abc import Iterable
@@ -23,10 +22,12 @@ from nnrepl.record import segments as sources
 from nnrepl.record.objects import object_of
 from nnrepl.record.renamed import PATHS
 from nnrepl.record.repeat import Repetition
+from nnrepl.replay.assigned_paths import changed_in_place, root_of, target_of, walk
 from nnrepl.replay.divergence import Lost
 from nnrepl.replay.operands import Operands, expression_of, tree_of
+from nnrepl.replay.remade import unify
 from nnrepl.replay.world import World, contents_of, slots_of
-from nnrepl.tape import Activation, ClosedOp, Op, Value
+from nnrepl.tape import Activation, ClosedOp, Leaf, Op, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -55,11 +56,8 @@ class Rebinding:
         self._recorder = recorder
         self._op = op
         self._old = old
-        self._arrays = {
-            id(array): array
-            for key, value in recorder.live.copy().items()
-            if value is old and (array := object_of(recorder, key, old)) is not None
-        }
+        self._natively = bool(recorder.native_until) and any(isinstance(op, ClosedOp) for op in recorder.tape.ops)
+        self._arrays = self._alive()
         self._frames = recorder.stack.frames()
         self.operands = Operands(self._other, self._is_called)
         self._kept: dict[int, mx.array] = {}
@@ -72,11 +70,12 @@ class Rebinding:
         self.astray = False
         self.parted = False
         self._held = 0
-        self.found = bool(self._arrays) and ((self._target is not None and self._find(op)) or self._find_place(op))
+        self.found = (self._target is not None and self._find(op)) or self._find_place(op)
 
     def begin(self) -> None:
         """Note what it is about to change. Where a compiled function is repeated, what is read by another name keeps
-        the old tensor. Where steps before an edit ran natively, the program may hold that in objects that nobody knows.
+        the old tensor. Where steps before an edit ran natively, the program may hold that in objects that nobody knows;
+        and so may it hold what came from outside.
 
         Raises:
             Lost: If it does, as far as that can be told.
@@ -86,13 +85,12 @@ class Rebinding:
         if not self.found and target is not None and op.scope is not None and not op.operation.in_place:
             for one in recorder.sweeps:
                 if isinstance(one, Repetition):
-                    scope = _scope_of(op.scope.parent, _root(target))
+                    scope = _scope_of(op.scope.parent, root_of(target))
                     one.rename(self._old, scope, ast.unparse(target), isinstance(target, ast.Name))
-        if not recorder.native_until or not any(isinstance(op, ClosedOp) for op in recorder.tape.ops):
-            return
         made = self._old.op
-        known = made is not None and made.position >= recorder.native_until  # if no object is alive, nobody holds it
-        if self.astray or not (self._arrays or recorder.sweeps or known):
+        # If no object is alive of what an op has made, nobody holds it.
+        known = made is not None and (not self._natively or made.position >= recorder.native_until)
+        if (self._natively and self.astray) or not (self._arrays or recorder.sweeps or known):
             raise Lost(f"it is not known what of the program's holds {self._old.name} there")
 
     def _is_called(self, frame: FrameType, text: str) -> bool:
@@ -100,11 +98,11 @@ class Rebinding:
         if self._entry is None:
             return False
         path: Any = ast.parse(text, mode="eval").body
-        root = _root(path)
+        root = root_of(path)
         variables = frame.f_locals if root in frame.f_locals else frame.f_globals
         if isinstance(path, ast.Name):
             return self._is_entry(variables, root)
-        container, key, _ = _walk(variables.get(root), path, frame)
+        container, key, _ = walk(variables.get(root), path, frame)
         return container is self._entry[0] and bool(key == self._entry[1])
 
     @property
@@ -116,22 +114,17 @@ class Rebinding:
     # -- what is assigned to ---------------------------------------------------------------------------------
 
     def _find(self, op: Op) -> bool:
-        found = self._variables(op, _root(self._target))
+        found = self._variables(op, root_of(self._target))
         return found is not None and self._holds(*found)
 
     def _variables(self, op: Op, root: str) -> tuple[int, str, dict[str, Any]] | None:
         """Return the variable that an edit names: in which call it is, its name, and what else has names there."""
         path = [] if op.scope is None or op.scope.parent is None else op.scope.parent.path()
-        if (
-            not path
-            or not self._frames
-            or any(step.code is not frame.f_code for step, frame in zip(path, self._frames))
-        ):
+        if not path or len(path) > len(self._frames):
             return None
-        self._own = min(len(path), len(self._frames)) - 1
-        for step in reversed(path[len(self._frames) :]):  # calls to come, which see global variables that are there
-            if root in step.variables and not is_library(step.code.co_filename):
-                return self._own, root, step.variables
+        if any(step.code is not frame.f_code for step, frame in zip(path, self._frames)):
+            return None
+        self._own = len(path) - 1
         calls = range(self._own, -1, -1)
         own = [at for at in calls if not is_library(self._frames[at].f_code.co_filename)]
         for at in own:  # as names are looked up: a library's variables last
@@ -145,15 +138,16 @@ class Rebinding:
     def _find_place(self, op: Op) -> bool:
         """Find the array object that an edit changes in place."""
         for path in changed_in_place(op):
-            found = self._variables(op, _root(path))
+            found = self._variables(op, root_of(path))
             if found is None:
                 continue
             at, name, variables = found
             container, _, thing = (
-                (None, "", variables[name]) if isinstance(path, ast.Name) else _walk(variables[name], path)
+                (None, "", variables[name]) if isinstance(path, ast.Name) else walk(variables[name], path)
             )
+            held = self._is_held(thing)
             self.astray = self._is_other(container, thing)
-            if id(thing) in self._arrays:
+            if held:
                 self._target, self.place, self._entry = path, self._arrays[id(thing)], None
                 self._own = at if variables is not self._frames[at].f_globals else self._own
                 return True
@@ -164,20 +158,41 @@ class Rebinding:
         target, thing = self._target, variables[name]
         self._held = id(thing)
         if isinstance(target, ast.Name):
-            frame = self._frames[at]
-            # A global variable is an entry of its module's dict, and the same one in every call. From Python 3.13 on
-            # `f_locals` of a function is another object each time, and no dict.
-            if variables is frame.f_globals or (type(variables) is dict and variables is not frame.f_locals):
+            if variables is self._frames[at].f_globals:
                 self._entry = variables, name
             else:
                 self._own, self._slot = at, (at, name)
+            held = self._is_held(thing)
             self.astray = self._is_other(None, thing)
-            return id(thing) in self._arrays
-        container, key, thing = _walk(thing, target)
+            return held
+        container, key, thing = walk(thing, target)
         self._held = id(thing)
+        held = self._is_held(thing)
         self.astray = self._is_other(container, thing)
         self._entry = container, key
-        return id(thing) in self._arrays and (isinstance(target, ast.Subscript) or _is_stored(container, key, thing))
+        return held and (isinstance(target, ast.Subscript) or _is_stored(container, key, thing))
+
+    def _is_held(self, thing: Any) -> bool:
+        """Whether something is the value that is changed. What came from outside, and no op of this run has taken yet,
+        is that if the program holds it where it held that."""
+        recorder, old = self._recorder, self._old
+        if not self._arrays and not self._natively and isinstance(thing, mx.array) and isinstance(old, Leaf):
+            found = recorder.live.get(id(thing))
+            if found is None and (thing.shape, thing.dtype) == (old.shape, old.dtype):
+                recorder.link(thing, old)
+                self._arrays[id(thing)] = thing
+            elif found is not None and unify(recorder, old, found):
+                self._arrays = self._alive()
+        return id(thing) in self._arrays
+
+    def _alive(self) -> dict[int, mx.array]:
+        """Return the array objects of the program's that are known to hold the value, by their `id`."""
+        recorder, old = self._recorder, self._old
+        return {
+            id(array): array
+            for key, value in recorder.live.copy().items()
+            if value is old and (array := object_of(recorder, key, old)) is not None
+        }
 
     def _is_other(self, container: Any, thing: Any) -> bool:
         """Whether what is held is a tensor, and not known to be the value; an element of a tensor is no holder."""
@@ -186,11 +201,11 @@ class Rebinding:
     def _sees(self, frame: FrameType) -> bool:
         """Whether what is assigned to is called the same in a call: `self.k` of this very object."""
         assert self._entry is not None
-        root, container = _root(self._target), self._entry[0]
+        root, container = root_of(self._target), self._entry[0]
         variables = frame.f_locals if root in frame.f_locals else frame.f_globals
         if isinstance(self._target, ast.Name):
             return variables is container
-        return root in variables and _walk(variables[root], self._target)[0] is container
+        return root in variables and walk(variables[root], self._target)[0] is container
 
     # -- what else holds it ----------------------------------------------------------------------------------
 
@@ -205,11 +220,12 @@ class Rebinding:
         text = ast.unparse(target)
         reads = self._reads(self._frames[self._own], text)
         if self._entry is not None:  # callers may have handed it on
-            frames = self._frames[: self._own + 1]
-            readers = [at for at, frame in enumerate(frames) if self._reads(frame, text) and self._sees(frame)]
+            readers = [
+                at for at in self._callers() if self._reads(self._frames[at], text) and self._sees(self._frames[at])
+            ]
             self._own, reads = (readers[0], True) if readers else (self._own, False)
         elif self.place is not None and not isinstance(target, ast.Name):
-            reading = [at for at, frame in enumerate(self._frames[: self._own + 1]) if self._reads(frame, text)]
+            reading = [at for at in self._callers() if self._reads(self._frames[at], text)]
             self._own, reads = (reading[0], True) if reading else (self._own, False)
         for frame in self._frames:
             recorder.watch.see(frame)  # what has been put somewhere since the last op
@@ -234,6 +250,13 @@ class Rebinding:
             self._keep_in_variables(space)
         for thing in reachable:
             self._keep_in(thing)
+
+    def _callers(self) -> range:
+        """Return which calls may have handed on what is assigned to: those of one gradient call, which has been given
+        its own tensors before."""
+        recorder = self._recorder
+        scope = recorder.pass_.scope if recorder.differentiating and recorder.pass_ is not None else None
+        return range(0 if scope is None else len(scope.path()), self._own + 1)
 
     def _find_shared(self, reachable: Iterable[Any]) -> None:
         """Find what has the very cell of the variable that is assigned to: outer and inner functions, those that have
@@ -371,92 +394,22 @@ class Rebinding:
 def _scope_of(scope: Activation | None, root: str) -> Activation | None:
     """Return the call that has a variable, as names are looked up: a library's variables last."""
     path = [] if scope is None else scope.path()[::-1]
-    having = [call for call in path if _has(call, root)]
+    having = [
+        call for call in path
+        if any(root in names for names in (call.code.co_varnames, *(getattr(call.code, cells) for cells in _CELLS)))
+    ]  # fmt: skip
     own = [call for call in having if not is_library(call.code.co_filename)]
     return next(iter([*own, *having]), scope)
 
 
 def lies_inside(recorder: Recorder, op: Op) -> bool:
-    """Whether an edit gives another tensor to a variable of a function that does not run yet, or changes one that it
-    is about to be handed. A global variable that such a function reads is there already."""
-    names = {path.id for path in (target_of(op), *changed_in_place(op)) if isinstance(path, ast.Name)}
-    if not names or op.scope is None or op.scope.parent is None:
+    """Whether an edit gives another tensor to a variable in a function that does not run yet, or changes one that it
+    is about to be handed."""
+    variable = isinstance(target_of(op), ast.Name) or any(isinstance(path, ast.Name) for path in changed_in_place(op))
+    if not variable or op.scope is None or op.scope.parent is None:
         return False
     path, frames = op.scope.parent.path(), recorder.stack.frames()
-    return (
-        len(path) > len(frames)
-        and all(step.code is frame.f_code for step, frame in zip(path, frames))
-        and any(_variable_of(path, name) in path[len(frames) :] for name in names)
-    )
-
-
-def _variable_of(path: list[Activation], name: str) -> Activation | None:
-    """Return the call of which a name is a variable, as names are looked up; None of a global one."""
-    own = [call for call in path if not is_library(call.code.co_filename)]
-    for call in reversed(own):
-        if _has(call, name):
-            return call
-        if name in call.variables:
-            return None
-    return next((call for call in reversed(path) if _has(call, name)), None)
-
-
-def _has(call: Activation, name: str) -> bool:
-    """Whether a name is a variable of a call's own, or of a function around it."""
-    return any(name in names for names in (call.code.co_varnames, *(getattr(call.code, cells) for cells in _CELLS)))
-
-
-def target_of(op: Op) -> ast.expr | None:
-    """Return what an edit assigns to, if it gives a name another tensor (`k = ...`, `self.k = ...`, `cache["k"] = ...`)
-    and does not change one in place (`k *= 2`)."""
-    line = _line_of(op)
-    if not isinstance(line, ast.Assign) or len(line.targets) != 1:
-        return None
-    target = line.targets[0]
-    return target if _is_path(target) else None
-
-
-def changed_in_place(op: Op) -> list[ast.expr]:
-    """Return what an edit may change in place, as paths: `k` for `k *= 2` and `k[0] = 1`, `c["k"]` or `c` for `c["k"]
-    *= 2`."""
-    line = _line_of(op)
-    if isinstance(line, ast.AugAssign):
-        target: ast.expr = line.target
-        found = [target]
-    elif isinstance(line, ast.Assign) and len(line.targets) == 1:
-        target = line.targets[0]
-        found = []
-    else:
-        return []
-    if isinstance(target, ast.Subscript):
-        found.append(target.value)
-    return [path for path in found if _is_path(path)]
-
-
-def _line_of(op: Op) -> ast.stmt | None:
-    """Return the line of an edit that was typed."""
-    if op.scope is None or op.scope.parent is None:
-        return None
-    try:
-        body = ast.parse("".join(linecache.getlines(op.scope.code.co_filename))).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    return body[0] if len(body) == 1 else None
-
-
-def _is_key(node: ast.expr) -> bool:
-    """Whether a key is written out: `"k"`, `0`, `-1`."""
-    negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
-    return isinstance(node.operand if negative else node, ast.Constant)  # type: ignore[attr-defined]
-
-
-def _is_path(node: ast.expr) -> bool:
-    """Whether an expression leads from a variable over attributes and constant keys."""
-    while isinstance(node, (ast.Attribute, ast.Subscript)):
-        if isinstance(node, ast.Subscript) and not _is_key(node.slice):
-            return False
-        node = node.value
-    return isinstance(node, ast.Name)
+    return len(path) > len(frames) and all(step.code is frame.f_code for step, frame in zip(path, frames))
 
 
 def _is_stored(container: Any, key: str, thing: Any) -> bool:
@@ -476,43 +429,3 @@ def set_variables(frame: FrameType, given: dict[str, Any]) -> None:
     if variables is not frame.f_globals and sys.version_info < (3, 13):
         # Up to Python 3.12 `f_locals` is a copy, which this writes back; 0: what is not in it keeps what it holds.
         ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
-
-
-def _root(target: ast.expr | None) -> str:
-    """Return the variable with which a path begins."""
-    while isinstance(target, (ast.Attribute, ast.Subscript)):
-        target = target.value
-    return target.id if isinstance(target, ast.Name) else ""
-
-
-def _walk(thing: Any, target: ast.expr | None, frame: FrameType | None = None) -> tuple[Any, Any, Any]:
-    """Follow a path from what its variable holds: the last container, the key in it, and what is there (None if it
-    does not lead there). In a call, keys may be variables."""
-    steps: list[ast.Attribute | ast.Subscript] = []
-    while isinstance(target, (ast.Attribute, ast.Subscript)):
-        steps.insert(0, target)
-        target = target.value
-    container: Any = None
-    key: Any = None
-    for step in steps:
-        container = thing
-        try:
-            if isinstance(step, ast.Attribute):
-                key = step.attr
-                thing = getattr(container, key)
-            else:
-                key = _key(step.slice, frame)
-                thing = container[key]
-                if type(key) is int and key < 0 and isinstance(container, (list, tuple, deque)):
-                    # `xs[-1]` and `xs[2]` are one entry.
-                    key += len(container)
-        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
-            return None, None, None
-    return container, key, thing
-
-
-def _key(node: ast.expr, frame: FrameType | None) -> Any:
-    """Return a key that is written out, or that a variable of a call holds. Raises ValueError for others."""
-    if frame is None or not isinstance(node, ast.Name):
-        return ast.literal_eval(node)
-    return frame.f_locals[node.id] if node.id in frame.f_locals else frame.f_globals[node.id]

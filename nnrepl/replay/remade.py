@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nnrepl.record.repeat import exchange
-from nnrepl.tape import ClosedOp, Gradient, Op, Value
+from nnrepl.tape import ClosedOp, Gradient, Leaf, Op, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -66,3 +66,16 @@ def made_natively(one: Value, other: Value) -> bool:
     """Whether two values came out of the same closed call."""
     a, b = one.op, other.op
     return isinstance(a, ClosedOp) and isinstance(b, ClosedOp) and a.position == b.position and one.slot == other.slot
+
+
+def unify(recorder: Recorder, expected: Value, found: Value) -> bool:
+    """Whether two inputs are the same; a leaf that entered anew takes the place of the one it is."""
+    if expected is found:
+        return True
+    if not made_natively(expected, found) and not (isinstance(expected, Leaf) and isinstance(found, Leaf)):
+        return False
+    if expected.kind != found.kind or expected.shape != found.shape or expected.dtype != found.dtype:
+        return False
+    recorder.unify(found, expected)
+    recorder.watch.restated(lambda array: recorder.live.get(id(array)) is expected, found)
+    return True

@@ -25,7 +25,7 @@ from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
 from nnrepl.replay.operands import StillTaken
 from nnrepl.replay.rebinding import Rebinding, lies_inside
-from nnrepl.replay.remade import made_natively
+from nnrepl.replay.remade import unify
 from nnrepl.replay.run import Changing, Run, Unchanging
 from nnrepl.replay.second_run import InSecondRun
 from nnrepl.replay.uncomputed import Forward, Led
@@ -389,16 +389,7 @@ class Replay(Led):
 
     def _unify(self, recorder: Recorder, expected: Value, found: Value) -> bool:
         """Whether two inputs are the same; a leaf that entered anew takes the place of the one it is."""
-        if expected is found:
-            return True
-        natively = made_natively(expected, found)
-        if not natively and not (isinstance(expected, Leaf) and isinstance(found, Leaf)):
-            return False
-        if expected.kind != found.kind or expected.shape != found.shape or expected.dtype != found.dtype:
-            return False
-        recorder.unify(found, expected)
-        recorder.watch.restated(lambda array: recorder.live.get(id(array)) is expected, found)
-        return True
+        return unify(recorder, expected, found)
 
     # -- after the edit ----------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from nnrepl.classes import dataclass
 from nnrepl.installed import is_library
 from nnrepl.record.checked import checked
 from nnrepl.record.containers import as_it_is
+from nnrepl.record.frame_variables import namespace
 from nnrepl.record.quiet import set_random_state
 from nnrepl.record.recorder import current
 from nnrepl.record.stack import is_module
@@ -453,12 +454,13 @@ class Expressions:
         if frame is None or not at_end:
             self.variables.update(changed)
             return
+        space = namespace(frame)
         for name, thing in changed.items():
-            if name in frame.f_locals:
-                frame.f_locals[name] = thing
+            if name in space:
+                space[name] = thing
             else:
                 self.variables[name] = thing
-        if frame.f_locals is not frame.f_globals and sys.version_info < (3, 13):
+        if space is not frame.f_globals and sys.version_info < (3, 13):
             # Before 3.13 f_locals is a copy: hand it back to the frame, as pdb has it done.
             ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
 

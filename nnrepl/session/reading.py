@@ -188,16 +188,24 @@ class Reading:
         return self.lookup.by_words(text, self.cursor, self.where().scope)
 
     def evaluate(self, values: list[Value]) -> Work:
-        """Give values their numbers; counts what that took. Raises UserError where that would read outside of a
-        tensor."""
+        """Give values their numbers; counts what that took. Says where the program has read them outside of a tensor.
+        Raises UserError where that is still to be done."""
         with aside():
             try:
                 work = evaluate(values, self.hooks.progress)
             except OutOfBounds as error:
                 raise UserError(str(error)) from None
+        self.tell_outside(values)
         if work.ops:
             self.work.append(work)
         return work
+
+    def tell_outside(self, values: list[Value]) -> None:
+        """Say of which the program has read what is outside of a tensor: any number may stand there."""
+        with aside():
+            found = outside([value.op for value in values if value.op is not None and value.evaluated])
+        if found is not None:
+            self.hooks.announce(found.text)
 
     def small(self, values: list[Value]) -> bool:
         """Whether values, and everything unevaluated that they depend on, are small enough to show unasked."""
@@ -209,7 +217,7 @@ class Reading:
         if ops is None:
             return False
         with aside():
-            return outside(ops) is None
+            return outside([*ops, *(value.op for value in values if value.op is not None)]) is None
 
     @contextlib.contextmanager
     def looking_at(self, line: Timeline) -> Iterator[None]:

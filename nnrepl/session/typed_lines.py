@@ -16,7 +16,7 @@ import mlx.core as mx
 from nnrepl.installed import is_library
 from nnrepl.record import segments as sources
 from nnrepl.record.custom import first_run_of
-from nnrepl.record.frame_variables import OPTIMIZED
+from nnrepl.record.frame_variables import OPTIMIZED, namespace
 from nnrepl.record.recorder import Recorder, current
 from nnrepl.record.runs_twice import LineLater, note_line
 from nnrepl.replay.awaited import Awaited
@@ -105,7 +105,7 @@ class PromptLine:
         spaces = [step.variables for step in (() if scope is None else scope.path())]
         for frame in running_frames():
             if not is_library(frame.f_code.co_filename):
-                spaces += [frame.f_locals, frame.f_globals]
+                spaces += [namespace(frame), frame.f_globals]
         found = [space[name] for name in self.named for space in spaces if name in space]
         return [thing for thing in found if not isinstance(thing, ModuleType)]
 
@@ -124,7 +124,7 @@ class PromptLine:
         owners: dict[str, FrameType] = {}
         for name in self.named - local.keys():
             for frame in frames:
-                variables = frame.f_locals
+                variables = namespace(frame)
                 if name in variables and variables is not frame.f_globals:
                     local[name], owners[name] = variables[name], frame
                 elif name in frame.f_globals and frame.f_globals is not frames[0].f_globals:
@@ -156,7 +156,7 @@ class PromptLine:
 
 def _held(where: FrameType | dict[str, Any], name: str) -> Any:
     """Return what a variable holds; UNBOUND if there is none."""
-    return (where.f_locals if isinstance(where, FrameType) else where).get(name, UNBOUND)
+    return (namespace(where) if isinstance(where, FrameType) else where).get(name, UNBOUND)
 
 
 def _put(variables: Variables) -> None:

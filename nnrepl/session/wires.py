@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from nnrepl.installed import is_library
-from nnrepl.record.frame_variables import OPTIMIZED, read
+from nnrepl.record.frame_variables import OPTIMIZED, namespace, read
 from nnrepl.session.coming import lines_of
 from nnrepl.session.entered import InClass, InFunction, SourceLine
 from nnrepl.session.own_names import OWN_NAMES
@@ -135,7 +135,7 @@ def variable(frame: FrameType, name: str) -> Any:
 
 def _local(frame: FrameType, name: str, traced: bool) -> Any:
     if traced:  # Python gives the variables back to the frame when this is over: they must all be there
-        return frame.f_locals.get(name, UNBOUND)
+        return namespace(frame).get(name, UNBOUND)
     return read(frame, (name,), bool(frame.f_code.co_flags & OPTIMIZED))[0]
 
 

@@ -163,8 +163,8 @@ def remember_source(text: str) -> str:
 def place_of(tape: Tape, target: Value, cursor: int | None = None) -> tuple[Value, int]:
     """Return what an edit of `target` really changes, and from where it takes effect.
 
-    A parameter or an input is changed where it enters, so that everything sees it; the result of an op, from
-    the cursor on (without a cursor, from where it was made).
+    What is differentiated is changed where it enters, so that everything sees it; all else, from the cursor on (without
+    a cursor, from where it was made): others may hold it by names of theirs, and have read it before.
     """
     held = target
     while True:
@@ -178,10 +178,7 @@ def place_of(tape: Tape, target: Value, cursor: int | None = None) -> tuple[Valu
             break
         target, cursor = before
     if target.op is None:
-        if cursor is not None and in_own_vjp(tape, cursor):
-            return target, cursor
-        pass_ = None if cursor is None else tape.pass_at(cursor)
-        return target, 0 if pass_ is None else pass_.start
+        return target, 0 if cursor is None else before_call(tape, cursor)
     made = target.op.position + 1
     return target, before_call(tape, made if cursor is None else max(cursor, made))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 from pathlib import Path
 
@@ -239,3 +241,39 @@ def test_what_a_nested_gradient_leaves_in_a_module_is_no_new_result_of_a_step_th
     )
     found = re.findall(r"^str\(log\) = '(.*?)'", re.sub(r"\n +", " ", shown), re.MULTILINE | re.DOTALL)
     assert [re.sub(r"\s+", " ", one) for one in found] == [plain_python("plain.py", cwd=tmp_path).stdout.strip()], shown
+
+
+HIDDEN = """\
+import threading
+import mlx.core as mx
+class Store:
+    __slots__ = ("kept",)
+store = Store()
+def make(): store.kept = [[{"k": mx.array([1.0, 2.0])}]]
+thread = threading.Thread(target=make)
+thread.start()
+thread.join()
+def get(): return store.kept[0][0]["k"]
+w, n = mx.array([3.0, 4.0]), 0
+def f(w):
+    b = w * 2 + 1
+    k = get()
+    d = b * 3  # here
+    return (d * k * k).sum()
+for n in range(3):
+    loss, g = mx.value_and_grad(f)(w)
+    w = w - 0.1 * g
+    print("step", n, loss.item(), g.tolist())
+"""
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_what_came_from_outside_changes_where_no_op_has_taken_it_yet(native: str, tmp_path: Path) -> None:
+    """The program runs again from its start: what it holds there then is another object, which nothing has named."""
+    (tmp_path / "program.py").write_text(HIDDEN)
+    number = next(at for at, text in enumerate(HIDDEN.splitlines(), 1) if text.endswith("# here"))
+    said = play(tmp_path / "program.py", f"config native {native}", "continue", f"goto step 1 program.py:{number}",
+                "k = k * 10", "goto end", "continue").partition("k edited")[2]  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(HIDDEN.replace("    d =", "    if n == 0: k = k * 10\n    d ="), {})
+    assert re.findall(r"^step.*", said, re.MULTILINE) == printed.getvalue().splitlines()

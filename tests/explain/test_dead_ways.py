@@ -15,6 +15,8 @@ from mlx.utils import tree_map
 import nnrepl
 from nnrepl.explain.health import health
 from nnrepl.explain.health.report import Finding
+from nnrepl.explain.look import Look
+from nnrepl.explain.outside import detours
 from nnrepl.explain.why import why
 from tests.explain.programs import Branched, Change, X
 from tests.support import OpenSession
@@ -182,3 +184,26 @@ def test_what_began_as_zeros_at_the_places_that_count_was_not_made_zero_by_an_up
     said = [one.text for one in health(session).findings]
     assert any("q is 0 as it came in at the 5 places" in text for text in said), said
     assert not any(" since " in text for text in said), said
+
+
+@pytest.mark.parametrize(
+    ("read", "is_used", "left"),
+    [("h", True, True), ("", True, False), ("other", True, False), ("h, too late", True, False), ("", False, True)],
+)
+def test_few_numbers_have_left_mlx_only_where_they_were_read_in_between(read: str, is_used: bool, left: bool) -> None:
+    """Or were made for nothing else: the same few numbers may come from anywhere."""
+    w = mx.array([1.1, 2.2])
+    known = mx.sin(w).tolist()
+
+    def loss(w: mx.array) -> mx.array:
+        h, other = mx.sin(w), mx.cos(w)
+        if read in ("h", "other"):
+            (h if read == "h" else other).tolist()
+        out = (mx.array(known) * w).sum() + other.sum() + (h.sum() if is_used else 0.0)
+        if read == "h, too late":
+            h.tolist()
+        return out
+
+    session = OpenSession(nnrepl.trace(loss, w, wrt=0))
+    found = [one.value.name for one in detours(Look(session), session.tape.passes[-1])]
+    assert found == ["h"] * left

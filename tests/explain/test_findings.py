@@ -209,6 +209,14 @@ def noisy(faulty: bool) -> None:
     train(nn.Linear(8, 1), loss, rows(16, 8), rows(16, 1))
 
 
+def accumulated(faulty: bool) -> None:
+    model, optimizer, batches = nn.Linear(8, 1), optim.SGD(0.01), [(rows(16, 8), rows(16, 1)) for _ in range(4)]
+    step = nn.value_and_grad(model, squares)
+    for start in (0, 2):
+        one, other = [step(model, *batches[start if faulty else start + part])[1] for part in range(2)]
+        optimizer.update(model, tree_map(lambda a, b: (a + b) / 2, one, other))
+
+
 def outside(faulty: bool) -> None:
     table = nn.Embedding(6, 3)
     tokens = mx.array([[0, 5], [6 if faulty else -6, 2]])
@@ -375,6 +383,7 @@ KINDS: dict[str, tuple[str, str, Program]] = {
     "object": ("hidden weights", "blocks.layers[0].weight", contained(Holder)),
     "tied": ("untied weights", "emb.weight and head.weight were one array", tied),
     "noise": ("repeated randomness", "random.normal", noisy),
+    "micro-batches": ("same batch again", "2 times in step 1 with the same", accumulated),
     "outside": ("index out of range", "[1,0] = 6", outside),
     "sigmoid": ("double sigmoid", "probabilities already", probabilities),
     "masked": ("mask of zeros", "the masked scores 0", masked),

@@ -191,6 +191,24 @@ def test_a_shape_error_says_what_disagrees_and_what_was_meant(fn: Any, shapes: l
     assert answer.reasons
 
 
+def test_what_is_not_finite_is_said_of_the_one_or_of_how_many() -> None:
+    def fn(x: mx.array) -> mx.array:
+        h = mx.log(x)
+        one = h[3]
+        return h.sum() + one
+
+    found = session(fn, mx.array([-1.0, 1.0, 0.0, -2.0]))
+    heads = {
+        asked: why(found, asked).headline.partition(": ") for asked in ("nan", "h is nan", "h is inf", "one is nan")
+    }
+    some = "h has 2 NaN and 1 ∞ among 4 numbers"
+    assert [head for head, _, _ in heads.values()] == ["The loss of step 1 is NaN", some, some, "one is NaN"]
+    born = ["NaN" if asked != "h is inf" else "−∞" for asked in heads]
+    assert [re.findall(r"makes (\S+) out of finite numbers", end) for _, _, end in heads.values()] == [
+        [it] for it in born
+    ]
+
+
 def test_why_alone_finds_what_is_wrong_and_questions_that_are_none_get_one_line() -> None:
     dead = session(lambda w: mx.sum(mx.maximum(X @ w - 50, 0)), W)
     assert blamed(why(dead, "")) == "maximum"

@@ -257,6 +257,7 @@ option: the second :: z[0, 0] < 100
     assert "1 missing" in screen
     assert "bogus is none of" in screen
     assert "there are 1 to 2 to choose from" in screen
+    assert "? Which one?\n   1. the first is 1.5\n   2. the second\n" in screen
 
 
 def test_steps_can_be_asked_about(tmp_path: Path) -> None:
@@ -407,6 +408,12 @@ def test_what_is_no_part_of_a_lesson_is_prose(tmp_path: Path) -> None:
     first = lesson.parts[0]
     assert isinstance(first, Prose)
     assert "answer: 3" in first.text
+    assert (lesson.title, lesson.program, lesson.arguments, lesson.minutes) == ("a", tmp_path / "a.py", [], 5)
+    lines = ["title: A", "program: b/c.py", "arguments: --steps 3", "minutes: 12"]
+    path.write_text("\n".join(["---", *lines, "---", "Hi"]))
+    lesson = read(path)
+    assert (lesson.title, lesson.program, lesson.minutes) == ("A", tmp_path / "b" / "c.py", 12)
+    assert lesson.arguments == ["--steps", "3"]
 
 
 def test_a_lesson_that_is_not_there_is_said(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nnrepl.programs.examples import examples
-from nnrepl.programs.loading import _only_defines
+from nnrepl.programs.loading import _only_defines, program_of
 from tests.programs.reloading import HEAD, TAIL, Program, printed
 from tests.programs.test_reload import LOOP, MENDED, METHOD, SCRIPT, from_step
 from tests.support import EXAMPLES
@@ -77,6 +77,20 @@ def test_what_cannot_be_loaded_loses_nothing(program: Program, line: str, said: 
     shown = program.run("next pass 4", line, "continue")
     assert said in shown
     assert printed(shown) == program.twin(SCRIPT)
+
+
+def test_what_lies_here_under_the_name_example_goes_before_those_that_come_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = program_of("example transformer")
+    assert there is not None
+    assert there.title == "example transformer"
+    (tmp_path / "example").mkdir()
+    (tmp_path / "example" / "__main__.py").write_text("")
+    mine = program_of("example transformer")
+    assert mine is not None
+    assert mine.title != "example transformer"
 
 
 def test_every_example_is_listed_on_one_line(program: Program) -> None:

@@ -254,6 +254,23 @@ def test_numpy_does_not_have_it_written_either() -> None:
     assert nnrepl.trace(lambda x: mx.array(np.asarray(x * 2)), mx.ones((2,))).value.tolist() == [2, 2]
 
 
+@pytest.mark.parametrize("line", ["print y", "y.tolist()", "[y, x]", "print y + 1", "hist y"])
+def test_what_the_program_has_read_outside_is_told_where_it_is_shown(line: str, monkeypatch: Any) -> None:
+    def read(x: mx.array, i: mx.array) -> mx.array:
+        y = x[i]
+        mx.eval(y)
+        return y * 0
+
+    session = OpenSession(nnrepl.trace(read, X, mx.array([0, 4])))
+    session.run("goto #2")
+    said: list[str] = []
+    monkeypatch.setattr(session.hooks, "announce", said.append)
+    session.run(line)
+    session.run("print x")
+    assert said == ["index 4 is out of range: i[1] = 4, but axis 0 of x (4, 3) has the places 0 to 3; #1 getitem "
+                    "reads outside of it, which MLX does not check"]  # fmt: skip
+
+
 def test_a_vjp_that_gives_too_few_gradients_is_refused_where_mlx_reads_beyond_them() -> None:
     @mx.custom_function
     def f(x: mx.array, w: mx.array, b: mx.array) -> mx.array:

@@ -81,7 +81,7 @@ KINDS = {
                ["c[0][0].y[1] = b", "c[1]['k'].more.append(deque([2]))", "c[1]['k'].more[0].append(3)"],
                ["c[0][0].y", "c[1]", "len(c[0])"]),
     "array of NumPy's": ("np.zeros(3)", ["c[1] = 4", "c += np.arange(3)", "c.sort()"], ["c", "c[1]", "c.sum()"]),
-    "integers of NumPy's": ("np.arange(6).reshape(2, 3)", ["c[0, 1] += 7", "c.T[2] = 5", "c.shape = (3, 2)"],
+    "integers of NumPy's": ("np.arange(6).reshape(2, 3)", ["c[0, 1] += 7", "c.T[2] = 5", "c = c.reshape(3, 2)"],
                             ["c", "c.shape", "c[0, 1]"]),
     "arrays of NumPy's": ("Data(x, more=[np.ones(2), {'k': np.array([True, False])}])",
                           ["c.more[0][1] = 5", "c.more[1]['k'] |= True", "c.more.append(c.more[0] * 2)"],

@@ -12,12 +12,33 @@ from pathlib import Path
 import pytest
 
 from nnrepl.learn.progress import Reached, keep_progress
+from nnrepl.session.errors import UserError
 from nnrepl.session.files import private_directory, replacing, write_private, write_text
 from nnrepl.session.saved_stops import Keeper, stops_file
-from nnrepl.session.settings import config_directory, config_file, defaults, save_settings, state_directory
+from nnrepl.session.settings import (
+    SETTINGS,
+    config_directory,
+    config_file,
+    defaults,
+    read_setting,
+    save_settings,
+    state_directory,
+)
 from nnrepl.session.stops import Stops, Watch
 from nnrepl.shell.typed_before import history_of
 from tests.support import ROOT
+
+
+def test_a_setting_that_is_one_of_some_words_takes_these_and_no_other() -> None:
+    """The first is how it is if nobody says anything."""
+    chosen = {name: setting for name, setting in SETTINGS.items() if setting.words}
+    assert len(chosen) == 9
+    for name, setting in chosen.items():
+        assert (setting.default, " " in setting.help) == (setting.words[0], True)
+        assert [read_setting(name, word) for word in setting.words] == list(setting.words)
+        assert not any(" " in word for word in setting.words)
+        with pytest.raises(UserError, match=f"^{name} is {' or '.join(setting.words)}, not pink$"):
+            read_setting(name, "pink")
 
 
 def test_written(tmp_path: Path) -> None:

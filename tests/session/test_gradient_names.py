@@ -106,12 +106,12 @@ def loss_fn(w):
     outs = [w, reg]
     for o in outs:
         o = o * 1
-    return w.sum() + 0.1 * reg, reg
+    return w.sum() + 0.1 * reg, reg, (w * 2).sum()
 
 
 w = mx.array([1.0, 2.0])
 both = mx.value_and_grad(loss_fn)
-(loss, other), grads = both(w)
+(loss, other, third), grads = kept = both(w)
 print(loss.item())
 pair, more = both(w)
 print(pair[0].item())
@@ -125,6 +125,7 @@ def test_the_first_of_what_a_loss_function_returns_is_the_loss(tmp_path: Path) -
     )  # fmt: skip
     first, here, pair, second, shapes = (answers(screen)[at] for at in (0, 2, 5, 6, 7))
     assert re.search(r"#7 +add +.*→ +loss ", first)
+    assert re.search(r"#9 +sum +.*→ +third ", first)
     assert not re.search(r"→ +other ", first)
     assert here.splitlines()[0] == "loss = 3.5000"
     assert not re.search(r"→ +pair ", second)  # `pair` is a tuple

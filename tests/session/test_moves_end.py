@@ -9,6 +9,7 @@ import pytest
 
 import nnrepl
 from nnrepl.session.errors import UserError
+from nnrepl.session.excerpts import whole_function
 from tests.support import OpenSession
 
 
@@ -81,6 +82,16 @@ def test_a_motion_ends_there(session: OpenSession, start: str, motion: str, end:
     session.run(start)
     session.run(motion)
     assert at(session) == end
+
+
+def test_at_the_end_the_function_of_the_last_op_is_listed(session: OpenSession) -> None:
+    """As at that op itself."""
+    last = session.tape.ops[-1]
+    session.run(f"goto {last.label}")
+    there = whole_function(session)
+    session.run("goto end")
+    assert session.op is None
+    assert (whole_function(session).path, whole_function(session).first) == (there.path, there.first)
 
 
 def test_goto_chooses_here_then_the_last_then_the_next() -> None:

@@ -991,3 +991,22 @@ def test_arrays_of_numpys_are_what_they_were_also_in_objects_and_in_a_saved_tape
     assert answers[7:10] == ["[1.0, 2.0, 0.0, 0.0]", "[1.0, 2.0, 0.0, 0.0]", "[2.0, 2.0]"]
     assert answers[11] == "[6.0, 8.0, 3.0, 4.0]"
     assert answers[15:17] == ["[1.0, 2.0, 3.0, 0.0]", "[3.0, 3.0]"]
+
+
+def test_in_a_comprehension_of_the_module_its_variables_and_the_programs_are_known(tmp_path: Path) -> None:
+    """It is a function of its own up to Python 3.11, and from 3.12 on a stretch of the module (PEP 709)."""
+    source = """
+import mlx.core as mx
+params = {"w": mx.ones((2, 2)), "v": mx.ones((2,))}
+for i in range(2):
+    loss, grads = mx.value_and_grad(lambda p: (p["w"] @ p["v"]).sum())(params)
+    params = {k: params[k] - 0.5 * grads[k] for k in params}
+print(params["w"].tolist())
+"""
+    look = ("p k", "p i", "p sorted(grads)", "p params['v'].shape")
+    answers = play(source, "until program.py:6", *look, "grads['w'][0] = 4", "c", tmp_path=tmp_path)
+    assert answers[1:5] == ["'w'", "0", "['v', 'w']", "(2,)"]
+    plain = source.replace("    params = {k", "    if i == 0: grads['w'][0] = 4\n    params = {k")
+    (tmp_path / "plain.py").write_text(plain)
+    ran = subprocess.run([sys.executable, str(tmp_path / "plain.py")], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() in answers[6]

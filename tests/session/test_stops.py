@@ -486,6 +486,10 @@ def test_catch_zero_grad_tells_dead_units() -> None:
     assert isinstance(found, Vanished)
     assert found.op.name == "vjp of maximum"
     assert "becomes zero in" in shown(session, "info frame") + shown(session, "rc") + shown(session, "c")
+    empty = OpenSession(nnrepl.trace(lambda w: mx.sum(w[:0] * 3) + mx.sum(w), mx.ones((4,)), wrt=0))
+    empty.run("catch zero-grad")
+    empty.resume()
+    assert empty.stop.hits[0].found.op.name == "vjp of getitem"  # what has no elements is not 0
 
 
 def test_catch_inf_passes_over_what_was_given() -> None:

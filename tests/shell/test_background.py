@@ -6,9 +6,11 @@ import os
 import pty
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from nnrepl.session.settings import defaults
 from nnrepl.shell import background
 from nnrepl.shell.background import ask, from_environment, theme_in, typed_meanwhile
 
@@ -78,3 +80,21 @@ def test_nobody_is_asked_where_no_colours_are_wanted(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("COLORFGBG", "0;15")
     assert background.theme_of_terminal() == "light"
+
+
+@pytest.mark.parametrize(
+    ("kept", "there", "theme"),
+    [("", True, "light"), ("theme dark\n", True, "dark"), ("", False, "dark"), ("keys vi\n", True, "light")],
+)
+def test_what_the_user_keeps_goes_before_what_the_terminal_says(
+    kept: str, there: bool, theme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no terminal, none is asked."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr(background, "is_terminal", lambda: there)
+    monkeypatch.setattr(background, "theme_of_terminal", lambda: "light")
+    (tmp_path / "nnrepl").mkdir()
+    (tmp_path / "nnrepl" / "config").write_text(kept)
+    settings = defaults()
+    assert background.adopt(settings) == ""
+    assert settings["theme"] == theme

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
 import nnrepl
 from nnrepl.shell.complete import NameCompleter, TapeIndex, kind_of
+from nnrepl.shell.key_bindings import _tab
 from tests.support import OpenSession
 
 
@@ -94,3 +97,25 @@ class Various:
 )  # fmt: skip
 def test_the_kind_of_an_attribute_is_told_without_running_anything(thing: Any, word: str, wanted: str) -> None:
     assert kind_of(thing, word) == wanted
+
+
+@pytest.mark.parametrize(
+    ("typed", "offers", "then", "chosen"),
+    [
+        ("p lo", ["logits", "logistic"], "p logi", None),  # as far as all of them go
+        ("p lo", ["loss"], "p loss", None),
+        ("p lo", ["loss", "lone"], "p lo", False),  # then the choice is shown
+        ("p lo", ["floats"], "p lo", True),  # the only one, which does not begin so
+        ("p lo", [], "p lo", None),
+    ],
+)
+def test_tab_inserts_what_all_share(typed: str, offers: list[str], then: str, chosen: bool | None) -> None:
+    class Offering(Completer):
+        def get_completions(self, document: Document, event: CompleteEvent) -> Iterator[Completion]:
+            yield from (Completion(offer, -2) for offer in offers)
+
+    shown: list[bool] = []
+    buffer = Buffer(Offering(), document=Document(typed))
+    buffer.start_completion = lambda select_first: shown.append(select_first)  # type: ignore[method-assign]
+    _tab(buffer)
+    assert (buffer.text, shown) == (then, [] if chosen is None else [chosen])

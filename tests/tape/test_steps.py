@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import mlx.core as mx
 import pytest
+from rich.console import Console
 
 import nnrepl
 from tests.support import OpenSession
@@ -245,3 +247,25 @@ def test_what_is_changed_before_the_first_op_of_a_function_stands_in_it() -> Non
     session.run("x[0] = 7")
     assert [step.start for step in session.tape.steps] == [0]
     assert [op.label for op in session.tape.ops[:2]] == ["#1", "#2"]
+
+
+def test_of_many_steps_those_around_the_cursor_are_listed() -> None:
+    """Twelve before and twelve after it; all of them if asked."""
+    w = mx.ones(2)
+    with nnrepl.recording() as tape:
+        for _ in range(40):
+            w = w - 0.1 * mx.grad(lambda w: (w * w).sum())(w)
+    session = OpenSession(tape)
+
+    def listed(line: str) -> tuple[list[int], list[int], str]:
+        console = Console(width=100, no_color=True)
+        with console.capture() as capture:
+            console.print(session.run(line))
+        rows = re.findall(r"^(▶?) +(\d+) +\d+ +1 ", capture.get(), re.MULTILINE)
+        here = [int(number) for mark, number in rows if mark]
+        return [int(number) for _, number in rows], here, "".join(re.findall(r"\d+ of \d+ steps", capture.get()))
+
+    for step, first, last in ((1, 1, 13), (20, 8, 32), (40, 28, 40)):
+        session.run(f"goto step {step}")
+        assert listed("info steps") == (list(range(first, last + 1)), [step], f"{last - first + 1} of 40 steps")
+    assert listed("info steps all") == (list(range(1, 41)), [40], "")

@@ -1,4 +1,4 @@
-"""Repeats: random ops that draw the same numbers in step after step."""
+"""Repeats: random ops that draw the same numbers in step after step, and one batch that is taken for several."""
 
 from __future__ import annotations
 
@@ -91,6 +91,52 @@ def _are_same(case: Checkup, first: Op, second: Op) -> bool:
     return bool(same) and low != high
 
 
+def taken_again(case: Checkup) -> Iterator[Finding]:
+    """Gradient calls of one step with the very same tensors at the same weights: micro-batches that are one batch."""
+    step, taken = case.pass_.step.number, _taken(case.pass_)
+    same = [one for one in case.series if one.step.number == step and _taken(one) == taken]
+    data = [value for value in taken[1] if value.size > 1]
+    if len(same) > 1 and data and all(_is_used(case, one) for one in same):
+        yield from findings(_gives_the_same(case, same, data), "same batch again", f"what {words.name(data[0])}",
+                            case.forward[0])  # fmt: skip
+
+
+def _is_used(case: Checkup, pass_: Pass) -> bool:
+    """Whether the program does something with the gradients of a call."""
+    taken = [op for grads in pass_.grads.values() for op in case.session.tape.consumers(grads[-1])]
+    return any(op.position >= pass_.end for op in taken)
+
+
+def _taken(pass_: Pass) -> tuple[list[Value], dict[Value, None]]:
+    """Return at which weights a gradient is taken, and what else goes into the pass; numbers that are written in its
+    lines left out."""
+    weights = [leaf.oldest for leaf in pass_.wrt]
+    entered = [taken for op in pass_.forward for taken in op.inputs if taken.op is None or taken.op.pass_ is not pass_]
+    return weights, dict.fromkeys(one.oldest for one in entered if one.kind != "constant" and one.oldest not in weights)
+
+
+def _gives_the_same(case: Checkup, calls: list[Pass], data: list[Value]) -> Claim[str]:
+    """Claim that all these calls gave the same gradients, bit for bit."""
+    last, *others = calls
+    pairs = [
+        (own[-1], of_other[-1])
+        for other in others
+        for leaf, twin in zip(last.wrt, other.wrt)
+        if (own := last.grads.get(leaf.canonical)) and (of_other := other.grads.get(twin.canonical))
+    ]
+
+    def holds() -> bool:
+        case.look.see([value for pair in pairs for value in pair])
+        equal = [mx.array_equal(one.array, other.array) for one, other in pairs]
+        return bool(pairs) and all(case.look.numbers(equal))
+
+    names = ", ".join(dict.fromkeys(words.name(value) for value in data[:_FEW]))
+    return Claim("finding: same batch again", holds, lambda: (
+        f"{last.title} is differentiated {len(calls)} times in {last.step.title} with the same {names} at the same "
+        f"weights: all {len(calls)} give the same gradients, bit for bit; what is summed or averaged of them is one "
+        "batch"))  # fmt: skip
+
+
 def stale(case: Checkup) -> Iterator[Finding]:
     """Tensors that a compiled function took when it was traced, and that the program has replaced since."""
     before, tape = case.before, case.session.tape
@@ -135,4 +181,4 @@ def _is_replaced(case: Checkup, value: Value) -> bool:
         return False
 
 
-CHECKS: list[Check] = [repeated, stale]
+CHECKS: list[Check] = [repeated, taken_again, stale]

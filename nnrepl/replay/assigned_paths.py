@@ -1,0 +1,104 @@
+"""Assigned paths: what the line of an edit assigns to, and where that leads in the program."""
+
+from __future__ import annotations
+
+import ast
+import linecache
+from collections import deque
+from types import FrameType
+from typing import Any
+
+from nnrepl.tape import Op
+
+
+def target_of(op: Op) -> ast.expr | None:
+    """Return what an edit assigns to, if it gives a name another tensor (`k = ...`, `self.k = ...`, `cache["k"] = ...`)
+    and does not change one in place (`k *= 2`)."""
+    line = _line_of(op)
+    if not isinstance(line, ast.Assign) or len(line.targets) != 1:
+        return None
+    target = line.targets[0]
+    return target if _is_path(target) else None
+
+
+def changed_in_place(op: Op) -> list[ast.expr]:
+    """Return what an edit may change in place, as paths: `k` for `k *= 2` and `k[0] = 1`, `c["k"]` or `c` for `c["k"]
+    *= 2`."""
+    line = _line_of(op)
+    if isinstance(line, ast.AugAssign):
+        target: ast.expr = line.target
+        found = [target]
+    elif isinstance(line, ast.Assign) and len(line.targets) == 1:
+        target = line.targets[0]
+        found = []
+    else:
+        return []
+    if isinstance(target, ast.Subscript):
+        found.append(target.value)
+    return [path for path in found if _is_path(path)]
+
+
+def _line_of(op: Op) -> ast.stmt | None:
+    """Return the line of an edit that was typed."""
+    if op.scope is None or op.scope.parent is None:
+        return None
+    try:
+        body = ast.parse("".join(linecache.getlines(op.scope.code.co_filename))).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return body[0] if len(body) == 1 else None
+
+
+def _is_key(node: ast.expr) -> bool:
+    """Whether a key is written out: `"k"`, `0`, `-1`."""
+    negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
+    return isinstance(node.operand if negative else node, ast.Constant)  # type: ignore[attr-defined]
+
+
+def _is_path(node: ast.expr) -> bool:
+    """Whether an expression leads from a variable over attributes and constant keys."""
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        if isinstance(node, ast.Subscript) and not _is_key(node.slice):
+            return False
+        node = node.value
+    return isinstance(node, ast.Name)
+
+
+def root_of(target: ast.expr | None) -> str:
+    """Return the variable with which a path begins."""
+    while isinstance(target, (ast.Attribute, ast.Subscript)):
+        target = target.value
+    return target.id if isinstance(target, ast.Name) else ""
+
+
+def walk(thing: Any, target: ast.expr | None, frame: FrameType | None = None) -> tuple[Any, Any, Any]:
+    """Follow a path from what its variable holds: the last container, the key in it, and what is there (None if it
+    does not lead there). In a call, keys may be variables."""
+    steps: list[ast.Attribute | ast.Subscript] = []
+    while isinstance(target, (ast.Attribute, ast.Subscript)):
+        steps.insert(0, target)
+        target = target.value
+    container: Any = None
+    key: Any = None
+    for step in steps:
+        container = thing
+        try:
+            if isinstance(step, ast.Attribute):
+                key = step.attr
+                thing = getattr(container, key)
+            else:
+                key = _key(step.slice, frame)
+                thing = container[key]
+                if type(key) is int and key < 0 and isinstance(container, (list, tuple, deque)):
+                    # `xs[-1]` and `xs[2]` are one entry.
+                    key += len(container)
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+            return None, None, None
+    return container, key, thing
+
+
+def _key(node: ast.expr, frame: FrameType | None) -> Any:
+    """Return a key that is written out, or that a variable of a call holds. Raises ValueError for others."""
+    if frame is None or not isinstance(node, ast.Name):
+        return ast.literal_eval(node)
+    return frame.f_locals[node.id] if node.id in frame.f_locals else frame.f_globals[node.id]
