@@ -320,7 +320,9 @@ def _outermost_vjp(
         pass_.wrt = tuple(chosen.wrt)
         result = chosen.run(fun)
         recorder.intake.enter(recorder)
-        outputs = [result] if isinstance(result, mx.array) else list(result)
+        outputs = list(result) if isinstance(result, (list, tuple)) else [result]
+        if not all(isinstance(output, mx.array) for output in outputs):
+            return original(lambda *_: result, primals, cotangents)  # it raises: MLX says what is wrong
         pass_.backward = len(recorder.tape)
         values = [recorder.value_of(output, frame) for output in outputs]
         roots = []
