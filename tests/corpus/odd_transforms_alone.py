@@ -275,7 +275,14 @@ def arguments_that_cannot_be_differentiated(x):
 def functions_that_return_what_cannot_be_differentiated(x):
     """MLX says so in its own words, whatever transform it is."""
     said = []
-    for result in (lambda t: t, lambda t: [t.sum(), t], lambda t: (), lambda t: 3.0, lambda t: {"a": t}, lambda t: None):
+    for result in (
+        lambda t: t,
+        lambda t: [t.sum(), t],
+        lambda t: (),
+        lambda t: 3.0,
+        lambda t: {"a": t},
+        lambda t: None,
+    ):
         for transform in (mx.grad, mx.value_and_grad, lambda f: lambda t: mx.vjp(f, [t], [t])):
             try:
                 said.append(str(transform(result)(x)))
