@@ -139,6 +139,7 @@ class Replay(Led):
 
     def given(self, recorder: Recorder, op: Op, frame: FrameType) -> Op | None:
         """Return the op of the tape that `op` is: it is put on the new tape, and nothing is computed."""
+        # Not on a tape yet, it is compared with one that is: where they stand tells ops apart (`same_place`).
         op.scope, op.lasti = recorder.stack.place(frame)
         if self.opening.anew:
             self._check_anew(recorder, op)
