@@ -233,7 +233,8 @@ class Compiled(opaque.Transform):
             levels.blocked = "a compiled function of it cannot be traced again"
             return result, ()
         twin = Twin.of(self.traces[key])
-        if listener.may_run_natively():
+        # A run along a tape makes natively what is closed there, whatever has been set since.
+        if listener.may_run_natively() or recorder.intake.opens:
             after = listener.remember(reached)
             with quietly():
                 before()
