@@ -263,7 +263,7 @@ class Repetition:
         recorder.place(new)
 
     def _inside(self, old: Op, within: Pass | None) -> Inside | None:
-        """Return what happened inside of a call belongs before its op."""
+        """Return what happened inside of a call, once that lies on the tape before its op; None of another op."""
         recorder = self.recorder
         if old not in recorder.tape.notes.calls:
             return None
