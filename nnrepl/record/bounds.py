@@ -327,7 +327,14 @@ def _outside(op: Op, place: TakenPlaces) -> Outside | None:
     if first is None:
         return None
     element, number = first
+    if _is_typed(index):
+        return _found(op, f"element {element} of the index is {number}, but " if element else "", number, place)
     return _found(op, f"{index.name}{element or ''} = {number}, but ", number, place)
+
+
+def _is_typed(value: Any) -> bool:
+    """Whether the line of an edit makes a value, which has no name and no address then."""
+    return isinstance(value, Value) and value.op is not None and value.op.pass_.number < 0
 
 
 def first_outside(index: mx.array, place: TakenPlaces) -> tuple[list[int], int] | None:
@@ -359,7 +366,8 @@ def _bad(index: mx.array, place: TakenPlaces) -> mx.array:
 def _found(op: Op, who: str, number: int, place: TakenPlaces) -> Outside:
     writes = op.operation.name in (*_BRACKETS[1:], "put_along_axis", "slice_update")
     axis = "" if place.axis is None else f"axis {place.axis} of "
-    said = f"index {number} is out of range: {who}{axis}{place.table.name} {place.said}"
+    table = "a tensor" if _is_typed(place.table) else place.table.name
+    said = f"index {number} is out of range: {who}{axis}{table} {place.said}"
     by = f"; {op.label} {op.name} {'writes' if writes else 'reads'} outside of it, which MLX does not check"
     return Outside(op, said, by, crashes=writes or place.away(number) > _REACH)
 

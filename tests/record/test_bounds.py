@@ -97,6 +97,10 @@ def test_nothing_is_evaluated_and_nothing_changes() -> None:
         session.run("print x[i]")
     with pytest.raises(nnrepl.UserError, match=r"index 9 is out of range: axis 0 of x \(4, 3\)"):
         trace.set("x", lambda x: x[9])
+    with pytest.raises(nnrepl.UserError, match=r"element \[1\] of the index is 9, but axis 0 of x \(4, 3\)"):
+        trace.set("x", lambda x: x[mx.array([0, 9])])
+    with pytest.raises(nnrepl.UserError, match=r"index 9 is out of range: axis 0 of a tensor \(4, 3\)"):
+        trace.set("x", lambda x: (x * 2)[9])
     taken = [op for op in edited.ops if op.name in ("getitem", "multiply", "sum")]
     assert not any(value.evaluated for op in taken for value in op.outputs)
 
