@@ -277,3 +277,16 @@ def test_what_came_from_outside_changes_where_no_op_has_taken_it_yet(native: str
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(HIDDEN.replace("    d =", "    if n == 0: k = k * 10\n    d ="), {})
     assert re.findall(r"^step.*", said, re.MULTILINE) == printed.getvalue().splitlines()
+
+
+PLAIN = {name: values[0] for name, values in edits.CHOICES.items()}
+
+
+def test_a_timeline_with_closed_compiled_steps_runs_on_when_native_is_off(tmp_path: Path) -> None:
+    case = edits.Case("compiled", edits.HEAD + edits.SHAPES["compiled"].format(**PLAIN) + edits.END, "A")
+    text = edits.script(case.script, case.marks)
+    (tmp_path / "train.py").write_text(text)
+    where = edits.where(case, edits.Change(1, "A", ""))
+    shown = play(tmp_path / "train.py", "goto step 5", "config native off", *where, "scale = 3.0", "timeline 1",
+                 "continue", "goto end", "p hash(tuple(log))")  # fmt: skip
+    assert f"= {hash(tuple(edits.plainly(case, ())))}" in shown, shown
