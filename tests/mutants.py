@@ -15,7 +15,7 @@ _OTHER: dict[type[ast.AST], str] = {
     ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in", ast.Add: "-", ast.Sub: "+", ast.Mult: "+", ast.And: "or",
     ast.Or: "and",
 }  # fmt: skip
-_EITHER_WAY = {"max", "min", "mx.maximum", "mx.minimum"}
+_EITHER_WAY = {"max", "min", "mx.maximum", "mx.minimum", "forwards", "backwards"}
 """What gives the same for two arguments whichever comes first."""
 _CLOSED = (ast.Name, ast.Attribute, ast.Call, ast.Constant, ast.Subscript, ast.List, ast.Dict, ast.Set, ast.ListComp)
 """What needs no parentheses as an operand."""

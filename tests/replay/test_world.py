@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import collections
+import contextlib
 import functools
 import itertools
 import math
@@ -321,6 +322,21 @@ def test_another_way_because_of_the_edit() -> None:
     trace = nnrepl.trace(f, w, wrt=0)
     edited = trace.set("a", lambda a: a * 4.0)
     assert_same_bits(mx.value_and_grad(lambda w: f(w, 4.0))(w), (edited.value, edited.grads))
+
+
+def test_what_failed_has_failed_again_and_nothing_else() -> None:
+    def f(w: mx.array) -> mx.array:
+        a = w * 2
+        with contextlib.suppress(ValueError):
+            a @ mx.ones((3, 3))
+        return mx.exp(a).sum()
+
+    trace = nnrepl.trace(f, mx.array([1.0, 2.0]), wrt=0)
+    last = trace.ops[-1].outputs[0]  # a gradient: the backward ops before it are done again, and have not failed
+    for tape in (trace.tape, trace.set("a", lambda a: a * 3).tape, trace.set(last, lambda g: g * 3).tape):
+        assert [(op.name, type(error)) for op, error in tape.notes.errors.items() if op in tape.ops] == [
+            ("matmul", ValueError)
+        ]
 
 
 def test_what_a_program_has_put_into_a_library_is_gone_before_it_begins_again() -> None:
