@@ -229,6 +229,7 @@ def _results(call: Op, inside: Inside) -> Iterator[tuple[Callable[[], str], mx.a
             levels.append((len(around), inside, len(around) + inside.out_axes.get(slot, 0)))
         for at, level, axis in levels:
             if value in level.axes:
+                # The samples of the levels before lie in front by now: the axes of this one are counted behind them.
                 made = _moveaxis(made, at + level.axes[value], axis)
             else:  # it is the same for all samples
                 made = _expand_dims(made, axis)

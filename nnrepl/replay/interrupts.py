@@ -71,6 +71,7 @@ def held() -> Iterator[None]:
     try:
         yield
     finally:
+        # Where `hold_on` was called inside, it is held back until `resume`.
         if not _interrupts.on:
             _interrupts.switch(before)
 

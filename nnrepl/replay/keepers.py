@@ -50,6 +50,7 @@ def keep_names(variables: dict[str, Any], names: list[str] | None, current: Curr
 
     def restore() -> None:
         for name in [name for name in variables if name not in before] if names is None else ():
+            # Those Python sets by itself (`__warningregistry__`).
             if not name.startswith("__"):
                 del variables[name]
         for name, value in before.items():

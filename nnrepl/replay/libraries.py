@@ -49,6 +49,7 @@ def _put_back(holder: Any, before: dict[str, Any]) -> None:
             # A module within a package becomes an attribute of that when it is imported: no doing of the program's.
             if thing is not was and not isinstance(thing, ModuleType):
                 setattr(holder, name, was)
+        # What came new goes: functions whatever they are called (`__call__`), all else unless Python has set it.
         elif isinstance(thing, _ADDED) or not (name.startswith("__") or isinstance(thing, ModuleType)):
             delattr(holder, name)
     for name in before.keys() - now.keys():

@@ -456,6 +456,7 @@ class Replay(Led):
                 return
             self._exchange(recorder, target, op.outputs[0])
             if rebinding.found:
+                # All else that holds the old value goes on with it: `content` must not give the new one for it.
                 self.final.pop(target, None)
                 rebinding.keep()
                 self.plan.parted |= {target, op.outputs[0]} if rebinding.parted else set()

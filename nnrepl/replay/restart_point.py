@@ -140,6 +140,7 @@ class RestartPoint(KeptMoment):
                 changes.stand(self.start)
                 replay.refresh(recorder)
             call.attempt()
+            # `attempt` keeps what the program raises, for the program; this came from the user.
             if isinstance(call.error, KeyboardInterrupt):
                 raise call.error
             replay.ended(recorder, call.error)
