@@ -244,8 +244,12 @@ class _Arguments:
         """Whether an array that lies where an argument was is that still."""
         if array is self.fresh[at]:
             return not self._was_changed(at)
-        value = self.recorder.live.get(id(array))
-        return value is not None and is_still(value, self.entered[at])
+        live, entered = self.recorder.live, self.entered[at]
+        value = live.get(id(array))
+        if value is None or not is_still(value, entered):
+            return False
+        # An edit may have given the program's own object to a name, with other numbers: this one is what is left.
+        return live.get(id(self.given[at]), entered) in (entered, entered.origin)
 
     def _was_changed(self, at: int) -> bool:
         """Whether the function changed an argument in place (`x += 1`)."""

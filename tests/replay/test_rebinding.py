@@ -35,6 +35,8 @@ def norm(x):
     total = x.sum()
     y = x / total  # in norm
     return y * 1
+def kept():
+    return cache["k"]
 def peek(x):
     p = x * 2
     return p * shared + x
@@ -74,6 +76,7 @@ def f(w):
     y = 0.5 * cache[key] + cache[key] * 0.5 + factor * k  # y
     g = peek(shared) * shared + k  # g
     h = (k + 1) + peek(shared) * shared  # h
+    q = kept() * 0.5 + kept() * k  # q
     i = ahead(w) * 2 - k  # i
     j = k - later(w)  # j
     o = far(w) * near(w) + next(every)  # o
@@ -86,6 +89,7 @@ LINES = [
     ("s", "k = k * 2"), ("s", "k *= 2"), ("r", "k = k * 2"), ("r", "held.k = held.k * 2"),
     ("y", 'cache["k"] = cache["k"] * 2'), ("y", "k = k * 2"),
     ("s", "copied *= 2"), ("s", "copied[0] = 5"), ("s", "k = k.astype(mx.bfloat16)"), ("in inner", "x = x * 2"),
+    ("q", "k = k * 2"), ("q", 'cache["k"] = cache["k"] * 2'), ("q", "k *= 2"),
     ("h", "shared = shared * 2"), ("g", "k = k * 2"), ("h", "shared *= 2"), ("h", "k = k * 2"),
     ("b", "k *= 2"), ("c", "k[0] = 5"), ("d", 'cache["k"] *= 2'), ("in norm", "x = x * 2"), ("in norm", "x *= 2"),
     ("in ahead", "k = k * 2"), ("in later", "k = k * 2"), ("in grow", "t = t * 2"), ("o", "k = k * 2"),
@@ -105,13 +109,16 @@ cache, calls = {"k": None}, []
 def mixed(x, k):
     z = x * k
     return z + cache["k"]
+def kept():
+    return cache["k"]
 @functools.partial(mx.compile, inputs=cache)
 def step(x):
     k = cache["k"]
     a = k
+    box = {"k": k, "l": [k]}
     h = x + 1  # here
     b = k
-    y = mixed(h, k) + a * 0.5 + b
+    y = mixed(h, k) + a * 0.5 + b + box["k"] * box["l"][0] - kept() * 0.25
     return (y * cache["k"] + mx.maximum(k, a) * k.sum()) * 0.1
 def f(x):
     cache["k"] = mx.sin(x) + 1.5
@@ -121,7 +128,10 @@ def f(x):
 """
 
 
-@pytest.mark.parametrize("line", ["k = k * 2", "k *= 2", "k[0] = 3", "h = h * 1", "k = mx.sin(k)"])
+@pytest.mark.parametrize(
+    "line",
+    ["k = k * 2", "k *= 2", "k[0] = 3", "h = h * 1", "k = mx.sin(k)", 'box["k"] = k * 2', 'box["l"][0] = k - 1'],
+)
 def test_who_sees_it_where_a_compiled_function_is_repeated(line: str, tmp_path: Path) -> None:
     """In its third call, in which no Python runs."""
     program = loaded(tmp_path / f"compiled_{abs(hash(line))}.py", COMPILED)
