@@ -62,7 +62,14 @@ def _names(text: str) -> set[str] | None:
 def _asks_program(session: TapeSession, text: str) -> bool:
     """Whether Python may name a variable of the program's."""
     names, program = _names(text), session.debuggee
-    return program is not None and (names is None or not names.isdisjoint(program.namespace))
+    if program is None:
+        return False
+    if names is None or not names.isdisjoint(program.namespace):
+        return True
+    timelines, bindings = session.changes.timelines, session.tape.bindings
+    # On its way to the timeline looked at, the program may not have come to where it sets them.
+    away = timelines.current is not timelines.live
+    return away and any(bindings.noted(name, lambda code: True) for name in names)
 
 
 def _open_made(session: TapeSession, text: str) -> None:

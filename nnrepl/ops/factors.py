@@ -226,8 +226,8 @@ def _triangles(case: Case, slot: int, index: Index) -> Line | None:
 
 @forwards("linalg.lu_factor")
 def _triangles_in_one(case: Case, slot: int, index: Index) -> Line | None:
-    """Return the lower triangle has ones on its diagonal, which are not kept; l @ u is the matrix, with rows
-    exchanged."""
+    """Return the line for one number of both triangles in one; the ones on the diagonal of the lower are not kept.
+    l @ u is the matrix, with rows exchanged."""
     a, (both, exchanged) = case.operand("a"), case.y
     if slot == 1:
         *batch, i = index

@@ -35,7 +35,7 @@ for _name, _text, _run, _words in (
 
 
 def _picked_slope(places: Any) -> Any:
-    """Return the gradient of numbers that were picked goes back to where they stood."""
+    """Return the gradient of numbers that were picked: it goes back to where they stood."""
 
     def slope(g: mx.array, y: Any, a: mx.array, *more: Any, axis: Any = -1) -> mx.array:
         at = places(a, *more, axis=axis)

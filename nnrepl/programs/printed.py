@@ -77,7 +77,7 @@ class TapeOutput:
         return taken
 
     def fresh(self, piece: PrintedPiece) -> list[PrintedPiece]:
-        """Return the cursor passes a piece. Returns what is to be shown for it."""
+        """Note that the cursor passes a piece. Returns what is to be shown for it."""
         self.passed.append(piece)
         if len(self.passed) > _REMEMBERED:
             self._forget()

@@ -2,7 +2,7 @@
 
 The activations that mlx.nn compiled at import, a training step that was compiled or differentiated in an earlier cell
 of a notebook. MLX tells Python's garbage collector what such an object holds: the function, and for `mx.compile` its
-captured inputs and outputs, for `mx.vmap` the axes (mlx/python/src/transforms.cpp).
+captured inputs and outputs, for `mx.vmap` the axes (what they give to `mlx_func` in mlx/python/src/transforms.cpp).
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class ClosedLosses:
     def made(self, op: ClosedOp, loss: Any) -> None:
         """Note that a call has returned a loss."""
         self._op, self._loss = None, None
-        if isinstance(loss, mx.array):  # a scalar: MLX differentiates nothing else
+        if isinstance(loss, mx.array) and loss.size == 1:
             self._op, self._loss, self._asked = op, weakref.ref(loss), False
 
     def fresh(self) -> tuple[ClosedOp, mx.array] | None:

@@ -304,7 +304,7 @@ def call_compiled(
     if nested or recorder.intake.has_line(recorder, len(trace.ops)):  # what was a pass is a nested call here
         result = _once_more(recorder, trace, fun, (args, kwargs), (given, taken), outputs, draws, frame)
     else:
-        result = _repeat(recorder, trace, [*given, *taken], outputs, draws, frame)
+        result = _repeat(recorder, trace, (given, taken), outputs, draws, frame)
     if draws and not _holds_random_state(outputs):
         set_random_state(state)  # the new state is an output that nobody captured
     return result
@@ -404,12 +404,18 @@ def _holds_random_state(tree: Any) -> bool:
 
 
 def _repeat(
-    recorder: Recorder, trace: FirstCall, inputs: list[Value], outputs: Any, draws: bool, frame: FrameType
+    recorder: Recorder,
+    trace: FirstCall,
+    entering: tuple[list[Value], list[Value]],
+    outputs: Any,
+    draws: bool,
+    frame: FrameType,
 ) -> Any:
     """Put the ops of an earlier run on the tape again, on other inputs."""
     frame = recorder.stack.program_frame(frame)
     caller = Caller(trace.scope, recorder.stack.enter(frame), frame.f_lasti)
-    repetition = Repetition(recorder, dict(zip(trace.inputs, inputs)), caller, draws, trace.contained)
+    now = dict(zip(trace.inputs, [*entering[0], *entering[1]]))
+    repetition = Repetition(recorder, now, caller, draws, trace.contained, entering[0])
     repetition.run(trace.ops, loose=trace.differentiated or bool(recorder.differentiating))
     filled = iter([repetition.held_elsewhere(value) for value in trace.outputs])
     if outputs is not None:

@@ -233,7 +233,7 @@ class Custom(Composite):
 
     def _too_few(self, count: int) -> str:
         given = f"{count} gradient{'' if count == 1 else 's'} for {len(self.inputs)} tensors"
-        return f"the vjp of {titles.title(self.fun)} gives {given}, and MLX crashes on that"
+        return f"the vjp of {titles.title(self.fun)} gives {given}, and MLX reads beyond them"
 
 
 class Rerun(Composite):

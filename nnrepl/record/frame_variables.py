@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dis
 import sys
 from functools import lru_cache
@@ -135,3 +136,12 @@ def first_argument(frame: FrameType) -> Any:
     if _CACHED_LOCALS and sys.getrefcount(variables) <= 3:
         variables.clear()
     return argument
+
+
+def set_variables(frame: FrameType, given: dict[str, Any]) -> None:
+    """Give variables of a running call other things."""
+    variables = frame.f_locals
+    variables.update(given)
+    if variables is not frame.f_globals and _CACHED_LOCALS:
+        # Up to Python 3.12 `f_locals` is a copy, which this writes back; 0: what is not in it keeps what it holds.
+        ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))

@@ -98,8 +98,8 @@ class Intake(Generic[R]):
         return False
 
     def inside(self, recorder: R, scope: Activation | None, lasti: int) -> Inside | None:
-        """Return a call has been made, from a place, of which nothing was recorded inside: what the tape has of that is
-        put before it."""
+        """Return what the tape has of the inside of a call, put before it: the call has been made from a place, and
+        nothing of that was recorded."""
         return None
 
     def repeated(self, recorder: R, op: Op, of: Sequence[Value]) -> bool:

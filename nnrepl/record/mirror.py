@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from nnrepl.record import repeat
 from nnrepl.record.listener import KnowsChanges
+from nnrepl.record.rebuilt import exchange
 from nnrepl.record.runs_twice import LineTwice
 from nnrepl.tape import Activation, Op, Value
 
@@ -117,7 +117,7 @@ class Mirror:
         recorder, now = self._recorder, {**self._now, **about}
         tape, notes = recorder.tape, recorder.tape.notes
         inputs = tuple([now.get(value, value) for value in old.inputs])
-        new = Op(old.operation, repeat.exchange(old.args, now), repeat.exchange(old.kwargs, now), inputs)
+        new = Op(old.operation, exchange(old.args, now), exchange(old.kwargs, now), inputs)
         new.scope, new.lasti = scope, old.lasti
         assert recorder.pass_ is not None
         new.pass_, new.position = recorder.pass_, len(tape)

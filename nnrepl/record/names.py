@@ -267,8 +267,9 @@ class ProgramNames:
                 slot = up.slot
             row = -1
             if op.pass_.kind == GRADIENT_PASS and op.of is None and scope.parent is op.pass_.scope:
-                if not op.pass_.gives_loss:
-                    break  # the program gets the gradients alone
+                # The program gets the gradients alone; what a function of the backward pass returns, MLX gets.
+                if not op.pass_.gives_loss or op.position >= op.pass_.backward:
+                    break
                 element, slot = (slot if op.pass_.gives_loss == "first" else -1), 0  # it comes first in what it gets
             lasti, scope = scope.lasti, scope.parent
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import takewhile
 from types import CodeType
 
 from nnrepl.classes import dataclass
@@ -38,11 +39,12 @@ class NameChange:
     def is_other(self, text: str | None, op: Op) -> bool:
         """Whether what an op of the earlier run reads as `text` holds the old tensor: it is something else than what
         is assigned to, and has not got what it holds since."""
-        path, depth = [] if op.scope is None else op.scope.path(), 0 if self.scope is None else len(self.scope.path())
+        path, own = [] if op.scope is None else op.scope.path(), [] if self.scope is None else self.scope.path()
+        depth = len(list(takewhile(lambda pair: pair[0] is pair[1], zip(path, own))))
         for inner in reversed(path[depth:]):  # what a function further in was handed
             text = None if text is None else _handed(inner, text)
-        if text is None or text == self.target or not path:
-            return False
+        if text is None or not path or (text == self.target and depth == len(own)):
+            return False  # in another call the same name is another variable
         # Another entry may be what is assigned to in another spelling.
         if not self.is_variable and not text.isidentifier():
             bindings = op.tape.bindings

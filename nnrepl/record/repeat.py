@@ -8,8 +8,7 @@ program, and where that touches a gradient pass, its backward pass is swept anew
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from copy import copy
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from operator import is_
@@ -20,17 +19,17 @@ import mlx.core as mx
 from nnrepl.classes import dataclass
 from nnrepl.record.again import InsideAgain
 from nnrepl.record.caller import Caller
+from nnrepl.record.drawn_again import draw_anew, drawn_inside, draws_inside
 from nnrepl.record.gradient_call import GradientCall, RepeatedPass, make_call, swept
-from nnrepl.record.opaque import OpaqueCall
+from nnrepl.record.rebuilt import exchange, rebuilt
 from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.record.region import Region
 from nnrepl.record.renamed import NameChange, read_elsewhere
 from nnrepl.record.sweep import seed
 from nnrepl.record.vjp import Rule
-from nnrepl.tape import GRADIENT_PASS, Activation, BackwardOp, DrawnKey, Gradient, Holder, Inside, Leaf, Op, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, Activation, BackwardOp, Gradient, Holder, Inside, Leaf, Op, Pass, Value
 
-_copy, _uniform = mx.array.__copy__, mx.random.uniform
-_RANDOM_STATE: Any = mx.random.state
+_copy = mx.array.__copy__
 _PLAIN = frozenset((int, float, bool, str, type(None), mx.Dtype))
 
 
@@ -71,15 +70,27 @@ class Repetition:
         caller: From where the ops are made now.
         draws: Whether random numbers are drawn anew from the global state; else they are those of the ops.
         holds: Whether containers of the program's may have changed in the earlier run.
+        arguments: What the function is given now.
 
     Attributes:
         made: Which op stands for which.
+        arguments: What the function is given now. It gets arrays of its own for that, in which nothing that it does
+            is seen outside.
     """
 
-    def __init__(self, recorder: Recorder, now: dict[Value, Value], caller: Caller, draws: bool, holds: bool) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        now: dict[Value, Value],
+        caller: Caller,
+        draws: bool,
+        holds: bool,
+        arguments: Sequence[Value] = (),
+    ) -> None:
         self.recorder = recorder
         self.now = now
         self.made: dict[Op, Op] = {}
+        self.arguments = frozenset(arguments)
         self._caller = caller
         self._draws = draws
         self._noted = self._noted_holds = 0
@@ -88,6 +99,8 @@ class Repetition:
         self._restated: dict[Holder, None] = {}
         self._renamed: dict[Value, NameChange] = {}
         self._at = -1
+        self._next: Op | None = None
+        self._in_place: dict[Value, Value] = {}
         self._results: dict[Value, list[Value]] = {}
         for value, new in now.items():
             self._results.setdefault(new, []).append(value)
@@ -119,14 +132,30 @@ class Repetition:
 
     def exchange(self, old: Value, new: Value) -> None:
         """Note that the user has changed a value: what is made from here on takes the new one."""
-        standing = [value for value in self._results.pop(old, ()) if self.now[value] is old]
-        for value in standing or [old]:  # what no other stands for stands for itself
+        standing = self._standing_for(old)  # what no other stands for stands for itself
+        self._results.pop(old, None)
+        for value in standing:
             self.put(value, new)
 
     def rename(self, old: Value, scope: Activation | None, target: str, is_variable: bool) -> None:
         """Note that the value that is exchanged next is so under one name only: what is read by another stays."""
-        for value in [value for value in self._results.get(old, ()) if self.now[value] is old] or [old]:
-            self._renamed[value] = NameChange(scope, target, is_variable, old, self._at)
+        for value in self._standing_for(old):
+            self._renamed[value] = NameChange(self._earlier(scope), target, is_variable, old, self._at)
+
+    def change_in_place(self, old: Value) -> None:
+        """Note that the value that is exchanged next is changed in place: whoever holds it sees that."""
+        self._in_place.update(dict.fromkeys(self._standing_for(old), old))
+
+    def _standing_for(self, value: Value) -> list[Value]:
+        return [old for old in self._results.get(value, ()) if self.now[old] is value] or [value]
+
+    def _earlier(self, scope: Activation | None) -> Activation | None:
+        """Return the call of the earlier run for which one stands in which the op lies that comes next."""
+        then = None if self._next is None else self._next.scope
+        here = self._caller.scope(then)
+        while scope is not None and here is not None and then is not None and here.depth > scope.depth:
+            here, then = here.parent, then.parent
+        return then if scope is not None and then is not None and then.code is scope.code else scope
 
     def held_elsewhere(self, value: Value) -> Value:
         """Return what a container holds that held a value in the earlier run."""
@@ -197,7 +226,7 @@ class Repetition:
                 part, value=self.image(part.value), ops=ops, outputs=self.images(part.outputs),
                 given=self.images(part.given),
             )  # fmt: skip
-        return part.repeated(self) if isinstance(part, Repeatable) else _rebuilt(part, self.image)
+        return part.repeated(self) if isinstance(part, Repeatable) else rebuilt(part, self.image)
 
     # -- ops -----------------------------------------------------------------------------------------------
 
@@ -209,7 +238,7 @@ class Repetition:
         """
         recorder = self.recorder
         tape = recorder.tape
-        self._at = old.position
+        self._at, self._next = old.position, old
         if recorder.intake.follows:
             recorder.intake.enter(recorder)
         if old in tape.notes.inserted:  # a change that was made in the earlier run is made no more
@@ -224,7 +253,7 @@ class Repetition:
             tape.notes.calls[new] = inside
         new.pass_ = old.pass_ if pass_ is None else pass_
         if self._draws:
-            _draw_anew(recorder, new)
+            draw_anew(recorder, new)
         if not self._known(new, old):
             self._compute(new, old)
         self.made[old] = new
@@ -234,7 +263,7 @@ class Repetition:
         recorder.place(new)
 
     def _inside(self, old: Op, within: Pass | None) -> Inside | None:
-        """Return what happened inside of a call belongs before its op."""
+        """Return what happened inside of a call, once that lies on the tape before its op; None of another op."""
         recorder = self.recorder
         if old not in recorder.tape.notes.calls:
             return None
@@ -254,7 +283,7 @@ class Repetition:
 
     def draw_anew(self, op: Op) -> None:
         """Let a random op take its key from the global state."""
-        _draw_anew(self.recorder, op)
+        draw_anew(self.recorder, op)
 
     def variables(self, position: int, over: bool = False) -> None:
         """Note what the variables of the repeated calls hold here, and the containers of the program's: what they held
@@ -307,7 +336,7 @@ class Repetition:
             others = read_elsewhere(old, self._renamed)
             inputs: list[Value] = []
             new.args = tuple([others.get(at, part) for at, part in enumerate(new.args)])
-            _rebuilt((new.args, new.kwargs), lambda value: inputs.append(value) or value)  # type: ignore[func-returns-value]
+            rebuilt((new.args, new.kwargs), lambda value: inputs.append(value) or value)  # type: ignore[func-returns-value]
             new.inputs = tuple(inputs)
         return new
 
@@ -344,7 +373,7 @@ class Repetition:
         recorder, notes = self.recorder, self.recorder.tape.notes
         before, recorder.mode = recorder.mode, MUTED
         try:
-            arrays = _drawn_inside(recorder, new) if self._draws and _draws_inside(new) else new.compute()
+            arrays = drawn_inside(recorder, new) if self._draws and draws_inside(new) else new.compute()
         finally:
             recorder.mode = before
         outputs: list[Value] = []
@@ -375,10 +404,12 @@ class Repetition:
         """Repeat the ops of a gradient pass, on the pass that is open."""
         recorder = self.recorder
         pass_.wrt = tuple([self._leaf(leaf, number) for number, leaf in enumerate(old.wrt)])
+        changed = set(self._in_place)
         forward = [op for op in ops if op.position < old.backward]
         for op in forward:
             self.op(op, pass_)
         recorder.intake.enter(recorder)
+        self._hand_out(old, changed)
         pass_.loss, pass_.gives_loss = None if old.loss is None else self.image(old.loss), old.gives_loss
         pass_.backward = len(recorder.tape)
         if self._is_changed(forward, ops) or any(
@@ -394,6 +425,22 @@ class Repetition:
             target = recorder.tape.notes.edits.get(op)
             if target in self.now:
                 self.put(op.outputs[0], self.image(target))
+
+    def _hand_out(self, old: Pass, before: Collection[Value]) -> None:
+        """Let containers that the function was given hold what its arguments have been changed to in place, as where
+        its Python runs, which gets arrays of its own; variables outside hold what they held.
+
+        Args:
+            before: What had been changed before it began.
+        """
+        for value, held in list(self._in_place.items()):
+            if value in before:
+                continue
+            origin = value.origin if value in old.wrt else value
+            if origin is not None and (origin is not value or value in old.handed):
+                held = held if origin is value else self.image(origin)
+                self._renamed[origin] = NameChange(old.scope, "", False, held, self._at)
+                self.put(origin, self.image(value))
 
     def _is_changed(self, forward: Sequence[Op], ops: Sequence[Op]) -> bool:
         """Whether the backward pass is not simply that of the earlier run: because that had changes in it, or
@@ -448,52 +495,3 @@ class Repetition:
 
 def _pass_of(op: Op) -> Pass:
     return op.pass_
-
-
-def _rebuilt(part: Any, image: Callable[[Value], Value]) -> Any:
-    """Return an argument with other Values in it."""
-    kind = type(part)
-    if isinstance(part, Value):
-        return image(part)
-    if kind is list or kind is tuple:
-        return kind([_rebuilt(item, image) for item in part])
-    if kind is dict:
-        return {key: _rebuilt(item, image) for key, item in part.items()}
-    if kind is slice:
-        return slice(_rebuilt(part.start, image), _rebuilt(part.stop, image), _rebuilt(part.step, image))
-    return part
-
-
-def exchange(part: Any, now: dict[Value, Value]) -> Any:
-    """Return an argument with the Values of `now` in it."""
-    return _rebuilt(part, lambda value: now.get(value, value))
-
-
-# -- random numbers ------------------------------------------------------------------------------------------
-
-
-def _draw_anew(recorder: Recorder, op: Op) -> None:
-    """Let a random op take its key from the global state, which moves on as if the op had drawn it."""
-    if not any(isinstance(part, DrawnKey) for part in (*op.args, *op.kwargs.values())):
-        return
-    key = recorder.drawn()
-    op.args = tuple([key if isinstance(part, DrawnKey) else part for part in op.args])
-    op.kwargs = {name: key if isinstance(part, DrawnKey) else part for name, part in op.kwargs.items()}
-    with recorder.muted():
-        _uniform()
-
-
-def _draws_inside(op: Op) -> bool:
-    """Whether it is an opaque op that drew random numbers."""
-    return isinstance(op.operation.run, OpaqueCall) and op.operation.run.state is not None
-
-
-def _drawn_inside(recorder: Recorder, op: Op) -> list[mx.array]:
-    """Compute an opaque op, which draws from the global state; computed again, it draws the same."""
-    call: OpaqueCall = copy(op.operation.run)  # type: ignore[assignment]
-    call.state, state = None, _RANDOM_STATE[0]
-    call.operation = op.operation = replace(op.operation, run=call)
-    arrays = op.compute()
-    call.state = state
-    recorder.seeded(("opaque", recorder.draws))
-    return arrays

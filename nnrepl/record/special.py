@@ -27,7 +27,7 @@ _setitem = mx.array.__setitem__
 _iter = mx.array.__iter__
 _at = mx.array.__dict__["at"].fget
 _split, _squeeze = mx.split, mx.squeeze
-_ROWS_AT_ONCE = 10  # below this many rows MLX splits an array in one go (mlx/python/src/array.cpp)
+_ROWS_AT_ONCE = 10  # below this many rows MLX splits an array at once (`ArrayPythonIterator`, mlx/python/src/array.cpp)
 
 
 def wrapper(recorder: Recorder, callee: Callee) -> Any:

@@ -61,6 +61,7 @@ class Stack:
         if below is None:
             watch.release()
             known = self._known = {None: None}
+        # `known` lies in the order of the stack: what is above the first frame that is seen again has returned.
         while next(reversed(known)) is not below:  # calls that have returned
             returned, _ = known.popitem()
             if returned is not None:

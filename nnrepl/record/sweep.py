@@ -69,6 +69,7 @@ class Sweep:
         for value in op.inputs:
             canonical = aliases.get(value, value)  # what an alias stands for is never one itself
             found = found or canonical in active or canonical in behind
+            # What an op takes under two aliases is one node for MLX, and so one input.
             index[value] = inputs.setdefault(canonical, len(inputs))
         if not found:
             return

@@ -184,6 +184,7 @@ class _Arguments:
         self.others: list[Value] = []
         self.given: list[mx.array] = []
         self.fresh: list[mx.array] = []
+        self.came: list[Value] = []
         self.entered: list[Value] = []
         parameters = titles.parameter_names(fun, args)
         positional = tuple(self._replace(arg, parameters[number], number in numbers) for number, arg in enumerate(args))
@@ -203,6 +204,7 @@ class _Arguments:
             label = ".".join(word for word in (prefix, path) if word)
             value = self.recorder.value_of(array, _getframe(0))
             twin = _copy(array)
+            self.came.append(value)
             if wanted:
                 value = self._leaf(twin, "parameter" if path else "input", label, value)
                 self.wrt.append(value)
@@ -231,25 +233,23 @@ class _Arguments:
 
         def restore(array: mx.array) -> mx.array:
             at = next(held, None)
-            if at is not None and self._is_still(at, array):
-                return self.given[at]
-            # MLX casts what has been written there once more (`py_value_and_grad`): one more object for the same.
-            value = self.recorder.live.get(id(array))
-            return array if value is None else self.recorder.handle(value)
+            return array if at is None else self._left(at, array)
 
         trees.fill(self.tree, restore)
         return result
 
-    def _is_still(self, at: int, array: mx.array) -> bool:
-        """Whether an array that lies where an argument was is that still."""
-        if array is self.fresh[at]:
-            return not self._was_changed(at)
-        live, entered = self.recorder.live, self.entered[at]
+    def _left(self, at: int, array: mx.array) -> mx.array:
+        """Return what lies after the call where an argument was, and where an array lies now."""
+        given, live = self.given[at], self.recorder.live
         value = live.get(id(array))
-        if value is None or not is_still(value, entered):
-            return False
-        # An edit may have given the program's own object to a name, with other numbers: this one is what is left.
-        return live.get(id(self.given[at]), entered) in (entered, entered.origin)
+        if array is self.fresh[at]:
+            if not self._was_changed(at):
+                return given
+        elif value is not None and is_still(value, self.entered[at]):
+            # An edit may have given the program's object to a name alone: then this is the one of all else.
+            return given if live.get(id(given)) is self.came[at] else array
+        # MLX casts what has been written there once more (`py_value_and_grad`): one more object for the same.
+        return array if value is None else self.recorder.handle(value)
 
     def _was_changed(self, at: int) -> bool:
         """Whether the function changed an argument in place (`x += 1`)."""
@@ -324,7 +324,9 @@ def _outermost_vjp(
         pass_.wrt = tuple(chosen.wrt)
         result = chosen.run(fun)
         recorder.intake.enter(recorder)
-        outputs = [result] if isinstance(result, mx.array) else list(result)
+        outputs = list(result) if isinstance(result, (list, tuple)) else [result]
+        if not all(isinstance(output, mx.array) for output in outputs):
+            return original(lambda *_: result, primals, cotangents)  # it raises: MLX says what is wrong
         pass_.backward = len(recorder.tape)
         values = [recorder.value_of(output, frame) for output in outputs]
         roots = []

@@ -1,7 +1,7 @@
 """Trees: nested lists, tuples and dicts of arrays, walked the way MLX's transforms walk them.
 
-Source: mlx/python/src/trees.cpp. A Module is a dict. Lists and dicts are filled in place and stay the same
-objects; tuples are made anew.
+Source: `tree_map`, `tree_visit` and `tree_fill` in mlx/python/src/trees.cpp. A Module is a dict. Lists and dicts are
+filled in place and stay the same objects; tuples are made anew.
 """
 
 from __future__ import annotations

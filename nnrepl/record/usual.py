@@ -41,6 +41,7 @@ def write(sweep: Sweeping, node: SweepUnit, reached: tuple[int, ...], cotangents
     try:
         arrived = [value.array if value.held is None else value.held for value in cotangents]
         if _hands_on(node, rule):
+            # New objects: each gradient is a value of its own, and `Recorder.live` tells values by their objects.
             arrays = [_copy(arrived[0]) for _ in wanted]
         else:
             arrays = usual_vjp(rule, [value.array if value.held is None else value.held for value in targets], arrived)

@@ -121,6 +121,7 @@ def usual_vjp(rule: Rule, fixed: list[mx.array], cotangents: list[mx.array]) -> 
         return gradients
     if len(wanted) == len(fixed):
         gradients = _vjp(run, fixed, cotangents)[1]
+        # In the order in which MLX's walk comes by the inputs, which is that of `wanted`.
         return [gradients[slot] for slot in wanted]
 
     def partly(*inputs: mx.array) -> Any:

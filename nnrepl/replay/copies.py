@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nnrepl.record.repeat import exchange
+from nnrepl.record.rebuilt import exchange
 from nnrepl.tape import SETUP_PASS, Activation, BackwardOp, Op, Pass
 
 if TYPE_CHECKING:

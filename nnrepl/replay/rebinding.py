@@ -8,8 +8,6 @@ object (`cache["k"]`, `self.k`, a variable of a caller), they get one of their o
 from __future__ import annotations
 
 import ast
-import ctypes
-import sys
 from collections import deque
 from collections.abc import Iterable
 from types import FrameType, FunctionType, GeneratorType
@@ -19,6 +17,7 @@ import mlx.core as mx
 
 from nnrepl.installed import is_library
 from nnrepl.record import segments as sources
+from nnrepl.record.frame_variables import set_variables
 from nnrepl.record.objects import object_of
 from nnrepl.record.renamed import PATHS
 from nnrepl.record.repeat import Repetition
@@ -82,11 +81,13 @@ class Rebinding:
         """
         recorder, op = self._recorder, self._op
         target = target_of(op)
-        if not self.found and target is not None and op.scope is not None and not op.operation.in_place:
-            for one in recorder.sweeps:
-                if isinstance(one, Repetition):
+        if not self.found and op.scope is not None:
+            for one in self._repetitions():
+                if target is not None and not op.operation.in_place:
                     scope = _scope_of(op.scope.parent, root_of(target))
                     one.rename(self._old, scope, ast.unparse(target), isinstance(target, ast.Name))
+                elif changed_in_place(op) or op.operation.in_place:
+                    one.change_in_place(self._old)
         made = self._old.op
         # If no object is alive of what an op has made, nobody holds it.
         known = made is not None and (not self._natively or made.position >= recorder.native_until)
@@ -104,6 +105,16 @@ class Rebinding:
             return self._is_entry(variables, root)
         container, key, _ = walk(variables.get(root), path, frame)
         return container is self._entry[0] and bool(key == self._entry[1])
+
+    def _repetitions(self) -> list[Repetition]:
+        return [one for one in self._recorder.sweeps if isinstance(one, Repetition)]
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether it changes an argument of a compiled function, inside of a call in which none of its Python runs:
+        what the program holds is another array, as where MLX traces the function."""
+        given = any(self._old in one.arguments for one in self._repetitions())
+        return given and _lies_deeper(self._recorder, self._op)
 
     @property
     def is_entry(self) -> bool:
@@ -394,10 +405,8 @@ class Rebinding:
 def _scope_of(scope: Activation | None, root: str) -> Activation | None:
     """Return the call that has a variable, as names are looked up: a library's variables last."""
     path = [] if scope is None else scope.path()[::-1]
-    having = [
-        call for call in path
-        if any(root in names for names in (call.code.co_varnames, *(getattr(call.code, cells) for cells in _CELLS)))
-    ]  # fmt: skip
+    having = [call for call in path if root in call.code.co_varnames or root in call.code.co_cellvars]
+    having = having or [call for call in path if root in call.code.co_freevars]
     own = [call for call in having if not is_library(call.code.co_filename)]
     return next(iter([*own, *having]), scope)
 
@@ -406,7 +415,12 @@ def lies_inside(recorder: Recorder, op: Op) -> bool:
     """Whether an edit gives another tensor to a variable in a function that does not run yet, or changes one that it
     is about to be handed."""
     variable = isinstance(target_of(op), ast.Name) or any(isinstance(path, ast.Name) for path in changed_in_place(op))
-    if not variable or op.scope is None or op.scope.parent is None:
+    return variable and _lies_deeper(recorder, op)
+
+
+def _lies_deeper(recorder: Recorder, op: Op) -> bool:
+    """Whether an edit lies in a function of which no call is running."""
+    if op.scope is None or op.scope.parent is None:
         return False
     path, frames = op.scope.parent.path(), recorder.stack.frames()
     return len(path) > len(frames) and all(step.code is frame.f_code for step, frame in zip(path, frames))
@@ -420,12 +434,3 @@ def _is_stored(container: Any, key: str, thing: Any) -> bool:
         or held is thing
         or (isinstance(container, dict) and dict.get(container, key) is thing)
     )
-
-
-def set_variables(frame: FrameType, given: dict[str, Any]) -> None:
-    """Give variables of a running call other things."""
-    variables = frame.f_locals
-    variables.update(given)
-    if variables is not frame.f_globals and sys.version_info < (3, 13):
-        # Up to Python 3.12 `f_locals` is a copy, which this writes back; 0: what is not in it keeps what it holds.
-        ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nnrepl.record.repeat import exchange
+from nnrepl.record.rebuilt import exchange
 from nnrepl.tape import ClosedOp, Gradient, Leaf, Op, Value
 
 if TYPE_CHECKING:

@@ -23,8 +23,6 @@ from nnrepl.replay.divergence import Diverged, OpDifference, compare, said_of, s
 from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
-from nnrepl.replay.operands import StillTaken
-from nnrepl.replay.rebinding import Rebinding, lies_inside
 from nnrepl.replay.remade import unify
 from nnrepl.replay.run import Changing, Run, Unchanging
 from nnrepl.replay.second_run import InSecondRun
@@ -46,6 +44,7 @@ from nnrepl.tape import (
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
+    from nnrepl.replay.operands import StillTaken
 
 _copy = mx.array.__copy__
 
@@ -111,7 +110,7 @@ class Replay(Led):
             recorder.mirrors[-1].passed(due=due and not calling)
         standing: ComingBy | None = None
         while (op := self._inserted(recorder)) is not None:
-            if calling and lies_inside(recorder, self._edit_of(op)):  # the frame with its variable is not there yet
+            if calling and self._lies_inside(recorder, op):  # the frame with its variable is not there yet
                 return
             standing = standing or ComingBy(recorder)
             pass_ = recorder.pass_ if recorder.pass_ is not None else reopened_pass(recorder)
@@ -140,6 +139,7 @@ class Replay(Led):
 
     def given(self, recorder: Recorder, op: Op, frame: FrameType) -> Op | None:
         """Return the op of the tape that `op` is: it is put on the new tape, and nothing is computed."""
+        # Not on a tape yet, it is compared with one that is: where they stand tells ops apart (`same_place`).
         op.scope, op.lasti = recorder.stack.place(frame)
         if self.opening.anew:
             self._check_anew(recorder, op)
@@ -361,6 +361,11 @@ class Replay(Led):
             return None
         return op if recorder.mirrors or not in_second_run(op) else None
 
+    def _lies_inside(self, recorder: Recorder, op: Op) -> bool:
+        from nnrepl.replay.rebinding import lies_inside  # needed where something was edited
+
+        return lies_inside(recorder, self._edit_of(op))
+
     def _edit_of(self, op: Op) -> Op:
         """Return the op that makes the change to which an inserted one belongs."""
         notes, at = self.tape.notes, self.expected.index(op)
@@ -436,11 +441,19 @@ class Replay(Led):
 
     def _take_effect(self, recorder: Recorder, op: Op, target: Value) -> None:
         """Note that an edit has been put on the tape: everything holds its result, or what it assigns to does."""
+        from nnrepl.replay.operands import StillTaken
+        from nnrepl.replay.rebinding import Rebinding
+
         with recorder.muted():
             rebinding = Rebinding(recorder, op, target)
             rebinding.begin()
             if rebinding.place is not None or rebinding.is_entry:
                 self._in_place.add(op.outputs[0])
+            if rebinding.is_inside:
+                self.final.pop(target, None)
+                for sweep in recorder.sweeps:
+                    sweep.exchange(target, op.outputs[0])
+                return
             self._exchange(recorder, target, op.outputs[0])
             if rebinding.found:
                 self.final.pop(target, None)

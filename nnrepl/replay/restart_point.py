@@ -69,6 +69,7 @@ class KeptMoment:
                 value.held = _copy(array)
         for world in reversed(self._worlds):  # the first one last: it has what later ones hold as it was at the moment
             world.restore()
+        # What objects stand for is as it was at the moment; an `id` of then may be another object's by now.
         recorder.live.clear()
         recorder.guards.clear()
         for array, value in objects:

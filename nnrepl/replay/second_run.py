@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from nnrepl.classes import dataclass
 from nnrepl.record.custom import Rerun
 from nnrepl.replay.match import Plan
-from nnrepl.replay.rebinding import Rebinding, lies_inside
 from nnrepl.tape import Op, Tape, Value
 
 if TYPE_CHECKING:
@@ -29,9 +28,13 @@ class InSecondRun:
     take_effect: Callable[[Recorder, Op, Value], None]
 
     def waits(self, change: Op) -> bool:
+        from nnrepl.replay.rebinding import lies_inside
+
         return lies_inside(self.recorder, change)
 
     def meant(self, change: Op, values: Sequence[Value]) -> Value:
+        from nnrepl.replay.rebinding import Rebinding
+
         with self.recorder.muted():
             return next((value for value in values if Rebinding(self.recorder, change, value).found), values[-1])
 

@@ -326,7 +326,7 @@ class Changes:
         return RunAgain(self._along_again(), failure)
 
     def _along_again(self, opened: frozenset[int] = frozenset()) -> Run:
-        """Return the program is about to run again along the timeline that the user looks at."""
+        """Note that the program is about to run again along the timeline that the user looks at."""
         session, current = self.session, self.timelines.current
         self._coming = (current, None)
         self._left = (current, session.tape, session.names, session.cursor)

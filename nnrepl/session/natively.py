@@ -270,7 +270,7 @@ class Frontier:
 
 
 def way_back(session: Standing, run: Run, opening: Opening, then: goals.Goal | None) -> goals.Goal:
-    """Return the program is about to run again to open steps. Returns up to where it does again what it did."""
+    """Note that the program is about to run again to open steps. Returns up to where it does again what it did."""
     session.opening = opening
     session.stood = run.cursor if run.cursor >= 0 else None
     if isinstance(then, goals.AtEvaluation):

@@ -130,7 +130,7 @@ class Course:
         return now.then is not None
 
     def end(self, position: int) -> Goal | None:
-        """Return the program has come to its end, at a position. Returns what it was to come to."""
+        """Note that the program has come to its end, at a position. Returns what it was to come to."""
         assert not isinstance(self.now, Replaying), self.now
         goal = self.now.goal if isinstance(self.now, Going) else None
         self.now = Over(Stop("", position))

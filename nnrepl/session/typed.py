@@ -149,7 +149,7 @@ def along_done(session: Standing) -> None:
 
 
 def at_end(session: Standing) -> tuple[goals.Goal | None, list[Hit]]:
-    """Return the program, or its last cell, has come to its end. Returns what it ran on for, and what is hit there.
+    """Note that the program, or its last cell, has come to its end. Returns what it ran on for, and what is hit there.
 
     Raises:
         Diverged: If the program has come to its end before, in a run along a tape.

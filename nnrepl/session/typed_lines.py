@@ -16,12 +16,11 @@ import mlx.core as mx
 from nnrepl.installed import is_library
 from nnrepl.record import segments as sources
 from nnrepl.record.custom import first_run_of
-from nnrepl.record.frame_variables import OPTIMIZED, namespace
+from nnrepl.record.frame_variables import OPTIMIZED, namespace, set_variables
 from nnrepl.record.recorder import Recorder, current
 from nnrepl.record.runs_twice import LineLater, note_line
 from nnrepl.replay.awaited import Awaited
 from nnrepl.replay.divergence import CannotExchange, said_of
-from nnrepl.replay.rebinding import set_variables
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.reading import Reading
 from nnrepl.session.statements import stored_by

@@ -58,7 +58,8 @@ class DrawnKey:
         self.serial = serial
 
     def key(self) -> mx.array:
-        """Return the key itself: MLX splits the state and uses the second half (mlx/python/src/random.cpp)."""
+        """Return the key itself: MLX splits the state and uses the second half (`PyKeySequence`,
+        mlx/python/src/random.cpp)."""
         key: mx.array = _getitem(_split(self.state), 1)
         return key
 

@@ -15,8 +15,8 @@ from nnrepl.classes import dataclass
 from nnrepl.record.bounds import outside
 from nnrepl.record.custom import in_first_run, in_own_vjp
 from nnrepl.record.intake import RECORDING
+from nnrepl.record.rebuilt import exchange
 from nnrepl.record.recorder import RECORD, Recorder
-from nnrepl.record.repeat import exchange
 from nnrepl.tape import RUN_PASS, Activation, Gradient, Leaf, Op, Operation, Pass, Tape, Value, outermost
 from nnrepl.tape.passes import inside_of
 

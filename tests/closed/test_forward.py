@@ -21,6 +21,7 @@ from nnrepl.replay.keeping import Keeping, Point, thin
 from nnrepl.replay.reach import CannotReach, Reach
 from nnrepl.replay.uncomputed import Forward, stand_in
 from nnrepl.session.session import TapeSession
+from nnrepl.session.state import RunAgain
 from nnrepl.tape import Tape, arrays_of
 from nnrepl.tape.native_run import UNKEPT, NativeRun
 from tests.closed.programs import HEAD, PROGRAMS
@@ -170,12 +171,13 @@ def test_what_does_not_lead_there_is_computed(line: str, said: str, led: list[in
     assert said in shown
 
 
+@pytest.mark.parametrize("early", [True, False])
 def test_an_interrupt_where_nothing_is_computed(
-    led: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    early: bool, led: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """Before the program has set a single variable again, or in the middle of its steps."""
     file = tmp_path / "train.py"
     file.write_text(HEAD + QUIET + PROGRAMS["adam"] + "print('last', loss.item())\n")
-    left, struck = Forward.left, []
 
     def strike(self: Forward, result: Any) -> None:
         left(self, result)
@@ -183,17 +185,26 @@ def test_an_interrupt_where_nothing_is_computed(
             struck.append(self)
             sessions[0].course.interrupt()
 
+    def begin(self: TapeSession, wish: RunAgain) -> None:
+        sessions.append(self)
+        begins(self, wish)
+        if early and not struck:
+            struck.append(self)
+            self.course.interrupt()
+
     sessions: list[TapeSession] = []
-    begins = TapeSession.begin_again
-    monkeypatch.setattr(TapeSession, "begin_again", lambda self, wish: (sessions.append(self), begins(self, wish))[1])
+    struck: list[object] = []
+    left, begins = Forward.left, TapeSession.begin_again
+    monkeypatch.setattr(TapeSession, "begin_again", begin)
     monkeypatch.setattr(Forward, "left", strike)
-    shown = play(file, "continue", "goto step 9", "p loss.item()", "goto step 5", "until backward", f"p {BITS}")
+    shown = play(file, "continue", "goto step 9", "p i", "p loss.item()", "goto step 5", "until backward", f"p {BITS}")
     last = re.findall(r"last (\S+)", shown)[0]
     assert struck
     assert "interrupted; everything is as it was" in shown
     assert re.findall(r"loss\.item\(\) =\s+(\S+)", shown)[0] == last
     _, told = plainly(HEAD + TOLD + PROGRAMS["adam"])
     assert re.findall(r"sum\(\)\.item\(\) =\s+(\d+)", shown) == [told[4]]
+    assert re.findall(r"\bi = (\d+)$", shown, re.MULTILINE) == [str(len(told) - 1)]
 
 
 def test_a_file_that_is_there_is_not_written_again(led: list[int], tmp_path: Path) -> None:

@@ -93,6 +93,21 @@ def compiled_calls_that_are_one_to_mlx(x):
     return [*results, g([x, x + 1]), g([x], x + 1), g((x, x + 2))], runs
 
 
+@called((2,))
+def one_function_compiled_twice(x):
+    """What MLX has traced of a function is kept for both, until one of them goes."""
+    runs = []
+
+    def f(x):
+        runs.append(1)
+        return x * len(runs)
+
+    once, again = mx.compile(f), mx.compile(f)
+    results = [once(x), again(x)]
+    del once
+    return [*results, again(x)], runs
+
+
 @called((2, 3))
 def compiled_without_shapes(x):
     runs = []

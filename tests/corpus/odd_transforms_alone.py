@@ -269,3 +269,23 @@ def arguments_that_cannot_be_differentiated(x):
         except Exception as error:
             messages.append((type(error).__name__, str(error).splitlines()[0]))
     return messages
+
+
+@called((2,))
+def functions_that_return_what_cannot_be_differentiated(x):
+    """MLX says so in its own words, whatever transform it is."""
+    said = []
+    for result in (
+        lambda t: t,
+        lambda t: [t.sum(), t],
+        lambda t: (),
+        lambda t: 3.0,
+        lambda t: {"a": t},
+        lambda t: None,
+    ):
+        for transform in (mx.grad, mx.value_and_grad, lambda f: lambda t: mx.vjp(f, [t], [t])):
+            try:
+                said.append(str(transform(result)(x)))
+            except Exception as error:
+                said.append(f"{type(error).__name__}: {error}")
+    return said

@@ -10,6 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import pytest
+from rich.console import Console
 
 import nnrepl
 from nnrepl.explain.check import check_op, check_pass
@@ -363,3 +364,32 @@ def test_of_the_runs_of_a_line_the_one_with_a_gradient_is_checked(wrong: bool) -
     assert ("✗" in shown, "✓" in shown) == (wrong, not wrong), shown
     with pytest.raises(UserError, match="no gradient passes through it"):
         session.run(f"check {before.label}")
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        ([1.0, 2.0, 3.0], "all 3 elements checked, 2 differ from finite differences in float64"),
+        ([0.0, 2.0, 3.0], "all 3 elements checked, 1 differs from finite differences in float64"),
+        ([2.0], "its element checked, 1 differs from finite differences in float64"),
+    ],
+)
+def test_how_many_differ_is_said_of_a_wrong_vjp(x: list[float], said: str) -> None:
+    """The third element's is right, and so is that at 0; of the others the worst is told."""
+
+    @mx.custom_function
+    def square(x: mx.array) -> mx.array:
+        return x * x
+
+    @square.vjp
+    def wrong(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
+        return cotangent * x * mx.array([3.0, 3.0, 2.0])[: x.size]
+
+    session = OpenSession(nnrepl.trace(lambda w: square(w).sum(), mx.array(x), wrt=0))
+    console = Console(width=150, no_color=True)
+    with console.capture() as capture:
+        console.print(session.run("check grad(w)"))
+    first, worst, *_ = capture.get().splitlines()
+    at = max(range(len(x)), key=lambda at: x[at] if at != 2 else 0.0)
+    assert first.endswith(said)
+    assert f"[{at}] = {3 * x[at]:.0f}, against {2 * x[at]:.0f}: difference {x[at]:.0f}" in worst

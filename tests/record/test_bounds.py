@@ -281,6 +281,6 @@ def test_a_vjp_that_gives_too_few_gradients_is_refused_where_mlx_reads_beyond_th
         return cotangent * 2
 
     x = mx.ones((2,))
-    with pytest.raises(IndexError, match=r"the vjp of .*f gives 1 gradient for 3 tensors, and MLX crashes on that"):
+    with pytest.raises(IndexError, match=r"the vjp of .*f gives 1 gradient for 3 tensors, and MLX reads beyond them"):
         nnrepl.trace(lambda x, w, b: f(x, w, b).sum(), x, x + 1, x + 2, wrt=(0, 1, 2))
     assert nnrepl.trace(lambda x, w, b: f(x, w, b).sum(), x, x + 1, x + 2, wrt=(0, 1)).grads[1].tolist() == [1, 1]

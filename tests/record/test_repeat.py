@@ -41,6 +41,13 @@ def test_calls_on_two_lines_stand_on_two_lines() -> None:
     assert [op.outputs[0].name for op in trace.ops] == ["a", "b"]
 
 
+def test_what_is_cut_out_is_the_same_when_it_is_repeated() -> None:
+    function = mx.compile(lambda x: x[1:4:2] * 2)
+    trace = nnrepl.trace(lambda x: (function(x), function(x + 1)), mx.arange(5.0))
+    taken = [op.args[1] for op in trace.ops if op.name == "getitem"]
+    assert taken == [slice(1, 4, 2)] * 2
+
+
 def test_what_mlx_traced_before_is_recorded_where_its_source_gives_the_same() -> None:
     """MLX traces a function a second time in its second call; then it runs no line of it any more."""
     counted, factor = [0], [2.0]

@@ -153,6 +153,45 @@ def test_who_sees_it_where_a_compiled_function_is_repeated(line: str, tmp_path: 
     assert_same_bits(expected, session.tape.ops[-1].outputs[0].array)
 
 
+GIVEN = """\
+import mlx.core as mx
+calls = []
+def forward(p, x):
+    k = p["a"][0]
+    y = x @ k  # here
+    return y
+def loss(p, v, x):
+    return forward(p, x).square().mean() + (v * x).sum()
+@mx.compile
+def step(p, v, x):
+    first = p["a"][0]
+    value, (grads, more) = mx.value_and_grad(loss, argnums=(0, 1))(p, v, x)
+    return value, more + v, p["a"][0] - 0.1 * grads["a"][0], first * 2, x + 1
+def f(x):
+    k, v, given = mx.array([[1.0, 2.0], [3.0, 4.0]]), mx.array([0.5, 2.0]), []
+    for _ in range(3):
+        given += step({"a": [k]}, v, x)
+        k = given[-3]
+    return mx.concatenate([part.flatten() for part in given])
+"""
+
+
+@pytest.mark.parametrize("line", ["k = k * 2", "k *= 2", "k[0] = 3", "x = x * 2", "x *= 2", "x[0] = 3"])
+def test_who_sees_it_of_what_a_compiled_function_is_given(line: str, tmp_path: Path) -> None:
+    """In its second call: what it was given outside, and the calls after it, have nothing of that."""
+    program = loaded(tmp_path / f"given_{abs(hash(line))}.py", GIVEN)
+    written = f"    calls.append(1)\n    if len(calls) == 2: {line}\n    y = x"
+    twin = loaded(tmp_path / "twin.py", GIVEN.replace("@mx.compile\n", "").replace("    y = x", written))
+    x = mx.array([[1.0, 0.5], [0.25, -1.0]])
+    expected = twin.f(x + 0)
+    session = OpenSession(nnrepl.trace(program.f, x))
+    number = next(at for at, text in enumerate(GIVEN.splitlines(), 1) if text.endswith("# here"))
+    op = [op for op in session.tape.ops if op.source.line == number and op.of is None][1]
+    session.run(f"goto {op.label}")
+    session.run(line)
+    assert_same_bits(expected, session.tape.ops[-1].outputs[0].array)
+
+
 TWICE = """\
 import mlx.core as mx
 def f(w):

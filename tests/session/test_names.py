@@ -1010,3 +1010,21 @@ print(params["w"].tolist())
     (tmp_path / "plain.py").write_text(plain)
     ran = subprocess.run([sys.executable, str(tmp_path / "plain.py")], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() in answers[6]
+
+
+def test_what_a_function_of_the_backward_pass_returns_is_not_called_like_the_loss(tmp_path: Path) -> None:
+    """MLX gets it: `l` is what the loss function returns."""
+    source = """
+import mlx.core as mx
+@mx.custom_function
+def f(x):
+    return x * x
+@f.vjp
+def f_vjp(x, cotangent, y):
+    return cotangent * x
+l, g = mx.value_and_grad(lambda x: mx.checkpoint(lambda h: mx.sin(h) * h)(f(x)).sum())(mx.ones((2,)))
+"""
+    answers = play(source, "s", "ops all", tmp_path=tmp_path)
+    backward = answers[1].partition("backward")[2]
+    assert " multiply " in backward
+    assert "l (2,)" not in backward

@@ -286,6 +286,18 @@ def test_other_layouts(tmp_path: Path) -> None:
     assert "reshaped from (1, 5, 6, 5)" in shown
 
 
+def test_of_several_values_of_a_name_the_one_of_that_shape_is_compared(tmp_path: Path) -> None:
+    def summed(x: mx.array) -> mx.array:
+        h = x * 2
+        h = h.sum(axis=0)
+        h = h[:, None]
+        return h * 3
+
+    x = mx.arange(6.0).reshape(2, 3)
+    for reference in (x * 2, (x * 2).sum(axis=0), (x * 2).sum(axis=0)[:, None]):
+        assert "1 agree, 0 differ" in compared(tmp_path, summed, [x], {"h": reference})
+
+
 def test_gradients(tmp_path: Path) -> None:
     model = nn.Linear(3, 2)
     x = mx.random.normal((4, 3))
