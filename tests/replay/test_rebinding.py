@@ -394,18 +394,22 @@ def test_what_a_second_run_has_left_in_a_module_is_what_is_changed_after_it(tmp_
 
 
 HANDED_ON = """\
+import functools
 import mlx.core as mx
+@functools.cache
+def once(n):
+    return mx.arange(n) + 0.5
 k, store = mx.array([2.0, 3.0]), {"h": mx.array([5.0, 7.0])}
 def kept():
     return store["h"]
 def g(t):
     return t + 1  # in g
 def f(p, c):
-    h = store["h"]
+    h, m = store["h"], once(2)
     early = h * p
     v = early + kept() * 0.5  # v
     u = v + g(c["k"])  # u
-    return (u * p * c["k"] * h * early).sum() + store["h"].sum()
+    return (u * p * c["k"] * h * early * m).sum() + store["h"].sum() + once(2).sum()
 def run():
     c, before = {"k": k}, k + 1
     loss, gradient = mx.value_and_grad(f)(k, c)  # call
@@ -419,6 +423,7 @@ def run():
         ("u", "p = p * 10", ("u", "p = p * 10")),
         ("u", "h = h * 10", ("u", "h = h * 10")),
         ("v", "h = h * 10", ("v", "h = h * 10")),
+        ("v", "m = m * 10", ("v", "m = m * 10")),
         ("in g", "k = k * 10", ("in g", "global k; k = k * 10")),
         ("u", 'c["k"] = c["k"] * 10', ("call", 'c["k"] = c["k"] * 10')),
     ],
