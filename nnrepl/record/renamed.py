@@ -47,7 +47,10 @@ class NameChange:
             return False  # in another call the same name is another variable
         # Another entry may be what is assigned to in another spelling.
         if not self.is_variable and not text.isidentifier():
-            return False
+            bindings = op.tape.bindings
+            changed = any(at <= op.position for at, *_ in bindings.holds[bindings.first_hold_from(self.since + 1) :])
+            if changed or not are_apart(self.target, text):
+                return False
         return not _is_bound_since(op, path[:depth][-1] if depth else path[-1], _root(text), self.since)
 
 
@@ -61,12 +64,57 @@ def read_elsewhere(op: Op, renamed: Mapping[Value, NameChange]) -> dict[int, Val
     if op.scope is None:
         return {}
     code = op.scope.code
-    texts = operands(sources.node_at(code, sources.span_of(code, op.lasti)), op.operation, len(op.args))
+    nodes = operand_nodes(sources.node_at(code, sources.span_of(code, op.lasti)), op.operation, len(op.args))
     return {
         at: renamed[part].old
-        for at, (part, text) in enumerate(zip(op.args, texts))
-        if isinstance(part, Value) and part in renamed and renamed[part].is_other(text, op)
+        for at, (part, node) in enumerate(zip(op.args, nodes))
+        if isinstance(part, Value)
+        and part in renamed
+        and renamed[part].is_other(ast.unparse(node) if isinstance(node, PATHS) else None, op)
     }
+
+
+def reads_untold(ops: Iterable[Op], value: Value, target: str) -> bool:
+    """Whether one of some ops takes a value of which its source does not tell whether it is what `target` holds: what
+    a call gives, or another spelling of an entry."""
+    for op in ops:
+        if op.of is not None or op.scope is None or all(part is not value for part in op.args):
+            continue
+        code = op.scope.code
+        nodes = operand_nodes(sources.node_at(code, sources.span_of(code, op.lasti)), op.operation, len(op.args))
+        for part, node in zip(op.args, nodes):
+            text = ast.unparse(node) if part is value and isinstance(node, PATHS) else ""
+            if part is value and isinstance(node, ast.Call):
+                return True
+            if text and not (text.isidentifier() or target.isidentifier() or text == target or are_apart(target, text)):
+                return True
+    return False
+
+
+def are_apart(path: str, other: str) -> bool:
+    """Whether two paths lead to different entries of one container, whatever is in it: other keys that are written out
+    or other attributes, after the same steps."""
+    steps, others = _steps(path), _steps(other)
+    if steps[0] != others[0]:  # two variables may hold one container
+        return False
+    for step, beside in zip(steps, others):
+        if step != beside:
+            return type(step) is type(beside)
+    return False
+
+
+def _steps(path: str) -> list[object]:
+    """Return the steps of a path: the variable, then attributes (as a tuple of one) and keys; what is none ends it."""
+    node: ast.expr = ast.parse(path, mode="eval").body
+    steps: list[object] = []
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        key = node.slice if isinstance(node, ast.Subscript) else None
+        if key is not None and not (isinstance(key, ast.Constant) and type(key.value) in (str, int)):
+            steps.clear()  # what comes after it may be anywhere
+        else:
+            steps.insert(0, (node.attr,) if isinstance(node, ast.Attribute) else key.value)  # type: ignore[union-attr]
+        node = node.value
+    return [node.id if isinstance(node, ast.Name) else node, *steps]
 
 
 def _root(text: str) -> str:
@@ -103,8 +151,8 @@ def _handed(call: Activation, text: str) -> str | None:
 _SIGNS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
 
 
-def operands(node: ast.AST | None, operation: Operation, count: int) -> Iterator[str | None]:
-    """For each argument of an op the variable or path that it was read from, None where it was computed."""
+def operand_nodes(node: ast.AST | None, operation: Operation, count: int) -> Iterator[ast.expr | None]:
+    """For each argument of an op what stands for it in the source; None where that does not tell."""
     given: list[ast.expr] = []
     if isinstance(node, ast.BinOp):  # `2 - x` is called as `x.__rsub__(2)`
         given = [node.left, node.right][:: -1 if operation.spelling.startswith("__r") else 1]
@@ -122,8 +170,7 @@ def operands(node: ast.AST | None, operation: Operation, count: int) -> Iterator
     elif isinstance(node, (ast.Subscript, ast.Attribute)):
         given = [node.value]
     for number in range(count):
-        part = given[number] if number < len(given) else None
-        yield ast.unparse(part) if isinstance(part, PATHS) else None
+        yield given[number] if number < len(given) else None
 
 
 def as_given(

@@ -244,11 +244,11 @@ def keep_cache(thing: Any) -> Restore:
     It lies in a dict that only the garbage collector shows. What came new is taken out of it, which the cache
     copes with; what it has thrown out cannot be put back.
     """
-    cache = _cache_of(thing)
+    cache = cache_of(thing)
     before = None if cache is None else dict(cache)
 
     def restore() -> None:
-        found = _cache_of(thing)
+        found = cache_of(thing)
         if found is None or before is None or any([key not in found for key in before]):
             thing.cache_clear()
             return
@@ -258,7 +258,8 @@ def keep_cache(thing: Any) -> Restore:
     return restore
 
 
-def _cache_of(thing: Any) -> dict[Any, Any] | None:
+def cache_of(thing: Any) -> dict[Any, Any] | None:
+    """Return the dict of an `lru_cache`: without a `maxsize` it holds what the function gave as it is."""
     own = getattr(thing, "__dict__", None)
     found = [part for part in gc.get_referents(thing) if type(part) is dict and part is not own]
     return found[0] if len(found) == 1 else None

@@ -12,7 +12,7 @@ import mlx.core as mx
 from nnrepl.classes import dataclass
 from nnrepl.record import segments as sources
 from nnrepl.record.intake import RECORDING, Intake
-from nnrepl.record.renamed import operands
+from nnrepl.record.renamed import PATHS, operand_nodes
 from nnrepl.tape import Operation
 
 if TYPE_CHECKING:
@@ -77,15 +77,21 @@ class Operands:
             return args
         pending.seen = frame.f_lasti
         node = sources.node_at(frame.f_code, sources.span_of(frame.f_code, frame.f_lasti))
-        texts = operands(node, operation, len(args))
-        return tuple([
-            arg if text is None or text == pending.new else self._before(arg, frame, text)
-            for arg, text in zip(args, texts)
-        ])  # fmt: skip
+        nodes = operand_nodes(node, operation, len(args))
+        return tuple([self._before(arg, frame, node, pending.new) for arg, node in zip(args, nodes)])
 
-    def _before(self, arg: Any, frame: FrameType, text: str) -> Any:
+    def _before(self, arg: Any, frame: FrameType, node: ast.expr | None, new: str) -> Any:
+        """Return an argument as it was read: what a call has given that keeps a tensor (a cache) is the old one, unless
+        it has been handed the new one."""
         other = self._other(arg) if isinstance(arg, mx.array) else arg
-        return arg if other is arg or self._is_new(frame, text) else other
+        if other is arg or not isinstance(node, (*PATHS, ast.Call)):
+            return arg
+        if isinstance(node, ast.Call):
+            return (
+                arg if any(isinstance(part, PATHS) and ast.unparse(part) == new for part in ast.walk(node)) else other
+            )
+        text = ast.unparse(node)
+        return arg if text == new or self._is_new(frame, text) else other
 
 
 class StillTaken(Intake["Recorder"]):

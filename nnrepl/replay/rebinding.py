@@ -23,6 +23,7 @@ from nnrepl.record.renamed import PATHS
 from nnrepl.record.repeat import Repetition
 from nnrepl.replay.assigned_paths import changed_in_place, root_of, target_of, walk
 from nnrepl.replay.divergence import Lost
+from nnrepl.replay.keepers import Cache, cache_of
 from nnrepl.replay.operands import Operands, expression_of, tree_of
 from nnrepl.replay.remade import unify
 from nnrepl.replay.world import World, contents_of, slots_of
@@ -316,6 +317,7 @@ class Rebinding:
         roots += [frame.f_globals[name] for frame in own for name in frame.f_code.co_names if name in frame.f_globals]
         known = list(self._recorder.watch.containers())
         held = World([*roots, *known], arrays=False).holding
+        held += [cache for part in held if isinstance(part, Cache) and (cache := cache_of(part)) is not None]
         return [part for part in held if isinstance(part, _HOLDING) or slots_of(type(part))]
 
     def _namespaces(self, reachable: Iterable[Any]) -> list[dict[str, Any]]:

@@ -7,8 +7,11 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.renamed import reads_untold
+from nnrepl.replay.divergence import same_place
+from nnrepl.replay.second_run import in_repeated_block
 from nnrepl.session.errors import NotYet, UserError
-from nnrepl.session.parsed import Parsed
+from nnrepl.session.parsed import Assignment, Parsed
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Value
 
@@ -70,6 +73,19 @@ def _is_handed_on(session: Reading, name: str, value: Value) -> bool:
     except NotYet:
         outside = None
     return outside is None or outside.thing is not origin
+
+
+def only_source_tells(session: Reading, value: Value, change: Assignment, in_part: bool) -> bool:
+    """Whether a change lies in a compiled function that is repeated, in which no Python runs, and what has been
+    recorded does not tell what reads the new tensor there."""
+    tape, cursor = session.tape, session.cursor
+    if in_repeated_block(tape, cursor):
+        return True
+    if in_part or change.operator is not None or cursor >= len(tape):
+        return False
+    start, end = next(((start, end) for start, end in tape.compiled if start <= cursor < end), (0, 0))
+    again = any(same_place(tape.ops[before], tape.ops[start]) for before, _ in tape.compiled if before < start)
+    return again and reads_untold(tape.ops[cursor:end], value, change.target.text)
 
 
 class IndexKey:

@@ -18,9 +18,8 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import allowed, held, hold_on
 from nnrepl.replay.run import Run
-from nnrepl.replay.second_run import in_repeated_block
 from nnrepl.session import closed
-from nnrepl.session.assigned import IndexKey, is_alias, is_set, value_named
+from nnrepl.session.assigned import IndexKey, is_alias, is_set, only_source_tells, value_named
 from nnrepl.session.errors import UserError
 from nnrepl.session.goals import Goal
 from nnrepl.session.other_tape import check_kind, left_out, refusal, same_place
@@ -129,8 +128,8 @@ class Changes:
 
         variable = change.target if change.base is None else change.base
         alias = is_alias(session, variable, value)
-        if in_repeated_block(session.tape, session.cursor) and self._able().reaches(session.cursor):
-            return self.state(parse(line))  # only its source tells which of its names are one object
+        if only_source_tells(session, value, change, in_part) and self._able().reaches(session.cursor):
+            return self.state(parse(line))  # which of its names are one object
         return self.edit(value, name, line, compute, alias)
 
     def acts_at_once(self, line: Parsed) -> bool:

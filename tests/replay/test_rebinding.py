@@ -105,13 +105,16 @@ cache, calls = {"k": None}, []
 def mixed(x, k):
     z = x * k
     return z + cache["k"]
+def kept():
+    return cache["k"]
 @functools.partial(mx.compile, inputs=cache)
 def step(x):
     k = cache["k"]
     a = k
+    box = {"k": k, "l": [k]}
     h = x + 1  # here
     b = k
-    y = mixed(h, k) + a * 0.5 + b
+    y = mixed(h, k) + a * 0.5 + b + box["k"] * box["l"][0] - kept() * 0.25
     return (y * cache["k"] + mx.maximum(k, a) * k.sum()) * 0.1
 def f(x):
     cache["k"] = mx.sin(x) + 1.5
@@ -121,7 +124,10 @@ def f(x):
 """
 
 
-@pytest.mark.parametrize("line", ["k = k * 2", "k *= 2", "k[0] = 3", "h = h * 1", "k = mx.sin(k)"])
+@pytest.mark.parametrize(
+    "line",
+    ["k = k * 2", "k *= 2", "k[0] = 3", "h = h * 1", "k = mx.sin(k)", 'box["k"] = k * 2', 'box["l"][0] = k - 1'],
+)
 def test_who_sees_it_where_a_compiled_function_is_repeated(line: str, tmp_path: Path) -> None:
     """In its third call, in which no Python runs."""
     program = loaded(tmp_path / f"compiled_{abs(hash(line))}.py", COMPILED)
@@ -388,15 +394,22 @@ def test_what_a_second_run_has_left_in_a_module_is_what_is_changed_after_it(tmp_
 
 
 HANDED_ON = """\
+import functools
 import mlx.core as mx
+@functools.cache
+def once(n):
+    return mx.arange(n) + 0.5
 k, store = mx.array([2.0, 3.0]), {"h": mx.array([5.0, 7.0])}
+def kept():
+    return store["h"]
 def g(t):
     return t + 1  # in g
 def f(p, c):
-    h = store["h"]
+    h, m = store["h"], once(2)
     early = h * p
-    u = p + g(c["k"])  # u
-    return (u * p * c["k"] * h * early).sum() + store["h"].sum()
+    v = early + kept() * 0.5  # v
+    u = v + g(c["k"])  # u
+    return (u * p * c["k"] * h * early * m).sum() + store["h"].sum() + once(2).sum()
 def run():
     c, before = {"k": k}, k + 1
     loss, gradient = mx.value_and_grad(f)(k, c)  # call
@@ -409,6 +422,8 @@ def run():
     [
         ("u", "p = p * 10", ("u", "p = p * 10")),
         ("u", "h = h * 10", ("u", "h = h * 10")),
+        ("v", "h = h * 10", ("v", "h = h * 10")),
+        ("v", "m = m * 10", ("v", "m = m * 10")),
         ("in g", "k = k * 10", ("in g", "global k; k = k * 10")),
         ("u", 'c["k"] = c["k"] * 10', ("call", 'c["k"] = c["k"] * 10')),
     ],
