@@ -48,7 +48,7 @@ class HeldRaw(io.RawIOBase):
         return self.real.fileno()
 
     def flush(self) -> None:
-        if not self.closed and not self.keep(b""):
+        if not self.closed and not self.real.closed and not self.keep(b""):  # a finalizer asks, too
             self.real.flush()
 
     def write(self, data: Any) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakValueDictionary
 
+from nnrepl.late import late
+
 BYTES = 2048
 """So much is kept of one array at most: it is read with each op of a function that has the array in a variable."""
 
@@ -31,8 +33,7 @@ class KeptArray:
 
     def made(self) -> Any:
         """Return a new array that holds this. Raises ValueError, TypeError where its parts do not fit."""
-        import numpy
-
+        numpy = late("numpy")
         return numpy.frombuffer(self.data, numpy.dtype(self.dtype)).reshape(self.shape).copy()
 
     def give(self, array: Any) -> Callable[[], None] | None:
