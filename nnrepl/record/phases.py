@@ -45,7 +45,7 @@ def feeds_update(op: Op, current: Pass | None, passes: Sequence[Pass]) -> bool:
             goes_on = current is not None and pass_.number == current.number
             if goes_on and op.scope is not None and maker.scope is not None and _in_one(maker.scope, op.scope):
                 return True
-            if _is_of_gradients(maker):
+            if _is_of_gradients(maker) or (goes_on and _is_of_gradients(maker, pass_)):
                 return True
     return False
 
@@ -74,9 +74,13 @@ _FAR = 256
 """So many ops are looked at before what was made of gradients is taken for something else."""
 
 
-def _is_of_gradients(op: Op) -> bool:
+def _is_of_gradients(op: Op, within: Pass | None = None) -> bool:
     """Whether an op of an update has made a sum of gradients by the same weights, or the like: these went not into it,
-    and no other's gradients (as in the differences of L-BFGS)."""
+    and no other's gradients (as in the differences of L-BFGS).
+
+    Args:
+        within: The pass beyond which nothing is asked where what is made is momentum: it holds gradients of all steps.
+    """
     pending, seen, weights, read = [op], {op}, set[Value](), set[Value]()
     by: list[list[Value]] = []
     while pending and len(seen) < _FAR:
@@ -91,10 +95,10 @@ def _is_of_gradients(op: Op) -> bool:
             seen.add(maker)
             if maker.pass_.kind == GRADIENT_PASS:
                 weights.update(weights_of(maker.pass_))
-                by.append([leaf.origin or leaf for leaf in maker.pass_.wrt])
-            elif maker.pass_.kind == UPDATE_PASS:
+                by.append([leaf.oldest for leaf in maker.pass_.wrt])
+            elif maker.pass_.kind == UPDATE_PASS and (within is None or maker.pass_ is within):
                 pending.append(maker)
-        if not weights.isdisjoint(read) or any(others != by[0] for others in by[1:]):
+        if not weights.isdisjoint(read) or (within is None and any(others != by[0] for others in by[1:])):
             return False
     return bool(weights) and not pending
 

@@ -94,6 +94,7 @@ class Steps(Sequence[Step]):
     _seen: int = 0
     _looked: int = 0
     _updated: Pass | None = None
+    _last_by_hand: Op | None = None
     _weights: set[Value] = field(default_factory=set)
 
     @classmethod
@@ -141,7 +142,7 @@ class Steps(Sequence[Step]):
         self._look()
         self._look_back()
         updated, count = self._updated, len(self._starts)
-        if updated is not None and not in_one_turn(_last_of(updated), scope, lasti):
+        if updated is not None and not self._in_turn_of(updated, scope, lasti):
             return count + 1
         return max(count, 1)
 
@@ -180,7 +181,7 @@ class Steps(Sequence[Step]):
                 if not self._starts:
                     self._starts.append(self.tape.origin)
                 if self._updated is not None:
-                    self._cut(_last_of(self._updated), pass_, count if pass_.open else pass_.end)
+                    self._cut(self._updated, pass_, count if pass_.open else pass_.end)
             if pass_.open:
                 return
             self._end(pass_)
@@ -193,7 +194,7 @@ class Steps(Sequence[Step]):
         if last is not None and last.by_hand and (not self._starts or self._starts[-1] <= last.start):
             self._updated = last
 
-    def _cut(self, update: Op, pass_: Pass, end: int) -> None:
+    def _cut(self, update: Pass, pass_: Pass, end: int) -> None:
         """Find where a new step begins in a pass after an update, if it does. Ops at the top level may be of two
         turns of the training loop and still be one pass."""
         if pass_.kind == UPDATE_PASS:
@@ -209,16 +210,32 @@ class Steps(Sequence[Step]):
             places = [(at, ops[at].scope, ops[at].lasti) for at in fresh]
         self._looked = end
         for at, scope, lasti in places:
-            if not in_one_turn(update, scope, lasti):
+            if not self._in_turn_of(update, scope, lasti):
                 self._starts.append(at)
                 self._weights.clear()
                 self._updated = None
                 return
 
+    def _in_turn_of(self, update: Pass, scope: Activation | None, lasti: int) -> bool:
+        """Whether a place still belongs to the turn of the loop in which weights were updated. After a closed call that
+        was by hand, somewhere after it, and the call may stand in a loop of its own (over micro-batches): where the
+        lines of the update are is known from a step that was recorded."""
+        last, by_hand = _last_of(update), self._last_by_hand
+        if in_one_turn(last, scope, lasti):
+            return True
+        if not update.by_hand or by_hand is None or not _comes_after(last, scope, lasti):
+            return False
+        here, there = (scope, lasti), (by_hand.scope, by_hand.lasti)
+        common, start, end = _common(*here, *there)
+        return common is not None and (start == end or _in_one_turn(there, here) or _in_one_turn(here, there))
+
     def _end(self, pass_: Pass) -> None:
         self._weights.update(weights_of(pass_))
         if is_update(pass_, self._weights):
             self._updated = pass_
+            last = _last_of(pass_)
+            if last.operation.kind != "closed" and not (last.scope is not None and last.scope.updating):
+                self._last_by_hand = last
 
 
 def weights_of(pass_: Pass) -> Iterator[Value]:
@@ -265,7 +282,15 @@ def in_one_turn(before: Op, scope: Activation | None, lasti: int) -> bool:
     Args:
         scope, lasti: The later place.
     """
-    common, start, end = _common(before.scope, before.lasti, scope, lasti)
+    return _in_one_turn((before.scope, before.lasti), (scope, lasti))
+
+
+Place = tuple["Activation | None", int]
+"""A call, and where in it."""
+
+
+def _in_one_turn(before: Place, after: Place) -> bool:
+    common, start, end = _common(*before, *after)
     if common is None or start >= end or not _leads(common.code, start, end):
         return False
     at = start
@@ -274,6 +299,13 @@ def in_one_turn(before: Op, scope: Activation | None, lasti: int) -> bool:
             return True
         at, common = common.lasti, None if common.code.co_name == "<module>" else common.parent
     return False
+
+
+def _comes_after(before: Op, scope: Activation | None, lasti: int) -> bool:
+    """Whether the program may have come from an op to a place without another turn of a loop in which both stand: it
+    may have gone through other turns of one in which the op stands alone, and left that."""
+    common, start, end = _common(before.scope, before.lasti, scope, lasti)
+    return common is not None and start < end and _leads(common.code, start, end, outwards=True)
 
 
 def _common(
@@ -311,10 +343,11 @@ def _flow(code: CodeType) -> tuple[dict[int, tuple[int, ...]], tuple[tuple[int, 
 
 
 @lru_cache(maxsize=4096)
-def _leads(code: CodeType, start: int, end: int) -> bool:
-    """Whether control can come from one instruction to a later one without a jump back. (During a call a frame's
-    offset points into the caches after the instruction.)"""
-    onward, _ = _flow(code)
+def _leads(code: CodeType, start: int, end: int, outwards: bool = False) -> bool:
+    """Whether control can come from one instruction to a later one without a jump back, or (`outwards`) with jumps back
+    in loops that it leaves. (During a call a frame's offset points into the caches after the instruction.)"""
+    onward, loops = _flow(code)
+    heads = {last: first for first, last in loops if outwards and last < end}
     offsets = list(onward)
     start, end = (offsets[max(bisect_right(offsets, at) - 1, 0)] for at in (start, end))
     pending, seen = [start], {start}
@@ -322,7 +355,7 @@ def _leads(code: CodeType, start: int, end: int) -> bool:
         at = pending.pop()
         if at == end:
             return True
-        for target in onward.get(at, ()):
+        for target in (*onward.get(at, ()), *([heads[at]] if at in heads else ())):
             if target not in seen and target <= end:
                 seen.add(target)
                 pending.append(target)

@@ -366,3 +366,33 @@ for i in range(5):
 )
 def test_which_steps_are_closed_is_said_in_stretches(numbers: list[int], said: str) -> None:
     assert natively_said(numbers) == said
+
+
+MICRO_BATCHES = """
+import mlx.core as mx, mlx.nn as nn
+from mlx.utils import tree_map
+mx.random.seed(0)
+model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+learn = nn.value_and_grad(model, lambda m, x: mx.square(m(x)).mean())
+velocity = tree_map(mx.zeros_like, model.parameters())
+def scaled(g): return g / (mx.linalg.norm(g) + 1e-6) if g.ndim == 2 else g
+for turn in range(1, 8):
+    total = None
+    for part in range(2):
+        loss, grads = learn(model, mx.random.normal((5, 4)))
+        total = grads if total is None else tree_map(lambda a, b: a + b, total, grads)
+    grads = tree_map(lambda a: a / 2, total)
+    velocity = tree_map(lambda v, g: 0.9 * v + g, velocity, grads)
+    model.update(tree_map(lambda p, v: p - 0.05 * scaled(v), model.parameters(), velocity))
+    mx.eval(model.parameters(), velocity)
+"""
+
+
+def test_a_step_by_hand_after_a_loop_over_micro_batches_is_one_turn(tmp_path: Path) -> None:
+    """The closed call stands in the inner loop, and what updates comes after that, partly in a function."""
+    (tmp_path / "train.py").write_text(MICRO_BATCHES)
+    order = (3, 5, 4, 7, 2, 6)
+    shown = play(
+        tmp_path / "train.py", "continue", *(line for k in order for line in (f"goto step {k}", "p turn, part"))
+    )
+    assert re.findall(r"^turn = (\d+)\npart = (\d+)$", shown, re.MULTILINE) == [(str(k), "0") for k in order], shown

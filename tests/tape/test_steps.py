@@ -59,6 +59,20 @@ for i in range(4):
     velocity = tree_map(lambda v, g: 0.9 * v + g, velocity, g)
     params = tree_map(lambda p, v: p - 0.1 * v, params, velocity)
 """,
+    "accumulated, momentum and a function of the program's by hand": """
+def scaled(v):
+    return v / (mx.linalg.norm(v) + 1e-6) if v.ndim == 2 else v
+velocity = tree_map(mx.zeros_like, net.parameters())
+for i in range(5):
+    mark(i + 1)
+    total = None
+    for part in range(2):
+        loss, g = grad(net, x + part, y)
+        total = g if total is None else tree_map(lambda a, b: a + b, total, g)
+    g = tree_map(lambda a: a / 2, total)
+    velocity = tree_map(lambda v, g: 0.9 * v + g, velocity, g)
+    net.update(tree_map(lambda p, v: p - 0.05 * scaled(v), net.parameters(), velocity))
+""",
     "data first, logs last": """
 for i in range(4):
     mark(i + 1)
