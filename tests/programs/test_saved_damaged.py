@@ -23,6 +23,7 @@ from nnrepl.session.errors import UserError
 from nnrepl.tape import Leaf
 from tests.programs.test_saved import Net, every_value, reload, screen, train
 from tests.support import OpenSession
+from tests.thorough import share
 
 
 def one_line(path: Path) -> str:
@@ -135,7 +136,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return file.read_bytes()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=share(60, 25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_file_gets_one_line(good: bytes, tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(good)
@@ -162,7 +163,7 @@ def test_a_damaged_file_gets_one_line(good: bytes, tmp_path: Path, data: st.Data
         screen(session, ["goto start", "ll", "goto end", "p loss"])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=share(40, 15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_file_with_anything_in_its_tables(good: bytes, tmp_path: Path, data: st.DataObject) -> None:
     """Some part of the JSON is replaced by something else, with a right checksum."""
