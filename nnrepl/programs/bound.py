@@ -347,7 +347,7 @@ def _array(dtype: Any, shape: Any, data: Any) -> KeptArray:
     """Return what an array held; its parts must fit before NumPy is given them."""
     kind = re.fullmatch(r"[<>|]([biufc])([1-9]\d?)", as_text(dtype))
     demand(kind is not None and isinstance(shape, list) and len(shape) < 32)
-    sizes = tuple([as_number(size, BYTES + 1) for size in shape])
+    sizes = tuple([as_number(size, _MOST) for size in shape])
     held = bytes.fromhex(as_text(data))
     demand(kind is not None and len(held) == math.prod(sizes) * int(kind[2]) <= BYTES)
     return KeptArray(dtype, sizes, held)

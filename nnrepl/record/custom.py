@@ -34,8 +34,7 @@ from nnrepl.tape import DrawnKey, Op, Operation, Tape, Value
 
 _getframe = sys._getframe
 _copy = mx.array.__copy__
-_zeros_like, _depends, _custom_function = mx.zeros_like, mx.depends, mx.custom_function
-_vjp, _eval = mx.vjp, mx.eval
+_zeros_like, _depends, _custom_function, _vjp, _eval = mx.zeros_like, mx.depends, mx.custom_function, mx.vjp, mx.eval
 _RANDOM_STATE: Any = mx.random.state
 
 
@@ -232,8 +231,8 @@ class Custom(Composite):
         return parts
 
     def _too_few(self, count: int) -> str:
-        given = f"{count} gradient{'' if count == 1 else 's'} for {len(self.inputs)} tensors"
-        return f"the vjp of {titles.title(self.fun)} gives {given}, and MLX reads beyond them"
+        given = f"gives {count} gradient{'' if count == 1 else 's'} for {len(self.inputs)} tensors"
+        return f"the vjp of {titles.title(self.fun)} {given}, and MLX reads beyond them"
 
 
 class Rerun(Composite):

@@ -140,7 +140,7 @@ def first_argument(frame: FrameType) -> Any:
 
 def set_variables(frame: FrameType, given: dict[str, Any]) -> None:
     """Give variables of a running call other things."""
-    variables = frame.f_locals
+    variables = namespace(frame)
     variables.update(given)
     if variables is not frame.f_globals and _CACHED_LOCALS:
         # Up to Python 3.12 `f_locals` is a copy, which this writes back; 0: what is not in it keeps what it holds.

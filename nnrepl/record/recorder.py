@@ -41,14 +41,13 @@ from nnrepl.tape import (
     Value,
     arrays_of,
     is_evaluated,
-)
+)  # fmt: skip
 from nnrepl.tape.collector import Collector, wake
 
 RECORD, OPAQUE, MUTED, NATIVE = 0, 1, 2, 3
 _NO_KWARGS: dict[str, Any] = {}
 
-_array = mx.array
-_copy = mx.array.__copy__
+_array, _copy = mx.array, mx.array.__copy__
 _RANDOM_STATE: Any = mx.random.state
 _PLAIN = frozenset((
     int, float, bool, str, complex, type(None), mx.Dtype, mx.Stream, mx.Device, mx.DeviceType, type(Ellipsis),
@@ -177,8 +176,7 @@ class Recorder:
         except Exception as error:
             self.fail(op, error, frame)
             raise
-        # `live` goes by identity. This value holds the object, so that no other gets its `id`; what none holds, `link`
-        # guards.
+        # `live` goes by identity: this value holds the object, so no other gets its `id`; else `link` guards.
         if type(result) is _array:  # as in `finish`, without one more call: it is the usual case
             value = Value(op, 0, result)
             op.outputs = (value,)
@@ -356,8 +354,7 @@ class Recorder:
         values = tuple([value for array in arrays_of(args) if (value := live.get(id(array))) is not None])
         frame = self.stack.program_frame(frame)
         scope = self.stack.enter(frame)
-        # MLX writes a result over an operand whose buffer nobody else holds (`is_donatable`, mlx/array.h). To look at
-        # variables must not keep it from that: it would lay the result out otherwise than in plain Python.
+        # To look at variables must not keep MLX from writing a result over an operand (`is_donatable`, mlx/array.h).
         if how.endswith("eval"):
             self.watch.settle()
             self.watch.loosen()

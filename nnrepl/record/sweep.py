@@ -272,8 +272,7 @@ class Sweep:
         if self.now:
             part = self.current(part)  # it may have been changed since it was made
         far = self.so_far.get(value)
-        # The first part is the gradient itself: MLX inserts it (`cotan_map.insert`), and adds no zero, which would make
-        # +0 of −0.
+        # The first part is the gradient itself: MLX inserts it (`cotan_map.insert`); adding zero would make +0 of −0.
         if far is None:
             self._arrive(value, part)
         else:

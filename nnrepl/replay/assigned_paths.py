@@ -101,4 +101,5 @@ def _key(node: ast.expr, frame: FrameType | None) -> Any:
     """Return a key that is written out, or that a variable of a call holds. Raises ValueError for others."""
     if frame is None or not isinstance(node, ast.Name):
         return ast.literal_eval(node)
-    return frame.f_locals[node.id] if node.id in frame.f_locals else frame.f_globals[node.id]
+    own = frame.f_locals
+    return own[node.id] if node.id in own else frame.f_globals[node.id]

@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from nnrepl.installed import is_library
 from nnrepl.record import segments as sources
-from nnrepl.record.frame_variables import set_variables
+from nnrepl.record.frame_variables import namespace, set_variables
 from nnrepl.record.objects import object_of
 from nnrepl.record.renamed import PATHS
 from nnrepl.record.repeat import Repetition
@@ -101,7 +101,7 @@ class Rebinding:
             return False
         path: Any = ast.parse(text, mode="eval").body
         root = root_of(path)
-        variables = frame.f_locals if root in frame.f_locals else frame.f_globals
+        variables = namespace(frame) if root in namespace(frame) else frame.f_globals
         if isinstance(path, ast.Name):
             return self._is_entry(variables, root)
         container, key, _ = walk(variables.get(root), path, frame)
@@ -141,11 +141,11 @@ class Rebinding:
         own = [at for at in calls if not is_library(self._frames[at].f_code.co_filename)]
         for at in own:  # as names are looked up: a library's variables last
             frame = self._frames[at]
-            for variables in (frame.f_locals, frame.f_globals):
+            for variables in (namespace(frame), frame.f_globals):
                 if root in variables:
                     return at, root, variables
-        found = next((at for at in calls if at not in own and root in self._frames[at].f_locals), None)
-        return None if found is None else (found, root, self._frames[found].f_locals)
+        found = next((at for at in calls if at not in own and root in namespace(self._frames[at])), None)
+        return None if found is None else (found, root, namespace(self._frames[found]))
 
     def _find_place(self, op: Op) -> bool:
         """Find the array object that an edit changes in place."""
@@ -214,7 +214,7 @@ class Rebinding:
         """Whether what is assigned to is called the same in a call: `self.k` of this very object."""
         assert self._entry is not None
         root, container = root_of(self._target), self._entry[0]
-        variables = frame.f_locals if root in frame.f_locals else frame.f_globals
+        variables = namespace(frame) if root in namespace(frame) else frame.f_globals
         if isinstance(self._target, ast.Name):
             return variables is container
         return root in variables and walk(variables[root], self._target)[0] is container
@@ -248,11 +248,11 @@ class Rebinding:
             if inner and reads:
                 continue  # it was handed on by the name
             others = {
-                name: other for name, thing in list(frame.f_locals.items())
+                name: other for name, thing in list(namespace(frame).items())
                 if (other := self._other(thing)) is not thing and not self._is_slot(at, frame, name)
-                and not self._is_entry(frame.f_locals, name)
+                and not self._is_entry(namespace(frame), name)
             }  # fmt: skip
-            self._note_parted(frame.f_locals[name] for name in others)
+            self._note_parted(namespace(frame)[name] for name in others)
             if others:
                 set_variables(frame, others)
                 recorder.watch.see(frame)
@@ -280,19 +280,19 @@ class Rebinding:
         frame, probe = self._frames[at], object()
         if not any(name in getattr(frame.f_code, cells) for cells in _CELLS):
             return
-        held = frame.f_locals[name]
+        held = namespace(frame)[name]
         waiting = [thing.gi_frame for thing in reachable if isinstance(thing, GeneratorType) and thing.gi_frame]
         cells = [
             cell for thing in reachable if isinstance(thing, FunctionType) for cell in thing.__closure__ or ()
         ]  # fmt: skip
         set_variables(frame, {name: probe})
         try:
-            self._shared |= {id(other) for other in [*self._frames, *waiting] if other.f_locals.get(name) is probe}
+            self._shared |= {id(other) for other in [*self._frames, *waiting] if namespace(other).get(name) is probe}
             self._shared |= {id(cell) for cell in cells if contents_of(cell) is probe}
         finally:
             set_variables(frame, {name: held})
         for other in [*self._frames, *waiting]:
-            _ = other.f_locals  # before Python 3.13 a copy, which would still show what was there for a moment
+            _ = namespace(other)  # before Python 3.13 a copy, which would still show what was there for a moment
 
     def _is_slot(self, at: int, frame: FrameType, name: str) -> bool:
         """Whether a variable is what is assigned to: also as an outer function's, which has the same cell."""
@@ -313,7 +313,7 @@ class Rebinding:
     def _reachable(self) -> list[Any]:
         """All containers, closures, generators and objects with slots that the program's calls can reach."""
         own = [frame for frame in self._frames if not is_library(frame.f_code.co_filename)]
-        roots = [thing for frame in self._frames for thing in list(frame.f_locals.values())]
+        roots = [thing for frame in self._frames for thing in list(namespace(frame).values())]
         roots += [frame.f_globals[name] for frame in own for name in frame.f_code.co_names if name in frame.f_globals]
         known = list(self._recorder.watch.containers())
         held = World([*roots, *known], arrays=False).holding
@@ -347,7 +347,7 @@ class Rebinding:
             frame: FrameType | None = thing.gi_frame
             if frame is not None and frame not in self._frames:
                 shared = {self._slot[1]} if self._slot is not None and id(frame) in self._shared else set()
-                others = self._others({name: thing for name, thing in frame.f_locals.items() if name not in shared})
+                others = self._others({name: thing for name, thing in namespace(frame).items() if name not in shared})
                 set_variables(frame, others)
         elif isinstance(thing, (dict, list, deque)):
             items = dict(dict.items(thing) if isinstance(thing, dict) else enumerate(thing))

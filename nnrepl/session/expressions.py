@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-import ctypes
-import sys
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,7 +17,7 @@ from nnrepl.classes import dataclass
 from nnrepl.installed import is_library
 from nnrepl.record.checked import checked
 from nnrepl.record.containers import as_it_is
-from nnrepl.record.frame_variables import namespace
+from nnrepl.record.frame_variables import namespace, set_variables
 from nnrepl.record.quiet import set_random_state
 from nnrepl.record.recorder import current
 from nnrepl.record.stack import is_module
@@ -454,15 +452,9 @@ class Expressions:
         if frame is None or not at_end:
             self.variables.update(changed)
             return
-        space = namespace(frame)
-        for name, thing in changed.items():
-            if name in space:
-                space[name] = thing
-            else:
-                self.variables[name] = thing
-        if space is not frame.f_globals and sys.version_info < (3, 13):
-            # Before 3.13 f_locals is a copy: hand it back to the frame, as pdb has it done.
-            ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
+        own = {name: thing for name, thing in changed.items() if name in namespace(frame)}
+        self.variables.update({name: thing for name, thing in changed.items() if name not in own})
+        set_variables(frame, own)
 
 
 def instead_of(parsed: Parsed, meant: tuple[Meant, ...]) -> dict[ast.AST, ast.expr]:

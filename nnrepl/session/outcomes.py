@@ -83,7 +83,7 @@ class Outcome:
         try:
             return bool(eval(self._code, space))
         except Exception:
-            return True
+            return True  # what is wrong is said where it is asked, in the opened step
 
 
 class _NotHere(Exception):
