@@ -19,6 +19,7 @@ import mlx.core as mx
 
 from nnrepl.installed import is_library
 from nnrepl.record import opaque, trees
+from nnrepl.record.as_before import as_before
 from nnrepl.record.caller import Caller
 from nnrepl.record.compiling import (
     are_arrays,
@@ -227,7 +228,7 @@ class Compiled(opaque.Transform):
         what it keeps of it (a counter, a mask of dropout) is the same in both. Also returns what calls it is."""
         listener = recorder.listener
         reached = (self.fun, args, kwargs, self.args, self.kwargs)
-        before = None if listener is None else listener.remember(reached)
+        before, start = None if listener is None else listener.remember(reached), len(recorder.tape)
         result = self._call(recorder, args, kwargs, frame)
         if listener is None or before is None or key not in self.traces:
             levels.blocked = "a compiled function of it cannot be traced again"
@@ -236,7 +237,7 @@ class Compiled(opaque.Transform):
         # A run along a tape makes natively what is closed there, whatever has been set since.
         if listener.may_run_natively() or recorder.intake.opens:
             after = listener.remember(reached)
-            with quietly():
+            with quietly(), as_before(recorder, start):
                 before()
                 try:
                     self.real(*args, **kwargs)
