@@ -19,7 +19,6 @@ import mlx.core as mx
 
 from nnrepl.installed import is_library
 from nnrepl.record import opaque, trees
-from nnrepl.record.as_before import as_before
 from nnrepl.record.caller import Caller
 from nnrepl.record.compiling import (
     are_arrays,
@@ -236,6 +235,8 @@ class Compiled(opaque.Transform):
         twin = Twin.of(self.traces[key])
         # A run along a tape makes natively what is closed there, whatever has been set since.
         if listener.may_run_natively() or recorder.intake.opens:
+            from nnrepl.record.as_before import as_before
+
             after = listener.remember(reached)
             with quietly(), as_before(recorder, start):
                 before()

@@ -15,7 +15,6 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record import trees
-from nnrepl.record.as_before import given_back
 from nnrepl.record.batches import same_bits
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
@@ -186,6 +185,8 @@ def does_as_its_source(
         captured: The inputs and the outputs that are captured, as trees; they are given back.
         remember: Keeps what some things hold.
     """
+    from nnrepl.record.as_before import given_back
+
     told = []
     for one in (made, fun):
         restore = remember((fun, args, kwargs, captured))
