@@ -349,11 +349,19 @@ def _standard_streams() -> tuple[Any, ...]:
 
 def is_foreign(module: str, file: Any) -> bool:
     """Whether a module is none of the program's: built in, of Python, of an installed package, or nnrepl itself."""
-    if module.partition(".")[0] in ("nnrepl", "builtins") or module in sys.builtin_module_names:
+    if module.partition(".")[0] in ("nnrepl", "builtins", _BINDINGS) or module in sys.builtin_module_names:
         return True
-    if file is None:
-        return module != "__main__" and getattr(sys.modules.get(module), "__spec__", None) is not None
-    return is_library(str(file))
+    if file is not None:
+        return is_library(str(file))
+    if module == "__main__" or getattr(sys.modules.get(module), "__spec__", None) is not None:
+        return module != "__main__"
+    # `mlx.core.fast` has no file: it is made in that of `mlx.core`.
+    package = sys.modules.get(module.rpartition(".")[0])
+    return package is not None and is_foreign(package.__name__, getattr(package, "__file__", None))
+
+
+_BINDINGS = type(mx.add).__module__
+"""Where the types of MLX's functions come from: a module that nobody can import."""
 
 
 def is_outside(thing: Any) -> bool:

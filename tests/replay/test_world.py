@@ -353,6 +353,16 @@ def test_what_failed_has_failed_again_and_nothing_else() -> None:
         ]
 
 
+def test_nothing_in_mlx_is_the_programs() -> None:
+    """Whose modules below `mlx.core` have no file, and whose functions are of a type of nanobind's."""
+    made, package = ModuleType("made"), ModuleType("made.up")
+    package.own = made.own = [1]  # type: ignore[attr-defined]
+    held = [id(thing) for thing in world.World([mx.fast, mx.linalg, [mx.exp, package]]).holding]
+    assert id(mx.fast) in held
+    assert id(package.own) in held
+    assert not {id(mx.fast.rope), id(mx.linalg.inv), id(vars(type(mx.exp))["__call__"])} & {*held}
+
+
 def test_what_a_program_has_put_into_a_library_is_gone_before_it_begins_again() -> None:
     """What Python and lazy imports put there by themselves stays: dunders that are no functions, and modules."""
     library: Any = ModuleType("mlx_made_up")
