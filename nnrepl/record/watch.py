@@ -147,8 +147,8 @@ class BindingWatch:
             if last is None or len(view) != len(last) or (len(last) <= _FEW and not all(map(is_, view, last))):
                 self._look(watched, position)
                 changed = True
-        if changed:
-            state.containers = self._containers(state.values, state.library)
+        if changed:  # what lies in them may be other containers now
+            state.containers, state.shared = self._containers(state.values, state.library), None
         if self._modules:
             self._see_globals(frame, state)
 
@@ -286,7 +286,7 @@ class BindingWatch:
                 self.keep(thing, position)
             watched = self._known.get(id(thing))
             if watched is not None and watched.last is not None:
-                found.append((view_of(thing), watched))
+                found += [(view_of(thing), watched), *self._within(watched)]
         return found
 
     # -- things --------------------------------------------------------------------------------------------
