@@ -167,6 +167,7 @@ class Compiled(opaque.Transform):
         compiled function is being traced with, or if nothing is compiled at all."""
         if not recorder.compiling:
             return True
+        # `compile` (mlx/compile.cpp) calls the function itself where one of its inputs is a tracer.
         if recorder.differentiating:
             return self._is_library() or takes_tracers(recorder, (given, self.option(0, "inputs", None)))
         if not recorder.tracing:
@@ -383,6 +384,7 @@ def _key_of(
     arrays = args if are_arrays(args, kwargs) else trees.arrays((args, kwargs))
     given = [recorder.value_of(array, frame) for array in arrays]
     taken = [recorder.value_of(array, frame) for array in _captured(inputs)]
+    # `CompileCache::find` (mlx/compile.cpp) goes by these, and by the constants among the arguments.
     kinds = [(value.shape, value.dtype) for value in (*given, *taken)]
     return call_key(args, kwargs, kinds, shapeless), given, taken
 
@@ -420,6 +422,7 @@ def _repeat(
     repetition = Repetition(recorder, now, caller, draws, trace.contained, entering[0])
     repetition.run(trace.ops, loose=trace.differentiated or bool(recorder.differentiating))
     filled = iter([repetition.held_elsewhere(value) for value in trace.outputs])
+    # As `PyCompiledFun::call_impl` (mlx/python/src/transforms.cpp) does with its `tree_fill`.
     if outputs is not None:
         trees.fill(outputs, lambda _: recorder.handle(next(filled)))
     repetition.over()
