@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 from nnrepl.installed import is_library
@@ -46,7 +46,9 @@ def feeds_update(op: Op, current: Pass | None, passes: Sequence[Pass]) -> bool:
             goes_on = current is not None and pass_.number == current.number
             if goes_on and op.scope is not None and maker.scope is not None and _in_one(maker.scope, op.scope):
                 return True
-            if _is_of_gradients(maker, passes) or (goes_on and _is_of_gradients(maker, passes, pass_)):
+            if _is_of_gradients(maker, passes):
+                return True
+            if _is_of_this_step(pass_, passes) and _is_of_gradients(maker, passes, pass_):
                 return True
     return False
 
@@ -117,6 +119,12 @@ def _is_given(value: Value, passes: Sequence[Pass]) -> bool:
         elif pass_.kind == UPDATE_PASS and differentiated:
             return False
     return False
+
+
+def _is_of_this_step(update: Pass, passes: Sequence[Pass]) -> bool:
+    """Whether no gradient call has come after an update: an op of something else may stand between its lines."""
+    later = takewhile(lambda pass_: pass_.number != update.number, reversed(passes))
+    return all(pass_.kind != GRADIENT_PASS for pass_ in later)
 
 
 def _giver(value: Value, passes: Sequence[Pass]) -> Pass | None:
