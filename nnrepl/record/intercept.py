@@ -19,8 +19,8 @@ import mlx.core as mx
 
 from nnrepl.record import before, catalog, compiling, custom, kernels, special, strays, transforms, wrapped
 from nnrepl.record.catalog import Callee
-from nnrepl.record.native import IN_PLACE, Levels, in_place, levels_of, optimizers, update_hook
-from nnrepl.record.native_reads import CONVERSIONS, Conversion, evaluating, loading, reading
+from nnrepl.record.native import Levels, levels_of, optimizers, update_hook
+from nnrepl.record.native_reads import CONVERSIONS, IN_PLACE, Conversion, evaluating, in_place, loading, reading
 from nnrepl.record.patches import Patches, Replaced
 from nnrepl.record.recorder import Recorder, aside, current, installed
 from nnrepl.tape import collector
@@ -91,6 +91,10 @@ def _install_calls(levels: Levels, patches: Patches) -> None:
             patches.set(callee.holder, callee.attribute, wrapper if method else staticmethod(wrapper))
     if not levels.resting:
         _install_reads(levels, patches)
+    elif not recorder.started:
+        from nnrepl.record.first_forward import awaited  # needed for few programs
+
+        awaited(levels, patches)
     _install_updates(levels, patches)
 
 

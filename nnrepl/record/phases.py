@@ -22,6 +22,7 @@ def starts(op: Op) -> bool:
     arrays = [value.held for value in op.inputs]
     reads = any(part is array for part in dict.values(scope.owner) for array in arrays)
     within: Any = scope
+    # What a module computes from its own parameters as it is made is no forward pass yet.
     while reads and within is not None:
         reads = within.code.co_name != "__init__"
         within = within.parent

@@ -118,8 +118,10 @@ class World:
         elif keepers.is_ndarray(thing):
             kept.append(keepers.keep_ndarray(thing))
         elif isinstance(thing, keepers.Cache):
-            kept.append(keepers.keep_cache(thing))
-            pending.append((thing.__wrapped__, name))
+            from nnrepl.replay import caches
+
+            kept.append(caches.keep_cache(thing))
+            pending += [(thing.__wrapped__, name), (caches.results_of(thing), name)]
         elif isinstance(thing, (bytearray, flat_array)):
             kept.append(keepers.keep_flat(thing))
         elif isinstance(thing, weakref.ref):
@@ -240,6 +242,10 @@ def _content(thing: Any) -> Any:
         return tuple(map(id, thing))
     if isinstance(thing, types.CellType):
         return id(contents_of(thing))
+    if isinstance(thing, keepers.Cache):
+        from nnrepl.replay import caches
+
+        return [(id(key), id(result)) for key, result in caches.entries_of(thing) or ()]
     if isinstance(thing, type):
         return tuple([(name, id(part)) for name, part in vars(thing).items() if name not in keepers.MACHINERY])
     if keepers.is_ndarray(thing):

@@ -126,6 +126,8 @@ def wrongly_verified() -> str:
         replace(receipt, different=bad),
         replace(receipt, calls=1, calls_different=bad),
         replace(receipt, gradients_different=bad),
+        replace(receipt, different=(replace(bad[0], unsteady=True),)),
+        replace(receipt, gradients_different=(replace(bad[0], unsteady=True),)),
         replace(receipt, unaccounted=("#1 matmul also depends on x",)),
         replace(receipt, holes=(hole,)),
         replace(receipt, ops=0, uncompared=2),

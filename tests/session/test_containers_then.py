@@ -115,3 +115,16 @@ def test_it_is_known_as_it_was(kind: str, gone: str, tmp_path: Path) -> None:
         session.cursor = products[number]
         found = [repr(session.expressions.evaluate(parse(look), session.where())) for look in looks]
         assert found == twin.seen[number], number
+
+
+def test_a_statement_in_the_past_finds_it_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program = loaded(tmp_path / "counting.py", (
+        "class Box:\n    def __init__(self): self.held = []\nbox = Box()\n"
+        "def f(x):\n    for number in range(3):\n"
+        "        x = x * 2\n        box.held.append(number)\n    return x.sum()\n"
+    ))  # fmt: skip
+    session = OpenSession(nnrepl.trace(program.f, mx.ones((2,))))
+    session.run("goto #3")
+    session.run("for one in box.held: print('there', one)")
+    assert capsys.readouterr().out.split("\n") == ["there 0", "there 1", ""]
+    assert program.box.held == [0, 1, 2]
