@@ -22,6 +22,7 @@ class ClosedLosses:
         self._op: ClosedOp | None = None
         self._loss: weakref.ref[mx.array] | None = None
         self._asked = False
+        self._unread: list[KeptNumber] = []
 
     def made(self, op: ClosedOp, loss: Any) -> None:
         """Note that a call has returned a loss."""
@@ -70,10 +71,22 @@ class ClosedLosses:
 
     def _keep(self, loss: mx.array) -> Value:
         assert self._op is not None
-        plain = not loss.ndim and is_evaluated(loss)
-        value = KeptNumber(self._op, loss) if plain else Value(self._op, 0, _copy(loss))
+        value: Value
+        if not loss.ndim and is_evaluated(loss):
+            value = KeptNumber(self._op, loss)
+            self._unread.append(value)
+            if len(self._unread) == _BATCH:
+                for one in self._unread:
+                    one.read()
+                self._unread.clear()
+        else:
+            value = Value(self._op, 0, _copy(loss))
         self._op.outputs, self._op.pass_.loss = (value,), value
         return value
+
+
+_BATCH = 64
+"""So many losses are read at a time."""
 
 
 def gives(result: Any) -> str:

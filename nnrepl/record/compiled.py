@@ -228,7 +228,7 @@ class Compiled(opaque.Transform):
         what it keeps of it (a counter, a mask of dropout) is the same in both. Also returns what calls it is."""
         listener = recorder.listener
         reached = (self.fun, args, kwargs, self.args, self.kwargs)
-        before = None if listener is None else listener.remember(reached)
+        before, start = None if listener is None else listener.remember(reached), len(recorder.tape)
         result = self._call(recorder, args, kwargs, frame)
         if listener is None or before is None or key not in self.traces:
             levels.blocked = "a compiled function of it cannot be traced again"
@@ -236,8 +236,10 @@ class Compiled(opaque.Transform):
         twin = Twin.of(self.traces[key])
         # A run along a tape makes natively what is closed there, whatever has been set since.
         if listener.may_run_natively() or recorder.intake.opens:
+            from nnrepl.record.as_before import as_before
+
             after = listener.remember(reached)
-            with quietly():
+            with quietly(), as_before(recorder, start):
                 before()
                 try:
                     self.real(*args, **kwargs)

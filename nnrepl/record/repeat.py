@@ -73,6 +73,7 @@ class Repetition:
         arguments: What the function is given now.
 
     Attributes:
+        ops: Those of the earlier run.
         made: Which op stands for which.
         arguments: What the function is given now. It gets arrays of its own for that, in which nothing that it does
             is seen outside.
@@ -89,6 +90,7 @@ class Repetition:
     ) -> None:
         self.recorder = recorder
         self.now = now
+        self.ops: tuple[Op, ...] = ()
         self.made: dict[Op, Op] = {}
         self.arguments = frozenset(arguments)
         self._caller = caller
@@ -111,12 +113,12 @@ class Repetition:
         Args:
             loose: Whether they were or are some of a gradient pass, and none of them is one.
         """
-        recorder = self.recorder
+        recorder, self.ops = self.recorder, tuple(ops)
         recorder.sweeps.append(self)
         recorder.repeating += 1
         try:
             inserted = recorder.tape.notes.inserted
-            for pass_, among in groupby([op for op in ops if not op.inner], key=_pass_of):
+            for pass_, among in groupby([op for op in self.ops if not op.inner], key=_pass_of):
                 stretch = list(among)
                 # A change at the very start stands at the end of the pass before, of which nothing is repeated.
                 if not loose and pass_.kind == GRADIENT_PASS and any([op not in inserted for op in stretch]):
@@ -132,21 +134,22 @@ class Repetition:
 
     def exchange(self, old: Value, new: Value) -> None:
         """Note that the user has changed a value: what is made from here on takes the new one."""
-        standing = self._standing_for(old)  # what no other stands for stands for itself
+        standing = self.standing_for(old)  # what no other stands for stands for itself
         self._results.pop(old, None)
         for value in standing:
             self.put(value, new)
 
     def rename(self, old: Value, scope: Activation | None, target: str, is_variable: bool) -> None:
         """Note that the value that is exchanged next is so under one name only: what is read by another stays."""
-        for value in self._standing_for(old):
+        for value in self.standing_for(old):
             self._renamed[value] = NameChange(self._earlier(scope), target, is_variable, old, self._at)
 
     def change_in_place(self, old: Value) -> None:
         """Note that the value that is exchanged next is changed in place: whoever holds it sees that."""
-        self._in_place.update(dict.fromkeys(self._standing_for(old), old))
+        self._in_place.update(dict.fromkeys(self.standing_for(old), old))
 
-    def _standing_for(self, value: Value) -> list[Value]:
+    def standing_for(self, value: Value) -> list[Value]:
+        """Return the values of the earlier run for which one stands."""
         return [old for old in self._results.get(value, ()) if self.now[old] is value] or [value]
 
     def _earlier(self, scope: Activation | None) -> Activation | None:

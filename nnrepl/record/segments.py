@@ -225,6 +225,12 @@ def node_at(code: CodeType, span: Span) -> ast.AST | None:
     return _index(file_of(code)).nodes.get(span)
 
 
+def nodes_of(code: CodeType) -> Iterator[ast.AST]:
+    """Yield all that the file of a function holds."""
+    tree = _index(file_of(code)).tree
+    return iter(()) if tree is None else ast.walk(tree)
+
+
 def way_to(code: CodeType, span: Span) -> list[ast.AST]:
     """Return the statement in which the expression at `span` stands, what is in it around that, and the expression
     itself; empty where there is no such expression."""
