@@ -21,7 +21,6 @@ from nnrepl.record.frame_variables import namespace, set_variables
 from nnrepl.record.quiet import set_random_state
 from nnrepl.record.recorder import current
 from nnrepl.record.stack import is_module
-from nnrepl.session.callees import exchanges
 from nnrepl.session.enclosing import enclosed
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.frames import Held, real
@@ -175,13 +174,12 @@ class Expressions:
         return code, self._namespace(used, {**placeholders, **(names or {})}, where)
 
     def _as_it_was(self, where: Surroundings, seen: Mapping[str, Any]) -> AbstractContextManager[None]:
-        """Return what Python sees of the program as it was where the cursor stands; so it is where the program waits.
-
-        Args:
-            seen: The variables that it is given.
-        """
+        """Return what Python, given the variables `seen`, finds of the program as it was where the cursor stands; so it
+        is where the program waits."""
         if self._is_now(where):
             return nullcontext()
+        from nnrepl.session.callees import exchanges
+
         frames, at, hand_out = self.lookup.frames, where.position, partial(self._real, where=where)
         variables = exchanges(frames, seen.values(), where.scope, at, hand_out) if where.ended is None else []
         return then(frames, list(self._given), at, self.array_for, variables)

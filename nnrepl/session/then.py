@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnrepl.record.containers import fill
-from nnrepl.session.callees import Exchange
 from nnrepl.session.frames import Frames, real
 from nnrepl.tape import UNBOUND, Bindings, Holder, Value
 from nnrepl.tape.kept_array import KeptArray
+
+if TYPE_CHECKING:
+    from nnrepl.session.callees import Exchange
 
 
 @contextmanager
