@@ -29,7 +29,7 @@ from nnrepl.record.containers import (
     view_of,
 )  # fmt: skip
 from nnrepl.record.ended_modules import EndedModules
-from nnrepl.record.frame_variables import OPTIMIZED, looked_at, may_dangle, read, sets_globals
+from nnrepl.record.frame_variables import OPTIMIZED, looked_at, may_dangle, read, sets_globals, shared_names
 from nnrepl.record.stack import is_module
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 from nnrepl.tape.bindings import Bindings, Noted
@@ -279,7 +279,7 @@ class BindingWatch:
         """Return the containers that a function of the program's knows as global variables."""
         found = []
         variables = frame.f_globals
-        for name in frame.f_code.co_names:
+        for name in shared_names(frame):
             thing = variables.get(name)
             if type(thing) in _NO_STATE:
                 continue

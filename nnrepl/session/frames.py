@@ -89,6 +89,20 @@ class Frames:
             raise unset
         return None
 
+    def in_module(self, name: str, step: Activation, position: int) -> Held | None:
+        """Return what a variable of a module held; None if its code has none of that name, so that it is what it is.
+
+        Args:
+            step: The call of the module's code.
+
+        Raises:
+            NotYet: If it was not set yet.
+        """
+        found = self._in_call(name, step, -1, position, False)
+        if isinstance(found, NotYet):
+            raise found
+        return found
+
     def _in_call(self, name: str, step: Activation, lasti: int, position: int, quiet: bool) -> Held | NotYet | None:
         """Return what a variable of one call holds; what is to be said if it is not set yet (nothing, if `quiet`)."""
         thing = self.tape.bindings.held(step, name, position)

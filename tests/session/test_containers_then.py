@@ -117,11 +117,14 @@ def test_it_is_known_as_it_was(kind: str, gone: str, tmp_path: Path) -> None:
         assert found == twin.seen[number], number
 
 
-def test_a_statement_in_the_past_finds_it_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    program = loaded(tmp_path / "counting.py", (
+@pytest.mark.parametrize("changed", ["box.held.append(number)", "note(number)"], ids=["at once", "in a function"])
+def test_a_statement_in_the_past_finds_it_as_it_was(
+    changed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = loaded(tmp_path / f"counting_{changed[:3]}.py", (
         "class Box:\n    def __init__(self): self.held = []\nbox = Box()\n"
-        "def f(x):\n    for number in range(3):\n"
-        "        x = x * 2\n        box.held.append(number)\n    return x.sum()\n"
+        "def note(number): box.held.append(number)\n"
+        f"def f(x):\n    for number in range(3):\n        x = x * 2\n        {changed}\n    return x.sum()\n"
     ))  # fmt: skip
     session = OpenSession(nnrepl.trace(program.f, mx.ones((2,))))
     session.run("goto #3")
