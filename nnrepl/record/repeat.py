@@ -205,7 +205,6 @@ class Repetition:
         origin = self.image(value.origin)
         if origin is value.origin:
             return value
-        # A node of its own, as in the first run: a gradient that is taken of it goes no further back.
         leaf = self.recorder.leaf(_copy(origin.array), value.kind, value.label, origin)
         self.recorder.tape.notes.carry_value(value, leaf, self.image)
         self.put(value, leaf)
