@@ -73,8 +73,7 @@ class Repetition:
     Attributes:
         ops: Those of the earlier run.
         made: Which op stands for which.
-        arguments: What the function is given now. It gets arrays of its own for that, in which nothing that it does
-            is seen outside.
+        arguments: What the function is given now: arrays of its own, in which what it does is not seen outside.
     """
 
     def __init__(

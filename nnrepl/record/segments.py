@@ -99,7 +99,10 @@ def supersede(filename: str, old: str, new: str, before: Iterable[CodeType], aft
 
 def register_text(filename: str, text: str) -> None:
     """Make source that lies in no file known under the file name that it was compiled with."""
-    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    lines = text.splitlines(keepends=True)
+    if lines and lines[-1] == lines[-1].rstrip("\r\n"):
+        lines[-1] += "\n"  # as Python has the last line of a file: a traceback counts from it where its carets stand
+    linecache.cache[filename] = (len(text), None, lines, filename)
     _indexes.pop(filename, None)
 
 
