@@ -30,7 +30,7 @@ class Gone:
         raise UserError(self._why)
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise AttributeError(self._why)
+        raise AttributeError(name if name == "_why" else self._why)  # a copy is asked before it has any
 
     __call__ = __bool__ = __len__ = __iter__ = __next__ = __contains__ = __getitem__ = __setitem__ = _told
     __lt__ = __le__ = __gt__ = __ge__ = __int__ = __float__ = __index__ = __enter__ = _told
