@@ -54,7 +54,7 @@ class ClosedLosses:
             return
         loss = self._now()
         if loss is not None and is_evaluated(loss):
-            self._keep(loss)
+            self._keep(loss, True)
 
     def look(self) -> None:
         """Compute the last one, and keep it."""
@@ -67,12 +67,12 @@ class ClosedLosses:
         """Ops are recorded again: what they take of the last one, and what variables hold of it, is known as that."""
         loss, op = self._now(), self._op
         if loss is not None and op is not None:
-            recorder.link(loss, op.outputs[0] if op.outputs else self._keep(loss))
+            recorder.link(loss, op.outputs[0] if op.outputs else self._keep(loss, is_evaluated(loss)))
 
-    def _keep(self, loss: mx.array) -> Value:
+    def _keep(self, loss: mx.array, evaluated: bool) -> Value:
         assert self._op is not None
         value: Value
-        if not loss.ndim and is_evaluated(loss):
+        if evaluated and not loss.ndim:
             value = KeptNumber(self._op, loss)
             self._unread.append(value)
             if len(self._unread) == _BATCH:

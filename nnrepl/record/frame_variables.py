@@ -159,13 +159,22 @@ def may_dangle(code: CodeType) -> bool:
     return _DANGLES and bool(code.co_flags & _GENERATOR)
 
 
+_firsts: dict[int, tuple[str, CodeType]] = {}
+"""What the first argument of some code is called, "" where there is none that is looked at; and the code, which lives
+as long as its identity stands for it."""
+
+
 def first_argument(frame: FrameType) -> Any:
     """Return the first argument of the function that runs in `frame`, None if it takes none."""
     code = frame.f_code
-    if not code.co_argcount or not code.co_flags & OPTIMIZED or not looked_at(code)[0]:
+    known = _firsts.get(id(code))  # to hash code takes long, and this is asked at every call
+    if known is None:
+        asked = code.co_argcount and code.co_flags & OPTIMIZED and looked_at(code)[0]
+        known = _firsts[id(code)] = code.co_varnames[0] if asked else "", code
+    if not known[0]:
         return None
     variables = frame.f_locals
-    argument = variables.get(code.co_varnames[0])
+    argument = variables.get(known[0])
     if _CACHED_LOCALS and sys.getrefcount(variables) <= 3:
         variables.clear()
     return argument

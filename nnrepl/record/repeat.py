@@ -39,13 +39,11 @@ class RepeatedMoment:
 
     Attributes:
         now: Which value stands for which one of the earlier run.
-        results: For each that stands, those for which it does.
         made: Which op stands for which.
         renamed: Of which a name has been given another.
     """
 
     now: dict[Value, Value]
-    results: dict[Value, list[Value]]
     made: dict[Op, Op]
     renamed: dict[Value, NameChange]
 
@@ -134,7 +132,6 @@ class Repetition:
     def exchange(self, old: Value, new: Value) -> None:
         """Note that the user has changed a value: what is made from here on takes the new one."""
         standing = self.standing_for(old)  # what no other stands for stands for itself
-        self._results.pop(old, None)
         for value in standing:
             self.put(value, new)
 
@@ -149,7 +146,9 @@ class Repetition:
 
     def standing_for(self, value: Value) -> list[Value]:
         """Return the values of the earlier run for which one stands."""
-        return [old for old in self._results.get(value, ()) if self.now[old] is value] or [value]
+        # Those that have got another one since, or in what has been gone back from, are not for it any more.
+        found = dict.fromkeys(self._results.get(value, ()))
+        return [old for old in found if self.now.get(old) is value] or [value]
 
     def _earlier(self, scope: Activation | None) -> Activation | None:
         """Return the call of the earlier run for which one stands in which the op lies that comes next."""
@@ -166,15 +165,11 @@ class Repetition:
 
     def standing(self) -> RepeatedMoment:
         """Return what stands for what at this moment."""
-        return RepeatedMoment(
-            dict(self.now), {new: list(values) for new, values in self._results.items()}, dict(self.made),
-            dict(self._renamed),
-        )  # fmt: skip
+        return RepeatedMoment(dict(self.now), dict(self.made), dict(self._renamed))
 
     def stand(self, standing: RepeatedMoment) -> None:
         """Go back to an earlier moment."""
         self.now, self.made, self._renamed = dict(standing.now), dict(standing.made), dict(standing.renamed)
-        self._results = {new: list(values) for new, values in standing.results.items()}
 
     def put(self, value: Value, new: Value) -> None:
         """From now on `new` stands for a value of the earlier run."""
@@ -204,7 +199,6 @@ class Repetition:
         origin = self.image(value.origin)
         if origin is value.origin:
             return value
-        # A node of its own, as in the first run: a gradient that is taken of it goes no further back.
         leaf = self.recorder.leaf(_copy(origin.array), value.kind, value.label, origin)
         self.recorder.tape.notes.carry_value(value, leaf, self.image)
         self.put(value, leaf)

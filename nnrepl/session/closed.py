@@ -241,6 +241,9 @@ def open_not_finite(session: Standing, asked: bool) -> None:
         asked: Whether NaN or ∞ was asked for: then also where no loss that is known is one.
     """
     tape, first = session.tape, 0
+    turns = [number for number in closed_between(tape, 0, tape.steps.setup.end) if is_turn(number)]
+    if asked and turns and not tape.steps:
+        open_steps(session, turns)  # no loss tells in which of them it was born
     unknown: list[int] = []
     for step in tape.steps:
         loss = step.loss

@@ -27,7 +27,6 @@ from nnrepl.session.frames import Held, real
 from nnrepl.session.lookup import Lookup
 from nnrepl.session.own_names import GRADIENT, OWN_NAMES, own_name, takes
 from nnrepl.session.parsed import Mention, Parsed, Word, names_of, replaced
-from nnrepl.session.then import then
 from nnrepl.tape import UNBOUND, Activation, Holder, Value
 from nnrepl.tape.value import is_evaluated
 
@@ -179,6 +178,7 @@ class Expressions:
         if self._is_now(where):
             return nullcontext()
         from nnrepl.session.callees import exchanges
+        from nnrepl.session.then import then
 
         frames, at, hand_out = self.lookup.frames, where.position, partial(self._real, where=where)
         variables = exchanges(frames, seen.values(), where.scope, at, hand_out) if where.ended is None else []

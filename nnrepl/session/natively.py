@@ -73,7 +73,7 @@ def rests(session: Standing) -> bool:
     if isinstance(now.goal, goals.FirstForward):  # which the end of a stretch is before (`nnrepl.record.first_forward`)
         if now.interrupted or recorder.started or not may_run(session):
             return False
-    elif not recorder.started or _needed_from(session) <= 1:
+    elif _needed_from(session) <= 1:
         return False
     return all(pass_.kind != GRADIENT_PASS for pass_ in tape.passes)
 

@@ -9,6 +9,7 @@ import mlx.core as mx
 import pytest
 
 import nnrepl
+from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import parse
 from tests.support import OpenSession, loaded
 
@@ -131,3 +132,21 @@ def test_a_statement_in_the_past_finds_it_as_it_was(
     session.run("for one in box.held: print('there', one)")
     assert capsys.readouterr().out.split("\n") == ["there 0", "there 1", ""]
     assert program.box.held == [0, 1, 2]
+
+
+def test_what_is_left_of_an_object_is_known_although_a_part_is_gone(tmp_path: Path) -> None:
+    """A queue of threads is nothing that could be made again."""
+    program = loaded(tmp_path / "parts.py", (
+        "import queue\nclass Loader:\n    def __init__(self): self.queue, self.size = queue.Queue(), 8\n"
+        "def f(x):\n    own = Loader(); kept = [own, 3]\n    x = x * 2\n    own.size += 1\n    own = kept = None\n"
+        "    return x.sum()\n"
+    ))  # fmt: skip
+    session = OpenSession(nnrepl.trace(program.f, mx.ones((2,))))
+    session.run("goto #1")
+    assert str(session.run("p (own.size, kept[1], kept[0] is own)")).endswith("(8, 3, True)")
+    assert "<no longer exists>" in str(session.run("p vars(own)"))
+    for line in ("p own.queue.qsize()", "p len(own.queue)", "p own.queue + 1"):
+        with pytest.raises(UserError, match=r"own\.queue was an object that no longer exists"):
+            session.run(line)
+    with pytest.raises(UserError, match="'Loader' object has no attribute 'step'"):
+        session.run("p own.step")
