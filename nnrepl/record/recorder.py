@@ -420,7 +420,7 @@ class Recorder:
         """Close the pass that is being recorded and begin another."""
         self.close_pass()
         if kind in (GRADIENT_PASS, UPDATE_PASS):
-            self.watch.settle()
+            self.watch.settle(begins=kind == GRADIENT_PASS)
         passes = self.tape.passes
         number = 0 if kind == SETUP_PASS else passes[-1].number + 1 if passes else 1
         self.pass_ = Pass(self.tape, number, kind, title, start=len(self.tape), end=len(self.tape))

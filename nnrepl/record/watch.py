@@ -91,7 +91,7 @@ class BindingWatch:
         self._frames: dict[FrameType, _Frame] = {}
         self._known: dict[int, Watched] = {}
         self._resting: dict[int, Holder] = {}
-        self._resuming = False
+        self._resuming = self._begins = False
         self._modules: dict[int, FrameType] = {}
         """The module frames whose variables functions set (`global`), by their namespace."""
         self._ended = EndedModules()
@@ -118,6 +118,9 @@ class BindingWatch:
         state.scope = scope
         tape = self.recorder.tape
         position = tape.bindings.seen[scope] = len(tape.ops)
+        if self._begins:  # by now a model has been given what it is differentiated by
+            self._begins = False
+            self._look_at_all(position)
         if state.optimized and not state.library:
             state.shared = self._shared(frame, position)
             if (module := self._ended.changed(frame.f_globals, self._known)) is not None:
@@ -303,7 +306,7 @@ class BindingWatch:
             return weakref.ref(thing) if value is None else value
         watched = self._known.get(id(thing))
         if watched is not None and watched.refer() is thing:
-            if not still_holds(watched.refer(), watched.last):
+            if not still_holds(thing, watched.last):
                 self._look(watched, position)
             return watched.holder
         if isinstance(thing, _KEYED) or is_small_array(thing):
@@ -390,9 +393,11 @@ class BindingWatch:
             if not still_holds(watched.refer(), watched.last):
                 self._look(watched, position)
 
-    def settle(self) -> None:
+    def settle(self, begins: bool = False) -> None:
         """Look at every container that is known; let go of those that only the watch holds. Done where a pass
-        begins and ends: what changes deep inside of a model or a dict does so between passes."""
+        begins and ends: what changes deep inside of a model or a dict does so between passes. Where a gradient call
+        `begins`, also as soon as its function does something: the model that it differentiates holds others then."""
+        self._begins = begins
         self._look_at_all(len(self.recorder.tape.ops))
         pending = True
         while pending:

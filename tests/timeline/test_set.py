@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
 import nnrepl
-from tests.support import OpenSession, assert_same_bits
+from tests.support import OpenSession, assert_same_bits, loaded
 from tests.thorough import share
 
 UNARY: list[Callable[[mx.array], mx.array]] = [
@@ -153,6 +154,38 @@ def test_a_parameter_or_input_is_changed_where_it_enters(name: str) -> None:
         model[holder][leaf] = model[holder][leaf] * 0.5
     model.calls = 0
     assert_same_bits(nn.value_and_grad(model, loss)(x), (edited.value, edited.grads))
+
+
+LAYERS = """\
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = [nn.Linear(2, 3)], nn.Linear(3, 2)
+    def __call__(self, x):
+        return self.last(mx.sin(self.first[0](x))).square().sum()
+def run(x):
+    model, opt = Net(), optim.SGD(0.1)
+    for i in range(2):
+        loss, grads = nn.value_and_grad(model, model)(x)
+        opt.update(model, grads)
+    return model.last.weight + loss
+"""
+
+
+@pytest.mark.parametrize("line", ["self.last.weight = self.last.weight * 2", "model.last.bias[0] = 5"])
+def test_a_parameter_is_changed_before_the_call_has_come_by_it(line: str, tmp_path: Path) -> None:
+    """The model holds what is differentiated as soon as its function runs: also in layers that are still to come."""
+    twin = LAYERS.replace("        loss,", f"        if i: {line.replace('self', 'model')}\n        loss,")
+    x = mx.array([[0.5, -1.0]])
+    mx.random.seed(3)
+    session = OpenSession(nnrepl.trace(loaded(tmp_path / "plain_layers.py", LAYERS).run, x))
+    session.run("goto step 2 sin")
+    session.run(line)
+    mx.random.seed(3)
+    assert_same_bits(loaded(tmp_path / "twin_layers.py", twin).run(x), session.tape.ops[-1].outputs[0].array)
 
 
 def test_a_branch_on_the_edited_value_goes_the_other_way() -> None:
