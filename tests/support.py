@@ -21,6 +21,7 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.function import restarts_of
 from nnrepl.session.session import TapeSession
 from nnrepl.shell.api import answer, remember
+from tests import forked
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -117,15 +118,23 @@ def nnrepl_cli(
     timeout: float = 120,
 ) -> subprocess.CompletedProcess[str]:
     """Run nnrepl in a process of its own, without a terminal."""
+    surrounded, folder = {**surroundings(), **(env or {})}, cwd or ROOT
+    if forked.can_run(surrounded, stdin is not None):
+        return forked.run(arguments, stdin, str(folder), surrounded, timeout)
     return subprocess.run(
         [sys.executable, "-m", "nnrepl", *arguments],
         input=stdin,
         capture_output=True,
         text=True,
-        cwd=cwd or ROOT,
-        env={**os.environ, "COLUMNS": "100", "PYTHONPATH": str(ROOT), **(env or {})},
+        cwd=folder,
+        env=surrounded,
         timeout=timeout,
     )
+
+
+def surroundings() -> dict[str, str]:
+    """The environment in which nnrepl is run."""
+    return {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
 
 
 def plain_python(

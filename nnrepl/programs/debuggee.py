@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import ModuleType
 from typing import Any, cast
@@ -22,6 +22,7 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.replay.divergence import CannotExchange, Diverged, NotKept
 from nnrepl.replay.interrupts import resume
+from nnrepl.replay.left_outside import LeftOutside
 from nnrepl.replay.libraries import LIBRARIES
 from nnrepl.replay.readings import Readings
 from nnrepl.replay.replay import Replay
@@ -82,6 +83,7 @@ class Debuggee:
         self._leave_names()
         self._written = WrittenFiles()
         self._readings = Readings()
+        self._left_outside = LeftOutside()
         self._random = RandomStates()
 
     def _take(self, script: Script) -> None:
@@ -189,6 +191,7 @@ class Debuggee:
         session.attach(tape, names, recorder)
         if not self._live:
             LIBRARIES.begin()
+            self._left_outside.put_back()
         session.codes.start()
         if isinstance(wish, RunAgain):
             run = wish.run
@@ -206,8 +209,12 @@ class Debuggee:
         session.hooks.program_begins()
         runs = lambda: recorder.mode != MUTED  # noqa: E731
         self._readings.begin(anew=run is None)
-        watching = self._written.watching(runs), self._readings.watching(runs)
-        with self.script.kept.importing(), recording(recorder), self._breakpoints(), watching[0], watching[1]:
+        with ExitStack() as stack:
+            for watching in (
+                self.script.kept.importing(self._left_outside.keep), recording(recorder), self._breakpoints(),
+                self._left_outside.watching(), self._written.watching(runs), self._readings.watching(runs),
+            ):  # fmt: skip
+                stack.enter_context(watching)
             return self._to_its_end(recorder)
 
     def _to_its_end(self, recorder: Recorder) -> BaseException | None:

@@ -48,9 +48,13 @@ class Kept:
         return exchanged(code, early) if early else code
 
     @contextlib.contextmanager
-    def importing(self) -> Iterator[None]:
-        """Meanwhile the program's own modules are imported from what is kept, and what they read is kept."""
-        finder = _Finder(self)
+    def importing(self, imported: Callable[[ModuleType], None]) -> Iterator[None]:
+        """Meanwhile the program's own modules are imported from what is kept, and what they read is kept.
+
+        Args:
+            imported: Is told of each module of a library.
+        """
+        finder = _Finder(self, imported)
         places = [number for number, other in enumerate(sys.meta_path) if other is PathFinder]
         sys.meta_path.insert(places[0] if places else len(sys.meta_path), finder)
         try:
@@ -80,11 +84,29 @@ def _run(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
 _NUMPY = "numpy.random"
 
 
+class _Awaited(ModuleSpec):
+    """What a module of a library is imported by: when it has been, it is remembered. Python says so here; a function
+    of ours that ran the module would lie in the tracebacks of imports that fail."""
+
+    @property
+    def _initializing(self) -> bool:
+        return True
+
+    @_initializing.setter
+    def _initializing(self, begins: bool) -> None:
+        if not begins:
+            self.__class__ = ModuleSpec  # type: ignore[assignment]
+            self._initializing = False
+            imported, module = vars(self).pop("imported"), sys.modules.get(self.name)
+            if isinstance(module, ModuleType):  # else its import has failed
+                imported(module)
+
+
 class _Finder:
     """Finds modules as Python does; those of the program are loaded from what is kept."""
 
-    def __init__(self, kept: Kept) -> None:
-        self._kept = kept
+    def __init__(self, kept: Kept, imported: Callable[[ModuleType], None]) -> None:
+        self._kept, self._imported = kept, imported
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -96,7 +118,8 @@ class _Finder:
             return None
         if is_library(loader.path):
             if not concerns(name) and name != _NUMPY:
-                return None
+                spec.__class__, spec.imported = _Awaited, self._imported  # type: ignore[attr-defined]
+                return spec
             loader.exec_module = functools.partial(_run, loader.exec_module)  # type: ignore[method-assign]
             return spec
         if loader.path in self._kept.texts:

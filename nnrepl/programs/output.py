@@ -96,7 +96,7 @@ class HeldOutput:
             self.hold()
             self._elsewhere = elsewhere
 
-    def begin_again(self, tape: Tape, old: Tape, position: int, seen: int) -> None:
+    def begin_again(self, tape: Tape, old: Tape, position: int, seen: int, *, along: bool = False) -> None:
         """Take note that the program runs again.
 
         Args:
@@ -104,9 +104,10 @@ class HeldOutput:
             old: Along which tape.
             position: What it printed there up to this position has been shown.
             seen: Up to which position on the new tape that is.
+            along: Whether the new tape is the same timeline.
         """
         self._unwinding = False
-        self._printed.begin_again(tape, old, position, seen, self._streams)
+        self._printed.begin_again(tape, old, position, seen, self._streams, along=along)
         self.hold()
 
     def goes_on(self, tape: Tape, old: Tape) -> None:

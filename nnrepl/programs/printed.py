@@ -122,6 +122,13 @@ class TapeOutput:
         """Return a tape begins that shares what was printed up to a position."""
         return TapeOutput([piece for piece in self.passed if piece.position <= position], dict(self.forgotten))
 
+    def withheld(self, position: int) -> dict[Any, _Same]:
+        """Return what was printed up to a position, and not shown so far: with the first other piece it will be."""
+        return {
+            stream: _Same([], [piece for piece in same.withheld if piece.position <= position])
+            for stream, same in self.same.items()
+        }
+
     def beyond(self, other: TapeOutput, stream: Any) -> bytes:
         """Return what has been printed to a stream after what it shares with another; nothing where that is not all."""
         (start, mine), (begin, theirs) = self._text(stream), other._text(stream)
@@ -195,7 +202,9 @@ class Printed:
         self._outputs.clear()
         self._latest = None
 
-    def begin_again(self, tape: Tape, old: Tape, position: int, seen: int, streams: list[Any]) -> None:
+    def begin_again(
+        self, tape: Tape, old: Tape, position: int, seen: int, streams: list[Any], *, along: bool = False
+    ) -> None:
         """Take note that the program runs again.
 
         Args:
@@ -203,8 +212,11 @@ class Printed:
             old: The one along which it runs.
             position: What was printed there up to this position has been seen.
             seen: Up to which position on the new tape that is.
+            along: Whether it is the same timeline: what was withheld there is not shown yet.
         """
         begun = self.on(old).until(position)
+        if along:
+            begun.same = self.on(old).withheld(position)
         begun.seen = seen
         if seen == sys.maxsize:
             begun.waited = list(self.on(old).waiting)

@@ -7,7 +7,7 @@ import dis
 import sys
 from functools import lru_cache
 from itertools import repeat
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 from nnrepl.installed import is_library
@@ -87,6 +87,39 @@ def _stored(code: CodeType, how: str) -> list[str]:
 def sets_globals(code: CodeType) -> bool:
     """Whether a function in some code sets global variables."""
     return any(_stored(part, "STORE_GLOBAL") for part in code.co_consts if isinstance(part, CodeType))
+
+
+_FOLLOWED = 64
+"""So many names at most are followed: they are looked up with each call."""
+_shared: dict[CodeType, tuple[str, ...]] = {}
+
+
+def shared_names(frame: FrameType) -> tuple[str, ...]:
+    """Return the names by which the function of a frame, and those of its module that it calls, read global variables.
+    A function that makes no op (`def note(loss): history.append(loss)`) is never looked at itself; what it changes has
+    changed where the function goes on that has called it."""
+    code = frame.f_code
+    known = _shared.get(code)
+    if known is None:
+        known = _shared[code] = _reached(code, frame.f_globals)
+    return known
+
+
+def _reached(code: CodeType, variables: dict[str, Any]) -> tuple[str, ...]:
+    names: dict[str, None] = {}
+    pending, seen = [code], {code}
+    while pending and len(names) < _FOLLOWED:
+        looked = pending.pop(0)
+        own = dict.fromkeys(looked.co_names)
+        parts = [part for part in looked.co_consts if isinstance(part, CodeType)]  # lambdas and comprehensions in it
+        for name in own:
+            thing = variables.get(name) if name not in names else None
+            if type(thing) is FunctionType and thing.__globals__ is variables:
+                parts.append(thing.__code__)
+        names.update(own)
+        pending += [part for part in parts if part not in seen]
+        seen.update(parts)
+    return tuple(names)
 
 
 def namespace(frame: FrameType) -> Any:

@@ -29,7 +29,7 @@ from nnrepl.record.containers import (
     view_of,
 )  # fmt: skip
 from nnrepl.record.ended_modules import EndedModules
-from nnrepl.record.frame_variables import OPTIMIZED, looked_at, may_dangle, read, sets_globals
+from nnrepl.record.frame_variables import OPTIMIZED, looked_at, may_dangle, read, sets_globals, shared_names
 from nnrepl.record.stack import is_module
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 from nnrepl.tape.bindings import Bindings, Noted
@@ -142,13 +142,14 @@ class BindingWatch:
         if state.shared is None:
             state.shared = self._shared(frame, position) if state.optimized and not state.library else []
         changed = False
+        # With each op only the length of large ones is looked at: what changes in them is noticed where the pass ends.
         for view, watched in (*state.containers, *state.shared) if state.shared else state.containers:
             last = watched.last
             if last is None or len(view) != len(last) or (len(last) <= _FEW and not all(map(is_, view, last))):
                 self._look(watched, position)
                 changed = True
-        if changed:
-            state.containers = self._containers(state.values, state.library)
+        if changed:  # what lies in them may be other containers now
+            state.containers, state.shared = self._containers(state.values, state.library), None
         if self._modules:
             self._see_globals(frame, state)
 
@@ -170,7 +171,7 @@ class BindingWatch:
         else:
             for thing in state.values:
                 watched = self._known.get(id(thing))
-                if watched is not None and not _same(watched):
+                if watched is not None and not still_holds(watched.refer(), watched.last):
                     self._look(watched, len(self.recorder.tape.ops))
         self.forget(frame)
 
@@ -278,7 +279,7 @@ class BindingWatch:
         """Return the containers that a function of the program's knows as global variables."""
         found = []
         variables = frame.f_globals
-        for name in frame.f_code.co_names:
+        for name in shared_names(frame):
             thing = variables.get(name)
             if type(thing) in _NO_STATE:
                 continue
@@ -286,7 +287,7 @@ class BindingWatch:
                 self.keep(thing, position)
             watched = self._known.get(id(thing))
             if watched is not None and watched.last is not None:
-                found.append((view_of(thing), watched))
+                found += [(view_of(thing), watched), *self._within(watched)]
         return found
 
     # -- things --------------------------------------------------------------------------------------------
@@ -302,7 +303,7 @@ class BindingWatch:
             return weakref.ref(thing) if value is None else value
         watched = self._known.get(id(thing))
         if watched is not None and watched.refer() is thing:
-            if not _same(watched):
+            if not still_holds(watched.refer(), watched.last):
                 self._look(watched, position)
             return watched.holder
         if isinstance(thing, _KEYED) or is_small_array(thing):
@@ -331,6 +332,7 @@ class BindingWatch:
         watched = self._known[id(thing)] = Watched(
             Holder(type(thing), refer, getattr(thing, "maxlen", None) if isinstance(thing, deque) else None), refer
         )
+        # Its `id` may be another one's by now: it is the same one only if it holds the same.
         resting = self._resting.pop(id(thing), None)
         if resting is not None and self._is_again(watched, resting, position):
             return watched.holder
@@ -375,6 +377,7 @@ class BindingWatch:
         if values and type(values[0]) is KeptArray:
             bindings.hold_whole(position, holder, values[0])
             return
+        # Of what is appended to a list that alone is noted: a list of losses would be copied whole in each step.
         if before and not isinstance(entries, dict) and len(values) > len(before) and all(map(is_, values, before)):
             more = [self.keep(item, position) for item in values[len(before) :]]
             if bindings.grow(position, holder, more):
@@ -493,8 +496,3 @@ class BindingWatch:
         frame = next((frame for frame, other in self._frames.items() if other is state), None)
         if frame is not None:
             self.see(frame)
-
-
-def _same(watched: Watched) -> bool:
-    """Whether a container holds what it held when it was looked at last."""
-    return still_holds(watched.refer(), watched.last)

@@ -94,7 +94,7 @@ class Readings:
         def clock(*given: Any, **named: Any) -> Any:
             really = original(*given, **named)
             # Whoever calls stands two frames further out: past `_StandIn`, which calls this.
-            if not (self._runs() and get_ident() == self._program and _is_programs(_getframe(2).f_code.co_filename)):
+            if not (self._runs() and get_ident() == self._program and is_programs(_getframe(2).f_code.co_filename)):
                 return really
             kept, at = kept_by_name.get(name), next_of.get(name, 0)
             if kept is None:
@@ -171,14 +171,14 @@ class Readings:
 
     def _is_program(self) -> bool:
         """Whether it is the program that reads: a progress bar of a library may look at the clock when it likes."""
-        return self.is_running() and _is_programs(_getframe(3).f_code.co_filename)
+        return self.is_running() and is_programs(_getframe(3).f_code.co_filename)
 
 
 _OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 @functools.lru_cache(4096)
-def _is_programs(filename: str) -> bool:
+def is_programs(filename: str) -> bool:
     """Whether a file is the program's: no library's, and none of nnrepl's, which looks at the clock as it works."""
     return not is_library(filename) and not filename.startswith(_OURS)
 
@@ -227,7 +227,7 @@ class _StandIn:
 def _line() -> str:
     """Return the innermost line of the program that runs; "" where a library is being imported there."""
     frame: FrameType | None = _getframe(3)
-    while frame is not None and not _is_programs(frame.f_code.co_filename):
+    while frame is not None and not is_programs(frame.f_code.co_filename):
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return ""
         frame = frame.f_back

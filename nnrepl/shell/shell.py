@@ -192,7 +192,7 @@ class Shell(Breaking, Hooks):
             goes_on = run.old in waits and run.position >= len(run.old)  # nothing was printed after the last op
             self.held.begin_again(tape, run.old, run.position, run.position + len(run.ops) - goes_on)
         else:
-            self.held.begin_again(tape, run.old, run.seen, run.seen)
+            self.held.begin_again(tape, run.old, run.seen, run.seen, along=True)
 
     def going_on(self, tape: Tape, old: Tape) -> None:
         """Take what the program prints from now on as another tape's."""

@@ -208,7 +208,10 @@ class Timelines:
 
     def switch(self, timeline: Timeline) -> None:
         """Look at another timeline."""
-        self._undone.clear()
+        # The one that is looked at already is come to once more where a step had to be opened on the way: after
+        # `undo` there is still something to redo.
+        if timeline is not self.current:
+            self._undone.clear()
         self.current = timeline
 
     def children(self, timeline: Timeline) -> list[Timeline]:

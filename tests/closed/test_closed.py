@@ -336,6 +336,23 @@ def test_a_loss_is_an_array_of_one_number(given: object, is_loss: bool) -> None:
     assert (losses.fresh() is not None) == is_loss
 
 
+def test_the_frame_in_which_the_user_stands_outlives_an_opening(tmp_path: Path) -> None:
+    text = """
+model, opt = nn.Linear(4, 1), optim.SGD(1e-2)
+def inner(own, x): return own(x)
+def outer(x, y): own = 3; return ((inner(model, x) - y) ** 2).mean()
+step = nn.value_and_grad(model, outer)
+for i in range(9):
+    loss, grads = step(X, Y)
+    opt.update(model, grads)
+    mx.eval(model.state, loss)
+"""
+    (tmp_path / "train.py").write_text(HEAD + text)
+    shown = play(tmp_path / "train.py", "continue", "goto step 5 forward", "up 2", "explain model.weight", "p own")
+    assert "opening step 4" in shown
+    assert re.search("^own = 3$", shown, re.MULTILINE), shown
+
+
 def test_losses_are_read_many_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what the program makes of one afterwards, in place, is not what it was."""
     read: list[float] = []

@@ -75,7 +75,8 @@ def test_a_look_at_the_end_is_one_at_the_timeline_looked_at(tmp_path: Path) -> N
     for native in ("on", "off"):
         shown = play(tmp_path / "train.py", f"config native {native}", "continue", "p log[-1]", "goto step 3",
                      "opt.learning_rate = 0.3", "goto end", "continue", "p log[-1]", "undo", "p log[-1]",
-                     "redo", "p log[-1]")  # fmt: skip
+                     "redo", "p log[-1]", "goto step 4", "undo", "redo")  # fmt: skip
+        assert "nothing to redo" not in shown  # also where `undo` has opened a step
         first, second, *others = re.findall(r"^log\[-1\] = (.*)", shown, re.MULTILINE)
         assert first != second, shown
         assert others == [first, second], shown

@@ -12,6 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 import nnrepl
+from nnrepl.explain.known import entry_for
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
@@ -97,6 +98,12 @@ def check_tape(trace: nnrepl.Trace) -> None:
         assert op.source.file, f"{op} comes from nowhere"
         assert op.source.line > 0, f"{op} comes from nowhere in {op.source.file}"
         assert op.error is None or op.outputs == ()
+
+
+def check_entries(trace: nnrepl.Trace) -> None:
+    """Every op of MLX that is recorded has its entry among the formulas."""
+    forward = {op.of or op for op in trace.ops}
+    assert not {op.name for op in forward if op.operation.kind in ("op", "data") and entry_for(op) is None}
 
 
 def check_walk(trace: nnrepl.Trace) -> None:

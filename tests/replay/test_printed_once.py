@@ -4,17 +4,29 @@ bars that keep their stream, from `finally:` blocks on unwinding."""
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from nnrepl.programs.printed import Printed, PrintedPiece
+from nnrepl.record.names import ProgramNames
+from nnrepl.tape import Tape
 from tests.support import nnrepl_cli, plain_python
 
 PROGRAM = """
-import logging, sys
+import atexit, builtins, json, logging, os, sys
 import mlx.core as mx
 logging.basicConfig(level=logging.INFO, format="LOG %(message)s")
+named = logging.getLogger("named")
+handler = logging.StreamHandler(sys.stdout)
+handler.setFormatter(logging.Formatter("LOG %(name)s %(message)s"))
+named.addHandler(handler); named.propagate = False
+first, dumps = print, json.dumps
+builtins.print = lambda *words, **options: first(words[0], "and", *words[1:], **options)
+json.dumps = lambda thing: "+" + dumps(thing)
+os.environ["RUNS"] = os.environ.get("RUNS", "") + "x"
 class Bar:
     def __init__(self, file=sys.stderr): self.file = file
     def tick(self, n): self.file.write(f"\\rBAR {n}\\n")
@@ -32,10 +44,16 @@ for i in range(3):
         w = w - 0.1 * g
         print("OUT step", i)
         logging.info(f"step {i}")
+        named.info(f"step {i} " + json.dumps(i) + os.environ["RUNS"])
         bar.tick(i)
     finally:
         print("OUT finally", i)
 print("OUT end")
+"""
+AT_EXIT = """
+atexit.register(first, "OUT bye")
+atexit.register(first, "OUT good")
+atexit.register(len); atexit.unregister(len)
 """
 LOSSES = PROGRAM.replace('print("OUT step", i)', 'print("OUT loss", l.item())')
 WALKS = {
@@ -52,7 +70,7 @@ WALKS = {
 @pytest.mark.parametrize("walk", WALKS)
 def test_each_line_once(walk: str, tmp_path: Path) -> None:
     path = tmp_path / "program.py"
-    path.write_text(PROGRAM)
+    path.write_text(PROGRAM + AT_EXIT)
     plain = plain_python(str(path))
     result = nnrepl_cli("--plain", str(path), stdin="".join(f"{line}\n" for line in [*WALKS[walk], "q"]))
     for expected, found in ((plain.stdout, result.stdout), (plain.stderr, result.stderr)):
@@ -96,8 +114,8 @@ def test_a_timeline_that_prints_something_else_is_shown_from_the_edit_on(tmp_pat
     plain = _said(plain_python(str(path)).stdout)
     path.write_text(LOSSES.replace("    try:\n", "    w = w * 2 if i == 1 else w\n    try:\n"))
     twin = _said(plain_python(str(path)).stdout)
-    assert twin[:4] == plain[:4]  # what is printed at the entry of the second pass lies before its first op
-    assert _said(result.stdout) == plain + twin[4:]
+    assert twin[:5] == plain[:5]  # what is printed at the entry of the second pass lies before its first op
+    assert _said(result.stdout) == plain + twin[5:]
 
 
 def test_a_line_that_waits_is_not_lost_with_an_edit(tmp_path: Path) -> None:
@@ -119,7 +137,24 @@ def test_another_line_of_a_timeline_is_shown(tmp_path: Path) -> None:
         PROGRAM.replace('print("ERR in loss", file=sys.stderr)', 'print("OUT", b.sum().item(), file=sys.stdout)')
     )
     result = nnrepl_cli("--plain", str(path), stdin="step 4\nback 3\na = a * 2\nq\n")
-    assert re.findall(r"^OUT \d.*", result.stdout, re.MULTILINE) == ["OUT 7.0", "OUT 12.0"]
+    assert re.findall(r"^OUT and \d.*", result.stdout, re.MULTILINE) == ["OUT and 7.0", "OUT and 12.0"]
+
+
+def test_the_beginning_of_a_line_is_shown_with_its_end_also_where_a_step_was_opened_between() -> None:
+    """A timeline's line begins as that of another one, which is withheld; then the program runs along the timeline."""
+    first, edited, along = (Tape(ProgramNames()) for _ in range(3))
+    printed = Printed()
+    stdout = object()
+
+    def prints(tape: Tape, position: int, data: bytes) -> bytes:
+        pieces = printed.passing(tape, [stdout]).fresh(PrintedPiece(position, stdout, data))
+        return b"".join(piece.data for piece in pieces)
+
+    assert prints(first, 3, b"OUT 4 is 5\n") == b"OUT 4 is 5\n"
+    printed.begin_again(edited, first, 2, 2, [stdout])
+    assert prints(edited, 3, b"OUT 4 ") == b""
+    printed.begin_again(along, edited, sys.maxsize, sys.maxsize, [stdout], along=True)
+    assert prints(along, 4, b"is 6\n") == b"OUT 4 is 6\n"
 
 
 def _said(text: str) -> list[str]:
