@@ -195,7 +195,9 @@ def test_the_user_stands_at_the_first_forward_pass_after_such_training(tmp_path:
 
 
 def test_why_nan_looks_into_the_turns_of_such_training(tmp_path: Path) -> None:
-    loop = "for i in range(30):\n    w = w - 0.01 * mx.log(w - 0.1 * i)\n    mx.eval(w)\n"
-    text = f"import mlx.core as mx\nw = mx.array([1.0, 2.0])\n{loop}"
+    text = (
+        "import mlx.core as mx\nw = mx.array([1.0, 2.0])\n"
+        "for i in range(30):\n    w = w - 0.01 * mx.log(w - 0.1 * i)\n    mx.eval(w)\n"
+    )
     (tmp_path / "run.py").write_text(text)
     assert "There is no logarithm of a negative number." in play(tmp_path / "run.py", "why nan")
