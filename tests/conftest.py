@@ -5,6 +5,7 @@ from __future__ import annotations
 import compileall
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,16 @@ def pytest_configure(config: pytest.Config) -> None:
     is told to write no bytecode."""
     if not hasattr(config, "workerinput"):
         compileall.compile_dir(Path(__file__).parent.parent / "nnrepl", quiet=2)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Let pytest keep what it has made of the tests' own files, likewise: that took each worker ten seconds anew."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, False
+    try:
+        return (yield)
+    finally:
+        sys.dont_write_bytecode = before
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,9 +51,12 @@ def _clean() -> Iterator[None]:
 def _little_heap() -> Iterator[None]:
     """What one module leaves in circles is not walked by the next one's tests of what lives; what it leaves for good
     (what was imported, parsed, or drawn) is walked by no later collection: that took a quarter of the suite's time."""
+    from nnrepl.tape.collector import frozen  # not above, either
+
     yield
     gc.collect()
     gc.freeze()
+    frozen.cache_clear()
 
 
 SLOW = (

@@ -21,6 +21,7 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.function import restarts_of
 from nnrepl.session.session import TapeSession
 from nnrepl.shell.api import answer, remember
+from tests import forked
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -40,6 +41,35 @@ def assert_same_bits(expected: Any, found: Any) -> None:
             assert a == b, path
 
 
+def wander(again: Callable[[], Any], runs: int = 8) -> set[str]:
+    """The paths of those results of a plain program that are not the same from one run to the next: on a GPU MLX adds
+    with atomics, in whatever order they come. On a CPU there are none."""
+    if mx.default_device().type == mx.cpu:
+        return set()
+    found = [dict(tree_flatten(again())) for _ in range(runs)]
+    return {
+        path for path, a in found[0].items() if isinstance(a, mx.array) and len({bits(one[path]) for one in found}) > 1
+    }
+
+
+def assert_same_bits_or_wander(expected: Any, found: Any, again: Callable[[], Any]) -> None:
+    """The same, but for what wanders when the plain program is run `again`: that is the same to three digits."""
+    try:
+        assert_same_bits(expected, found)
+    except AssertionError:
+        wandering = wander(again)
+        if not wandering:
+            raise
+        given = dict(tree_flatten(found))
+        for path, a in tree_flatten(expected):
+            if path in wandering:
+                assert mx.allclose(a, given[path], rtol=1e-3, atol=1e-3 * mx.max(mx.abs(a)).item(), equal_nan=True), (
+                    path
+                )
+            else:
+                assert_same_bits(a, given[path])
+
+
 def bits(array: mx.array) -> tuple[Any, ...]:
     """What an array is, to the bit, as NumPy reads it: not by nnrepl's own comparison, which is what is tested."""
     plain = array.view(mx.uint16) if array.dtype == mx.bfloat16 else array  # which NumPy does not know
@@ -51,20 +81,21 @@ def plain_and_traced(fn: Callable[..., Any], args: Sequence[Any], wrt: Any, seed
     and the random state afterwards are identical. Returns the plain result and the trace."""
     import mlx.nn as nn
 
-    mx.random.seed(seed)
-    if wrt is None:
-        plain = (fn(*args), None)
-    elif isinstance(wrt, nn.Module):
-        plain = nn.value_and_grad(wrt, fn)(*args)
-    else:
-        plain = mx.value_and_grad(fn, argnums=wrt)(*args)
+    def plainly() -> tuple[Any, Any]:
+        mx.random.seed(seed)
+        if wrt is None:
+            return fn(*args), None
+        if isinstance(wrt, nn.Module):
+            return nn.value_and_grad(wrt, fn)(*args)
+        return mx.value_and_grad(fn, argnums=wrt)(*args)
+
+    plain = plainly()
     mx.eval(plain)
     after = mx.random.state[0].tolist()
     mx.random.seed(seed)
     trace = nnrepl.trace(fn, *args, wrt=wrt)
     assert mx.random.state[0].tolist() == after, "the random state went another way"
-    assert_same_bits(plain[0], trace.value)
-    assert_same_bits(plain[1], trace.grads)
+    assert_same_bits_or_wander(plain, (trace.value, trace.grads), plainly)
     return plain, trace
 
 
@@ -87,15 +118,23 @@ def nnrepl_cli(
     timeout: float = 120,
 ) -> subprocess.CompletedProcess[str]:
     """Run nnrepl in a process of its own, without a terminal."""
+    surrounded, folder = {**surroundings(), **(env or {})}, cwd or ROOT
+    if forked.can_run(surrounded, stdin is not None):
+        return forked.run(arguments, stdin, str(folder), surrounded, timeout)
     return subprocess.run(
         [sys.executable, "-m", "nnrepl", *arguments],
         input=stdin,
         capture_output=True,
         text=True,
-        cwd=cwd or ROOT,
-        env={**os.environ, "COLUMNS": "100", "PYTHONPATH": str(ROOT), **(env or {})},
+        cwd=folder,
+        env=surrounded,
         timeout=timeout,
     )
+
+
+def surroundings() -> dict[str, str]:
+    """The environment in which nnrepl is run."""
+    return {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
 
 
 def plain_python(

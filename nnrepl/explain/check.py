@@ -167,7 +167,7 @@ def _of_op(look: Look, session: Reading, op: Op) -> list[GradientQuestion]:
         of = rule.inputs[slot]
         if mx.issubdtype(of.dtype, mx.floating) and of.size:
             run = projected(forward, of, rule.outputs, [value.array for value in cotangents])
-            coarse = coarsest([*forward.inputs, *forward.outputs, *cotangents])
+            coarse = coarsest([*forward.inputs, *forward.outputs, *cotangents], [forward])
             questions.append(GradientQuestion(gradient.name, of, gradient.array, run, coarse, peak, _ELEMENTS))
     if not questions and all(not gradient.size for gradient in backward.outputs):
         raise UserError(
@@ -199,7 +199,7 @@ def _of_composite(look: Look, op: Op) -> list[GradientQuestion]:
                 mx.eval(gradient)
             name = f"the part of ∂L/∂{of.name} that comes from {op.label} {op.name}"
             questions.append(
-                GradientQuestion(name, of, gradient, make, coarsest([*composite.inputs]), peak, _ELEMENTS, 0.02)
+                GradientQuestion(name, of, gradient, make, coarsest([*composite.inputs], [op]), peak, _ELEMENTS, 0.02)
             )
     return questions
 

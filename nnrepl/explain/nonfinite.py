@@ -466,7 +466,7 @@ def _zeros_of(look: Look, out: Value) -> Claim[str]:
     """Claim that a result has zeros."""
     zeros = look.stat(out).zeros
     return Claim("why: zeros of it", lambda: zeros > 0, lambda: (
-        f"Its result {out.name} is 0 at {words.count_of(zeros, out.size)} places."))  # fmt: skip
+        f"Its result {out.name} is 0 at {words.count_of(zeros, out.size, 'place')}."))  # fmt: skip
 
 
 __all__ = ["Trouble", "ends", "trouble", "vanished", "why_nonfinite", "why_nonfinite_value"]

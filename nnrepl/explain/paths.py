@@ -71,26 +71,24 @@ def gradient_of(session: Reading, value: Value) -> Value:
         return pass_.grads[target.canonical][-1]
     try:
         return session.lookup.gradient(value, session.cursor)
-    except NoGradient:
-        return session.lookup.gradient(value, len(session.tape))
     except NotYet as answer:
-        if answer.last is None or answer.maker is not None:
+        if answer.last is None:
             raise
         return answer.last
 
 
 def differentiated(session: Reading, value: Value) -> tuple[Pass, Value] | None:
-    """Return the pass that has a gradient for a value, that of the cursor or another of this step, and the value as
-    it is there: a parameter enters each pass as a leaf of its own. None if no pass before the cursor or in this step
-    has."""
+    """Return the pass that has a gradient for a value, that of the cursor or another of this step (in the setup: the
+    first one), and the value as it is there: a parameter enters each pass as a leaf of its own. None if no pass before
+    the cursor or in this step has."""
     pass_ = last_pass_with(session, value)
     if pass_ is not None:
         return pass_, value
     step = session.tape.steps.at(session.cursor)
-    for pass_, target in session.lookup.passes_of(value, step.end - 1):
-        if pass_.start >= step.start and pass_.grads.get(target.canonical):
-            return pass_, target
-    return None
+    end = step.end if step.number else len(session.tape)
+    passes = (one for one in session.lookup.passes_of(value, end - 1) if one[0].start >= step.start)
+    found = [(pass_, target) for pass_, target in passes if pass_.grads.get(target.canonical)]
+    return found[0 if step.number else -1] if found else None
 
 
 def last_pass_with(session: Reading, value: Value) -> Pass | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from nnrepl import ops
 from nnrepl.explain.differences import Scalar
 from nnrepl.explain.known import bind
 from nnrepl.ops import Trait, has
+from nnrepl.ops.case import may_take_tf32
 from nnrepl.record.custom import Composite
 from nnrepl.record.quiet import quietly
 from nnrepl.tape import Op, Pass, Value
@@ -51,10 +52,18 @@ def widened(array: mx.array, dtype: mx.Dtype) -> mx.array:
     return array.astype(dtype) if mx.issubdtype(array.dtype, mx.floating) else array
 
 
-def coarsest(values: Sequence[Value]) -> mx.Dtype:
-    """Return the dtype with the fewest digits among some tensors."""
+def coarsest(values: Sequence[Value], ops: Iterable[Op]) -> mx.Dtype:
+    """Return the dtype with the fewest digits in which some ops compute, given the tensors that take part. TF32 has
+    as many bits after the point as float16."""
     kinds = {value.dtype for value in values}
+    if mx.float32 in kinds and may_take_tf32() and any(map(_multiplies, ops)):
+        kinds.add(mx.float16)
     return next((kind for kind in (mx.bfloat16, mx.float16, mx.float32) if kind in kinds), mx.float64)
+
+
+def _multiplies(op: Op) -> bool:
+    """Whether an op takes sums of products, or may, as what MLX runs by itself and what is a kernel of its own."""
+    return has(op.name, Trait.PRODUCT, Trait.ATTENDS) or op.operation.kind in ("custom", "checkpoint", "opaque")
 
 
 class Recomputed:
@@ -82,7 +91,7 @@ class Recomputed:
             if op.operation.kind == "custom":
                 self.custom.append(op)
         self.taken = [value for op in self.needed for value in op.inputs if value.canonical not in reached]
-        self.coarse = coarsest([leaf, *(value for op in self.needed for value in op.outputs)])
+        self.coarse = coarsest([leaf, *(value for op in self.needed for value in op.outputs)], self.needed)
 
     def smooth(self, dtype: mx.Dtype) -> Scalar:
         """Return the loss in a dtype, with every choice held as it was made: a ReLU that passed passes, the largest

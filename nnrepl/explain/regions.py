@@ -52,3 +52,9 @@ def is_zero_on(look: Look, value: Value, mask: Mask) -> bool:
 def places(look: Look, mask: Mask | None) -> int:
     """How many elements are marked."""
     return 0 if mask is None else int(look.numbers([mx.sum(mask)])[0])
+
+
+def counting(look: Look, mask: Mask | None) -> str:
+    """Return how many places count: `the place that counts`."""
+    count = places(look, mask)
+    return "the place that counts" if count == 1 else f"the {count} places that count"

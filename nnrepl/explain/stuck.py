@@ -17,7 +17,7 @@ from nnrepl.explain.known import FIXED, entry_for
 from nnrepl.explain.local import factor_array, factor_text, in_float32
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
-from nnrepl.explain.regions import Mask, is_zero_on, moves, places
+from nnrepl.explain.regions import Mask, counting, is_zero_on, moves, places
 from nnrepl.explain.sizes import attended, sizes
 from nnrepl.explain.zero_reasons import Because, Reason, reasoned
 from nnrepl.explain.zeros import shown, units_of, zero_value
@@ -254,9 +254,10 @@ class Stuck:
     def _never_meet(self) -> Because:
         whole, closed, _ = self._counts
         count = self.look.numbers([mx.sum(self.given.array != 0)])[0]
+        every = "the one place" if count == 1 else f"each of the {count} places"
         return Because(
-            f"its local factor {factor_text(self.op, self.of)} is 0 at each of the {count} places where "
-            f"{self.given.name} is not 0 (it is 0 at {words.count_of(closed, whole)} places).", self._place_by_place()
+            f"its local factor {factor_text(self.op, self.of)} is 0 at {every} where {self.given.name} is not 0 "
+            f"(it is 0 at {words.count_of(closed, whole, 'place')}).", self._place_by_place()
         )  # fmt: skip
 
     def _too_small(self) -> Because:
@@ -291,7 +292,7 @@ class Stuck:
         assert dead is not None
         zero = made_zero(self.look, dead, None if self.look.stat(dead).is_zero else self.mask)
         what = "the other factor is 0" if dead.canonical is not self.of.canonical else f"{dead.name} is 0"
-        there = "" if self.mask is None else f" at the {places(self.look, self.mask)} places that count here"
+        there = "" if self.mask is None else f" at {counting(self.look, self.mask)} here"
         text = f"{words.call(self.forward)} passes nothing to {self.of.name}{there}: {what}. {zero.text}"
         return Because(text, self._place_by_place(), zero.op, zero.start, came=zero.came)
 
@@ -309,7 +310,7 @@ class Stuck:
         where = f"in {units} of {units} units" if units else ""
         every = f", for every row of the batch ({rows} of {rows})" if rows else ""
         if self.mask is not None:
-            return (f"{did} passes nothing at the {places(look, self.mask)} places that count here: its local factor "
+            return (f"{did} passes nothing at {counting(look, self.mask)} here: its local factor "
                     f"{text} is 0 there.")  # fmt: skip
         if has(forward.name, Trait.LARGER, Trait.SMALLER) and len(forward.args) == 2:
             limit = next((arg for arg in forward.args if not _same(arg, of)), 0)

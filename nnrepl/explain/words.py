@@ -186,9 +186,9 @@ def counted(count: int, what: str) -> str:
     return f"{count} {what}{'s' if count != 1 else ''}"
 
 
-def count_of(count: int, whole: int) -> str:
-    """`3 of 3`."""
-    return f"{count} of {whole}"
+def count_of(count: int, whole: int, what: str = "") -> str:
+    """`3 of 3`; `1 of 1 place`, `2 of 3 places`."""
+    return f"{count} of {counted(whole, what) if what else whole}"
 
 
 def cost(ops: int) -> str:

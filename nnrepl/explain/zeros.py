@@ -10,7 +10,7 @@ from nnrepl.explain import words
 from nnrepl.explain.answer import Evidence
 from nnrepl.explain.links import shown as in_short
 from nnrepl.explain.look import Look
-from nnrepl.explain.regions import Mask, backwards, is_zero_on, moves, places
+from nnrepl.explain.regions import Mask, backwards, counting, is_zero_on, moves
 from nnrepl.explain.sameness import same_since
 from nnrepl.explain.zero_reasons import Because, Reason, reasoned
 from nnrepl.ops import Trait, has
@@ -57,7 +57,7 @@ def _is_zero(look: Look, value: Value, mask: Mask | None) -> bool:
 def _came_in(look: Look, value: Value, mask: Mask | None) -> Reason:
     made = _since(look, value, mask)
     is_own = isinstance(value, Leaf) and value.kind == "parameter"
-    where = f" at {_counting(look, mask)}" if mask is not None else ""
+    where = f" at {counting(look, mask)}" if mask is not None else ""
 
     def is_zero() -> bool:
         return _is_zero(look, value, mask)
@@ -74,12 +74,6 @@ def _came_in(look: Look, value: Value, mask: Mask | None) -> Reason:
         Claim("0: came in", is_zero, lambda: Because(
             f"{value.name} is 0 as it came in{where}.", shown(look, [value]), came=value)),
     ])  # fmt: skip
-
-
-def _counting(look: Look, mask: Mask | None) -> str:
-    """Return how many places count: `the place that counts`."""
-    count = places(look, mask)
-    return "the place that counts" if count == 1 else f"the {count} places that count"
 
 
 def _since(look: Look, value: Value, mask: Mask | None) -> Op | None:
@@ -188,7 +182,7 @@ def _made_zero(look: Look, op: Op, value: Value, inside: Inside, mask: Mask | No
         return _is_zero(look, value, mask)
 
     yield Claim("0: at places", lambda: mask is not None and is_zero(), lambda: because(
-        f"{made} is 0 at {_counting(look, mask)}{at}."))  # fmt: skip
+        f"{made} is 0 at {counting(look, mask)}{at}."))  # fmt: skip
     yield Claim("0: below", lambda: bool(below) and is_zero(), lambda: because(f"{made} is 0 everywhere{at}: {below}."))
     yield Claim("0: made as zeros", lambda: has(op.name, Trait.ZEROS) and is_zero(), lambda: because(
         f"{value.name} was made as zeros{at}."))  # fmt: skip

@@ -127,14 +127,16 @@ def _operands(given: Any) -> Iterator[Operand]:
 
 
 def epsilon_of(*dtypes: mx.Dtype) -> float:
-    """Return the coarsest precision among some dtypes, and what MLX's kernels add: a few units in the last place.
-
-    On a GPU products of float32 may be taken in TF32, which has ten bits after the point (MLX_ENABLE_TF32).
-    """
+    """Return the coarsest precision among some dtypes, and what MLX's kernels add: a few units in the last place."""
     found = [EPSILON[dtype] for dtype in dtypes if dtype in EPSILON]
-    if mx.float32 in dtypes and mx.default_device().type == mx.DeviceType.gpu:
+    if mx.float32 in dtypes and may_take_tf32():
         found.append(_TF32)
     return 4 * max(found, default=0.0)
+
+
+def may_take_tf32() -> bool:
+    """Whether MLX may take products of float32 in TF32, which has ten bits after the point (MLX_ENABLE_TF32)."""
+    return bool(mx.default_device().type == mx.DeviceType.gpu)
 
 
 _TF32 = 4.9e-4

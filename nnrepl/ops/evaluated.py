@@ -302,12 +302,13 @@ def _stages(left: str, node: Node, result: Any, equals: str, is_brief: bool) -> 
     return [f"{left} {equals} {shown[0]}", *(f"= {stage}" for stage in shown[1:]), f"{sign} {end}"]
 
 
-_VISIBLE = 1e-3
+_VISIBLE = 1e-4
+"""About one in the last of the digits that are shown."""
 
 
 def _is_rounded(node: Node, result: Any) -> bool:
     """Whether MLX's number is visibly another than what its terms come to: an op in half precision rounds on the way,
-    and what is left of a sum that cancels is rounding."""
+    on a GPU products of float32 as well, and what is left of a sum that cancels is rounding."""
     value = node.at(0.0).value
     if isinstance(value, bool) or isinstance(result, bool) or not math.isfinite(abs(value)):
         return False

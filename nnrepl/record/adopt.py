@@ -33,6 +33,7 @@ def adopt(recorder: Ledger, array: mx.array, frame: FrameType) -> Value:
     It is a hole if MLX's own graph shows that it was computed from recorded values, and, in a program that
     was recorded from its start, if nothing explains where it came from.
     """
+    # Each draw puts a new key in its place (`PyKeySequence::next` in mlx/python/src/random.cpp): no op has made it.
     if array is _RANDOM_STATE[0]:
         return recorder.leaf(array, "constant", "random state")
     left = taken(recorder, array)
@@ -102,6 +103,7 @@ def _taken(recorder: Ledger, array: mx.array, calls: dict[Op, None]) -> Value | 
         if found is None:
             return None
         value, pass_ = found, found.inside
+    # From here on it is an array of the tape, like any other: the next op finds it in `live`.
     del recorder.leavings.kept[id(array)]
     recorder.link(array, value)
     return value
@@ -163,6 +165,7 @@ def _source_since(recorder: Ledger, array: mx.array, frame: FrameType) -> tuple[
     program that does not evaluate its weights has a long one."""
     if is_evaluated(array):
         return None, False
+    # An `id` is another array's once the first one has died: the reference tells which one it was.
     known = recorder.older.get(id(array))
     if known is not None and known() is array:
         return None, False
@@ -197,6 +200,7 @@ def computed_from(recorder: Ledger, array: mx.array, since: int = 0) -> tuple[Va
     """Return a recorded value that an unevaluated array depends on in MLX's own lazy graph, if there is one, and
     whether the array is that very value. What came in from outside does not count, unless it is being differentiated:
     the array may have been made of it before the recording began."""
+    # `eval_impl` (mlx/transforms.cpp) detaches what it has evaluated: such an array has no graph any more.
     if is_evaluated(array):
         return None, False
     graph = _Graph(recorder, [array], since)

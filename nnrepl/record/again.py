@@ -79,12 +79,14 @@ class InsideAgain:
         shift = len(tape) - old.start
         new = self._passes[old] = replace(
             old, tape=tape, number=within.number, within=within, start=old.start + shift, end=old.end + shift,
+            # What these hold is filled in by `_end`: the values that it speaks of are not there yet.
             backward=old.backward + shift, scope=self._repetition.scope(old.scope), axes={}, grads={},
         )  # fmt: skip
         leaves = []
         for leaf in old.leaves:
             assert leaf.origin is not None
             origin = image(leaf.origin)
+            # No array: a mapped tracer never has numbers (`vmap_trace` in mlx/transforms.cpp makes it without any).
             twin = Leaf(tape, None, leaf.kind, leaf.label, origin)
             self._notes.sketches[twin] = (origin.shape, origin.dtype)
             self._repetition.put(leaf, twin)
@@ -175,12 +177,14 @@ class InsideFollowed:
         if around is None or at >= len(expected) or not expected[at].inner:
             return None
         pass_ = expected[at].pass_
+        # What comes first may lie in a call within the one that is made here.
         while isinstance(pass_.within, Inside):
             pass_ = pass_.within
         self._caller = Caller(pass_.scope, self._scope, self._lasti)
         while at < len(expected) and expected[at].inner:
             self._op(expected[at], around)
             at += 1
+        # A run that follows a tape has none of the function's frames: they are told from those that ran then.
         self._variables(expected[start].position, start, at - start)
         return next((pass_ for pass_ in self._passes.values() if pass_.within is around), None)
 

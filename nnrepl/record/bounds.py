@@ -86,6 +86,8 @@ class TakenPlaces:
     @property
     def lowest(self) -> int:
         """The first place: counted from the end, but for matrices and where a slice begins."""
+        # `GatherMM` (mlx/backend/cpu/masked_mm.cpp) and `compute_dynamic_offset` (mlx/backend/cpu/primitives.cpp) read
+        # places as unsigned numbers, and add nothing to them: there -1 is no last one.
         return 0 if self.axis is None or self.entry is not None else -self.extent
 
     def taken(self, index: mx.array) -> mx.array:
@@ -155,6 +157,7 @@ def _each_outside(ops: Iterable[Op]) -> Iterator[Outside]:
             op.tape.notes.inside.add(op)
             continue
         if found.crashes:
+            # What is computed from it must not be evaluated either: to look at its places would.
             stopped.add(op)
         yield found
 
@@ -199,6 +202,7 @@ def _all_inside(ops: Iterable[Op]) -> bool:
                 found = [place.index]
             else:
                 value = _with_its_numbers(place.index)
+                # MLX itself refuses others (`gather` in mlx/ops.cpp: "Indices must be integral").
                 if not value.size or not mx.issubdtype(value.dtype, mx.integer):
                     continue
                 if not value.evaluated:
@@ -297,6 +301,7 @@ def _beginnings(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> It
     if not isinstance(start, (Value, mx.array)) or size is None or axes is None or len(size) != len(table.shape):
         return
     for entry, axis in enumerate([axes] if isinstance(axes, int) else axes):
+        # A slice has to end on the axis, too: MLX moves none that would reach beyond (`DynamicSlice::eval_cpu`).
         yield TakenPlaces(start, table, table.shape[axis] - size[axis] + 1, axis % len(table.shape), entry)
 
 
@@ -312,6 +317,7 @@ def _in_brackets(index: Any, table: Any) -> Iterator[TakenPlaces]:
             axis += len(shape) - used
             continue
         tensor = isinstance(part, (Value, mx.array))
+        # A mask holds no places (`mlx_set_item` in mlx/python/src/indexing.cpp: `masked_scatter`).
         if tensor and part.dtype == mx.bool_:
             return
         if axis < len(shape) and (tensor or type(part) is int):

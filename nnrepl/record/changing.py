@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record.native import IN_PLACE
+from nnrepl.record.native_reads import IN_PLACE
 from nnrepl.record.patches import Patches
 
 _copy = mx.array.__copy__

@@ -22,6 +22,7 @@ class ClosedLosses:
         self._op: ClosedOp | None = None
         self._loss: weakref.ref[mx.array] | None = None
         self._asked = False
+        self._unread: list[KeptNumber] = []
 
     def made(self, op: ClosedOp, loss: Any) -> None:
         """Note that a call has returned a loss."""
@@ -53,7 +54,7 @@ class ClosedLosses:
             return
         loss = self._now()
         if loss is not None and is_evaluated(loss):
-            self._keep(loss)
+            self._keep(loss, True)
 
     def look(self) -> None:
         """Compute the last one, and keep it."""
@@ -66,14 +67,26 @@ class ClosedLosses:
         """Ops are recorded again: what they take of the last one, and what variables hold of it, is known as that."""
         loss, op = self._now(), self._op
         if loss is not None and op is not None:
-            recorder.link(loss, op.outputs[0] if op.outputs else self._keep(loss))
+            recorder.link(loss, op.outputs[0] if op.outputs else self._keep(loss, is_evaluated(loss)))
 
-    def _keep(self, loss: mx.array) -> Value:
+    def _keep(self, loss: mx.array, evaluated: bool) -> Value:
         assert self._op is not None
-        plain = not loss.ndim and is_evaluated(loss)
-        value = KeptNumber(self._op, loss) if plain else Value(self._op, 0, _copy(loss))
+        value: Value
+        if evaluated and not loss.ndim:
+            value = KeptNumber(self._op, loss)
+            self._unread.append(value)
+            if len(self._unread) == _BATCH:
+                for one in self._unread:
+                    one.read()
+                self._unread.clear()
+        else:
+            value = Value(self._op, 0, _copy(loss))
         self._op.outputs, self._op.pass_.loss = (value,), value
         return value
+
+
+_BATCH = 64
+"""So many losses are read at a time."""
 
 
 def gives(result: Any) -> str:

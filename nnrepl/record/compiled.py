@@ -167,6 +167,7 @@ class Compiled(opaque.Transform):
         compiled function is being traced with, or if nothing is compiled at all."""
         if not recorder.compiling:
             return True
+        # `compile` (mlx/compile.cpp) calls the function itself where one of its inputs is a tracer.
         if recorder.differentiating:
             return self._is_library() or takes_tracers(recorder, (given, self.option(0, "inputs", None)))
         if not recorder.tracing:
@@ -227,7 +228,7 @@ class Compiled(opaque.Transform):
         what it keeps of it (a counter, a mask of dropout) is the same in both. Also returns what calls it is."""
         listener = recorder.listener
         reached = (self.fun, args, kwargs, self.args, self.kwargs)
-        before = None if listener is None else listener.remember(reached)
+        before, start = None if listener is None else listener.remember(reached), len(recorder.tape)
         result = self._call(recorder, args, kwargs, frame)
         if listener is None or before is None or key not in self.traces:
             levels.blocked = "a compiled function of it cannot be traced again"
@@ -235,8 +236,10 @@ class Compiled(opaque.Transform):
         twin = Twin.of(self.traces[key])
         # A run along a tape makes natively what is closed there, whatever has been set since.
         if listener.may_run_natively() or recorder.intake.opens:
+            from nnrepl.record.as_before import as_before
+
             after = listener.remember(reached)
-            with quietly():
+            with quietly(), as_before(recorder, start):
                 before()
                 try:
                     self.real(*args, **kwargs)
@@ -381,6 +384,7 @@ def _key_of(
     arrays = args if are_arrays(args, kwargs) else trees.arrays((args, kwargs))
     given = [recorder.value_of(array, frame) for array in arrays]
     taken = [recorder.value_of(array, frame) for array in _captured(inputs)]
+    # `CompileCache::find` (mlx/compile.cpp) goes by these, and by the constants among the arguments.
     kinds = [(value.shape, value.dtype) for value in (*given, *taken)]
     return call_key(args, kwargs, kinds, shapeless), given, taken
 
@@ -418,6 +422,7 @@ def _repeat(
     repetition = Repetition(recorder, now, caller, draws, trace.contained, entering[0])
     repetition.run(trace.ops, loose=trace.differentiated or bool(recorder.differentiating))
     filled = iter([repetition.held_elsewhere(value) for value in trace.outputs])
+    # As `PyCompiledFun::call_impl` (mlx/python/src/transforms.cpp) does with its `tree_fill`.
     if outputs is not None:
         trees.fill(outputs, lambda _: recorder.handle(next(filled)))
     repetition.over()

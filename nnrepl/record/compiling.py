@@ -25,7 +25,7 @@ from nnrepl.record.strays import invoke
 _RANDOM_STATE: Any = mx.random.state
 Remember = Callable[[tuple[Any, ...]], Callable[[], None] | None]
 """Keeps what can be reached from some things; returns what puts it back, None if not all can be."""
-_compile, _negative = mx.compile, mx.negative
+_compile, _copy, _negative = mx.compile, mx.array.__copy__, mx.negative
 
 
 def compiling() -> bool:
@@ -185,15 +185,17 @@ def does_as_its_source(
         captured: The inputs and the outputs that are captured, as trees; they are given back.
         remember: Keeps what some things hold.
     """
+    from nnrepl.record.as_before import given_back
+
     told = []
     for one in (made, fun):
         restore = remember((fun, args, kwargs, captured))
         if restore is None:
             return False
-        with _given_back(captured):
+        with _given_back(captured), given_back():
             try:
                 result = invoke(one, args, kwargs)
-                told.append([*trees.arrays(result), *trees.arrays(captured)])
+                told.append([_copy(array) for tree in (result, captured) for array in trees.arrays(tree)])
             except Exception:  # one of them raises: they do not do the same
                 return False
             finally:

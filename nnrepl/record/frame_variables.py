@@ -7,7 +7,7 @@ import dis
 import sys
 from functools import lru_cache
 from itertools import repeat
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 from nnrepl.installed import is_library
@@ -89,6 +89,39 @@ def sets_globals(code: CodeType) -> bool:
     return any(_stored(part, "STORE_GLOBAL") for part in code.co_consts if isinstance(part, CodeType))
 
 
+_FOLLOWED = 64
+"""So many names at most are followed: they are looked up with each call."""
+_shared: dict[CodeType, tuple[str, ...]] = {}
+
+
+def shared_names(frame: FrameType) -> tuple[str, ...]:
+    """Return the names by which the function of a frame, and those of its module that it calls, read global variables.
+    A function that makes no op (`def note(loss): history.append(loss)`) is never looked at itself; what it changes has
+    changed where the function goes on that has called it."""
+    code = frame.f_code
+    known = _shared.get(code)
+    if known is None:
+        known = _shared[code] = _reached(code, frame.f_globals)
+    return known
+
+
+def _reached(code: CodeType, variables: dict[str, Any]) -> tuple[str, ...]:
+    names: dict[str, None] = {}
+    pending, seen = [code], {code}
+    while pending and len(names) < _FOLLOWED:
+        looked = pending.pop(0)
+        own = dict.fromkeys(looked.co_names)
+        parts = [part for part in looked.co_consts if isinstance(part, CodeType)]  # lambdas and comprehensions in it
+        for name in own:
+            thing = variables.get(name) if name not in names else None
+            if type(thing) is FunctionType and thing.__globals__ is variables:
+                parts.append(thing.__code__)
+        names.update(own)
+        pending += [part for part in parts if part not in seen]
+        seen.update(parts)
+    return tuple(names)
+
+
 def namespace(frame: FrameType) -> Any:
     """Return the variables of a frame by name. While a comprehension runs in the code of a module, `f_locals` is a copy
     on Python 3.12, and from 3.13 on it has the comprehension's own alone: there the module's are its global ones."""
@@ -126,13 +159,22 @@ def may_dangle(code: CodeType) -> bool:
     return _DANGLES and bool(code.co_flags & _GENERATOR)
 
 
+_firsts: dict[int, tuple[str, CodeType]] = {}
+"""What the first argument of some code is called, "" where there is none that is looked at; and the code, which lives
+as long as its identity stands for it."""
+
+
 def first_argument(frame: FrameType) -> Any:
     """Return the first argument of the function that runs in `frame`, None if it takes none."""
     code = frame.f_code
-    if not code.co_argcount or not code.co_flags & OPTIMIZED or not looked_at(code)[0]:
+    known = _firsts.get(id(code))  # to hash code takes long, and this is asked at every call
+    if known is None:
+        asked = code.co_argcount and code.co_flags & OPTIMIZED and looked_at(code)[0]
+        known = _firsts[id(code)] = code.co_varnames[0] if asked else "", code
+    if not known[0]:
         return None
     variables = frame.f_locals
-    argument = variables.get(code.co_varnames[0])
+    argument = variables.get(known[0])
     if _CACHED_LOCALS and sys.getrefcount(variables) <= 3:
         variables.clear()
     return argument

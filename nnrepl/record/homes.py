@@ -66,6 +66,7 @@ class Homes:
             last = self._last.setdefault(holder, {})
             items = entries.items() if isinstance(entries, dict) else enumerate(entries[:count])
             for key, thing in items:
+                # A hold has all that the container holds: what has been there before lies where it lay.
                 if last.get(key) is thing:
                     continue
                 last[key] = thing
@@ -98,6 +99,7 @@ class Homes:
     def _enter(self, position: int, home: Home, value: Value) -> None:
         self._of.setdefault(value, []).append((position, home))
         self._places += home not in self._in
+        # Not in order: an array that has waited for its first op is entered after what has taken its place.
         insort(self._in.setdefault(home, []), (position, value), key=_position)
 
     def _wait(self) -> None:
@@ -108,6 +110,7 @@ class Homes:
             leaf = self._leaf_of(array) if isinstance(array, mx.array) else None
             if leaf is not None:
                 self._enter(position, home, leaf)
+            # No op has taken it: the next one may.
             elif isinstance(array, mx.array):
                 self._waiting.append((position, home, reference))
 

@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from nnrepl.tape import Activation, BackwardOp, ClosedOp, Inside, Leaf, Op, Operation, Tape, Value
 from nnrepl.tape.native_run import SUFFIXES, file_of
+from nnrepl.tape.turns import is_due
 
 
 class Entering(Protocol):
@@ -155,6 +156,11 @@ class Intake(Generic[R]):
 
     def awake(self, recorder: R) -> None:
         """Note that a call is about to be recorded that would end a stretch of the program that runs natively."""
+
+    def turns(self, recorder: R, evaluations: int, since: int) -> bool | None:
+        """Whether a closed turn of the setup ends with an evaluation, the how manyth of the run, that began with
+        another: True if the next one is closed as well, False if it is recorded, None if it does not end."""
+        return is_due(evaluations, since) or None
 
     def edited_in_place(self, value: Value) -> bool:
         """Whether an edit has put `value` into a container of the program's, or into the object that lies there."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import cache
 from threading import get_ident
 from typing import Any
 
@@ -18,9 +19,9 @@ import mlx.core as mx
 
 from nnrepl.record import before, catalog, compiling, custom, kernels, special, strays, transforms, wrapped
 from nnrepl.record.catalog import Callee
-from nnrepl.record.native import IN_PLACE, Levels, in_place, levels_of, optimizers, update_hook
-from nnrepl.record.native_reads import CONVERSIONS, Conversion, evaluating, loading, reading
-from nnrepl.record.patches import Patches
+from nnrepl.record.native import Levels, levels_of, optimizers, update_hook
+from nnrepl.record.native_reads import CONVERSIONS, IN_PLACE, Conversion, evaluating, in_place, loading, reading
+from nnrepl.record.patches import Patches, Replaced
 from nnrepl.record.recorder import Recorder, aside, current, installed
 from nnrepl.tape import collector
 from nnrepl.tape.native_run import SUFFIXES
@@ -90,6 +91,10 @@ def _install_calls(levels: Levels, patches: Patches) -> None:
             patches.set(callee.holder, callee.attribute, wrapper if method else staticmethod(wrapper))
     if not levels.resting:
         _install_reads(levels, patches)
+    elif not recorder.started:
+        from nnrepl.record.first_forward import awaited  # needed for few programs
+
+        awaited(levels, patches)
     _install_updates(levels, patches)
 
 
@@ -123,15 +128,15 @@ def _install_updates(levels: Levels, patches: Patches) -> None:
 
 
 def _install(recorder: Recorder, patches: Patches) -> None:
-    wrappers: dict[int, Callable[..., Any]] = {}
     patches.undo_by(wrapped.record_for(recorder))
-    for callee in catalog.CALLEES:
+    rows, wrappers = _made_once()
+    patches.set_all(rows)
+    for callee in _MADE_EACH_TIME:
         wrapper = _wrapper(recorder, callee)
         if wrapper is None or callee.attribute not in vars(callee.holder) or not _is_own(callee):
             continue
+        wrapper = _hung(callee, wrapper)
         if callee.holder is not mx.array:
-            # MLX's functions do not become methods when they are class attributes; nor must these.
-            wrapper = staticmethod(wrapper)
             wrappers[id(callee.original)] = wrapper
         patches.set(callee.holder, callee.attribute, wrapper)
     patches.clear_vectorcall(mx.array)
@@ -154,9 +159,41 @@ def _install(recorder: Recorder, patches: Patches) -> None:
     patches.set(gc, "get_objects", collector.enumerated(gc.get_objects))
 
 
+_MADE_EACH_TIME = [callee for callee in catalog.CALLEES if callee.treatment not in {*wrapped.MADE_ONCE, "skip"}]
+
+
+def _made_once() -> tuple[list[Replaced], dict[int, Any]]:
+    """Return what to put in of what is the same for all recordings, and the functions among it by the `id` of what they
+    stand for. Every stop comes by here: it costs what a look at each name does."""
+    rows: list[Replaced] = []
+    wrappers = {}
+    for callee, own, attribute, original, wrapper in _standing_in():
+        there = own.get(attribute)
+        if there is not original and not _is_own(callee):
+            continue
+        rows.append((callee.holder, own, attribute, there, wrapper))
+        if callee.holder is not mx.array:
+            wrappers[id(original)] = wrapper
+    return rows, wrappers
+
+
+@cache
+def _standing_in() -> list[tuple[Callee, Mapping[str, Any], str, Any, Any]]:
+    """Return what is wrapped once: its name among its holder's, MLX's own, and what stands in for it."""
+    callees = [callee for callee in catalog.CALLEES if callee.treatment in wrapped.MADE_ONCE]
+    return [
+        (callee, vars(callee.holder), callee.attribute, callee.original, _hung(callee, wrapped.wrapper(callee)))
+        for callee in callees
+    ]
+
+
+def _hung(callee: Callee, wrapper: Any) -> Any:
+    """Return what hangs where a callee did: MLX's functions do not become methods when they are class attributes; nor
+    must what stands in for them."""
+    return wrapper if callee.holder is mx.array else staticmethod(wrapper)
+
+
 def _wrapper(recorder: Recorder, callee: Callee) -> Any:
-    if callee.treatment in wrapped.MADE_ONCE:
-        return wrapped.wrapper(callee)
     match callee.treatment:
         case "augmented":
             return special.augmented(recorder, catalog.operation(callee))

@@ -1,7 +1,9 @@
 """Kept number: a loss that is kept for ever.
 
 A tensor of one number takes MLX 700 bytes, and a long run has many: the number is kept as one of Python, and the tensor
-is made whenever somebody asks for it.
+is made whenever somebody asks for it. The numbers are read many at a time: on a GPU all small tensors of a program lie
+in one page of shared memory, and each look of the CPU at it makes the kernels of the next step wait for that page
+(mlx/backend/cuda/allocator.cpp, SmallSizePool).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from nnrepl.record.data import construct
 from nnrepl.tape import Op, Value
 
 _item = mx.array.item
+_copy = mx.array.__copy__
 
 
 class KeptNumber(Value):
@@ -23,19 +26,25 @@ class KeptNumber(Value):
         array: The tensor, of no axes, which has been evaluated. Python's number loses nothing of it.
     """
 
-    __slots__ = ("_dtype", "_number")
+    __slots__ = ("_array", "_dtype", "_number")
 
     size = 1
 
     def __init__(self, op: Op, array: mx.array) -> None:
         self.op, self.slot, self.bound = op, 0, None
-        self._number: Any = _item(array)
+        self._array: mx.array | None = _copy(array)  # `loss += 1` of the program's would change the object it has
         self._dtype = array.dtype
+        self._number: Any = None
+
+    def read(self) -> None:
+        """Keep the number, and let go of the tensor."""
+        if self._array is not None:
+            self._number, self._array = _item(self._array), None
 
     @property
     def held(self) -> mx.array:  # type: ignore[override]
         """Return the number as a tensor."""
-        return construct(self._number, self._dtype)
+        return construct(self._number, self._dtype) if self._array is None else self._array
 
     @property
     def evaluated(self) -> bool:

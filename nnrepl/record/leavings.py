@@ -80,6 +80,7 @@ class Leavings:
         for reference, value in arrays:
             array = reference()
             if array is not None:
+                # When it dies its `id` may become another array's: the entry goes with it.
                 self.kept[id(array)] = weakref.ref(array, self._forgetter(id(array))), value
 
     def _forgetter(self, key: int) -> Callable[[Any], Any]:
@@ -100,6 +101,8 @@ class Leavings:
     def begins(self, block: Block, arrays: Sequence[mx.array], first: bool) -> None:
         """Note that a function begins that may run more than once: what MLX has handed to it."""
         if first:
+            # Only the first run has what the program gave: in its VJP MLX runs the function on tracers of its own
+            # (`checkpoint` in mlx/transforms.cpp: `vjp(fun, depends(primals, outputs), cotangents)`).
             self.blocks[self._runs] = block
         if self.made is not None:
             self.made.update((("block", self._runs, at), weakref.ref(array)) for at, array in enumerate(arrays))
@@ -117,6 +120,7 @@ class Leavings:
 def mark_of(pass_: Inside, value: Value) -> Mark | None:
     """Which of the arrays that are made inside of a call it is. What a call in there has left is known by where it was
     made: that call is not on its own when MLX runs the whole again."""
+    # Each run gets new tracers (`make_tracer` in mlx/transforms.cpp): it is known by its place among them.
     if value in pass_.leaves:
         return mark_of_handed(pass_.leaves.index(value))
     op = (value := _made(value)).op

@@ -18,8 +18,6 @@ from threading import get_ident
 from types import CodeType, FrameType
 from typing import Any
 
-import mlx.core as mx
-
 from nnrepl.classes import dataclass
 from nnrepl.installed import is_mlx
 from nnrepl.record.by_hand import HandChanges, Weights
@@ -32,7 +30,7 @@ from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import NATIVE, RECORD, Recorder, here, ready
 from nnrepl.record.stack import UPDATES
 from nnrepl.record.watch import BindingWatch
-from nnrepl.tape import GRADIENT_PASS, RUN_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Value
 from nnrepl.tape.collector import set_aside
 
 
@@ -59,8 +57,6 @@ class Call:
 Loss = Callable[[Any], Any]
 
 _getframe = sys._getframe
-_copy = mx.array.__copy__
-_AUGMENTED = "add sub mul truediv floordiv mod pow and or xor lshift rshift matmul".split()
 
 
 class Quiet:
@@ -111,7 +107,7 @@ class Levels:
         numbering: Numbers their passes.
         changes: Tells whether weights are changed between gradient calls.
         resting: Whether the program is in a closed stretch: until the next call.
-        evaluations: How many evaluations the program has forced up to now, if it is.
+        evaluations: How many evaluations the program has forced up to now at its top level.
         remember: Returns what puts back all that can be reached from some things; None if nobody can.
         returned: What the call gives back that has just been closed; `calling`: the frame in which it was made,
             `compiled`: whether in a compiled function; `making`: the one that is being made.
@@ -142,6 +138,7 @@ class Levels:
         self.remember: Callable[[tuple[Any, ...]], Callable[[], None] | None] | None = None
         self._depth = 0
         self._sparse = False
+        self._turn = 0
         self._caller: Caller | None = None
 
     def begin(self) -> None:
@@ -226,15 +223,21 @@ class Levels:
         """Tell that the program has forced an evaluation while ops are recorded. What it does next becomes a closed
         stretch, if nobody needs what is in it."""
         recorder, listener = self.recorder, self.recorder.listener
+        self.evaluations += 1
         if listener is None:
             return
         listener.evaluation_forced()
         if self.blocked or recorder.tracing or not listener.rests():
             return
         recorder.intake.enter(recorder)
-        self.resting, self.evaluations = True, len(recorder.tape.marks)
+        self.resting = True
         self.go_native()
-        op = _closed(self.numbering, recorder, Call(RUN_PASS), scope, lasti)
+        self._stretch(scope, lasti)
+
+    def _stretch(self, scope: Activation | None, lasti: int) -> None:
+        recorder = self.recorder
+        op = _closed(self.numbering, recorder, Call(RUN_PASS if recorder.started else SETUP_PASS), scope, lasti)
+        op.pass_.turn = self._turn = 0 if recorder.started else self.evaluations
         recorder.intake.closed(recorder, op)
         self._left(op)
 
@@ -245,13 +248,20 @@ class Levels:
         elif not self.native:
             self.recorder.intake.awake(self.recorder)
 
-    def evaluated(self) -> None:
-        """Note that the program has forced an evaluation in a closed stretch."""
+    def evaluated(self, frame: FrameType) -> None:
+        """Note that the program has forced an evaluation in a closed stretch. In the setup another one may begin."""
         recorder = self.recorder
-        if recorder.mode == NATIVE and get_ident() == recorder.thread and not self.inside:
-            self.evaluations += 1
-            if recorder.listener is not None:
-                recorder.listener.evaluated_natively(self.evaluations)
+        if recorder.mode != NATIVE or get_ident() != recorder.thread or self.inside:
+            return
+        self.evaluations += 1
+        if recorder.listener is not None:
+            recorder.listener.evaluated_natively(self.evaluations)
+        closed = recorder.intake.turns(recorder, self.evaluations, self._turn) if self._turn else None
+        if closed:
+            frame = recorder.stack.program_frame(frame)
+            self._stretch(recorder.stack.enter(frame), frame.f_lasti)
+        elif closed is False:
+            self.record()
 
     # -- calls -----------------------------------------------------------------------------------------------
 
@@ -472,28 +482,3 @@ _NO_GRADIENTS: dict[Value, list[Value]] = {}
 """Those of closed calls: one for all, since a long run has many."""
 _OFFSETS: dict[int, int] = {}
 """The numbers that say where in their functions closed calls are made: each once."""
-
-
-def keep_contents(recorder: Recorder, array: mx.array) -> None:
-    """Note that an array that the tape knows is about to change in place: what the tape holds stays, and the program's
-    object is none of the tape's any more."""
-    value = recorder.live.pop(id(array), None)
-    if value is not None and value.held is array:
-        value.held = _copy(array)  # shares the buffer: MLX gives the program's object another one when it is written to
-
-
-def in_place(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what stands for `x[i] = v`, `x += y` natively."""
-    recorder, live, write = levels.recorder, levels.recorder.live, levels.changes.write
-
-    @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
-    def wrapper(array: mx.array, *args: Any) -> Any:
-        if id(array) in live:
-            keep_contents(recorder, array)
-        write(array)
-        return original(array, *args)
-
-    return wrapper
-
-
-IN_PLACE = ("__setitem__", *(f"__i{name}__" for name in _AUGMENTED if hasattr(mx.array, f"__i{name}__")))

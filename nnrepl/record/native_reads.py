@@ -1,8 +1,10 @@
-"""Native reads: what stands in, while a program runs natively, for what brings an array's numbers to Python."""
+"""Native reads: what stands in, while a program runs natively, for what brings an array's numbers to Python, and for
+what writes into it."""
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from threading import get_ident
 from typing import Any
@@ -12,8 +14,12 @@ import mlx.core as mx
 from nnrepl.record.bounds import check_bounds
 from nnrepl.record.catalog import Callee
 from nnrepl.record.native import Levels
-from nnrepl.record.recorder import NATIVE, RECORD
+from nnrepl.record.recorder import NATIVE, RECORD, Recorder
 from nnrepl.tape import arrays_of
+
+_getframe = sys._getframe
+_copy = mx.array.__copy__
+_AUGMENTED = "add sub mul truediv floordiv mod pow and or xor lshift rshift matmul".split()
 
 
 def evaluating(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -21,7 +27,7 @@ def evaluating(levels: Levels, original: Callable[..., Any]) -> Callable[..., An
 
     @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        levels.evaluated()
+        levels.evaluated(_getframe(1))
         return original(*args, **kwargs)
 
     return wrapper
@@ -104,3 +110,28 @@ def _is_tensor(thing: Any) -> bool:
 
 EVALUATING = frozenset(("mx.eval", "mx.async_eval"))
 """What evaluates and tells nothing."""
+
+
+def keep_contents(recorder: Recorder, array: mx.array) -> None:
+    """Note that an array that the tape knows is about to change in place: what the tape holds stays, and the program's
+    object is none of the tape's any more."""
+    value = recorder.live.pop(id(array), None)
+    if value is not None and value.held is array:
+        value.held = _copy(array)  # shares the buffer: MLX gives the program's object another one when it is written to
+
+
+def in_place(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what stands for `x[i] = v`, `x += y` natively."""
+    recorder, live, write = levels.recorder, levels.recorder.live, levels.changes.write
+
+    @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
+    def wrapper(array: mx.array, *args: Any) -> Any:
+        if id(array) in live:
+            keep_contents(recorder, array)
+        write(array)
+        return original(array, *args)
+
+    return wrapper
+
+
+IN_PLACE = ("__setitem__", *(f"__i{name}__" for name in _AUGMENTED if hasattr(mx.array, f"__i{name}__")))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import CodeType
 
 from nnrepl.installed import is_library, is_mlx
-from nnrepl.tape import GRADIENT_PASS, RUN_PASS, UPDATE_PASS, Activation, ClosedOp, Op, Pass, Tape
+from nnrepl.tape import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Activation, ClosedOp, Op, Pass, Tape
 
 Place = tuple[int, int]
 """Where in the program's own code a call is made: the identity of the code (to compare code takes long), and where."""
@@ -60,6 +60,8 @@ class Numbering:
         """Give a closed call its number, whose pass is about to be put on the tape, and note what is expected to update
         weights between it, if it is a gradient call, and the next one."""
         before = tape.passes[-1] if tape.passes else None
+        if pass_.kind == SETUP_PASS:
+            return  # all that comes before the first forward pass is number 0
         if before is not None and (self.seen or before is not self._last):
             self.learn(tape)
         place, ordinal = _place_of(pass_, closed=True), self._ordinal(pass_)

@@ -89,7 +89,11 @@ class Transform:
 
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Run it where only calls are noticed."""
-        return self.real(*args, **kwargs)
+        levels.inside = levels.resting  # what a function makes in it may be MLX's tracers: no stretch ends there
+        try:
+            return self.real(*args, **kwargs)
+        finally:
+            levels.inside = False
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Run it under the recorder."""

@@ -25,6 +25,7 @@ def run_blocks(recorder: Recorder, call: Op) -> None:
     blocks, inside = recorder.blocks_passed.pop(call), recorder.tape.notes.calls.get(call)
 
     def handed(array: mx.array) -> mx.array:
+        # As MLX does (`make_tracer` in mlx/transforms.cpp): what is changed in place there is none of the program's.
         fresh, value = _copy(array), recorder.live.get(id(array))
         if value is not None:
             recorder.link(fresh, value)

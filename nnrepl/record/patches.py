@@ -7,30 +7,28 @@ meanwhile and Python takes the ordinary way.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+Replaced = tuple[Any, Mapping[str, Any], str, Any, Any]
+"""What holds it, its names, which of them, what stood there, what stands there now."""
 
 
 class Patches:
     """What was replaced, so that it can be put back in reverse order."""
 
     def __init__(self) -> None:
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Replaced | Callable[[], None]] = []
 
     def set(self, holder: Any, attribute: str, replacement: Any) -> None:
         own = vars(holder)
-        before = own.get(attribute, _MISSING)
-        setattr(holder, attribute, replacement)
+        self.set_all([(holder, own, attribute, own.get(attribute, _MISSING), replacement)])
 
-        def undo() -> None:
-            if vars(holder).get(attribute) is not replacement:
-                return  # the program has put something of its own in its place
-            if before is _MISSING:
-                delattr(holder, attribute)
-            else:
-                setattr(holder, attribute, before)
-
-        self._undo.append(undo)
+    def set_all(self, rows: list[Replaced]) -> None:
+        """Replace what is known to stand there. Hundreds are, at every stop: so without a call each."""
+        self._undo += rows  # before: Ctrl-C may come between two of them
+        for holder, _, attribute, _, replacement in rows:
+            setattr(holder, attribute, replacement)
 
     def clear_vectorcall(self, cls: type) -> None:
         slot = _vectorcall_slot(cls)
@@ -47,7 +45,17 @@ class Patches:
 
     def undo(self) -> None:
         while self._undo:
-            self._undo.pop()()
+            done = self._undo.pop()
+            if not isinstance(done, tuple):
+                done()
+                continue
+            holder, own, attribute, before, replacement = done
+            if own.get(attribute) is not replacement:
+                continue  # the program has put something of its own in its place
+            if before is _MISSING:
+                delattr(holder, attribute)
+            else:
+                setattr(holder, attribute, before)
 
 
 _MISSING = object()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any
 
 from nnrepl.installed import is_library
@@ -22,6 +22,7 @@ def starts(op: Op) -> bool:
     arrays = [value.held for value in op.inputs]
     reads = any(part is array for part in dict.values(scope.owner) for array in arrays)
     within: Any = scope
+    # What a module computes from its own parameters as it is made is no forward pass yet.
     while reads and within is not None:
         reads = within.code.co_name != "__init__"
         within = within.parent
@@ -45,7 +46,9 @@ def feeds_update(op: Op, current: Pass | None, passes: Sequence[Pass]) -> bool:
             goes_on = current is not None and pass_.number == current.number
             if goes_on and op.scope is not None and maker.scope is not None and _in_one(maker.scope, op.scope):
                 return True
-            if _is_of_gradients(maker) or (goes_on and _is_of_gradients(maker, pass_)):
+            if _is_of_gradients(maker, passes):
+                return True
+            if _is_of_this_step(pass_, passes) and _is_of_gradients(maker, passes, pass_):
                 return True
     return False
 
@@ -70,11 +73,11 @@ def _is_part(scope: Activation) -> bool:
 
 
 _PARTS = {"<lambda>", "<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"}
-_FAR = 256
-"""So many ops are looked at before what was made of gradients is taken for something else."""
+_NEAR, _FAR = 64, 256
+"""So many passes, and so many ops, are looked at before what was made of gradients is taken for something else."""
 
 
-def _is_of_gradients(op: Op, within: Pass | None = None) -> bool:
+def _is_of_gradients(op: Op, passes: Sequence[Pass], within: Pass | None = None) -> bool:
     """Whether an op of an update has made a sum of gradients by the same weights, or the like: these went not into it,
     and no other's gradients (as in the differences of L-BFGS).
 
@@ -90,13 +93,15 @@ def _is_of_gradients(op: Op, within: Pass | None = None) -> bool:
         for value in looked.inputs:
             maker = value.op
             read.add(value)
-            if maker is None or maker in seen:
+            if maker in seen:
                 continue
-            seen.add(maker)
-            if maker.pass_.kind == GRADIENT_PASS:
-                weights.update(weights_of(maker.pass_))
-                by.append([leaf.oldest for leaf in maker.pass_.wrt])
-            elif maker.pass_.kind == UPDATE_PASS and (within is None or maker.pass_ is within):
+            pass_ = _giver(value, passes) if maker is None else maker.pass_
+            if maker is not None:
+                seen.add(maker)
+            if pass_ is not None and pass_.kind == GRADIENT_PASS:
+                weights.update(weights_of(pass_))
+                by.append([leaf.oldest for leaf in pass_.wrt])
+            elif maker is not None and maker.pass_.kind == UPDATE_PASS and (within is None or maker.pass_ is within):
                 pending.append(maker)
         if not weights.isdisjoint(read) or (within is None and any(others != by[0] for others in by[1:])):
             return False
@@ -104,9 +109,30 @@ def _is_of_gradients(op: Op, within: Pass | None = None) -> bool:
 
 
 def _is_given(value: Value, passes: Sequence[Pass]) -> bool:
-    """Whether no op has made a gradient that the program got: zeros, where none flows."""
-    since = takewhile(lambda pass_: pass_.kind != UPDATE_PASS or pass_ is passes[-1], reversed(passes))
-    return any(value in pass_.given for pass_ in since if pass_.kind == GRADIENT_PASS)
+    """Whether no op has made a gradient that the program got, in this step: zeros, where none flows."""
+    differentiated = False
+    for pass_ in reversed(passes):
+        if pass_.kind == GRADIENT_PASS:
+            differentiated = True
+            if value in pass_.given:
+                return True
+        elif pass_.kind == UPDATE_PASS and differentiated:
+            return False
+    return False
+
+
+def _is_of_this_step(update: Pass, passes: Sequence[Pass]) -> bool:
+    """Whether no gradient call has come after an update: an op of something else may stand between its lines."""
+    later = takewhile(lambda pass_: pass_.number != update.number, reversed(passes))
+    return all(pass_.kind != GRADIENT_PASS for pass_ in later)
+
+
+def _giver(value: Value, passes: Sequence[Pass]) -> Pass | None:
+    """Return the gradient call, of the last ones, that gave zeros."""
+    if value.kind != "constant":
+        return None
+    near = islice(reversed(passes), _NEAR)
+    return next((pass_ for pass_ in near if pass_.kind == GRADIENT_PASS and value in pass_.given), None)
 
 
 def title(op: Op, kind: str) -> str:

@@ -20,6 +20,7 @@ _RANDOM_STATE: Any = mx.random.state
 def exchanged(places: Sequence[tuple[mx.array, mx.array]]) -> Iterator[None]:
     """Let the program's own array objects hold other arrays for a while: that reaches every closure,
     module and list in which they lie."""
+    # What is assigned to an array object replaces what it is: only another object still has what it was.
     before = [(thing, _copy(thing)) for thing, _ in places]
     given = [(thing, _copy(array)) for thing, array in places]
     try:

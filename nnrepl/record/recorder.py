@@ -422,7 +422,7 @@ class Recorder:
         if kind in (GRADIENT_PASS, UPDATE_PASS):
             self.watch.settle(begins=kind == GRADIENT_PASS)
         passes = self.tape.passes
-        number = passes[-1].number + 1 if passes else int(kind != SETUP_PASS)
+        number = 0 if kind == SETUP_PASS else passes[-1].number + 1 if passes else 1
         self.pass_ = Pass(self.tape, number, kind, title, start=len(self.tape), end=len(self.tape))
         self.pass_.backward = len(self.tape)
         passes.append(self.pass_)

@@ -74,9 +74,10 @@ def read_elsewhere(op: Op, renamed: Mapping[Value, NameChange]) -> dict[int, Val
     }
 
 
-def reads_untold(ops: Iterable[Op], value: Value, target: str) -> bool:
+def reads_untold(ops: Iterable[Op], value: Value, target: str, since: int) -> bool:
     """Whether one of some ops takes a value of which its source does not tell whether it is what `target` holds: what
-    a call gives, or another spelling of an entry."""
+    a call gives, another spelling of an entry, or a variable that has got it since a position otherwise than from
+    there."""
     for op in ops:
         if op.of is not None or op.scope is None or all(part is not value for part in op.args):
             continue
@@ -88,7 +89,36 @@ def reads_untold(ops: Iterable[Op], value: Value, target: str) -> bool:
                 return True
             if text and not (text.isidentifier() or target.isidentifier() or text == target or are_apart(target, text)):
                 return True
+            if text.isidentifier() and _is_given_otherwise(op, text, target, since):
+                return True
     return False
+
+
+def _is_given_otherwise(op: Op, name: str, target: str, since: int) -> bool:
+    """Whether a variable that an op reads has got what it holds since a position, and by something else than the name
+    that is assigned to: by a call that gives the same tensor, by another name of it."""
+    scope = op.scope
+    while scope is not None and _is_bound_since(op, scope, name, since):
+        given = _assigned(scope.code, name)
+        if name not in scope.code.co_varnames[: scope.code.co_argcount] or given:
+            return not given or any(text != target for text in given)
+        node = _handed_to(scope, name)
+        if not isinstance(node, ast.Name):
+            return isinstance(node, ast.Call)
+        scope, name = scope.parent, node.id
+    return False
+
+
+def _assigned(code: CodeType, name: str) -> list[str]:
+    """Return what a function assigns to a variable, as text."""
+    lines = [line for _, _, line in code.co_lines() if line is not None]
+    found = []
+    for node in sources.nodes_of(code):
+        if isinstance(node, (ast.Assign, ast.AnnAssign, ast.NamedExpr)) and min(lines) <= node.lineno <= max(lines):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if node.value is not None and any(ast.unparse(part) == name for part in targets):
+                found.append(ast.unparse(node.value))
+    return found
 
 
 def are_apart(path: str, other: str) -> bool:
@@ -130,22 +160,27 @@ def _is_bound_since(op: Op, scope: Activation, name: str, since: int) -> bool:
 
 def _handed(call: Activation, text: str) -> str | None:
     """Return what the caller calls what a function reads as `text`; None if it was handed nothing by that name."""
-    if _root(text) not in (*call.code.co_varnames, *call.code.co_cellvars):
+    root = _root(text)
+    if root not in (*call.code.co_varnames, *call.code.co_cellvars):
         return text  # a global, or a variable of a function around it
+    handed = _handed_to(call, root)
+    return ast.unparse(handed) + text[len(root) :] if isinstance(handed, PATHS) else None
+
+
+def _handed_to(call: Activation, name: str) -> ast.expr | None:
+    """Return what stands in the caller's source for an argument of a function."""
     if call.parent is None:
         return None
     node = sources.node_at(call.parent.code, sources.span_of(call.parent.code, call.lasti))
     if not isinstance(node, ast.Call):
         return None
-    root = _root(text)
     names, given = list(call.code.co_varnames[: call.code.co_argcount]), list(node.args)
     if len(given) < len(names) and names[0] == "self":
         method = isinstance(node.func, ast.Attribute) and node.func.attr == call.code.co_name
         given.insert(0, node.func.value if method else node.func)  # type: ignore[attr-defined]
     found: dict[str | None, ast.expr] = dict(zip(names, given))
     found.update((keyword.arg, keyword.value) for keyword in node.keywords)
-    handed = found.get(root)
-    return ast.unparse(handed) + text[len(root) :] if isinstance(handed, PATHS) else None
+    return found.get(name)
 
 
 _SIGNS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}

@@ -39,13 +39,11 @@ class RepeatedMoment:
 
     Attributes:
         now: Which value stands for which one of the earlier run.
-        results: For each that stands, those for which it does.
         made: Which op stands for which.
         renamed: Of which a name has been given another.
     """
 
     now: dict[Value, Value]
-    results: dict[Value, list[Value]]
     made: dict[Op, Op]
     renamed: dict[Value, NameChange]
 
@@ -73,9 +71,9 @@ class Repetition:
         arguments: What the function is given now.
 
     Attributes:
+        ops: Those of the earlier run.
         made: Which op stands for which.
-        arguments: What the function is given now. It gets arrays of its own for that, in which nothing that it does
-            is seen outside.
+        arguments: What the function is given now: arrays of its own, in which what it does is not seen outside.
     """
 
     def __init__(
@@ -89,6 +87,7 @@ class Repetition:
     ) -> None:
         self.recorder = recorder
         self.now = now
+        self.ops: tuple[Op, ...] = ()
         self.made: dict[Op, Op] = {}
         self.arguments = frozenset(arguments)
         self._caller = caller
@@ -111,12 +110,12 @@ class Repetition:
         Args:
             loose: Whether they were or are some of a gradient pass, and none of them is one.
         """
-        recorder = self.recorder
+        recorder, self.ops = self.recorder, tuple(ops)
         recorder.sweeps.append(self)
         recorder.repeating += 1
         try:
             inserted = recorder.tape.notes.inserted
-            for pass_, among in groupby([op for op in ops if not op.inner], key=_pass_of):
+            for pass_, among in groupby([op for op in self.ops if not op.inner], key=_pass_of):
                 stretch = list(among)
                 # A change at the very start stands at the end of the pass before, of which nothing is repeated.
                 if not loose and pass_.kind == GRADIENT_PASS and any([op not in inserted for op in stretch]):
@@ -132,22 +131,24 @@ class Repetition:
 
     def exchange(self, old: Value, new: Value) -> None:
         """Note that the user has changed a value: what is made from here on takes the new one."""
-        standing = self._standing_for(old)  # what no other stands for stands for itself
-        self._results.pop(old, None)
+        standing = self.standing_for(old)  # what no other stands for stands for itself
         for value in standing:
             self.put(value, new)
 
     def rename(self, old: Value, scope: Activation | None, target: str, is_variable: bool) -> None:
         """Note that the value that is exchanged next is so under one name only: what is read by another stays."""
-        for value in self._standing_for(old):
+        for value in self.standing_for(old):
             self._renamed[value] = NameChange(self._earlier(scope), target, is_variable, old, self._at)
 
     def change_in_place(self, old: Value) -> None:
         """Note that the value that is exchanged next is changed in place: whoever holds it sees that."""
-        self._in_place.update(dict.fromkeys(self._standing_for(old), old))
+        self._in_place.update(dict.fromkeys(self.standing_for(old), old))
 
-    def _standing_for(self, value: Value) -> list[Value]:
-        return [old for old in self._results.get(value, ()) if self.now[old] is value] or [value]
+    def standing_for(self, value: Value) -> list[Value]:
+        """Return the values of the earlier run for which one stands."""
+        # Those that have got another one since, or in what has been gone back from, are not for it any more.
+        found = dict.fromkeys(self._results.get(value, ()))
+        return [old for old in found if self.now.get(old) is value] or [value]
 
     def _earlier(self, scope: Activation | None) -> Activation | None:
         """Return the call of the earlier run for which one stands in which the op lies that comes next."""
@@ -164,15 +165,11 @@ class Repetition:
 
     def standing(self) -> RepeatedMoment:
         """Return what stands for what at this moment."""
-        return RepeatedMoment(
-            dict(self.now), {new: list(values) for new, values in self._results.items()}, dict(self.made),
-            dict(self._renamed),
-        )  # fmt: skip
+        return RepeatedMoment(dict(self.now), dict(self.made), dict(self._renamed))
 
     def stand(self, standing: RepeatedMoment) -> None:
         """Go back to an earlier moment."""
         self.now, self.made, self._renamed = dict(standing.now), dict(standing.made), dict(standing.renamed)
-        self._results = {new: list(values) for new, values in standing.results.items()}
 
     def put(self, value: Value, new: Value) -> None:
         """From now on `new` stands for a value of the earlier run."""

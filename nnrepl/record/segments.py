@@ -99,7 +99,10 @@ def supersede(filename: str, old: str, new: str, before: Iterable[CodeType], aft
 
 def register_text(filename: str, text: str) -> None:
     """Make source that lies in no file known under the file name that it was compiled with."""
-    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    lines = text.splitlines(keepends=True)
+    if lines and lines[-1] == lines[-1].rstrip("\r\n"):
+        lines[-1] += "\n"  # as Python has the last line of a file: a traceback counts from it where its carets stand
+    linecache.cache[filename] = (len(text), None, lines, filename)
     _indexes.pop(filename, None)
 
 
@@ -223,6 +226,12 @@ def statements(code: CodeType) -> list[tuple[int, int]]:
 def node_at(code: CodeType, span: Span) -> ast.AST | None:
     """Return the expression at `span`."""
     return _index(file_of(code)).nodes.get(span)
+
+
+def nodes_of(code: CodeType) -> Iterator[ast.AST]:
+    """Yield all that the file of a function holds."""
+    tree = _index(file_of(code)).tree
+    return iter(()) if tree is None else ast.walk(tree)
 
 
 def way_to(code: CodeType, span: Span) -> list[ast.AST]:

@@ -32,6 +32,7 @@ def sweep_forward(recorder: Recorder, pass_: Pass, start: int, tangents: dict[Va
     """
     tape, found = recorder.tape, dict(tangents)
     for op in tape.ops[start:]:
+        # Also where MLX follows none (`stop_gradient`): there its `jvp` gives zeros in the end (mlx/transforms.cpp).
         inputs = tuple(dict.fromkeys(op.inputs))
         wanted = tuple([slot for slot, value in enumerate(inputs) if value in found])
         outputs = tuple([slot for slot, value in enumerate(op.outputs) if mx.issubdtype(value.dtype, mx.inexact)])

@@ -29,7 +29,7 @@ from nnrepl.record.containers import (
     view_of,
 )  # fmt: skip
 from nnrepl.record.ended_modules import EndedModules
-from nnrepl.record.frame_variables import OPTIMIZED, looked_at, may_dangle, read, sets_globals
+from nnrepl.record.frame_variables import OPTIMIZED, looked_at, may_dangle, read, sets_globals, shared_names
 from nnrepl.record.stack import is_module
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 from nnrepl.tape.bindings import Bindings, Noted
@@ -145,13 +145,14 @@ class BindingWatch:
         if state.shared is None:
             state.shared = self._shared(frame, position) if state.optimized and not state.library else []
         changed = False
+        # With each op only the length of large ones is looked at: what changes in them is noticed where the pass ends.
         for view, watched in (*state.containers, *state.shared) if state.shared else state.containers:
             last = watched.last
             if last is None or len(view) != len(last) or (len(last) <= _FEW and not all(map(is_, view, last))):
                 self._look(watched, position)
                 changed = True
-        if changed:
-            state.containers = self._containers(state.values, state.library)
+        if changed:  # what lies in them may be other containers now
+            state.containers, state.shared = self._containers(state.values, state.library), None
         if self._modules:
             self._see_globals(frame, state)
 
@@ -281,7 +282,7 @@ class BindingWatch:
         """Return the containers that a function of the program's knows as global variables."""
         found = []
         variables = frame.f_globals
-        for name in frame.f_code.co_names:
+        for name in shared_names(frame):
             thing = variables.get(name)
             if type(thing) in _NO_STATE:
                 continue
@@ -289,7 +290,7 @@ class BindingWatch:
                 self.keep(thing, position)
             watched = self._known.get(id(thing))
             if watched is not None and watched.last is not None:
-                found.append((view_of(thing), watched))
+                found += [(view_of(thing), watched), *self._within(watched)]
         return found
 
     # -- things --------------------------------------------------------------------------------------------
@@ -334,6 +335,7 @@ class BindingWatch:
         watched = self._known[id(thing)] = Watched(
             Holder(type(thing), refer, getattr(thing, "maxlen", None) if isinstance(thing, deque) else None), refer
         )
+        # Its `id` may be another one's by now: it is the same one only if it holds the same.
         resting = self._resting.pop(id(thing), None)
         if resting is not None and self._is_again(watched, resting, position):
             return watched.holder
@@ -378,6 +380,7 @@ class BindingWatch:
         if values and type(values[0]) is KeptArray:
             bindings.hold_whole(position, holder, values[0])
             return
+        # Of what is appended to a list that alone is noted: a list of losses would be copied whole in each step.
         if before and not isinstance(entries, dict) and len(values) > len(before) and all(map(is_, values, before)):
             more = [self.keep(item, position) for item in values[len(before) :]]
             if bindings.grow(position, holder, more):

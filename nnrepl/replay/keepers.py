@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import gc
 import io
 import random
 import sys
@@ -233,36 +232,8 @@ def state_of_generator(thing: Any) -> Any:
     return repr(thing.get_state()) if isinstance(thing, numpy.random.RandomState) else None
 
 
-# -- caches ------------------------------------------------------------------------------------------------
-
 Cache: Any = type(functools.lru_cache(len))
-
-
-def keep_cache(thing: Any) -> Restore:
-    """Remember what an `lru_cache` holds.
-
-    It lies in a dict that only the garbage collector shows. What came new is taken out of it, which the cache
-    copes with; what it has thrown out cannot be put back.
-    """
-    cache = cache_of(thing)
-    before = None if cache is None else dict(cache)
-
-    def restore() -> None:
-        found = cache_of(thing)
-        if found is None or before is None or any([key not in found for key in before]):
-            thing.cache_clear()
-            return
-        for key in [key for key in found if key not in before]:
-            del found[key]
-
-    return restore
-
-
-def cache_of(thing: Any) -> dict[Any, Any] | None:
-    """Return the dict of an `lru_cache`: without a `maxsize` it holds what the function gave as it is."""
-    own = getattr(thing, "__dict__", None)
-    found = [part for part in gc.get_referents(thing) if type(part) is dict and part is not own]
-    return found[0] if len(found) == 1 else None
+"""What a function is that Python keeps the results of: see `nnrepl.replay.caches`."""
 
 
 # -- iterators and files -----------------------------------------------------------------------------------

@@ -11,7 +11,9 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType, FunctionType, MethodType, ModuleType
@@ -74,6 +76,7 @@ class LeftOutside:
             logging = sys.modules.get("logging")
             if logging is not None:
                 self._watch_loggers(logging, stack)
+            stack.enter_context(_signals())
             try:
                 yield
             finally:
@@ -157,6 +160,30 @@ def _by_program(frame: FrameType | None) -> bool:
     while frame is not None and frame.f_code.co_filename.startswith(own):
         frame = frame.f_back
     return frame is not None and is_programs(frame.f_code.co_filename)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Stop the timers that the program has set inside, and give signals their handlers back: a program that is broken
+    off does not come by the lines in which it does so itself, and an alarm that nobody handles ends the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # Ctrl-C is nnrepl's.
+    numbers = [number for number in signal.valid_signals() if number != signal.SIGINT]
+    before = {number: signal.getsignal(number) for number in numbers}
+    timers = [which for which in _TIMERS if not any(signal.getitimer(which))]
+    try:
+        yield
+    finally:
+        for which in timers:
+            signal.setitimer(which, 0)
+        for number, handler in before.items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+
+
+_TIMERS = [getattr(signal, name) for name in ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF") if hasattr(signal, name)]
 
 
 def _put_back(module: ModuleType, before: dict[str, Any]) -> None:

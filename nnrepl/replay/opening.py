@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from nnrepl.record.native import levels_of
 from nnrepl.replay.remade import Remade
 from nnrepl.tape import GRADIENT_PASS, RUN_PASS, ClosedCall, ClosedOp, Op, OpenedStep, Pass, Tape, Value
+from nnrepl.tape.turns import begins_with, is_due, unit_at
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -76,13 +77,37 @@ class Opening:
 
     def stretches(self, recorder: Recorder) -> bool:
         """Whether a stretch begins here that stays closed; one that does not is recorded from here on."""
-        at = len(recorder.tape)
+        at, levels = len(recorder.tape), levels_of(recorder)
+        evaluations = 0 if levels is None else levels.evaluations
+        if self.free and self._starts_turn(self._start + self._calls, evaluations):
+            self.close(recorder)
+        if not self.free and self._starts_turn(at, evaluations):
+            self._close_again(at)
         if self.free or at >= len(self._expected) or not _is_stretch(self._expected[at]):
+            return False
+        if self._expected[at].pass_.turn not in (0, evaluations):
             return False
         if self._step(at) in self._steps:
             self._begin(recorder, at)
             return False
         return True
+
+    def turns(self, recorder: Recorder, evaluations: int, since: int) -> bool | None:
+        """Whether a closed turn of the setup ends with an evaluation, as `Intake.turns` tells."""
+        at = len(recorder.tape)
+        if at >= len(self._expected):
+            return is_due(evaluations, since) or None
+        if not self._starts_turn(at, evaluations):
+            return None
+        self._close_again(at)
+        if self._step(at) in self._steps:
+            self._begin(recorder, at)
+            return False
+        return isinstance(self._expected[at], ClosedOp)
+
+    def _starts_turn(self, at: int, evaluations: int) -> bool:
+        """Whether a turn begins at a position of what is expected, with the how manyth evaluation of the run."""
+        return at < len(self._expected) and begins_with(self._step(at)) == evaluations > 0
 
     def awake(self, recorder: Recorder) -> None:
         """Wake up: a call is about to be recorded that ends a stretch, if one is being opened; or a call that the tape
@@ -95,7 +120,7 @@ class Opening:
         """Return the step to which the op belongs that is expected at a position."""
         if at in self._numbers:
             return self._numbers[at]
-        return self.old.steps.number_at(at - self._shift)
+        return unit_at(self.old, at - self._shift)
 
     def _begin(self, recorder: Recorder, at: int) -> None:
         step, end = self._step(at), at + 1
@@ -144,7 +169,8 @@ class Opening:
             return
         end = at + step.end - step.start
         calls = _with_losses(self.old, step)
-        self._expected[at:end] = [_closed_op(self.old, call, at + number) for number, call in enumerate(calls)]
+        turn = begins_with(step.number)
+        self._expected[at:end] = [_closed_op(self.old, call, at + number, turn) for number, call in enumerate(calls)]
         self._numbers.update(dict.fromkeys(range(at, at + len(step.calls)), step.number))
         more = len(step.calls) - (end - at)
         self.grown.append((step.start, more))
@@ -238,9 +264,9 @@ def _with_losses(tape: Tape, step: OpenedStep) -> list[ClosedCall]:
     return [call if call.loss is not None else replace(call, loss=looked.get(id(call))) for call in step.calls]
 
 
-def _closed_op(tape: Tape, call: ClosedCall, at: int) -> ClosedOp:
+def _closed_op(tape: Tape, call: ClosedCall, at: int, turn: int) -> ClosedOp:
     """Return what stands for a call on a tape where it is expected to be made natively."""
-    pass_ = Pass(tape, 0, call.kind, call.title, at, at + 1, at + 1, open=False, by_hand=call.by_hand)
+    pass_ = Pass(tape, 0, call.kind, call.title, at, at + 1, at + 1, open=False, by_hand=call.by_hand, turn=turn)
     op = ClosedOp(call.kind, call.title, pass_)
     if call.loss is not None:
         pass_.loss = Value(op, 0, call.loss)

@@ -23,7 +23,7 @@ from nnrepl.record.renamed import PATHS
 from nnrepl.record.repeat import Repetition
 from nnrepl.replay.assigned_paths import changed_in_place, root_of, target_of, walk
 from nnrepl.replay.divergence import Lost
-from nnrepl.replay.keepers import Cache, cache_of
+from nnrepl.replay.keepers import Cache
 from nnrepl.replay.operands import Operands, expression_of, tree_of
 from nnrepl.replay.remade import unify
 from nnrepl.replay.world import World, contents_of, slots_of
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
 
 _copy = mx.array.__copy__
-_HOLDING = (dict, list, deque, FunctionType, GeneratorType)
+_HOLDING = (dict, list, deque, FunctionType, GeneratorType, Cache)
 _CELLS = "co_cellvars", "co_freevars"
 
 
@@ -317,7 +317,6 @@ class Rebinding:
         roots += [frame.f_globals[name] for frame in own for name in frame.f_code.co_names if name in frame.f_globals]
         known = list(self._recorder.watch.containers())
         held = World([*roots, *known], arrays=False).holding
-        held += [cache for part in held if isinstance(part, Cache) and (cache := cache_of(part)) is not None]
         return [part for part in held if isinstance(part, _HOLDING) or slots_of(type(part))]
 
     def _namespaces(self, reachable: Iterable[Any]) -> list[dict[str, Any]]:
@@ -349,6 +348,10 @@ class Rebinding:
                 shared = {self._slot[1]} if self._slot is not None and id(frame) in self._shared else set()
                 others = self._others({name: thing for name, thing in namespace(frame).items() if name not in shared})
                 set_variables(frame, others)
+        elif isinstance(thing, Cache):
+            from nnrepl.replay.caches import exchange
+
+            self._note_parted(exchange(thing, self._other))
         elif isinstance(thing, (dict, list, deque)):
             items = dict(dict.items(thing) if isinstance(thing, dict) else enumerate(thing))
             for key, other in self._others(items).items():

@@ -29,6 +29,7 @@ from nnrepl.replay.second_run import InSecondRun
 from nnrepl.replay.uncomputed import Forward, Led
 from nnrepl.tape import (
     GRADIENT_PASS,
+    SETUP_PASS,
     Activation,
     BackwardOp,
     ClosedOp,
@@ -236,8 +237,13 @@ class Replay(Led):
         return value in self._in_place
 
     def pass_kind(self, op: Op) -> str | None:
-        """Return the kind of the pass in which an op of the tape stands."""
-        return op.pass_.kind if self.replaying(op.position) else None
+        """Return the kind of the pass in which an op of the tape stands. Where ops are recorded anew, the first forward
+        pass begins where it did: what reads a parameter then may be known by another object."""
+        at, opening = op.position, self.opening
+        if self.replaying(at):
+            return op.pass_.kind
+        near = [] if opening.free else [one.pass_.kind for one in self.expected[max(at - 1, 0) : at + 1]]
+        return near[-1] if opening.anew and len(near) > 1 and SETUP_PASS in near else None
 
     def leaf(self, recorder: Recorder, number: int, array: mx.array, kind: str, label: str, origin: Value) -> Value:
         """Return the leaf of the run before, if it came from the same value."""
@@ -340,6 +346,9 @@ class Replay(Led):
 
     def stretches(self, recorder: Recorder) -> bool:
         return self.opening.stretches(recorder)
+
+    def turns(self, recorder: Recorder, evaluations: int, since: int) -> bool | None:
+        return self.opening.turns(recorder, evaluations, since)
 
     def awake(self, recorder: Recorder) -> None:
         self.opening.awake(recorder)

@@ -29,6 +29,7 @@ from nnrepl.replay.keeping import Point, computes
 from nnrepl.replay.reach import CannotReach, Reach
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Tape, arrays_of, is_evaluated
 from nnrepl.tape.native_run import SUFFIXES, UNKEPT, Answer, count_calls, file_of
+from nnrepl.tape.turns import unit_at
 
 if TYPE_CHECKING:
     from nnrepl.replay.opening import Opening
@@ -225,7 +226,7 @@ def _needed(old: Tape, run: Run) -> list[int]:
     for pass_ in old.passes:
         if pass_.start >= run.position:
             break
-        opens = bool(run.opened) and old.steps.number_at(pass_.start) in run.opened
+        opens = bool(run.opened) and unit_at(old, pass_.start) in run.opened
         closing = any(step.start <= pass_.start < step.end for step in run.closing)
         recorded = not closing and not (len(pass_) and isinstance(old.ops[pass_.start], ClosedOp))
         if opens or recorded:

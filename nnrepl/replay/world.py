@@ -118,8 +118,10 @@ class World:
         elif keepers.is_ndarray(thing):
             kept.append(keepers.keep_ndarray(thing))
         elif isinstance(thing, keepers.Cache):
-            kept.append(keepers.keep_cache(thing))
-            pending.append((thing.__wrapped__, name))
+            from nnrepl.replay import caches
+
+            kept.append(caches.keep_cache(thing))
+            pending += [(thing.__wrapped__, name), (caches.results_of(thing), name)]
         elif isinstance(thing, (bytearray, flat_array)):
             kept.append(keepers.keep_flat(thing))
         elif isinstance(thing, weakref.ref):
@@ -240,6 +242,10 @@ def _content(thing: Any) -> Any:
         return tuple(map(id, thing))
     if isinstance(thing, types.CellType):
         return id(contents_of(thing))
+    if isinstance(thing, keepers.Cache):
+        from nnrepl.replay import caches
+
+        return [(id(key), id(result)) for key, result in caches.entries_of(thing) or ()]
     if isinstance(thing, type):
         return tuple([(name, id(part)) for name, part in vars(thing).items() if name not in keepers.MACHINERY])
     if keepers.is_ndarray(thing):
@@ -343,11 +349,19 @@ def _standard_streams() -> tuple[Any, ...]:
 
 def is_foreign(module: str, file: Any) -> bool:
     """Whether a module is none of the program's: built in, of Python, of an installed package, or nnrepl itself."""
-    if module.partition(".")[0] in ("nnrepl", "builtins") or module in sys.builtin_module_names:
+    if module.partition(".")[0] in ("nnrepl", "builtins", _BINDINGS) or module in sys.builtin_module_names:
         return True
-    if file is None:
-        return module != "__main__" and getattr(sys.modules.get(module), "__spec__", None) is not None
-    return is_library(str(file))
+    if file is not None:
+        return is_library(str(file))
+    if module == "__main__" or getattr(sys.modules.get(module), "__spec__", None) is not None:
+        return module != "__main__"
+    # `mlx.core.fast` has no file: it is made in that of `mlx.core`.
+    package = sys.modules.get(module.rpartition(".")[0])
+    return package is not None and is_foreign(package.__name__, getattr(package, "__file__", None))
+
+
+_BINDINGS = type(mx.add).__module__
+"""Where the types of MLX's functions come from: a module that nobody can import."""
 
 
 def is_outside(thing: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record.renamed import reads_untold
+from nnrepl.record.repeat import Repetition
 from nnrepl.replay.divergence import same_place
 from nnrepl.replay.second_run import in_repeated_block
 from nnrepl.session.errors import NotYet, UserError
@@ -85,7 +86,27 @@ def only_source_tells(session: Reading, value: Value, change: Assignment, in_par
         return False
     start, end = next(((start, end) for start, end in tape.compiled if start <= cursor < end), (0, 0))
     again = any(same_place(tape.ops[before], tape.ops[start]) for before, _ in tape.compiled if before < start)
-    return again and reads_untold(tape.ops[cursor:end], value, change.target.text)
+    if again and reads_untold(tape.ops[cursor:end], value, change.target.text, cursor):
+        return True
+    return any(_repeats_untold(session, one, value, change.target.text) for one in _repeated_now(session))
+
+
+def _repeated_now(session: Reading) -> list[Repetition]:
+    """Return the compiled functions that are being repeated, and in whose call the cursor stands: of those the tape has
+    no end yet."""
+    sweeps = [] if session.recorder is None else session.recorder.sweeps
+    running = [one for one in sweeps if isinstance(one, Repetition)]
+    return [one for one in running if any(op.position <= session.cursor for op in one.made.values())]
+
+
+def _repeats_untold(session: Reading, one: Repetition, value: Value, target: str) -> bool:
+    """Whether that holds for what comes after the cursor in one of them: on the tape, and in what is repeated yet."""
+    cursor = session.cursor
+    if reads_untold(session.tape.ops[cursor:], value, target, cursor):
+        return True
+    came_by = max(old.position for old, new in one.made.items() if new.position <= cursor)
+    ahead = [op for op in one.ops if op not in one.made]
+    return any(reads_untold(ahead, old, target, came_by) for old in one.standing_for(value))
 
 
 class IndexKey:

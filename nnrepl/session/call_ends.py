@@ -15,15 +15,16 @@ from nnrepl.session.parsed import Parsed
 from nnrepl.session.standing import Standing
 from nnrepl.session.wires import Wire, trips_of, variable
 from nnrepl.tape import GRADIENT_PASS, UNBOUND, ClosedOp, Tape, arrays_of
+from nnrepl.tape.turns import is_turn, unit
 
 _any, _all, _isnan, _isfinite, _equal = mx.any, mx.all, mx.isnan, mx.isfinite, mx.array_equal
 
 
 def is_closed(tape: Tape, number: int) -> bool:
     """Whether a call of a step is closed."""
-    if not 0 < number <= len(tape.steps):
+    if number > len(tape.steps):
         return False
-    step = tape.steps[number - 1]
+    step = unit(tape, number)
     return any(isinstance(tape.ops[pass_.start], ClosedOp) for pass_ in step.passes if len(pass_))
 
 
@@ -57,6 +58,8 @@ class Odd:
         return [tape.steps.number_at(ended.op.position)] if any([flag.item() for flag in flags]) else []
 
     def may(self, tape: Tape, number: int) -> bool:
+        if is_turn(number):
+            return True
         losses = [step.loss for step in tape.steps[number - 1 : number + 1]]
         if losses[0] is None:
             return True

@@ -12,15 +12,16 @@ from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.leaps import leap
 from nnrepl.session.parsed import parse
 from nnrepl.session.passing import place_of
-from nnrepl.session.scouts import scouts_of
+from nnrepl.session.scouts import InStepOnly, Scout, scouts_of
 from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Catch, Hit
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Tape, Value
+from nnrepl.tape.turns import is_turn, unit, unit_at
 
 
 def closed_between(tape: Tape, start: int, end: int) -> list[int]:
     """Return the numbers of the steps with closed ops between two positions."""
-    return list(dict.fromkeys([tape.steps.number_at(at) for at in _closed_in(tape, start, end)]))
+    return list(dict.fromkeys([unit_at(tape, at) for at in _closed_in(tape, start, end)]))
 
 
 def _closed_in(tape: Tape, start: int, end: int) -> list[int]:
@@ -33,7 +34,7 @@ def said_of_closed(tape: Tape) -> str:
     """Which steps are closed: `steps 2 to 99 ran natively and are closed`; "" if none is."""
     starts = [pass_.start for pass_ in tape.passes if len(pass_) == 1]
     closed = [at for at in starts if tape.ops[at].operation.kind == "closed"]  # also on a saved tape
-    said = natively_said(list(dict.fromkeys([tape.steps.number_at(at) for at in closed])))
+    said = natively_said(list(dict.fromkeys([unit_at(tape, at) for at in closed])))
     return f"{said}: not looked at" if said else ""
 
 
@@ -41,8 +42,24 @@ def natively_said(numbers: list[int]) -> str:
     """Return `steps 2 to 99 ran natively and are closed`; "" of none."""
     if not numbers:
         return ""
-    many = len(numbers) > 1
-    return f"step{'s' if many else ''} {stretches(numbers)} ran natively and {'are' if many else 'is'} closed"
+    steps = [number for number in numbers if not is_turn(number)]
+    turns = len(numbers) - len(steps)
+    parts = [_turns(turns)] if turns else []
+    parts += [f"step{'s' if len(steps) > 1 else ''} {stretches(steps)}"] if steps else []
+    return f"{' and '.join(parts)} ran natively and {'are' if len(numbers) > 1 else 'is'} closed"
+
+
+def title_of(numbers: list[int]) -> str:
+    """Return `step 4`, `steps 2 to 99`, `3 stretches of the setup`."""
+    if is_turn(numbers[0]):
+        turns = [number for number in numbers if is_turn(number)]
+        first, rest = _turns(len(turns)), numbers[len(turns) :]
+        return f"{first} and {title_of(rest)}" if rest else first
+    return f"step {numbers[0]}" if len(numbers) == 1 else f"steps {numbers[0]} to {numbers[-1]}"
+
+
+def _turns(count: int) -> str:
+    return "a stretch of the setup" if count == 1 else f"{count:,} stretches of the setup"
 
 
 def stretches(numbers: list[int]) -> str:
@@ -70,7 +87,7 @@ def open_steps(session: Standing, steps: list[int], losses: list[int] | None = N
         RunAgain: Unwinds the program.
     """
     tape = session.tape
-    title = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
+    title = title_of(steps)
     if not session.edits.can_run_again:
         raise UserError(f"{title} ran natively and is closed; there is no program here that could run again")
     closed = set(closed_between(tape, 0, len(tape)))
@@ -84,12 +101,14 @@ def is_closed_at(tape: Tape, position: int) -> bool:
     """Whether anything is closed in the step of a position: its ops get other numbers when that is opened."""
     if position >= len(tape):
         return False
+    if not tape.steps.number_at(position):
+        return isinstance(tape.ops[position], ClosedOp)
     return any(isinstance(tape.ops[pass_.start], ClosedOp) for pass_ in tape.steps.at(position).passes if len(pass_))
 
 
 def open_at(session: Standing, position: int) -> None:
     """Open the step in which a position lies. Raises as `open_steps` does."""
-    open_steps(session, [session.tape.steps.number_at(position)])
+    open_steps(session, [unit_at(session.tape, position)])
 
 
 def open_ahead(session: Standing, goal: goals.Goal, found: int | None) -> None:
@@ -116,10 +135,16 @@ def _where_it_may_be(session: Standing, goal: goals.Goal, steps: list[int]) -> l
         near
         for number in steps
         for scout in scouts
-        if scout.may(session.tape, number)
+        if _may(session.tape, scout, number)
         for near in range(number - scout.back, number + 1)
     }
     return [number for number in steps if number in wanted]
+
+
+def _may(tape: Tape, scout: Scout, number: int) -> bool:
+    if is_turn(number) and not scout.wires and not isinstance(scout, InStepOnly):
+        return True  # it looks where calls end, and there was none
+    return scout.may(tape, number)
 
 
 def await_places(session: Standing, goal: goals.Goal) -> None:
@@ -216,6 +241,9 @@ def open_not_finite(session: Standing, asked: bool) -> None:
         asked: Whether NaN or ∞ was asked for: then also where no loss that is known is one.
     """
     tape, first = session.tape, 0
+    turns = [number for number in closed_between(tape, 0, tape.steps.setup.end) if is_turn(number)]
+    if asked and turns and not tape.steps:
+        open_steps(session, turns)  # no loss tells in which of them it was born
     unknown: list[int] = []
     for step in tape.steps:
         loss = step.loss
@@ -244,7 +272,7 @@ def open_plotted(session: Standing, text: str) -> None:
     tape = session.tape
     steps = closed_between(tape, 0, len(tape))
     if re.fullmatch(r"\s*loss(\s+\d+)*\s*", text):
-        steps = [number for number in steps if tape.steps[number - 1].loss is None]
+        steps = [number for number in steps if unit(tape, number).loss is None]
         if len(steps) > 1 and not session.openings:
             open_steps(session, steps[-1:], losses=steps)
     if steps:
@@ -343,7 +371,7 @@ def open_newer(session: Standing, found: int) -> None:
     """Open the step before, or the one that has ended here, if it is closed and what was found lies before it: there
     may be a newer one. Of what lies ahead, open what is nearer. Raises as `open_steps` does."""
     steps = closed_between(session.tape, found + 1, session.cursor)
-    if steps and steps[-1] >= session.tape.here - 1:
+    if steps and (is_turn(steps[-1]) or steps[-1] >= session.tape.here - 1):
         open_steps(session, steps[-1:])
     _open_some(session, closed_between(session.tape, session.cursor + 1, found))
 
@@ -366,7 +394,7 @@ def open_last(session: Standing, before: bool = False) -> None:
         if steps:
             open_steps(session, steps)
     elif at_end and isinstance(tape.ops[-1], ClosedOp):
-        open_steps(session, [number])
+        open_steps(session, [unit_at(tape, len(tape) - 1)])
 
 
 TELLING = 3

@@ -27,7 +27,6 @@ from nnrepl.session.frames import Held, real
 from nnrepl.session.lookup import Lookup
 from nnrepl.session.own_names import GRADIENT, OWN_NAMES, own_name, takes
 from nnrepl.session.parsed import Mention, Parsed, Word, names_of, replaced
-from nnrepl.session.then import then
 from nnrepl.tape import UNBOUND, Activation, Holder, Value
 from nnrepl.tape.value import is_evaluated
 
@@ -114,7 +113,7 @@ class Expressions:
     def evaluate(self, parsed: Parsed, where: Surroundings) -> Any:
         """Return the result of a Python expression. Raises what Python raises, or UserError."""
         code, namespace = self._ready(parsed, where)
-        with aside(), checked(), self._as_it_was(where), self.witness(namespace):
+        with aside(), checked(), self._as_it_was(where, namespace), self.witness(namespace):
             result = eval(code, namespace)
             return result if self._is_now(where) else as_it_is(result)  # what it holds is about to change
 
@@ -124,7 +123,7 @@ class Expressions:
         self._recorder = recorder
         try:
             code, namespace = self._ready(parsed, where, names)
-            with steady(), self._as_it_was(where), self.witness(namespace):
+            with steady(), self._as_it_was(where, namespace), self.witness(namespace):
                 return eval(code, namespace)
         finally:
             self._recorder = None
@@ -143,7 +142,7 @@ class Expressions:
         for name in kept - namespace.keys():
             namespace[name] = None
         before = dict(namespace)
-        then = nullcontext() if self.witness is unwatched else self._as_it_was(where)
+        then = nullcontext() if self.witness is unwatched else self._as_it_was(where, namespace)
         with aside(), checked(), then, self.witness(namespace):
             try:
                 exec(code, namespace)
@@ -173,11 +172,17 @@ class Expressions:
         code, used = parsed.codes[meant]
         return code, self._namespace(used, {**placeholders, **(names or {})}, where)
 
-    def _as_it_was(self, where: Surroundings) -> AbstractContextManager[None]:
-        """Return the program's containers as they were where the cursor stands; they are so where the program waits."""
+    def _as_it_was(self, where: Surroundings, seen: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Return what Python, given the variables `seen`, finds of the program as it was where the cursor stands; so it
+        is where the program waits."""
         if self._is_now(where):
             return nullcontext()
-        return then(self.lookup.frames, list(self._given), where.position, self.array_for)
+        from nnrepl.session.callees import exchanges
+        from nnrepl.session.then import then
+
+        frames, at, hand_out = self.lookup.frames, where.position, partial(self._real, where=where)
+        variables = exchanges(frames, seen.values(), where.scope, at, hand_out) if where.ended is None else []
+        return then(frames, list(self._given), at, self.array_for, variables)
 
     def _is_now(self, where: Surroundings) -> bool:
         """Whether the cursor stands where the program waits, in lines of its own."""

@@ -24,6 +24,7 @@ from nnrepl.record.frame_variables import variables_of
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module
 from nnrepl.session.errors import NotYet, UserError, not_made
+from nnrepl.session.gone import Gone
 from nnrepl.tape import GRADIENT_PASS, UNBOUND, UPDATE_PASS, Activation, ClosedOp, Holder, Large, Pass, Tape, Value
 from nnrepl.tape.bindings import is_module as is_module_code
 from nnrepl.tape.kept_array import KeptArray, kept_array
@@ -88,6 +89,20 @@ class Frames:
         if unset is not None:
             raise unset
         return None
+
+    def in_module(self, name: str, step: Activation, position: int) -> Held | None:
+        """Return what a variable of a module held; None if its code has none of that name, so that it is what it is.
+
+        Args:
+            step: The call of the module's code.
+
+        Raises:
+            NotYet: If it was not set yet.
+        """
+        found = self._in_call(name, step, -1, position, False)
+        if isinstance(found, NotYet):
+            raise found
+        return found
 
     def _in_call(self, name: str, step: Activation, lasti: int, position: int, quiet: bool) -> Held | NotYet | None:
         """Return what a variable of one call holds; what is to be said if it is not set yet (nothing, if `quiet`)."""
@@ -414,16 +429,23 @@ def _make_again(
         raise UserError(f"{name} was a {thing.kind.__name__} of {entries.size} entries: too many to be kept")
     if entries is None:
         raise UserError(f"{name} was a {thing.kind.__name__} that no longer exists")
+
+    def part(item: Any, called: str) -> Any:
+        try:
+            return real(frames, item, position, called, array, live, known)
+        except NotYet:
+            raise
+        except UserError as gone:
+            return Gone(str(gone))
+
     if isinstance(entries, dict):
         if thing.kind is not dict:
             known[thing] = found if found is not None else _again(thing.kind, name)
             if found is not None:
                 return
         made = known.setdefault(thing, {})
-        held = {
-            key: real(frames, item, position, f"{name}[{key!r}]", array, live, known) for key, item in entries.items()
-        }
-        fill(made, held)
+        form = "{}[{!r}]" if thing.kind is dict else "{}.{}"
+        fill(made, {key: part(item, form.format(name, key)) for key, item in entries.items()})
         return
     items: list[Any] = []
     changes = issubclass(thing.kind, (list, deque, set))
@@ -431,7 +453,7 @@ def _make_again(
         known[thing] = deque(maxlen=thing.maxlen) if thing.kind is deque else blank(thing.kind)
     else:
         known[thing] = items
-    items += [real(frames, item, position, f"{name}[{at}]", array, live, known) for at, item in enumerate(entries)]
+    items += [part(item, f"{name}[{at}]") for at, item in enumerate(entries)]
     if changes:
         fill(known[thing], items)
     elif issubclass(thing.kind, (tuple, frozenset)):  # of a tuple that holds itself, the inner one is a list

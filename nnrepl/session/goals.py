@@ -306,18 +306,21 @@ class AtEvaluation:
 
     Args:
         count: The how manyth of the run that is.
+        forced: Tells how many it has forced up to now.
     """
 
     reason = "interrupted"
     sought = ""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, forced: Callable[[], int]) -> None:
         self._count = count
+        self._forced = forced
 
     def find(self, tape: Tape) -> int | None:
-        if len(tape.marks) < self._count:
+        since = self._forced() - self._count
+        if not 0 <= since < len(tape.marks):
             return None
-        position = tape.marks[self._count - 1].position
+        position = tape.marks[-since - 1].position
         return position if position < len(tape) else None
 
 

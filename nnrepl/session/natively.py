@@ -25,6 +25,7 @@ from nnrepl.session.standing import Standing
 from nnrepl.session.state import Going, Replaying
 from nnrepl.session.wires import trips_of
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Pass, Tape
+from nnrepl.tape.turns import unit_at
 from nnrepl.timeline.successor import succeed
 from nnrepl.timeline.timelines import Timeline
 
@@ -61,7 +62,7 @@ def rests(session: Standing) -> bool:
     asked for needs its ops, it has forced a few evaluations, and no gradient call has shown that it trains. In a run
     along a tape, what is closed there, and is not to be opened."""
     recorder, now = session.recorder, session.course.now
-    if recorder is None or not recorder.started or this_process() != session.process:
+    if recorder is None or this_process() != session.process:
         return False
     if isinstance(recorder.intake, Replay):
         return recorder.intake.stretches(recorder)
@@ -69,7 +70,10 @@ def rests(session: Standing) -> bool:
     few = len(tape.marks) < _EVALUATIONS or len(tape.late) > _WOKEN
     if few or session.stops.enabled or not isinstance(now, Going) or goals.of_loss(now.goal):
         return False
-    if _needed_from(session) <= 1:
+    if isinstance(now.goal, goals.FirstForward):  # which the end of a stretch is before (`nnrepl.record.first_forward`)
+        if now.interrupted or recorder.started or not may_run(session):
+            return False
+    elif _needed_from(session) <= 1:
         return False
     return all(pass_.kind != GRADIENT_PASS for pass_ in tape.passes)
 
@@ -93,10 +97,15 @@ def evaluated(session: Standing, count: int) -> None:
         if now.interrupted:
             session.call_left()
     elif isinstance(now, Going) and now.interrupted and this_process() == session.process:
-        step = session.tape.steps.number_at(len(session.tape) - 1)
+        step = unit_at(session.tape, len(session.tape) - 1)
         session.course.rest(Stop("", len(session.tape)))
-        session.hooks.opening(f"step {step}")
-        session.edits.open(frozenset([step]), -1, goals.AtEvaluation(count))
+        session.hooks.opening(closed.title_of([step]))
+        session.edits.open(frozenset([step]), -1, goals.AtEvaluation(count, lambda: _forced(session)))
+
+
+def _forced(session: Standing) -> int:
+    levels = None if session.recorder is None else levels_of(session.recorder)
+    return 0 if levels is None else levels.evaluations
 
 
 def call_begins(session: Standing, recorder: Recorder, keeping: Keeping) -> None:
@@ -131,6 +140,8 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
     if isinstance(recorder.intake, Replay):
         recorder.intake.forward.left(None if levels is None else levels.returned)
         session.call_left()
+    if op.pass_.turn:
+        return True  # as has just been said: `rests`, or `turns` of the intake
     if isinstance(recorder.intake, Replay):
         if recorder.intake.wants_losses and levels is not None:
             with recorder.muted():
@@ -182,7 +193,7 @@ def tripped(session: Standing) -> None:
         return
     if not (isinstance(now, Going) and may_run(session)) or session.hooks.has_printed(len(tape)):
         return
-    number = tape.steps.number_at(len(tape) - 1)
+    number = unit_at(tape, len(tape) - 1)
     seen = [scout for scout in scouting(session) or [] if isinstance(scout, Tripped)]
     if is_closed(tape, number) and any([scout.may(tape, number) for scout in seen]):
         _alarm(session, {number})
@@ -192,11 +203,11 @@ def _alarm(session: Standing, steps: set[int]) -> None:
     """Open steps in which something may be hit. Raises RunAgain through the program."""
     tape = session.tape
     session.course.rest(Stop("", len(tape)))
-    session.hooks.opening(f"step {max(steps)}")
+    session.hooks.opening(closed.title_of([max(steps)]))
     session.stops.recount(session.lookout.counted)  # the command comes by all of it once more
     session.alarms += 1
     session.wary = len(tape.steps) + 2 ** min(session.alarms, _WARIEST) // 2
-    session.edits.open(frozenset([*(step for step in steps if step > 0), *tape.retraced]), session.cursor)
+    session.edits.open(frozenset([*(step for step in steps if step), *tape.retraced]), session.cursor)
 
 
 _WARIEST = 12
@@ -383,7 +394,7 @@ def look_at_end(session: Standing) -> None:
     native = levels is not None and levels.native
     if not native or not isinstance(now, Going) or now.interrupted or this_process() != session.process:
         return
-    last = tape.steps.number_at(len(tape) - 1)
+    last = unit_at(tape, len(tape) - 1)
     if is_closed(tape, last) and any(scout.may(tape, last) for scout in scouting(session) or []):
         _alarm(session, {last})
 
@@ -397,4 +408,4 @@ def look_at_failure(session: Standing, error: BaseException | None) -> None:
     levels = None if recorder is None else levels_of(recorder)
     failed = isinstance(error, Exception) and levels is not None and levels.native and session.stood is None
     if failed and tape.ops and session.hooks.looks() and session.edits.can_run_again:
-        session.edits.open(frozenset([tape.steps.number_at(len(tape) - 1)]), -1)
+        session.edits.open(frozenset([unit_at(tape, len(tape) - 1)]), -1)

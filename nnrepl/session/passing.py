@@ -87,7 +87,11 @@ class Passing:
         levels, trips = levels_of(recorder), trips_of(recorder.tape)
         native = levels is not None and levels.native
         inside = recorder.differentiating if not native else levels is not None and levels.inside
-        position = len(recorder.tape) if inside else max(len(recorder.tape) - 1, 0)
+        position, ops = len(recorder.tape), recorder.tape.ops
+        if not inside and (
+            native or not (ops and ops[-1].pass_.turn)
+        ):  # a turn that is recorded begins with its first op
+            position = max(position - 1, 0)
         if isinstance(wire, TruthWire):
             trips.say(wire.key, position, wire.trips(frame, line))
             return

@@ -38,6 +38,7 @@ from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Breakpoint, Catch, Trigger, Watch
 from nnrepl.session.wires import EntryWire, LineWire, TruthWire, Wire, asks_variables_only, trips_of
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Tape, Value
+from nnrepl.tape.turns import unit
 
 
 class Scout(Protocol):
@@ -71,7 +72,7 @@ class LossHolds:
         return _here(tape, ended) if ended.loss is not None and goals.holds(self._condition, ended.loss) else []
 
     def may(self, tape: Tape, number: int) -> bool:
-        loss = tape.steps[number - 1].loss
+        loss = unit(tape, number).loss
         return loss is None or goals.holds(self._condition, loss.array)
 
 
@@ -86,7 +87,7 @@ class LossChanges:
         return _here(tape, ended) if loss is not None and (before is None or not _same(loss, before.array)) else []
 
     def may(self, tape: Tape, number: int) -> bool:
-        loss = tape.steps[number - 1].loss
+        loss = unit(tape, number).loss
         before = tape.steps[number - 2].loss if number > 1 else None
         return loss is None or before is None or not _same(loss.array, before.array)
 

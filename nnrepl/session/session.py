@@ -372,9 +372,9 @@ class TapeSession(Standing):
         timeline.seen = max(timeline.seen, position)
         self.tape.stand(position)
         look_at(self.tape, position)
-        self.level = self.lookout.search.skip = 0
-        if reason != OPENED:
-            self.alarms = self.wary = 0
+        self.lookout.search.skip = 0
+        if reason != OPENED:  # else the user stands where they stood
+            self.level = self.alarms = self.wary = 0
         self.function = by.scope if isinstance(by, goals.Moving) and by.position == position else None
         stepped = isinstance(by, goals.Stepping) and before < position
         first = before if isinstance(by, goals.Telling) else position - 1

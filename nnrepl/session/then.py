@@ -8,19 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from nnrepl.record.containers import fill
 from nnrepl.session.frames import Frames, real
-from nnrepl.tape import Bindings, Holder, Value
+from nnrepl.tape import UNBOUND, Bindings, Holder, Value
 from nnrepl.tape.kept_array import KeptArray
+
+if TYPE_CHECKING:
+    from nnrepl.session.callees import Exchange
 
 
 @contextmanager
-def then(frames: Frames, things: Iterable[Any], position: int, array: Callable[[Value], Any]) -> Iterator[None]:
-    """While this lasts, containers among `things` and all that they hold are as they were at `position`."""
+def then(
+    frames: Frames, things: Iterable[Any], position: int, array: Callable[[Value], Any], variables: Iterable[Exchange]
+) -> Iterator[None]:
+    """While this lasts, containers among `things` and all that they hold are as they were at `position`, and global
+    variables are exchanged."""
     restore: list[Callable[[], None]] = []
     try:
+        for module, name, before in variables:
+            restore.append(partial(_set, module, name, module.get(name, UNBOUND)))
+            _set(module, name, before)
         for holder in _reachable(frames.tape.bindings, things, position):
             thing = holder.refer()
             entries = frames.tape.bindings.contents(holder, position)
@@ -32,6 +42,13 @@ def then(frames: Frames, things: Iterable[Any], position: int, array: Callable[[
     finally:
         for undo in reversed(restore):
             undo()
+
+
+def _set(module: dict[str, Any], name: str, thing: Any) -> None:
+    if thing is UNBOUND:
+        module.pop(name, None)
+    else:
+        module[name] = thing
 
 
 def _reachable(bindings: Bindings, things: Iterable[Any], position: int) -> list[Holder]:

@@ -24,6 +24,7 @@ from nnrepl.session.own_names import OWN_NAMES
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.program import is_file
 from nnrepl.tape import UNBOUND, Tape
+from nnrepl.tape.turns import is_turn, unit
 
 NOWHERE: frozenset[int] = frozenset()
 
@@ -195,17 +196,17 @@ class Trips:
 
     def may(self, key: str, tape: Tape, number: int) -> bool:
         """Whether one was, or may have been, tripped where that counts in a step."""
-        step = tape.steps[number - 1]
+        step = unit(tape, number)
         start, end = self._known.get(key, (0, -1))
         if step.start < start or step.end > end:
             return True
         said = self._truths.get(key)
         if said is not None:
-            first = bisect_left(said, step.start - 1, key=_first)
+            first = bisect_left(said, step.start - (not is_turn(number)), key=_first)
             return (first > 0 and said[first - 1][1]) or any(
                 [truth for position, truth in said[first:] if position < step.end]
             )
-        before = tape.steps[number - 2].start if number > 1 else 0
+        before = step.start if is_turn(number) else tape.steps[number - 2].start if number > 1 else 0
         inside, between = self._at.get(key, []), self._between.get(key, [])
         return _any_in(inside, step.start, step.end) or _any_in(between, before, step.end)
 

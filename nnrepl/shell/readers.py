@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from nnrepl.commands.blocks import Blocks
 from nnrepl.commands.table import Table
@@ -57,7 +59,7 @@ class Pipe:
     screen = None
 
     def __init__(self, table: Table) -> None:
-        self._stdin = sys.stdin
+        self._stdin = _forgiving(sys.stdin)
         self.echoes = not (self._stdin is not None and self._stdin.isatty())
         self._blocks = Blocks(self._line, table, typed=not self.echoes)
         self._prompt = PROMPT
@@ -72,7 +74,18 @@ class Pipe:
         if not self.echoes:
             print("... ".rjust(len(self._prompt)) if self._blocks.inside else self._prompt, end="", flush=True)
         line = self._stdin.readline()
+        if not line.isascii() and isinstance(self._stdin, io.TextIOWrapper):  # raises for what is no text
+            line = line.encode(self._stdin.encoding, "surrogateescape").decode(self._stdin.encoding)
         return line.rstrip("\n") if line else None
+
+
+def _forgiving(stream: TextIO | None) -> TextIO | None:
+    """Have a stream go on after bytes that are no text: a strict one loses all the lines that it has read ahead. One
+    from which the program has read before stays as it is, as Python wants it."""
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        with contextlib.suppress(io.UnsupportedOperation):
+            stream.reconfigure(errors="surrogateescape")
+    return stream
 
 
 class Chain:

@@ -29,7 +29,7 @@ class Collector:
     """
 
     def __init__(self) -> None:
-        self.due = _OFTEN if gc.get_freeze_count() else 0  # at once, unless the imports are set aside already
+        self.due = _OFTEN if _set_aside or frozen() else 0  # at once, unless the imports are set aside already
         self._set_aside = False
 
     def rest(self, position: int) -> None:
@@ -65,6 +65,14 @@ def wake() -> None:
     if _set_aside:
         gc.unfreeze()
         _note(False)
+        frozen.cache_clear()
+
+
+@functools.cache
+def frozen() -> bool:
+    """Whether what lives was set aside by others: `nnrepl.__main__` does so, and a program may. Asked once, for Python
+    counts by walking through all of it, which took longer than to record a small function."""
+    return gc.get_freeze_count() > 0
 
 
 def _note(set_aside: bool) -> None:

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from nnrepl.classes import dataclass
 from nnrepl.tape.face import Face
-from nnrepl.tape.passes import RUN_PASS
+from nnrepl.tape.passes import RUN_PASS, SETUP_PASS
 from nnrepl.tape.value import Value
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ class ClosedOp(Op):
 
     Attributes:
         kind: The kind of its pass: "gradient", "update", or "run" for a stretch of the program: all that it does from
-            an evaluation on, up to the next call that is seen.
+            an evaluation on, up to the next call that is seen; of its setup, "setup".
         title: What was called: the name of the loss function, the optimizer.
     """
 
@@ -278,7 +278,7 @@ class ClosedOp(Op):
     @property
     def is_stretch(self) -> bool:
         """Whether it is no call but a stretch of the program."""
-        return self.pass_.kind == RUN_PASS
+        return self.pass_.kind in (RUN_PASS, SETUP_PASS)
 
     def compute(self, lookup: Callable[[Value], mx.array] = _held) -> list[mx.array]:
         """Raise LookupError: it cannot be computed again from what the tape holds."""
@@ -290,7 +290,7 @@ _NOTHING: dict[str, Any] = {}
 
 @lru_cache(1024)
 def _closed_operation(kind: str, title: str) -> Operation:
-    name = {"gradient": "gradient call", "run": "stretch"}.get(kind, kind)
+    name = {"gradient": "gradient call", "run": "stretch", "setup": "stretch"}.get(kind, kind)
 
     def run(*args: Any) -> Any:
         raise LookupError(f"the {name} is closed")

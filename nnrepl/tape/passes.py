@@ -49,6 +49,7 @@ class Pass(Face):
         returned: What the function gave back that its forward ops had made; None where that is not known.
         code: The code of the function that was differentiated; None where it has none, and on a saved tape.
         within: The pass around it, where it is what happened inside of one call (see `Inside`).
+        turn: Of a closed turn of the setup, with the how manyth evaluation of the run it begins; else 0.
         by_hand: Of a closed gradient call, whether the program updates weights by hand between it and the next one.
     """
 
@@ -73,6 +74,7 @@ class Pass(Face):
     code: CodeType | None = None
     open: bool = True
     within: Pass | None = None
+    turn: int = 0
     by_hand: bool = False
 
     def __len__(self) -> int:

@@ -336,6 +336,51 @@ def test_a_loss_is_an_array_of_one_number(given: object, is_loss: bool) -> None:
     assert (losses.fresh() is not None) == is_loss
 
 
+def test_the_frame_in_which_the_user_stands_outlives_an_opening(tmp_path: Path) -> None:
+    text = """
+model, opt = nn.Linear(4, 1), optim.SGD(1e-2)
+def inner(own, x): return own(x)
+def outer(x, y): own = 3; return ((inner(model, x) - y) ** 2).mean()
+step = nn.value_and_grad(model, outer)
+for i in range(9):
+    loss, grads = step(X, Y)
+    opt.update(model, grads)
+    mx.eval(model.state, loss)
+"""
+    (tmp_path / "train.py").write_text(HEAD + text)
+    shown = play(tmp_path / "train.py", "continue", "goto step 5 forward", "up 2", "explain model.weight", "p own")
+    assert "opening step 4" in shown
+    assert re.search("^own = 3$", shown, re.MULTILINE), shown
+
+
+def test_losses_are_read_many_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what the program makes of one afterwards, in place, is not what it was."""
+    read: list[float] = []
+    item = mx.array.item
+
+    def counted(array: mx.array) -> object:
+        read.append(1)
+        return item(array)
+
+    monkeypatch.setattr("nnrepl.record.kept_number._item", counted)
+    text = """
+model, opt = nn.Linear(4, 1), optim.SGD(1e-3)
+step = nn.value_and_grad(model, lambda x, y: ((model(x) - y) ** 2).mean())
+for i in range(70):
+    loss, grads = step(X, Y)
+    opt.update(model, grads)
+    mx.eval(model.state, loss)
+    seen = loss.item()
+    loss += 100
+"""
+    (tmp_path / "train.py").write_text(HEAD + text)
+    shown = play(tmp_path / "train.py", "continue", "plot loss")
+    assert len(read) == 64
+    assert "opening" not in shown
+    assert "last 4.5876 (step 70)" in shown, shown
+    assert "highest 7.4077 (step 1)" in shown, shown
+
+
 def test_a_compiled_function_that_takes_no_gradients_gives_what_it_gives(tmp_path: Path) -> None:
     """To five digits: in the last ones MLX differs here from one plain run in a process of its own to the next."""
     measured = """

@@ -125,3 +125,79 @@ def test_an_interrupt_stops_a_native_program_which_can_go_on(trains: bool, tmp_p
     assert "The program has ended" in shown
     if trains:
         assert re.search(r"^step 6 · forward 1", shown, re.MULTILINE), shown
+
+
+BY_HAND = """
+import mlx.core as mx
+mx.random.seed(3)
+x, y = mx.random.normal((6, 4)), mx.random.normal((6, 2))
+def train(turns):
+    w, v = mx.random.normal((4, 8)) * 0.5, mx.random.normal((8, 2)) * 0.5
+    for i in range(turns):
+        h = mx.maximum(x @ w, 0)
+        e = h @ v - y
+        if i % 10 == 0: print(i, (e * e).mean().item())
+        z = (e @ v.T) * (h > 0); seen(z)
+        v = v - 0.01 * (h.T @ e)
+        w = w - 0.01 * (x.T @ z)
+        mx.eval(w, v)
+    return w.sum().item()
+"""
+"""Backpropagation by hand: no Module, no gradient call."""
+
+
+def test_turns_of_training_by_hand_are_opened_one_by_one(tmp_path: Path) -> None:
+    text = BY_HAND + "print(train(31))\n"
+    printed, told = plainly(TOLD + text)
+    (tmp_path / "run.py").write_text(QUIET + text)
+    line = 1 + (QUIET + text)[: (QUIET + text).index("        v = v - 0.01")].count("\n")
+    turns = (29, 7)
+    lines = [
+        part
+        for i in turns
+        for part in ("clear", "goto start", f"break run.py:{line}, i == {i}", "continue", f"p {BITS}")
+    ]
+    shown = play(tmp_path / "run.py", "info passes", *lines)
+    assert shown.startswith(printed)
+    assert "stretches of the setup ran natively and are closed" in shown
+    assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[i] for i in turns], shown
+    assert shown.count("opening") == 2 * len(turns)  # where it is, a first run along the tape tells
+
+
+def test_an_edit_in_an_opened_turn_is_the_program_with_that_line(tmp_path: Path) -> None:
+    text = QUIET + BY_HAND + "print(train(31))\n"
+    printed, _ = plainly(
+        text.replace(QUIET, TOLD).replace("        v = v -", "        if i == 21: z = z * -2.0\n        v = v -")
+    )
+    (tmp_path / "run.py").write_text(text)
+    line = 1 + text[: text.index("        v = v - 0.01")].count("\n")
+    shown = play(tmp_path / "run.py", "goto start", f"break run.py:{line}, i == 21", "continue", "z = z * -2.0",
+                 "clear 1", "continue")  # fmt: skip
+    assert printed.splitlines()[-2:] == shown.splitlines()[-2:], shown
+
+
+def test_the_user_stands_at_the_first_forward_pass_after_such_training(tmp_path: Path) -> None:
+    """What reads a parameter of a Module ends the stretch, and what makes one."""
+    made = "import mlx.nn as nn\nmx.random.seed(1)\nlast = nn.Linear(2, 3)\n"
+    for text in (
+        "import mlx.core as mx\n" + made + BY_HAND + "print(train(9))\n",
+        BY_HAND + "print(train(9))\n" + made,
+    ):
+        text += "print(last(y).sum().item())\n"
+        printed, _ = plainly(TOLD + text)
+        (tmp_path / "run.py").write_text(QUIET + text)
+        shown = play(tmp_path / "run.py", "info passes", "continue", "goto setup#45", "p i", "info passes")
+        assert f"{printed.splitlines()[1]}\nnative on\n" in shown
+        assert re.search(r"^ +0  setup  run.py:\d+ +1  setup#45 ", shown, re.MULTILINE), shown
+        assert re.search(r"^▶ +1  run    run.py:\d+ +1  #1", shown, re.MULTILINE), shown
+        assert printed.splitlines()[-1] in shown
+        assert re.search(r"^i = [46]$", shown, re.MULTILINE), shown
+
+
+def test_why_nan_looks_into_the_turns_of_such_training(tmp_path: Path) -> None:
+    text = (
+        "import mlx.core as mx\nw = mx.array([1.0, 2.0])\n"
+        "for i in range(30):\n    w = w - 0.01 * mx.log(w - 0.1 * i)\n    mx.eval(w)\n"
+    )
+    (tmp_path / "run.py").write_text(text)
+    assert "There is no logarithm of a negative number." in play(tmp_path / "run.py", "why nan")

@@ -365,6 +365,11 @@ def compiled_arguments_that_mlx_refuses(x):
             messages.append(f(*arguments))
         except Exception as error:
             messages.append((type(error).__name__, str(error).splitlines()[0].split(" at 0x")[0]))
+    for nothing_to_call in (3, "f"):
+        try:
+            mx.compile(nothing_to_call)
+        except TypeError as error:
+            messages.append(str(error).splitlines()[-1])
     return messages
 
 

@@ -9,6 +9,7 @@ import pytest
 from tests.corpus import layers
 from tests.corpus.checks import (
     Call,
+    check_entries,
     check_receipt,
     check_receipt_at_once,
     check_tape,
@@ -43,6 +44,7 @@ def test_agrees_with_mlx(make: Callable[[str], Call], name: str) -> None:
     trace = compare(lambda: make(name))
     assert trace is not None, "it raises in plain MLX"
     check_tape(trace)
+    check_entries(trace)
     check_walk(trace)
     check_receipt(trace)
 

@@ -26,6 +26,7 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 from tests.corpus import lm
 from tests.corpus.checks import (
     Call,
+    check_entries,
     check_receipt,
     check_receipt_at_once,
     check_tape,
@@ -46,6 +47,7 @@ def test_training(name: str) -> None:
     model = lm.tiny(name).train()
     _, trace = plain_and_traced(lm.loss_of(model), [lm.tokens_for(name)], model)
     check_tape(trace)
+    check_entries(trace)
     check_walk(trace)
     if name in VERIFIED:
         check_receipt(trace)
@@ -71,6 +73,7 @@ def test_forward_only(name: str) -> None:
     model = lm.tiny(name).train()
     _, trace = plain_and_traced(lm.loss_of(model), [lm.tokens_for(name)], None)
     check_tape(trace)
+    check_entries(trace)
     check_walk(trace)
     assert compare(lambda: Call(lm.loss_of(model), [lm.tokens_for(name)], model)) is None
 

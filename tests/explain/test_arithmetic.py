@@ -15,7 +15,11 @@ from nnrepl.explain.explained import explain
 from nnrepl.explain.explanation import Explanation, of_value
 from nnrepl.explain.look import Look
 from nnrepl.ops import ENTRIES, every
+from nnrepl.ops.bilinear import product_of
+from nnrepl.ops.case import Operand
 from nnrepl.ops.entry import Entry
+from nnrepl.ops.evaluated import Line, Worked
+from nnrepl.ops.expression import literal
 from nnrepl.ops.pointwise import run_slope, run_text, signature
 from nnrepl.ops.reader import parse, readable
 from tests.corpus import layers, lm
@@ -102,6 +106,14 @@ def test_arithmetic_of_sample_calls_is_right() -> None:
                     read += count
     assert wrong == []
     assert read > 240
+
+
+@pytest.mark.parametrize(("result", "sign"), [(2.0, "="), (2.00001, "="), (2.001, "≈")])
+def test_what_the_terms_do_not_come_to_is_not_equal(result: float, sign: str) -> None:
+    """A product in TF32, on a GPU, is visibly another than its terms."""
+    line = Line("c", product_of(literal(1.25), literal(1.6)), epsilon=2e-3)
+    made = Operand("c", (1,), mx.float32, lambda: mx.array([result]))
+    assert Worked(line, made, (0,)).lines()[-1].split()[-2] == sign
 
 
 # -- one writing -------------------------------------------------------------------------------------------------------

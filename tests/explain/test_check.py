@@ -16,6 +16,7 @@ import nnrepl
 from nnrepl.explain.check import check_op, check_pass
 from nnrepl.explain.check_found import Checked
 from nnrepl.explain.differences import Neighbourhood
+from nnrepl.explain.projected import coarsest
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import TapeSession
 from nnrepl.tape import GRADIENT_PASS
@@ -106,6 +107,16 @@ def test_a_long_sum_that_cancels_is_right_as_rounding(seed: int) -> None:
     rounded = found["∂L/∂layers.0.bias"].rounded
     assert rounded
     assert all(abs(one.exact) < 1e-5 < abs(one.element.gradient) for one in rounded)
+
+
+def test_a_product_is_allowed_the_rounding_of_tf32_where_there_is_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU it has ten bits after the point, as float16; nothing else there has."""
+    trace = nnrepl.trace(lambda w, x: mx.sum(mx.exp(x @ w)), mx.ones((2, 2)), mx.ones((2, 2)), wrt=0)
+    product, exponential = trace.ops[:2]
+    for is_gpu, wanted in ((False, mx.float32), (True, mx.float16)):
+        monkeypatch.setattr("nnrepl.explain.projected.may_take_tf32", lambda is_gpu=is_gpu: is_gpu)
+        assert coarsest([*product.inputs, *product.outputs], [product]) == wanted
+        assert coarsest(exponential.inputs, [exponential]) == mx.float32
 
 
 @pytest.mark.parametrize("wrong", [True, False])

@@ -21,6 +21,10 @@ ONES = mx.ones((3, 3))
 Fn = Callable[[mx.array], mx.array]
 
 
+def half(array: mx.array) -> mx.array:
+    return array.astype(mx.float16)
+
+
 def ask(fn: Callable[..., mx.array], text: str = "grad(w)", *args: mx.array, wrt: Any = 0) -> Cause:
     return why(OpenSession(nnrepl.trace(fn, *(args or (W,)), wrt=wrt)), text)
 
@@ -59,6 +63,21 @@ ZERO: dict[str, tuple[Fn, str, Fn]] = {
         lambda w: ((mx.concatenate([w * 2, ONES], axis=1) * mx.array([0, 0, 0, 1, 1, 1.0])) ** 2).sum(),
         "at the 9 places that count",
         lambda w: ((mx.concatenate([w * 2, ONES], axis=1) * mx.array([0, 0, 1, 1, 1, 1.0])) ** 2).sum(),
+    ),
+    "mask of a part in half precision": (  # float16 is not too small for anything there: the other part has numbers
+        lambda w: ((mx.concatenate([half(w) * 2, half(ONES)], axis=1) * half(mx.array([0, 0, 0, 1, 1, 1]))) ** 2).sum(),
+        "at the 9 places that count",
+        lambda w: ((mx.concatenate([half(w) * 2, half(ONES)], axis=1) * half(mx.array([0, 0, 1, 1, 1, 1]))) ** 2).sum(),
+    ),
+    "one place": (
+        lambda w: mx.maximum(w, 0)[0, 1] * 2,
+        "is 0 at the one place where",
+        lambda w: mx.maximum(w, 0)[0, 2] * 2,
+    ),
+    "two places": (
+        lambda w: (mx.maximum(w, 0) * mx.array([[0, 1, 0], [0, 0, 0], [1, 0, 0.0]])).sum(),
+        "is 0 at each of the 2 places where",
+        lambda w: (mx.maximum(w, 0) * mx.array([[0, 1, 0], [1, 0, 0], [1, 0, 0.0]])).sum(),
     ),
     "rms_norm": (
         lambda w: (mx.fast.rms_norm(w, mx.zeros((3,)), 1e-5) * 3).sum(),

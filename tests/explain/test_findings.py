@@ -247,7 +247,7 @@ def masked(faulty: bool, how: Callable[[mx.array, mx.array], mx.array] = mx.mult
     train(Attention(), squares, mx.random.normal((2, 5, 4)), mx.random.normal((2, 5, 4)))
 
 
-def axes(make: Callable[[mx.array, mx.array, int], mx.array], wrong: int) -> Program:
+def axes(make: Callable[[mx.array, mx.array, Any], mx.array], wrong: int | list[int] | None) -> Program:
     """Logits (2, 5, 4), classes in the last axis."""
 
     def program(faulty: bool) -> None:
@@ -269,6 +269,19 @@ def hot(logits: mx.array, y: mx.array, axis: int) -> mx.array:
 def attended(logits: mx.array, y: mx.array, axis: int) -> mx.array:
     scores = logits @ logits.swapaxes(-1, -2)
     return ((mx.softmax(scores, axis=axis) @ logits) ** 2).mean()
+
+
+def labelled(logits: mx.array, y: mx.array, axis: Any) -> mx.array:
+    """A GAN's loss, of which nothing but the layer tells what a row is."""
+    return (
+        mx.log(mx.softmax(logits.reshape(10, 4), axis=-1 if axis == 2 else axis)) * mx.array([0, 0, -2.0, 0])
+    ).mean()
+
+
+def whole(logits: mx.array, y: mx.array, axis: Any) -> mx.array:
+    """Attention over all places of a picture is over several axes, and meant."""
+    places = mx.softmax(logits.sum(-1), axis=None)
+    return (places * mx.log(mx.softmax(logits, axis=axis))[..., 0]).mean()
 
 
 def broadcast(faulty: bool) -> None:
@@ -392,6 +405,11 @@ KINDS: dict[str, tuple[str, str, Program]] = {
     "axis 1": ("softmax axis", "picks one of axis 2", axes(picked, 1)),
     "axis of ones": ("softmax axis", "along axis 2", axes(hot, 1)),
     "axis of attention": ("softmax axis", "sums over axis 2", axes(attended, 1)),
+    "no axis": ("softmax axis", "over all axes, since none is given, of (2, 5, 4), but", axes(picked, None)),
+    "no axis of ones": ("softmax axis", "along axis 2", axes(hot, None)),
+    "no axis of rows": ("softmax axis", "of (10, 4), the rows of the batch", axes(labelled, None)),
+    "several axes": ("softmax axis", "over axes [0, 2]", axes(picked, [0, 2])),
+    "meant axes": ("softmax axis", "the rows of the batch", axes(whole, 0)),
     "broadcast": ("silent broadcasting", "(4, 4, 4)", broadcast),
     "growing": ("growing graph", "nothing has evaluated", growing),
     "summed": ("growing graph", "total", summed),

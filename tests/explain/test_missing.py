@@ -109,6 +109,20 @@ def test_health_groups_by_the_same_reasons(session: OpenSession) -> None:
     assert "are frozen: used by the pass" in " ".join(found.split())
 
 
+def test_what_later_steps_differentiate_is_no_answer_about_this_one() -> None:
+    """Two weights in turn: why tells of the step in which one stands, as p does."""
+    with nnrepl.recording() as recorded:
+        a, b = mx.ones((2, 2)) * 0.5, mx.ones((2, 2))
+        for turn in (0, 1, 0):
+            grad = mx.grad(lambda a, b: mx.sum(mx.tanh(a) @ b), argnums=turn)(a, b)
+            a, b = (a, b - 0.1 * grad) if turn else (a - 0.1 * grad, b)
+    found = OpenSession(recorded)
+    for place, name in (("step 1 tanh", "b"), ("step 2 tanh", "a"), ("step 3 tanh", "b")):
+        found.run(f"goto {place}")
+        for line in (f"why grad({name})", f"p grad({name})"):
+            assert "nobody asked" in asked(found, line), (place, line, asked(found, line))
+
+
 def test_a_failed_pass_and_no_pass_are_two_other_reasons() -> None:
     def loss(w: mx.array) -> mx.array:
         raise ValueError("no more")

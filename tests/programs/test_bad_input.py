@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -405,11 +406,15 @@ def test_a_change_where_nothing_can_take_it(net: str, line: str) -> None:
     assert "  2  " not in result.stdout
 
 
-def test_input_that_is_not_utf8(net: str) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "utf-8:surrogateescape"])
+def test_input_that_is_not_utf8(net: str, encoding: str) -> None:
+    """As standard input is in most places, and as it is where no language is set."""
     typed = b"print '\xff\xfe'\nprint 1000 + 1\ncontinue\n"
     result = subprocess.run(
-        [sys.executable, "-m", "nnrepl", net], input=typed, capture_output=True, cwd=ROOT, timeout=60
-    )
+        [sys.executable, "-m", "nnrepl", net], input=typed, capture_output=True, cwd=ROOT, timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    assert b"this line is not text in UTF-8\n" in result.stdout
     assert b"\n1001\n" in result.stdout
     assert b"\nloss -0.48" in result.stdout
     assert result.stderr == b""

@@ -177,7 +177,7 @@ def test_what_only_the_tape_knows_is_looked_at_at_the_end_as_well() -> None:
     ("line", "said"),
     [
         ("1 / 0", "ZeroDivisionError: division by zero"),
-        ("nosuch", "NameError: name 'nosuch' is not defined"),
+        ("y = nosuch", "NameError: name 'nosuch' is not defined"),
         ("import nosuch", "ModuleNotFoundError: No module named 'nosuch'"),
         ("mx.ones((2, 3)) @ mx.ones(2)", "ValueError: [matmul]"),
         ("class A:\n    x = 1\n    y = 1 / 0", "ZeroDivisionError"),
@@ -190,6 +190,8 @@ def test_a_cell_that_fails_loses_nothing(line: str, said: str) -> None:
     typist, found, shown = typed("x = mx.ones(2)", line, "y = x * 2")
     assert said in shown
     assert "nnrepl/" not in shown
+    if line == "y = nosuch":
+        assert "\n    y = nosuch\n        ^^^^^^\n" in shown
     assert typist.kinds[-1] == CELL
     assert_same_bits(found["y"], mx.full((2,), 2.0))
 

@@ -82,6 +82,16 @@ def test_collections_that_are_off_stay_off() -> None:
         gc.enable()
 
 
+def test_what_is_set_aside_is_not_counted_at_each_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    monkeypatch.setattr(gc, "get_freeze_count", lambda: counted.append(1) or 1_000)
+    collector.frozen.cache_clear()
+    for _ in range(3):
+        nnrepl.trace(lambda w: (w + 1).sum(), mx.ones((2,)))
+    collector.frozen.cache_clear()
+    assert counted == [1]
+
+
 def _in_a_nested_call(w: mx.array) -> mx.array:
     rows = mx.vmap(mx.tanh)(w[None] * mx.ones((2, 1)))
     slope = mx.grad(lambda x: (x**3).sum())(w)

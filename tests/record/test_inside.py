@@ -15,7 +15,7 @@ import pytest
 
 import nnrepl
 from nnrepl.tape import Inside, Op, samples_of
-from tests.support import OpenSession, assert_same_bits, nnrepl_cli
+from tests.support import OpenSession, assert_same_bits, nnrepl_cli, plain_and_traced
 
 W = mx.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.5], [-0.75, 1.0, 0.125]])
 X = mx.array([[0.1, 0.2, 0.3], [-0.4, 0.5, 0.6], [0.7, -0.8, 0.9], [1.0, 1.1, -1.2]])
@@ -153,6 +153,20 @@ def test_maml_and_a_network_with_a_gradient_in_its_loss() -> None:
         return mx.square(X @ fast).sum()
 
     assert len(traced(adapted, W, wrt=0).tape.notes.calls) == 1
+
+
+def test_what_mlx_hands_to_the_inner_of_two_nested_gradients_may_be_kept_and_used_outside() -> None:
+    def kept_argument(x: mx.array, w: mx.array) -> mx.array:
+        kept: list[mx.array] = []
+
+        def inner(q: mx.array) -> mx.array:
+            kept.append(q)
+            return (mx.sin(q) * w).sum()
+
+        g = mx.grad(lambda p: (mx.grad(inner)(p * 2) * p).sum())(x)
+        return (g * kept[-1]).sum()
+
+    plain_and_traced(kept_argument, [X[:, 0], T], (0, 1))
 
 
 # -- the outer pass, and second runs ---------------------------------------------------------------------------

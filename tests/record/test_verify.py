@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import mlx.core as mx
@@ -9,6 +10,7 @@ import pytest
 
 import nnrepl
 from nnrepl.record.verify import Receipt, TensorDifference, verify
+from nnrepl.tape import Op
 from nnrepl.view.receipt import lines_of
 
 
@@ -32,6 +34,8 @@ def test_a_receipt_that_was_broken_off_names_what_was_not_asked(monkeypatch: pyt
 
 
 APART = (TensorDifference("h", 0.25), TensorDifference("k", 0.0))
+UNSTEADY = TensorDifference("g", 0.125, unsteady=True)
+_ITSELF = "which MLX itself computes otherwise from one time to the next, by up to 0.125"
 _APART = ("h: largest difference 0.25", "k: other bits of the same numbers")
 
 
@@ -43,6 +47,12 @@ _APART = ("h: largest difference 0.25", "k: other bits of the same numbers")
         ({"ops": 2}, [(True, "2 ops computed again from their recorded inputs: the same bits", ())]),
         ({"ops": 5, "different": APART}, [
             (False, "5 ops computed again from their recorded inputs: 2 results differ", _APART)]),
+        ({"ops": 5, "different": (UNSTEADY,)}, [
+            (True, f"5 ops computed again from their recorded inputs: the same bits but for 1 result, {_ITSELF}", ())]),
+        ({"ops": 5, "different": (UNSTEADY, *APART)}, [
+            (False, "5 ops computed again from their recorded inputs: 2 results differ", _APART)]),
+        ({"gradients": 3, "gradients_different": (UNSTEADY,)}, [
+            (True, f"3 gradients: bit for bit MLX's own but for 1, {_ITSELF}", ())]),
         ({"uncompared": 1}, [(None, "1 op kept no result that could be compared", ())]),
         ({"calls": 1}, [(True, "1 call that MLX ran by itself returned what the ops inside make", ())]),
         ({"calls": 2, "calls_different": APART[:1]}, [
@@ -73,3 +83,19 @@ def test_a_receipt_says_what_was_found_of_each_question_that_there_was(found: di
     lines = [(line.good, str(line.said), line.wrong) for line in lines_of(receipt)]
     assert [line for line in lines if line[1] != "no holes"] == said
     assert receipt.complete == all(line[0] is not False for line in lines)
+
+
+@pytest.mark.parametrize("steady", [True, False])
+def test_what_mlx_itself_does_not_repeat_is_not_wrong(steady: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ops that add with atomics on a GPU. What it repeats, and the tape has otherwise, is."""
+    trace = nnrepl.trace(lambda w: mx.sin(w).sum(), mx.ones(2), wrt=0)
+    compute, noise = Op.compute, itertools.count(1)
+
+    def computed(op: Op, *find: Any) -> list[mx.array]:
+        found = compute(op, *find)
+        return [found[0] + (1 if steady else 1 / next(noise))] if op.name == "sin" else found
+
+    monkeypatch.setattr(Op, "compute", computed)
+    receipt = trace.verify()
+    assert [one.unsteady for one in receipt.different] == [not steady]
+    assert receipt.complete is not steady

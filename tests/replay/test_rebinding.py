@@ -399,17 +399,20 @@ import mlx.core as mx
 @functools.cache
 def once(n):
     return mx.arange(n) + 0.5
+@functools.lru_cache(8)
+def often(n):
+    return mx.arange(n) + 1.5
 k, store = mx.array([2.0, 3.0]), {"h": mx.array([5.0, 7.0])}
 def kept():
     return store["h"]
 def g(t):
     return t + 1  # in g
 def f(p, c):
-    h, m = store["h"], once(2)
+    h, m, q = store["h"], once(2), often(2)
     early = h * p
     v = early + kept() * 0.5  # v
     u = v + g(c["k"])  # u
-    return (u * p * c["k"] * h * early * m).sum() + store["h"].sum() + once(2).sum()
+    return (u * p * c["k"] * h * early * m * q).sum() + store["h"].sum() + (once(2) * often(2)).sum()
 def run():
     c, before = {"k": k}, k + 1
     loss, gradient = mx.value_and_grad(f)(k, c)  # call
@@ -424,6 +427,7 @@ def run():
         ("u", "h = h * 10", ("u", "h = h * 10")),
         ("v", "h = h * 10", ("v", "h = h * 10")),
         ("v", "m = m * 10", ("v", "m = m * 10")),
+        ("v", "q = q * 10", ("v", "q = q * 10")),
         ("in g", "k = k * 10", ("in g", "global k; k = k * 10")),
         ("u", 'c["k"] = c["k"] * 10', ("call", 'c["k"] = c["k"] * 10')),
     ],

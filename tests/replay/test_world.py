@@ -158,6 +158,20 @@ def cache(size: int | None) -> Program:
     return lambda w: w * scale(1) + scale(2) * w, lambda: (len(calls), scale(1))
 
 
+def small_cache() -> Program:
+    """It has counted its calls, and throws out what was asked for longest ago."""
+    calls = []
+
+    @functools.lru_cache(2)
+    def scale(n: object, by: float = 1.0) -> float:
+        calls.append(n)
+        return by * len(calls)
+
+    for n in (1, (2,), 1):
+        scale(n)
+    return lambda w: w * scale(3, by=2.0) + scale(1) * w + scale((2,)) * w, lambda: (calls, scale.cache_info())
+
+
 def cache_of_tensors() -> Program:
     """What the first run has put into the cache must not be there for the second one, which makes its ops again."""
 
@@ -254,7 +268,7 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
     "class attribute": class_attribute, "global": global_variable, "slots": slots, "dataclass": dataclass_state,
     "numpy Generator": numpy_generator, "numpy RandomState": numpy_legacy, "random.Random": python_random,
     "global randoms": global_randoms, "large data": large_data, "ndarray": changed_array, "cache": lambda: cache(None),
-    "lru_cache": lambda: cache(8), "lru_cache of tensors": cache_of_tensors,
+    "lru_cache": lambda: cache(8), "lru_cache(2)": small_cache, "lru_cache of tensors": cache_of_tensors,
     "handmade cache": handmade_cache, "OrderedDict": ordered, "containers": containers,
     "bound method": bound_method, "custom function": custom_function, "builtins": namespace,
     "iterator in a list": iterator_in_a_list,
@@ -337,6 +351,16 @@ def test_what_failed_has_failed_again_and_nothing_else() -> None:
         assert [(op.name, type(error)) for op, error in tape.notes.errors.items() if op in tape.ops] == [
             ("matmul", ValueError)
         ]
+
+
+def test_nothing_in_mlx_is_the_programs() -> None:
+    """Whose modules below `mlx.core` have no file, and whose functions are of a type of nanobind's."""
+    made, package = ModuleType("made"), ModuleType("made.up")
+    package.own = made.own = [1]  # type: ignore[attr-defined]
+    held = [id(thing) for thing in world.World([mx.fast, mx.linalg, [mx.exp, package]]).holding]
+    assert id(mx.fast) in held
+    assert id(package.own) in held
+    assert not {id(mx.fast.rope), id(mx.linalg.inv), id(vars(type(mx.exp))["__call__"])} & {*held}
 
 
 def test_what_a_program_has_put_into_a_library_is_gone_before_it_begins_again() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import mlx.core as mx
 import pytest
 
 import nnrepl
+from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import parse
 from tests.support import OpenSession, loaded
 
@@ -115,3 +117,38 @@ def test_it_is_known_as_it_was(kind: str, gone: str, tmp_path: Path) -> None:
         session.cursor = products[number]
         found = [repr(session.expressions.evaluate(parse(look), session.where())) for look in looks]
         assert found == twin.seen[number], number
+
+
+@pytest.mark.parametrize("changed", ["box.held.append(number)", "note(number)"], ids=["at once", "in a function"])
+def test_a_statement_in_the_past_finds_it_as_it_was(
+    changed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = loaded(tmp_path / f"counting_{changed[:3]}.py", (
+        "class Box:\n    def __init__(self): self.held = []\nbox = Box()\n"
+        "def note(number): box.held.append(number)\n"
+        f"def f(x):\n    for number in range(3):\n        x = x * 2\n        {changed}\n    return x.sum()\n"
+    ))  # fmt: skip
+    session = OpenSession(nnrepl.trace(program.f, mx.ones((2,))))
+    session.run("goto #3")
+    session.run("for one in box.held: print('there', one)")
+    assert capsys.readouterr().out.split("\n") == ["there 0", "there 1", ""]
+    assert program.box.held == [0, 1, 2]
+
+
+def test_what_is_left_of_an_object_is_known_although_a_part_is_gone(tmp_path: Path) -> None:
+    """A queue of threads is nothing that could be made again."""
+    program = loaded(tmp_path / "parts.py", (
+        "import queue\nclass Loader:\n    def __init__(self): self.queue, self.size = queue.Queue(), 8\n"
+        "def f(x):\n    own = Loader()\n    x = x * 2\n    own.size += 1\n    own = None\n"
+        "    return x.sum()\n"
+    ))  # fmt: skip
+    session = OpenSession(nnrepl.trace(program.f, mx.ones((2,))))
+    gc.collect()
+    session.run("goto #1")
+    assert str(session.run("p own.size")) == "own.size = 8"
+    assert "<no longer exists>" in str(session.run("p vars(own)"))
+    for line in ("p own.queue.qsize()", "p len(own.queue)", "p own.queue + 1"):
+        with pytest.raises(UserError, match=r"own\.queue was an object that no longer exists"):
+            session.run(line)
+    with pytest.raises(UserError, match="'Loader' object has no attribute 'step'"):
+        session.run("p own.step")

@@ -563,10 +563,11 @@ import mlx.core as mx
 
 def loss_fn(w):
     def f(p):
-        u = p * k
+        u = p * k; stage = 1
         return (u * u).sum()
     return (mx.grad(f)(w) * w).sum()
 
+def tens(): return k * 10
 w, k = mx.array([1.0, 2.0]), 1
 for i in range(4):
     loss, g = mx.value_and_grad(loss_fn)(w)
@@ -577,9 +578,14 @@ for i in range(4):
 
 def test_a_global_variable_inside_of_a_nested_call_is_what_it_was_then_after_a_second_run(tmp_path: Any) -> None:
     there = ("goto step 2 program.py:6", "p i * 10 + k")
-    change = ("goto step 2 program.py:8", "w = w * 2", "undo", "continue")
-    said = play(NESTED, "continue", *there, *change, *there, tmp_path=tmp_path)
-    assert said[2] == said[-2] == "12"
+    inside = ("goto step 1 program.py:6", "p stage", "goto step 1 program.py:7", "p stage")
+    change = ("goto step 2 program.py:8", "w = w * 2", *inside, "undo", "continue")
+    setup = ("goto setup#1", "why grad(#1)")  # of what is made there, the first gradient is asked about
+    said = play(NESTED, "continue", *there, *change, *there, "p tens()", *setup, tmp_path=tmp_path)
+    assert said[2] == said[-5] == "12"
+    assert said[-4] == "20", "what a function reads that is called there"
+    assert said[6:9:2] == ["stage is not bound yet in this call", "1"]
+    assert "it is finite" in said[-2], said[-2]
 
 
 def test_the_losses_of_two_functions_are_no_one_line(tmp_path: Any) -> None:

@@ -59,6 +59,25 @@ for i in range(4):
     velocity = tree_map(lambda v, g: 0.9 * v + g, velocity, g)
     params = tree_map(lambda p, v: p - 0.1 * v, params, velocity)
 """,
+    "momentum by hand, one parameter unused": """
+params = {"w": mx.ones(3), "u": mx.ones(3), "v": mx.ones(2)}
+velocity = tree_map(mx.zeros_like, params)
+for i in range(4):
+    mark(i + 1)
+    loss, g = mx.value_and_grad(lambda p: (p["w"] * p["u"]).sum())(params)
+    velocity = tree_map(lambda v, g: 0.9 * v + g, velocity, g)
+    params = tree_map(lambda p, v: p - 0.1 * v, params, velocity)
+""",
+    "momentum by hand, and an op of something else between": """
+params = {"w": mx.ones(3), "u": mx.ones(3), "v": mx.ones(2)}
+velocity = tree_map(mx.zeros_like, params)
+for i in range(4):
+    mark(i + 1)
+    loss, g = mx.value_and_grad(lambda p: (p["w"] * p["u"]).sum())(params)
+    velocity = tree_map(lambda v, g: 0.9 * v + g, velocity, g)
+    seen = x * 2
+    params = tree_map(lambda p, v: p - 0.1 * v, params, velocity)
+""",
     "accumulated, momentum and a function of the program's by hand": """
 def scaled(v):
     return v / (mx.linalg.norm(v) + 1e-6) if v.ndim == 2 else v

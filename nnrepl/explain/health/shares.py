@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import mlx.core as mx
 
@@ -103,13 +104,22 @@ def _is_loss(op: Op) -> bool:
 
 def axis(case: Checkup) -> Iterator[Finding]:
     """softmax and log-softmax over another axis than what follows counts, over the batch, over one of length 1."""
+    told: set[tuple[str, str]] = set()
     for op in case.forward:
         if not _along_an_axis(op) or not op.inputs:
             continue
         over = -1 if _is_loss(op) else op.kwargs.get("axis", op.args[1] if len(op.args) > 1 else None)
         taken = op.inputs[0]
         shape = taken.shape
-        if not isinstance(over, int) or not shape:
+        if not shape:
+            continue
+        if not isinstance(over, int):
+            said = _over_several(case, op, over)
+            if said and (words.spot(op), said) not in told:
+                told.add((words.spot(op), said))
+                axes = range(len(shape)) if over is None else [one % len(shape) for one in over]
+                claim = _along(case, op, tuple(axes), f"{op.label} {op.name} ({words.spot(op)}) {said}")
+                yield from findings(claim, "softmax axis", f"explain {op.label}", op)
             continue
         at = over % len(shape)
         where = f"{op.label} {op.name} ({words.spot(op)}) runs over axis {over} of {tuple(shape)}"
@@ -121,19 +131,34 @@ def axis(case: Checkup) -> Iterator[Finding]:
         elif shape[at] > 1:
             said = _used_otherwise(case, op, at) or _over_the_batch(op, at)
         if said:
-            yield from findings(_along(case, op, at, where + said), "softmax axis", f"explain {op.label}", op)
+            yield from findings(_along(case, op, (at,), where + said), "softmax axis", f"explain {op.label}", op)
 
 
-def _along(case: Checkup, op: Op, at: int, text: str) -> Claim[str]:
-    """Claim along which axis shares run: that they add up to 1 along it, and along no other that is as long or
-    longer; of a logsumexp, that this axis is gone."""
+def _over_several(case: Checkup, op: Op, over: Any) -> str:
+    """Say what is wrong with a softmax or log-softmax over several axes at once: over all of them where none is given,
+    as in `mx.softmax(x)`, which other libraries take for the last one. "" if nothing is seen."""
+    shape = op.inputs[0].shape
+    long = [
+        at for at in range(len(shape)) if shape[at] > 1 and (over is None or at in [one % len(shape) for one in over])
+    ]
+    subtracted = (has(user.name, Trait.DIFFERENCE) and user.outputs[0].shape == shape
+                  for user in _past_shapes(op.outputs[0]) if user.outputs)  # fmt: skip
+    if len(long) < 2 or not (_gives_shares(op) or any(subtracted)):
+        return ""
+    said = next(filter(None, (_used_otherwise(case, op, at) or _over_the_batch(op, at) for at in long)), "")
+    which = "runs over all axes, since none is given," if over is None else f"runs over axes {over}"
+    return said and f"{which} of {tuple(shape)}{said}"
+
+
+def _along(case: Checkup, op: Op, axes: tuple[int, ...], text: str) -> Claim[str]:
+    """Claim along which axes shares run: that they add up to 1 along them; of a logsumexp, that these axes are gone."""
     result, taken = op.outputs[0], op.inputs[0]
 
     def holds() -> bool:
         if not _gives_shares(op):
-            before, behind = taken.shape[:at], taken.shape[at + 1 :]
-            return tuple(result.shape) in ((*before, *behind), (*before, 1, *behind))
-        sums = mx.sum(case.look.array(result).astype(mx.float32), axis=at)
+            gone = tuple(length for at, length in enumerate(taken.shape) if at not in axes)
+            return tuple(result.shape) in (gone, tuple(1 if at in axes else n for at, n in enumerate(taken.shape)))
+        sums = mx.sum(case.look.array(result).astype(mx.float32), axis=axes)
         return bool(case.look.numbers([mx.all((mx.abs(sums - 1) < 0.05) | (sums != sums))])[0])
 
     return Claim("finding: softmax axis", holds, lambda: text)

@@ -1,0 +1,93 @@
+"""Edits in a compiled function whose call is still running, and what its trace finds: held against plain programs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.closed.test_closed import play
+
+KEPT = """\
+import mlx.core as mx
+table = {2: mx.cos(mx.arange(2) * 0.5)}
+def kept(n): return table[n]
+state = {"w": mx.array([1.0, -2.0])}
+def loss(w):
+    w = w * 1
+    r = kept(2)
+    h = w * r  # here
+    h = h + KEPT * 0.5
+    return (h * h).sum() - h.sum()
+def body():
+    value, grad = mx.value_and_grad(loss)(state["w"])
+    state["w"] = state["w"] - 0.05 * grad
+    return value
+step = mx.compile(body, inputs=state, outputs=state)
+EDITED
+for i in range(4):
+    value = step()
+    mx.eval(value, state)
+    print("step", i, value.item(), state["w"].tolist())
+"""
+FORMS = {"in its expression": "kept(2)", "by another name": "q"}
+
+
+def _plainly(text: str, line: str, at: int) -> list[str]:
+    """What a plain program prints that has a line in one call: another compiled function, of the same source."""
+    edited = "edits = []\nedited = mx.compile(lambda: body(), inputs=state, outputs=state)"
+    text = text.replace("    h = w * r", f"    if edits: {line}\n    h = w * r").replace("EDITED", edited)
+    call = f"edits += [1] * (i == {at}); value = edited() if edits else step(); edits.clear()"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(text.replace("value = step()", call), {})
+    return printed.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_name_of_a_cached_tensor_in_a_call_that_is_still_running(form: str, native: str, tmp_path: Path) -> None:
+    """In the first call, of which MLX makes its trace when it has returned, and in one that is repeated."""
+    text = KEPT.replace("    h = h + KEPT", f"    q = kept(2)\n    h = h + {FORMS[form]}")
+    file = tmp_path / "train.py"
+    file.write_text(text.replace("EDITED", ""))
+    line = "r = r * 3"
+    for at in (0, 2):
+        goto = f"goto step {at + 1}"
+        shown = play(file, f"config native {native}", goto, "until train.py:8", line, "continue")
+        expected = _plainly(text, line, at)
+        assert re.findall(r"^step \d+ -?[\d.]+ .*", shown, re.MULTILINE) == expected, shown
+
+
+WRITES = """\
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+mx.random.seed(0)
+buffer, count = mx.zeros((2,)), mx.array([0])
+model, opt = nn.Linear(2, 2), optim.SGD(0.1)
+def loss(x):
+    global buffer
+    buffer += 1
+    count[0] = count[0] + 1
+    return (model(x) * buffer + count).square().mean()
+learn = nn.value_and_grad(model, loss)
+def step(x):
+    value, grads = learn(x)
+    opt.update(model, grads)
+    return value
+step = mx.compile(step, inputs=[model.state, opt.state], outputs=[model.state, opt.state])
+x = mx.random.normal((3, 2))
+for i in range(4):
+    value = step(x)
+    mx.eval(value, model.state)
+    print("step", i, value.item(), buffer.tolist(), count.tolist())
+"""
+
+
+def test_what_a_compiled_function_changes_in_place_is_changed_once_for_each_trace(tmp_path: Path) -> None:
+    """It is recorded, and MLX traces it after that from the numbers that the tensors had before."""
+    (tmp_path / "train.py").write_text(WRITES)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(WRITES, {})
+    assert play(tmp_path / "train.py", "continue").endswith(printed.getvalue())

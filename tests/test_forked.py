@@ -1,0 +1,51 @@
+"""A fork stands for a fresh process: what a program sees there is the same, but for two frames below all others."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests import forked
+from tests.support import nnrepl_cli, surroundings
+
+SEEN = """
+import gc, os, signal, sys
+print(sorted(sys.modules), sorted(vars(sys.modules["__main__"])))
+print(sys.argv, sys.orig_argv, sys.path, sys.flags, os.getcwd(), sorted(os.environ.items()))
+print(os.listdir("/proc/self/fd"))
+for one in (sys.stdin, sys.stdout, sys.stderr):
+    print(one.name, one.encoding, one.errors, one.line_buffering, one.write_through, one.isatty())
+print(gc.get_threshold(), gc.isenabled(), [str(signal.getsignal(one))[:30] for one in signal.valid_signals()])
+import mlx.core as mx
+print(mx.ones(3) * 2, file=sys.stderr)
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("typed", [None, "continue\\np x\\n"])
+def test_a_program_sees_what_it_sees_in_a_fresh_process(
+    typed: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "seen.py").write_text(SEEN)
+    arguments = ("--batch", "-c", "continue", "seen.py", "an argument")
+    if not forked.can_run(surroundings(), typed is not None):
+        pytest.skip("no process is forked")
+    found = nnrepl_cli(*arguments, stdin=typed, cwd=tmp_path)
+    monkeypatch.setattr(forked, "can_run", lambda *_: False)
+    fresh = nnrepl_cli(*arguments, stdin=typed, cwd=tmp_path)
+    assert fresh.returncode == found.returncode
+    assert fresh.stderr == found.stderr
+    assert fresh.stdout.splitlines() == found.stdout.splitlines()
+
+
+def test_what_is_read_at_a_start_is_not_what_was_read() -> None:
+    assert not forked.can_run({**surroundings(), "PYTHONHASHSEED": "1"}, True)
+
+
+def test_a_program_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    (tmp_path / "long.py").write_text("print(1, flush=True)\nwhile True: pass\n")
+    with pytest.raises(subprocess.TimeoutExpired):
+        nnrepl_cli("--batch", "-c", "continue", "long.py", cwd=tmp_path, timeout=0.5)
+    assert nnrepl_cli("--version", stdin="").stdout.startswith("nnrepl")
