@@ -145,7 +145,6 @@ class BindingWatch:
         if state.shared is None:
             state.shared = self._shared(frame, position) if state.optimized and not state.library else []
         changed = False
-        # With each op only the length of large ones is looked at: what changes in them is noticed where the pass ends.
         for view, watched in (*state.containers, *state.shared) if state.shared else state.containers:
             last = watched.last
             if last is None or len(view) != len(last) or (len(last) <= _FEW and not all(map(is_, view, last))):
@@ -335,7 +334,6 @@ class BindingWatch:
         watched = self._known[id(thing)] = Watched(
             Holder(type(thing), refer, getattr(thing, "maxlen", None) if isinstance(thing, deque) else None), refer
         )
-        # Its `id` may be another one's by now: it is the same one only if it holds the same.
         resting = self._resting.pop(id(thing), None)
         if resting is not None and self._is_again(watched, resting, position):
             return watched.holder
@@ -380,7 +378,6 @@ class BindingWatch:
         if values and type(values[0]) is KeptArray:
             bindings.hold_whole(position, holder, values[0])
             return
-        # Of what is appended to a list that alone is noted: a list of losses would be copied whole in each step.
         if before and not isinstance(entries, dict) and len(values) > len(before) and all(map(is_, values, before)):
             more = [self.keep(item, position) for item in values[len(before) :]]
             if bindings.grow(position, holder, more):

@@ -24,7 +24,6 @@ from nnrepl.record.frame_variables import variables_of
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module
 from nnrepl.session.errors import NotYet, UserError, not_made
-from nnrepl.session.gone import Gone
 from nnrepl.tape import GRADIENT_PASS, UNBOUND, UPDATE_PASS, Activation, ClosedOp, Holder, Large, Pass, Tape, Value
 from nnrepl.tape.bindings import is_module as is_module_code
 from nnrepl.tape.kept_array import KeptArray, kept_array
@@ -436,6 +435,8 @@ def _make_again(
         except NotYet:
             raise
         except UserError as gone:
+            from nnrepl.session.gone import Gone
+
             return Gone(str(gone))
 
     if isinstance(entries, dict):
