@@ -16,7 +16,7 @@ from nnrepl.session.scouts import InStepOnly, Scout, scouts_of
 from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Catch, Hit
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Tape, Value
-from nnrepl.tape.turns import is_turn, unit, unit_at
+from nnrepl.tape.steps import is_turn, unit, unit_at
 
 
 def closed_between(tape: Tape, start: int, end: int) -> list[int]:
