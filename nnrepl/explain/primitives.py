@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import count
+from string import ascii_lowercase
+
 from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.record.anatomy import graph, stand_in
@@ -38,11 +42,14 @@ def primitives(op: Op) -> list[PrimitiveCall]:
     for step in steps:
         if isinstance(step, Primitive):
             for made in step.outputs:
-                called.setdefault(made, _letter(len([name for name in called.values() if len(name) == 1])))
+                if made not in called:
+                    called[made] = _letter(called.values())
             takes = tuple(called.get(name, "a constant") for name in step.inputs)
             found.append(PrimitiveCall(step.label, takes, tuple(called[name] for name in step.outputs)))
     return found
 
 
-def _letter(number: int) -> str:
-    return chr(ord("a") + number % 26)
+def _letter(taken: Collection[str]) -> str:
+    """Return a name that nothing has: a letter, with a number where all letters are taken."""
+    names = (f"{letter}{number or ''}" for number in count() for letter in ascii_lowercase)
+    return next(name for name in names if name not in taken)

@@ -133,6 +133,10 @@ def test_primitives_are_mlx_s_own() -> None:
     assert names == ["Erf"]
     backward = next(op for op in trace.ops if op.name == "vjp of erf")
     assert primitives(backward)[-1].makes == ("∂L/∂x",)
+    of_a_variance = primitives(nnrepl.trace(lambda b: mx.var(b), mx.ones((2, 3))).ops[0])
+    made = [name for step in of_a_variance for name in step.makes]
+    assert made[:3] == ["a", "c", "d"], "nothing between is called as what went in"
+    assert len(set(made)) == len(made)
 
 
 def nnrepl_gelu(x: mx.array) -> mx.array:
