@@ -62,18 +62,18 @@ def _little_heap() -> Iterator[None]:
 SLOW = (
     "closed", "corpus", "explain/test_arithmetic", "explain/test_check", "explain/test_every_kind",
     "explain/test_findings", "explain/test_formulas", "explain/test_health", "explain/test_inside",
-    "explain/test_options", "explain/test_planted", "explain/test_said", "explain/test_table", "explain/test_whole",
+    "explain/test_options", "explain/test_planted", "explain/test_said", "explain/test_whole",
     "learn/test_lessons", "programs/test_bad_input", "programs/test_cells", "programs/test_ending",
     "programs/test_load", "programs/test_notebook", "programs/test_output", "programs/test_python_itself",
     "programs/test_reload", "programs/test_saved", "programs/test_shadows", "programs/test_starting",
-    "programs/test_training", "record/test_catalog", "record/test_collector", "record/test_process",
-    "record/test_taking_turns", "replay/test_interrupts", "replay/test_matrix", "replay/test_printed_once",
-    "replay/test_rebinding", "replay/test_statements", "replay/test_twins", "replay/test_typed_lines",
+    "programs/test_training", "record/test_process", "record/test_taking_turns",
+    "replay/test_interrupts", "replay/test_matrix", "replay/test_printed_once", "replay/test_rebinding",
+    "replay/test_statements", "replay/test_twins", "replay/test_typed_lines",
     "replay/test_world", "session/test_compiled_loop", "session/test_gradient_names", "session/test_names",
     "session/test_paths", "session/test_reference", "session/test_running_on", "session/test_saved",
     "session/test_stops_running", "shell/test_full_screen", "shell/test_hands", "shell/test_kernel",
     "shell/test_muscle_memory", "shell/test_prompt", "shell/test_terminals", "shell/test_transcripts", "test_bench",
-    "test_docs", "timeline/test_history", "timeline/test_listing", "timeline/test_set", "timeline/test_walks",
+    "test_docs", "timeline/test_history", "timeline/test_listing", "timeline/test_walks",
     "timeline/test_written", "view/test_faces", "view/test_stop", "view/test_tensor", "view/test_training_pane",
 )  # fmt: skip
 """What `-m "not slow"` leaves out: many programs, many processes, a terminal, or more than two seconds of CPU time."""

@@ -114,6 +114,12 @@ class Homes:
             elif isinstance(array, mx.array):
                 self._waiting.append((position, home, reference))
 
+    @property
+    def state(self) -> tuple[int, int, int]:
+        """What all that is known here was read from: as long as it is the same, so are the answers."""
+        bindings = self._tape.bindings
+        return len(bindings.holds), len(bindings.held_containers), len(self._tape)
+
     def of(self, value: Value) -> Home | None:
         """Where a value lies: the first place in a module, else in another container; None if it is in none. Where it
         still lies comes before where another has taken its place: a copy of a model has the model's first weights."""

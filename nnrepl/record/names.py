@@ -44,6 +44,7 @@ class ProgramNames:
         self._passes_seen = self._indexed = self._noted = 0
         self._wrt: dict[str, list[Value]] = {}
         self._owners: dict[str, dict[Home | str, None]] = {}
+        self._unknown_in: dict[str, tuple[Any, int]] = {}
         self._index: dict[str, list[tuple[int, Value]]] = {}
         self._leaves_seen: set[Value] = set()
         self._glance = Glance(self.tape)
@@ -205,6 +206,9 @@ class ProgramNames:
         if not leaves:
             return self._owners.get(label, {})
         owners = self._owners.setdefault(label, {})
+        state = self.homes.state
+        if self._unknown_in.get(label) == (state, len(leaves)):
+            return owners  # nobody knows more of them than before: names are asked for by the thousand
         unknown = []
         for leaf in leaves:
             owner = self.identity(leaf)
@@ -213,6 +217,7 @@ class ProgramNames:
             else:
                 owners[owner] = None
         self._wrt[label] = unknown[-_AHEAD:]
+        self._unknown_in[label] = (state, len(self._wrt[label]))
         return owners
 
     def _assigned(self, value: Value, is_placed: bool) -> Iterator[str]:

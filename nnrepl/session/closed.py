@@ -88,11 +88,13 @@ def open_steps(session: Standing, steps: list[int], losses: list[int] | None = N
     """
     tape = session.tape
     title = title_of(steps)
+    closed = set(closed_between(tape, 0, len(tape)))
+    if closed.isdisjoint(steps):  # the command would come here again and again
+        raise UserError(f"{title} is open already; that it was to be opened once more is a fault of nnrepl's")
     if not session.edits.can_run_again:
         raise UserError(f"{title} ran natively and is closed; there is no program here that could run again")
-    closed = set(closed_between(tape, 0, len(tape)))
     steps = sorted({*steps, *(closed & tape.retraced)})  # what MLX kept of a first run has to be seen there
-    of = f"the losses of steps {losses[0]} to {losses[-1]}" if losses else title
+    of = f"the losses of {title_of(losses)}" if losses else title
     session.hooks.opening(of)
     session.edits.open(frozenset(steps), session.cursor, losses=bool(losses))
 
@@ -305,8 +307,8 @@ def open_gradients(session: Standing) -> None:
     does."""
     tape, cursor = session.tape, session.cursor
     for pass_ in reversed(tape.passes):
-        if pass_.start >= cursor or not len(pass_):
-            continue
+        if pass_.start >= cursor or not len(pass_) or pass_.turn:
+            continue  # in a turn of the setup no gradient has been taken: else it would have ended there
         if isinstance(tape.ops[pass_.start], ClosedOp):
             open_steps(session, [pass_.step.number])
         if pass_.kind == GRADIENT_PASS and pass_.backward < cursor:

@@ -7,9 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
+import nnrepl
+from nnrepl.session import closed
+from nnrepl.session.errors import UserError
 from tests.closed.test_closed import BITS, QUIET, TOLD, _main, captured, plainly, play  # noqa: F401
+from tests.support import OpenSession
 
 MODEL = """
 import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
@@ -201,3 +206,17 @@ def test_why_nan_looks_into_the_turns_of_such_training(tmp_path: Path) -> None:
     )
     (tmp_path / "run.py").write_text(text)
     assert "There is no logarithm of a negative number." in play(tmp_path / "run.py", "why nan")
+
+
+def test_no_command_opens_what_is_open(tmp_path: Path) -> None:
+    """Of a turn of the setup nothing is asked that steps are asked for: `explain` opened step 0 without end."""
+    loop = "for i in range(30):\n    w = w - 0.01 * mx.exp(w)\n    loss = w.sum()\n    mx.eval(w, loss)\n"
+    (tmp_path / "run.py").write_text(f"import mlx.core as mx\nw = mx.array([1.0, 2.0])\n{loop}")
+    lines = ("explain", "info gradients", "p grad(w)", "plot loss", "check", "why loss", "health")
+    shown = play(tmp_path / "run.py", "continue", *lines)
+    assert "opening the losses of " in shown
+    assert "a fault of nnrepl's" not in shown, shown
+    assert not re.search(r"-\d{9}", shown), shown
+    session = OpenSession(nnrepl.trace(lambda x: x * 2, mx.ones(2)))
+    with pytest.raises(UserError, match="a fault of nnrepl's"):
+        closed.open_steps(session, [0])

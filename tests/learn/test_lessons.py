@@ -202,6 +202,7 @@ def test_answers_are_counted(tmp_path: Path) -> None:
     lesson = lesson_of(tmp_path, text)
     screen = played(lesson, ["", "2.75", "", "3", "2.75", "", "hint", "2.75", "", "2,75"])
     assert "2 of 4 questions right at the first try. Worth another look: learn 3." in screen
+    assert screen.count("So it is.") == 4
     assert "1 of 1 questions" in played(lesson_of(tmp_path, ASK), ["", "apple", "", "2.75"])
     assert "0 of 1 questions" in played(lesson_of(tmp_path, ASK), ["", "show"])
 

@@ -17,6 +17,7 @@ import pytest
 
 import nnrepl
 from nnrepl.record.containers import is_data
+from nnrepl.record.names import ProgramNames
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import Surroundings
 from nnrepl.session.parsed import parse
@@ -351,3 +352,18 @@ def test_global_variables_of_an_imported_module_are_those_of_then(tmp_path: Path
     shown = nnrepl_cli("--plain", str(program), stdin="\n".join(lines) + "\n").stdout
     told = re.findall(r"i = (\d)\nscale = (\S+)\ncfg = \{'n': (\d)\}\nshift.tolist\(\) = \[(\S+), ", shown)
     assert told == [(str(i), f"{i}.0", str(i), f"{i}.0") for i in (1, 2, 3, 4, 3, 2, 1)]
+
+
+def test_whose_a_parameter_is_is_not_asked_again_where_nothing_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are asked for by the thousand, and no container may hold what gradients were taken of."""
+
+    def fn(w: mx.array) -> mx.array:
+        return sum((mx.grad(lambda w: (w * w).sum())(w) for _ in range(20)), start=mx.array(0.0))
+
+    trace = nnrepl.trace(fn, mx.ones((2,)))
+    taken = [value for pass_ in trace.tape.passes for value in pass_.wrt]
+    asked: list[object] = []
+    identity = ProgramNames.identity
+    monkeypatch.setattr(ProgramNames, "identity", lambda self, value: asked.append(value) or identity(self, value))
+    assert {value.name for value in taken} == {"w"}
+    assert len(taken) == len(asked) == 20

@@ -136,7 +136,9 @@ def test_the_program_is_told_and_an_edit_is_stopped(tmp_path: Path) -> None:
     )
     result = nnrepl_cli(str(path), stdin="i[1] = 9\nc\nq\n")
     assert "index 9 is out of range: i[1] = 9, but axis 0 of w (5, 3) has the places 0 to 4" in result.stdout
-    result = nnrepl_cli(str(path), stdin="c\nq\n")
+    result = nnrepl_cli(str(path), stdin="w = w[mx.array([9, 9, 9, 9, 9])]\nc\nq\n")
+    assert "index 9 is out of range" in result.stdout
+    assert "reads outside" not in result.stdout, "what was refused is no op of the program's"
     assert "6.0" in result.stdout
     assert "a masked assignment of nothing to w (5, 3): it is empty, and MLX crashes on that" in result.stdout
 

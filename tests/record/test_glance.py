@@ -73,6 +73,8 @@ def test_a_leaf_is_found_by_its_array() -> None:
     assert leaves
     assert all(glance.leaf_of(leaf.held) is leaf for leaf in leaves)
     assert glance.leaf_of(mx.ones(2)) is None
+    trace.tape.notes.leaves.clear()  # which has the latest leaf of each array, of whatever timeline
+    assert all(glance.leaf_of(leaf.held) is leaf for leaf in leaves)
 
 
 def test_a_leaf_is_found_without_a_look_at_all_ops() -> None:
