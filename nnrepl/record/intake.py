@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from nnrepl.tape import Activation, BackwardOp, ClosedOp, Inside, Leaf, Op, Operation, Tape, Value
 from nnrepl.tape.native_run import SUFFIXES, file_of
-from nnrepl.tape.turns import is_due
+from nnrepl.tape.steps import is_due
 
 
 class Entering(Protocol):

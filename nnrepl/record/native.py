@@ -32,6 +32,7 @@ from nnrepl.record.stack import UPDATES
 from nnrepl.record.watch import BindingWatch
 from nnrepl.tape import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Value
 from nnrepl.tape.collector import set_aside
+from nnrepl.tape.steps import earliest
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ class Levels:
         self.remember: Callable[[tuple[Any, ...]], Callable[[], None] | None] | None = None
         self._depth = 0
         self._sparse = False
-        self._turn = 0
+        self._turn, self._due = 0, sys.maxsize
         self._caller: Caller | None = None
 
     def begin(self) -> None:
@@ -237,7 +238,8 @@ class Levels:
     def _stretch(self, scope: Activation | None, lasti: int) -> None:
         recorder = self.recorder
         op = _closed(self.numbering, recorder, Call(RUN_PASS if recorder.started else SETUP_PASS), scope, lasti)
-        op.pass_.turn = self._turn = 0 if recorder.started else self.evaluations
+        op.pass_.turn = 0 if recorder.started else self.evaluations
+        self._turn, self._due = op.pass_.turn, earliest(op.pass_.turn) if op.pass_.turn else sys.maxsize
         recorder.intake.closed(recorder, op)
         self._left(op)
 
@@ -256,7 +258,8 @@ class Levels:
         self.evaluations += 1
         if recorder.listener is not None:
             recorder.listener.evaluated_natively(self.evaluations)
-        closed = recorder.intake.turns(recorder, self.evaluations, self._turn) if self._turn else None
+        due = self.evaluations >= self._due  # asked at every evaluation, so no more is asked than that
+        closed = recorder.intake.turns(recorder, self.evaluations, self._turn) if due else None
         if closed:
             frame = recorder.stack.program_frame(frame)
             self._stretch(recorder.stack.enter(frame), frame.f_lasti)

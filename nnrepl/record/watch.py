@@ -172,8 +172,7 @@ class BindingWatch:
             self.see(frame)
         else:
             for thing in state.values:
-                watched = self._known.get(id(thing))
-                if watched is not None and not still_holds(watched.refer(), watched.last):
+                if (watched := self._known.get(id(thing))) and not still_holds(watched.refer(), watched.last):
                     self._look(watched, len(self.recorder.tape.ops))
         self.forget(frame)
 
@@ -479,8 +478,7 @@ class BindingWatch:
 
     def look_at(self, thing: Any) -> None:
         """Note what a container holds now."""
-        watched = self._known.get(id(thing))
-        if watched is not None:
+        if (watched := self._known.get(id(thing))) is not None:
             watched.last = None
             self._look(watched, len(self.recorder.tape.ops))
 
@@ -495,6 +493,5 @@ class BindingWatch:
 
     def see_again(self, state: _Frame) -> None:
         """Look at the variables of a frame again."""
-        frame = next((frame for frame, other in self._frames.items() if other is state), None)
-        if frame is not None:
+        for frame in [frame for frame, other in self._frames.items() if other is state]:
             self.see(frame)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from nnrepl.record.native import levels_of
 from nnrepl.replay.remade import Remade
 from nnrepl.tape import GRADIENT_PASS, RUN_PASS, ClosedCall, ClosedOp, Op, OpenedStep, Pass, Tape, Value
-from nnrepl.tape.turns import begins_with, is_due, unit_at
+from nnrepl.tape.steps import begins_with, is_due, unit_at
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder

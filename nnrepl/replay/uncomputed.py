@@ -29,7 +29,7 @@ from nnrepl.replay.keeping import Point, computes
 from nnrepl.replay.reach import CannotReach, Reach
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Tape, arrays_of, is_evaluated
 from nnrepl.tape.native_run import SUFFIXES, UNKEPT, Answer, count_calls, file_of
-from nnrepl.tape.turns import unit_at
+from nnrepl.tape.steps import unit_at
 
 if TYPE_CHECKING:
     from nnrepl.replay.opening import Opening

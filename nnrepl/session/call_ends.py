@@ -15,7 +15,7 @@ from nnrepl.session.parsed import Parsed
 from nnrepl.session.standing import Standing
 from nnrepl.session.wires import Wire, trips_of, variable
 from nnrepl.tape import GRADIENT_PASS, UNBOUND, ClosedOp, Tape, arrays_of
-from nnrepl.tape.turns import is_turn, unit
+from nnrepl.tape.steps import is_turn, unit
 
 _any, _all, _isnan, _isfinite, _equal = mx.any, mx.all, mx.isnan, mx.isfinite, mx.array_equal
 

@@ -16,7 +16,7 @@ from nnrepl.session.scouts import InStepOnly, Scout, scouts_of
 from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Catch, Hit
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Tape, Value
-from nnrepl.tape.turns import is_turn, unit, unit_at
+from nnrepl.tape.steps import is_turn, unit, unit_at
 
 
 def closed_between(tape: Tape, start: int, end: int) -> list[int]:
@@ -272,7 +272,8 @@ def open_plotted(session: Standing, text: str) -> None:
     already: then the last of them alone is opened, and those of the others are computed on the way. Raises as
     `open_steps` does."""
     tape = session.tape
-    steps = closed_between(tape, 0, len(tape))
+    # Turns of the setup are no steps: a line over the steps does not go through them.
+    steps = [number for number in closed_between(tape, 0, len(tape)) if not is_turn(number)]
     if re.fullmatch(r"\s*loss(\s+\d+)*\s*", text):
         steps = [number for number in steps if unit(tape, number).loss is None]
         if len(steps) > 1 and not session.openings:

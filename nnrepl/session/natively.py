@@ -25,7 +25,7 @@ from nnrepl.session.standing import Standing
 from nnrepl.session.state import Going, Replaying
 from nnrepl.session.wires import trips_of
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Pass, Tape
-from nnrepl.tape.turns import unit_at
+from nnrepl.tape.steps import unit_at
 from nnrepl.timeline.successor import succeed
 from nnrepl.timeline.timelines import Timeline
 

@@ -38,7 +38,7 @@ from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Breakpoint, Catch, Trigger, Watch
 from nnrepl.session.wires import EntryWire, LineWire, TruthWire, Wire, asks_variables_only, trips_of
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Tape, Value
-from nnrepl.tape.turns import unit
+from nnrepl.tape.steps import unit
 
 
 class Scout(Protocol):

@@ -24,7 +24,7 @@ from nnrepl.session.own_names import OWN_NAMES
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.program import is_file
 from nnrepl.tape import UNBOUND, Tape
-from nnrepl.tape.turns import is_turn, unit
+from nnrepl.tape.steps import is_turn, unit
 
 NOWHERE: frozenset[int] = frozenset()
 
