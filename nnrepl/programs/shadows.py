@@ -18,7 +18,10 @@ from nnrepl.late import BEFORE, beside, late
 
 _ALWAYS = {"nnrepl", "mlx", "__main__", "tokenize"}
 """What stays: Python's importing imports `tokenize` itself, wherever it reads source."""
-LATE = ("asyncio", "hashlib", "markdown_it", "nbformat", "numpy", "platform", "rich.pretty", "statistics", "termios")
+LATE = (
+    "asyncio", "hashlib", "markdown_it", "mlx.nn.layers.base", "nbformat", "numpy", "platform", "rich.pretty",
+    "statistics", "termios",
+)  # fmt: skip
 """What nnrepl asks `late` for."""
 
 
