@@ -72,7 +72,11 @@ def wake() -> None:
 def frozen() -> bool:
     """Whether what lives was set aside by others: `nnrepl.__main__` does so, and a program may. Asked once, for Python
     counts by walking through all of it, which took longer than to record a small function."""
-    return gc.get_freeze_count() > 0
+    return gc.get_freeze_count() > _OF_PYTHON
+
+
+_OF_PYTHON = 1_000
+"""Python 3.12 sets some hundred things of its own aside."""
 
 
 def _note(set_aside: bool) -> None:

@@ -46,9 +46,9 @@ def test_what_was_recorded_is_walked_no_more() -> None:
         grown(made, collector._OFTEN + 10)
         assert gc.get_freeze_count() > made.tape.ops[-1].position
         gc.collect()
-        assert gc.get_freeze_count() == 0, "the program's own collection walks everything"
+        assert gc.get_freeze_count() < collector._OF_PYTHON, "the program's own collection walks everything"
         grown(made, 2 * collector._OFTEN + 10)
-    assert gc.get_freeze_count() == 0, "afterwards everything is as it was"
+    assert gc.get_freeze_count() < collector._OF_PYTHON, "afterwards everything is as it was"
 
 
 def test_garbage_from_before_and_between_is_found() -> None:
@@ -84,7 +84,7 @@ def test_collections_that_are_off_stay_off() -> None:
 
 def test_what_is_set_aside_is_not_counted_at_each_recording(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
-    monkeypatch.setattr(gc, "get_freeze_count", lambda: counted.append(1) or 1_000)
+    monkeypatch.setattr(gc, "get_freeze_count", lambda: counted.append(1) or 100_000)
     collector.frozen.cache_clear()
     for _ in range(3):
         nnrepl.trace(lambda w: (w + 1).sum(), mx.ones((2,)))
