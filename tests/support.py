@@ -61,6 +61,7 @@ def assert_same_bits_or_wander(expected: Any, found: Any, again: Callable[[], An
         if not wandering:
             raise
         given = dict(tree_flatten(found))
+        assert given.keys() == dict(tree_flatten(expected)).keys()
         for path, a in tree_flatten(expected):
             if path in wandering:
                 assert mx.allclose(a, given[path], rtol=1e-3, atol=1e-3 * mx.max(mx.abs(a)).item(), equal_nan=True), (

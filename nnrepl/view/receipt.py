@@ -84,9 +84,7 @@ def _bits(receipt: Receipt) -> Iterator[ReceiptLine]:
         Claim(
             "verify: unsteady bits",
             lambda: bool(unsteady) and not different,
-            lambda: (
-                f"{again}: the same bits but for {_many(len(unsteady), 'result')}, {_UNSTEADY}, {_largest(unsteady)}"
-            ),
+            lambda: f"{again}: the same bits but for {_named(unsteady)}, {_UNSTEADY} ({_largest(unsteady)})",
         ),
     )
     said = Claim("verify: other bits", lambda: bool(different), lambda: f"{again}: {_many(len(different), 'result')} "
@@ -121,7 +119,9 @@ def _gradients(receipt: Receipt) -> Iterator[ReceiptLine]:
         Claim(
             "verify: unsteady gradients",
             lambda: bool(unsteady) and not wrong,
-            lambda: f"{gradients}: bit for bit MLX's own but for {len(unsteady)}, {_UNSTEADY}, {_largest(unsteady)}",
+            lambda: (
+                f"{gradients}: bit for bit MLX's own but for {_named(unsteady)}, {_UNSTEADY} ({_largest(unsteady)})"
+            ),
         ),
     )
     differ = "differs" if len(wrong) == 1 else "differ"
@@ -157,8 +157,13 @@ def _apart_from(
     return tuple(one for one in found if not one.unsteady), tuple(one for one in found if one.unsteady)
 
 
+def _named(unsteady: tuple[TensorDifference, ...]) -> str:
+    more = len(unsteady) - _SHOWN
+    return ", ".join(one.name for one in unsteady[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
 def _largest(unsteady: tuple[TensorDifference, ...]) -> str:
-    return f"by up to {max(one.largest for one in unsteady):.3g}"
+    return f"largest difference {max(one.largest for one in unsteady):.3g}"
 
 
 def _differences(found: tuple[TensorDifference, ...]) -> tuple[str, ...]:
