@@ -246,11 +246,11 @@ class Changes:
             self.relive()
         with held():
             session.codes.wanted = self.timelines.current.codes
-            change, tape, names = at_once(session, line, go_on)
+            change, tape, names, cursor = at_once(session, line, go_on)
             session.codes.held += (change,)
             session.codes.wanted = (*session.codes.wanted, change)
             self._coming = (None, change)
-            return self.arrived(tape, names, session.cursor)
+            return self.arrived(tape, names, cursor)
 
     def _again(
         self, run: Run, timeline: Timeline | None, edit: Edit | CodeChange | None, things: Iterable[Any] = ()
@@ -467,7 +467,8 @@ class Changes:
             return
         other = next(code for code in (*held, *wanted) if (code in held) != (code in wanted))
         tape = self.timelines.live.tape if session.recorder is None else session.recorder.tape
-        if session.running and any(op not in tape.notes.typed for op in tape.ops[other.position :]):
+        notes = tape.notes
+        if session.running and not notes.typed | notes.awaited >= set(tape.ops[other.position :]):
             raise UserError(
                 f"the program has run on since {other.text} was done, and cannot run again for that; "
                 "type what is to be another from here on"
