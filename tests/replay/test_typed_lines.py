@@ -143,7 +143,8 @@ for i in range(4):
 @pytest.mark.parametrize(
     ("place", "line"),
     [("inside", "counter += 10"), ("inside", "opt.learning_rate = 0.5"), ("inside", "for n in (1, 2): y = y * n"),
-     ("here", "opt.learning_rate = 0.5"), ("here", "kept.append(2.0); x = x * 2"), ("here", "model.freeze(keys='bias')")],
+     ("here", "opt.learning_rate = 0.5"), ("here", "kept.append(2.0); x = x * 2"),
+     ("here", "model.freeze(keys='bias')")],
     ids=str,
 )  # fmt: skip
 def test_under_set_trace(place: str, line: str, tmp_path: Path) -> None:

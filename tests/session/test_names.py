@@ -783,6 +783,7 @@ def test_python_at_the_prompt_sees_what_code_written_there_would_see(tmp_path: A
         ("stats nothing", "nothing here is called nothing"),
         ("stats layers.*.nothing", "no tensor is called layers.*.nothing"),
         ("p inner", "inner is a variable of 2 calls that have returned: inner@"),
+        ("p count", "nothing here is called count; it is a variable of helper: goto #"),
         ("p text", "'words'"),
         ("what text", "text is no tensor of the tape; p text shows what it is"),
         ("display later", "later is not made yet in this call"),
@@ -793,8 +794,8 @@ def test_python_at_the_prompt_sees_what_code_written_there_would_see(tmp_path: A
 )
 def test_bad_names_are_answered_in_one_line(line: str, said: str) -> None:
     def helper(v: mx.array) -> mx.array:
-        inner = v * 2
-        return inner + 1
+        inner, count = v * 2, 7
+        return inner + (count - 6)
 
     def f(x: mx.array) -> mx.array:
         text = "words"
