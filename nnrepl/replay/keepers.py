@@ -290,8 +290,8 @@ def _with_copies(part: Any) -> Any:
 
 
 def _own_lists(state: Any) -> Any:
-    """Return the state of an iterator with lists of its own: what `itertools.cycle` has given so far is in one, to which
-    it adds; what others walk along is none of their state."""
+    """Return the state of an iterator with lists of its own: what `itertools.cycle` has given so far is in one, to
+    which it adds; what others walk along is none of their state."""
     return tuple([list(part) if type(part) is list else part for part in state]) if type(state) is tuple else state
 
 

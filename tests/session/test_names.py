@@ -700,6 +700,26 @@ for i in range(3):
 """
 
 
+HANDED_ON = """
+import mlx.core as mx
+learn = mx.value_and_grad(lambda w, held: (w * held["k"]).sum())
+def step(w, held):
+    value, grad = learn(w, held)
+    return value, w - grad, {"k": held["k"] * 2}
+W, P = mx.ones((2,)), {"k": mx.ones((2,))}
+for i in range(3):
+    value, W, P = step(W, P)
+    mx.eval(value, W, P)
+"""
+
+
+def test_what_a_statement_takes_and_gives_another_is_what_it_takes(tmp_path: Any) -> None:
+    """Until it is over, `W = step(W)` has in W what the step before gave it."""
+    answers = play(HANDED_ON, "until step 2", "p W.tolist()", "p P['k'].tolist()", "p value", tmp_path=tmp_path)
+    assert answers[1:3] == ["[0.0, 0.0]", "[2.0, 2.0]"]
+    assert "value is not made yet in this" in answers[3]
+
+
 def test_what_is_not_made_yet_says_so_with_the_last_one_under_its_own_address(tmp_path: Any) -> None:
     answers = play(
         STEPS, "until step 2", "until layers.1", "until softmax", "p weights", "p i", "p opt.learning_rate.item()",
