@@ -321,7 +321,7 @@ def _succeed(session: Standing, opening: Opening) -> None:
     """Let go of the tape whose place another one has taken."""
     recorder, tape = session.recorder, session.tape
     others = [timeline.tape for timeline in session.edits.timelines]
-    held = [] if recorder is None else list(recorder.live.values())
+    held = [] if recorder is None else list(recorder.live.copy().values())
     succeed(opening.old, tape, others, held, opening.moved)
 
 
