@@ -22,6 +22,7 @@ from nnrepl.installed import is_library
 from nnrepl.record import opaque, trees
 from nnrepl.record.as_traced import kept_world, world_of
 from nnrepl.record.caller import Caller
+from nnrepl.record.closing import Call
 from nnrepl.record.compiling import (
     are_arrays,
     call_key,
@@ -31,7 +32,7 @@ from nnrepl.record.compiling import (
     runs_without_python,
 )  # fmt: skip
 from nnrepl.record.first_calls import FirstCall, Twin, map_values
-from nnrepl.record.native import Call, Levels, levels_of
+from nnrepl.record.native import Levels, levels_of
 from nnrepl.record.quiet import quietly, set_random_state
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.repeat import Repetition

@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from nnrepl.classes import dataclass
 from nnrepl.record import trees
-from nnrepl.record.native import Call
+from nnrepl.record.closing import Call
 from nnrepl.record.numbering import called_from
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Op, Value
 

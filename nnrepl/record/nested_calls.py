@@ -395,7 +395,7 @@ class InsideRecording:
     def _other_handles(self) -> list[tuple[weakref.ref[mx.array], Value]]:
         """Forget other objects of the program's for what went in or was made inside. Returns them."""
         recorder, found, leaves = self.recorder, [], set(self.leaves)
-        for key, guard in list(recorder.guards.items()):
+        for key, guard in recorder.guards.copy().items():  # some may die meanwhile
             value, array = recorder.live.get(key), guard()
             if array is None or value is None:
                 continue

@@ -181,7 +181,7 @@ class BindingWatch:
         self._resuming = True  # what is noted of arrays made meanwhile must keep them: no op will make them again
         for gone in [frame for frame in self._frames if frame not in frames]:
             self.forget(gone)
-        for watched in self._known.values():
+        for watched in list(self._known.values()):
             watched.last = None
         for frame, scope in frames.items():
             if frame in self._frames:
