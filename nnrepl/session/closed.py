@@ -55,7 +55,7 @@ def title_of(numbers: list[int]) -> str:
         turns = [number for number in numbers if is_turn(number)]
         first, rest = _turns(len(turns)), numbers[len(turns) :]
         return f"{first} and {title_of(rest)}" if rest else first
-    return f"step {numbers[0]}" if len(numbers) == 1 else f"steps {numbers[0]} to {numbers[-1]}"
+    return f"step{'s' if len(numbers) > 1 else ''} {stretches(numbers)}"
 
 
 def _turns(count: int) -> str:
