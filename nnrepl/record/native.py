@@ -226,6 +226,7 @@ class Levels:
         recorder, listener = self.recorder, self.recorder.listener
         self.evaluations += 1
         recorder.tape.turns.evaluated(recorder.stack.places(frame), len(recorder.tape), self.evaluations)
+        recorder.tape.turns.move(len(recorder.tape), recorded=True)
         if listener is None:
             return
         listener.evaluation_forced()
@@ -270,7 +271,7 @@ class Levels:
         elif closed is False:
             self.record()
         if closed is not None:
-            turns.move(len(recorder.tape) - (closed is True))
+            turns.move(len(recorder.tape) - (closed is True), recorded=not closed)
 
     # -- calls -----------------------------------------------------------------------------------------------
 

@@ -99,11 +99,11 @@ class Motions(Reading):
 
     def next_turn(self, count: int = 1) -> None:
         """Go to the first op of the next turn of the program's loop, or the `count`-th from here. Raises UserError."""
-        self.until(f"turn {self.tape.turns.number_at(self.cursor) + count}")
+        self.until(f"turn {self.tape.turns.number_at(self.cursor, self.tape.ops) + count}")
 
     def back_turn(self, count: int = 1) -> None:
         """Go back to the first op of the turn before this one, or `count` turns. Raises UserError."""
-        self.goto(f"turn {max(self.tape.turns.number_at(self.cursor) - count, 1)}")
+        self.goto(f"turn {max(self.tape.turns.number_at(self.cursor, self.tape.ops) - count, 1)}")
 
     def back_step(self, count: int = 1) -> None:
         """Go back to the first op of the training step before this one, or `count` steps."""

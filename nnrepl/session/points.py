@@ -129,7 +129,7 @@ class TurnStart(Place):
         return ordered([] if at is None else [at], start, end, reverse)
 
     def holds(self, tape: Tape, at: int) -> bool:
-        return at < len(tape) and tape.turns.number_at(at) == self.number
+        return at < len(tape) and tape.turns.number_at(at, tape.ops) == self.number
 
     def span(self, tape: Tape, start: int, end: int) -> tuple[int, int]:
         first, after = (tape.turns.start_of(number, tape.ops) for number in (self.number, self.number + 1))

@@ -328,7 +328,7 @@ def title_of(op: Op) -> str:
     """`step 30 · `, `turn 500 · ` in the setup of a program whose loops are told by their evaluations, or ""."""
     if op.pass_.kind != SETUP_PASS:
         return f"{op.step.title} · "
-    number = op.pass_.tape.turns.number_at(op.position)
+    number = op.pass_.tape.turns.number_at(op.position, op.pass_.tape.ops)
     return f"turn {number} · " if number else ""
 
 

@@ -48,11 +48,13 @@ class Turns:
         is_over: Whether MLX has taken gradients since: the program has steps.
         curves: What expressions were at the ends of turns that ran natively, as somebody has asked: by their text, then
             by the turn. What is still `asked` a run along this one has to tell.
+        recorded: Where ops are recorded after an evaluation: their position, and the how manyth of the run that was.
     """
 
     def __init__(self) -> None:
         self.curves: dict[str, dict[int, float]] = {}
         self.asked: set[str] = set()
+        self.recorded: dict[int, int] = {}
         self._starts = array("q")
         self._evaluations = array("q")
         self._begun = self._ended = (0, 0)
@@ -77,10 +79,12 @@ class Turns:
                 self._add()
         self._ended = position, evaluations
 
-    def move(self, position: int) -> None:
+    def move(self, position: int, recorded: bool) -> None:
         """Note that the tape goes on elsewhere after the last evaluation: what follows is closed, or opened, by
         itself."""
         self._ended = position, self._ended[1]
+        if recorded:
+            self.recorded[position] = self._ended[1]
 
     def _add(self) -> None:
         position, evaluations = self._begun
@@ -96,6 +100,7 @@ class Turns:
         twin, count = Turns(), bisect_right(self._starts, position - 1)
         twin._starts, twin._evaluations = self._starts[:count], self._evaluations[:count]
         twin.is_over = self.is_over
+        twin.recorded = {at: number for at, number in self.recorded.items() if at < position}
         return twin
 
     def start_of(self, number: int, ops: Sequence[Made]) -> int | None:
@@ -103,8 +108,12 @@ class Turns:
         the stretch. The turn after the last one is known from its first op, if that has been recorded."""
         if 0 < number <= len(self._starts):
             return self._starts[number - 1]
+        return self._coming(ops) if number == len(self._starts) + 1 else None
+
+    def _coming(self, ops: Sequence[Made]) -> int | None:
+        """Return where the turn begins in which the program is, if it has not come to an evaluation of it."""
         at = self._ended[0]
-        if number != len(self._starts) + 1 or self.is_over or not self._counts or at >= len(ops):
+        if self.is_over or not self._counts or at >= len(ops):
             return None
         op = ops[at]
         places = () if op.operation.kind == "closed" else places_of(op.scope, op.lasti)
@@ -124,9 +133,11 @@ class Turns:
         """Return where on the tape a turn ends, as far as that is known."""
         return self._starts[number] if number < len(self._starts) else self._ended[0]
 
-    def number_at(self, position: int) -> int:
+    def number_at(self, position: int, ops: Sequence[Made]) -> int:
         """Return the number of the turn in which a position lies; 0 if it lies in none that is known."""
-        return bisect_right(self._starts, position)
+        number = bisect_right(self._starts, position)
+        coming = self._coming(ops) if number == len(self._starts) and position >= self._ended[0] else None
+        return number + (coming is not None)
 
     def evaluations_before(self, number: int) -> int:
         """Return how many evaluations there were before a turn."""

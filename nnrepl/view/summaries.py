@@ -83,8 +83,9 @@ def _runs(passes: list[Pass]) -> list[list[Pass]]:
 
 def _turns(run: list[Pass]) -> str:
     """Return `turns 4 to 2000, closed`; of what nobody has told apart, how many stretches there are."""
-    turns = run[0].tape.turns
-    first, last = turns.number_at(run[0].start - 1) + 1, turns.number_at(run[-1].start)
+    tape = run[0].tape
+    first, last = (tape.turns.number_at(at, tape.ops) for at in (run[0].start - 1, run[-1].start))
+    first += 1
     if last < first:
         return "closed" if len(run) == 1 else f"{len(run):,} stretches, closed"
     return f"turn {first}, closed" if first == last else f"turns {first} to {last}, closed"

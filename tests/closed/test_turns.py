@@ -70,3 +70,17 @@ def test_a_curve_over_turns_is_the_same_natively_and_recorded(tmp_path: Path) ->
     assert curves[0] == curves[1]
     assert "nothing here is called wrong" in native
     assert "v is no single number" in native
+
+
+def test_turns_after_a_change_are_opened_to_the_bits_of_the_program_with_that_line(tmp_path: Path) -> None:
+    """What is recorded behind the change begins with an evaluation, too, and so do the turns that are closed after it;
+    where the program waits, the turn is known that it has not evaluated yet."""
+    text = BY_HAND + "print(train(14))\n"
+    changed = text.replace("        v = v -", "        if i == 6: z = z * -2.0\n        v = v -")
+    _, told = plainly(TOLD + changed)
+    (tmp_path / "run.py").write_text(QUIET + text)
+    line = 1 + (QUIET + text)[: (QUIET + text).index("        v = v - 0.01")].count("\n")
+    looks = [part for turn in (12, 10) for part in (f"goto turn {turn} run.py:{line}", f"p {BITS}")]
+    shown = play(tmp_path / "run.py", f"goto turn 7 run.py:{line}", "z = z * -2.0", "next turn", "p i", "c", *looks)
+    assert re.search(r"^i = 7$", shown, re.MULTILINE), shown
+    assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[11], told[9]], shown
