@@ -203,11 +203,13 @@ class Levels:
 
     # -- stretches -------------------------------------------------------------------------------------------
 
-    def forced(self, scope: Activation | None, lasti: int) -> None:
+    def forced(self, scope: Activation | None, frame: FrameType) -> None:
         """Tell that the program has forced an evaluation while ops are recorded. What it does next becomes a closed
         stretch, if nobody needs what is in it."""
         recorder, listener = self.recorder, self.recorder.listener
         self.evaluations += 1
+        recorder.tape.turns.evaluated(recorder.stack.places(frame), len(recorder.tape), self.evaluations)
+        recorder.tape.turns.move(len(recorder.tape), recorded=True)
         if listener is None:
             return
         listener.evaluation_forced()
@@ -216,7 +218,7 @@ class Levels:
         recorder.intake.enter(recorder)
         self.resting = True
         self.go_native()
-        self._stretch(scope, lasti)
+        self._stretch(scope, frame.f_lasti)
 
     def _stretch(self, scope: Activation | None, lasti: int) -> None:
         recorder = self.recorder
@@ -239,15 +241,20 @@ class Levels:
         if recorder.mode != NATIVE or get_ident() != recorder.thread or self.inside:
             return
         self.evaluations += 1
+        frame, turns = recorder.stack.program_frame(frame), recorder.tape.turns
+        turns.evaluated(recorder.stack.places(frame), len(recorder.tape) - 1, self.evaluations)
         if recorder.listener is not None:
+            self.calling = frame
             recorder.listener.evaluated_natively(self.evaluations)
+            self.calling = None
         due = self.evaluations >= self._due  # asked at every evaluation, so no more is asked than that
         closed = recorder.intake.turns(recorder, self.evaluations, self._turn) if due else None
         if closed:
-            frame = recorder.stack.program_frame(frame)
             self._stretch(recorder.stack.enter(frame), frame.f_lasti)
         elif closed is False:
             self.record()
+        if closed is not None:
+            turns.move(len(recorder.tape) - (closed is True), recorded=not closed)
 
     # -- calls -----------------------------------------------------------------------------------------------
 
@@ -256,6 +263,8 @@ class Levels:
         natively."""
         recorder = self.recorder
         listener = recorder.listener
+        if not recorder.differentiating:
+            recorder.tape.turns.stop()  # from here on there are steps
         if listener is None or self.blocked or recorder.differentiating or recorder.tracing:
             return False
         if not (listener.may_run_natively() or recorder.intake.opens):

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from nnrepl.installed import is_mlx
 from nnrepl.tape import Activation
+from nnrepl.tape.turns import Places
 
 
 class Watching(Protocol):
@@ -93,6 +94,16 @@ class Stack:
         while below is not None and below is not self.base and self._is_own(below):
             below = below.f_back
         return frame if below is None or below is self.base else below
+
+    def places(self, frame: FrameType) -> Places:
+        """Return where the program's calls stand, that in `frame` last. No frame is held for it."""
+        found = []
+        below: FrameType | None = frame
+        while below is not None and below is not self.base:
+            if not self._is_own(below):
+                found.append((below.f_code, below.f_lasti))
+            below = below.f_back
+        return tuple(found[::-1])
 
     def place(self, frame: FrameType) -> tuple[Activation | None, int]:
         """Return the call and the offset in it where an op stands that is made from `frame`; None if that is not for

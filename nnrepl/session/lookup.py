@@ -73,7 +73,7 @@ class Lookup:
             return "nothing has been recorded yet"
         here = self.tape.here if step is None else step
         if steps.start_of(here) is None:
-            return f"the tape holds {_several(len(steps))}" if len(steps) else "the tape holds only the setup"
+            return f"the tape holds {_several(len(steps)) if len(steps) else 'only the setup' + self.tape.turns.said}"
         found = steps[here - 1] if here else steps.setup
         if not len(found):
             return f"the {found.title} has no op"

@@ -21,7 +21,7 @@ from nnrepl.session.call_ends import is_closed
 from nnrepl.session.hooks import OPENED, Stop
 from nnrepl.session.outcomes import Ended
 from nnrepl.session.passing import without_ops
-from nnrepl.session.scouts import InStepOnly, Scout, Tripped, asked_of, loss_before, scouts_of, wires_of
+from nnrepl.session.scouts import InStepOnly, InTurnOnly, Scout, Tripped, asked_of, loss_before, scouts_of, wires_of
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import Going, Replaying
 from nnrepl.session.wires import trips_of
@@ -94,10 +94,22 @@ def evaluated(session: Standing, count: int) -> None:
     Raises RunAgain through the program.
     """
     now = session.course.now
+    recorder = session.recorder
     if isinstance(now, Replaying):
+        if session.opening is not None and recorder is not None and session.opening.old.turns.asked:
+            from nnrepl.session.turn_curves import note
+
+            levels = levels_of(recorder)
+            with recorder.muted():
+                note(recorder.tape, session.opening.old, None if levels is None else levels.calling)
         if now.interrupted:
             session.call_left()
-    elif isinstance(now, Going) and now.interrupted and this_process() == session.process:
+    elif isinstance(now, Going) and isinstance(now.goal, goals.Until):
+        seen = [scout for scout in scouting(session) or [] if isinstance(scout, InTurnOnly)]
+        step = unit_at(session.tape, len(session.tape) - 1)
+        if any(scout.may(session.tape, step) for scout in seen) and this_process() == session.process:
+            _alarm(session, {step})
+    if isinstance(now, Going) and now.interrupted and this_process() == session.process:
         step = unit_at(session.tape, len(session.tape) - 1)
         session.course.rest(Stop("", len(session.tape)))
         session.hooks.opening(closed.title_of([step]))
@@ -316,6 +328,11 @@ def settle(session: Standing) -> None:
         if parted and recorder.intake.forward.skipped:
             raise NotKept(parted)
     session.tape.opened = opening.open_now()
+    if opening.old.turns.asked:
+        from nnrepl.session.turn_curves import settle as answered
+
+        answered(opening.old)
+    session.tape.turns.curves = opening.old.turns.curves
     trips_of(session.tape).carry(trips_of(opening.old), opening.length, opening.moved)
     timeline = session.edits.timelines.current
     timeline.seen = opening.moved(timeline.seen)

@@ -379,6 +379,7 @@ def kinds(kind: type[Place] = Place) -> set[type[Place]]:
 
 ELSEWHERE = {
     "Edge": "tests/session/test_moves_end.py",
+    "TurnStart": "tests/closed/test_turns.py",
     "InTyped": "tests/programs/test_cells.py",
     "InCell": "tests/programs/test_notebook.py",
     "Condition": "tests/session/test_stops.py",
