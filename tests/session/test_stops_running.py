@@ -203,3 +203,12 @@ def test_a_call_that_trains_is_entered_once_whatever_passes_begin_in_it(
     seen = re.findall(r"^(?:turn (\d)|breakpoint 1  .*)$", ahead, re.MULTILINE)
     assert [turn or "stop" for turn in seen] == came.split()
     assert len(re.findall("^breakpoint 1  ", back, re.MULTILINE)) == stops
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_next_goes_over_a_line_that_calls_a_function_that_trains(tmp_path: Path, native: str) -> None:
+    """It stopped at the forward pass, the backward pass and the update within; so did going back."""
+    lines = ("break fit", f"config native {native}", "c", "clear", "n", "n", "rn", "rn")
+    shown = [answer for answer in play(tmp_path, TRAINS, *lines).split("(nnrepl) ") if re.match("c\n|r?n\n", answer)]
+    stood = [re.search(r"▶ (\d+) ", answer) for answer in shown]
+    assert [at and at[1] for at in stood] == ["16", "18", "18", "18", "16"]
