@@ -35,8 +35,11 @@ def open_first(session: TapeSession, command: Command | None, text: str) -> None
     if Opens.MADE in looks:
         _open_made(session, text)
     if name == "plot":
-        closed.open_plotted(session, text)
-    elsewhere = re.match(r"(start|end)$|(step |pass )?\d", text) is not None
+        from nnrepl.session import turn_curves
+
+        over_turns = turn_curves.counts(tape)
+        (turn_curves.open_over_turns if over_turns else closed.open_plotted)(session, text)
+    elsewhere = re.match(r"(start|end)$|(step |turn |pass )?\d", text) is not None
     info = name == "info" and _NO_TENSORS.match(text) is None
     here = Opens.HERE in looks or info
     if here or (name == "goto" and not elsewhere) or (python and _asks_tape(session, text)):
@@ -106,7 +109,7 @@ def with_unseen(
     name = command.names[0]
     if shown is None or Opens.TAPE not in command.opens:
         return shown
-    if away and name not in ("explain", "last", "what"):
+    if away and name not in ("last", "what"):
         return Group(
             shown, Text("This is about what is inside of the op, and nothing else; out leads back.", style="hint")
         )

@@ -28,17 +28,17 @@ def step(it: Interpreter, text: str) -> None:
 
 
 COUNT_OR_STEP = Grammar(
-    "[n] | step [n] | pass [n] | cell [n]",
-    lambda text: re.fullmatch(r"\d*|(step|pass|cell)(\s+\d+)?", text) is not None,
+    "[n] | step [n] | turn [n] | pass [n] | cell [n]",
+    lambda text: re.fullmatch(r"\d*|(step|turn|pass|cell)(\s+\d+)?", text) is not None,
 )
 
 
 Motion = Callable[[int], None]
 
 
-def _by(text: str, line: Motion, step: Motion, pass_: Motion, cell: Motion) -> None:
+def _by(text: str, line: Motion, step: Motion, turn: Motion, pass_: Motion, cell: Motion) -> None:
     """Move by lines, or by what is named before the count."""
-    motions = {"step": step, "pass": pass_, "cell": cell}
+    motions = {"step": step, "turn": turn, "pass": pass_, "cell": cell}
     move = motions.get(text[:4])
     return line(_count(text)) if move is None else move(_count(text[4:].strip()))
 
@@ -47,14 +47,17 @@ def _by(text: str, line: Motion, step: Motion, pass_: Motion, cell: Motion) -> N
 def next_(it: Interpreter, text: str) -> None:
     """Go to the next line of this function, over all ops that this line and its calls make; `step` goes op by op.
 
-    At the end of the function it goes on in the caller. Where the next line calls a function, the cursor stands at the
-    first op of that call, and `next` goes over it; `step` makes the call's function this one. In the backward pass the
-    lines come the other way round. The function is the program's own: a layer of MLX is gone over (see `config skip`).
-    `next step` goes to the first op of the next training step, `next step 10` ten steps on; `next pass` to the next
-    gradient call or update; `next cell` to the next cell of a notebook that makes ops.
+    At the end of the function it goes on in the caller. Where the next line calls a function, the cursor stands at
+    the first op of that call, and `next` goes over it; `step` makes the call's function this one. Where the
+    function takes gradients itself, the forward and the backward pass are stops of their own; a function that does
+    so is gone over with the line that calls it. In the backward pass the lines come the other way round. The
+    function is the program's own: a layer of MLX is gone over (see `config skip`). `next step` goes to the first op
+    of the next training step, `next step 10` ten steps on; `next turn` to the next turn of a loop that takes no
+    gradients by MLX; `next pass` to the next gradient call or update; `next cell` to the next cell of a notebook
+    that makes ops.
     """
     session = it.session
-    _by(text, session.next, session.next_step, session.next_pass, session.next_cell)
+    _by(text, session.next, session.next_step, session.next_turn, session.next_pass, session.next_cell)
 
 
 @command("finish", "fin", "return", "r", takes=NOTHING, group=FORWARDS, repeats=True)
@@ -90,7 +93,7 @@ def reverse_step(it: Interpreter, text: str) -> None:
 def reverse_next(it: Interpreter, text: str) -> None:
     """Go back to the first op of this line, from there to the line before; `rn step` to the step before."""
     session = it.session
-    _by(text, session.back_next, session.back_step, session.back_pass, session.back_cell)
+    _by(text, session.back_next, session.back_step, session.back_turn, session.back_pass, session.back_cell)
 
 
 @command("reverse-finish", "rfin", takes=NOTHING, group=BACKWARDS, repeats=True)
@@ -110,11 +113,11 @@ def goto(it: Interpreter, text: str) -> None:
     """Go to a place, in either direction.
 
     `goto #12` an op; `goto train.py:31`, `goto 31` a line; `goto z1` or `goto grad(z1)` the op that makes a value;
-    `goto step 30` a training step, `goto 30#12` one of its ops; `goto forward`, `goto backward`, `goto update` the
-    first op of a phase; `goto layers.0` a module; `goto loss_fn` a function; `goto matmul` an operation;
-    `goto layers.1 softmax` one within the other; `goto start`, `goto end`. Of several, the nearest: in this step, else
-    before, else ahead. What the step before had is looked for to the end of this one. The program runs on to a place
-    that it has not come to yet (see `help places`).
+    `goto step 30` a training step, `goto 30#12` one of its ops; `goto turn 500` a turn of a loop that takes no
+    gradients by MLX; `goto forward`, `goto backward`, `goto update` the first op of a phase; `goto layers.0` a module;
+    `goto loss_fn` a function; `goto matmul` an operation; `goto layers.1 softmax` one within the other; `goto start`,
+    `goto end`. Of several, the nearest: in this step, else before, else ahead. What the step before had is looked for
+    to the end of this one. The program runs on to a place that it has not come to yet (see `help places`).
     """
     it.session.goto(text)
 

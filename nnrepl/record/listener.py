@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from types import FrameType
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -124,7 +125,7 @@ class Traced(Protocol):
 class Switching(Protocol):
     """What switches between recording ops and noticing calls (`nnrepl.record.native.Levels`)."""
 
-    def forced(self, scope: Activation | None, lasti: int) -> None:
+    def forced(self, scope: Activation | None, frame: FrameType) -> None:
         """Note that the program has forced an evaluation at its top level, at a place."""
 
     def count(self, pass_: Pass) -> None:

@@ -360,7 +360,7 @@ class Recorder:
             self.watch.loosen()
         self.tape.marks.append(Mark(len(self.tape), how, values, scope, frame.f_lasti))
         if self.levels is not None and not self.differentiating:
-            self.levels.forced(scope, frame.f_lasti)
+            self.levels.forced(scope, frame)
 
     def drawn(self) -> DrawnKey:
         """Return the key that the next random op will draw from the global state."""

@@ -6,7 +6,9 @@ import sys
 from types import CodeType, FrameType
 from typing import Any, Protocol
 
+from nnrepl.installed import is_mlx
 from nnrepl.tape import Activation
+from nnrepl.tape.turns import Places
 
 
 class Watching(Protocol):
@@ -92,6 +94,16 @@ class Stack:
         while below is not None and below is not self.base and self._is_own(below):
             below = below.f_back
         return frame if below is None or below is self.base else below
+
+    def places(self, frame: FrameType) -> Places:
+        """Return where the program's calls stand, that in `frame` last. No frame is held for it."""
+        found = []
+        below: FrameType | None = frame
+        while below is not None and below is not self.base:
+            if not self._is_own(below):
+                found.append((below.f_code, below.f_lasti))
+            below = below.f_back
+        return tuple(found[::-1])
 
     def place(self, frame: FrameType) -> tuple[Activation | None, int]:
         """Return the call and the offset in it where an op stands that is made from `frame`; None if that is not for
@@ -197,3 +209,13 @@ def is_optimizer(thing: Any) -> bool:
     """Whether `thing` is an optimizer of mlx.optimizers, asked without importing it."""
     base = sys.modules.get("mlx.optimizers.optimizers")
     return base is not None and isinstance(thing, (base.Optimizer, getattr(base, "MultiOptimizer", ())))
+
+
+def outside_of_mlx(frame: FrameType) -> FrameType:
+    """Return the nearest frame that is not MLX's, where a call is made through one."""
+    if not is_mlx(frame.f_code.co_filename):
+        return frame
+    found = frame.f_back
+    while found is not None and is_mlx(found.f_code.co_filename):
+        found = found.f_back
+    return frame if found is None or str(found.f_globals.get("__name__")).startswith("nnrepl.") else found

@@ -30,6 +30,7 @@ from nnrepl.record.containers import (
 )  # fmt: skip
 from nnrepl.record.ended_modules import EndedModules
 from nnrepl.record.frame_variables import OPTIMIZED, looked_at, may_dangle, read, sets_globals, shared_names
+from nnrepl.record.holders import Holders, within
 from nnrepl.record.stack import is_module
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 from nnrepl.tape.bindings import Bindings, Noted
@@ -44,7 +45,7 @@ _PLAIN = frozenset(
 )
 _NUMBERS = frozenset((int, float, bool, str, type(None)))
 _KEYED = (dict, *SEQUENCES)
-_FEW, _MOST, _QUEUE, _WITHIN = 16, 4096, 512, 8
+_FEW, _MOST, _QUEUE = 16, 4096, 512
 _NO_STATE = frozenset((type(None), FunctionType, ModuleType, BuiltinFunctionType, type, int, float, bool, str, _array))
 
 
@@ -95,6 +96,7 @@ class BindingWatch:
         self._modules: dict[int, FrameType] = {}
         """The module frames whose variables functions set (`global`), by their namespace."""
         self._ended = EndedModules()
+        self._holders = Holders(self._known)
 
     # -- frames --------------------------------------------------------------------------------------------
 
@@ -181,7 +183,7 @@ class BindingWatch:
         self._resuming = True  # what is noted of arrays made meanwhile must keep them: no op will make them again
         for gone in [frame for frame in self._frames if frame not in frames]:
             self.forget(gone)
-        for watched in self._known.values():
+        for watched in list(self._known.values()):
             watched.last = None
         for frame, scope in frames.items():
             if frame in self._frames:
@@ -251,23 +253,10 @@ class BindingWatch:
             if library and type(thing) is not dict:
                 containers += self._inside(thing)
             elif watched.last is not None:
-                containers += [(view_of(thing), watched), *self._within(watched)]
+                containers += [(view_of(thing), watched), *within(watched, known)]
                 if is_module(thing):
                     containers.append((thing.__dict__.values(), Attributes(watched, thing)))
         return containers
-
-    def _within(self, outer: Watched) -> list[tuple[Any, Watched]]:
-        """Return the first few containers in one of the program's own, which are looked at with it. A model has more
-        of them than can be looked at with every op."""
-        found: dict[int, tuple[Any, Watched]] = {}
-        pending = [] if outer.holder.kind.__module__.startswith("mlx") or is_module(outer.refer()) else [outer]
-        while pending and len(found) < _WITHIN:
-            for item in pending.pop(0).last or ():
-                inner = self._known.get(id(item))
-                if inner is not None and id(item) not in found and inner is not outer and not is_module(item):
-                    found[id(item)] = view_of(item), inner
-                    pending.append(inner)
-        return [one for one in found.values() if one[1].holder.kind is not tuple][:_WITHIN]
 
     def _inside(self, thing: Any) -> list[tuple[Any, Watched]]:
         """Return the dicts that an object of a library's holds, where the program has the object in a variable."""
@@ -288,7 +277,7 @@ class BindingWatch:
                 self.keep(thing, position)
             watched = self._known.get(id(thing))
             if watched is not None and watched.last is not None:
-                found += [(view_of(thing), watched), *self._within(watched)]
+                found += [(view_of(thing), watched), *within(watched, self._known)]
         return found
 
     # -- things --------------------------------------------------------------------------------------------
@@ -350,6 +339,7 @@ class BindingWatch:
         values = list(entries.values()) if isinstance(entries, dict) else list(entries)
         kept = noted.values() if isinstance(noted, dict) else noted
         watched.last = values
+        self._holders.note(id(thing), values)
         if not all(map(is_, [self.keep(value, position) for value in values], kept)):
             watched.last = None
             return False
@@ -370,6 +360,7 @@ class BindingWatch:
         if before is not None and len(values) == len(before) and all(map(is_, values, before)):
             return
         watched.last = values
+        self._holders.note(id(thing), values)
         bindings, holder = self.recorder.tape.bindings, watched.holder
         if len(values) > (_QUEUE if isinstance(thing, deque) else _MOST):
             bindings.hold_whole(position, holder, Large(holder.kind, len(values)))
@@ -450,10 +441,15 @@ class BindingWatch:
 
     def changed(self, array: mx.array, old: Value) -> None:
         """Note that an array object has been given another value in place: every variable that holds it has."""
-        self.restated(lambda thing: thing is array, old)
+        self._restate(lambda thing: thing is array, old, self._holders.holding(array))
 
     def restated(self, concerns: Callable[[mx.array], bool], old: Value) -> None:
         """Note that the arrays that `concerns` chooses stand for another value than `old`."""
+        everything = list(self._known.values())
+        holding = (one for one in everything if any(type(item) is _array and concerns(item) for item in one.last or ()))
+        self._restate(concerns, old, holding)
+
+    def _restate(self, concerns: Callable[[mx.array], bool], old: Value, holding: Iterable[Watched]) -> None:
         tape = self.recorder.tape
         position = len(tape.ops)
         for state in self._frames.values():
@@ -464,10 +460,9 @@ class BindingWatch:
                 elif thing is _LOOSE and state.kept[at] is old:
                     self.see_again(state)
                     break
-        for watched in list(self._known.values()):
-            if any(type(item) is _array and concerns(item) for item in watched.last or ()):
-                watched.last = None
-                self._look(watched, position)
+        for watched in holding:
+            watched.last = None
+            self._look(watched, position)
 
     def containers(self) -> Iterator[Any]:
         """Every container that is known and still there."""

@@ -106,8 +106,12 @@ class Opening:
         return isinstance(self._expected[at], ClosedOp)
 
     def _starts_turn(self, at: int, evaluations: int) -> bool:
-        """Whether a turn begins at a position of what is expected, with the how manyth evaluation of the run."""
-        return at < len(self._expected) and begins_with(self._step(at)) == evaluations > 0
+        """Whether a turn begins at a position of what is expected, with the how manyth evaluation of the run, or what
+        is recorded there does (after a change, or where the program waited)."""
+        if at >= len(self._expected):
+            return False
+        recorded = None if isinstance(self._expected[at], ClosedOp) else self.old.turns.recorded.get(at - self._shift)
+        return evaluations > 0 and evaluations in (begins_with(self._step(at)), recorded)
 
     def awake(self, recorder: Recorder) -> None:
         """Wake up: a call is about to be recorded that ends a stretch, if one is being opened; or a call that the tape

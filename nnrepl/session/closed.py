@@ -12,7 +12,7 @@ from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.leaps import leap
 from nnrepl.session.parsed import parse
 from nnrepl.session.passing import place_of
-from nnrepl.session.scouts import InStepOnly, Scout, scouts_of
+from nnrepl.session.scouts import InStepOnly, InTurnOnly, Scout, scouts_of
 from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Catch, Hit
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Tape, Value
@@ -58,7 +58,7 @@ def title_of(numbers: list[int]) -> str:
         turns = [number for number in numbers if is_turn(number)]
         first, rest = _turns(len(turns)), numbers[len(turns) :]
         return f"{first} and {title_of(rest)}" if rest else first
-    return f"step {numbers[0]}" if len(numbers) == 1 else f"steps {numbers[0]} to {numbers[-1]}"
+    return f"step{'s' if len(numbers) > 1 else ''} {stretches(numbers)}"
 
 
 def _turns(count: int) -> str:
@@ -78,12 +78,12 @@ def stretches(numbers: list[int]) -> str:
     return ", ".join(said[:3]) + (f" and {more} more stretch{'es' if more > 1 else ''}" if more > 0 else "")
 
 
-def open_steps(session: Standing, steps: list[int], losses: list[int] | None = None) -> None:
+def open_steps(session: Standing, steps: list[int], losses: list[int] | None = None, of: str = "") -> None:
     """Open steps: the program runs again, and what it does there is recorded. The command that needed it is then run
     once more.
 
     Args:
-        losses: The steps of which the losses are wanted, if it is only those.
+        losses: The steps of which the losses are wanted, if it is only those; `of`: what of them, if that is no loss.
 
     Raises:
         UserError: If that cannot be done.
@@ -97,7 +97,7 @@ def open_steps(session: Standing, steps: list[int], losses: list[int] | None = N
     if not session.edits.can_run_again:
         raise UserError(f"{title} ran natively and is closed; there is no program here that could run again")
     steps = sorted({*steps, *(closed & tape.retraced)})  # what MLX kept of a first run has to be seen there
-    of = f"the losses of {title_of(losses)}" if losses else title
+    of = of or (f"the losses of {title_of(losses)}" if losses else title)
     session.hooks.opening(of)
     session.edits.open(frozenset(steps), session.cursor, losses=bool(losses))
 
@@ -147,7 +147,7 @@ def _where_it_may_be(session: Standing, goal: goals.Goal, steps: list[int]) -> l
 
 
 def _may(tape: Tape, scout: Scout, number: int) -> bool:
-    if is_turn(number) and not scout.wires and not isinstance(scout, InStepOnly):
+    if is_turn(number) and not scout.wires and not isinstance(scout, (InStepOnly, InTurnOnly)):
         return True  # it looks where calls end, and there was none
     return scout.may(tape, number)
 
@@ -219,8 +219,8 @@ def _updates_compiled(tape: Tape) -> bool:
 
 
 def open_named(session: Standing, text: str, places: bool) -> None:
-    """Open the step that a command names: `30#12` anywhere, `step 30` or `pass 88` where a place is meant. Raises as
-    `open_steps` does."""
+    """Open the step that a command names: `30#12` anywhere, `step 30`, `turn 30` or `pass 88` where a place is meant.
+    Raises as `open_steps` does."""
     named = re.findall(r"\b(\d+)#\d", text) + (re.findall(r"\bstep (\d+)\b", text) if places else [])
     passes = re.findall(r"\bpass (\d+)\b", text) if places else []
     for number in [*map(int, named), *[_step_of_pass(session.tape, int(number)) for number in passes]]:
@@ -229,6 +229,10 @@ def open_named(session: Standing, text: str, places: bool) -> None:
             step = session.tape.steps.at(start)
             if closed_between(session.tape, step.start, step.end):
                 open_steps(session, [number])
+    for turn in re.findall(r"\bturn (\d{1,9})\b", text) if places else []:
+        at = session.tape.turns.start_of(int(turn), session.tape.ops)
+        if at is not None and closed_between(session.tape, at, at + 1):
+            open_at(session, at)
 
 
 def _step_of_pass(tape: Tape, number: int) -> int:

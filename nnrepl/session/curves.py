@@ -10,8 +10,9 @@ import mlx.core as mx
 from nnrepl.installed import is_library
 from nnrepl.record import segments as sources
 from nnrepl.record.frame_variables import variables_of
-from nnrepl.session.errors import NoGradient, NotYet, UserError
-from nnrepl.session.expressions import Surroundings, aside
+from nnrepl.session import turn_curves
+from nnrepl.session.errors import NoGradient, NotYet
+from nnrepl.session.expressions import Surroundings
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, Pass, Value
@@ -19,8 +20,9 @@ from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, Pass, Value
 
 def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
     """Return an expression as it stands after the last gradient call of each training step, with the number of the
-    step; of a program that updates nothing, after each gradient call. A variable that is given the step's value only
-    later (`loss = loss_fn(w)` after the update) is asked at the step's end.
+    step; of a program that updates nothing, after each gradient call, or at the end of each turn of its loops. A
+    variable that is given the step's value only later (`loss = loss_fn(w)` after the update) is asked at the step's
+    end.
 
     Steps in which it does not exist are left out, and those in which a tensor in it is still that of an earlier step;
     so is the newest step while it has not come as far as the one before it, which ended with the gradient of another
@@ -30,6 +32,8 @@ def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
         UserError: If it is no single number.
         Exception: What Python raises.
     """
+    if turn_curves.counts(session.tape):
+        return turn_curves.numbers(parsed.text, turn_curves.over_turns(session, parsed))
     found: list[tuple[int, Any]] = []
     closed: list[tuple[int, Any]] = []
     is_loss = True
@@ -52,13 +56,14 @@ def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
                 continue
     if is_loss:  # where it was looked at, the variable was the loss and nothing else
         found = sorted([*found, *closed], key=lambda one: one[0])
-    with aside():
-        mx.eval([result for _, result in found if isinstance(result, mx.array)])
-        return [(number, _number(parsed.text, result)) for number, result in found]
+    return turn_curves.numbers(parsed.text, found)
 
 
 def counted_in(session: Reading) -> str:
-    """Return what a curve over the steps counts: "step"; "gradient call" where no update has been made yet."""
+    """Return what a curve over the steps counts: "step"; "gradient call" where no update has been made yet, "turn"
+    where the program takes no gradients by MLX."""
+    if turn_curves.counts(session.tape):
+        return "turn"
     return _turns(session)[0]
 
 
@@ -169,11 +174,3 @@ def _one_function(one: Pass, other: Pass) -> bool:
     one, its name)."""
     models = [tuple(leaf.name for leaf in pass_.wrt) for pass_ in (one, other)]
     return one.title == other.title and (models[0] == models[1] or not all(models))
-
-
-def _number(text: str, result: Any) -> float:
-    if isinstance(result, mx.array) and result.size == 1:
-        result = result.item()
-    if isinstance(result, complex) or not isinstance(result, (bool, int, float)):
-        raise UserError(f"{text} is no single number; a reduction makes it one, such as mx.abs({text}).max()")
-    return float(result)

@@ -20,7 +20,7 @@ from nnrepl.session.stops import Hit
 from nnrepl.tape import Activation, Tape
 from nnrepl.timeline import moves
 
-_FIXED = ("op", "edge", "pass", "step")
+_FIXED = ("op", "edge", "pass", "step", "turn")
 """Places of which there is one only."""
 _COUNTED = 20_000
 """In a step of more ops than this those at a place are not counted: that would take longer than to go there."""
@@ -96,6 +96,14 @@ class Motions(Reading):
     def next_step(self, count: int = 1) -> None:
         """Go to the first op of the next training step, or the `count`-th from here."""
         self.forward(goals.InStep(self.tape.here + count))
+
+    def next_turn(self, count: int = 1) -> None:
+        """Go to the first op of the next turn of the program's loop, or the `count`-th from here. Raises UserError."""
+        self.until(f"turn {self.tape.turns.number_at(self.cursor, self.tape.ops) + count}")
+
+    def back_turn(self, count: int = 1) -> None:
+        """Go back to the first op of the turn before this one, or `count` turns. Raises UserError."""
+        self.goto(f"turn {max(self.tape.turns.number_at(self.cursor, self.tape.ops) - count, 1)}")
 
     def back_step(self, count: int = 1) -> None:
         """Go back to the first op of the training step before this one, or `count` steps."""
@@ -236,7 +244,7 @@ class Motions(Reading):
         if passed:
             return passed
         step = self.tape.steps.at(found)
-        if place.kind in ("op", "edge", "pass", "phase", "step"):
+        if place.kind in ("op", "edge", "pass", "phase", "step", "turn"):
             return ""
         if place.condition or len(step) > _COUNTED:
             return place.title

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nnrepl.record.native import levels_of
@@ -20,7 +21,7 @@ from nnrepl.session.call_ends import is_closed
 from nnrepl.session.hooks import OPENED, Stop
 from nnrepl.session.outcomes import Ended
 from nnrepl.session.passing import without_ops
-from nnrepl.session.scouts import InStepOnly, Scout, Tripped, asked_of, loss_before, scouts_of, wires_of
+from nnrepl.session.scouts import InStepOnly, InTurnOnly, Scout, Tripped, asked_of, loss_before, scouts_of, wires_of
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import Going, Replaying
 from nnrepl.session.wires import trips_of
@@ -94,10 +95,22 @@ def evaluated(session: Standing, count: int) -> None:
     Raises RunAgain through the program.
     """
     now = session.course.now
+    recorder = session.recorder
     if isinstance(now, Replaying):
+        if session.opening is not None and recorder is not None and session.opening.old.turns.asked:
+            from nnrepl.session.turn_curves import note
+
+            levels = levels_of(recorder)
+            with recorder.muted():
+                note(recorder.tape, session.opening.old, None if levels is None else levels.calling)
         if now.interrupted:
             session.call_left()
-    elif isinstance(now, Going) and now.interrupted and this_process() == session.process:
+    elif isinstance(now, Going) and isinstance(now.goal, goals.Until):
+        seen = [scout for scout in scouting(session) or [] if isinstance(scout, InTurnOnly)]
+        step = unit_at(session.tape, len(session.tape) - 1)
+        if any(scout.may(session.tape, step) for scout in seen) and this_process() == session.process:
+            _alarm(session, {step})
+    if isinstance(now, Going) and now.interrupted and this_process() == session.process:
         step = unit_at(session.tape, len(session.tape) - 1)
         session.course.rest(Stop("", len(session.tape)))
         session.hooks.opening(closed.title_of([step]))
@@ -123,6 +136,9 @@ def call_begins(session: Standing, recorder: Recorder, keeping: Keeping) -> None
         intake.forward.begins(recorder, number)
     elif this_process() == session.process and session.edits.can_run_again:
         kept.begins(number)
+        levels = levels_of(recorder)
+        if levels is not None and levels.undisturbed is None:
+            levels.undisturbed = partial(_undisturbed, session, keeping)
         if not keeping.is_due:
             return
         with recorder.muted():
@@ -158,6 +174,14 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
         needed = len(session.tape.steps) + 1  # the step is done first: its beginning has not been recorded
     ends = op.pass_.kind == UPDATE_PASS or op.pass_.by_hand
     return needed == sys.maxsize or len(session.tape.steps) + ends < needed
+
+
+def _undisturbed(session: Standing, keeping: Keeping) -> bool:
+    """Whether nothing but the user can stop the program at a call, and nothing is to be done where it begins."""
+    now = session.course.now
+    if type(now) is not Going or not now.unstopped or now.interrupted or keeping.is_due:
+        return False
+    return not session.codes.awaits and this_process() == session.process and session.edits.can_run_again
 
 
 def _look_out(session: Standing, op: ClosedOp) -> None:
@@ -305,6 +329,11 @@ def settle(session: Standing) -> None:
         if parted and recorder.intake.forward.skipped:
             raise NotKept(parted)
     session.tape.opened = opening.open_now()
+    if opening.old.turns.asked:
+        from nnrepl.session.turn_curves import settle as answered
+
+        answered(opening.old)
+    session.tape.turns.curves = opening.old.turns.curves
     trips_of(session.tape).carry(trips_of(opening.old), opening.length, opening.moved)
     timeline = session.edits.timelines.current
     timeline.seen = opening.moved(timeline.seen)
@@ -322,7 +351,7 @@ def _succeed(session: Standing, opening: Opening) -> None:
     """Let go of the tape whose place another one has taken."""
     recorder, tape = session.recorder, session.tape
     others = [timeline.tape for timeline in session.edits.timelines]
-    held = [] if recorder is None else list(recorder.live.values())
+    held = [] if recorder is None else list(recorder.live.copy().values())
     succeed(opening.old, tape, others, held, opening.moved)
 
 

@@ -20,8 +20,8 @@ from nnrepl.record.stack import is_module
 from nnrepl.session import entered, points
 from nnrepl.session.conditions import condition, named_in, split_condition
 from nnrepl.session.entered import InClass, InFunction, InModule, SourceLine
-from nnrepl.session.errors import UserError
-from nnrepl.session.lookup import NUMBER, alike, meant
+from nnrepl.session.errors import UserError, alike, meant
+from nnrepl.session.lookup import NUMBER
 from nnrepl.session.parsed import Parsed, dotted, parse
 from nnrepl.session.place import Here, Place
 from nnrepl.session.points import (
@@ -30,6 +30,7 @@ from nnrepl.session.points import (
     PassStart,
     Phase,
     StepStart,
+    TurnStart,
     Within,
     Written,
     is_operation,
@@ -84,7 +85,8 @@ def _sequence(text: str, here: Here) -> Place:
             place = _word(f"{place.number}{word}", here)  # `step 30 #12` is 30#12
             continue
         inner = _word(word, here)
-        other = apart.setdefault(type(inner), inner) if isinstance(inner, (Phase, StepStart, PassStart)) else inner
+        alone = isinstance(inner, (Phase, StepStart, TurnStart, PassStart))
+        other = apart.setdefault(type(inner), inner) if alone else inner
         if other.title != inner.title:
             raise UserError(f"no op is in {other.title} and in {inner.title}: one of them is enough")
         place = inner if place is None else Within(place, inner)

@@ -108,6 +108,44 @@ class StepStart(Place):
         return self.number < len(tape.steps)
 
 
+class TurnStart(Place):
+    """The first op of a turn of the program's loops, where it takes no gradients by MLX (see `nnrepl.tape.turns`)."""
+
+    kind, words = "turn", "where it begins"
+    form = r"turn \d{1,9}"
+    whole = True
+
+    @classmethod
+    def read(cls, written: re.Match[str], here: Here) -> Place:
+        """`turn 500`."""
+        return cls(_counted(written, "turns"))
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"turn {number}")
+        self.number = number
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
+        at = tape.turns.start_of(self.number, tape.ops)
+        return ordered([] if at is None else [at], start, end, reverse)
+
+    def holds(self, tape: Tape, at: int) -> bool:
+        return at < len(tape) and tape.turns.number_at(at, tape.ops) == self.number
+
+    def span(self, tape: Tape, start: int, end: int) -> tuple[int, int]:
+        first, after = (tape.turns.start_of(number, tape.ops) for number in (self.number, self.number + 1))
+        if first is None:
+            return end, end
+        return max(start, first), end if after is None else min(end, max(after, first + 1))
+
+    def gone(self, tape: Tape) -> str:
+        if self.number <= len(tape.turns):
+            return self.passed()
+        return f"{self.title} was never reached: the program has taken gradients since" if tape.turns.is_over else ""
+
+    def over(self, tape: Tape) -> bool:
+        return self.number < len(tape.turns)
+
+
 class Edge(Place):
     """The first op of the first forward pass, or the end of what is recorded."""
 
@@ -405,5 +443,5 @@ def is_operation(name: str, tape: Tape) -> bool:
     )
 
 
-WRITTEN: tuple[type[Place], ...] = (Number, StepStart, PassStart, Phase, Edge)
+WRITTEN: tuple[type[Place], ...] = (Number, StepStart, TurnStart, PassStart, Phase, Edge)
 """Those that are told by how they are written."""

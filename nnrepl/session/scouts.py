@@ -32,13 +32,13 @@ from nnrepl.session.entered import InClass, InFunction, SourceLine
 from nnrepl.session.outcomes import Ended, Outcome, is_called_loss, outcome_of
 from nnrepl.session.parsed import Parsed, parse
 from nnrepl.session.place import Place
-from nnrepl.session.points import Condition, Number, StepStart, Within
+from nnrepl.session.points import Condition, Number, StepStart, TurnStart, Within
 from nnrepl.session.program import is_called
 from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Breakpoint, Catch, Trigger, Watch
 from nnrepl.session.wires import EntryWire, LineWire, TruthWire, Wire, asks_variables_only, trips_of
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Tape, Value
-from nnrepl.tape.steps import unit
+from nnrepl.tape.steps import unit, unit_at
 
 
 class Scout(Protocol):
@@ -172,6 +172,23 @@ class InStepOnly:
         return self.number >= len(tape.steps)
 
 
+class InTurnOnly:
+    """A turn of the program's loops."""
+
+    back = 0
+    wires: Sequence[Wire] = ()
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def sees(self, tape: Tape, ended: Ended) -> list[int]:
+        return []  # a call with gradients has ended: there are no more turns
+
+    def may(self, tape: Tape, number: int) -> bool:
+        at = tape.turns.start_of(self.number, tape.ops)
+        return at is not None and unit_at(tape, at) == number
+
+
 def _here(tape: Tape, ended: Ended) -> list[int]:
     return [tape.steps.number_at(ended.op.position)]
 
@@ -260,6 +277,9 @@ def _scout_of_place(session: Standing, place: Place) -> Scout | None:
     number = None if outer is None else _step_of(session.tape, outer)
     if number is not None:
         return InStepOnly(number)
+    turn = None if outer is None else _turn_of(outer)
+    if turn is not None:
+        return InTurnOnly(turn)
     if condition and truth is None:
         parsed = parse(condition)
         outcome = outcome_of(session, parsed)
@@ -286,6 +306,13 @@ def _step_of(tape: Tape, place: Place) -> int | None:
     if isinstance(place, StepStart):
         return place.number
     return place.step or None if isinstance(place, Number) else None
+
+
+def _turn_of(place: Place) -> int | None:
+    """Return the turn in which a place lies, where it lies in one that is named."""
+    if isinstance(place, Within):
+        return _turn_of(place.outer) or _turn_of(place.inner)
+    return place.number if isinstance(place, TurnStart) else None
 
 
 def _truth(condition: str) -> TruthWire | None:

@@ -8,6 +8,7 @@ from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.utils import get_cwidth
 
 from nnrepl.session.session import TapeSession
+from nnrepl.tape.steps import title_of
 from nnrepl.view.source_lines import own_source, place_text
 from nnrepl.view.stopped import count_text
 
@@ -57,7 +58,9 @@ class Toolbar:
             return [ToolbarItem("no op yet", 0)]
         phase = op.phase if op is not None else "end"
         strong = "class:toolbar.strong"
-        pieces = [] if pass_.kind == "setup" else [ToolbarItem(session.tape.steps.at(session.cursor).title, 1, strong)]
+        last = op or session.tape.ops[-1]
+        title = session.tape.steps.at(session.cursor).title if pass_.kind != "setup" else title_of(last)[:-3]
+        pieces = [ToolbarItem(title, 1, strong)] if title else []
         pieces.append(ToolbarItem(phase if op is None else f"{phase} {count_text(op)}", 0, strong))
         if op is not None:
             place, module = place_text(own_source(op, session.skip)[0]), op.module

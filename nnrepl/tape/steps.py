@@ -7,18 +7,16 @@ the weights, an evaluation): such a turn is never cut in two, whoever calls what
 
 from __future__ import annotations
 
-import dis
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import field
-from functools import lru_cache
-from types import CodeType
 from typing import TYPE_CHECKING, overload
 
 from nnrepl.classes import dataclass
 from nnrepl.tape.origins import Activation
 from nnrepl.tape.passes import GRADIENT_PASS, SETUP_PASS, UPDATE_PASS, Pass
+from nnrepl.tape.turns import is_in_loop, leads
 
 if TYPE_CHECKING:
     from nnrepl.tape.op import Op
@@ -291,11 +289,11 @@ Place = tuple["Activation | None", int]
 
 def _in_one_turn(before: Place, after: Place) -> bool:
     common, start, end = _common(*before, *after)
-    if common is None or start >= end or not _leads(common.code, start, end):
+    if common is None or start >= end or not leads(common.code, start, end):
         return False
     at = start
     while common is not None:
-        if _is_in_loop(common.code, at):
+        if is_in_loop(common.code, at):
             return True
         at, common = common.lasti, None if common.code.co_name == "<module>" else common.parent
     return False
@@ -305,7 +303,7 @@ def _comes_after(before: Op, scope: Activation | None, lasti: int) -> bool:
     """Whether the program may have come from an op to a place without another turn of a loop in which both stand: it
     may have gone through other turns of one in which the op stands alone, and left that."""
     common, start, end = _common(before.scope, before.lasti, scope, lasti)
-    return common is not None and start < end and _leads(common.code, start, end, outwards=True)
+    return common is not None and start < end and leads(common.code, start, end, outwards=True)
 
 
 def _common(
@@ -322,53 +320,16 @@ def _common(
     return one, one_lasti, other_lasti
 
 
-@lru_cache(maxsize=1024)
-def _flow(code: CodeType) -> tuple[dict[int, tuple[int, ...]], tuple[tuple[int, int], ...]]:
-    """Where control may go from each instruction, jumps back left out; and the stretches that these jump over."""
-    instructions = list(dis.get_instructions(code))
-    onward: dict[int, tuple[int, ...]] = {}
-    loops: list[tuple[int, int]] = []
-    for instruction, following in zip(instructions, [*instructions[1:], None]):
-        name, at = instruction.opname, instruction.offset
-        jumps = instruction.opcode in dis.hasjrel or instruction.opcode in dis.hasjabs
-        back = jumps and instruction.argval <= at
-        if back and "NO_INTERRUPT" not in name:  # (that one waits for a coroutine)
-            loops.append((instruction.argval, at))
-        targets = [instruction.argval] if jumps and not back else []
-        leaves = name.startswith(("RETURN", "RAISE", "RERAISE", "JUMP_FORWARD", "JUMP_BACKWARD"))
-        if following is not None and not leaves:
-            targets.append(following.offset)
-        onward[at] = tuple(targets)
-    return onward, tuple(loops)
-
-
-@lru_cache(maxsize=4096)
-def _leads(code: CodeType, start: int, end: int, outwards: bool = False) -> bool:
-    """Whether control can come from one instruction to a later one without a jump back, or (`outwards`) with jumps back
-    in loops that it leaves. (During a call a frame's offset points into the caches after the instruction.)"""
-    onward, loops = _flow(code)
-    heads = {last: first for first, last in loops if outwards and last < end}
-    offsets = list(onward)
-    start, end = (offsets[max(bisect_right(offsets, at) - 1, 0)] for at in (start, end))
-    pending, seen = [start], {start}
-    while pending:
-        at = pending.pop()
-        if at == end:
-            return True
-        for target in (*onward.get(at, ()), *([heads[at]] if at in heads else ())):
-            if target not in seen and target <= end:
-                seen.add(target)
-                pending.append(target)
-    return False
-
-
-def _is_in_loop(code: CodeType, at: int) -> bool:
-    """Whether an instruction stands in a loop."""
-    return any(first <= at <= last for first, last in _flow(code)[1])
-
-
 def _start_of(pass_: Pass) -> int:
     return pass_.start
+
+
+def title_of(op: Op) -> str:
+    """`step 30 · `, `turn 500 · ` in the setup of a program whose loops are told by their evaluations, or ""."""
+    if op.pass_.kind != SETUP_PASS:
+        return f"{op.step.title} · "
+    number = op.pass_.tape.turns.number_at(op.position, op.pass_.tape.ops)
+    return f"turn {number} · " if number else ""
 
 
 # -- turns -------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from nnrepl.tape.op import ClosedOp, Op
 from nnrepl.tape.origins import Source
 from nnrepl.tape.passes import Hole, Mark, Pass
 from nnrepl.tape.steps import Steps
+from nnrepl.tape.turns import Turns
 from nnrepl.tape.value import Value
 
 _copy = mx.array.__copy__
@@ -62,6 +63,7 @@ class Tape:
             positions of the ops that came next.
         kept: What is kept of the run that wrote it, as far as that was native.
         opened: The steps that have been opened, those that were looked at last behind the others.
+        turns: The turns of the program's loops, as long as it makes no gradient call.
     """
 
     def __init__(self, names: Namer, notes: Notes | None = None) -> None:
@@ -79,6 +81,7 @@ class Tape:
         self.passed: dict[tuple[str, int], list[int]] = {}
         self.kept = NativeRun()
         self.opened: list[OpenedStep] = []
+        self.turns = Turns()
         self.steps = Steps(self)
         self.here = 1
         self._consumers: dict[Value, list[Op]] = {}
@@ -106,6 +109,7 @@ class Tape:
         twin.marks = [mark for mark in self.marks if mark.position < position]
         twin.kept = self.kept.before(count_calls(before) - 1)
         twin.opened = [step for step in self.opened if step.end <= position]
+        twin.turns = self.turns.before(position)
         twin.compiled = [span for span in self.compiled if span[1] <= position]
         twin.late = {at for at in self.late if at < position}
         for line, passed in self.passed.items():

@@ -15,6 +15,7 @@ from nnrepl.record.titles import message_of
 from nnrepl.seen.stop_facts import Ahead, Scene
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE
 from nnrepl.tape import GRADIENT_PASS, Inside, Op, Pass, Value
+from nnrepl.tape.steps import title_of
 from nnrepl.view.boxed import InPlace
 from nnrepl.view.defines import defined, defines_view
 from nnrepl.view.one_op import value_text
@@ -61,9 +62,8 @@ def heading(op: Op, skip: Sequence[str], through: str = "") -> Heading:
         through: What a backward op goes back through.
     """
     pass_ = op.pass_
-    step = f"{op.step.title} · " if pass_.kind != "setup" else ""
     phase = "" if isinstance(pass_, Inside) and not pass_.differentiates else f"{op.phase} "
-    left = Text(f"{step}{in_call(pass_)}{phase}{count_text(op)}", style="heading")
+    left = Text(f"{title_of(op)}{in_call(pass_)}{phase}{count_text(op)}", style="heading")
     back = [through, op.of.name] if through and op.of is not None else []
     tails = [Text.assemble(("back through ", "dim"), (text, "op.name")) for text in back]
     source, _ = own_source(op, skip)

@@ -56,24 +56,47 @@ def passes_view(tape: Tape, here: Pass | None, everything: bool = False) -> Rend
     passes = [pass_ for pass_ in tape.passes if len(pass_)]
     if not passes:
         return Text("nothing has been recorded yet", style="hint")
-    at = passes.index(here) if here in passes else len(passes) - 1
-    shown = passes if everything else passes[max(at - _NEAR, 0) : at + _NEAR + 1]
+    runs = _runs(passes)
+    at = next((number for number, run in enumerate(runs) if here in run), len(runs) - 1)
+    shown = runs if everything else runs[max(at - _NEAR, 0) : at + _NEAR + 1]
     table = grid("", "pass", "what", "called", "ops", "", "loss", right=("pass", "ops"))
-    for pass_ in shown:
-        mark = Text("▶" if pass_ is here else "", style="source.current")
-        table.add_row(
-            mark, str(pass_.number), _what(pass_), _called(pass_), _count(pass_), _numbers(pass_), _loss(pass_)
-        )
-    if len(shown) == len(passes):
+    for run in shown:
+        pass_ = run[0]
+        mark = Text("▶" if here in run else "", style="source.current")
+        what = f"{_what(pass_)} · {_turns(run)}" if pass_.turn else _what(pass_)
+        table.add_row(mark, str(pass_.number), what, _called(pass_), _count(run), _numbers(run), _loss(pass_))
+    if len(shown) == len(runs):
         return table
-    return Group(table, Text(f"{len(shown)} of {len(passes)} passes; info passes all lists the others.", style="hint"))
+    return Group(table, Text(f"{len(shown)} of {len(runs)} passes; info passes all lists the others.", style="hint"))
+
+
+def _runs(passes: list[Pass]) -> list[list[Pass]]:
+    """Return passes, closed turns that follow each other together."""
+    runs: list[list[Pass]] = []
+    for pass_ in passes:
+        if pass_.turn and runs and runs[-1][-1].turn:
+            runs[-1].append(pass_)
+        else:
+            runs.append([pass_])
+    return runs
+
+
+def _turns(run: list[Pass]) -> str:
+    """Return `turns 4 to 2000, closed`; of what nobody has told apart, how many stretches there are."""
+    tape = run[0].tape
+    first, last = (tape.turns.number_at(at, tape.ops) for at in (run[0].start - 1, run[-1].start))
+    first += 1
+    if last < first:
+        return "closed" if len(run) == 1 else f"{len(run):,} stretches, closed"
+    return f"turn {first}, closed" if first == last else f"turns {first} to {last}, closed"
 
 
 def steps_view(tape: Tape, everything: bool = False) -> RenderableType:
     """Each training step: its ops, where it begins, what updates in it, and its loss if that has been evaluated."""
     steps = tape.steps
     if not len(steps):
-        return Text("no training step has begun yet", style="hint")
+        said = f"; the setup is{tape.turns.said[1:]}" if len(tape.turns) else ""
+        return Text(f"no training step has begun yet{said}", style="hint")
     here = tape.here
     first, last = (1, len(steps)) if everything else (max(here - _NEAR, 1), min(max(here, 1) + _NEAR, len(steps)))
     table = grid("", "step", "ops", "gradients", "update", "from", "loss", right=("step", "ops", "gradients"))
@@ -128,13 +151,16 @@ def _called(pass_: Pass) -> str:
     return place_text(sources.locate(scope.code, lasti)) if scope is not None else ""
 
 
-def _count(pass_: Pass) -> str:
+def _count(run: list[Pass]) -> str:
     """How many ops: of a gradient pass those of both phases."""
-    return f"{pass_.count('forward')} + {pass_.count('backward')}" if pass_.kind == GRADIENT_PASS else str(len(pass_))
+    pass_ = run[0]
+    if pass_.kind == GRADIENT_PASS:
+        return f"{pass_.count('forward')} + {pass_.count('backward')}"
+    return str(sum(map(len, run)))
 
 
-def _numbers(pass_: Pass) -> Text:
-    first, last = pass_.ops[0].label, pass_.ops[-1].label
+def _numbers(run: list[Pass]) -> Text:
+    first, last = run[0].ops[0].label, run[-1].ops[-1].label
     return Text(f"{first} to {last}" if first != last else first, style="op.number")
 
 

@@ -42,7 +42,8 @@ A training step is one turn of the program's loop: next step, goto step 30, unti
   blocks.0         a module, blocks.*.attention with a wildcard, G.layers.0 from the variable that holds its model
   z1               the op that makes a value; grad(z1) the one that makes its gradient
   matmul           an operation of MLX, and where it is differentiated
-  step 30, pass 7  where it begins; cell 3 of a notebook, prompt 3 what was typed
+  step 30, pass 7  where it begins; cell 3 of a notebook, prompt 3 what was typed; turn 500 of a loop that takes no
+                   gradients by MLX, as its evaluations tell
   setup, forward, backward, update, start, end
   loss < 0.5       where this becomes true; matmul if z1.max() > 3 only where it is
 One after the other, each within the one before: step 30 blocks.1 softmax, backward matmul. At step 30 backward all of

@@ -1,0 +1,86 @@
+"""Turns: where a program takes no gradients by MLX, its evaluations tell the turns of its loops, closed or not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.closed.test_closed import BITS, QUIET, TOLD, plainly, play
+from tests.closed.test_stretches import BY_HAND
+
+LOOPS = """
+import mlx.core as mx
+x = mx.ones((3,)); mx.eval(x)
+def one(w):
+    w = w * 0.9 + x
+    mx.eval(w); seen(w)
+    return w
+def fit(epochs):
+    w, k = mx.zeros((3,)), 0
+    for epoch in range(epochs):
+        for batch in range(4):
+            w = one(w); k += 1
+        if epoch % 2 == 0: print(epoch, w.sum().item())
+    while k < 29:
+        w = w - 0.1 * w; k += 1
+        mx.eval(w); seen(w)
+    while k < 33:
+        w = w - 0.1 * w; k += 1
+        mx.eval(w); seen(w)
+    print("end", w)
+fit(6)
+"""
+"""Loops in loops, an evaluation in a function, before loops and after them, loops that follow each other."""
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_a_turn_is_one_of_the_innermost_loop(native: str, tmp_path: Path) -> None:
+    printed, told = plainly(TOLD + LOOPS)
+    (tmp_path / "run.py").write_text(QUIET + LOOPS)
+    turns = (27, 3, 32)
+    lines = [part for turn in turns for part in (f"goto turn {turn + 1}", f"p {BITS.replace('z', 'w')}")]
+    more = ("rn turn 4", "where", "next turn", "p k", "goto turn 34", "goto step 3")
+    shown = play(tmp_path / "run.py", f"config native {native}", "restart now", "info steps", *lines, *more)
+    assert shown.count(printed) == 2
+    assert "no training step has begun yet; the setup is of 33 turns (goto turn 33)" in shown
+    assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[turn - 1] for turn in turns], shown
+    assert re.findall(r"^(turn \d+) · setup", shown, re.MULTILINE) == [
+        "turn 28",
+        "turn 4",
+        "turn 33",
+        "turn 29",
+        "turn 30",
+    ]
+    assert re.search(r"^k = 29$", shown, re.MULTILINE), shown
+    assert shown.count("never reached; the tape holds only the setup, of 33 turns") == 2, shown
+
+
+def test_a_curve_over_turns_is_the_same_natively_and_recorded(tmp_path: Path) -> None:
+    """Natively it is noted as the program runs once more; what was opened is read from the tape."""
+    text = BY_HAND.replace("e = h @ v - y", "e = h @ v - y; loss = (e * e).mean()") + "print(train(13))\n"
+    (tmp_path / "run.py").write_text(QUIET + text)
+    drawn = ("plot mx.abs(v).max()", "goto turn 7", "plot loss", "plot wrong", "plot v")
+    native = play(tmp_path / "run.py", *drawn)
+    recorded = play(tmp_path / "run.py", "config native off", "restart now", *drawn)
+    assert native.count("over 13 turns: the program runs again") == 2  # nothing runs for what is no number
+    curves = [re.findall(r"(?:^.*[│┤].*\n)+.*turn 1 .*", one, re.MULTILINE) for one in (native, recorded)]
+    assert len(curves[0]) == 2
+    assert curves[0] == curves[1]
+    assert "nothing here is called wrong" in native
+    assert "v is no single number" in native
+
+
+def test_turns_after_a_change_are_opened_to_the_bits_of_the_program_with_that_line(tmp_path: Path) -> None:
+    """What is recorded behind the change begins with an evaluation, too, and so do the turns that are closed after it;
+    where the program waits, the turn is known that it has not evaluated yet."""
+    text = BY_HAND + "print(train(14))\n"
+    changed = text.replace("        v = v -", "        if i == 6: z = z * -2.0\n        v = v -")
+    _, told = plainly(TOLD + changed)
+    (tmp_path / "run.py").write_text(QUIET + text)
+    line = 1 + (QUIET + text)[: (QUIET + text).index("        v = v - 0.01")].count("\n")
+    looks = [part for turn in (12, 10) for part in (f"goto turn {turn} run.py:{line}", f"p {BITS}")]
+    shown = play(tmp_path / "run.py", f"goto turn 7 run.py:{line}", "z = z * -2.0", "next turn", "p i", "c", *looks)
+    assert re.search(r"^i = 7$", shown, re.MULTILINE), shown
+    assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[11], told[9]], shown
