@@ -469,15 +469,13 @@ def noticed_by(recorder: Recorder) -> Levels | None:
 
 def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:
     """Return what stands for an optimizer's `update`, where it is a call that may be closed."""
-
     made: dict[type, list[Call]] = {}
 
     @functools.wraps(original, updated=())
     def update(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if levels.resting and noticing() is levels:
+        if noticing() is levels if levels.resting else ready() is levels.recorder:
             levels.wake()  # no gradient call has: where the step ends is known by the ops of its update
         if ready() is levels.recorder and not levels.recorder.differentiating:
-            levels.recorder.intake.awake(levels.recorder)
             with levels.recorded([Call(UPDATE_PASS)]):
                 return original(self, *args, **kwargs)
         if noticing() is not levels:
