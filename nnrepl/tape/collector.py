@@ -19,6 +19,10 @@ _OFTEN = 2_000
 
 _set_aside = False
 """Whether anything of a recording is set aside. What `nnrepl.__main__` froze, before a program ran, stays so."""
+_left = 0
+"""How many tapes may have been let go of since the last time all was walked: each holds itself in circles."""
+_MANY = 6
+"""So many may wait: walking all takes longer than to run a small function again."""
 
 
 class Collector:
@@ -35,9 +39,11 @@ class Collector:
     def rest(self, position: int) -> None:
         """Set everything aside that lives now, once the garbage in what is new has been collected. What lived before
         the first time is not walked. Does nothing while the program has switched collections off."""
+        global _left
         self.due = position + _OFTEN
         if gc.isenabled():
-            _collect(2 if self._set_aside else 1)
+            _collect(2 if self._set_aside or _left >= _MANY else 1)
+            _left = 0 if _left >= _MANY else _left
             set_aside()
             self._set_aside = True
 
@@ -58,6 +64,13 @@ def set_aside() -> None:
     """Keep the collector from walking what lives now, until `wake`."""
     gc.freeze()
     _note(True)
+
+
+def let_go() -> None:
+    """Note that a tape may be let go of from here on."""
+    global _left
+    _left += 1
+    wake()
 
 
 def wake() -> None:

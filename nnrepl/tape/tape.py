@@ -10,7 +10,7 @@ from typing import Protocol, overload
 import mlx.core as mx
 
 from nnrepl.tape.bindings import Bindings
-from nnrepl.tape.collector import wake
+from nnrepl.tape.collector import let_go
 from nnrepl.tape.face import Face
 from nnrepl.tape.native_run import NativeRun, OpenedStep, count_calls
 from nnrepl.tape.notes import Notes
@@ -100,7 +100,7 @@ class Tape:
     def fork(self, position: int, names: Namer) -> Tape:
         """Return a new tape that shares everything before `position`: the ops, the values, what is noted about them,
         and the passes before are the same objects. Costs time in what it shares."""
-        wake()  # this one may be let go of from here on
+        let_go()  # this one may be, from here on
         twin = self.apart(names)
         twin.ops = self.ops[:position]
         twin.bindings = self.bindings.fork(position)
@@ -120,7 +120,7 @@ class Tape:
     def grown(self, names: Namer, position: int | None) -> Tape:
         """Return a new tape for a run along this one: from a position on (see `fork`), or, with None, from its first op
         on, where all is noted again that is not of ops and values."""
-        wake()  # this one may be let go of from here on
+        let_go()  # this one may be, from here on
         return self.apart(names) if position is None else self.fork(position, names)
 
     def apart(self, names: Namer) -> Tape:

@@ -146,3 +146,18 @@ def test_what_arrays_take_out_of_tables_as_they_die_is_copied_before_it_is_gone_
         if within.search(line)
     ]
     assert not found
+
+
+def test_what_earlier_runs_have_let_go_of_is_not_set_aside_for_good() -> None:
+    """A run along a tape is mostly too short for Python to walk everything by itself."""
+    left = []
+    for _ in range(collector._MANY + 2):
+        with recording(recorder()) as made:
+            made.tape.grown(made.tape.names, None)
+            grown(made, 10)
+            thing = cyclic()
+            left.append(weakref.ref(thing))
+            collector._collect(1)  # it is old when it dies
+            collector._collect(1)
+            del thing
+    assert left[0]() is None
