@@ -93,7 +93,7 @@ def test_what_waits_comes_in_order_and_an_interrupt_loses_none() -> None:
     tape, waiting = _tape(), WaitingCalls(put)
     for k in range(6):
         waiting.add(tape, _noted(k))
-    assert waiting.last_kind(tape) == UPDATE_PASS
+    assert waiting.are_updated(tape)
     assert not seen
     with pytest.raises(KeyboardInterrupt):
         len(tape)
