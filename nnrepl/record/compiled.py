@@ -20,7 +20,6 @@ import mlx.core as mx
 
 from nnrepl.installed import is_library
 from nnrepl.record import opaque, trees
-from nnrepl.record.as_traced import kept_world, world_of
 from nnrepl.record.caller import Caller
 from nnrepl.record.closing import Call
 from nnrepl.record.compiling import (
@@ -296,6 +295,8 @@ def call_compiled(
     key, given, taken = _key_of(recorder, inputs, shapeless, args, kwargs, frame)
     trace = traces.get(key)
     if trace is None:
+        from nnrepl.record.as_traced import kept_world
+
         # MLX traces with placeholders (`compile_trace` in mlx/compile.cpp): the body must not find the very objects
         # that the caller holds, or an `is` in it would say what it does not say natively.
         fresh, given = _placeholders(recorder, (args, kwargs), given)
@@ -329,6 +330,8 @@ def _once_more(
 ) -> Any:
     """Return a later call, run from its source: what its first run had drawn that captured no random state is drawn
     again."""
+    from nnrepl.record.as_traced import world_of
+
     state, counted = _RANDOM_STATE[0], recorder.draws
     if not draws:
         set_random_state(trace.state[0])
