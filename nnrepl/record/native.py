@@ -49,25 +49,16 @@ class Quiet:
     notes = False
 
     def __init__(self, watch: BindingWatch) -> None:
-        self._watch = watch
-
-    def enter(self, frame: FrameType) -> Any:
-        """Return the first argument of a function, which may be a Module or an Optimizer."""
-        return first_argument(frame)
+        # The first argument of a function may be a Module or an Optimizer. Nothing else is asked at each call.
+        self.enter: Callable[[FrameType], Any] = first_argument
+        self.leave: Callable[[FrameType], None] = watch.forget
+        self.release: Callable[[], None] = watch.forget_all
 
     def belong(self, frame: FrameType, scope: Activation) -> None:
         """Nothing is noted."""
 
     def see(self, frame: FrameType) -> None:
         """Nothing is noted."""
-
-    def leave(self, frame: FrameType) -> None:
-        """Let go of the frame; nothing is noted."""
-        self._watch.forget(frame)
-
-    def release(self) -> None:
-        """Let go of all frames; nothing is noted."""
-        self._watch.forget_all()
 
 
 class Levels:
