@@ -14,9 +14,9 @@ from dataclasses import field
 from typing import TYPE_CHECKING, overload
 
 from nnrepl.classes import dataclass
-from nnrepl.tape.flow import is_in_loop, leads
 from nnrepl.tape.origins import Activation
 from nnrepl.tape.passes import GRADIENT_PASS, SETUP_PASS, UPDATE_PASS, Pass
+from nnrepl.tape.turns import is_in_loop, leads
 
 if TYPE_CHECKING:
     from nnrepl.tape.op import Op
