@@ -47,12 +47,14 @@ def _by(text: str, line: Motion, step: Motion, turn: Motion, pass_: Motion, cell
 def next_(it: Interpreter, text: str) -> None:
     """Go to the next line of this function, over all ops that this line and its calls make; `step` goes op by op.
 
-    At the end of the function it goes on in the caller. Where the next line calls a function, the cursor stands at the
-    first op of that call, and `next` goes over it; `step` makes the call's function this one. In the backward pass the
-    lines come the other way round. The function is the program's own: a layer of MLX is gone over (see `config skip`).
-    `next step` goes to the first op of the next training step, `next step 10` ten steps on; `next turn` to the next
-    turn of a loop that takes no gradients by MLX; `next pass` to the next gradient call or update; `next cell` to the
-    next cell of a notebook that makes ops.
+    At the end of the function it goes on in the caller. Where the next line calls a function, the cursor stands at
+    the first op of that call, and `next` goes over it; `step` makes the call's function this one. Where the
+    function takes gradients itself, the forward and the backward pass are stops of their own; a function that does
+    so is gone over with the line that calls it. In the backward pass the lines come the other way round. The
+    function is the program's own: a layer of MLX is gone over (see `config skip`). `next step` goes to the first op
+    of the next training step, `next step 10` ten steps on; `next turn` to the next turn of a loop that takes no
+    gradients by MLX; `next pass` to the next gradient call or update; `next cell` to the next cell of a notebook that
+    makes ops.
     """
     session = it.session
     _by(text, session.next, session.next_step, session.next_turn, session.next_pass, session.next_cell)

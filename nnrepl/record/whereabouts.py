@@ -1,7 +1,7 @@
 """Whereabouts: in which containers an array object lies, of all that are looked at, and what lies within one.
 
 The first is asked where an array is given another value in place. A program that adds its gradients up in objects of
-its own does that with every second op, and to walk over everything that it holds each time makes a run of n ops cost n².
+its own does that with every second op, and to walk over all that it holds each time makes a run of n ops cost n².
 """
 
 from __future__ import annotations

@@ -14,9 +14,7 @@ from nnrepl.record.titles import message_of
 from nnrepl.record.verify import same_bits
 from nnrepl.tape import DrawnKey, Op, Value, is_evaluated, text_of
 
-OUTSIDE = (
-    "a clock, a generator, a file, a cache, a thread or the order of a set of objects, say, that nnrepl cannot put back"
-)
+OUTSIDE = "a clock, a generator, a file, a cache, a thread or the order of a set, say, that nnrepl cannot put back"
 
 
 class CannotExchange(Unwinding):

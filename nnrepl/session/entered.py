@@ -1,7 +1,7 @@
 """Entered: the places that are entered: lines, functions, classes and modules.
 
 They match the first op that an execution of them makes and, in the backward pass, the first op that differentiates
-one of that execution's ops.
+one of that execution's ops; where an execution takes the gradients itself (a function that trains), that is all one.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ class Entered(Place):
         """Whether the op at a position is the first of an execution; None if it belongs to none."""
         raise NotImplementedError
 
+    def around(self, tape: Tape, at: int, pass_: Pass) -> bool:
+        """Whether the execution that makes an op of a gradient pass has called for the gradients as well: it goes on
+        through the backward pass, which is then not another coming to it."""
+        raise NotImplementedError
+
     def holds(self, tape: Tape, at: int) -> bool:
         """Whether an op, or the forward op that it differentiates, was made by an execution of the place."""
         return at < len(tape) and self.begins(tape, tape.ops[at].root.position) is not None
@@ -60,7 +65,7 @@ class Entered(Place):
                 number += 1
                 found.append(at)
             if begins is not None:
-                executions[tape.ops[at]] = number
+                executions[tape.ops[at]] = 0 if self.around(tape, at, pass_) else number
         seen: set[int] = set()
         for at in range(pass_.backward, pass_.end):
             op = tape.ops[at]
@@ -79,11 +84,9 @@ class Entered(Place):
         return found
 
 
-def _previous(tape: Tape, at: int) -> Op | None:
-    """Return the op before a position, if it is in the same pass and phase."""
-    if at == 0 or tape.ops[at - 1].pass_.outermost is not tape.ops[at].pass_.outermost:
-        return None
-    return tape.ops[at - 1]
+def _before(tape: Tape, at: int) -> Op | None:
+    """Return the op before a position, of whatever pass: a function that trains goes through many."""
+    return tape.ops[at - 1] if at else None
 
 
 class InCall(Entered):
@@ -109,8 +112,12 @@ class InCall(Entered):
         call = self.call(tape.ops[at].scope)
         if call is None:
             return None
-        before = _previous(tape, at)
+        before = _before(tape, at)
         return before is None or before.scope is None or not before.scope.within(call)
+
+    def around(self, tape: Tape, at: int, pass_: Pass) -> bool:
+        call = self.call(tape.ops[at].scope)
+        return call is not None and pass_.scope is not None and pass_.scope.within(call)
 
 
 class InModule(InCall):
@@ -152,8 +159,8 @@ class InModule(InCall):
         path = op.module
         if not (path and (fnmatchcase(path, self.pattern) or fnmatchcase(path, f"{self.pattern}.*"))):
             return None
-        before = _previous(tape, at)
-        return before is None or before.module != path
+        before = _before(tape, at)
+        return before is None or before.pass_.outermost is not op.pass_.outermost or before.module != path
 
 
 class InNamed(InCall):
@@ -248,13 +255,6 @@ class InCell(InCall):
         number = sources.cell_of(call.code)[1]
         return call.code.co_name == "<module>" and bool(number) and self.number in (0, number)
 
-    def begins(self, tape: Tape, at: int) -> bool | None:
-        call = self.call(tape.ops[at].scope)
-        if call is None:
-            return None
-        before = tape.ops[at - 1].scope if at else None
-        return before is None or not before.within(call)
-
     def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
         return (at for at in within(tape, start, end, reverse) if self.begins(tape, at))
 
@@ -309,13 +309,17 @@ class SourceLine(Entered):
         op = tape.ops[at]
         if op.scope is None:
             return None
-        before = _previous(tape, at)
+        before = _before(tape, at)
         found: bool | None = None
         for call in self._calls(op.scope):
             found = found or not self._goes_on(before, call.parent, call, call.lasti)
         if self._covers(op.scope.code, op.lasti):
             found = found or not self._goes_on(before, op.scope, None, op.lasti)
         return found
+
+    def around(self, tape: Tape, at: int, pass_: Pass) -> bool:
+        scope = pass_.scope
+        return scope is not None and (bool(self._calls(scope)) or self._covers(scope.code, pass_.lasti))
 
     def _goes_on(self, before: Op | None, where: Activation | None, call: Activation | None, lasti: int) -> bool:
         """Whether the op before belongs to the same execution of the line: the same call, or further left."""

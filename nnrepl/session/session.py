@@ -375,7 +375,7 @@ class TapeSession(Standing):
         self.lookout.search.skip = 0
         if reason != OPENED:  # else the user stands where they stood
             self.level = self.alarms = self.wary = 0
-        self.function = by.scope if isinstance(by, goals.Moving) and by.position == position else None
+        self.function = by.scope if isinstance(by, goals.Moving) and by.position == position and not hits else None
         stepped = isinstance(by, goals.Stepping) and before < position
         first = before if isinstance(by, goals.Telling) else position - 1
         passed = tuple(self.tape.ops[first:position]) if stepped and position <= len(self.tape) else ()

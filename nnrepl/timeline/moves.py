@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from nnrepl.record import segments as sources
-from nnrepl.tape import Activation, Inside, Op, Pass, Site, Tape, is_skipped, own_site
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Inside, Op, Pass, Site, Tape, is_skipped, own_site
 
 Skip = Sequence[str]
 
@@ -39,12 +39,14 @@ def _site_in(op: Op, scope: Activation | None) -> Site | None:
     return Site(scope, lasti)
 
 
-def _runs_on(tape: Tape, at: int, scope: Activation | None) -> bool:
+def _runs_on(tape: Tape, at: int, scope: Activation | None, skip: Skip) -> bool:
     """Whether an op belongs to the same execution of a line of `scope` as the op before: the same line, and further
     on in it; in the backward pass, where things go the other way round, further back."""
     before, op = tape.ops[at - 1], tape.ops[at]
     was, now = _site_in(before, scope), _site_in(op, scope)
-    if was is None or now is None or _phase(before, scope) != _phase(op, scope):
+    if was is None or now is None:
+        return False
+    if _phase(before, scope) != _phase(op, scope) and not (_deeper(op, scope, skip) or _deeper(before, scope, skip)):
         return False
     code = was.scope.code
     if sources.span_of(code, was.lasti)[0] != sources.span_of(code, now.lasti)[0]:
@@ -55,6 +57,16 @@ def _runs_on(tape: Tape, at: int, scope: Activation | None) -> bool:
         same = before.scope is op.scope or _call_in(before, scope) is _call_in(op, scope)
         return same or op in [pass_.call for pass_ in _insides(before)]
     return was.lasti < now.lasti
+
+
+def _deeper(op: Op, scope: Activation | None, skip: Skip) -> bool:
+    """Whether the pass of an op belongs to a function that `scope` has called: to who goes on by the lines of `scope`
+    it is a part of one of them (`loss = train(x)`). A pass that `scope` calls for itself is a place of its own."""
+    pass_ = op.pass_.outermost
+    caller = pass_.scope if pass_.kind in (GRADIENT_PASS, UPDATE_PASS) else op.scope
+    while caller is not None and is_skipped(caller, tuple(skip)):
+        caller = caller.parent
+    return scope is not None and caller is not None and caller is not scope and caller.within(scope)
 
 
 def _phase(op: Op, scope: Activation | None) -> tuple[Pass, str]:
@@ -94,16 +106,15 @@ def standing(
     """Return the call in which the user goes on by lines at `position`, where a line led from `before`: that in which
     they stood, or the caller to whose next line it has returned. None, for that of the op, where the caller's line goes
     on with another call, and in another pass."""
-    if (
-        position >= len(tape)
-        or before >= len(tape)
-        or tape.ops[position].pass_.outermost is not tape.ops[before].pass_.outermost
-    ):
+    if position >= len(tape) or before >= len(tape):
         return None
+    op = tape.ops[position]
     found = stood = scope or _scope(tape, before, skip)
-    while found is not None and not (_inside(tape.ops[position], found) and not is_skipped(found, tuple(skip))):
+    while found is not None and not (_inside(op, found) and not is_skipped(found, tuple(skip))):
         found = found.parent
-    return None if found is not stood and _runs_on(tape, max(before, position), found) else found
+    if op.pass_.outermost is not tape.ops[before].pass_.outermost and not _deeper(op, found, skip):
+        return None
+    return None if found is not stood and _runs_on(tape, max(before, position), found, skip) else found
 
 
 def over(
@@ -116,7 +127,7 @@ def over(
     """
     scope = scope or _scope(tape, position, skip)
     for at in range(position + 1 if start is None else max(start, position + 1), len(tape)):
-        if not _runs_on(tape, at, scope):
+        if not _runs_on(tape, at, scope, skip):
             return at
     return None
 
@@ -140,7 +151,7 @@ def back_over(tape: Tape, position: int, skip: Skip = (), scope: Activation | No
     while scope is not None and not _inside(tape.ops[position - 1], scope):
         scope = scope.parent
     at = position - 1
-    while at > 0 and _runs_on(tape, at, scope):
+    while at > 0 and _runs_on(tape, at, scope, skip):
         at -= 1
     return at
 

@@ -24,7 +24,7 @@ def turns(screen: str) -> int:
     ("line", "made", "where"),
     [
         (f"goto train.py:{CALL}", 0, rf"▶ {LINE['        scores = self.inner(x)']} "),
-        (f"goto {STEP}", 0, rf"train.py:{STEP} · 1 of 2 in this step"),
+        (f"goto {STEP}", 0, rf"train.py:{STEP} · 1 of 1 in this step\nsetup 7 of 8"),
         ("goto step 3", 2, r"step 3 · forward 1 "),
         ("until step 2 layers.1 softmax", 1, r"step 2 layers\.1 softmax · 1 of 2"),
         ("goto 3#2", 2, r"step 3 · forward 2 "),

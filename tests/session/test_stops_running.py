@@ -157,3 +157,58 @@ def test_breakpoint_in_the_program_stops_under_nnrepl(tmp_path: Path) -> None:
     assert stops[:3] == ["14", "7", "14"]
     assert "(Pdb)" not in screen
     assert "The program has ended" in screen
+
+
+TRAINS = """import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+
+net, opt = nn.Linear(2, 1), optim.Adam(0.1)
+step = nn.value_and_grad(net, lambda net, x: (net(x) ** 2).mean())
+
+
+def one(x):
+    loss, grads = step(net, x)
+    opt.update(net, grads)
+    return loss
+
+
+def fit(times):
+    x = mx.ones((3, 2))
+    for number in range(times):
+        loss = one(x * number)
+        mx.eval(loss, net.parameters(), opt.state)
+        print("turn", number)
+
+
+fit(3)
+fit(2)
+"""
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+@pytest.mark.parametrize(
+    ("place", "came"),
+    [("fit", "0 1 2 stop 0 1"), ("one", "0 stop 1 stop 2 stop 0 stop 1"), ("18", "0 stop 1 stop 2 stop 0 stop 1")],
+)
+def test_a_call_that_trains_is_entered_once_whatever_passes_begin_in_it(
+    tmp_path: Path, native: str, place: str, came: str
+) -> None:
+    """Its forward pass, its backward pass and its update entered it again."""
+    stops = came.count("stop")
+    screen = play(
+        tmp_path, TRAINS, f"config native {native}", f"break {place}", *("c",) * (stops + 1), *("rc",) * stops
+    )
+    ahead, _, back = screen.partition("(nnrepl) c\n")[2].partition("The program has ended")
+    seen = re.findall(r"^(?:turn (\d)|breakpoint 1  .*)$", ahead, re.MULTILINE)
+    assert [turn or "stop" for turn in seen] == came.split()
+    assert len(re.findall("^breakpoint 1  ", back, re.MULTILINE)) == stops
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_next_goes_over_a_line_that_calls_a_function_that_trains(tmp_path: Path, native: str) -> None:
+    """It stopped at the forward pass, the backward pass and the update within; so did going back."""
+    lines = ("break fit", f"config native {native}", "c", "clear", "n", "n", "rn", "rn")
+    shown = [answer for answer in play(tmp_path, TRAINS, *lines).split("(nnrepl) ") if re.match("c\n|r?n\n", answer)]
+    stood = [re.search(r"▶ (\d+) ", answer) for answer in shown]
+    assert [at and at[1] for at in stood] == ["16", "18", "18", "18", "16"]
