@@ -464,7 +464,7 @@ class Interpreter:
         answer = habits.answer(text.strip())
         if answer is not None:
             return answer
-        if text.strip() == name and not self.session.names.elsewhere(name):
+        if text.strip() == name and not self.session.lookup.belongs(name):
             close = get_close_matches(name, self.table.names, 1)
             if close:
                 return f"nothing here is called {name}; did you mean the command {close[0]}?"

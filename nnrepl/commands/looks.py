@@ -109,7 +109,7 @@ def with_unseen(
     name = command.names[0]
     if shown is None or Opens.TAPE not in command.opens:
         return shown
-    if away and name not in ("explain", "last", "what"):
+    if away and name not in ("last", "what"):
         return Group(
             shown, Text("This is about what is inside of the op, and nothing else; out leads back.", style="hint")
         )

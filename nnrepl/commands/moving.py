@@ -53,8 +53,8 @@ def next_(it: Interpreter, text: str) -> None:
     so is gone over with the line that calls it. In the backward pass the lines come the other way round. The
     function is the program's own: a layer of MLX is gone over (see `config skip`). `next step` goes to the first op
     of the next training step, `next step 10` ten steps on; `next turn` to the next turn of a loop that takes no
-    gradients by MLX; `next pass` to the next gradient call or update; `next cell` to the next cell of a notebook that
-    makes ops.
+    gradients by MLX; `next pass` to the next gradient call or update; `next cell` to the next cell of a notebook
+    that makes ops.
     """
     session = it.session
     _by(text, session.next, session.next_step, session.next_turn, session.next_pass, session.next_cell)

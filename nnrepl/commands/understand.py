@@ -39,12 +39,7 @@ def why(it: Interpreter, text: str) -> RenderableType | None:
         return why_view(find_cause(it.session, text))
 
 
-@command(
-    "explain",
-    takes=TARGET,
-    opens=Opens.PLACE | Opens.HERE | Opens.GRADIENTS | Opens.MADE | Opens.TAPE,
-    group=UNDERSTAND,
-)
+@command("explain", takes=TARGET, opens=Opens.PLACE | Opens.HERE | Opens.GRADIENTS | Opens.MADE, group=UNDERSTAND)
 def explain(it: Interpreter, text: str) -> RenderableType | None:
     """Explain how a tensor was computed: the rule, the symbols, and one element with the real numbers.
 

@@ -121,7 +121,7 @@ def _result(call: Op, pass_: Inside, inner: Value, array: mx.array, calls: dict[
     """One more result of a call, which is added to `calls`."""
     run: Any = call.operation.run
     recipe = getattr(run, "recipe", None)
-    if recipe is None or not call.outputs or pass_.differs(inner) or not recipe.keeps(inner):
+    if recipe is None or pass_.differs(inner) or not recipe.keeps(inner):
         return None
     value = Value(call, len(call.outputs), _copy(array))
     call.outputs = (*call.outputs, value)

@@ -55,7 +55,7 @@ def given_back() -> Iterator[None]:
 
 def _changed_since(recorder: Recorder, start: int) -> Iterator[tuple[mx.array, Value]]:
     """Yield the array objects that have been changed in place since a position, and what they held there."""
-    for key, value in list(recorder.live.items()):
+    for key, value in recorder.live.copy().items():  # some may die meanwhile
         before = _before(value, start)
         array = None if before is value else object_of(recorder, key, value)
         if array is not None and (before.op is None or before.op.position < start):

@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.closing import NotedCalls
 from nnrepl.record.kept_number import KeptNumber
 from nnrepl.record.recorder import Recorder
 from nnrepl.tape import ClosedOp, Value, is_evaluated
@@ -19,12 +20,12 @@ class ClosedLosses:
     them itself, since one that is not evaluated keeps all that it is made of."""
 
     def __init__(self) -> None:
-        self._op: ClosedOp | None = None
+        self._op: ClosedOp | NotedCalls | None = None
         self._loss: weakref.ref[mx.array] | None = None
         self._asked = False
         self._unread: list[KeptNumber] = []
 
-    def made(self, op: ClosedOp, loss: Any) -> None:
+    def made(self, op: ClosedOp | NotedCalls, loss: Any) -> None:
         """Note that a call has returned a loss."""
         self._op, self._loss = None, None
         if isinstance(loss, mx.array) and loss.size == 1:
@@ -33,11 +34,19 @@ class ClosedLosses:
     def fresh(self) -> tuple[ClosedOp, mx.array] | None:
         """Return the last one, whether it has been evaluated or not, with its call; None if it has been asked for
         before."""
-        loss = self._now()
-        if loss is None or self._op is None or self._asked:
+        loss, op = self._now(), self._op
+        if loss is None or not isinstance(op, ClosedOp) or self._asked:
             return None
         self._asked = True
-        return self._op, loss
+        return op, loss
+
+    def arrived(self, noted: NotedCalls, op: ClosedOp) -> None:
+        """Note that a call lies on the tape now that was noted before."""
+        if noted.outputs:
+            (value,) = noted.outputs
+            value.op, op.outputs, op.pass_.loss = op, noted.outputs, value
+        if self._op is noted:
+            self._op = op
 
     def _now(self) -> mx.array | None:
         return None if self._loss is None else self._loss()
@@ -65,23 +74,27 @@ class ClosedLosses:
 
     def link(self, recorder: Recorder) -> None:
         """Ops are recorded again: what they take of the last one, and what variables hold of it, is known as that."""
+        assert recorder.tape.ops is not None  # what is noted of calls comes to lie there
         loss, op = self._now(), self._op
         if loss is not None and op is not None:
             recorder.link(loss, op.outputs[0] if op.outputs else self._keep(loss, is_evaluated(loss)))
 
     def _keep(self, loss: mx.array, evaluated: bool) -> Value:
-        assert self._op is not None
+        op = self._op if isinstance(self._op, ClosedOp) else None  # it may come to lie on the tape later
         value: Value
         if evaluated and not loss.ndim:
-            value = KeptNumber(self._op, loss)
+            value = KeptNumber(op, loss)
             self._unread.append(value)
             if len(self._unread) == _BATCH:
                 for one in self._unread:
                     one.read()
                 self._unread.clear()
         else:
-            value = Value(self._op, 0, _copy(loss))
-        self._op.outputs, self._op.pass_.loss = (value,), value
+            value = Value(op, 0, _copy(loss))
+        if op is not None:
+            op.pass_.loss = value
+        if self._op is not None:
+            self._op.outputs = (value,)
         return value
 
 

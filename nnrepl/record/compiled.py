@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -20,6 +21,7 @@ import mlx.core as mx
 from nnrepl.installed import is_library
 from nnrepl.record import opaque, trees
 from nnrepl.record.caller import Caller
+from nnrepl.record.closing import Call
 from nnrepl.record.compiling import (
     are_arrays,
     call_key,
@@ -29,7 +31,7 @@ from nnrepl.record.compiling import (
     runs_without_python,
 )  # fmt: skip
 from nnrepl.record.first_calls import FirstCall, Twin, map_values
-from nnrepl.record.native import Call, Levels, levels_of
+from nnrepl.record.native import Levels, levels_of
 from nnrepl.record.quiet import quietly, set_random_state
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.repeat import Repetition
@@ -293,19 +295,22 @@ def call_compiled(
     key, given, taken = _key_of(recorder, inputs, shapeless, args, kwargs, frame)
     trace = traces.get(key)
     if trace is None:
+        from nnrepl.record.as_traced import kept_world
+
         # MLX traces with placeholders (`compile_trace` in mlx/compile.cpp): the body must not find the very objects
         # that the caller holds, or an `is` in it would say what it does not say natively.
         fresh, given = _placeholders(recorder, (args, kwargs), given)
         tracing = Tracing(recorder, len(recorder.tape), [*given, *taken])
+        world = kept_world(recorder, fun, args, kwargs, inputs, outputs)
         result, first = _from_source(recorder, tracing, fun, fresh, (given, taken), outputs, frame)
         if not tracing.typed:
-            traces[key] = first
+            traces[key] = replace(first, world=world)
         return result
     draws = _holds_random_state(inputs)
     state = _RANDOM_STATE[0]
     nested = recorder.differentiating and not trace.differentiated and trace.takes_gradients
     if nested or recorder.intake.has_line(recorder, len(trace.ops)):  # what was a pass is a nested call here
-        result = _once_more(recorder, trace, fun, (args, kwargs), (given, taken), outputs, draws, frame)
+        result = _once_more(recorder, trace, fun, (args, kwargs), (given, taken), (inputs, outputs), draws, frame)
     else:
         result = _repeat(recorder, trace, (given, taken), outputs, draws, frame)
     if draws and not _holds_random_state(outputs):
@@ -319,19 +324,27 @@ def _once_more(
     fun: Callable[..., Any],
     tree: Any,
     entering: tuple[list[Value], list[Value]],
-    outputs: Any,
+    captured: tuple[Any, Any],
     draws: bool,
     frame: FrameType,
 ) -> Any:
     """Return a later call, run from its source: what its first run had drawn that captured no random state is drawn
     again."""
+    from nnrepl.record.as_traced import world_of
+
     state, counted = _RANDOM_STATE[0], recorder.draws
     if not draws:
         set_random_state(trace.state[0])
         recorder.draws = trace.state[1]
     try:
         tracing = Tracing(recorder, len(recorder.tape), [*entering[0], *entering[1]])
-        return _from_source(recorder, tracing, fun, _new_handles(recorder, tree, frame), entering, outputs, frame)[0]
+        fresh, now = _new_handles(recorder, tree, frame), (captured[0], entering[1])
+        with world_of(recorder, trace.world, len(trace.ops), now, fun, tree, *captured) as put_back:
+            result, again = _from_source(recorder, tracing, fun, fresh, entering, captured[1], frame)
+        if put_back:  # and so is what it had put there
+            filled = map(recorder.handle, again.outputs)
+            trees.fill(captured[1], lambda _: next(filled))
+        return result
     finally:
         if not draws:
             set_random_state(state)

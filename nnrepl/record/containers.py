@@ -198,6 +198,8 @@ def _put_beside(attributes: dict[str, Any], entries: Any) -> dict[Any, Any]:
     for key, new in _NEW.items():
         if key not in entries and attributes.get(key) != new:
             attributes[key] = copy(new)
+    for key in attributes.keys() - entries.keys() - _NEW.keys():
+        del attributes[key]  # it has got that since
     for key in attributes.keys() & entries.keys():
         if entries[key] is not UNBOUND:
             attributes[key] = entries[key]

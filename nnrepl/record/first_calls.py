@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from nnrepl.classes import dataclass
 from nnrepl.record import trees
-from nnrepl.record.native import Call
+from nnrepl.record.closing import Call
 from nnrepl.record.numbering import called_from
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Op, Value
 
@@ -27,6 +27,7 @@ class FirstCall:
         state: The random state before it, and how many draws there had been.
         differentiated: Whether that was in a function that was differentiated.
         contained: Whether anything was noted in it of what containers hold.
+        world: What puts back what it found, where a later call may need that.
     """
 
     ops: list[Op]
@@ -37,6 +38,7 @@ class FirstCall:
     state: tuple[mx.array, Any]
     differentiated: bool = False
     contained: bool = True
+    world: Callable[[], None] | None = None
 
     @property
     def takes_gradients(self) -> bool:

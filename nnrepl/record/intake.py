@@ -74,8 +74,12 @@ class Intake(Generic[R]):
     def passed(self, recorder: R) -> None:
         """Note that an op inside a gradient call has been put on the tape."""
 
-    def has_line(self, recorder: R, count: int) -> bool:
-        """Whether a line of the user's is to run among the next ops, so many of them: then Python has to come by."""
+    def has_line(self, recorder: R, count: int, passing: bool = False) -> bool:
+        """Whether a line of the user's is to run among the next ops, so many of them: then Python has to come by.
+
+        Args:
+            passing: Whether only one counts that changes a tensor in its call, and nothing else.
+        """
         return False
 
     def refuse(self, why: str) -> None:

@@ -30,7 +30,7 @@ class KeptNumber(Value):
 
     size = 1
 
-    def __init__(self, op: Op, array: mx.array) -> None:
+    def __init__(self, op: Op | None, array: mx.array) -> None:
         self.op, self.slot, self.bound = op, 0, None
         self._array: mx.array | None = _copy(array)  # `loss += 1` of the program's would change the object it has
         self._dtype = array.dtype

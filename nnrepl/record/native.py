@@ -15,45 +15,24 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
-from nnrepl.classes import dataclass
-from nnrepl.installed import is_mlx
 from nnrepl.record.by_hand import HandChanges, Weights
 from nnrepl.record.caller import Caller
 from nnrepl.record.closed_losses import ClosedLosses, gives
+from nnrepl.record.closing import Call, NotedCalls, WaitingCalls, gradients_in, put_closed
 from nnrepl.record.frame_variables import first_argument
 from nnrepl.record.handing_back import hand_back
+from nnrepl.record.intake import RECORDING
 from nnrepl.record.numbering import BY_OPTIMIZER, Numbering
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import NATIVE, RECORD, Recorder, here, ready
-from nnrepl.record.stack import UPDATES
+from nnrepl.record.stack import UPDATES, outside_of_mlx
 from nnrepl.record.watch import BindingWatch
-from nnrepl.tape import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Tape
 from nnrepl.tape.collector import set_aside
 from nnrepl.tape.steps import earliest
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call that may be closed.
-
-    Attributes:
-        kind: The kind of its pass.
-        title: What is called; `code` that of the function that is differentiated.
-        scope, lasti: Where in a compiled function it is made, as its first run showed it; None where no other call is
-            around it.
-        outer: Where that function was called from then.
-    """
-
-    kind: str
-    title: str = ""
-    code: CodeType | None = None
-    scope: Activation | None = None
-    lasti: int = -1
-    outer: Activation | None = None
-
 
 Loss = Callable[[Any], Any]
 
@@ -110,6 +89,8 @@ class Levels:
         resting: Whether the program is in a closed stretch: until the next call.
         evaluations: How many evaluations the program has forced up to now at its top level.
         remember: Returns what puts back all that can be reached from some things; None if nobody can.
+        undisturbed: Tells whether nothing but the user can stop the program at a call, and nothing is to be done there;
+            None as long as that is not known.
         returned: What the call gives back that has just been closed; `calling`: the frame in which it was made,
             `compiled`: whether in a compiled function; `making`: the one that is being made.
     """
@@ -137,6 +118,8 @@ class Levels:
         self.compiled = False
         self.making: Callable[[], Any] | None = None
         self.remember: Callable[[tuple[Any, ...]], Callable[[], None] | None] | None = None
+        self.undisturbed: Callable[[], bool] | None = None
+        self._waiting = WaitingCalls(self._put)
         self._depth = 0
         self._sparse = False
         self._turn, self._due = 0, sys.maxsize
@@ -239,7 +222,7 @@ class Levels:
 
     def _stretch(self, scope: Activation | None, lasti: int) -> None:
         recorder = self.recorder
-        op = _closed(self.numbering, recorder, Call(RUN_PASS if recorder.started else SETUP_PASS), scope, lasti)
+        op = put_closed(self.numbering, recorder.tape, Call(RUN_PASS if recorder.started else SETUP_PASS), scope, lasti)
         op.pass_.turn = self.evaluations
         self._turn, self._due = op.pass_.turn, earliest(op.pass_.turn)
         recorder.intake.closed(recorder, op)
@@ -313,9 +296,16 @@ class Levels:
             weights: By what they differentiate, where that is known.
         """
         recorder = self.recorder
+        scope = lasti = None
+        if self.undisturbed is not None and recorder.intake is RECORDING and self.undisturbed():
+            frame = outside_of_mlx(frame)
+            scope, lasti = recorder.stack.enter(frame), frame.f_lasti
+            if self._may_wait(calls[0], scope, lasti, weights):
+                return self._run_noted(calls, (scope, lasti), call, loss)
         self._begin(calls[0], call, weights)
-        frame = _own(frame)
-        scope, lasti = recorder.stack.enter(frame), frame.f_lasti
+        if lasti is None:
+            frame = outside_of_mlx(frame)
+            scope, lasti = recorder.stack.enter(frame), frame.f_lasti
         self.inside = True
         error: BaseException | None = None
         result = None
@@ -327,8 +317,7 @@ class Levels:
         finally:
             self.inside, self.making = False, None
             for made in calls if error is None else calls[:1]:  # which of several raised is not known: the first began
-                place = (scope, lasti) if made.scope is None else (self._within(made, scope, lasti), made.lasti)
-                op = _closed(self.numbering, recorder, made, *place)
+                op = self._put_one(recorder.tape, made, scope, lasti)
                 if error is not None:
                     op.pass_.error = recorder.tape.notes.errors[op] = error
                 elif loss is not None and made.kind == GRADIENT_PASS:
@@ -339,6 +328,56 @@ class Levels:
             self.compiled = calls[0].scope is not None
             self._left(op, result, frame)
         return result
+
+    def _may_wait(self, first: Call, scope: Activation | None, lasti: int, weights: Weights | None) -> bool:
+        """Whether it is known without the tape what comes of a call: an optimizer updates the weights after it, if it
+        is a gradient call, and nothing else is expected of them."""
+        if self.changes.knows or self.numbering.seen:
+            return False
+        if weights is None:
+            return True
+        behind_update = self._waiting.last_kind(self.recorder.tape) == UPDATE_PASS
+        return behind_update and self.numbering.is_updated(scope, lasti)
+
+    def _run_noted(
+        self, calls: Sequence[Call], place: tuple[Activation | None, int], call: Callable[[], Any], loss: Loss | None
+    ) -> Any:
+        """Make a call natively, and note it: it becomes closed ops when somebody looks at the tape."""
+        recorder, waiting, gradients = self.recorder, self._waiting, gradients_in(calls)
+        tape = recorder.tape
+        if gradients:
+            self.losses.settle()
+            waiting.begins(tape, gradients)
+        self.inside, self.making = True, call
+        try:
+            result = call()
+        except BaseException as error:
+            op = self._put_one(tape, calls[0], *place)
+            op.pass_.error = tape.notes.errors[op] = error
+            raise
+        finally:
+            self.inside, self.making = False, None
+        noted = NotedCalls(calls, *place, gives(result) if loss is not None and gradients else "")
+        if loss is not None and gradients:
+            self.losses.made(noted, loss(result))
+        waiting.add(tape, noted)
+        return result
+
+    def _put_one(self, tape: Tape, made: Call, scope: Activation | None, lasti: int) -> ClosedOp:
+        """Put a call on the tape that has been made from a place."""
+        if made.scope is not None:
+            scope, lasti = self._within(made, scope, lasti), made.lasti
+        return put_closed(self.numbering, tape, made, scope, lasti)
+
+    def _put(self, tape: Tape, noted: NotedCalls) -> None:
+        """Put calls on the tape that are noted."""
+        for made in noted.calls:
+            op = self._put_one(tape, made, noted.scope, noted.lasti)
+            if made.kind == GRADIENT_PASS:
+                op.pass_.gives_loss = noted.gives_loss
+                last = op
+        if noted.gives_loss:
+            self.losses.arrived(noted, last)
 
     def _begin(self, first: Call, call: Callable[[], Any], weights: Weights | None) -> None:
         """Note that a call is about to be made natively."""
@@ -428,16 +467,6 @@ def noticed_by(recorder: Recorder) -> Levels | None:
     return levels if isinstance(levels, Levels) and not levels.inside else None
 
 
-def _own(frame: FrameType) -> FrameType:
-    """Return the nearest frame that is not MLX's, where a call is made through one."""
-    if not is_mlx(frame.f_code.co_filename):
-        return frame
-    found = frame.f_back
-    while found is not None and is_mlx(found.f_code.co_filename):
-        found = found.f_back
-    return frame if found is None or str(found.f_globals.get("__name__")).startswith("nnrepl.") else found
-
-
 def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:
     """Return what stands for an optimizer's `update`, where it is a call that may be closed."""
 
@@ -468,29 +497,3 @@ def optimizers() -> list[tuple[type, str]]:
     for kind in kinds:
         kinds += kind.__subclasses__()
     return [(kind, name) for kind in kinds for name in UPDATES if name in vars(kind)]
-
-
-def _closed(numbering: Numbering, recorder: Recorder, call: Call, scope: Activation | None, lasti: int) -> ClosedOp:
-    """Put a closed op on the tape: a pass of its own."""
-    tape = recorder.tape
-    passes, ops = tape.passes, tape.ops
-    position = len(ops)
-    if passes and passes[-1].end == position:
-        position = passes[-1].end  # the same number once
-    end = position + 1
-    lasti = _OFFSETS.setdefault(lasti, lasti)
-    pass_ = Pass(
-        tape, 0, call.kind, call.title, position, end, end, gives_loss="", grads=_NO_GRADIENTS, scope=scope,
-        lasti=lasti, code=call.code, open=False,
-    )  # fmt: skip
-    numbering.number(tape, pass_)
-    op = ClosedOp(call.kind, call.title, pass_)
-    ops.append(op)
-    passes.append(pass_)
-    return op
-
-
-_NO_GRADIENTS: dict[Value, list[Value]] = {}
-"""Those of closed calls: one for all, since a long run has many."""
-_OFFSETS: dict[int, int] = {}
-"""The numbers that say where in their functions closed calls are made: each once."""

@@ -30,7 +30,6 @@ from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.region import Region
 from nnrepl.record.runs_twice import TwiceRun
 from nnrepl.record.sweep import Sweep, seed
-from nnrepl.record.tangents import sweep_forward
 from nnrepl.record.vjp import Rule, run_vjp
 from nnrepl.tape import GRADIENT_PASS, Inside, Leaf, Op, Pass, Value, arrays_of
 from nnrepl.tape.passes import GRADIENTS
@@ -354,6 +353,8 @@ class InsideRecording:
             made = gradients if given.transform == "grad" else [*outputs, *gradients]
         elif given.transform == "jvp":
             start: dict[Value, Value] = dict(zip(self.leaves, given.others))
+            from nnrepl.record.tangents import sweep_forward  # jvp is rare
+
             found = sweep_forward(self.recorder, pass_, self._start, start)
             made = [*outputs, *(found.get(value) for value in outputs)]
         pass_.results = tuple([(value, slot) for slot, value in enumerate(made) if value is not None])
@@ -395,7 +396,7 @@ class InsideRecording:
     def _other_handles(self) -> list[tuple[weakref.ref[mx.array], Value]]:
         """Forget other objects of the program's for what went in or was made inside. Returns them."""
         recorder, found, leaves = self.recorder, [], set(self.leaves)
-        for key, guard in list(recorder.guards.items()):
+        for key, guard in recorder.guards.copy().items():  # some may die meanwhile
             value, array = recorder.live.get(key), guard()
             if array is None or value is None:
                 continue

@@ -6,6 +6,7 @@ import sys
 from types import CodeType, FrameType
 from typing import Any, Protocol
 
+from nnrepl.installed import is_mlx
 from nnrepl.tape import Activation
 from nnrepl.tape.turns import Places
 
@@ -208,3 +209,13 @@ def is_optimizer(thing: Any) -> bool:
     """Whether `thing` is an optimizer of mlx.optimizers, asked without importing it."""
     base = sys.modules.get("mlx.optimizers.optimizers")
     return base is not None and isinstance(thing, (base.Optimizer, getattr(base, "MultiOptimizer", ())))
+
+
+def outside_of_mlx(frame: FrameType) -> FrameType:
+    """Return the nearest frame that is not MLX's, where a call is made through one."""
+    if not is_mlx(frame.f_code.co_filename):
+        return frame
+    found = frame.f_back
+    while found is not None and is_mlx(found.f_code.co_filename):
+        found = found.f_back
+    return frame if found is None or str(found.f_globals.get("__name__")).startswith("nnrepl.") else found

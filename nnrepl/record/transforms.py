@@ -21,9 +21,10 @@ from nnrepl.record.anatomy import is_still
 from nnrepl.record.by_hand import Weights
 from nnrepl.record.catalog import Callee
 from nnrepl.record.closed_losses import loss_of
+from nnrepl.record.closing import Call
 from nnrepl.record.data import construct
 from nnrepl.record.gradient_call import GradientCall, make_call, take_gradients
-from nnrepl.record.native import Call, Levels, levels_of, noticing
+from nnrepl.record.native import Levels, levels_of, noticing
 from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.strays import invoke, native
 from nnrepl.tape import GRADIENT_PASS, Value

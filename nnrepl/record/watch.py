@@ -30,8 +30,8 @@ from nnrepl.record.containers import (
 )  # fmt: skip
 from nnrepl.record.ended_modules import EndedModules
 from nnrepl.record.frame_variables import OPTIMIZED, looked_at, may_dangle, read, sets_globals, shared_names
+from nnrepl.record.holders import Holders, within
 from nnrepl.record.stack import is_module
-from nnrepl.record.whereabouts import Whereabouts, within
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 from nnrepl.tape.bindings import Bindings, Noted
 from nnrepl.tape.kept_array import KeptArray, is_small_array
@@ -96,7 +96,7 @@ class BindingWatch:
         self._modules: dict[int, FrameType] = {}
         """The module frames whose variables functions set (`global`), by their namespace."""
         self._ended = EndedModules()
-        self._whereabouts = Whereabouts(self._known)
+        self._holders = Holders(self._known)
 
     # -- frames --------------------------------------------------------------------------------------------
 
@@ -183,7 +183,7 @@ class BindingWatch:
         self._resuming = True  # what is noted of arrays made meanwhile must keep them: no op will make them again
         for gone in [frame for frame in self._frames if frame not in frames]:
             self.forget(gone)
-        for watched in self._known.values():
+        for watched in list(self._known.values()):
             watched.last = None
         for frame, scope in frames.items():
             if frame in self._frames:
@@ -339,7 +339,7 @@ class BindingWatch:
         values = list(entries.values()) if isinstance(entries, dict) else list(entries)
         kept = noted.values() if isinstance(noted, dict) else noted
         watched.last = values
-        self._whereabouts.note(id(thing), values)
+        self._holders.note(id(thing), values)
         if not all(map(is_, [self.keep(value, position) for value in values], kept)):
             watched.last = None
             return False
@@ -360,7 +360,7 @@ class BindingWatch:
         if before is not None and len(values) == len(before) and all(map(is_, values, before)):
             return
         watched.last = values
-        self._whereabouts.note(id(thing), values)
+        self._holders.note(id(thing), values)
         bindings, holder = self.recorder.tape.bindings, watched.holder
         if len(values) > (_QUEUE if isinstance(thing, deque) else _MOST):
             bindings.hold_whole(position, holder, Large(holder.kind, len(values)))
@@ -441,7 +441,7 @@ class BindingWatch:
 
     def changed(self, array: mx.array, old: Value) -> None:
         """Note that an array object has been given another value in place: every variable that holds it has."""
-        self._restate(lambda thing: thing is array, old, self._whereabouts.holding(array))
+        self._restate(lambda thing: thing is array, old, self._holders.holding(array))
 
     def restated(self, concerns: Callable[[mx.array], bool], old: Value) -> None:
         """Note that the arrays that `concerns` chooses stand for another value than `old`."""

@@ -11,7 +11,6 @@ import mlx.core as mx
 from nnrepl.classes import dataclass
 from nnrepl.record.intake import Unwinding
 from nnrepl.record.titles import message_of
-from nnrepl.record.verify import same_bits
 from nnrepl.tape import DrawnKey, Op, Value, is_evaluated, text_of
 
 OUTSIDE = "a clock, a generator, a file, a cache, a thread or the order of a set, say, that nnrepl cannot put back"
@@ -164,6 +163,8 @@ def _same_data(a: Any, b: Any) -> bool:
         return True
     if a.stamp is None and not (is_evaluated(a.array) and is_evaluated(b.array)):
         return True
+    from nnrepl.record.verify import same_bits
+
     return bool(same_bits(a.array, b.array).item())
 
 

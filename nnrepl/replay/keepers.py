@@ -267,7 +267,7 @@ def copy_iterator(thing: Any) -> Any:
             raise CannotKeep(f"an iterator ({kind})")
         made = make(*_with_copies(given))
         if len(reduced) > 2 and reduced[2] is not None:
-            made.__setstate__(_with_copies(reduced[2]))
+            made.__setstate__(_own_lists(_with_copies(reduced[2])))
     except CannotKeep:
         raise
     except Exception:  # a library's own, which may go wrong in any way
@@ -287,6 +287,12 @@ def _with_copies(part: Any) -> Any:
     if type(part) is tuple:
         return tuple([_with_copies(item) for item in part])
     return copy_iterator(part) if is_iterator(part) else part
+
+
+def _own_lists(state: Any) -> Any:
+    """Return the state of an iterator with lists of its own: what `itertools.cycle` has given so far is in one, to
+    which it adds; what others walk along is none of their state."""
+    return tuple([list(part) if type(part) is list else part for part in state]) if type(state) is tuple else state
 
 
 def keep_file(file: io.IOBase) -> Restore:

@@ -133,10 +133,10 @@ class Replay(Led):
         if recorder.mirrors and not self.replaying(len(recorder.tape.ops)):
             recorder.mirrors[-1].due(InSecondRun(recorder, self.plan, self._take_effect), calling)
 
-    def has_line(self, recorder: Recorder, count: int) -> bool:
+    def has_line(self, recorder: Recorder, count: int, passing: bool = False) -> bool:
         start = self.opening.before(len(recorder.tape))
         ends = [end for begin, end in self.tape.compiled if begin == start]  # edits may have made it longer
-        return self._changes.has_line(start, max([start + count, *ends]))
+        return self._changes.has_line(start, max([start + count, *ends]), passing)
 
     def given(self, recorder: Recorder, op: Op, frame: FrameType) -> Op | None:
         """Return the op of the tape that `op` is: it is put on the new tape, and nothing is computed."""

@@ -103,8 +103,8 @@ class Changing(Protocol):
     def reach(self, position: int, *, entering: bool = False, alive: bool = True, due: bool = False) -> None:
         """Note that the program has come to a position of the tape."""
 
-    def has_line(self, start: int, end: int) -> bool:
-        """Whether a line is to run from one position on, before another."""
+    def has_line(self, start: int, end: int, passing: bool = False) -> bool:
+        """Whether a line is to run from one position on, before another; one that only changes a tensor (`passing`)."""
 
 
 class Unchanging:
@@ -113,6 +113,6 @@ class Unchanging:
     def reach(self, position: int, *, entering: bool = False, alive: bool = True, due: bool = False) -> None:
         """Do nothing."""
 
-    def has_line(self, start: int, end: int) -> bool:
+    def has_line(self, start: int, end: int, passing: bool = False) -> bool:
         """Say that none is to run."""
         return False

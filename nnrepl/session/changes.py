@@ -129,7 +129,7 @@ class Changes:
         variable = change.target if change.base is None else change.base
         alias = is_alias(session, variable, value)
         if only_source_tells(session, value, change, in_part) and self._able().reaches(session.cursor):
-            return self.state(parse(line))  # which of its names are one object
+            return self.state(parse(line), passing=True)  # which of its names are one object
         return self.edit(value, name, line, compute, alias)
 
     def acts_at_once(self, line: Parsed) -> bool:
@@ -216,7 +216,7 @@ class Changes:
             tape, names = self._again(run, None, change)
             return self.arrived(tape, names, run.cursor)
 
-    def state(self, line: Parsed) -> Timeline:
+    def state(self, line: Parsed, passing: bool = False) -> Timeline:
         """Do a line that changes something of the program's where the cursor stands, and run on from there with it.
         Where nothing can run again for it, it is done at once.
 
@@ -230,7 +230,7 @@ class Changes:
             return self._do_at_once(line)
         if session.op is not None and session.op.of is not None:  # no line of Python runs there
             self._check_outside(line.text)
-        change, doing, made = as_change(session, line)
+        change, doing, made = as_change(session, line, passing)
         run = Run(session.tape, change.position, (), session.cursor, recoded=True, behind=made)
         with held():
             tape, names = self._again(run, None, change, doing.things(session.where().scope))
@@ -246,11 +246,11 @@ class Changes:
             self.relive()
         with held():
             session.codes.wanted = self.timelines.current.codes
-            change, tape, names = at_once(session, line, go_on)
+            change, tape, names, cursor = at_once(session, line, go_on)
             session.codes.held += (change,)
             session.codes.wanted = (*session.codes.wanted, change)
             self._coming = (None, change)
-            return self.arrived(tape, names, session.cursor)
+            return self.arrived(tape, names, cursor)
 
     def _again(
         self, run: Run, timeline: Timeline | None, edit: Edit | CodeChange | None, things: Iterable[Any] = ()
@@ -467,7 +467,8 @@ class Changes:
             return
         other = next(code for code in (*held, *wanted) if (code in held) != (code in wanted))
         tape = self.timelines.live.tape if session.recorder is None else session.recorder.tape
-        if session.running and any(op not in tape.notes.typed for op in tape.ops[other.position :]):
+        notes = tape.notes
+        if session.running and not notes.typed | notes.awaited >= set(tape.ops[other.position :]):
             raise UserError(
                 f"the program has run on since {other.text} was done, and cannot run again for that; "
                 "type what is to be another from here on"

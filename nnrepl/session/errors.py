@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from nnrepl.record.intake import Unwinding
@@ -99,3 +101,19 @@ class Load(Unwinding):
     def __init__(self, program: object) -> None:
         super().__init__("load")
         self.program = program
+
+
+def alike(name: str, known: Iterable[str]) -> list[str]:
+    """Return the names that are most like one, three at most: paths that end so (`wte.weight` for `weight`), that have
+    the longest end of it, two words at least (`wte.weight` for `model.body.wte.weight`), or what is written much alike.
+    """
+    known, words = list(known), name.split(".")
+    ends = [name, *(".".join(words[at:]) for at in range(1, len(words) - 1))]
+    same = ([one for one in known if f".{one}".endswith(f".{end}")][:3] for end in ends)
+    return next(filter(None, same), []) or get_close_matches(name, known, 1)
+
+
+def meant(close: list[str]) -> str:
+    """Return the question that ends a line about a name that is unknown."""
+    *others, last = close or [""]
+    return f"; did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if close else ""

@@ -7,6 +7,7 @@ returned call left behind is shown under its own address only.
 
 from __future__ import annotations
 
+import ast
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -209,7 +210,7 @@ class Frames:
         pass_ = self.tape.pass_at(position)
         if lasti < 0 or pass_ is None or not isinstance(thing, (Value, Holder)):
             return self._earlier(thing, position)
-        if not self._is_pending(name, step, lasti):
+        if not self._is_pending(name, step, lasti) or _is_read(name, step.code, lasti):
             return self._earlier(thing, position)
         new = self._next(name, step, position)
         if self._is_loss(name, step, lasti, pass_):
@@ -378,6 +379,15 @@ def _again(kind: type, name: str) -> Any:
         return blank(kind)
     except (TypeError, AttributeError):
         raise UserError(f"{name} was a {kind.__name__} that no longer exists") from None
+
+
+def _is_read(name: str, code: CodeType, lasti: int) -> bool:
+    """Whether the assignment that a frame is in the middle of takes a variable as well: `w = step(w)` works on what the
+    step before gave it."""
+    way = sources.way_to(code, sources.span_of(code, lasti))
+    value = getattr(way[0], "value", None) if way else None
+    names = [node for node in ast.walk(value) if isinstance(node, ast.Name)] if isinstance(value, ast.AST) else []
+    return any(node.id == name for node in names)
 
 
 def real(

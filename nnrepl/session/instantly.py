@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+import mlx.core as mx
+
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.native import levels_of
 from nnrepl.record.recorder import RECORD, Recorder
@@ -16,18 +18,19 @@ from nnrepl.replay.restart_point import KeptMoment
 from nnrepl.replay.run import Run
 from nnrepl.replay.world import World
 from nnrepl.session.errors import UserError
+from nnrepl.session.made_again import awaited_results, make_again, operands
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.standing import Standing
 from nnrepl.session.typed_lines import PromptLine, frames_of, running_frames
-from nnrepl.tape import Activation, Tape
+from nnrepl.tape import Activation, Op, Tape
 from nnrepl.timeline.code import CodeChange
 
 GoOn = Callable[[Run], tuple[Tape, ProgramNames]]
 
 
-def at_once(session: Standing, line: Parsed, go_on: GoOn | None) -> tuple[CodeChange, Tape, ProgramNames]:
+def at_once(session: Standing, line: Parsed, go_on: GoOn | None) -> tuple[CodeChange, Tape, ProgramNames, int]:
     """Do a line where the program waits, or where nothing runs any more. Returns the change that it is, and the tape on
-    which the program goes on.
+    which the program goes on, and where the user then stands.
 
     Args:
         go_on: Lets the program go on, on a tape of its own; None where none runs.
@@ -39,8 +42,10 @@ def at_once(session: Standing, line: Parsed, go_on: GoOn | None) -> tuple[CodeCh
     doing = PromptLine(line, dict(session.expressions.variables), "where it is done")
     if recorder is not None:
         _must_run(session, doing)
-    things = doing.things(_last(session))
-    run = Run(session.tape, len(session.tape), (), session.cursor)
+    last = session.tape.ops[-1] if recorder is not None and session.cursor == len(session.tape) - 1 else None
+    results = [] if recorder is None else awaited_results(recorder, last)
+    things = [*doing.things(_last(session)), *results]
+    run = Run(session.tape, len(session.tape) - bool(results), (), session.cursor)
     old = None if recorder is None else (recorder.tape, recorder.pass_)
     before = _kept(recorder, things)
     if go_on is not None:
@@ -49,7 +54,7 @@ def at_once(session: Standing, line: Parsed, go_on: GoOn | None) -> tuple[CodeCh
         names = ProgramNames(run.old, run.position)
         tape = names.tape
     try:
-        _do(session, doing, recorder)
+        _do(session, doing, recorder, last, results)
     except CannotExchange as error:
         before()
         doing.take_back()
@@ -57,10 +62,12 @@ def at_once(session: Standing, line: Parsed, go_on: GoOn | None) -> tuple[CodeCh
             recorder.tape, recorder.pass_ = old
         raise UserError(f"{error}; nothing has changed") from None
     after = _kept(recorder, things)
-    said = f"done at once, where the program waits{_after(session)}; it cannot run again from here"
+    where = _after(session) if not results or last is None else f", before {last.label}"
+    said = f"done at once, where the program waits{where}; it cannot run again from here"
     if recorder is None:
         said = "done at once: nothing runs again here, and the prompt shows what was recorded"
-    return _change(doing, said, run.position, before, after), tape, names
+    cursor = len(tape) - 1 if results else session.cursor
+    return _change(doing, said, run.position, before, after), tape, names, cursor
 
 
 def _change(
@@ -118,8 +125,11 @@ def _must_run(session: Standing, doing: PromptLine) -> None:
         )
 
 
-def _do(session: Standing, doing: PromptLine, recorder: Recorder | None) -> None:
-    """Run the line. What it computes is recorded where a program runs."""
+def _do(
+    session: Standing, doing: PromptLine, recorder: Recorder | None, last: Op | None, results: list[mx.array]
+) -> None:
+    """Run the line. What it computes is recorded where a program runs, and the last op is made after it for whose
+    results the program waits."""
     if recorder is None:
         scope = _last(session)
         outside = {} if scope is None else scope.path()[0].variables
@@ -130,6 +140,9 @@ def _do(session: Standing, doing: PromptLine, recorder: Recorder | None) -> None
     try:
         levels = levels_of(recorder)
         with nullcontext() if levels is None else levels.awake():
+            before = operands(recorder, last, frames[0], doing.named) if results and last is not None else {}
             doing.run(recorder, frames)
+            if results and last is not None:
+                make_again(recorder, last, results, before, frames[0], doing.named)
     finally:
         recorder.listener, recorder.mode = listener, mode

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from difflib import get_close_matches
 from typing import Any
 
 import mlx.core as mx
@@ -15,7 +14,7 @@ from nnrepl.record.homes import Home
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module
 from nnrepl.record.updated import weight_before
-from nnrepl.session.errors import NoGradient, NotYet, UserError, not_made
+from nnrepl.session.errors import NoGradient, NotYet, UserError, alike, meant, not_made
 from nnrepl.session.frames import Frames, Held
 from nnrepl.session.parsed import dotted
 from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, ClosedOp, Holder, Inside, Leaf, Op, Pass, Tape, Value
@@ -467,24 +466,14 @@ class Lookup:
         return bool(self.tape.bindings.called(name) or self.names.versions(name))
 
     def suggest(self, name: str) -> str:
-        """Return a hint at a name like this one: a path that ends so, else one that is written much alike."""
-        return self.names.elsewhere(name) or meant(alike(name, self.names.spellings()))
+        """Return a hint at a name like this one: where it belongs, else a path that ends so, or what is much alike."""
+        return self.belongs(name) or meant(alike(name, self.names.spellings()))
 
+    def belongs(self, name: str) -> str:
+        """Return where a name belongs that nothing has here; "" where nothing is known of it."""
+        from nnrepl.session.other_call import said_of_call  # needed where a name is unknown
 
-def alike(name: str, known: Iterable[str]) -> list[str]:
-    """Return the names that are most like one, three at most: paths that end so (`wte.weight` for `weight`), that have
-    the longest end of it, two words at least (`wte.weight` for `model.body.wte.weight`), or what is written much alike.
-    """
-    known, words = list(known), name.split(".")
-    ends = [name, *(".".join(words[at:]) for at in range(1, len(words) - 1))]
-    same = ([one for one in known if f".{one}".endswith(f".{end}")][:3] for end in ends)
-    return next(filter(None, same), []) or get_close_matches(name, known, 1)
-
-
-def meant(close: list[str]) -> str:
-    """Return the question that ends a line about a name that is unknown."""
-    *others, last = close or [""]
-    return f"; did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if close else ""
+        return self.names.elsewhere(name) or said_of_call(self.tape, name)
 
 
 def _several(steps: int) -> str:

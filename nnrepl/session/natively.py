@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nnrepl.record.native import levels_of
@@ -134,6 +135,9 @@ def call_begins(session: Standing, recorder: Recorder, keeping: Keeping) -> None
         intake.forward.begins(recorder, number)
     elif this_process() == session.process and session.edits.can_run_again:
         kept.begins(number)
+        levels = levels_of(recorder)
+        if levels is not None and levels.undisturbed is None:
+            levels.undisturbed = partial(_undisturbed, session, keeping)
         if not keeping.is_due:
             return
         with recorder.muted():
@@ -169,6 +173,14 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
         needed = len(session.tape.steps) + 1  # the step is done first: its beginning has not been recorded
     ends = op.pass_.kind == UPDATE_PASS or op.pass_.by_hand
     return needed == sys.maxsize or len(session.tape.steps) + ends < needed
+
+
+def _undisturbed(session: Standing, keeping: Keeping) -> bool:
+    """Whether nothing but the user can stop the program at a call, and nothing is to be done where it begins."""
+    now = session.course.now
+    if type(now) is not Going or not now.unstopped or now.interrupted or keeping.is_due:
+        return False
+    return not session.codes.awaits and this_process() == session.process and session.edits.can_run_again
 
 
 def _look_out(session: Standing, op: ClosedOp) -> None:
@@ -339,7 +351,7 @@ def _succeed(session: Standing, opening: Opening) -> None:
     """Let go of the tape whose place another one has taken."""
     recorder, tape = session.recorder, session.tape
     others = [timeline.tape for timeline in session.edits.timelines]
-    held = [] if recorder is None else list(recorder.live.values())
+    held = [] if recorder is None else list(recorder.live.copy().values())
     succeed(opening.old, tape, others, held, opening.moved)
 
 

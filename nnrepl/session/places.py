@@ -20,8 +20,8 @@ from nnrepl.record.stack import is_module
 from nnrepl.session import entered, points
 from nnrepl.session.conditions import condition, named_in, split_condition
 from nnrepl.session.entered import InClass, InFunction, InModule, SourceLine
-from nnrepl.session.errors import UserError
-from nnrepl.session.lookup import NUMBER, alike, meant
+from nnrepl.session.errors import UserError, alike, meant
+from nnrepl.session.lookup import NUMBER
 from nnrepl.session.parsed import Parsed, dotted, parse
 from nnrepl.session.place import Here, Place
 from nnrepl.session.points import (

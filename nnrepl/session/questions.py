@@ -10,7 +10,6 @@ import mlx.core as mx
 
 from nnrepl.classes import dataclass
 from nnrepl.record.intake import Unwinding
-from nnrepl.record.verify import same_bits
 from nnrepl.session.conditions import named_in
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.findings import Changed, Failed, Finding
@@ -60,6 +59,8 @@ class Question:
             return Question([] if isinstance(after, UserError) else used, (), lambda: found)
         change = Changed(text, op, before, after)
         if isinstance(before, mx.array) and isinstance(after, mx.array):
+            from nnrepl.record.verify import same_bits
+
             same = same_bits(before, after)
             return Question([*used, *used_before], [same], lambda: False if same.item() else change)
         return Question.known(False if _equal(before, after) else change)

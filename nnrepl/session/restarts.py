@@ -141,7 +141,9 @@ class ProgramRestarts:
         names = ProgramNames(run.old, run.position)
         tape = names.tape
         pass_ = recorder.pass_
-        if pass_ is not None and tape.passes:
+        if pass_ is not None and pass_.start >= run.position:  # it begins with the op that is to be made again
+            recorder.pass_ = None
+        elif pass_ is not None and tape.passes:
             recorder.pass_ = tape.passes[-1] = replace(pass_, tape=tape, end=run.position)
         recorder.tape = tape
         self._session.hooks.going_on(tape, run.old)
@@ -158,9 +160,10 @@ class ProgramRestarts:
 
 
 def _before_typed(tape: Tape) -> Sequence[Op]:
-    """Return a tape without what the user's own lines made at its end: they have been taken back, or made again."""
+    """Return a tape without what the user's own lines made at its end: they have been taken back, or made again; and
+    without the op before which they stand, which is made with them or without."""
     end = len(tape)
-    while end and tape.ops[end - 1] in tape.notes.typed:
+    while end and (tape.ops[end - 1] in tape.notes.typed or tape.ops[end - 1] in tape.notes.awaited):
         end -= 1
     return tape.ops[:end]
 

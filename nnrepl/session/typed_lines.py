@@ -177,10 +177,15 @@ def _names(code: CodeType) -> frozenset[str]:
     return frozenset(code.co_names).union(*map(_names, inner))
 
 
-def as_change(session: Reading, line: Parsed) -> tuple[CodeChange, PromptLine, Callable[[], int | None]]:
+def as_change(
+    session: Reading, line: Parsed, passing: bool = False
+) -> tuple[CodeChange, PromptLine, Callable[[], int | None]]:
     """Return a line as a change of the program: done once in each run that comes by, where the cursor stands now,
     before the line of the program's that makes the next op; twice where the function there runs twice. Also returns
     what tells after how many ops of its own the user then stands.
+
+    Args:
+        passing: Whether it changes a tensor, and nothing that outlives the call.
 
     Raises:
         UserError: If it cannot stand there.
@@ -201,7 +206,7 @@ def as_change(session: Reading, line: Parsed) -> tuple[CodeChange, PromptLine, C
     change = CodeChange(
         text=line.text, said=(), position=at, entering=entering, texts={}, left=(), early=False, prepare=runs.prepare,
         take=runs.take, give_back=lambda alive: doing.take_back(), once=True, wait=runs.wait,
-        inside=inside,
+        inside=inside, passing=passing,
     )  # fmt: skip
     return change, doing, runs.made
 

@@ -44,6 +44,8 @@ class Notes:
         edits: Ops that the user made in order to change a value, and the value that they changed.
         inserted: All ops that came from the user and not from the program.
         typed: Ops that a line of the user's has made, which the program runs as one of its own.
+        awaited: Ops for whose results the program waited when a line was typed before them that was done at once, and
+            those that have been made in their place.
         forced: Results of nested transforms that the program has evaluated before the backward pass.
         looked: Values that the program has evaluated by other means than MLX's own (NumPy) before the backward pass.
         glimpsed: Places (indices) whose numbers nnrepl has looked at before the program has.
@@ -72,6 +74,7 @@ class Notes:
     edits: dict[Op, Value] = field(default_factory=dict)
     inserted: set[Op] = field(default_factory=set)
     typed: set[Op] = field(default_factory=set)
+    awaited: set[Op] = field(default_factory=set)
     forced: set[Value] = field(default_factory=set)
     looked: set[Value] = field(default_factory=set)
     glimpsed: set[Value] = field(default_factory=set)
@@ -144,7 +147,7 @@ class Notes:
         for table, known in (*((table, ops) for table in of_ops), *((table, values) for table in of_values)):
             for key in [key for key in table if key not in known]:
                 del table[key]
-        for noted in (self.inserted, self.typed, self.inside):
+        for noted in (self.inserted, self.typed, self.awaited, self.inside):
             noted.intersection_update(ops)
         for marked in (self.dropped, self.forced, self.looked, self.glimpsed, self.cut):
             marked.intersection_update(values)

@@ -176,7 +176,7 @@ def _are_apart(before: Places, after: Places) -> bool:
     return first and second
 
 
-# -- flow: where control may go in a function, as its bytecode tells ------------------------------------------
+# -- where control may go in a function, as its bytecode tells ---------------------------------------------
 
 
 @lru_cache(maxsize=1024)

@@ -34,6 +34,7 @@ class CodeChange:
             without it.
         inside: Whether its line lies inside of the call at the position, which MLX runs by itself.
         at_once: Whether it was made where the program waits, which cannot run again for it.
+        passing: Whether it changes a tensor, by its name in a call, and nothing that outlives the call.
         wait: Waits for the line before which it is to be done, once the op before has been made, and calls what it is
             given there; None where it waits for none.
     """
@@ -52,6 +53,7 @@ class CodeChange:
     wait: Callable[[Callable[[], None]], None] | None = None
     at_once: bool = False
     inside: bool = False
+    passing: bool = False
 
     def is_behind(self, position: int) -> bool:
         """Whether a run from a position on comes to it: also right there, where it waits for its line."""
@@ -173,9 +175,11 @@ class SourceChanges:
                 self._taking = False
             self.held += (change,)
 
-    def has_line(self, start: int, end: int) -> bool:
-        """Whether something is to be done once from one position on, before another."""
-        return any(change.once and start <= change.position < end for change in self._ahead)
+    def has_line(self, start: int, end: int, passing: bool = False) -> bool:
+        """Whether something is to be done once from one position on, before another; that only changes a tensor
+        (`passing`)."""
+        ahead = [change for change in self._ahead if change.once and (change.passing or not passing)]
+        return any(start <= change.position < end for change in ahead)
 
     def restate(self, codes: Mapping[CodeChange, CodeChange]) -> None:
         """Note that changes are the same at other places, since the tape has got more ops before them."""

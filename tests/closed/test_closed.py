@@ -351,6 +351,7 @@ for i in range(9):
     shown = play(tmp_path / "train.py", "continue", "goto step 5 forward", "up 2", "explain model.weight", "p own")
     assert "opening step 4" in shown
     assert re.search("^own = 3$", shown, re.MULTILINE), shown
+    assert "not looked at" not in shown  # of one op all is told, whatever else is closed
 
 
 def test_losses_are_read_many_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

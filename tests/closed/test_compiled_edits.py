@@ -36,11 +36,14 @@ for i in range(4):
 FORMS = {"in its expression": "kept(2)", "by another name": "q"}
 
 
-def _plainly(text: str, line: str, at: int) -> list[str]:
-    """What a plain program prints that has a line in one call: another compiled function, of the same source."""
+def _plainly(text: str, line: str, at: int, before: str = "pass") -> list[str]:
+    """What a plain program prints that has a line in one call: another compiled function, of the same source, before
+    which things are put back."""
     edited = "edits = []\nedited = mx.compile(lambda: body(), inputs=state, outputs=state)"
     text = text.replace("    h = w * r", f"    if edits: {line}\n    h = w * r").replace("EDITED", edited)
-    call = f"edits += [1] * (i == {at}); value = edited() if edits else step(); edits.clear()"
+    call = (
+        f"edits += [1] * (i == {at})\n    if edits: {before}\n    value = edited() if edits else step(); edits.clear()"
+    )
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(text.replace("value = step()", call), {})
     return printed.getvalue().splitlines()
@@ -59,6 +62,34 @@ def test_a_name_of_a_cached_tensor_in_a_call_that_is_still_running(form: str, na
         shown = play(file, f"config native {native}", goto, "until train.py:8", line, "continue")
         expected = _plainly(text, line, at)
         assert re.findall(r"^step \d+ -?[\d.]+ .*", shown, re.MULTILINE) == expected, shown
+
+
+FOUND = {
+    "a cache": (
+        "def turn():\n    if 3 not in table: table[3] = mx.array(0.5) * 3\n    return table[3]",
+        "table.pop(3)",
+    ),
+    "a counter": ("count = [1]\ndef turn():\n    count[0] += 1\n    return count[0]", "count[0] = 1"),
+    "an iterator": ("turns = [iter([2.0, 3.0])]\ndef turn(): return next(turns[0])", "turns[0] = iter([2.0, 3.0])"),
+}
+"""What is called in the compiled function, and what puts back what that has changed in the twin."""
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+@pytest.mark.parametrize("found", FOUND)
+def test_a_repeated_call_finds_what_the_first_one_found(found: str, native: str, tmp_path: Path) -> None:
+    """What a compiled function has changed where it was traced is not changed once more where its source runs for an
+    edit, and what it had found it finds."""
+    definition, as_at_first = FOUND[found]
+    text = KEPT.replace("KEPT", "q").replace("    h = h + q", "    q = kept(2)\n    h = h + q")
+    text = text.replace("state =", f"{definition}\nstate =").replace("w = w * 1", "w = w * turn()")
+    file = tmp_path / "train.py"
+    file.write_text(text.replace("EDITED", ""))
+    at = text.splitlines().index("    h = w * r  # here") + 1
+    line = "r = r * 3"
+    shown = play(file, f"config native {native}", "goto step 3", f"until train.py:{at}", line, "continue")
+    expected = _plainly(text, line, 2, as_at_first)
+    assert re.findall(r"^step \d+ -?[\d.]+ .*", shown, re.MULTILINE) == expected, shown
 
 
 WRITES = """\

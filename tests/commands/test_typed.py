@@ -60,7 +60,7 @@ def test_a_command_that_takes_names_or_places_says_what_it_looks_at() -> None:
             command("mine", takes=takes, group="looking")
     assert "mine" not in TABLE
     assert {one.names[0] for one in TABLE.commands if Opens.TAPE in one.opens} == {
-        "check", "explain", "health", "last", "verify", "what", "why",
+        "check", "health", "last", "verify", "what", "why",
     }  # fmt: skip
 
 

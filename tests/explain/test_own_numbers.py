@@ -60,6 +60,13 @@ def test_what_is_usual_is_not_told(branch: Change) -> None:
     assert [one for one in found(branch) if one.kind in kinds] == []
 
 
+def test_a_weight_itself_may_be_kept_out() -> None:
+    trace = nnrepl.trace(lambda m: mx.square(m(X) * mx.stop_gradient(m.bias)).mean(), nn.Linear(3, 4), wrt=0)
+    said = [one.text for one in health(OpenSession(trace)).findings if one.kind == "kept out"]
+    assert len(said) == 1
+    assert "bias learns on other ways only" in said[0]
+
+
 def test_a_term_of_the_loss_that_cannot_change_it_is_named_with_what_made_it() -> None:
     def loss(y: mx.array, factor: float) -> mx.array:
         extra = mx.abs(y).mean() * factor

@@ -217,3 +217,6 @@ def test_shapes_names_and_choices() -> None:
     assert same(read("none", NAMES, known), set(), NAMES)
     assert read("b", CHOICE, ("one", "two")).value == 2
     assert read("Two", CHOICE, ("one", "two")).value == 2
+    for typed in ("ab", "c", "3"):
+        with pytest.raises(NoAnswer):
+            read(typed, CHOICE, ("one", "two"))

@@ -497,8 +497,10 @@ def test_a_function_that_is_decorated_anew_is_followed_by_the_names_that_it_has(
     script = SCRIPT.replace("step = nn", "step = lambda *given: nn.value_and_grad(model, loss_fn)(*given)\nunused = nn")
     script = script.replace("def loss_fn", "def doubled(f):\n    return lambda *a: f(*a) * 2\n\n\ndef loss_fn")
     program.write(script)
-    shown = program.run(
-        "next pass 4", program.mend(script.replace("def loss_fn", "@doubled\ndef loss_fn")), "reload", "continue"
-    )
+    after = script.replace("def loss_fn", "@doubled\ndef loss_fn")
+    after = after.replace("    return lambda *a: f(*a) * 2", "    by = 2\n    return lambda *a: f(*a) * by")
+    shown = program.run("next pass 4", program.mend(after), "reload", "continue")
     twin = script.replace("    loss, grads", "    if i == 3:\n        loss_fn = doubled(loss_fn)\n    loss, grads")
     assert printed(shown)[3:] == program.twin(twin)[3:], shown
+    assert "doubled" in shown
+    assert "<lambda>" not in shown, "what is in a function that is named goes without saying"

@@ -264,7 +264,7 @@ def test_a_long_list_is_as_long_as_it_was_and_a_longer_one_is_said_to_be_too_lon
     assert variables(trace, 29)["seen"] == list(range(30))
     session = OpenSession(trace)
     session.goto("end")
-    with pytest.raises(UserError, match="too many to be kept"):
+    with pytest.raises(UserError, match="was a list of 5040 entries: too many to be kept"):
         session.run("p seen")
 
 

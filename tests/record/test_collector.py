@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import weakref
 from collections.abc import Callable
 
@@ -10,10 +11,12 @@ import mlx.core as mx
 import pytest
 
 import nnrepl
+from nnrepl.record.as_before import as_before
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.tape import collector
+from tests.support import ROOT
 
 
 def cyclic() -> Callable[[], object]:
@@ -109,3 +112,37 @@ def test_a_tape_that_nobody_holds_goes(fn: Callable[[mx.array], mx.array]) -> No
     del trace
     gc.collect()
     assert tape() is None
+
+
+def test_arrays_may_die_while_all_that_are_known_are_looked_at() -> None:
+    """Up to Python 3.11 a collection may begin at any object that is made: between two entries of what is listed."""
+    thresholds = gc.get_threshold()
+    with recording(recorder()) as made:
+        grown(made, 1)
+        gc.disable()
+        circles: list[list[object]] = [[made.handle(made.tape.ops[0].outputs[0])] for _ in range(200)]
+        for circle in circles:
+            circle.append(circle)
+        gc.collect(0)  # they are no young objects: the collection that finds them is not the very first
+        known = len(made.live)
+        del circles, circle
+        try:
+            gc.set_threshold(25, 0)
+            gc.enable()
+            with as_before(made, 0):
+                pass
+        finally:
+            gc.set_threshold(*thresholds)
+        gc.collect()
+        assert len(made.live) < known - 150, "the arrays of the circles are gone"
+
+
+def test_what_arrays_take_out_of_tables_as_they_die_is_copied_before_it_is_gone_through() -> None:
+    within = re.compile(r"\.(live|guards)\.(items|values)\(\)")
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in sorted((ROOT / "nnrepl").rglob("*.py"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if within.search(line)
+    ]
+    assert not found

@@ -143,11 +143,13 @@ for i in range(4):
 @pytest.mark.parametrize(
     ("place", "line"),
     [("inside", "counter += 10"), ("inside", "opt.learning_rate = 0.5"), ("inside", "for n in (1, 2): y = y * n"),
-     ("here", "opt.learning_rate = 0.5"), ("here", "kept.append(2.0)"), ("here", "model.freeze(keys='bias')")],
+     ("here", "opt.learning_rate = 0.5"), ("here", "kept.append(2.0); x = x * 2"),
+     ("here", "model.freeze(keys='bias')")],
     ids=str,
 )  # fmt: skip
 def test_under_set_trace(place: str, line: str, tmp_path: Path) -> None:
-    """In the pass in which the program waits it runs again; elsewhere the line is done at once. Both can be undone."""
+    """In the pass in which the program waits it runs again; elsewhere the line is done at once, and the op before which
+    it stands is made after it. Both can be undone."""
     path, twin = tmp_path / "traced.py", tmp_path / "twin.py"
     path.write_text(SET_TRACE)
     number = next(at for at, text in enumerate(SET_TRACE.splitlines(), 1) if text.endswith(f"# {place}"))

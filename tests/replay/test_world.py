@@ -172,6 +172,24 @@ def small_cache() -> Program:
     return lambda w: w * scale(3, by=2.0) + scale(1) * w + scale((2,)) * w, lambda: (calls, scale.cache_info())
 
 
+def emptied_cache() -> Program:
+    """It counts as many calls as before, and holds another one's result."""
+    calls = []
+
+    @functools.lru_cache(8)
+    def scale(n: int) -> float:
+        calls.append(n)
+        return n * 1.5 + len(calls)
+
+    def f(w: mx.array) -> mx.array:
+        before = scale(1)
+        scale.cache_clear()
+        return w * before + scale(2)
+
+    scale(1)
+    return f, lambda: (calls, scale.cache_info())
+
+
 def cache_of_tensors() -> Program:
     """What the first run has put into the cache must not be there for the second one, which makes its ops again."""
 
@@ -268,7 +286,8 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
     "class attribute": class_attribute, "global": global_variable, "slots": slots, "dataclass": dataclass_state,
     "numpy Generator": numpy_generator, "numpy RandomState": numpy_legacy, "random.Random": python_random,
     "global randoms": global_randoms, "large data": large_data, "ndarray": changed_array, "cache": lambda: cache(None),
-    "lru_cache": lambda: cache(8), "lru_cache(2)": small_cache, "lru_cache of tensors": cache_of_tensors,
+    "lru_cache": lambda: cache(8), "lru_cache(2)": small_cache, "lru_cache emptied": emptied_cache,
+    "lru_cache of tensors": cache_of_tensors,
     "handmade cache": handmade_cache, "OrderedDict": ordered, "containers": containers,
     "bound method": bound_method, "custom function": custom_function, "builtins": namespace,
     "iterator in a list": iterator_in_a_list,

@@ -19,7 +19,7 @@ import argparse, types
 import numpy as np
 from collections import Counter, OrderedDict, UserDict, UserList, defaultdict, deque, namedtuple
 from dataclasses import dataclass, field
-import mlx.core as mx
+import mlx.core as mx, mlx.nn as nn
 Point = namedtuple("Point", "x y")
 class Slots:
     __slots__ = ("x", "y")
@@ -38,6 +38,8 @@ class Slim:
 class Object:
     shared = 1
     def __init__(self, x, y): self.x = x; self.y = y
+class Net(nn.Module):
+    alive = []
 class Listing(list):
     pass
 class Keyed(dict):
@@ -68,6 +70,8 @@ KINDS = {
     "set": ("{1}", *SET),
     "frozenset": ("frozenset((1,))", ["c |= {2}", "c -= {1}", "c |= {8, 9}"], ["sorted(c)", "1 in c"]),
     "object": ("Object(x, 1)", *OBJECT),
+    "module": ("Net()", ["Net.alive.append(c); c.y = 2", "c.z = 'on'; c.y += 1", "del c.z; c.w = b; c.train(False)"],
+               ["getattr(c, 'y', 'gone')", "getattr(c, 'z', 'gone')", "hasattr(c, 'w')", "c.training"]),
     "slots": ("Slots(x, 1)", *OBJECT),
     "slots and more": ("Both(x, 1)", ["c.z = 3; c.own = b", "c.x = b; c.y += 1", "del c.z; c.own = 4"],
                        ["c.y", "c.x", "getattr(c, 'z', 'gone')", "getattr(c, 'own', 'gone')"]),

@@ -567,6 +567,8 @@ def loss_fn(w):
         return (u * u).sum()
     return (mx.grad(f)(w) * w).sum()
 
+def later(f): return lambda: f()
+@later
 def tens(): return k * 10
 w, k = mx.array([1.0, 2.0]), 1
 for i in range(4):
@@ -583,7 +585,7 @@ def test_a_global_variable_inside_of_a_nested_call_is_what_it_was_then_after_a_s
     setup = ("goto setup#1", "why grad(#1)")  # of what is made there, the first gradient is asked about
     said = play(NESTED, "continue", *there, *change, *there, "p tens()", *setup, tmp_path=tmp_path)
     assert said[2] == said[-5] == "12"
-    assert said[-4] == "20", "what a function reads that is called there"
+    assert said[-4] == "20", "what a function reads that is called there, by way of what it is wrapped in"
     assert said[6:9:2] == ["stage is not bound yet in this call", "1"]
     assert "it is finite" in said[-2], said[-2]
 
@@ -700,6 +702,26 @@ for i in range(3):
 """
 
 
+HANDED_ON = """
+import mlx.core as mx
+learn = mx.value_and_grad(lambda w, held: (w * held["k"]).sum())
+def step(w, held):
+    value, grad = learn(w, held)
+    return value, w - grad, {"k": held["k"] * 2}
+W, P = mx.ones((2,)), {"k": mx.ones((2,))}
+for i in range(3):
+    value, W, P = step(W, P)
+    mx.eval(value, W, P)
+"""
+
+
+def test_what_a_statement_takes_and_gives_another_is_what_it_takes(tmp_path: Any) -> None:
+    """Until it is over, `W = step(W)` has in W what the step before gave it."""
+    answers = play(HANDED_ON, "until step 2", "p W.tolist()", "p P['k'].tolist()", "p value", tmp_path=tmp_path)
+    assert answers[1:3] == ["[0.0, 0.0]", "[2.0, 2.0]"]
+    assert "value is not made yet in this" in answers[3]
+
+
 def test_what_is_not_made_yet_says_so_with_the_last_one_under_its_own_address(tmp_path: Any) -> None:
     answers = play(
         STEPS, "until step 2", "until layers.1", "until softmax", "p weights", "p i", "p opt.learning_rate.item()",
@@ -783,6 +805,7 @@ def test_python_at_the_prompt_sees_what_code_written_there_would_see(tmp_path: A
         ("stats nothing", "nothing here is called nothing"),
         ("stats layers.*.nothing", "no tensor is called layers.*.nothing"),
         ("p inner", "inner is a variable of 2 calls that have returned: inner@"),
+        ("p count", "nothing here is called count; it is a variable of helper: goto #"),
         ("p text", "'words'"),
         ("what text", "text is no tensor of the tape; p text shows what it is"),
         ("display later", "later is not made yet in this call"),
@@ -793,8 +816,8 @@ def test_python_at_the_prompt_sees_what_code_written_there_would_see(tmp_path: A
 )
 def test_bad_names_are_answered_in_one_line(line: str, said: str) -> None:
     def helper(v: mx.array) -> mx.array:
-        inner = v * 2
-        return inner + 1
+        inner, count = v * 2, 7
+        return inner + (count - 6)
 
     def f(x: mx.array) -> mx.array:
         text = "words"

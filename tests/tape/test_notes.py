@@ -14,6 +14,7 @@ from nnrepl.tape import KEPT, Notes, Op, Operation, Value
 
 NOT_CARRIED = {
     "inside": "the places of the new op have not been looked at",
+    "awaited": "a program waits for a result at one moment only, and in a run again at none",
     "unlinked": "it is found anew when a backward pass begins",
 }
 """The notes about ops that do not go with an op that is made again, and why."""

@@ -1,0 +1,127 @@
+"""Closing: how calls that ran natively come to lie on the tape, each a closed op; at once, or when somebody looks."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import CodeType
+
+from nnrepl.classes import dataclass
+from nnrepl.record.numbering import Numbering
+from nnrepl.tape import GRADIENT_PASS, Activation, ClosedOp, Pass, Tape, Value
+from nnrepl.tape.waiting import WaitingTape, wait
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call that may be closed.
+
+    Attributes:
+        kind: The kind of its pass.
+        title: What is called; `code` that of the function that is differentiated.
+        scope, lasti: Where in a compiled function it is made, as its first run showed it; None where no other call is
+            around it.
+        outer: Where that function was called from then.
+    """
+
+    kind: str
+    title: str = ""
+    code: CodeType | None = None
+    scope: Activation | None = None
+    lasti: int = -1
+    outer: Activation | None = None
+
+
+class NotedCalls:
+    """Calls that were made at once (those in a compiled function are), of which nothing is on the tape yet.
+
+    Args:
+        calls: What they are.
+        scope, lasti: Where the program made them.
+        gives_loss: How the program gets the loss, where it gets one: see `Pass`.
+
+    Attributes:
+        outputs: The loss, once it is kept.
+    """
+
+    __slots__ = ("calls", "gives_loss", "lasti", "outputs", "scope")
+
+    def __init__(self, calls: Sequence[Call], scope: Activation | None, lasti: int, gives_loss: str) -> None:
+        self.calls = calls
+        self.scope = scope
+        self.lasti = lasti
+        self.gives_loss = gives_loss
+        self.outputs: tuple[Value, ...] = ()
+
+
+class WaitingCalls:
+    """Calls that are noted and not on the tape yet.
+
+    Args:
+        put: Puts one on a tape.
+    """
+
+    def __init__(self, put: Callable[[Tape, NotedCalls], None]) -> None:
+        self._put = put
+        self._noted: deque[NotedCalls] = deque()
+        self._gradients = 0
+
+    def add(self, tape: Tape, noted: NotedCalls) -> None:
+        """Note calls that have been made."""
+        self._noted.append(noted)
+        if type(tape) is not WaitingTape:
+            wait(tape, self._arrive)
+
+    def last_kind(self, tape: Tape) -> str:
+        """Return the kind of the last call, on the tape or not; "" if there is none."""
+        if self._noted:
+            return self._noted[-1].calls[-1].kind
+        return tape.passes[-1].kind if tape.passes else ""
+
+    def begins(self, tape: Tape, gradients: int) -> None:
+        """Note that gradient calls are about to be made, so many at once: what the program is told from here on is
+        kept under their number."""
+        if not self._noted:
+            self._gradients = tape.kept.calls(tape.passes)
+        tape.kept.begins(self._gradients)
+        self._gradients += gradients
+
+    def _arrive(self, tape: Tape) -> None:
+        """Put on the tape what is noted. An interrupt may come between two of them, and then the rest waits on."""
+        noted = self._noted
+        try:
+            while noted:
+                self._put(tape, noted.popleft())
+        finally:
+            if noted:
+                wait(tape, self._arrive)
+
+
+def put_closed(numbering: Numbering, tape: Tape, call: Call, scope: Activation | None, lasti: int) -> ClosedOp:
+    """Put a closed op on the tape: a pass of its own."""
+    passes, ops = tape.passes, tape.ops
+    position = len(ops)
+    if passes and passes[-1].end == position:
+        position = passes[-1].end  # the same number once
+    end = position + 1
+    lasti = _OFFSETS.setdefault(lasti, lasti)
+    pass_ = Pass(
+        tape, 0, call.kind, call.title, position, end, end, gives_loss="", grads=_NO_GRADIENTS, scope=scope,
+        lasti=lasti, code=call.code, open=False,
+    )  # fmt: skip
+    numbering.number(tape, pass_)
+    op = ClosedOp(call.kind, call.title, pass_)
+    ops.append(op)
+    passes.append(pass_)
+    return op
+
+
+def gradients_in(calls: Sequence[Call]) -> int:
+    """How many of some calls take gradients."""
+    return sum([call.kind == GRADIENT_PASS for call in calls])
+
+
+_NO_GRADIENTS: dict[Value, list[Value]] = {}
+"""Those of closed calls: one for all, since a long run has many."""
+_OFFSETS: dict[int, int] = {}
+"""The numbers that say where in their functions closed calls are made: each once."""

@@ -1,0 +1,113 @@
+"""Calls of a program that nothing can stop are noted as they run, and lie on the tape when somebody looks."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import deque
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from nnrepl.record.closing import Call, NotedCalls, WaitingCalls
+from nnrepl.record.names import ProgramNames
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Op, Operation, Tape
+from tests.closed.test_closed import _main, play  # noqa: F401 - a fixture
+
+PROGRAM = """\
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+from functools import partial
+mx.random.seed(0)
+model, optimizer = nn.Linear(3, 2), optim.Adam(learning_rate=0.1)
+x = mx.random.normal((4, 3))
+scale = mx.array(1.0)
+def loss_fn(x):
+    return mx.square(model(x) * scale).mean()
+grad = nn.value_and_grad(model, loss_fn)
+state = [model.state, optimizer.state]
+{decorator}
+def step(x):
+    loss, grads = grad(x)
+    optimizer.update(model, grads)
+    return loss
+losses = []
+for k in range(40):
+    try:
+        losses.append(step(x if k != {fails} else x[:, :2]))
+    except ValueError:
+        print("a shape that does not fit")
+    mx.eval(losses[-1], state)
+    if k == 15:
+        print(losses[-1].item())
+"""
+COMPILED = "@partial(mx.compile, inputs=state, outputs=state)"
+
+
+@pytest.mark.parametrize(("decorator", "fails"), [("", 25), (COMPILED, -1)], ids=["eager", "compiled"])
+def test_calls_wait_until_somebody_looks(
+    decorator: str, fails: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[int] = []
+    put = WaitingCalls._arrive
+
+    def arrive(waiting: WaitingCalls, tape: Tape) -> None:
+        waited.append(len(waiting._noted))
+        put(waiting, tape)
+
+    monkeypatch.setattr(WaitingCalls, "_arrive", arrive)
+    file = tmp_path / "train.py"
+    text = PROGRAM.format(decorator=decorator, fails=fails)
+    file.write_text(text)
+    module: dict[str, object] = {}
+    exec(text.replace("print(", "str("), module)
+    losses = module["losses"]
+    assert isinstance(losses, list)
+    looks = [line for step in (36, 12) for line in (f"goto step {step}", "p len(losses)", "p losses[-1]")]
+    shown = play(file, "continue", "info steps all", *looks)
+    assert max(waited) > 10 * (1 if decorator else 2), "one for each call"
+    assert re.findall(r"train.py:\d+ +(\S+)$", shown, re.MULTILINE) == [f"{loss.item():.4f}" for loss in losses]
+    assert re.findall(r"^len\(losses\) = (\d+)$", shown, re.MULTILINE) == ["35", "11"]
+    for before in (35, 11):
+        assert f"losses[-1] = {losses[before - 1].item():.4f}" in shown
+    assert shown.count("a shape that does not fit") == (fails > 0)
+
+
+def _tape() -> Tape:
+    return ProgramNames().tape
+
+
+def _noted(k: int) -> NotedCalls:
+    return NotedCalls([Call(GRADIENT_PASS), Call(UPDATE_PASS)], None, k, "alone")
+
+
+def test_what_waits_comes_in_order_and_an_interrupt_loses_none() -> None:
+    seen: list[int] = []
+
+    def put(tape: Tape, noted: NotedCalls) -> None:
+        tape.ops.append(Op(Operation("call", mx.add, "call"), (), {}, ()))
+        seen.append(noted.lasti)
+        if noted.lasti == 2 and len(seen) == 3:
+            raise KeyboardInterrupt
+
+    tape, waiting = _tape(), WaitingCalls(put)
+    for k in range(6):
+        waiting.add(tape, _noted(k))
+    assert waiting.last_kind(tape) == UPDATE_PASS
+    assert not seen
+    with pytest.raises(KeyboardInterrupt):
+        len(tape)
+    assert seen == [0, 1, 2]
+    assert len(tape) == 6
+    assert seen == [0, 1, 2, 3, 4, 5]
+    assert type(tape) is Tape
+
+
+def test_another_thread_sees_what_is_there() -> None:
+    tape, found = _tape(), deque[int]()
+    waiting = WaitingCalls(lambda tape, noted: tape.ops.append(Op(Operation("call", mx.add, "call"), (), {}, ())))
+    waiting.add(tape, _noted(0))
+    thread = threading.Thread(target=lambda: found.append(len(tape)))
+    thread.start()
+    thread.join()
+    assert [*found, len(tape)] == [0, 1]
