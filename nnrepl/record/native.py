@@ -213,8 +213,8 @@ class Levels:
     def _stretch(self, scope: Activation | None, lasti: int) -> None:
         recorder = self.recorder
         op = put_closed(self.numbering, recorder.tape, Call(RUN_PASS if recorder.started else SETUP_PASS), scope, lasti)
-        op.pass_.turn = 0 if recorder.started else self.evaluations
-        self._turn, self._due = op.pass_.turn, earliest(op.pass_.turn) if op.pass_.turn else sys.maxsize
+        op.pass_.turn = self.evaluations
+        self._turn, self._due = op.pass_.turn, earliest(op.pass_.turn)
         recorder.intake.closed(recorder, op)
         self._left(op)
 

@@ -62,6 +62,9 @@ class Numbering:
         before = tape.passes[-1] if tape.passes else None
         if pass_.kind == SETUP_PASS:
             return  # all that comes before the first forward pass is number 0
+        if pass_.kind == RUN_PASS and before is not None and before.kind == RUN_PASS and _is_closed(before):
+            pass_.number = before.number  # one stretch of the program, of which each turn is closed by itself
+            return
         if before is not None and (self.seen or before is not self._last):
             self.learn(tape)
         place, ordinal = _place_of(pass_, closed=True), self._ordinal(pass_)
