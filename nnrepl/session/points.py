@@ -379,6 +379,8 @@ class Within(Place):
         found = next(self.positions(tape, start, end), None) is not None
         if found or any(isinstance(op, ClosedOp) for op in tape.ops[start:end]):
             return self.passed(self.title if found else self.outer.title)
+        if self.inner.kind == "value":
+            return f"nothing in {self.outer.title} is called {self.inner.title}"
         return f"{self.outer.title} has no {self.inner.title}"
 
 
