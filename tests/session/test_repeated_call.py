@@ -23,7 +23,7 @@ for i in range(2):
 def test_a_line_in_a_later_call_is_told_why_it_cannot_be(tmp_path: Path) -> None:
     path = tmp_path / "later.py"
     path.write_text(PROGRAM)
-    typed = "break later.py:5\nc\nx = x * 1; x = None\nc\ns\nh = h * 10\nclear\nc\n"
+    typed = "break later.py:5\nc\nx = None\nc\ns\nh = h * 10\nclear\nc\n"
     ran = subprocess.run([sys.executable, str(path)], input=typed, capture_output=True, text=True, check=False)
     shown = " ".join(ran.stdout.split())
     assert "multiply refuses it" in shown  # at the op before which that would stand; nothing has changed
