@@ -178,9 +178,10 @@ def test_under_set_trace(place: str, line: str, tmp_path: Path) -> None:
     plain = SET_TRACE.replace("nnrepl.set_trace()\n", "")
     text = SET_TRACE.splitlines()[number - 1]
     twin.write_text(plain.replace(text, f"    if i == 1:\n        {line}\n{text}"))
+    refused = ["if 1: x = None"] if place == "here" else []
     for lines, expected in (([line], twin), ([line, "undo"], None), ([line, "undo", "redo"], twin)):
         script = "\n".join(
-            ["until step 2", f"until traced.py:{number}", "x = yield 3", "restart", *lines, "c", "q", ""]
+            ["until step 2", f"until traced.py:{number}", "x = yield 3", "restart", *refused, *lines, "c", "q", ""]
         )
         shown = plain_python(str(path), stdin=script).stdout
         if expected is None:
@@ -189,7 +190,7 @@ def test_under_set_trace(place: str, line: str, tmp_path: Path) -> None:
         assert _losses(shown) == _losses(plain_python(str(expected)).stdout), shown
         assert "this does not parse: 'yield' outside function" in shown, shown
         assert "there is no program here that nnrepl could run again" in shown, shown
-        assert ("done at once" in shown) == (place == "here")
+        assert ("done at once" in shown) == ("multiply refuses it" in shown) == (place == "here")
 
 
 def test_what_has_run_on_is_not_taken_back(tmp_path: Path) -> None:
