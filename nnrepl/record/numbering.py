@@ -86,12 +86,11 @@ class Numbering:
             self._learnt += 1
             self._last, self._last_place, self._since, self._by_hand = pass_, place, ordinal, False
 
-    def is_updated(self, scope: Activation | None, lasti: int) -> bool:
-        """Whether an optimizer is expected to update weights after the first gradient call of a step, made from a
-        place."""
+    def expected(self, scope: Activation | None, lasti: int) -> str:
+        """Return what is expected to update weights after the first gradient call of a step, made from a place."""
         if scope is None or scope.updating or is_library(scope.code.co_filename):
-            return False
-        return self._updates.get((0, (id(scope.code), lasti))) == BY_OPTIMIZER
+            return ""
+        return self._updates.get((0, (id(scope.code), lasti)), "")
 
     def between(self, before: Pass, pass_: Pass) -> int:
         """By how much the number of a call is larger than that of the pass before it on the tape."""
