@@ -396,6 +396,14 @@ def open_newer(session: Standing, found: int) -> None:
     _open_some(session, closed_between(session.tape, session.cursor + 1, found))
 
 
+def open_turn_before(session: Standing) -> None:
+    """Open the last closed turn before the cursor: what comes from there is mostly made there. Raises as `open_steps`
+    does."""
+    before = [number for number in closed_between(session.tape, 0, session.cursor) if is_turn(number)]
+    if before and session.edits.can_run_again:
+        open_steps(session, before[-1:])
+
+
 def unseen_since(session: Standing, value: Value | None) -> list[int]:
     """Return the steps between the op that made a tensor and the cursor that are closed."""
     made = -1 if value is None or value.op is None else value.op.position
