@@ -134,8 +134,8 @@ class HeldOutput:
             return True
         self._printed_at = piece.position
         fresh = self._printed.passing(tape, self._streams).fresh(piece)
+        self._left(fresh)
         for part in fresh:
-            self._last = part
             if self._tell is not None:
                 self._tell(stream.text(part.data))
             if part is not piece:
@@ -197,8 +197,13 @@ class HeldOutput:
         else:
             lines = [(stream, line) for stream, data in self._runs(pieces) for line in data.splitlines(keepends=True)]
             shown = [PrintedPiece(0, stream, line) for stream, line in lines if line not in self._elsewhere]
-        self._last = shown[-1] if shown else self._last
+        self._left(shown)
         return shown
+
+    def _left(self, shown: list[PrintedPiece]) -> None:
+        """Note what stands last where nnrepl prints as well: a progress bar in a file of its own is in nobody's way."""
+        there = (piece for piece in reversed(shown) if piece.stream.goes_with(self._streams[0]))
+        self._last = next(there, self._last)
 
     @staticmethod
     def _runs(pieces: list[PrintedPiece]) -> list[tuple[ProgramStream, bytes]]:

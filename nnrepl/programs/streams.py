@@ -156,6 +156,13 @@ class ProgramStream:
         write(self.real, data)
         self.real.flush()
 
+    def goes_with(self, other: ProgramStream) -> bool:
+        """Whether what is printed on both comes out in one place: a terminal, one file."""
+        try:
+            return self is other or os.path.sameopenfile(self.real.fileno(), other.real.fileno())
+        except (OSError, ValueError, AttributeError):  # one without a descriptor
+            return True
+
     def text(self, data: bytes) -> str:
         """Return what was printed, as text."""
         return data.decode(self.real.encoding, "replace")

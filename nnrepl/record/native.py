@@ -474,7 +474,10 @@ def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., A
 
     @functools.wraps(original, updated=())
     def update(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if levels.resting and noticing() is levels:
+            levels.wake()  # no gradient call has: where the step ends is known by the ops of its update
         if ready() is levels.recorder and not levels.recorder.differentiating:
+            levels.recorder.intake.awake(levels.recorder)
             with levels.recorded([Call(UPDATE_PASS)]):
                 return original(self, *args, **kwargs)
         if noticing() is not levels:

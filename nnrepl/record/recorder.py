@@ -395,14 +395,12 @@ class Recorder:
         known = self.intake.pass_kind(op) if self.intake.follows else None
         if known is not None:
             kind = known
-            if kind != SETUP_PASS:
-                self.start()
         elif (scope is not None and scope.updating) or feeds_update(op, pass_, self.tape.passes):
             kind = UPDATE_PASS
         else:
-            if not self.started and starts(op):
-                self.start()
-            kind = RUN_PASS if self.started else SETUP_PASS
+            kind = RUN_PASS if self.started or starts(op) else SETUP_PASS
+        if kind != SETUP_PASS:
+            self.start()  # with an update, where no Module and no gradient call came before it (evolution strategies)
         if pass_ is None or pass_.kind != kind:
             pass_ = self.open_pass(kind, title(op, kind))
             pass_.scope, pass_.lasti = scope, op.lasti

@@ -40,13 +40,16 @@ def said_of_closed(tape: Tape) -> str:
 
 def natively_said(numbers: list[int]) -> str:
     """Return `steps 2 to 99 ran natively and are closed`; "" of none."""
-    if not numbers:
-        return ""
+    return f"{all_of(numbers)} ran natively and {'are' if len(numbers) > 1 else 'is'} closed" if numbers else ""
+
+
+def all_of(numbers: list[int]) -> str:
+    """Return `3 stretches of the setup and steps 2, 4 to 6`."""
     steps = [number for number in numbers if not is_turn(number)]
     turns = len(numbers) - len(steps)
     parts = [_turns(turns)] if turns else []
     parts += [f"step{'s' if len(steps) > 1 else ''} {stretches(steps)}"] if steps else []
-    return f"{' and '.join(parts)} ran natively and {'are' if len(numbers) > 1 else 'is'} closed"
+    return " and ".join(parts)
 
 
 def title_of(numbers: list[int]) -> str:

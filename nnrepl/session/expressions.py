@@ -313,8 +313,8 @@ class Expressions:
             return False
         try:
             found = self.lookup.frames.in_frames(name, where.position, where.scope)
-        except NotYet:
-            return True
+        except NotYet as coming:
+            return coming.last is not None or coming.maker is not None  # else it may become anything
         return found is not None and isinstance(found.thing, Value)
 
     def is_name(self, word: str, where: Surroundings) -> bool:

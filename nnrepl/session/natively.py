@@ -60,8 +60,8 @@ def _waits_for_place(session: Standing) -> bool:
 
 def rests(session: Standing) -> bool:
     """Whether what the program does after an evaluation is to run natively, as one closed stretch: nothing that is
-    asked for needs its ops, it has forced a few evaluations, and no gradient call has shown that it trains. In a run
-    along a tape, what is closed there, and is not to be opened."""
+    asked for needs its ops, it has forced a few evaluations, and no call has shown that it trains. In a run along a
+    tape, what is closed there, and is not to be opened."""
     recorder, now = session.recorder, session.course.now
     if recorder is None or this_process() != session.process:
         return False
@@ -76,7 +76,8 @@ def rests(session: Standing) -> bool:
             return False
     elif _needed_from(session) <= 1:
         return False
-    return all(pass_.kind != GRADIENT_PASS for pass_ in tape.passes)
+    # A stretch begins with an evaluation, mostly behind the update in the same turn of the loop: no step ends in it.
+    return all(pass_.kind not in (GRADIENT_PASS, UPDATE_PASS) for pass_ in tape.passes)
 
 
 _EVALUATIONS = 3

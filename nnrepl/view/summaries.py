@@ -129,7 +129,8 @@ def _what_counts(shown: list[Step], count: int) -> list[str]:
     if len({one for one in functions if one}) > 1:
         notes.append(f"Updates in different turns of a loop are steps of their own, here of {' and '.join(titles)}.")
     last = shown[-1]
-    if last.number == count and count > 1 and not any(pass_.kind == GRADIENT_PASS for pass_ in last.passes):
+    over = last.number < count or count == 1 or last.is_over
+    if not over and not any(pass_.kind == GRADIENT_PASS for pass_ in last.passes):
         notes.append(f"Step {count} has no gradient yet: it is what came after step {count - 1}.")
     return notes
 

@@ -69,12 +69,24 @@ for k in range(4):
     [out], [pull] = mx.vjp(lambda x: model.out(x), [mx.random.normal((2, 8))], [mx.ones((2, 16))])
     print(out.sum().item(), pull.sum().item())
 """
+EVOLVED = """
+opt = optim.Adam(0.05)
+theta = mx.random.normal((5,))
+for k in range(5):
+    noise = mx.random.normal((4, 5))
+    found = -(theta + 0.1 * noise).square().sum(1)
+    theta = opt.apply_gradients({"t": -(found @ noise)}, {"t": theta})["t"]
+    mx.eval(theta, opt.state)
+    print(k, found.mean().item())
+"""
+"""An optimizer, and no gradient call."""
 PROGRAMS = {
     "tokens": TOKENS,
     "sampled": SAMPLED,
     "evaluated": EVALUATED,
     "then trained": EVALUATED + TRAINED,
     "then pulled back": EVALUATED + PULLED,
+    "then evolved": EVALUATED + EVOLVED,
 }
 
 
@@ -167,6 +179,24 @@ def test_turns_of_training_by_hand_are_opened_one_by_one(tmp_path: Path) -> None
     assert "stretches of the setup ran natively and are closed" in shown
     assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[i] for i in turns], shown
     assert shown.count("opening") == 2 * len(turns)  # where it is, a first run along the tape tells
+
+
+def test_turns_before_an_optimizer_that_is_given_no_gradients_are_opened_and_its_updates_end_steps(
+    tmp_path: Path,
+) -> None:
+    text = BY_HAND + "print(train(9))\nimport mlx.optimizers as optim\n" + EVOLVED
+    told = plainly(TOLD + text)[1]
+    (tmp_path / "run.py").write_text(QUIET + text)
+    line = 1 + (QUIET + text)[: (QUIET + text).index("        v = v - 0.01")].count("\n")
+    shown = play(tmp_path / "run.py", "continue", "info steps", "goto setup#1", f"break run.py:{line}, i == 7",
+                 "continue", f"p {BITS}", "clear", "goto step 4", "p (k,)", "opt.learning_rate = 0.5",
+                 "continue")  # fmt: skip
+    assert re.findall(r"^▶? +([1-9])  .*Adam", shown, re.MULTILINE) == ["1", "2", "3", "4", "5"], shown
+    assert "came after" not in shown  # the last step is over: it has updated
+    assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[7]], shown
+    assert "(k,) = (3,)" in shown
+    twin = text.replace("    theta = opt.apply", "    if k == 3: opt.learning_rate = 0.5\n    theta = opt.apply")
+    assert shown.splitlines()[-1:] == plainly(TOLD + twin)[0].splitlines()[-1:], shown
 
 
 def test_an_edit_in_an_opened_turn_is_the_program_with_that_line(tmp_path: Path) -> None:

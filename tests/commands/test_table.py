@@ -88,3 +88,16 @@ def test_a_command_that_is_to_go_away_says_what_to_type_instead(session: OpenSes
     assert str(session.run("os 3")).splitlines() == ["(os is to go away; type instead: step [n])", "stepped"]
     assert str(session.run("os")) == "stepped", "once is enough"
     assert "It is to go away; type instead: step [n]" in screen(help_view(session.interpreter.table, "oldstep"), 100)
+
+
+def test_a_command_that_is_the_name_of_a_tensor_too_says_so_and_of_what_is_none_yet_nothing_is_said() -> None:
+    def loss(x: mx.array) -> mx.array:
+        s = x * 2
+        s = s + 1
+        c = "text"
+        return s.sum() if c else s
+
+    session = OpenSession(nnrepl.trace(loss, mx.ones((2,)), wrt=0))
+    assert "also" not in str(session.run("c"))
+    session.run("goto #2")
+    assert "(s is also a tensor: p s shows it)" in str(session.run("s"))

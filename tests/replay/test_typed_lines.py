@@ -119,6 +119,28 @@ def test_lines_on_lines(tmp_path: Path) -> None:
     assert_last_pass_is(session, mx.value_and_grad(twin.f)(w))
 
 
+IN_A_LAMBDA = """\
+import mlx.core as mx
+from mlx.utils import tree_map
+def f(w):
+    global kept
+    kept = {"a": w * 2, "b": w}
+    kept = tree_map(lambda a: a * 3, kept)
+    return (kept["a"] * kept["b"]).sum()
+"""
+
+
+def test_a_line_stands_before_the_line_that_has_a_lambda(tmp_path: Path) -> None:
+    """Not in the lambda, which had been given what the line gives another."""
+    program, line = loaded(tmp_path / "plain_lambda.py", IN_A_LAMBDA), "kept = {**kept, 'b': kept['a']}"
+    twin = loaded(tmp_path / "twin.py", IN_A_LAMBDA.replace("    kept = tree", f"    {line}\n    kept = tree"))
+    w = mx.array([1.0, 2.0])
+    session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
+    for typed in ("until plain_lambda.py:6", line, "goto end"):
+        session.run(typed)
+    assert_last_pass_is(session, mx.value_and_grad(twin.f)(w))
+
+
 SET_TRACE = """
 import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim, nnrepl
 model, opt, counter, kept = nn.Linear(2, 2), optim.SGD(learning_rate=0.01), 0, [1.0]

@@ -201,6 +201,19 @@ def test_where_a_program_has_left_the_cursor() -> None:
     assert not held.midline
 
 
+def test_a_bar_that_goes_elsewhere_leaves_no_line_open(tmp_path: Path) -> None:
+    tape = ProgramNames().tape
+    held = HeldOutput(lambda: tape)
+    with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+        for stream, file in zip(held._streams, (out, err)):
+            stream.real = file
+        held._keep(held._streams[1], b" 3%")
+        assert not held.midline
+        held._streams[1].real = out
+        held._keep(held._streams[1], b" 3%")
+        assert held.midline
+
+
 def test_no_answer_is_wider_than_the_terminal() -> None:
     """A line that is breaks in the middle of a word, and pushes the next one down."""
 
