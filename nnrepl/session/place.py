@@ -10,7 +10,7 @@ from typing import Any
 from nnrepl.classes import dataclass
 from nnrepl.record.names import ProgramNames
 from nnrepl.session.program import Program
-from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape
+from nnrepl.tape import GRADIENT_PASS, Activation, Op, Pass, Tape
 
 Find = Callable[[int, int, bool], int | None]
 """Finds the first position in a range; the last one, in reverse."""
@@ -80,6 +80,11 @@ class Place:
     def holds(self, tape: Tape, at: int) -> bool:
         """Whether the op at a position lies in the place."""
         return any(True for _ in self.positions(tape, at, at + 1))
+
+    def frame(self, tape: Tape, at: int) -> Activation | None:
+        """Return the call that is meant by the place at one of its positions: that of the function that is named, that
+        of which a line is one; None for a place that means none."""
+        return None
 
     def span(self, tape: Tape, start: int, end: int) -> tuple[int, int]:
         """Return the part of a range outside of which nothing lies in the place."""
