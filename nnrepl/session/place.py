@@ -46,8 +46,7 @@ class Place:
     hold.
 
     Attributes:
-        kind: "op", "line", "function", "class", "module", "operation", "value", "phase", "step", "pass", "edge" or
-            "prompt", "cell" or "condition".
+        kind: What it is, in a word: "op", "line", "module"; "" where it is only a base, or takes its inner's.
         words: What the list of breakpoints says of it: "a module, where it is entered".
         whole: Whether it is a stretch of ops: `list` and `graph` show all of them, and not what lies around one.
         title: Its canonical spelling.
