@@ -8,7 +8,8 @@ from nnrepl.classes import dataclass
 from nnrepl.explain.known import ELEMENTWISE, entry_for
 from nnrepl.explain.look import Look, Stat
 from nnrepl.explain.paths import cone, rule_of, upstream
-from nnrepl.explain.regions import Mask, backwards, is_zero_on, moves, places
+from nnrepl.explain.regions import Mask, backwards, is_zero_on, moves, places, reduced
+from nnrepl.ops import Trait, has
 from nnrepl.tape import Op, Value
 
 
@@ -85,14 +86,39 @@ def _further(look: Look, value: Value, mask: Mask | None, before: tuple[Value, .
         parts = {given: mask for given in before if mask is not None}
     elif op.of is not None and moves(op.of):
         parts = dict(backwards(look, op, value, mask, before))
-    elif mask is not None and all(given.shape == value.shape for given in before) and _place_by_place(op):
-        parts = dict.fromkeys(before, mask)
+    elif mask is not None and op.of is not None:
+        parts = _sources(look, op, op.of, value, mask, before)
     else:
         return {}
     counting = {given: part for given, part in parts.items() if places(look, part)}
     if not counting or not all(is_zero_on(look, given, part) for given, part in counting.items()):
         return {}
     return counting
+
+
+def _sources(look: Look, op: Op, forward: Op, value: Value, mask: Mask, before: tuple[Value, ...]) -> dict[Value, Mask]:
+    """Return which elements of the gradients that came in have a share in the marked ones of what an op gives, whatever
+    the numbers are that it differentiates; {} if that cannot be told."""
+    if has(forward.name, Trait.PRODUCT):
+        return backwards(look, op, value, mask, before, whatever=True)
+    found: dict[Value, Mask | None] = {}
+    for given in before:
+        if given.shape == value.shape and (given.gradient_of is value.gradient_of or _place_by_place(op)):
+            found[given] = mask
+        elif has(forward.name, Trait.REDUCES):
+            found[given] = reduced(forward, mask, given.shape)
+        else:
+            found[given] = _stretched(mask, given.shape) if _place_by_place(op) else None
+    known = {given: part for given, part in found.items() if part is not None}
+    return known if len(known) == len(found) else {}
+
+
+def _stretched(mask: Mask, shape: tuple[int, ...]) -> Mask | None:
+    """Mark, after an operand was broadcast, what was made of its marked elements."""
+    try:
+        return mx.broadcast_to(mask, shape)
+    except ValueError:
+        return None
 
 
 def _place_by_place(op: Op) -> bool:

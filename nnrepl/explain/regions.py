@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from nnrepl.explain.look import Look
 from nnrepl.ops import Trait, has
+from nnrepl.session.births import filler, is_inexact
 from nnrepl.tape import Op, Value
 
 Mask = mx.array
@@ -19,12 +20,15 @@ def moves(op: Op) -> bool:
     return has(op.name, Trait.ARRANGES, Trait.PICKS, Trait.JOINS, Trait.REPEATS, Trait.CONVERTS)
 
 
-def backwards(look: Look, op: Op, value: Value, mask: Mask | None, inputs: Sequence[Value]) -> dict[Value, Mask]:
+def backwards(
+    look: Look, op: Op, value: Value, mask: Mask | None, inputs: Sequence[Value], whatever: bool = False
+) -> dict[Value, Mask]:
     """Which elements of some inputs the marked elements of a result are made of, for an op that is linear in them;
     {} if it cannot be told.
 
     Args:
         mask: The elements of `value`, an output of `op`, that are marked; None for all.
+        whatever: Ask which have a share in them whatever the other inputs hold: for sums of products.
     """
     if not inputs:
         return {}
@@ -35,13 +39,36 @@ def backwards(look: Look, op: Op, value: Value, mask: Mask | None, inputs: Seque
 
     def run(*arrays: mx.array) -> mx.array:
         given = dict(zip(inputs, arrays))
-        return op.compute(lambda taken: given.get(taken, taken.array))[value.slot]
+
+        def array(taken: Value) -> mx.array:
+            if taken in given:
+                return given[taken]
+            return filler(taken) if whatever and is_inexact(taken) else taken.array
+
+        made = op.compute(array)
+        return made[value.slot if value.slot < len(made) else 0]
 
     try:
         parts = mx.vjp(run, [taken.array for taken in inputs], [marked.astype(value.dtype)])[1]
     except (ValueError, RuntimeError, TypeError):
         return {}
     return {taken: part != 0 for taken, part in zip(inputs, parts)}
+
+
+def reduced(op: Op, mask: Mask, shape: tuple[int, ...]) -> Mask | None:
+    """Which elements of the result of an op that reduces marked elements of its operand go into; None where that cannot
+    be told."""
+    known = {name: value for name, value in op.kwargs.items() if name in ("axis", "keepdims")}
+    try:
+        found = mx.any(mask, *op.args[1:3], **known)
+    except (ValueError, TypeError):
+        return None
+    return found if found.shape == shape else None
+
+
+def within(mask: Mask | None, array: mx.array) -> mx.array:
+    """Return a tensor with 0 (or False) where it does not count."""
+    return array if mask is None else mx.where(mask, array, mx.zeros_like(array))
 
 
 def is_zero_on(look: Look, value: Value, mask: Mask) -> bool:

@@ -17,7 +17,7 @@ from nnrepl.explain.known import FIXED, entry_for
 from nnrepl.explain.local import factor_array, factor_text, in_float32
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
-from nnrepl.explain.regions import Mask, counting, is_zero_on, moves, places
+from nnrepl.explain.regions import Mask, counting, is_zero_on, moves, places, within
 from nnrepl.explain.sizes import attended, sizes
 from nnrepl.explain.zero_reasons import Because, Reason, reasoned
 from nnrepl.explain.zeros import shown, units_of, zero_value
@@ -147,13 +147,14 @@ class Stuck:
             if parts is None:
                 return -1.0
             with mx.stream(mx.cpu):
-                return float(self.look.numbers([mx.max(parts)])[0])
+                return float(self.look.numbers([mx.max(within(self.mask, parts))])[0])
         except (ValueError, RuntimeError, TypeError):
             return -1.0
 
     def _products(self) -> str:
         rule = factor_text(self.op, self.of)
-        return f"the products of {self.given.name} and {rule or 'the local factor'}"
+        there = "" if self.mask is None else f" that count here ({places(self.look, self.mask)} of {self.of.size} sums)"
+        return f"the products of {self.given.name} and {rule or 'the local factor'}{there}"
 
     def _terms_cancel(self) -> Because:
         text = (f"{self._products()} are not 0, but they are added up, and cancel: without their signs the largest "
@@ -348,7 +349,7 @@ class Stuck:
         slot = self.gradient.slot if self.gradient.slot < len(again) else 0
         # What is left of a sum that cancels is rounding, and no gradient that passes.
         least = _ROUNDING.get(self.gradient.dtype, 3e-6) * self.look.stat(self.given).peak
-        return bool(self.look.numbers([mx.any(mx.abs(again[slot]) > least)])[0])
+        return bool(self.look.numbers([mx.any(within(self.mask, mx.abs(again[slot]) > least))])[0])
 
     def _dead(self) -> Because:
         dead = self._dead_operand
@@ -440,14 +441,15 @@ class Stuck:
         except (ValueError, RuntimeError, TypeError):
             return True
         slot = self.gradient.slot if self.gradient.slot < len(again) else 0
-        return bool(self.look.numbers([mx.any(again[slot] != 0)])[0])
+        return bool(self.look.numbers([mx.any(within(self.mask, again[slot] != 0))])[0])
 
     def _flat(self) -> Because:
         rule = factor_text(self.op, self.of)
         local = f" (its local factor is {rule})" if rule else ""
         grew = self._largest() if has(self.forward.name, Trait.NORMALIZES, Trait.SHARES) else ""
-        return Because(f"{words.call(self.forward)} passes nothing on to {self.of.name}, whatever comes in{local}."
-                      f"{grew}", self._evidence())  # fmt: skip
+        there = "" if self.mask is None else f" at {counting(self.look, self.mask)} here"
+        return Because(f"{words.call(self.forward)} passes nothing on to {self.of.name}{there}, whatever comes "
+                      f"in{local}.{grew}", self._evidence())  # fmt: skip
 
 
 def made_zero(look: Look, value: Value, mask: Mask | None = None) -> Reason:

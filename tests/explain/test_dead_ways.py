@@ -207,3 +207,35 @@ def test_few_numbers_have_left_mlx_only_where_they_were_read_in_between(read: st
     session = OpenSession(nnrepl.trace(loss, w, wrt=0))
     found = [one.value.name for one in detours(Look(session), session.tape.passes[-1])]
     assert found == ["h"] * left
+
+
+HALF = mx.array([[1.0, 0.0]] * 3)
+
+
+def _heads(m: dict[str, mx.array], join: Change) -> mx.array:
+    """Two heads, of which one counts, behind products in which both take part."""
+    h = mx.stack([X[:3, :2] @ m["a"], X[:3, :2] @ m["b"]], axis=1)
+    return join(mx.einsum("bmc,cd->bmd", h, m["up"]))
+
+
+JOINED: list[Change] = [
+    lambda z: (z.sum(-1) * HALF).sum(),
+    lambda z: (mx.logsumexp(z, axis=-1) * HALF).sum(),
+    lambda z: mx.take_along_axis(z.sum(-1), mx.zeros((3, 1), mx.int32), axis=1).sum(),
+    lambda z: ((z + mx.zeros((4, 3, 2, 2))).mean((0, -1)) * HALF).sum(),
+]
+
+
+@pytest.mark.parametrize("join", JOINED)
+def test_a_part_that_does_not_count_is_followed_through_sums_of_products_to_what_left_it_out(join: Change) -> None:
+    """Of the sums of a product only those count from which the gradient was made: others may well cancel."""
+    model = {name: mx.random.normal((2, 2), key=mx.random.key(at)) for at, name in enumerate(("a", "b", "up"))}
+    session = OpenSession(nnrepl.trace(lambda m: _heads(m, join), model, wrt=0))
+    line = f"test_dead_ways.py:{inspect.getsourcelines(join)[1]}"
+    assert mx.all(mx.grad(lambda m: _heads(m, join))(model)["b"] == 0)
+    answer = why(session, "grad(m.b) == 0")
+    said = " ".join([answer.headline, *answer.reasons])
+    assert line in said
+    assert "einsum" not in said
+    zero = [one.text for one in health(session).findings if one.kind == "zero gradient"]
+    assert [line in text for text in zero] == [True], zero

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from nnrepl.explain import words
+from nnrepl.explain.blame import Blame, became_zero, blame, cone_stats
 from nnrepl.explain.health.gradient_findings import dead, is_meant, line_of, will_move
 from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
 from nnrepl.explain.paths import upstream
+from nnrepl.explain.regions import moves
 from nnrepl.explain.stuck import reason_for
 from nnrepl.explain.zero_reasons import Reason
 from nnrepl.ops import Trait, has
@@ -24,31 +26,45 @@ def dead_ways(case: Checkup) -> Iterator[Finding]:
         return
     told: set[object] = {key for one in dead(case) for key in (one.reason.came, one.reason.op or one.op, *one.others)}
     groups: dict[object, list[_Way]] = {}
-    for op, of, gradient in _ends(case):
-        reason = reason_for(case.look, op, gradient)
-        key: object = reason.op or reason.came or op  # with the zeros of one tensor many ops pass nothing
-        if key not in told and not _is_sound(case, op, of, reason):
-            groups.setdefault(key, []).append((op, of, gradient, reason))
+    for of, gradient in _ends(case):
+        made = _made_by(case, gradient)
+        reason = reason_for(case.look, made.op, made.value, made.mask)
+        key: object = reason.op or reason.came or made.op  # with the zeros of one tensor many ops pass nothing
+        if key not in told and not _is_sound(case, made.op, of, reason):
+            groups.setdefault(key, []).append((made, of, gradient, reason))
     for key, ways in groups.items():
-        op, of, gradient, _ = ways[0]
-        begin = key if isinstance(key, Op) else op
-        yield from findings(_is_dead(case, ways), "zero gradient", f"why {gradient.name} == 0", begin, _level(op, of))
+        made, of, gradient, _ = ways[0]
+        begin = key if isinstance(key, Op) else made.op
+        level = _level(made.op, of)
+        yield from findings(_is_dead(case, ways), "zero gradient", f"why {gradient.name} == 0", begin, level)
 
 
-_Way = tuple[Op, Value, Value, Reason]
-"""A backward op, the tensor that it gives 0 for, that gradient, and why."""
+_Way = tuple[Blame, Value, Value, Reason]
+"""What made a gradient 0, the tensor that gets it, the gradient, and why."""
+
+
+def _made_by(case: Checkup, gradient: Value) -> Blame:
+    """Return what made a gradient 0. An op that only moves numbers has got the zeros that it hands on."""
+    op = gradient.op
+    assert op is not None
+    made = Blame(op, gradient)
+    if op.of is None or not moves(op.of):
+        return made
+    return next(iter(blame(case.look, gradient, cone_stats(case.look, gradient))), made)
 
 
 def _is_dead(case: Checkup, ways: list[_Way]) -> Claim[str]:
     """Claim of ops that each gives 0 for a gradient out of something else, and that nothing else comes to its
     tensor."""
-    op, of, _, reason = ways[0]
+    made, of, _, reason = ways[0]
+    op = made.op
 
     def holds() -> bool:
         return all(_gives_zero(case, *way[:3]) for way in ways)
 
     term = ", that of one number on the way to the loss" if of.size == 1 else ""
-    more = list(dict.fromkeys(f"∂L/∂{other.name} at {words.title(at)}{line_of(at)}" for at, other, *_ in ways[1:]))
+    others = [(other, at.op) for at, other, *_ in ways[1:]]
+    more = list(dict.fromkeys(f"∂L/∂{other.name} at {words.title(at)}{line_of(at)}" for other, at in others))
     likewise = "" if not more else (
         f", and so did {more[0]}"
         + (f" and {words.counted(len(more) - 1, 'other')}" if len(more) > 1 else ""))  # fmt: skip
@@ -62,16 +78,16 @@ def _is_dead(case: Checkup, ways: list[_Way]) -> Claim[str]:
     )
 
 
-def _gives_zero(case: Checkup, op: Op, of: Value, gradient: Value) -> bool:
-    came = [up for up in upstream(op) if not up.refusal]
-    made = [gradient, case.pass_.grads[of.canonical][-1]]
-    given, whole, *alive = case.look.numbers([mx.any(case.look.array(one) != 0) for one in (*made, *came)])
-    return not given and not whole and any(alive)
+def _gives_zero(case: Checkup, made: Blame, of: Value, gradient: Value) -> bool:
+    zeros = [gradient, case.pass_.grads[of.canonical][-1]]
+    return not any(case.look.numbers([mx.any(case.look.array(one) != 0) for one in zeros])) and became_zero(
+        case.look, made
+    )
 
 
-def _ends(case: Checkup) -> Iterator[tuple[Op, Value, Value]]:
-    """Yield each backward op that takes what is not 0 and gives 0 everywhere, with the tensor that gets nothing on any
-    other way either, and the gradient."""
+def _ends(case: Checkup) -> Iterator[tuple[Value, Value]]:
+    """Yield what a backward op that takes what is not 0 gives 0 everywhere: the tensor, which gets nothing on any other
+    way either, and the gradient."""
     trained = {leaf.canonical for leaf in case.pass_.wrt}
     ops = [
         op for op in case.pass_.ops if op.of is not None and op.of.pass_ is case.pass_ and op.operation.kind == "vjp"
@@ -85,7 +101,7 @@ def _ends(case: Checkup) -> Iterator[tuple[Op, Value, Value]]:
     for op, of, given in found:
         lost = of in whole and whole[of] in stats and stats[whole[of]].is_zero and stats[given].is_zero
         if lost and not all(stats[up].is_zero for up in upstream(op) if up in stats):
-            yield op, of, given
+            yield of, given
 
 
 def _is_sound(case: Checkup, op: Op, of: Value, reason: Reason) -> bool:
