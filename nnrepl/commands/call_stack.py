@@ -15,7 +15,11 @@ from nnrepl.tape import Activation
 
 @command("up", "u", takes=COUNT, group=LOOK)
 def up(it: Interpreter, text: str) -> RenderableType | None:
-    """Stand in the function that made the call: Python at the prompt sees its variables. A motion ends it."""
+    """Stand in the function that made the call: Python at the prompt sees its variables. A motion ends it.
+
+    At a line or a function that you named (`break`, `until`, `goto`), and after `next`, you stand in it already: the op
+    may come from a layer that it calls. `where` shows where you stand.
+    """
     return _move(it.session, min(int(text[:6] or 1), 10**6))
 
 

@@ -151,7 +151,7 @@ def undisplay(it: Interpreter, text: str) -> RenderableType | None:
 
 @command("where", "w", "bt", "backtrace", takes=NOTHING, opens=Opens.HERE, group=LOOK)
 def where(it: Interpreter, text: str) -> RenderableType | None:
-    """Show the calls of functions and modules in which the next op is made, the innermost last."""
+    """Show the calls of functions and modules in which the next op is made, the innermost last, and where you stand."""
     from nnrepl.view.where import where_view
 
-    return where_view(it.session.op_or_last)
+    return where_view(it.session.op_or_last, it.session.level)

@@ -12,7 +12,7 @@ from nnrepl.session import closed
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import TapeSession
 from nnrepl.session.typed import AT_HAND, on_tape
-from nnrepl.tape import ClosedOp
+from nnrepl.tape import ClosedOp, Leaf
 
 _NO_TENSORS = re.compile(r"(steps|pass|mem|ev|b|w|disp|$)")
 """What `info` tells without looking at any tensor, or variable."""
@@ -32,7 +32,10 @@ def open_first(session: TapeSession, command: Command | None, text: str) -> None
         closed.open_named(session, text, not python)
     if name in ("why", "health"):
         closed.open_not_finite(session, asked=name == "why" and re.match(r"(nan|inf)\b", text) is not None)
-    if Opens.MADE in looks:
+    told = python and Opens.TAPE in looks  # `what` is about the op that made a value, also of one that is at hand
+    if told:
+        closed.open_last(session)
+    if told or Opens.MADE in looks:
         _open_made(session, text)
     if name == "plot":
         from nnrepl.session import turn_curves
@@ -86,6 +89,8 @@ def _open_made(session: TapeSession, text: str) -> None:
         return  # the command itself says so
     if value is not None and isinstance(value.op, ClosedOp) and session.edits.can_run_again:
         closed.open_at(session, value.op.position)
+    if isinstance(value, Leaf) and value.kind == "captured" and not session.openings:
+        closed.open_turn_before(session)
 
 
 def _asks_tape(session: TapeSession, text: str) -> bool:

@@ -66,7 +66,7 @@ def _closed(line: Timeline, curves: Sequence[Curve]) -> str:
     if not closed:
         return ""
     turns = line.tape.turns
-    if len(turns) and not line.tape.steps:
+    if len(turns) and not turns.is_over:
         said = f"timeline {line.number} and then plot draw them"
         return "" if turns.curves else f"turns of timeline {line.number} ran natively and are closed; {said}"
     which = f"step {min(closed)}" if len(closed) == 1 else f"{len(closed)} steps from {min(closed)} to {max(closed)}"

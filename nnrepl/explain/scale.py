@@ -19,12 +19,13 @@ from nnrepl.explain.look import Look, Stat
 from nnrepl.explain.outside import detours
 from nnrepl.explain.paths import cone, path, upstream
 from nnrepl.explain.sizes import sizes
+from nnrepl.installed import is_library
 from nnrepl.ops import Trait, has
 from nnrepl.record.batches import total
 from nnrepl.record.gradient_names import start_of
 from nnrepl.session.births import is_inexact
 from nnrepl.session.reading import Reading
-from nnrepl.tape import Op, Pass, Value, result_inside
+from nnrepl.tape import Activation, Op, Pass, Value, result_inside
 from nnrepl.tape.claims import Claim, Possibility, Said, full_stop, joined, perhaps, say, say_first
 
 
@@ -280,9 +281,15 @@ def _is_effect(look: Look, group: LineSteps, verb: str) -> bool:
 def _groups(look: Look, steps: list[Factor], how: str) -> list[LineSteps]:
     """Return the lines of the program that shrink or grow a gradient, the strongest first."""
     lines: dict[tuple[str, str], LineSteps] = {}
+    undone = _undone(steps)
     for step in steps:
         forward = step.op.of
-        if forward is None or has(forward.name, Trait.SPREADS) or step.op.operation.kind == "accumulate":
+        if (
+            forward is None
+            or step.value in undone
+            or has(forward.name, Trait.SPREADS)
+            or step.op.operation.kind == "accumulate"
+        ):
             continue
         where = words.place(forward.source)
         group = lines.setdefault((where, forward.name), LineSteps(forward.name, where, []))
@@ -294,6 +301,27 @@ def _groups(look: Look, steps: list[Factor], how: str) -> list[LineSteps]:
         group.sized = _size_behind(look, group, how) if group.cancels is None and group.effect > NOTABLE else None
         group.inside = _inside(look, group, how)
     return found
+
+
+def _undone(steps: list[Factor]) -> set[Value]:
+    """Return what steps have made that the other steps of the same layer of a library's undo for the most part: a batch
+    norm divides by what it multiplies with, and neither of the two makes a gradient large."""
+    found: set[Value] = set()
+    for call, some in itertools.groupby(steps, lambda step: _library_call((step.op.of or step.op).scope)):
+        changes = [(step.value, math.log(step.ratio)) for step in some if step.ratio]
+        whole = math.fsum(change for _, change in changes)
+        if call is not None:
+            found |= {value for value, change in changes if whole * math.copysign(1, change) < abs(change) / 2}
+    return found
+
+
+def _library_call(scope: Activation | None) -> Activation | None:
+    """Return the call of a library's that the program made in which a scope lies; None where the op is its own."""
+    call = None
+    while scope is not None and is_library(scope.code.co_filename):
+        call = scope
+        scope = scope.parent
+    return call
 
 
 def _inside(look: Look, group: LineSteps, how: str) -> LineSteps | None:

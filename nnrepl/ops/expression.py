@@ -318,9 +318,7 @@ def largest(values: Sequence[Any], most: int = SHOWN) -> list[int]:
 def _compute(node: Node, epsilon: float) -> Bounded:
     if node.kind in ("number", "quantity"):
         return Bounded(node.value, node.error)
-    if node.kind == "choice":
-        chosen = node.parts[0] if _compute(node.parts[1], epsilon).value else node.parts[2]
-        return _compute(chosen, epsilon)
+    # No "choice" comes here: which way it goes is settled where the numbers are put in (`worked`).
     parts = [_compute(part, epsilon) for part in node.parts]
     if node.kind in ("sum", "product"):
         return _chain(parts, node.text, epsilon)

@@ -17,7 +17,20 @@ from nnrepl.record.caller import Caller
 from nnrepl.record.quiet import set_random_state
 from nnrepl.record.region import Region
 from nnrepl.record.vjp import Rule
-from nnrepl.tape import Activation, BackwardOp, Bindings, DrawnKey, Gradient, Inside, Leaf, Op, Pass, Tangent, Value
+from nnrepl.tape import (
+    Activation,
+    BackwardOp,
+    Bindings,
+    DrawnKey,
+    Gradient,
+    Inside,
+    Leaf,
+    Op,
+    Pass,
+    Tangent,
+    Value,
+    sketch_of,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -88,7 +101,7 @@ class InsideAgain:
             origin = image(leaf.origin)
             # No array: a mapped tracer never has numbers (`vmap_trace` in mlx/transforms.cpp makes it without any).
             twin = Leaf(tape, None, leaf.kind, leaf.label, origin)
-            self._notes.sketches[twin] = (origin.shape, origin.dtype)
+            self._notes.sketches[twin] = sketch_of(origin)
             self._repetition.put(leaf, twin)
             leaves.append(twin)
         new.leaves = tuple(leaves)
@@ -123,7 +136,7 @@ class InsideAgain:
             new = Tangent(op, old.slot, None, image(old.tangent_of))
         else:
             new = Value(op, old.slot, None)
-        self._notes.sketches[new] = (old.shape, old.dtype)
+        self._notes.sketches[new] = sketch_of(old)
         self._repetition.put(old, new)
         return new
 

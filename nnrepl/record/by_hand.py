@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record import titles, trees
+from nnrepl.record.closing import NotedCalls
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Pass, Tape
 from nnrepl.tape.steps import is_update, weights_of
 
@@ -25,17 +26,20 @@ class Weights:
         given: What the call is given of it: trees of arrays.
     """
 
-    __slots__ = ("_fun", "_given")
+    __slots__ = ("_fun", "_given", "_key")
 
     def __init__(self, fun: Callable[..., Any], given: Any) -> None:
         self._fun = fun
         self._given = given
+        self._key: Any = None
 
     @property
     def key(self) -> Any:
         """Tells one function, with its model, from others."""
-        model, code = titles.model_of(self._fun), titles.code_of(self._fun) or self._fun
-        return code if model is None else (code, id(model))
+        if self._key is None:
+            model, code = titles.model_of(self._fun), titles.code_of(self._fun) or self._fun
+            self._key = code if model is None else (code, id(model))
+        return self._key
 
     @property
     def given(self) -> list[mx.array]:
@@ -54,11 +58,13 @@ class _Left:
 
     Args:
         arrays: The arrays of its weights, and others of the same model.
-        pass_: The call.
+        pass_: The call; where it is not on the tape yet, what is noted of it.
+        closed: Whether it ran natively.
     """
 
-    def __init__(self, arrays: list[mx.array], pass_: Pass) -> None:
+    def __init__(self, arrays: list[mx.array], pass_: Pass | NotedCalls, closed: bool) -> None:
         self.pass_ = pass_
+        self.closed = closed
         self._refs = list(map(weakref.ref, arrays))
         self._ids: set[int] | None = None
         self._written: list[weakref.ref[mx.array]] = []
@@ -90,17 +96,37 @@ class HandChanges:
         """Whether there is a gradient call of which is known what it left behind."""
         return bool(self._held)
 
-    def hold(self, weights: Weights, pass_: Pass) -> None:
-        """Note what a gradient call leaves behind."""
+    def hold(self, weights: Weights, pass_: Pass | NotedCalls, closed: bool = False) -> None:
+        """Note what a gradient call leaves behind, which ran natively, or was recorded."""
         key = weights.key
         if key not in self._free:
-            self._held[key] = _Left(weights.left(), pass_)
+            self._held[key] = _Left(weights.left(), pass_, closed)
+
+    def are_expected(self, weights: Weights) -> bool:
+        """Whether what has become of the weights is what was expected, since the call before of the same function ran
+        natively."""
+        left = self._held.get(weights.key)
+        return left is not None and left.closed and left.pass_.by_hand != left.is_still(weights.given)
+
+    def forget_of(self, weights: Weights | None) -> None:
+        """Note that the next gradient call of a function is made."""
+        if weights is not None:
+            self._held.pop(weights.key, None)
+
+    def arrived(self, noted: NotedCalls, pass_: Pass) -> None:
+        """Note that a call lies on the tape now that was noted before."""
+        for left in self._held.values():
+            if left.pass_ is noted:
+                left.pass_ = pass_
 
     def since(self, weights: Weights) -> tuple[Pass, bool] | None:
         """Return the gradient call before, of the same function, and whether its weights have changed since; None where
         that is not known."""
         left = self._held.pop(weights.key, None)
-        return None if left is None else (left.pass_, not left.is_still(weights.given))
+        if left is None:
+            return None
+        assert isinstance(left.pass_, Pass)  # who asks has looked at the tape
+        return left.pass_, not left.is_still(weights.given)
 
     def unexpected(self, weights: Weights) -> Pass | None:
         """Return the gradient call before, of the same function, if something else has become of its weights than was

@@ -8,8 +8,8 @@ from types import CodeType
 
 from nnrepl.classes import dataclass
 from nnrepl.record.numbering import Numbering
-from nnrepl.tape import GRADIENT_PASS, Activation, ClosedOp, Pass, Tape, Value
-from nnrepl.tape.waiting import WaitingTape, wait
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Tape, Value
+from nnrepl.tape.tape import WaitingTape, wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +39,22 @@ class NotedCalls:
         calls: What they are.
         scope, lasti: Where the program made them.
         gives_loss: How the program gets the loss, where it gets one: see `Pass`.
+        by_hand: Whether the program updates weights by hand after them.
 
     Attributes:
         outputs: The loss, once it is kept.
     """
 
-    __slots__ = ("calls", "gives_loss", "lasti", "outputs", "scope")
+    __slots__ = ("by_hand", "calls", "gives_loss", "lasti", "outputs", "scope")
 
-    def __init__(self, calls: Sequence[Call], scope: Activation | None, lasti: int, gives_loss: str) -> None:
+    def __init__(
+        self, calls: Sequence[Call], scope: Activation | None, lasti: int, gives_loss: str, by_hand: bool = False
+    ) -> None:
         self.calls = calls
         self.scope = scope
         self.lasti = lasti
         self.gives_loss = gives_loss
+        self.by_hand = by_hand
         self.outputs: tuple[Value, ...] = ()
 
 
@@ -72,11 +76,12 @@ class WaitingCalls:
         if type(tape) is not WaitingTape:
             wait(tape, self._arrive)
 
-    def last_kind(self, tape: Tape) -> str:
-        """Return the kind of the last call, on the tape or not; "" if there is none."""
+    def are_updated(self, tape: Tape) -> bool:
+        """Whether weights have been updated after the last gradient call, or by it, on the tape or not."""
         if self._noted:
-            return self._noted[-1].calls[-1].kind
-        return tape.passes[-1].kind if tape.passes else ""
+            last = self._noted[-1]
+            return last.by_hand or last.calls[-1].kind == UPDATE_PASS
+        return bool(tape.passes) and (tape.passes[-1].by_hand or tape.passes[-1].kind == UPDATE_PASS)
 
     def begins(self, tape: Tape, gradients: int) -> None:
         """Note that gradient calls are about to be made, so many at once: what the program is told from here on is

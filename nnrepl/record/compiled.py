@@ -63,6 +63,7 @@ class Compiled(opaque.Transform):
         self._kept: dict[Any, bool] | None = None if made is None else {}
         self._native: set[Any] = set()
         self._looks: dict[Any, int] = {}
+        self._settled: dict[Any, Twin] = {}
         self._ran = False
         self._library: bool | None = None
 
@@ -81,17 +82,21 @@ class Compiled(opaque.Transform):
     def forget(self) -> None:
         """Note that the function does something else now: it is traced again when it is called."""
         self.traces = {}  # a trace that is being made goes into those that are forgotten
-        self.twins, self._native, self._looks = {}, set(), {}
+        self.twins, self._native, self._looks, self._settled = {}, set(), {}, {}
         self.real = native(self.original(self._noted(self.fun), *self.args, **self.kwargs))
 
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if self._is_library():
             return self.real(*args, **kwargs)
         signature = call_signature(args, kwargs)
-        twin = self.twins.get(signature)
-        if twin is None or self._traces_anew(signature, args, kwargs):
-            levels.record_late()
-            return self.call(levels.recorder, args, kwargs, frame)
+        twin = self._settled.get(signature)  # as mostly: one look
+        if twin is None:
+            twin = self.twins.get(signature)
+            if twin is None or self._traces_anew(signature, args, kwargs):
+                levels.record_late()
+                return self.call(levels.recorder, args, kwargs, frame)
+            if self._looks.get(signature, 0) >= _LOOKED_AT:
+                self._settled[signature] = twin
         return self._natively(levels, twin, args, kwargs, frame)
 
     def _natively(
@@ -249,7 +254,9 @@ class Compiled(opaque.Transform):
                     if after is not None:
                         after()
             self._native.add(key)
-            self.twins[call_signature(args, kwargs)] = twin
+            signature = call_signature(args, kwargs)
+            self.twins[signature] = twin
+            self._settled.pop(signature, None)
         return result, twin.calls
 
 

@@ -23,6 +23,7 @@ from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.strays import invoke
 
 _RANDOM_STATE: Any = mx.random.state
+_array = mx.array
 Remember = Callable[[tuple[Any, ...]], Callable[[], None] | None]
 """Keeps what can be reached from some things; returns what puts it back, None if not all can be."""
 _compile, _copy, _negative = mx.compile, mx.array.__copy__, mx.negative
@@ -73,8 +74,14 @@ _UNSIGNED = 2**64 - 1
 
 def call_signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return what tells apart calls of a compiled function that MLX traces separately, as far as arguments tell."""
-    if are_arrays(args, kwargs):  # as mostly
-        return len(args), tuple([(array.shape, array.dtype) for array in args])
+    if not kwargs:
+        kinds = []
+        for arg in args:
+            if type(arg) is not _array:
+                break
+            kinds.append((arg.shape, arg.dtype))
+        else:  # as mostly
+            return len(args), tuple(kinds)
     return _constants(args, kwargs), tuple([(array.shape, array.dtype) for array in trees.arrays((args, kwargs))])
 
 

@@ -19,7 +19,7 @@ import mlx.core as mx
 
 from nnrepl.record import before, catalog, compiling, custom, kernels, special, strays, transforms, wrapped
 from nnrepl.record.catalog import Callee
-from nnrepl.record.native import Levels, levels_of, optimizers, update_hook
+from nnrepl.record.native import Levels, levels_of
 from nnrepl.record.native_reads import CONVERSIONS, IN_PLACE, Conversion, evaluating, in_place, loading, reading
 from nnrepl.record.patches import Patches, Replaced
 from nnrepl.record.recorder import Recorder, aside, current, installed
@@ -123,6 +123,8 @@ def _is_own(callee: Callee) -> bool:
 
 
 def _install_updates(levels: Levels, patches: Patches) -> None:
+    from nnrepl.record.update_hooks import optimizers, update_hook  # needed once a program trains
+
     for kind, name in optimizers():
         patches.set(kind, name, update_hook(levels, vars(kind)[name]))
 

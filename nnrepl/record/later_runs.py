@@ -101,6 +101,8 @@ class LaterRuns:
             given: What the first run took besides its arguments.
             now: The time that the outermost call is made again.
         """
+        # MLX differentiates a checkpoint by `vjp(fun, depends(primals, outputs), cotangents)` (`checkpoint` in
+        # mlx/transforms.cpp): what runs again is the program's function, on arrays that have the same numbers.
         if number > len(self.recipes):
             if self._recorder.running_back and not self._recorder.repeating:
                 return self.record(args, kwargs)

@@ -10,7 +10,6 @@ stretch, which ends where a call is made that has to be seen.
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,10 +24,10 @@ from nnrepl.record.closing import Call, NotedCalls, WaitingCalls, gradients_in, 
 from nnrepl.record.frame_variables import first_argument
 from nnrepl.record.handing_back import hand_back
 from nnrepl.record.intake import RECORDING
-from nnrepl.record.numbering import BY_OPTIMIZER, Numbering
+from nnrepl.record.numbering import BY_HAND, BY_OPTIMIZER, Numbering
 from nnrepl.record.patches import Patches
-from nnrepl.record.recorder import NATIVE, RECORD, Recorder, here, ready
-from nnrepl.record.stack import UPDATES, outside_of_mlx
+from nnrepl.record.recorder import NATIVE, RECORD, Recorder, here
+from nnrepl.record.stack import outside_of_mlx
 from nnrepl.record.watch import BindingWatch
 from nnrepl.tape import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Tape
 from nnrepl.tape.collector import set_aside
@@ -50,25 +49,16 @@ class Quiet:
     notes = False
 
     def __init__(self, watch: BindingWatch) -> None:
-        self._watch = watch
-
-    def enter(self, frame: FrameType) -> Any:
-        """Return the first argument of a function, which may be a Module or an Optimizer."""
-        return first_argument(frame)
+        # The first argument of a function may be a Module or an Optimizer. Nothing else is asked at each call.
+        self.enter: Callable[[FrameType], Any] = first_argument
+        self.leave: Callable[[FrameType], None] = watch.forget
+        self.release: Callable[[], None] = watch.forget_all
 
     def belong(self, frame: FrameType, scope: Activation) -> None:
         """Nothing is noted."""
 
     def see(self, frame: FrameType) -> None:
         """Nothing is noted."""
-
-    def leave(self, frame: FrameType) -> None:
-        """Let go of the frame; nothing is noted."""
-        self._watch.forget(frame)
-
-    def release(self) -> None:
-        """Let go of all frames; nothing is noted."""
-        self._watch.forget_all()
 
 
 class Levels:
@@ -223,8 +213,8 @@ class Levels:
     def _stretch(self, scope: Activation | None, lasti: int) -> None:
         recorder = self.recorder
         op = put_closed(self.numbering, recorder.tape, Call(RUN_PASS if recorder.started else SETUP_PASS), scope, lasti)
-        op.pass_.turn = 0 if recorder.started else self.evaluations
-        self._turn, self._due = op.pass_.turn, earliest(op.pass_.turn) if op.pass_.turn else sys.maxsize
+        op.pass_.turn = self.evaluations
+        self._turn, self._due = op.pass_.turn, earliest(op.pass_.turn)
         recorder.intake.closed(recorder, op)
         self._left(op)
 
@@ -296,14 +286,16 @@ class Levels:
             weights: By what they differentiate, where that is known.
         """
         recorder = self.recorder
-        scope = lasti = None
-        if self.undisturbed is not None and recorder.intake is RECORDING and self.undisturbed():
+        scope, lasti = None, -1
+        entered = self.undisturbed is not None and recorder.intake is RECORDING and self.undisturbed()
+        if entered:
             frame = outside_of_mlx(frame)
             scope, lasti = recorder.stack.enter(frame), frame.f_lasti
             if self._may_wait(calls[0], scope, lasti, weights):
-                return self._run_noted(calls, (scope, lasti), call, loss)
+                return self._run_noted(calls, (scope, lasti), call, loss, weights)
+        len(recorder.tape)  # what is noted of calls before comes to lie there
         self._begin(calls[0], call, weights)
-        if lasti is None:
+        if not entered:
             frame = outside_of_mlx(frame)
             scope, lasti = recorder.stack.enter(frame), frame.f_lasti
         self.inside = True
@@ -330,24 +322,35 @@ class Levels:
         return result
 
     def _may_wait(self, first: Call, scope: Activation | None, lasti: int, weights: Weights | None) -> bool:
-        """Whether it is known without the tape what comes of a call: an optimizer updates the weights after it, if it
-        is a gradient call, and nothing else is expected of them."""
-        if self.changes.knows or self.numbering.seen:
+        """Whether it is known without the tape what comes of a call: that it is the first of a step, and what updates
+        the weights after it, if it is a gradient call; and that nothing unexpected has become of them before."""
+        if self.numbering.seen or (weights is None and self.changes.knows):
             return False
         if weights is None:
             return True
-        behind_update = self._waiting.last_kind(self.recorder.tape) == UPDATE_PASS
-        return behind_update and self.numbering.is_updated(scope, lasti)
+        if not self._waiting.are_updated(self.recorder.tape):
+            return False
+        expected = self.numbering.expected(scope, lasti)
+        if expected == BY_HAND:
+            return self.changes.are_expected(weights)
+        return expected == BY_OPTIMIZER and not self.changes.knows
 
     def _run_noted(
-        self, calls: Sequence[Call], place: tuple[Activation | None, int], call: Callable[[], Any], loss: Loss | None
+        self,
+        calls: Sequence[Call],
+        place: tuple[Activation | None, int],
+        call: Callable[[], Any],
+        loss: Loss | None,
+        weights: Weights | None,
     ) -> Any:
         """Make a call natively, and note it: it becomes closed ops when somebody looks at the tape."""
-        recorder, waiting, gradients = self.recorder, self._waiting, gradients_in(calls)
-        tape = recorder.tape
+        waiting, gradients = self._waiting, gradients_in(calls)
+        tape, by_hand = self.recorder.tape, weights is not None and self.changes.knows
         if gradients:
             self.losses.settle()
             waiting.begins(tape, gradients)
+        if by_hand:
+            self.changes.forget_of(weights)
         self.inside, self.making = True, call
         try:
             result = call()
@@ -357,9 +360,12 @@ class Levels:
             raise
         finally:
             self.inside, self.making = False, None
-        noted = NotedCalls(calls, *place, gives(result) if loss is not None and gradients else "")
-        if loss is not None and gradients:
+        has_loss = loss is not None and gradients > 0
+        noted = NotedCalls(calls, *place, gives(result) if has_loss else "", by_hand)
+        if loss is not None and has_loss:
             self.losses.made(noted, loss(result))
+        if weights is not None and by_hand:
+            self.changes.hold(weights, noted, closed=True)
         waiting.add(tape, noted)
         return result
 
@@ -378,6 +384,8 @@ class Levels:
                 last = op
         if noted.gives_loss:
             self.losses.arrived(noted, last)
+        if noted.by_hand:
+            self.changes.arrived(noted, last.pass_)
 
     def _begin(self, first: Call, call: Callable[[], Any], weights: Weights | None) -> None:
         """Note that a call is about to be made natively."""
@@ -409,7 +417,7 @@ class Levels:
         if pass_.kind == UPDATE_PASS:
             self.changes.forget()
         elif weights is not None and pass_.error is None and self.numbering.update != BY_OPTIMIZER:
-            self.changes.hold(weights, pass_)
+            self.changes.hold(weights, pass_, closed=True)
 
     def _left(self, op: ClosedOp, result: Any = None, frame: FrameType | None = None) -> None:
         listener, self.returned, self.calling = self.recorder.listener, result, frame
@@ -465,36 +473,3 @@ def noticed_by(recorder: Recorder) -> Levels | None:
     """Return what notices a call made natively now, if that is not within another one."""
     levels = recorder.levels if recorder.mode == NATIVE else None
     return levels if isinstance(levels, Levels) and not levels.inside else None
-
-
-def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what stands for an optimizer's `update`, where it is a call that may be closed."""
-    made: dict[type, list[Call]] = {}
-
-    @functools.wraps(original, updated=())
-    def update(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if noticing() is levels if levels.resting else ready() is levels.recorder:
-            levels.wake()  # no gradient call has: where the step ends is known by the ops of its update
-        if ready() is levels.recorder and not levels.recorder.differentiating:
-            with levels.recorded([Call(UPDATE_PASS)]):
-                return original(self, *args, **kwargs)
-        if noticing() is not levels:
-            return original(self, *args, **kwargs)
-        call = functools.partial(levels.recorder.intake.updating(original), self, *args, **kwargs)
-        calls = made.get(type(self))  # made once for each class: this runs at every step
-        if calls is None:
-            calls = made[type(self)] = [Call(UPDATE_PASS, type(self).__name__)]
-        return levels.run(calls, _getframe(1), call)
-
-    return update
-
-
-def optimizers() -> list[tuple[type, str]]:
-    """Return the classes of optimizers that have an `update` of their own, and what it is called."""
-    base = sys.modules.get("mlx.optimizers.optimizers")
-    if base is None:
-        return []
-    kinds = [base.Optimizer]
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-    return [(kind, name) for kind in kinds for name in UPDATES if name in vars(kind)]

@@ -31,7 +31,7 @@ from nnrepl.record.region import Region
 from nnrepl.record.runs_twice import TwiceRun
 from nnrepl.record.sweep import Sweep, seed
 from nnrepl.record.vjp import Rule, run_vjp
-from nnrepl.tape import GRADIENT_PASS, Inside, Leaf, Op, Pass, Value, arrays_of
+from nnrepl.tape import GRADIENT_PASS, Inside, Leaf, Op, Pass, Value, arrays_of, sketch_of
 from nnrepl.tape.passes import GRADIENTS
 
 
@@ -430,7 +430,7 @@ class InsideRecording:
         if live.get(id(array)) is value:
             self.recorder.guards.pop(id(array), None)
             del live[id(array)]
-        self.recorder.tape.notes.sketches[value] = (array.shape, array.dtype)
+        self.recorder.tape.notes.sketches[value] = sketch_of(array)
         value.held = None
 
     def _spread(self, value: Value, axis: int) -> None:

@@ -62,6 +62,9 @@ class Numbering:
         before = tape.passes[-1] if tape.passes else None
         if pass_.kind == SETUP_PASS:
             return  # all that comes before the first forward pass is number 0
+        if pass_.kind == RUN_PASS and before is not None and before.kind == RUN_PASS and _is_closed(before):
+            pass_.number = before.number  # one stretch of the program, of which each turn is closed by itself
+            return
         if before is not None and (self.seen or before is not self._last):
             self.learn(tape)
         place, ordinal = _place_of(pass_, closed=True), self._ordinal(pass_)
@@ -83,12 +86,11 @@ class Numbering:
             self._learnt += 1
             self._last, self._last_place, self._since, self._by_hand = pass_, place, ordinal, False
 
-    def is_updated(self, scope: Activation | None, lasti: int) -> bool:
-        """Whether an optimizer is expected to update weights after the first gradient call of a step, made from a
-        place."""
+    def expected(self, scope: Activation | None, lasti: int) -> str:
+        """Return what is expected to update weights after the first gradient call of a step, made from a place."""
         if scope is None or scope.updating or is_library(scope.code.co_filename):
-            return False
-        return self._updates.get((0, (id(scope.code), lasti))) == BY_OPTIMIZER
+            return ""
+        return self._updates.get((0, (id(scope.code), lasti)), "")
 
     def between(self, before: Pass, pass_: Pass) -> int:
         """By how much the number of a call is larger than that of the pass before it on the tape."""

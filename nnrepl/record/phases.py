@@ -69,10 +69,11 @@ def _around(scope: Activation) -> Activation:
 
 
 def _is_part(scope: Activation) -> bool:
-    return scope.code.co_name in _PARTS
+    return scope.code.co_name in PARTS
 
 
-_PARTS = {"<lambda>", "<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"}
+PARTS = {"<lambda>", "<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"}
+"""What Python calls functions that are a part of a line: they have no lines of their own."""
 _NEAR, _FAR = 64, 256
 """So many passes, and so many ops, are looked at before what was made of gradients is taken for something else."""
 

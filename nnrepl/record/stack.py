@@ -54,6 +54,8 @@ class Stack:
     def enter(self, frame: FrameType) -> Activation | None:
         """Return the activation of `frame`, which becomes the current one."""
         known = self._known
+        if frame is self.frame and next(reversed(known)) is frame and not self._watch.notes:
+            return self.scope  # a loop of a module's own lines, in which calls are made natively
         fresh: list[FrameType] = []
         below: FrameType | None = frame
         while below not in known and below is not None:

@@ -20,7 +20,7 @@ from nnrepl.record.region import ACCUMULATE_TOGETHER, Region, SweepUnit, find_re
 from nnrepl.record.strays import raw
 from nnrepl.record.usual import write
 from nnrepl.record.vjp import ACCUMULATE, CONTINUE, Rule, is_usual, run_continued, run_vjp, vjp_operation
-from nnrepl.tape import BackwardOp, Gradient, Op, Operation, Pass, Value
+from nnrepl.tape import BackwardOp, Gradient, Op, Operation, Pass, Value, sketch_of
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -240,7 +240,7 @@ class Sweep:
             value = Gradient(op, k, None if slot in continued else array, node.inputs[slot])
             if slot in continued:
                 # MLX has made the sum only: this part alone was never an array, and is computed when somebody looks.
-                self.tape.notes.sketches[value] = (array.shape, array.dtype)
+                self.tape.notes.sketches[value] = sketch_of(array)
                 totals.append((slot, array))
             else:
                 self.recorder.live[id(array)] = value

@@ -61,6 +61,8 @@ def run_jvp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
     index = {value: slot for slot, value in enumerate(rule.inputs)}
 
     def forward(*inputs: mx.array) -> list[mx.array]:
+        # The others stay constants: MLX asks a primitive only for what inputs with a tangent add (`tan_map` in `jvp`,
+        # mlx/transforms.cpp), and a tangent of zeros would be one more term.
         for slot, array in zip(wanted, inputs):
             fixed[slot] = array
         results = rule.op.once(lambda value: fixed[index[value]])

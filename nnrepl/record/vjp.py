@@ -78,6 +78,8 @@ def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
         results = op.once(lambda value: fixed[index[aliases.get(value, value)]])
         if forced:
             _eval([results[k] for k in forced])  # as the program did: MLX forgets how they were made
+        # Those that no gradient has reached are left out: MLX gives a primitive zeros for such outputs of its, here as
+        # in one graph (`cotangents.push_back(zeros_like(o, s))` in `vjp`, mlx/transforms.cpp).
         return [fixed[slot] for slot in rule.continued] + [results[k] for k in rule.outputs]
 
     later = arrays[given + far + len(rule.inputs) :]

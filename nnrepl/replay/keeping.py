@@ -64,8 +64,9 @@ class Point:
 class Keeping:
     """Keeps points while the program runs natively, so seldom that it costs a hundredth of the time.
 
-    What changes from call to call is copied: if its buffers were held, MLX could not write an update into them, and
-    would lay the new weights out otherwise. What stays the same object is held.
+    What changes from call to call is copied: if its buffers were held, MLX could not write an update into them
+    (`is_donatable` in mlx/array.h asks whether anybody else does), and would lay the new weights out otherwise. What
+    stays the same object is held.
     """
 
     def __init__(self) -> None:

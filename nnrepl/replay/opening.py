@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nnrepl.record.native import levels_of
 from nnrepl.replay.remade import Remade
-from nnrepl.tape import GRADIENT_PASS, RUN_PASS, ClosedCall, ClosedOp, Op, OpenedStep, Pass, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, ClosedCall, ClosedOp, Op, OpenedStep, Pass, Tape, Value
 from nnrepl.tape.steps import begins_with, is_due, unit_at
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Opening:
             self._close_again(at)
         if self.free or at >= len(self._expected) or not _is_stretch(self._expected[at]):
             return False
-        if self._expected[at].pass_.turn not in (0, evaluations):
+        if self._expected[at].pass_.turn != evaluations:
             return False
         if self._step(at) in self._steps:
             self._begin(recorder, at)
@@ -183,8 +183,7 @@ class Opening:
     def _splice(self, recorder: Recorder) -> None:
         start, end = self._start, len(recorder.tape)
         calls = tuple([_call_of(op) for op in self._expected[start : start + self._calls] if isinstance(op, ClosedOp)])
-        if all(call.kind != RUN_PASS for call in calls):
-            self._opened.append(OpenedStep(self._step(start), start, end, calls))
+        self._opened.append(OpenedStep(self._step(start), start, end, calls))
         self._expected[start : start + self._calls] = recorder.tape.ops[start:end]
         more = end - start - self._calls
         self.grown.append((start - self._shift, more))

@@ -30,6 +30,14 @@ def _closed_in(tape: Tape, start: int, end: int) -> list[int]:
     return [at for at in alone if isinstance(ops[at], ClosedOp)]  # which is the only op of its pass
 
 
+def units(tape: Tape, number: int) -> list[int]:
+    """Return the numbers of what is opened as a whole in a step: that of the step itself, and those of turns."""
+    if is_turn(number) or not 0 <= number <= len(tape.steps):
+        return [number]
+    step = unit(tape, number)
+    return closed_between(tape, step.start, step.end)
+
+
 def said_of_closed(tape: Tape) -> str:
     """Which steps are closed: `steps 2 to 99 ran natively and are closed`; "" if none is."""
     starts = [pass_.start for pass_ in tape.passes if len(pass_) == 1]
@@ -53,7 +61,7 @@ def all_of(numbers: list[int]) -> str:
 
 
 def title_of(numbers: list[int]) -> str:
-    """Return `step 4`, `steps 2 to 99`, `3 stretches of the setup`."""
+    """Return `step 4`, `steps 2 to 99`, `3 stretches of the program`."""
     if is_turn(numbers[0]):
         turns = [number for number in numbers if is_turn(number)]
         first, rest = _turns(len(turns)), numbers[len(turns) :]
@@ -62,7 +70,7 @@ def title_of(numbers: list[int]) -> str:
 
 
 def _turns(count: int) -> str:
-    return "a stretch of the setup" if count == 1 else f"{count:,} stretches of the setup"
+    return "a stretch of the program" if count == 1 else f"{count:,} stretches of the program"
 
 
 def stretches(numbers: list[int]) -> str:
@@ -90,8 +98,9 @@ def open_steps(session: Standing, steps: list[int], losses: list[int] | None = N
         RunAgain: Unwinds the program.
     """
     tape = session.tape
-    title = title_of(steps)
     closed = set(closed_between(tape, 0, len(tape)))
+    steps = [part for number in steps for part in units(tape, number)] or steps
+    title = title_of(steps)
     if closed.isdisjoint(steps):  # the command would come here again and again
         raise UserError(f"{title} is open already; that it was to be opened once more is a fault of nnrepl's")
     if not session.edits.can_run_again:
@@ -106,9 +115,10 @@ def is_closed_at(tape: Tape, position: int) -> bool:
     """Whether anything is closed in the step of a position: its ops get other numbers when that is opened."""
     if position >= len(tape):
         return False
-    if not tape.steps.number_at(position):
-        return isinstance(tape.ops[position], ClosedOp)
-    return any(isinstance(tape.ops[pass_.start], ClosedOp) for pass_ in tape.steps.at(position).passes if len(pass_))
+    if isinstance(tape.ops[position], ClosedOp):
+        return True
+    passes = [pass_ for pass_ in tape.steps.at(position).passes if len(pass_) and not pass_.turn]
+    return any(isinstance(tape.ops[pass_.start], ClosedOp) for pass_ in passes)
 
 
 def open_at(session: Standing, position: int) -> None:
@@ -384,6 +394,14 @@ def open_newer(session: Standing, found: int) -> None:
     if steps and (is_turn(steps[-1]) or steps[-1] >= session.tape.here - 1):
         open_steps(session, steps[-1:])
     _open_some(session, closed_between(session.tape, session.cursor + 1, found))
+
+
+def open_turn_before(session: Standing) -> None:
+    """Open the last closed turn before the cursor: what comes from there is mostly made there. Raises as `open_steps`
+    does."""
+    before = [number for number in closed_between(session.tape, 0, session.cursor) if is_turn(number)]
+    if before and session.edits.can_run_again:
+        open_steps(session, before[-1:])
 
 
 def unseen_since(session: Standing, value: Value | None) -> list[int]:

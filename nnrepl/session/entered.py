@@ -115,6 +115,9 @@ class InCall(Entered):
         before = _before(tape, at)
         return before is None or before.scope is None or not before.scope.within(call)
 
+    def frame(self, tape: Tape, at: int) -> Activation | None:
+        return self.call(tape.ops[at].root.scope) if at < len(tape) else None
+
     def around(self, tape: Tape, at: int, pass_: Pass) -> bool:
         call = self.call(tape.ops[at].scope)
         return call is not None and pass_.scope is not None and pass_.scope.within(call)
@@ -316,6 +319,15 @@ class SourceLine(Entered):
         if self._covers(op.scope.code, op.lasti):
             found = found or not self._goes_on(before, op.scope, None, op.lasti)
         return found
+
+    def frame(self, tape: Tape, at: int) -> Activation | None:
+        if at >= len(tape):
+            return None
+        scope, lasti = tape.ops[at].root.scope, tape.ops[at].root.lasti
+        while scope is not None and not self._covers(scope.code, lasti):
+            lasti = scope.lasti
+            scope = scope.parent
+        return scope
 
     def around(self, tape: Tape, at: int, pass_: Pass) -> bool:
         scope = pass_.scope

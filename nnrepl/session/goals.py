@@ -92,6 +92,10 @@ class Telling(Stepping):
 class Found(At):
     """The position of a place that has been looked for on the way already."""
 
+    def __init__(self, position: int, reason: str, place: Place) -> None:
+        super().__init__(position, reason, place.title)
+        self.place = place
+
 
 class FirstForward:
     """The first op of the first forward pass."""

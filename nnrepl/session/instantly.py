@@ -62,7 +62,7 @@ def at_once(session: Standing, line: Parsed, go_on: GoOn | None) -> tuple[CodeCh
             recorder.tape, recorder.pass_ = old
         raise UserError(f"{error}; nothing has changed") from None
     after = _kept(recorder, things)
-    where = _after(session) if not results or last is None else f", before {last.label}"
+    where = _after(session) if not results or last is None else f", before {last.label}{_begun(last, doing)}"
     said = f"done at once, where the program waits{where}; it cannot run again from here"
     if recorder is None:
         said = "done at once: nothing runs again here, and the prompt shows what was recorded"
@@ -92,6 +92,17 @@ def _change(
         text=doing.text, said=(said,), position=position, entering=False, texts={}, left=(), early=False,
         prepare=lambda: None, take=take, give_back=give_back, at_once=True,
     )  # fmt: skip
+
+
+def _begun(op: Op, doing: PromptLine) -> str:
+    """Say which call has begun, with what it was given, where a line speaks of variables of its caller."""
+    path = [] if op.scope is None else op.scope.path()
+    for caller, call in zip(path[-2::-1], path[:0:-1]):
+        if not doing.named.isdisjoint(caller.code.co_varnames):
+            return f", after {call.code.co_name} was called"
+        if not doing.named.isdisjoint(call.code.co_varnames):
+            return ""
+    return ""
 
 
 def _after(session: Standing) -> str:
@@ -140,9 +151,9 @@ def _do(
     try:
         levels = levels_of(recorder)
         with nullcontext() if levels is None else levels.awake():
-            before = operands(recorder, last, frames[0], doing.named) if results and last is not None else {}
+            before = operands(recorder, last, doing.named) if results and last is not None else {}
             doing.run(recorder, frames)
             if results and last is not None:
-                make_again(recorder, last, results, before, frames[0], doing.named)
+                make_again(recorder, last, results, before, doing.named)
     finally:
         recorder.listener, recorder.mode = listener, mode

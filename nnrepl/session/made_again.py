@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from types import CodeType, FrameType
 from typing import Any
 
@@ -20,6 +20,8 @@ from nnrepl.record.objects import deliver, object_of
 from nnrepl.record.rebuilt import rebuilt
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.renamed import PATHS, operand_nodes
+from nnrepl.replay.divergence import CannotExchange, said_of
+from nnrepl.session.typed_lines import running_frames
 from nnrepl.tape import Op, Value
 
 
@@ -35,29 +37,29 @@ def awaited_results(recorder: Recorder, op: Op | None) -> list[mx.array]:
     return [array for array in found if array is not None]
 
 
-def operands(recorder: Recorder, op: Op, frame: FrameType, names: Collection[str]) -> dict[int, Any]:
+def operands(recorder: Recorder, op: Op, names: frozenset[str]) -> dict[int, Any]:
     """Return which arguments of the last op its source names, by their numbers, and what they are now, as far as a line
-    may change them that is done in a frame and speaks of some names."""
-    if op.scope is None or frame.f_code is not op.scope.code:
+    may change them that speaks of some names."""
+    frame = _frame_of(op)
+    if op.scope is None or frame is None:
         return {}
-    return {at: recorder.scan(thing, [], frame) for at, thing in _operands(op, op.scope.code, frame, names)}
+    with recorder.muted():
+        return {at: recorder.scan(thing, [], frame) for at, thing in _operands(op, op.scope.code, frame, names)}
 
 
 def make_again(
-    recorder: Recorder,
-    op: Op,
-    results: list[mx.array],
-    before: dict[int, Any],
-    frame: FrameType,
-    names: Collection[str],
+    recorder: Recorder, op: Op, results: list[mx.array], before: dict[int, Any], names: frozenset[str]
 ) -> None:
     """Make the last op once more.
 
     Args:
         results: What the program is about to get.
         before: What `operands` gave before the line was done.
+
+    Raises:
+        CannotExchange: If it fails.
     """
-    now = operands(recorder, op, frame, names)
+    now, frame = operands(recorder, op, names), _frame_of(op)
     args = [now.get(at, arg) if _is_same(before.get(at), arg) else arg for at, arg in enumerate(op.args)]
     inputs: list[Value] = []
     rebuilt((args, op.kwargs), lambda value: inputs.append(value) or value)  # type: ignore[func-returns-value]
@@ -66,19 +68,28 @@ def make_again(
     notes = recorder.tape.notes
     notes.carry(op, again, {})
     standing = [(array, recorder.live[id(array)].slot) for array in results]
-    again.outputs = tuple([Value(again, old.slot, array) for old, array in zip(op.outputs, again.compute())])
+    try:
+        made = again.compute()
+    except Exception as error:  # whatever MLX raises: the program would meet it there
+        raise CannotExchange(f"{op.label} {op.name} refuses it ({said_of(error)})") from None
+    again.outputs = tuple([Value(again, old.slot, array) for old, array in zip(op.outputs, made)])
     for old, value in zip(op.outputs, again.outputs):
         notes.carry_value(old, value)
     for array, slot in standing:
         deliver(recorder, array, again.outputs[slot])
     notes.awaited |= {op, again}
-    if op.scope is not None and frame.f_code is op.scope.code:
+    if frame is not None:
         recorder.put(again, frame)
     else:
         recorder.place(again)
 
 
-def _operands(op: Op, code: CodeType, frame: FrameType, names: Collection[str]) -> Iterator[tuple[int, Any]]:
+def _frame_of(op: Op) -> FrameType | None:
+    """Return the frame whose line makes an op, where it runs: in a repeated call of a compiled function none does."""
+    return next((frame for frame in running_frames() if op.scope is not None and frame.f_code is op.scope.code), None)
+
+
+def _operands(op: Op, code: CodeType, frame: FrameType, names: frozenset[str]) -> Iterator[tuple[int, Any]]:
     """Yield what the arguments are now that an op's source names, by their numbers."""
     local = namespace(frame)
     nodes = operand_nodes(sources.node_at(code, sources.span_of(code, op.lasti)), op.operation, len(op.args))
@@ -87,7 +98,10 @@ def _operands(op: Op, code: CodeType, frame: FrameType, names: Collection[str]) 
         paths = [part for part in parts if isinstance(part, PATHS)]
         if node is None or len(paths) < len(parts):
             continue
-        if any(name.id in names for part in paths for name in ast.walk(part) if isinstance(name, ast.Name)):
+        # To ask an attribute may do something; the line has to speak of what is asked.
+        asked = [name.id for part in paths for name in ast.walk(part) if isinstance(name, ast.Name)]
+        plain = not any(isinstance(inner, ast.Attribute) for part in paths for inner in ast.walk(part))
+        if plain or not names.isdisjoint(asked):
             text = compile(ast.Expression(node), code.co_filename, "eval", dont_inherit=True)
             with contextlib.suppress(Exception):  # what cannot be read any more it has as before
                 yield at, eval(text, frame.f_globals, local)
@@ -95,4 +109,9 @@ def _operands(op: Op, code: CodeType, frame: FrameType, names: Collection[str]) 
 
 def _is_same(one: Any, other: Any) -> bool:
     """Whether two arguments are the same values, or equal constants."""
-    return one is other or (type(one) is type(other) and not isinstance(one, Value) and bool(one == other))
+    if one is other or type(one) is not type(other) or isinstance(one, Value):
+        return one is other
+    try:
+        return bool(one == other)
+    except Exception:  # an array of NumPy's has many answers
+        return False

@@ -16,8 +16,8 @@ from nnrepl.session.places import base
 from nnrepl.session.program import lines_with_ops, near
 from nnrepl.session.reading import Reading
 from nnrepl.session.running import Lookout
-from nnrepl.session.stops import Hit
-from nnrepl.tape import Activation, Tape
+from nnrepl.session.stops import Breakpoint, Hit
+from nnrepl.tape import Activation, Tape, is_skipped
 from nnrepl.timeline import moves
 
 _FIXED = ("op", "edge", "pass", "step", "turn")
@@ -78,6 +78,25 @@ class Motions(Reading):
     def open_newer(self, found: int) -> None:
         """Open steps that ran natively, where they may have what was found once more, nearer to the cursor."""
         raise NotImplementedError
+
+    def stand_in(self, call: Activation | None) -> None:
+        """Stand in a call around the next op, as pdb does at a line of it: `next` goes on by its lines, and Python at
+        the prompt sees its variables. None, and a call of a library's: in the one that makes the op."""
+        scope = self.lookup.frames.scope_at(self.cursor)
+        around = call is not None and scope is not None and scope.within(call) and not is_skipped(call, self.skip)
+        self.function = call if around else None
+        self.level = scope.depth - call.depth if around and call is not None and scope is not None else 0
+
+    def meant(self, position: int, hits: Sequence[Hit], by: goals.Goal | None) -> Activation | None:
+        """Return the call in which the user wanted to arrive; None where they did not say."""
+        if hits:
+            entry = hits[0].entry
+            place = self.lookout.search.place(entry) if isinstance(entry, Breakpoint) else None
+        elif isinstance(by, goals.Moving):
+            return by.scope if by.position == position else None
+        else:
+            place = by.place if isinstance(by, (goals.Until, goals.Found)) else None
+        return None if place is None else place.frame(self.tape, position)
 
     def step(self, count: int = 1) -> None:
         """Go to the next op, or the `count`-th from here."""
@@ -165,7 +184,7 @@ class Motions(Reading):
             position = found
         self._return_to(position)
         if self.cursor == position:
-            self.function = scope
+            self.stand_in(scope)
 
     def _return_to(self, position: int, reason: str = "", each: bool = True) -> None:
         """Go back to a position, or to what is hit on the way; `each` op in between counts, or only what may be hit."""
@@ -199,7 +218,8 @@ class Motions(Reading):
                 goals.UntilStepEnds(place, find, len(self.tape), lambda at: self._arrival(place, at), here, found)
             )
         elif found is not None:
-            self.arrive(found, END_OF_TAPE if place.title == "end" else self._arrival(place, found))
+            reason = END_OF_TAPE if place.title == "end" else self._arrival(place, found)
+            self.arrive(found, reason, by=goals.Found(found, reason, place))
         else:
             self._on(place, len(self.tape))
 
@@ -222,7 +242,7 @@ class Motions(Reading):
         if goal.over:
             raise UserError(goal.over)
         if found is not None:
-            self.forward(goals.Found(found, goal.reason, place.title))
+            self.forward(goals.Found(found, goal.reason, place))
         elif not self.goes_on or place.gone(self.tape):
             raise UserError(place.gone(self.tape) or self._nowhere(place, start))
         else:

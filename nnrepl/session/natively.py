@@ -232,7 +232,8 @@ def _alarm(session: Standing, steps: set[int]) -> None:
     session.stops.recount(session.lookout.counted)  # the command comes by all of it once more
     session.alarms += 1
     session.wary = len(tape.steps) + 2 ** min(session.alarms, _WARIEST) // 2
-    session.edits.open(frozenset([*(step for step in steps if step), *tape.retraced]), session.cursor)
+    opened = [part for step in steps if step for part in closed.units(tape, step)]
+    session.edits.open(frozenset([*opened, *tape.retraced]), session.cursor)
 
 
 _WARIEST = 12

@@ -10,7 +10,7 @@ from typing import Any
 from nnrepl.classes import dataclass
 from nnrepl.record.names import ProgramNames
 from nnrepl.session.program import Program
-from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape
+from nnrepl.tape import GRADIENT_PASS, Activation, Op, Pass, Tape
 
 Find = Callable[[int, int, bool], int | None]
 """Finds the first position in a range; the last one, in reverse."""
@@ -46,8 +46,7 @@ class Place:
     hold.
 
     Attributes:
-        kind: "op", "line", "function", "class", "module", "operation", "value", "phase", "step", "pass", "edge" or
-            "prompt", "cell" or "condition".
+        kind: What it is, in a word: "op", "line", "module"; "" where it is only a base, or takes its inner's.
         words: What the list of breakpoints says of it: "a module, where it is entered".
         whole: Whether it is a stretch of ops: `list` and `graph` show all of them, and not what lies around one.
         title: Its canonical spelling.
@@ -81,6 +80,11 @@ class Place:
     def holds(self, tape: Tape, at: int) -> bool:
         """Whether the op at a position lies in the place."""
         return any(True for _ in self.positions(tape, at, at + 1))
+
+    def frame(self, tape: Tape, at: int) -> Activation | None:
+        """Return the call that is meant by the place at one of its positions: that of the function that is named, that
+        of which a line is one; None for a place that means none."""
+        return None
 
     def span(self, tape: Tape, start: int, end: int) -> tuple[int, int]:
         """Return the part of a range outside of which nothing lies in the place."""

@@ -19,6 +19,7 @@ from nnrepl.tape import (
     RUN_PASS,
     SETUP,
     SETUP_PASS,
+    Activation,
     ClosedOp,
     Leaf,
     Op,
@@ -365,6 +366,9 @@ class Within(Place):
     def holds(self, tape: Tape, at: int) -> bool:
         return self.outer.holds(tape, at) and self.inner.holds(tape, at)
 
+    def frame(self, tape: Tape, at: int) -> Activation | None:
+        return self.inner.frame(tape, at) or self.outer.frame(tape, at)
+
     def span(self, tape: Tape, start: int, end: int) -> tuple[int, int]:
         return self.inner.span(tape, *self.outer.span(tape, start, end))
 
@@ -375,6 +379,8 @@ class Within(Place):
         found = next(self.positions(tape, start, end), None) is not None
         if found or any(isinstance(op, ClosedOp) for op in tape.ops[start:end]):
             return self.passed(self.title if found else self.outer.title)
+        if self.inner.kind == "value":
+            return f"nothing in {self.outer.title} is called {self.inner.title}"
         return f"{self.outer.title} has no {self.inner.title}"
 
 
@@ -401,6 +407,9 @@ class Condition(Place):
     def where(self) -> str:
         """The spelling of the place at which it is asked, "" for wherever its values are made."""
         return self.place.title if self.place is not None else ""
+
+    def frame(self, tape: Tape, at: int) -> Activation | None:
+        return None if self.place is None else self.place.frame(tape, at)
 
     def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
         if self._made is None:

@@ -17,7 +17,7 @@ from nnrepl.session.parsed import Parsed
 from nnrepl.session.place import ordered
 from nnrepl.session.points import Written
 from nnrepl.session.reading import Reading
-from nnrepl.tape import Value
+from nnrepl.tape import Activation, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +73,14 @@ def _equal(before: Any, after: Any) -> bool:
         return before is after
 
 
-def _value(session: Reading, parsed: Parsed, position: int) -> tuple[Any, list[Value]]:
-    """Return the value of an expression as seen from a position (a UserError if it has none there), not evaluated."""
+def _value(session: Reading, parsed: Parsed, position: int, call: Activation | None = None) -> tuple[Any, list[Value]]:
+    """Return the value of an expression as seen from a position (a UserError if it has none there), not evaluated: in a
+    call around it, where one is meant."""
     if position < 0:
         return NotYet(parsed.text), []
     expressions = session.expressions
     try:
-        result = expressions.evaluate(parsed, session.where_at(position))
+        result = expressions.evaluate(parsed, session.where_at(position, call))
     except UserError as error:
         return error, []
     except Unwinding:
@@ -91,13 +92,15 @@ def _value(session: Reading, parsed: Parsed, position: int) -> tuple[Any, list[V
     return result, expressions.used()
 
 
-def ask_condition(session: Reading, parsed: Parsed, position: int, note: Callable[[str], None]) -> Question:
-    """Whether a condition is true as seen from a position.
+def ask_condition(
+    session: Reading, parsed: Parsed, position: int, note: Callable[[str], None], call: Activation | None = None
+) -> Question:
+    """Whether a condition is true as seen from a position; in the call that its place means, if it means one.
 
     A value that lies ahead makes it not true (`note` is told); any other failure is a hit, and said.
     """
     text = parsed.text
-    result, used = _value(session, parsed, position)
+    result, used = _value(session, parsed, position, call)
     if isinstance(result, (NotYet, NoGradient)):
         note(str(result))
         return Question.known(False)

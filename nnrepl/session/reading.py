@@ -22,7 +22,7 @@ from nnrepl.session.place import Here, Place
 from nnrepl.session.program import Program
 from nnrepl.session.state import Course, Going, Over, Replaying, Waiting
 from nnrepl.session.stops import Breakpoint, Stops, Trigger
-from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value, own_site
+from nnrepl.tape import GRADIENT_PASS, Activation, Op, Pass, Tape, Value, own_site
 from nnrepl.timeline.evaluation import Work, evaluate, pending
 from nnrepl.timeline.timelines import Timeline, Timelines
 
@@ -175,9 +175,9 @@ class Reading:
         """Where Python at the prompt stands."""
         raise NotImplementedError
 
-    def where_at(self, position: int) -> Surroundings:
-        """Where Python would stand with the cursor at a position."""
-        scope = self.lookup.frames.scope_at(position)
+    def where_at(self, position: int, call: Activation | None = None) -> Surroundings:
+        """Where Python would stand with the cursor at a position: in the call that makes the op, or in another one."""
+        scope = call or self.lookup.frames.scope_at(position)
         frame = None
         if self.recorder is not None and self.running:
             frame = self.recorder.stack.frame_of(scope)

@@ -150,7 +150,9 @@ class Search:
         if isinstance(entry, Breakpoint):
             if not entry.condition:
                 return None
-            return ask_condition(session, self._read(entry.condition), position, self._note(entry))
+            place = self.place(entry)
+            call = None if place is None else place.frame(session.tape, position)
+            return ask_condition(session, self._read(entry.condition), position, self._note(entry), call)
         if isinstance(entry, Watch):
             return Question.change(session, self._read(entry.text), position)
         return self.catcher(entry.text).question(session.tape, position)

@@ -305,8 +305,8 @@ class TapeSession(Standing):
 
     def hit(self, hits: list[Hit], missed: str = "", by: goals.Goal | None = None) -> None:
         """Put the cursor where breakpoints, watches or catches were hit."""
-        reason = ", ".join(hit.entry.title for hit in hits)
-        self.arrive(hits[0].position, reason, missed=missed, hits=tuple(hits), by=by)
+        said = ", ".join(hit.entry.title for hit in hits)
+        self.arrive(hits[0].position, said, missed=missed, hits=tuple(hits), by=by)
 
     # -- other tapes ---------------------------------------------------------------------------------------
 
@@ -373,9 +373,10 @@ class TapeSession(Standing):
         self.tape.stand(position)
         look_at(self.tape, position)
         self.lookout.search.skip = 0
+        self.function = None
         if reason != OPENED:  # else the user stands where they stood
-            self.level = self.alarms = self.wary = 0
-        self.function = by.scope if isinstance(by, goals.Moving) and by.position == position and not hits else None
+            self.alarms = self.wary = 0
+            self.stand_in(self.meant(position, hits, by))
         stepped = isinstance(by, goals.Stepping) and before < position
         first = before if isinstance(by, goals.Telling) else position - 1
         passed = tuple(self.tape.ops[first:position]) if stepped and position <= len(self.tape) else ()
@@ -494,7 +495,4 @@ class TapeSession(Standing):
         scope = where.scope
         for _ in range(self.level):
             scope = scope.parent if scope is not None else None
-        if scope is where.scope:
-            return where
-        frame = None if self.recorder is None or not self.running else self.recorder.stack.frame_of(scope)
-        return Surroundings(self.cursor, scope, frame)
+        return where if scope is where.scope else self.where_at(self.cursor, scope)

@@ -21,8 +21,8 @@ from nnrepl.tape.steps import is_turn
 
 
 def counts(tape: Tape) -> bool:
-    """Whether a curve over a tape counts turns: the program has no steps."""
-    return bool(len(tape.turns)) and not len(tape.steps)
+    """Whether a curve over a tape counts turns: the program takes no gradients by MLX."""
+    return bool(len(tape.turns)) and not tape.turns.is_over
 
 
 def over_turns(session: Reading, parsed: Parsed) -> list[tuple[int, Any]]:

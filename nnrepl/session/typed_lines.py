@@ -17,6 +17,7 @@ from nnrepl.installed import is_library
 from nnrepl.record import segments as sources
 from nnrepl.record.custom import first_run_of
 from nnrepl.record.frame_variables import OPTIMIZED, namespace, set_variables
+from nnrepl.record.phases import PARTS
 from nnrepl.record.recorder import Recorder, current
 from nnrepl.record.runs_twice import LineLater, note_line
 from nnrepl.replay.awaited import Awaited
@@ -307,7 +308,7 @@ def _home(tape: Tape, line: PromptLine, scope: Activation | None, cursor: int) -
         if step.code.co_flags & OPTIMIZED and not variables.keys().isdisjoint(line.stored):
             return step
     for step, variables in zip(path, held):
-        own = not is_library(step.code.co_filename)
+        own = not (is_library(step.code.co_filename) or step.code.co_name in PARTS)  # no line stands in a lambda
         if own or not variables.keys().isdisjoint(line.named) or _object_of(step) in line.named:
             return step
     return scope

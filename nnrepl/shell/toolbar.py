@@ -59,8 +59,8 @@ class Toolbar:
         phase = op.phase if op is not None else "end"
         strong = "class:toolbar.strong"
         last = op or session.tape.ops[-1]
-        title = session.tape.steps.at(session.cursor).title if pass_.kind != "setup" else title_of(last)[:-3]
-        pieces = [ToolbarItem(title, 1, strong)] if title else []
+        title = session.tape.steps.at(session.cursor).title if op is None and pass_.kind != "setup" else title_of(last)
+        pieces = [ToolbarItem(title.removesuffix(" · "), 1, strong)] if title else []
         pieces.append(ToolbarItem(phase if op is None else f"{phase} {count_text(op)}", 0, strong))
         if op is not None:
             place, module = place_text(own_source(op, session.skip)[0]), op.module

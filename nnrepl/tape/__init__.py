@@ -37,7 +37,7 @@ from nnrepl.tape.passes import (
 from nnrepl.tape.sites import SKIPPED, Site, is_skipped, own_site
 from nnrepl.tape.steps import Step, Steps
 from nnrepl.tape.tape import Namer, OpSequence, Tape
-from nnrepl.tape.value import LEAF_KINDS, Gradient, Leaf, Tangent, Value, is_evaluated
+from nnrepl.tape.value import LEAF_KINDS, Gradient, Leaf, Tangent, Value, is_evaluated, sketch_of
 
 __all__ = [
     "BACKWARD",
@@ -91,5 +91,6 @@ __all__ = [
     "own_site",
     "result_inside",
     "samples_of",
+    "sketch_of",
     "text_of",
 ]

@@ -83,10 +83,12 @@ class Noted:
         self.entries: list[Entry] = []
         self.due = _LONG
         self._sorted = 0
-        self._by_name: dict[str, list[Entry]] = {}
+        self._by_name: dict[str, list[Entry]] | None = None  # a long run has many calls of which nobody asks
 
     def index(self) -> dict[str, list[Entry]]:
         """Return what each variable held, in order."""
+        if self._by_name is None:
+            self._by_name = {}
         for entry in self.entries[self._sorted :]:
             self._by_name.setdefault(entry[2], []).append(entry)
         self._sorted = len(self.entries)

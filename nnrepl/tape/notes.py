@@ -16,7 +16,7 @@ import mlx.core as mx
 from nnrepl.classes import dataclass
 from nnrepl.tape.op import Op
 from nnrepl.tape.passes import Inside
-from nnrepl.tape.value import Leaf, Value
+from nnrepl.tape.value import Leaf, Value, sketch_of
 
 KEPT: dict[str, type | None] = {"errors": BaseException, "edits": Value, "inserted": None, "belonging": Op}
 """The notes about ops that a saved tape keeps, and what is noted there (None: nothing but the op itself). `streams`,
@@ -131,7 +131,7 @@ class Notes:
         if old in self.labels:
             self.labels[new] = self.labels[old]
         if new.held is None:
-            self.sketches[new] = (old.shape, old.dtype)
+            self.sketches[new] = sketch_of(old)
             if old in self.dropped:
                 self.dropped.add(new)
         if image is not None and old in self.aliases:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, overload
 
 from nnrepl.classes import dataclass
 from nnrepl.tape.origins import Activation
-from nnrepl.tape.passes import GRADIENT_PASS, SETUP_PASS, UPDATE_PASS, Pass
+from nnrepl.tape.passes import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Pass
 from nnrepl.tape.turns import is_in_loop, leads
 
 if TYPE_CHECKING:
@@ -325,11 +325,12 @@ def _start_of(pass_: Pass) -> int:
 
 
 def title_of(op: Op) -> str:
-    """`step 30 · `, `turn 500 · ` in the setup of a program whose loops are told by their evaluations, or ""."""
-    if op.pass_.kind != SETUP_PASS:
-        return f"{op.step.title} · "
-    number = op.pass_.tape.turns.number_at(op.position, op.pass_.tape.ops)
-    return f"turn {number} · " if number else ""
+    """`step 30 · `, `turn 500 · ` of a program whose loops are told by their evaluations, or ""."""
+    pass_ = op.pass_
+    known = pass_.kind in (SETUP_PASS, RUN_PASS)
+    number = pass_.tape.turns.number_at(op.position, pass_.tape.ops) if known else 0
+    step = "" if pass_.kind == SETUP_PASS else f"{op.step.title} · "
+    return f"{step}turn {number} · " if number else step
 
 
 # -- turns -------------------------------------------------------------------------------------------------

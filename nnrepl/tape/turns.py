@@ -137,6 +137,8 @@ class Turns:
     def number_at(self, position: int, ops: Sequence[Made]) -> int:
         """Return the number of the turn in which a position lies; 0 if it lies in none that is known."""
         number = bisect_right(self._starts, position)
+        if self.is_over and position >= self._ended[0]:
+            return 0
         coming = self._coming(ops) if number == len(self._starts) and position >= self._ended[0] else None
         return number + (coming is not None)
 

@@ -30,6 +30,16 @@ def is_evaluated(array: mx.array) -> bool:
     return True
 
 
+Sketch = tuple[tuple[int, ...], mx.Dtype]
+_SKETCHES: dict[Sketch, Sketch] = {}
+
+
+def sketch_of(array: mx.array | Value) -> Sketch:
+    """Return the shape and dtype of an array or a value: one object for all that are alike in that."""
+    sketch = array.shape, array.dtype
+    return _SKETCHES.setdefault(sketch, sketch)
+
+
 class Value(Face):
     """One tensor in the tape, at one version: the result of an op, or a `Leaf`.
 
@@ -147,7 +157,7 @@ class Value(Face):
     def forget(self) -> None:
         """Let go of the array and keep its shape and dtype; the op can make it again."""
         if self.held is not None:
-            self.tape.notes.sketches[self] = (self.held.shape, self.held.dtype)
+            self.tape.notes.sketches[self] = sketch_of(self.held)
             self.tape.notes.dropped.add(self)
             self.held = None
 

@@ -11,7 +11,7 @@ from rich.style import Style
 
 from nnrepl.view.page import page
 
-_STOP = re.compile(r"^(?:(?:step|turn) \d+ · )?(?:setup|forward|backward|update) \d+(?: of \d+)?\b")
+_STOP = re.compile(r"^(?:(?:step|turn) \d+ · )*(?:setup|forward|backward|update) \d+(?: of \d+)?\b")
 _NAMES = {
     "red": "bad", "red3": "bad", "green": "good", "dark_green": "good", "yellow": "mark", "dark_orange3": "mark",
     "#af5f00": "mark", "blue": "heading", "bright_blue": "heading", "magenta": "gradient",

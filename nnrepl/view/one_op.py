@@ -161,6 +161,8 @@ def leaf_text(value: Value) -> str:
     """Where a leaf came from."""
     if not isinstance(value, Leaf):
         return ""
+    if value.kind == "captured" and value.tape.closed:
+        return "made in what ran natively and is closed, or outside of the recording"
     return {
         "parameter": "a parameter",
         "input": "an input",

@@ -11,8 +11,9 @@ from nnrepl.tape import Op
 from nnrepl.view.source_lines import place_text
 
 
-def where_view(op: Op | None) -> RenderableType:
-    """Return the Python calls from the bottom of the program to the op, with the path of each module."""
+def where_view(op: Op | None, level: int = 0) -> RenderableType:
+    """Return the Python calls from the bottom of the program to the op, with the path of each module; the one that is
+    `level` calls above the op's is where the user stands."""
     if op is None:
         return Text("nothing has been recorded yet", style="hint")
     if op.scope is None:
@@ -20,9 +21,9 @@ def where_view(op: Op | None) -> RenderableType:
     lines: list[RenderableType] = []
     path = op.scope.path()
     offsets = [step.lasti for step in path[1:]] + [op.lasti]
-    for step, lasti in zip(path, offsets):
+    for number, (step, lasti) in enumerate(zip(path, offsets)):
         source = sources.locate(step.code, lasti)
-        here = step is op.scope
+        here = number == len(path) - 1 - level
         text = Text("▶ " if here else "  ", style="source.current")
         text.append(f"{place_text(source)} in {source.function}", style="bold" if here else "")
         if is_module(step.owner):

@@ -101,9 +101,9 @@ def test_an_opened_stretch_is_the_plain_program(name: str, tmp_path: Path) -> No
     ]
     shown = play(tmp_path / "run.py", "continue", "info passes all", *lines)
     assert shown.startswith("native on\n" + printed)
-    assert re.search(r"^▶? +2 +run .* 1  \S*#\d+", shown, re.MULTILINE), shown  # one op, until it was opened
+    assert re.search(r"^▶? +2 +run · turns? \d", shown, re.MULTILINE), shown
     assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[9], told[4]], shown
-    assert shown.count("opening") == 1
+    assert shown.count("opening") == 2 * 2  # where it is, a first run along the tape tells
 
 
 def test_an_edit_in_an_opened_stretch_is_the_program_with_that_line(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_turns_of_training_by_hand_are_opened_one_by_one(tmp_path: Path) -> None
     ]
     shown = play(tmp_path / "run.py", "info passes", "plot loss", *lines)
     assert shown.startswith(printed)
-    assert "stretches of the setup ran natively and are closed" in shown
+    assert "stretches of the program ran natively and are closed" in shown
     assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[i] for i in turns], shown
     assert shown.count("opening") == 2 * len(turns)  # where it is, a first run along the tape tells
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.closed.test_closed import BITS, QUIET, TOLD, plainly, play
-from tests.closed.test_stretches import BY_HAND
+from tests.closed.test_stretches import BY_HAND, MODEL, TOKENS
 
 LOOPS = """
 import mlx.core as mx
@@ -84,3 +84,25 @@ def test_turns_after_a_change_are_opened_to_the_bits_of_the_program_with_that_li
     shown = play(tmp_path / "run.py", f"goto turn 7 run.py:{line}", "z = z * -2.0", "next turn", "p i", "c", *looks)
     assert re.search(r"^i = 7$", shown, re.MULTILINE), shown
     assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[11], told[9]], shown
+
+
+def test_what_made_a_weight_of_a_closed_turn_is_told_by_opening_that(tmp_path: Path) -> None:
+    """It was said to be captured from outside; at the end, what an older turn had made that was open."""
+    loop = "for i in range(9):\n    z = w * 2; w = w - 0.01 * z\n    mx.eval(w)\n"
+    (tmp_path / "run.py").write_text(f"import mlx.core as mx\nw = mx.array([1.0, 2.0])\n{loop}")
+    shown = play(tmp_path / "run.py", "goto turn 5", "what w", "last w", "goto end", "what z", "last z", "p i")
+    assert shown.count("made by") == 2
+    assert re.findall(r"^turn (\d+) · setup", shown, re.MULTILINE) == ["5", "4", "9"], shown
+
+
+def test_a_token_of_a_long_stretch_is_opened_alone(tmp_path: Path) -> None:
+    printed, told = plainly(MODEL + TOLD + TOKENS)
+    (tmp_path / "run.py").write_text(MODEL + QUIET + TOKENS)
+    line = 1 + (MODEL + QUIET + TOKENS)[: (MODEL + QUIET + TOKENS).index("seen(z)\n")].count("\n") + 1
+    shown = play(tmp_path / "run.py", "continue", f"goto turn 11 run.py:{line}", f"p {BITS}", "p i", "goto step 1")
+    assert shown.startswith("native on\n" + printed)
+    assert shown.count("opening a stretch of the program:") == 1
+    assert re.search(r"^step 1 · turn 11 · forward", shown, re.MULTILINE), shown
+    assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[10]], shown
+    assert re.search(r"^i = 10$", shown, re.MULTILINE), shown
+    assert "a fault of nnrepl's" not in shown

@@ -119,6 +119,28 @@ def test_lines_on_lines(tmp_path: Path) -> None:
     assert_last_pass_is(session, mx.value_and_grad(twin.f)(w))
 
 
+IN_A_LAMBDA = """\
+import mlx.core as mx
+from mlx.utils import tree_map
+def f(w):
+    global kept
+    kept = {"a": w * 2, "b": w}
+    kept = tree_map(lambda a: a * 3, kept)
+    return (kept["a"] * kept["b"]).sum()
+"""
+
+
+def test_a_line_stands_before_the_line_that_has_a_lambda(tmp_path: Path) -> None:
+    """Not in the lambda, which had been given what the line gives another."""
+    program, line = loaded(tmp_path / "plain_lambda.py", IN_A_LAMBDA), "kept = {**kept, 'b': kept['a']}"
+    twin = loaded(tmp_path / "twin.py", IN_A_LAMBDA.replace("    kept = tree", f"    {line}\n    kept = tree"))
+    w = mx.array([1.0, 2.0])
+    session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
+    for typed in ("until plain_lambda.py:6", line, "goto end"):
+        session.run(typed)
+    assert_last_pass_is(session, mx.value_and_grad(twin.f)(w))
+
+
 SET_TRACE = """
 import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim, nnrepl
 model, opt, counter, kept = nn.Linear(2, 2), optim.SGD(learning_rate=0.01), 0, [1.0]
@@ -156,9 +178,10 @@ def test_under_set_trace(place: str, line: str, tmp_path: Path) -> None:
     plain = SET_TRACE.replace("nnrepl.set_trace()\n", "")
     text = SET_TRACE.splitlines()[number - 1]
     twin.write_text(plain.replace(text, f"    if i == 1:\n        {line}\n{text}"))
+    refused = ["if 1: x = None"] if place == "here" else []
     for lines, expected in (([line], twin), ([line, "undo"], None), ([line, "undo", "redo"], twin)):
         script = "\n".join(
-            ["until step 2", f"until traced.py:{number}", "x = yield 3", "restart", *lines, "c", "q", ""]
+            ["until step 2", f"until traced.py:{number}", "x = yield 3", "restart", *refused, *lines, "c", "q", ""]
         )
         shown = plain_python(str(path), stdin=script).stdout
         if expected is None:
@@ -167,7 +190,7 @@ def test_under_set_trace(place: str, line: str, tmp_path: Path) -> None:
         assert _losses(shown) == _losses(plain_python(str(expected)).stdout), shown
         assert "this does not parse: 'yield' outside function" in shown, shown
         assert "there is no program here that nnrepl could run again" in shown, shown
-        assert ("done at once" in shown) == (place == "here")
+        assert ("done at once" in shown) == ("multiply refuses it" in shown) == (place == "here")
 
 
 def test_what_has_run_on_is_not_taken_back(tmp_path: Path) -> None:

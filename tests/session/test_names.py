@@ -802,6 +802,7 @@ def test_python_at_the_prompt_sees_what_code_written_there_would_see(tmp_path: A
         ("p nothing.weight", "nothing here is called nothing"),
         ("p a.5.weight", "nothing on the tape is called a.5.weight"),
         ("what nothing", "nothing on the tape is called nothing"),
+        ("explain later@inner", "nothing on the tape is called later@inner"),
         ("stats nothing", "nothing here is called nothing"),
         ("stats layers.*.nothing", "no tensor is called layers.*.nothing"),
         ("p inner", "inner is a variable of 2 calls that have returned: inner@"),

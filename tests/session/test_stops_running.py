@@ -212,3 +212,43 @@ def test_next_goes_over_a_line_that_calls_a_function_that_trains(tmp_path: Path,
     shown = [answer for answer in play(tmp_path, TRAINS, *lines).split("(nnrepl) ") if re.match("c\n|r?n\n", answer)]
     stood = [re.search(r"▶ (\d+) ", answer) for answer in shown]
     assert [at and at[1] for at in stood] == ["16", "18", "18", "18", "16"]
+
+
+CLASS = (
+    TRAINS[: TRAINS.index("def one(x)")]
+    + """class Trainer:
+    def __init__(self):
+        self.rate, self.history = 0.5, []
+
+    def one(self, x):
+        loss, grads = step(net, x)
+        opt.update(net, grads)
+        return loss
+
+    def fit(self):
+        for number in range(4):
+            loss = self.one(mx.ones((3, 2)) * number)
+            self.history.append(loss.item())
+            print("turn", number)
+
+
+Trainer().fit()
+"""
+)
+UPDATES = CLASS[: CLASS.index("        opt.update")].count("\n") + 1
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+@pytest.mark.parametrize("place", [str(UPDATES), "Trainer.one", f"Trainer.one {UPDATES}"])
+def test_python_stands_in_the_function_whose_line_was_named(tmp_path: Path, native: str, place: str) -> None:
+    """The op comes from the optimizer, or from a layer, whose `self` is another."""
+    asked = ("p self.rate, len(self.history)", "args", "up", "p number")
+    lines = (f"config native {native}", f"break {place}, len(self.history) == 2", "c", *asked, "clear", "until step 4",
+             f"goto {place}", "p len(self.history)", "s", "p len(self.history)")  # fmt: skip
+    screen = play(tmp_path, CLASS, *lines)
+    assert re.findall(r"^turn (\d)", screen.partition("p self.rate")[0], re.MULTILINE) == ["0", "1"]
+    assert "self.rate = 0.5\nlen(self.history) = 2\n" in screen
+    assert re.search(r"^\(nnrepl\) args\nself +Trainer +\nx +\(3, 2\) float32", screen, re.MULTILINE)
+    assert "in Trainer.fit\n" in screen
+    assert "number = 2\n" in screen
+    assert screen.count("len(self.history) = 3\n") == 1  # `s` goes into the layer or the optimizer

@@ -92,3 +92,13 @@ def test_an_op_that_belongs_to_one_of_another_tape_is_not_kept() -> None:
     assert dict(notes.rows([here]))["belonging"] == []
     notes.belonging[here] = here
     assert dict(notes.rows([here]))["belonging"] == [(here, here)]
+
+
+def test_values_that_are_let_go_of_share_what_is_known_of_their_shape() -> None:
+    trace = nnrepl.trace(lambda x: (mx.tanh(x) + mx.exp(x)).sum(), mx.ones((5, 3)))
+    values = [op.outputs[0] for op in trace.ops[:2]]
+    for value in values:
+        value.forget()
+    first, second = (value.tape.notes.sketches[value] for value in values)
+    assert first is second
+    assert values[0].shape == (5, 3)
