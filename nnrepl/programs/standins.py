@@ -246,18 +246,18 @@ def owners(names: list[Any], roots: list[Any], rows: list[dict[str, Any]]) -> li
             kind: Any = importlib.import_module("mlx.optimizers").Optimizer
             owner: Any = object.__new__(type(as_word(name), (kind,), {}))
         else:
-            owner = type(as_word(name), (base,), {})()
-            owner.__dict__.update({_PARTS: [], _SHOWN: as_text(row.get("shown", ""), True)})
+            # In its class: its own attributes are those that the program's module had at the op that is looked at.
+            owner = type(as_word(name), (base,), {_PARTS: [], _SHOWN: as_text(row.get("shown", ""), True)})()
         made.append(owner)
     for root, parts in roots:
         owner = made[as_number(root, len(made))]
-        owner.__dict__[_PARTS].extend([(as_text(path), made[as_number(part, len(made))]) for part, path in parts])
+        vars(type(owner))[_PARTS].extend([(as_text(path), made[as_number(part, len(made))]) for part, path in parts])
     return made
 
 
 def _named_modules(module: Any) -> Any:
-    return list(module.__dict__[_PARTS])
+    return list(vars(type(module))[_PARTS])
 
 
 def _repr(module: Any) -> str:
-    return module.__dict__[_SHOWN] or f"{type(module).__name__}()"
+    return vars(type(module))[_SHOWN] or f"{type(module).__name__}()"

@@ -19,13 +19,24 @@ from nnrepl.tape import Value
 
 def is_set(session: Reading, parsed: Parsed) -> bool:
     """Whether a property takes what is assigned, and does with it what it will: `learning_rate` of an optimizer
-    keeps it, that of several hands it on."""
+    keeps it, that of several hands it on.
+
+    Raises:
+        UserError: If it is an item of a tuple, which takes nothing.
+    """
     path = parsed.only()
-    if not isinstance(path, ast.Attribute):
+    if not isinstance(path, (ast.Attribute, ast.Subscript)):
         return False
     try:
         holder = session.expressions.evaluate(parsed.of(path.value), session.where())
     except Exception:  # a path of a model's that no variable leads to
+        return False
+    if isinstance(path, ast.Subscript):
+        if isinstance(holder, tuple):
+            raise UserError(
+                f"TypeError: {type(holder).__name__!r} object does not support item assignment; "
+                f"{parsed.text}[...] = changes the numbers in place"
+            )
         return False
     found = getattr(type(holder), path.attr, None)
     setter = found.fset if isinstance(found, property) else None

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
 import nnrepl
+from nnrepl.session.errors import UserError
 from tests.support import OpenSession, assert_same_bits, loaded
 from tests.thorough import share
 
@@ -386,3 +387,19 @@ def test_what_an_op_takes_again_is_the_leaf_of_the_run_before_in_its_arguments_t
     for op in again.ops:
         given = [part for part in (*op.args, *op.kwargs.values()) if isinstance(part, nnrepl.Value)]
         assert set(given) <= set(op.inputs), op
+
+
+def test_an_item_of_a_tuple_takes_nothing_as_in_python() -> None:
+    def run(x: mx.array) -> mx.array:
+        pair = (x * 2, x * 3)
+        return pair[0] + pair[1]
+
+    session = OpenSession(nnrepl.trace(run, mx.array([1.0, 2.0])))
+    session.run("goto end")
+    session.run("back")
+    for line in ("pair[0] = pair[0] * 5", "pair[0] += 1"):
+        with pytest.raises(UserError, match="'tuple' object does not support item assignment"):
+            session.run(line)
+    session.run("pair[0][...] = pair[0] * 5")
+    session.run("goto end")
+    assert session.tape.ops[-1].outputs[0].array.tolist() == [13.0, 26.0]
