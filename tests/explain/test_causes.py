@@ -92,6 +92,21 @@ def test_numbers_that_grow_from_step_to_step_of_a_recurrence_are_said_to() -> No
     assert "times as large" not in text(ask(lambda w: recurrence(w, 0.3)))
 
 
+@pytest.mark.parametrize("samples", [2, 40])
+def test_what_a_layer_of_a_library_takes_back_itself_makes_no_gradient_large(samples: int) -> None:
+    """A batch norm of two samples divides by what is small and takes away nearly all of what then comes back: all in
+    all it grew the gradient by nothing like what one of its ops did."""
+    mx.random.seed(1)
+    layers = [part for _ in range(6) for part in (nn.Linear(3, 3, bias=False), nn.BatchNorm(3), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Linear(3, 1))
+    x = mx.random.normal((samples, 3))
+    session = OpenSession(nnrepl.trace(lambda model, x: 1e3 * (model(x) ** 2).sum(), model, x, wrt=model))
+    answer = text(why(session, "grad(layers.0.weight) is huge"))
+    how, over = re.findall(r"(grew|shrank) by a factor of (\S+) over", answer)[0]
+    named = [float(number) for number in re.findall(r"grows it by a factor of (\S+) altogether", answer)]
+    assert all(number <= 1000 * (float(over) if how == "grew" else 1.0) for number in named), answer
+
+
 def test_small_values_are_named_where_they_shrink_a_gradient() -> None:
     def scores(w: mx.array, factor: float) -> mx.array:
         q, v = (X @ w)[None, None], (X * factor)[None, None]
