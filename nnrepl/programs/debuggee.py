@@ -138,7 +138,7 @@ class Debuggee:
         if sure is not None:
             self._reset()
             return sure
-        again = self.session.changes.come_back(f"{failure}; everything is as it was")
+        again = self.session.changes.come_back(f"{failure}; the tape and your changes are as they were")
         self._reset()
         return again
 
