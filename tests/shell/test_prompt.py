@@ -181,7 +181,7 @@ def test_a_class_with_empty_lines_typed_and_pasted() -> None:
         screen.until("(nnrepl 7)")
         screen.line("A().f() + 70")
         screen.until("76")
-        screen.press("\x1b[200~pp 80 + 1\npp 81 + 1\nif True:\n    print(83)\x1b[201~", "Enter", "Enter")
+        screen.press("\x1b[200~pp 80 + 1\npp 81 + 1\nif True:\n    print(83)\x1b[201~", "Enter")
         screen.until("81\n82\n83\n")
 
 
