@@ -41,8 +41,8 @@ def at(session: OpenSession) -> str:
 
 
 FORWARD = [
-    "multiply in loss_fn", "negative in outer", "add in outer", "multiply in inner", "tanh in inner", "subtract in outer",
-    "sum in loss_fn",
+    "multiply in loss_fn", "negative in outer", "add in outer", "multiply in inner", "tanh in inner",
+    "subtract in outer", "sum in loss_fn",
 ]  # fmt: skip
 
 
@@ -146,6 +146,9 @@ def test_goto_in_a_step_without_it_chooses_the_last_before_it() -> None:
     assert session.tape.ops[session.cursor].of is exps[0]  # the last op that is there: its VJP
     session.run("goto tanh")  # none before: the next one
     assert session.tape.ops[session.cursor].step.number == 2
+    session.run("goto step 3")
+    session.run("rn step")
+    assert session.cursor == next(op.position for op in session.tape.ops if op.step.number == 2) > 0
 
 
 def test_the_prompt_does_not_move_the_random_state() -> None:
