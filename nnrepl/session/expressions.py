@@ -305,7 +305,7 @@ class Expressions:
         for word in words[1:]:
             missing = is_module(thing) and not hasattr(thing, word)
             thing = getattr(thing, word, None)
-            if missing or thing is None:
+            if thing is None:
                 return missing
         return False
 
