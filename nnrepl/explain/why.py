@@ -19,9 +19,9 @@ from nnrepl.explain.paths import cone, gradient_of, inner_of_gradient, path, tar
 from nnrepl.explain.scale import why_scale
 from nnrepl.explain.zero import why_zero, why_zero_value
 from nnrepl.record.gradient_names import sign_of
-from nnrepl.session.errors import NoGradient
+from nnrepl.session.errors import NoGradient, UserError
 from nnrepl.session.reading import Reading
-from nnrepl.tape import GRADIENT_PASS, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, Pass, Tracer, Value
 from nnrepl.tape.claims import Claim, Said, joined, say, say_first, stated
 
 _ASKED = re.compile(
@@ -70,6 +70,8 @@ def _about(session: Reading, value: Value, how: str, gradient: str) -> Cause:
     Args:
         gradient: What the tensor is called as a gradient, "" if it is none.
     """
+    if isinstance(value, Tracer):
+        raise UserError(value.refusal)
     gradient = gradient or (value.name if value.gradient_of is not None else "")
     if how in _NONE:
         return _not_missing(session, value, gradient)

@@ -35,6 +35,7 @@ from nnrepl.record.native import Levels, levels_of
 from nnrepl.record.quiet import quietly, set_random_state
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.repeat import Repetition
+from nnrepl.record.stranded import strand
 from nnrepl.record.strays import invoke, native
 from nnrepl.record.tracing import Tracing, takes_tracers
 from nnrepl.tape import Value
@@ -306,10 +307,15 @@ def call_compiled(
 
         # MLX traces with placeholders (`compile_trace` in mlx/compile.cpp): the body must not find the very objects
         # that the caller holds, or an `is` in it would say what it does not say natively.
+        before = set(recorder.live)
         fresh, given = _placeholders(recorder, (args, kwargs), given)
         tracing = Tracing(recorder, len(recorder.tape), [*given, *taken])
         world = kept_world(recorder, fun, args, kwargs, inputs, outputs)
         result, first = _from_source(recorder, tracing, fun, fresh, (given, taken), outputs, frame)
+        del fresh
+        recorder.stack.enter(recorder.stack.program_frame(frame))  # it has returned: its variables hold nothing
+        handed = {id(array) for array in (*_captured(outputs), *trees.arrays(result))}
+        strand(recorder, tracing, before, handed, getattr(fun, "__name__", type(fun).__name__))
         if not tracing.typed:
             traces[key] = replace(first, world=world)
         return result

@@ -119,6 +119,9 @@ class ProgramNames:
         if value.tangent_of is not None:
             yield f"the tangent of {value.tangent_of.name}"
         home = self.homes.of(value)
+        if value.kind == "tracer":  # it has come by no name
+            yield from filter(None, (self.placed(value, one) for one in self.homes.all_of(value)))
+            yield from (name for _, _, name in self.tape.bindings.naming(value))
         if value.op in self.tape.notes.edits and value.label is not None:
             yield value.label
         elif value.op is not None:

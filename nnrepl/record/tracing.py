@@ -31,17 +31,26 @@ class Tracing:
         inputs: The values that MLX would hand to it as tracers.
 
     Attributes:
+        start: The position of its first op.
         typed: Whether a line of the user's has run in it, which is no part of the function.
     """
 
     def __init__(self, recorder: Recorder, start: int, inputs: Iterable[Value]) -> None:
         self._recorder = recorder
-        self._start = start
+        self.start = start
         self._inputs = set(inputs)
         self.typed = False
 
+    def has_made(self, value: Value) -> bool:
+        """Whether an op of the function has made a value."""
+        return value.op is not None and value.op.position >= self.start
+
     def depends(self, values: Iterable[Value]) -> bool:
         """Whether any of some values is or was made of a tracer."""
+        return bool(self.depending(values))
+
+    def depending(self, values: Iterable[Value]) -> list[Value]:
+        """Return those of some values that are or were made of a tracer."""
         # Walked anew each time it is asked, which is where the program evaluates: kept up op by op it would cost every
         # function that evaluates nothing.
         unified = self._recorder.unified
@@ -54,10 +63,10 @@ class Tracing:
                 origin = origin.origin
             return origin is not None
 
-        for op in self._recorder.tape.ops[self._start :]:
+        for op in self._recorder.tape.ops[self.start :]:
             if any(map(is_made, op.inputs)):
                 made.update(op.outputs)
-        return any(map(is_made, values))
+        return [value for value in values if is_made(value)]
 
     def check_captured(self, results: Iterable[Value]) -> None:
         """MLX compiles no function that takes something which was made of its arguments before and elsewhere.
@@ -73,7 +82,7 @@ class Tracing:
             if value in seen or value.op is None:
                 continue
             seen.add(value)
-            early = value.op.position < self._start
+            early = value.op.position < self.start
             if early and value not in self._inputs and not value.evaluated:
                 inside.add(value)
             if not early or value in inside:

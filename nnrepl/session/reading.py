@@ -23,7 +23,7 @@ from nnrepl.session.program import Program
 from nnrepl.session.state import Course, Going, Over, Replaying, Waiting
 from nnrepl.session.stops import Breakpoint, Stops, Trigger
 from nnrepl.tape import GRADIENT_PASS, Activation, Op, Pass, Tape, Value, own_site
-from nnrepl.timeline.evaluation import Work, evaluate, pending
+from nnrepl.timeline.evaluation import LeftTracer, Work, evaluate, pending
 from nnrepl.timeline.timelines import Timeline, Timelines
 
 
@@ -193,7 +193,7 @@ class Reading:
         with aside():
             try:
                 work = evaluate(values, self.hooks.progress)
-            except OutOfBounds as error:
+            except (LeftTracer, OutOfBounds) as error:
                 raise UserError(str(error)) from None
         self.tell_outside(values)
         if work.ops:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from types import CodeType
 from typing import Any
+from weakref import ref
 
 from nnrepl.tape.kept_array import KeptArray
 from nnrepl.tape.origins import Activation, Bound, Entry
@@ -84,6 +85,11 @@ class Noted:
         self.due = _LONG
         self._sorted = 0
         self._by_name: dict[str, list[Entry]] | None = None  # a long run has many calls of which nobody asks
+
+    def exchange(self, entry: Entry, new: Entry) -> None:
+        """Put another entry in the place of one."""
+        self.entries[next(at for at, one in enumerate(self.entries) if one is entry)] = new
+        self._by_name, self._sorted = None, 0
 
     def index(self) -> dict[str, list[Entry]]:
         """Return what each variable held, in order."""
@@ -187,6 +193,22 @@ class Bindings:
         versions.append((position, entries, len(entries)))
         self.holds.append((position, holder, entries, len(entries)))
         return True
+
+    def know(self, since: int, values: dict[int, Value]) -> None:
+        """Take values for objects that were noted by reference at or after a position, by the `id` of those."""
+
+        def known(thing: Any) -> Any:
+            return values.get(id(thing()), thing) if type(thing) is ref else thing
+
+        for _, _, entries, _ in self.holds[self.first_hold_from(since) :]:
+            for key, thing in list(entries.items() if isinstance(entries, dict) else enumerate(entries)):
+                entries[key] = known(thing)
+        for at in range(self.first_from(since), len(self.log)):
+            position, scope, name, thing = entry = self.log[at]
+            if (value := known(thing)) is not thing:
+                new = self.log[at] = (position, scope, name, value)
+                self.call(scope).exchange(entry, new)
+                value.bound = new if value.bound is None else (value.bound, new)
 
     def hold_whole(self, position: int, holder: Holder, what: Large | KeptArray) -> None:
         """Note what a container holds from `position` on, where that is not taken apart."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _buffer_size = mx.get_array_buffer_size
 
-LEAF_KINDS = ("parameter", "input", "constant", "captured", "seed", "thread", "hole")
+LEAF_KINDS = ("parameter", "input", "constant", "captured", "seed", "thread", "tracer", "hole")
 
 
 def is_evaluated(array: mx.array) -> bool:
@@ -197,6 +197,28 @@ class Leaf(Value):
     def come_over(self, tape: Tape) -> None:
         """Note that it lies on a tape now that takes the place of its own."""
         self._tape = tape
+
+
+class Tracer(Leaf):
+    """What a compiled function has left elsewhere than in what it gives: MLX can never evaluate it.
+
+    Attributes:
+        left_by: The function's name.
+    """
+
+    __slots__ = ("left_by",)
+
+    def __init__(self, tape: Tape, held: mx.array, label: str | None, left_by: str) -> None:
+        super().__init__(tape, held, "tracer", label, None)
+        self.left_by = left_by
+
+    @property
+    def refusal(self) -> str:  # type: ignore[override]
+        """Why its numbers cannot be had."""
+        return (
+            f"{self.name} is a tracer that {self.left_by} left there, so MLX cannot evaluate it; what a compiled "
+            "function changes has to be among its outputs: mx.compile(f, inputs=state, outputs=state)"
+        )
 
 
 class Gradient(Value):

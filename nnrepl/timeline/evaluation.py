@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from itertools import chain
 
 import mlx.core as mx
 
 from nnrepl.classes import dataclass
 from nnrepl.record.bounds import OutOfBounds, outside
 from nnrepl.record.needs import needs
-from nnrepl.tape import Op, Value
+from nnrepl.tape import Op, Tracer, Value
 from nnrepl.tape.collector import paused
 
 _eval = mx.eval
@@ -66,6 +67,10 @@ def _position(op: Op) -> int:
     return op.position
 
 
+class LeftTracer(Exception):
+    """What is wanted is a tracer that a compiled function has left, or is computed from one."""
+
+
 @paused()
 def evaluate(values: Iterable[Value], progress: Callable[[float], None] | None = None) -> Work:
     """Give values their numbers, and what they depend on.
@@ -75,9 +80,13 @@ def evaluate(values: Iterable[Value], progress: Callable[[float], None] | None =
 
     Raises:
         OutOfBounds: If one of the ops reads or writes outside of a tensor, which MLX does not check.
+        LeftTracer: If one of them takes what MLX cannot evaluate.
     """
     wanted = list(values)
     ops = pending(wanted) or []
+    for value in chain(wanted, *(op.inputs for op in ops)):
+        if isinstance(value, Tracer):
+            raise LeftTracer(value.refusal)
     found = outside(ops)
     if found is not None:
         raise OutOfBounds(found.text)

@@ -170,5 +170,6 @@ def leaf_text(value: Value) -> str:
         "captured": "captured from outside of the recording",
         "seed": "the gradient that the backward pass starts from",
         "thread": "made in another thread",
+        "tracer": "a tracer that a compiled function left: MLX cannot evaluate it",
         "hole": "a hole: it came from something that was not recorded",
     }.get(value.kind, value.kind)

@@ -16,8 +16,10 @@ from nnrepl.record import segments as sources
 from nnrepl.record import trees
 from nnrepl.record.recorder import current
 from nnrepl.record.stack import is_module
-from nnrepl.tape import GRADIENT_PASS, RUN_PASS, Leaf, Mark, Op, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, RUN_PASS, Leaf, Mark, Op, Pass, Tracer, Value
 from nnrepl.tape.claims import Claim, Possibility
+
+_eval = mx.eval
 
 
 def frozen(case: Checkup) -> Iterator[Finding]:
@@ -262,4 +264,34 @@ def _is_hidden(case: Checkup, taken: Value, made: Op) -> Claim[str]:
     )
 
 
-CHECKS: list[Check] = [frozen, modes, forced, captured]
+def left_behind(case: Checkup) -> Iterator[Finding]:
+    """Find what compiled functions have left in a model or a list, and the program still holds."""
+    recorder = current()
+    tape, homes = case.session.tape, case.session.names.homes
+    live = [one for one in (recorder.live if recorder is not None else {}).values() if isinstance(one, Tracer)]
+    placed = {one for one in live if any(home.holder.refer() is not None for home in homes.all_of(one))}
+    live = [one for one in live if one in placed or (not homes.all_of(one) and tape.bindings.naming(one))]
+    for function in dict.fromkeys(one.left_by for one in live):
+        left = [one for one in live if one.left_by == function]
+        yield from findings(_are_left(function, left), "left behind", f"what {left[0].name}", None)
+
+
+def _are_left(function: str, left: list[Tracer]) -> Claim[str]:
+    """Claim that MLX cannot evaluate what a compiled function has left."""
+    names = list(dict.fromkeys(one.name for one in left))
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    are = "is a tracer" if len(names) == 1 else "are tracers"
+    return Claim("finding: left behind", lambda: not any(map(_can_be_evaluated, left)), lambda: (
+        f"{shown} {are} that {function} left there: MLX cannot evaluate that, nor what is made of it; what a compiled "
+        "function changes has to be among its outputs"))  # fmt: skip
+
+
+def _can_be_evaluated(value: Value) -> bool:
+    try:
+        _eval(value.array)
+    except RuntimeError:
+        return False
+    return True
+
+
+CHECKS: list[Check] = [frozen, modes, forced, captured, left_behind]
