@@ -67,9 +67,25 @@ def value_named(session: Reading, parsed: Parsed) -> Value | None:
 
 def is_alias(session: Reading, variable: Parsed, value: Value) -> bool:
     """Whether what is differentiated goes here by another name than the one by which it came in."""
-    if not variable.is_name or value.label is None:
+    if not variable.is_name or value.label is None or _is_entry_outside(session, variable.text, value):
         return False
     return value.label.rpartition(".")[2] != variable.text or _is_handed_on(session, variable.text, value)
+
+
+def _is_entry_outside(session: Reading, name: str, value: Value) -> bool:
+    """Whether a variable holds a container that the callers hold too, so that its entry is what went into the gradient
+    call: `P["w"]` of a global `P`, also while a function runs that has got copies of its tensors."""
+    pass_, frames = session.pass_, session.lookup.frames
+    if pass_ is None or value not in pass_.wrt:
+        return False
+    try:
+        here = frames.in_frames(name, session.cursor, session.where().scope)
+        outside = frames.in_frames(name, pass_.start, pass_.scope)
+    except NotYet:
+        return False
+    if here is None or outside is None or isinstance(here.thing, (Value, mx.array)):
+        return False
+    return here.thing is outside.thing
 
 
 def _is_handed_on(session: Reading, name: str, value: Value) -> bool:

@@ -444,3 +444,27 @@ def test_what_a_gradient_call_is_given_by_other_names(
     session.run(f"goto on_{abs(hash(line))}.py:{number}")
     session.run(line)
     assert_same_bits(loaded(tmp_path / "on_twin.py", twin).run(), session.tape.ops[-1].outputs[0].array)
+
+
+GLOBAL = """\
+import mlx.core as mx
+P, Q = {"w": mx.array([2.0, 3.0])}, [mx.array([5.0, 7.0])]
+def f(p, q):
+    u = p["w"] * 2
+    return (u * q[0] * p["w"]).sum()  # u
+def run():
+    loss, (g, h) = mx.value_and_grad(f, argnums=(0, 1))(P, Q)  # call
+    return loss * 100 + g["w"].sum() * 10 + h[0].sum() + P["w"].sum() + Q[0].sum()
+"""
+
+
+@pytest.mark.parametrize("line", ['P["w"] = P["w"] * 10', "Q[0] = Q[0] * 10", 'P["w"] *= 10', "Q[0][1] = 4"])
+def test_an_entry_of_what_a_gradient_call_is_given(line: str, tmp_path: Path) -> None:
+    """A global container's entry goes in: in the function, too, which has a container of its own."""
+    call = next(text for text in GLOBAL.splitlines() if text.endswith("# call"))
+    twin = loaded(tmp_path / "twin.py", GLOBAL.replace(call, f"    {line}\n{call}"))
+    program = loaded(tmp_path / f"global_{abs(hash(line))}.py", GLOBAL)
+    session = OpenSession(nnrepl.trace(program.run))
+    session.run(f"goto {Path(program.__file__).name}:5")
+    session.run(line)
+    assert_same_bits(twin.run(), session.tape.ops[-1].outputs[0].array)
