@@ -30,7 +30,7 @@ from nnrepl.record.containers import (
 )  # fmt: skip
 from nnrepl.record.ended_modules import EndedModules
 from nnrepl.record.frame_variables import OPTIMIZED, looked_at, may_dangle, read, sets_globals, shared_names
-from nnrepl.record.holders import Holders, within
+from nnrepl.record.holding import HolderIndex, within
 from nnrepl.record.stack import is_module
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 from nnrepl.tape.bindings import Bindings, Noted
@@ -97,7 +97,7 @@ class BindingWatch:
         self._modules: dict[int, FrameType] = {}
         """The module frames whose variables functions set (`global`), by their namespace."""
         self._ended = EndedModules()
-        self._holders = Holders(self._known)
+        self._holders = HolderIndex(self._known)
 
     # -- frames --------------------------------------------------------------------------------------------
 

@@ -103,19 +103,20 @@ def after(screen: Screen, code: str) -> str:
 def test_a_step_of_the_program_does_not_flicker(tmp_path: Path) -> None:
     program = tmp_path / "slow.py"
     seen = tmp_path / "seen"
-    lines = ("import os, time", "import mlx.core as mx", "a = mx.ones(2)", "b = a + 1", "c = b * 2", "d = c - 1",
-             f"while not os.path.exists({str(seen)!r}): time.sleep(0.01)", "mx.exp(d)")  # fmt: skip
+    lines = ("import os, time", "import mlx.core as mx", "a = mx.ones(2)", "for i in range(50): a = a + 1",
+             f"while not os.path.exists({str(seen)!r}): time.sleep(0.01)", "mx.exp(a)")  # fmt: skip
     program.write_text("\n".join(lines))
     with Screen("--tui", "--stop-at-entry", str(program), rows=40) as screen:
         screen.until("▶ #1 ● a ")
-        quick = []
-        for place in ("▶ #2 ● b ", "▶ #3 ● c ", "▶ #4 ● d "):
+        for number in range(2, 51):
             screen.press("F8")
-            screen.until(place)
+            screen.until(f"▶ #{number} ● ")
             before, _, away = screen.raw.rpartition("\x1b[?1049l")
             assert before.rindex("\x1b[?2026h") > before.rindex("\x1b[?2026l")
-            quick.append("\x1b[?2026l" not in away[: away.index("\x1b[?1049h")])  # all of it is shown at once
-        assert any(quick)  # a busy machine may take its time
+            if "\x1b[?2026l" not in away[: away.index("\x1b[?1049h")]:  # all of it is shown at once
+                break
+        else:
+            raise AssertionError("each step was seen, and a busy machine may take its time only now and then")
         times = screen.raw.count("\x1b[?1049l")
         screen.line("c")  # but what takes its time is seen
         screen.until(lambda _: screen.raw.count("\x1b[?1049l") > times)
