@@ -137,6 +137,14 @@ def mark_of(pass_: Inside, value: Value) -> Mark | None:
     return op.scope.code, op.lasti, len(before)
 
 
+def marked(pass_: Inside, mark: Mark) -> Value | None:
+    """Return the array of a call that has a mark, where an op has made it that made nothing else."""
+    code, lasti, count = mark
+    ops = pass_.tape.ops[pass_.start : pass_.end]
+    found = [op for op in ops if op.lasti == lasti and op.scope is not None and op.scope.code is code]
+    return found[count].outputs[0] if count < len(found) and len(found[count].outputs) == 1 else None
+
+
 def _ops_before(pass_: Inside, op: Op) -> list[Op]:
     """Return the ops of a call that were made before one: what runs once more runs when its first runs are over."""
     if not isinstance(op.tape, Sheet):

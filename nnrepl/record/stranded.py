@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.record.leavings import marked
 from nnrepl.record.objects import object_of, refill
 from nnrepl.record.strays import native, raw
-from nnrepl.tape import Tracer, Value
+from nnrepl.tape import Tracer, Value, inside_of
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -48,11 +49,24 @@ def strand(
             continue
         if value.held is array:  # what the tape has of it stays what it is
             value.held = _copy(array)
-        stranded[key] = value
+        stranded[key] = _within(value)
         refill(array, _tracer(array))
         recorder.link(array, Tracer(recorder.tape, array, value.label, function))
         recorder.watch.changed(array, value)
     recorder.tape.bindings.know(tracing.start, stranded)  # of what it held before, the object tells no longer
+
+
+def _within(value: Value) -> Value:
+    """Return what a nested call has left as it is within that: there the variable was given it."""
+    op = value.op
+    inside = None if op is None else inside_of(op)
+    if op is None or inside is None:
+        return value
+    run: Any = op.operation.run
+    marks = getattr(run, "marks", [])
+    at = value.slot - (len(op.outputs) - len(marks))
+    mark = marks[at] if at >= 0 else None
+    return value if mark is None else marked(inside, mark) or value
 
 
 def _tracer(like: mx.array) -> mx.array:

@@ -195,14 +195,25 @@ class Bindings:
         return True
 
     def know(self, since: int, values: dict[int, Value]) -> None:
-        """Take values for objects that were noted by reference at or after a position, by the `id` of those."""
+        """Take values for objects that were noted by reference at or after a position, by the `id` of those. What a
+        call gives has been noted in the midst of it; as a value it is there after the op that the call is."""
 
         def known(thing: Any) -> Any:
             return values.get(id(thing()), thing) if type(thing) is ref else thing
 
-        for _, _, entries, _ in self.holds[self.first_hold_from(since) :]:
+        first = self.first_hold_from(since)
+        for at, (position, holder, entries, count) in enumerate(self.holds[first:], first):
+            there = position
             for key, thing in list(entries.items() if isinstance(entries, dict) else enumerate(entries)):
-                entries[key] = known(thing)
+                if (value := known(thing)) is not thing:
+                    entries[key] = value
+                    there = max(there, 0 if value.op is None else value.op.position + 1)
+            versions = self._contents[holder]
+            of = next((of for of, one in enumerate(versions) if one[1] is entries and one[0] == position), None)
+            if of is not None and position < there < (versions[of + 1][0] if of + 1 < len(versions) else there + 1):
+                versions[of] = (there, entries, count)
+                self.holds[at] = (there, holder, entries, count)
+        self.holds[first:] = sorted(self.holds[first:], key=_position)
         for at in range(self.first_from(since), len(self.log)):
             position, scope, name, thing = entry = self.log[at]
             if (value := known(thing)) is not thing:
