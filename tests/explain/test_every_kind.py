@@ -362,6 +362,21 @@ def averaged(faulty: bool) -> None:
         mx.eval(model.parameters(), target.parameters())
 
 
+def left_behind(faulty: bool) -> None:
+    """A compiled step whose outputs are forgotten leaves tracers in the model."""
+    model, x, y = nn.Linear(3, 2), rows(4, 3), rows(4, 2)
+    step, optimizer = nn.value_and_grad(model, squares), optim.SGD(1e-2)
+    state = [model.state, optimizer.state]
+
+    def whole(x: mx.array, y: mx.array) -> mx.array:
+        loss, grads = step(model, x, y)
+        optimizer.update(model, grads)
+        return loss
+
+    compiled = mx.compile(whole, inputs=state, outputs=None if faulty else state)
+    mx.eval(compiled(x, y))
+
+
 OTHERS: dict[str, tuple[str, Program]] = {
     "of itself": ("idle update", averaged),
     "unkept": ("discarded update", following),
@@ -384,6 +399,7 @@ OTHERS: dict[str, tuple[str, Program]] = {
     "stale constant": ("stale constant", captured), "same units": ("same units", symmetric),
     "old gradients": ("old gradients", heaped), "no answer": ("no answer", unasked),
     "creeping": ("idle update", crept), "sleeping": ("wrong mode", sleeping), "one term": ("zero gradient", one_term),
+    "left behind": ("left behind", left_behind),
     "divided away": ("non-finite", divided_away), "half kept": ("discarded update", half_kept),
 }  # fmt: skip
 ELSEWHERE = {"hole"}

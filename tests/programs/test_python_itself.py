@@ -43,6 +43,40 @@ __all__ = ["same_surroundings"]
         print(results, threading.current_thread() is threading.main_thread(), flush=True)
         os._exit(0)  # MLX 0.32 itself often aborts at the end of a program whose threads have used it
         """,
+        "a compiled function leaves tracers": """
+        from functools import partial
+        import mlx.nn as nn, mlx.optimizers as optim
+        def told(look):
+            try: print(look())
+            except RuntimeError as error: print(str(error).split(".")[0])
+        kept, buffer = [], mx.zeros((2,))
+        @mx.compile
+        def f(x, n):
+            global buffer
+            y, c = x * 2, mx.zeros((3,))
+            kept.extend([x, y, c, n])
+            buffer += x
+            return y.sum(), c
+        print(f(mx.ones((2,)), mx.ones((1,), mx.int32)))
+        for one in kept:
+            told(lambda: one)
+            told(lambda: (one + 1).tolist())
+        told(lambda: buffer)
+        for given in ({"outputs": 1}, {"inputs": 1, "outputs": 1}, {"inputs": 1}, {}):
+            mx.random.seed(1)
+            model, opt = nn.Linear(2, 2), optim.SGD(0.1)
+            state, learn = [model.state, opt.state], nn.value_and_grad(model, lambda x: model(x).square().mean())
+            @partial(mx.compile, **{name: state for name in given})
+            def step(x):
+                loss, grads = learn(x)
+                opt.update(model, grads)
+                return loss
+            mx.eval(state)
+            for _ in range(3):
+                told(lambda: step(mx.ones((1, 2))).item())
+                told(lambda: mx.eval(state))
+            told(lambda: model.weight)
+        """,
         "training in a thread": """
         import concurrent.futures
         def train(n):

@@ -15,7 +15,7 @@ from nnrepl.ops import Trait, has
 from nnrepl.record import segments as sources
 from nnrepl.record import trees
 from nnrepl.record.recorder import current
-from nnrepl.record.stack import is_module
+from nnrepl.record.stack import is_module, is_module_type
 from nnrepl.tape import GRADIENT_PASS, RUN_PASS, Leaf, Mark, Op, Pass, Tracer, Value
 from nnrepl.tape.claims import Claim, Possibility
 
@@ -266,11 +266,11 @@ def _is_hidden(case: Checkup, taken: Value, made: Op) -> Claim[str]:
 
 def left_behind(case: Checkup) -> Iterator[Finding]:
     """Find what compiled functions have left in a model or a list, and the program still holds."""
-    recorder = current()
     tape, homes = case.session.tape, case.session.names.homes
-    live = [one for one in (recorder.live if recorder is not None else {}).values() if isinstance(one, Tracer)]
-    placed = {one for one in live if any(home.holder.refer() is not None for home in homes.all_of(one))}
-    live = [one for one in live if one in placed or (not homes.all_of(one) and tape.bindings.naming(one))]
+    live = [one for one in tape.notes.leaves.values() if isinstance(one, Tracer)]
+    there = {one: [home for home in homes.all_of(one) if home.holder.refer() is not None] for one in live}
+    live = [one for one in live if there[one] or (not homes.all_of(one) and tape.bindings.naming(one))]
+    live.sort(key=lambda one: not any(is_module_type(home.holder.kind) for home in there[one]))  # weights first
     for function in dict.fromkeys(one.left_by for one in live):
         left = [one for one in live if one.left_by == function]
         yield from findings(_are_left(function, left), "left behind", f"what {left[0].name}", None)
