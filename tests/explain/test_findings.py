@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -119,28 +120,26 @@ def captured(faulty: bool) -> None:
 
 
 def half_kept(faulty: bool) -> None:
-    """A compiled step trains two models, and its outputs name one."""
+    """A step trains two models, and gives one of the optimizers a copy."""
     first, second = nn.Linear(3, 4), nn.Linear(4, 1)
     one, two = optim.SGD(1e-2), optim.SGD(1e-2)
     x, y = rows(8, 3), rows(8, 1)
-    state = [first.state, one.state] + ([] if faulty else [second.state, two.state])
 
     def loss(a: Any, b: Any) -> mx.array:
         first.update(a)
         second.update(b)
         return (second(mx.tanh(first(x))) - y).square().mean()
 
-    @partial(mx.compile, inputs=state, outputs=state)
     def step() -> mx.array:
         value, grads = mx.value_and_grad(loss, argnums=(0, 1))(
             first.trainable_parameters(), second.trainable_parameters()
         )
         one.update(first, grads[0])
-        two.update(second, grads[1])
+        two.update(copy.deepcopy(second) if faulty else second, grads[1])
         return value
 
     for _ in range(4):
-        mx.eval(step(), state)
+        mx.eval(step(), first.state, second.state)
 
 
 def of_the_data(faulty: bool) -> None:
@@ -562,7 +561,7 @@ def test_what_a_compiled_step_captured_and_the_program_has_replaced_is_stale() -
     assert [finding for one in reports(captured, False) for finding in one.warnings] == []
 
 
-def test_a_model_that_a_compiled_step_does_not_give_back_is_named() -> None:
+def test_a_model_whose_new_weights_a_step_does_not_keep_is_named() -> None:
     for one in reports(half_kept, True)[1:]:
         (found,) = one.warnings
         assert found.kind == "discarded update"
@@ -573,28 +572,26 @@ def test_a_model_that_a_compiled_step_does_not_give_back_is_named() -> None:
     assert [finding for one in reports(half_kept, False) for finding in one.warnings] == []
 
 
-def test_one_weight_that_a_compiled_step_does_not_give_back_is_named() -> None:
+def test_one_weight_that_a_step_does_not_keep_is_named() -> None:
     def scaled(faulty: bool) -> None:
         first, second = nn.Linear(3, 1, bias=False), nn.Linear(1, 1, bias=False)
         x, y = rows(8, 3), rows(8, 1)
-        state = [first.state] + ([] if faulty else [second.state])
 
         def loss(a: Any, b: Any) -> mx.array:
             first.update(a)
             second.update(b)
             return (second(first(x)) - y).square().mean()
 
-        @partial(mx.compile, inputs=state, outputs=state)
         def step() -> mx.array:
             value, grads = mx.value_and_grad(loss, argnums=(0, 1))(
                 first.trainable_parameters(), second.trainable_parameters()
             )
             optim.SGD(1e-2).update(first, grads[0])
-            optim.SGD(1e-2).update(second, grads[1])
+            optim.SGD(1e-2).update(copy.deepcopy(second) if faulty else second, grads[1])
             return value
 
         for _ in range(3):
-            mx.eval(step(), state)
+            mx.eval(step(), first.state, second.state)
 
     (found,) = reports(scaled, True)[1].warnings
     assert found.kind == "discarded update"
