@@ -59,7 +59,7 @@ def test_findings_of_another_step_than_the_cursors_say_so() -> None:
             _, grads = nn.value_and_grad(model, lambda model, x: nn.relu(model(x) - 90).sum())(model, x)
             optimizer.update(model, grads)
     session = TapeSession(recorded.tape, recorded.names)
-    told = {}
+    told: dict[tuple[int, str], str] = {}
     for pass_ in session.tape.passes:
         session.cursor, console = pass_.start, Console(width=120)
         with console.capture() as shown:
