@@ -20,7 +20,7 @@ from nnrepl.explain.paths import gradient_pass_or_none
 from nnrepl.explain.scale import grows
 from nnrepl.ops import Trait, has
 from nnrepl.ops.numbers import unravel
-from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_born, is_inexact
+from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_born, is_inexact, is_of_slope
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Op, Pass, Value
 from nnrepl.tape.claims import Claim, Said, joined, say, say_first, stated
@@ -403,11 +403,20 @@ def _behind(look: Look, found: Trouble) -> Iterator[Claim[str]]:
     yield Claim(
         "why: became NaN",
         lambda: birth is not root and birth.kind == NAN and root.kind == INF and is_born(look, birth),
-        lambda: f"Of the ∞ it became NaN in {did_of(birth)}.",
+        lambda: f"{_of_what(look, birth, root)} became NaN in {did_of(birth)}.",
     )
     if before is None:
         return
     yield Claim("why: came from", lambda: is_born(look, before), lambda: f"The ∞ came from here: {born(before)}.")
+
+
+def _of_what(look: Look, birth: Birth, root: Birth) -> str:
+    """Return what became NaN: the ∞ itself, or the gradient where it lies: the slope of log(0) is 1 / 0, which nobody
+    has made of the −∞."""
+    if not is_of_slope(look, birth) or birth.op is None or birth.op.of is None:
+        return "Of the ∞ it"
+    there = root.at == birth.at and root.value in birth.op.of.outputs
+    return "Where it is ∞ the gradient" if there else "The gradient"
 
 
 def _visible(look: Look, values: Iterable[Value]) -> list[Value]:

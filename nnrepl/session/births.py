@@ -268,6 +268,14 @@ def _slope(sight: Sight, op: Op, value: Value, at: int) -> tuple[Value, int, str
     return (result, at, INF) if infinite else None
 
 
+def is_of_slope(sight: Sight, birth: Birth) -> bool:
+    """Whether a NaN is a VJP's whose forward op gave an ∞ there, and into which no bad number went that made it."""
+    op = birth.op
+    if op is None or birth.before is None or op.of is None:
+        return False
+    return _parent(sight, op, birth.value, birth.at, birth.kind) is None
+
+
 def _paired(sight: Sight, op: Op, value: Value, at: int, bad: list[Value], kind: str) -> tuple[Value, int, str] | None:
     """Return the bad element at the same place of an operand, where that alone makes the result as bad as it is."""
     places = {taken: place for taken in bad if (place := same_place(value.shape, at, taken.shape)) is not None}

@@ -113,8 +113,10 @@ def _lengths(before: Timeline, after: Timeline) -> list[RenderableType]:
     if ended is None:
         return []
     short, long = (before, after) if ended[0] is before.tape else (after, before)
+    # What a program does after its last closed step is on the tape only once that was opened.
+    ends = "ends" if not (short.ended and short.tape.closed) else "has its last op on the tape"
     said = say(Claim("diff: ends first", lambda: short.extent != long.extent, lambda: (
-        f"compared up to {short.extent}: there timeline {short.number} ends, and timeline {long.number} goes on to "
+        f"compared up to {short.extent}: there timeline {short.number} {ends}, and timeline {long.number} goes on to "
         f"{long.extent}")))  # fmt: skip
     said += say(Claim("diff: can go on", lambda: bool(said) and not short.ended, lambda: (
         f"timeline {short.number}, then until step {long.tape.ops[-1].step.number}, runs it on")))  # fmt: skip

@@ -23,6 +23,8 @@ def health_view(report: Report) -> RenderableType:
         line.append(finding.text, style="" if serious else "dim")
         parts.append(line)
         parts.append(Padding(Text(finding.command, style="op.name"), (0, 0, 0, 4)))
+    if report.elsewhere and report.findings:
+        parts.insert(0, Text(f"Of {_passes(report)}, not of the step at the cursor:", style="hint"))
     parts[:0] = [Text(f"✓ {said}", style="good") for said in _clean_bill(report)]
     parts.extend(Text(unseen, style="hint") for unseen in _unseen(report))
     parts.append(Text(cost(report.ops), style="hint"))
@@ -31,11 +33,15 @@ def health_view(report: Report) -> RenderableType:
 
 def _clean_bill(report: Report) -> list[Said]:
     """Say that nothing was found, and in what."""
-    passes = " and ".join(f"{pass_.address} · {pass_.title}" for pass_ in [report.pass_, *report.also])
     clean = not report.warnings and report.looked > 0
     return say(Claim("health: clean", lambda: clean, lambda: (
-        f"nothing is wrong with {passes}: {report.checks} checks, "
+        f"nothing is wrong with {_passes(report)}: {report.checks} checks, "
         f"{counted(report.looked, 'tensor')}")))  # fmt: skip
+
+
+def _passes(report: Report) -> str:
+    """Return which passes were looked at."""
+    return " and ".join(f"{pass_.address} · {pass_.title}" for pass_ in [report.pass_, *report.also])
 
 
 def _unseen(report: Report) -> list[str]:

@@ -58,13 +58,14 @@ def test_what_stands_behind_an_update_is_opened_with_its_step(tmp_path: Path) ->
 
 
 def test_what_a_change_did_natively_is_not_called_the_same(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(TRAIN.replace("; log.append(loss.item())", ""))
-    lines = "continue", "goto step 3 forward", "model.weight = model.weight * 0.5", "continue", "diff 1 2"
-    shown = play(tmp_path / "train.py", *lines)
+    train = TRAIN.replace("; log.append(loss.item())", "") + "print((X * 2).sum().item())\n"
+    (tmp_path / "train.py").write_text(train)
+    shown = play(tmp_path / "train.py", "continue", "goto step 6", "goto step 3 forward",
+                 "model.weight = model.weight * 0.5", "continue", "diff 1 2")  # fmt: skip
+    shown = " ".join(shown.split())
     assert "first difference: 3#" in shown
-    assert "steps 4 to 6 ran natively and are closed: not compared; goto step 4, then diff, opens it" in " ".join(
-        shown.split()
-    )
+    assert "steps 4 to 6 ran natively and are closed: not compared; goto step 4, then diff, opens it" in shown
+    assert "there timeline 2 has its last op on the tape, and timeline 1 goes on to step 7" in shown  # both have ended
     (tmp_path / "train.py").write_text(TRAIN.replace("; log.append(loss.item())", ""))
     shown = play(tmp_path / "train.py", "continue", "goto step 3 forward", "X = X * 1", "continue", "diff 1 2")
     assert "no value differs" not in shown

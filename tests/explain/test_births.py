@@ -152,7 +152,10 @@ def test_the_infinity_of_the_forward_pass_is_behind_the_nan_of_its_slope() -> No
     answer = why(session(lambda w: (1 / mx.exp(w)).sum(), mx.array([1.0, 100.0])), "nan")
     assert answer.op is not None
     assert (answer.op.name, answer.op.phase) == ("exp", "forward")
-    assert "became NaN in #5, the VJP of exp" in text(answer) or "became NaN" in text(answer)
+    assert "Where it is ∞ the gradient became NaN in #6, the VJP of exp" in text(answer)
+    program = session(lambda w: (mx.log(w) * mx.array([1.0, 0.0])).sum(), mx.array([1.0, 0.0]))
+    assert "Of the ∞ it became NaN in #3, #1 * #2 " in text(why(program, "nan"))  # −∞ · 0
+    assert "Where it is ∞ the gradient became NaN in #7, the VJP of log" in text(why(program, "grad(w) nan"))  # 0 / 0
 
 
 def test_a_clean_bill_says_what_was_looked_at() -> None:

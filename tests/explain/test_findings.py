@@ -283,6 +283,17 @@ def whole(logits: mx.array, y: mx.array, axis: Any) -> mx.array:
     return (places * mx.log(mx.softmax(logits, axis=axis))[..., 0]).mean()
 
 
+def pooled(faulty: bool) -> None:
+    """Pooling by masked shares: their axis is wrong where the batch comes first, and right where time does."""
+
+    def loss(model: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+        scores = mx.where(x[..., 0] > -9, model(x).squeeze(-1), -1e9)
+        shares = mx.softmax(scores, axis=0)[..., None]
+        return mx.square((shares * x).sum(axis=1 if faulty else 0) - y).mean()
+
+    train(nn.Linear(3, 1), loss, mx.random.normal((5, 5, 3)), rows(5, 3))
+
+
 def broadcast(faulty: bool) -> None:
     y = mx.random.normal((4, 4)) if faulty else mx.random.normal((4, 4, 1))
     train(nn.Linear(3, 1), lambda m, x, y: mx.square(m(x) - y).mean(), mx.random.normal((4, 4, 3)), y)
@@ -409,6 +420,7 @@ KINDS: dict[str, tuple[str, str, Program]] = {
     "no axis of rows": ("softmax axis", "of (10, 4), the rows of the batch", axes(labelled, None)),
     "several axes": ("softmax axis", "over axes [0, 2]", axes(picked, [0, 2])),
     "meant axes": ("softmax axis", "the rows of the batch", axes(whole, 0)),
+    "axis of pooling": ("softmax axis", "the rows of the batch", pooled),
     "broadcast": ("silent broadcasting", "(4, 4, 4)", broadcast),
     "growing": ("growing graph", "nothing has evaluated", growing),
     "summed": ("growing graph", "total", summed),

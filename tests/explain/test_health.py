@@ -11,12 +11,14 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import pytest
+from rich.console import Console
 
 import nnrepl
 from nnrepl.explain.health import Report, health
 from nnrepl.explain.limits import THRESHOLDS
 from nnrepl.session.session import TapeSession
 from nnrepl.tape import GRADIENT_PASS
+from nnrepl.view.health import health_view
 from tests.corpus import layers, lm
 from tests.corpus.checks import SEED, Call, some
 from tests.shell.test_transcripts import TRANSCRIPTS
@@ -47,6 +49,26 @@ def report(call: Call) -> Report | None:
     if not any(pass_.kind == GRADIENT_PASS for pass_ in trace.tape.passes):
         return None
     return health(OpenSession(trace))
+
+
+def test_findings_of_another_step_than_the_cursors_say_so() -> None:
+    model, optimizer = nn.Linear(2, 1), optim.SGD(0.1)
+    with nnrepl.recording() as recorded:
+        for _ in range(2):
+            x = mx.ones((3, 2)) - 40
+            _, grads = nn.value_and_grad(model, lambda model, x: nn.relu(model(x) - 90).sum())(model, x)
+            optimizer.update(model, grads)
+    session = TapeSession(recorded.tape, recorded.names)
+    told: dict[tuple[int, str], str] = {}
+    for pass_ in session.tape.passes:
+        session.cursor, console = pass_.start, Console(width=120)
+        with console.capture() as shown:
+            console.print(health_view(health(session)))
+        told[pass_.step.number, pass_.kind] = shown.get()
+    assert all("zero gradient" in one for one in told.values())
+    others = [at for at, one in told.items() if ", not of the step at the cursor:" in one]
+    assert [number for number, kind in others if kind != GRADIENT_PASS] == [number for number, _ in others] == [2]
+    assert told[others[0]].startswith("Of step 1 · ")
 
 
 DELIBERATE = {

@@ -102,6 +102,7 @@ def health(session: Reading, **limits: float) -> Report:
     report.findings.sort(key=lambda finding: finding.level != WARNING)
     report.looked, report.ops, report.refused = look.looked, look.ops, look.refused
     looked = {pass_, *report.also}
+    report.elsewhere = session.pass_ is not None and session.pass_.step.number != pass_.step.number
     report.others = sum(other.kind == GRADIENT_PASS and other not in looked for other in pass_.step.passes)
     return report
 

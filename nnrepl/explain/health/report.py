@@ -59,6 +59,7 @@ class Report:
         unsafe: Whether nothing but the indices was looked at, because one of them is out of range.
         unseen: What was not looked at, because it is not on the tape.
         others: How many other gradient calls the step has, which were not looked at.
+        elsewhere: Whether the cursor stands in another step, before the gradient call of that one.
     """
 
     pass_: Pass
@@ -71,6 +72,7 @@ class Report:
     unsafe: bool = False
     unseen: list[str] = field(default_factory=list)
     others: int = 0
+    elsewhere: bool = False
 
     @property
     def warnings(self) -> list[Finding]:

@@ -10,6 +10,7 @@ import mlx.core as mx
 from nnrepl.explain import words
 from nnrepl.explain.broken import is_log_of_shares
 from nnrepl.explain.health.report import NOTE, Check, Checkup, Finding, findings
+from nnrepl.explain.health.weighed import summed_over
 from nnrepl.explain.known import arguments
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import is_inexact
@@ -283,18 +284,27 @@ def _at_most_one(case: Checkup, hot: Value, axis: int) -> bool:
 
 def _over_the_batch(op: Op, at: int) -> str:
     """Whether the axis is that of the rows that a layer (rows @ weight) has computed one by one."""
-    if at != 0 or len(op.inputs[0].shape) < 2 or min(op.inputs[0].shape[0], op.inputs[0].shape[-1]) < 2:
+    shape = op.inputs[0].shape
+    if at != 0 or len(shape) < 2 or shape[0] < 2 or not _by_a_layer(op):
         return ""
-    if not _by_a_layer(op):
+    summed = summed_over(op.outputs[0])
+    if 0 in summed:  # time comes first, and the shares weigh what is added up along it
         return ""
-    return ", the rows of the batch: the shares of a row do not add up to 1; axis=-1 is probably meant"
+    if shape[-1] > 1:
+        meant = "-1"
+    elif len(summed) == 1 and shape[summed[0]] > 1:
+        meant = str(summed[0])
+    else:
+        return ""
+    return f", the rows of the batch: the shares of a row do not add up to 1; axis={meant} is probably meant"
 
 
 def _by_a_layer(op: Op) -> bool:
-    """Whether what goes into a softmax was computed row by row with a weight."""
+    """Whether what goes into a softmax was computed row by row with a weight, past masks."""
     made = unscaled(op.inputs[0])
-    while made is not None and has(made.name, Trait.SUM, Trait.DIFFERENCE, Trait.SCALES) and made.inputs:
-        made = maker(made.inputs[0])
+    while made is not None and has(made.name, Trait.SUM, Trait.DIFFERENCE, Trait.SCALES, Trait.SWITCHES):
+        made = next((found for taken in made.inputs if taken.shape == made.outputs[0].shape and is_inexact(taken)
+                     and (found := maker(taken)) is not None), None)  # fmt: skip
     return made is not None and has(made.name, Trait.PRODUCT) and source(made.inputs[-1]) is not None
 
 
