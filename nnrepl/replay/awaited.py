@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from types import CodeType, FrameType
 from typing import Any
 
+from nnrepl.record.recorder import MUTED, current
+
 
 class Awaited:
     """A line of a function that is awaited.
@@ -73,6 +75,9 @@ class Awaited:
             others(frame, event, _)
         if then is None:
             return others
+        recorder = current()
+        if recorder is not None and recorder.mode == MUTED:
+            return self._came  # MLX traces a compiled function once more, after its call has been recorded
         variables = frame.f_locals  # held on to: before 3.13 the frame gets back what is in it, so nobody may clear it
         if event == "line" and frame.f_lineno == self.line and self._is_meant(variables):
             if self._skip:
