@@ -76,10 +76,11 @@ def test_the_program_sees_all_objects() -> None:
 
 def test_collections_that_are_off_stay_off() -> None:
     gc.disable()
+    before = gc.get_freeze_count()  # what the tests before it have left is set aside, if one ran in this process
     try:
         with recording(recorder()) as made:
             grown(made, collector._OFTEN + 10)
-            assert gc.get_freeze_count() == 0
+            assert gc.get_freeze_count() <= before
             assert not gc.isenabled()
     finally:
         gc.enable()
