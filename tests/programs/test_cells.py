@@ -388,7 +388,7 @@ def test_a_training_is_written(tmp_path: Path) -> None:
 
 def test_an_edit_between_two_cells_is_written_and_one_in_a_call_is_named(tmp_path: Path) -> None:
     cells = ["w = mx.ones((2, 3))", "def f(x):\n    y = x * 2\n    return y + 1", "z = f(w).sum()", "print(z)"]
-    said, found = exported(tmp_path, *cells, "goto prompt 3", "w[0, 0] = 5.0", "goto add", "y = y * 3", "c")
+    said, found = exported(tmp_path, *cells, "goto prompt 3", "w[0, 0] = mx.array(5.0)", "goto add", "y = y * 3", "c")
     assert said.splitlines()[-1] == "array(66, dtype=float32)"
     text = (tmp_path / "out" / "session.py").read_text()
     assert "# left out, in the middle of a call: y = y * 3\n" in text

@@ -376,6 +376,10 @@ def test_another_kind_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     script = program_of(str(file))
     assert script is not None
     assert script.on_disk(f"{file}#2") == "b = a + 1\ndisplay(b)\n"
+    (tmp_path / "net#2.py").write_text("a = 2\n")  # in no cells, whatever it is called
+    plain = program_of(str(tmp_path / "net#2.py"))
+    assert plain is not None
+    assert plain.on_disk(str(tmp_path / "net#2.py")) == "a = 2\n"
     main, argv, paths = sys.modules["__main__"], sys.argv, list(sys.path)
     try:
         module = script.enter()

@@ -59,6 +59,16 @@ for i in range(4):
     velocity = tree_map(lambda v, g: 0.9 * v + g, velocity, g)
     params = tree_map(lambda p, v: p - 0.1 * v, params, velocity)
 """,
+    "gradients that are added to themselves, in two functions by turns": """
+w = mx.ones(3)
+def doubled(g): return g + g
+def halved(g): return g * 0.25 + g * 0.25
+for i in range(2):
+    mark(i + 1)
+    loss, g = mx.value_and_grad(lambda w: (w * w).sum())(w)
+    for _ in range(25): g = halved(doubled(g))
+    w = w - 0.1 * g
+""",
     "momentum by hand, one parameter unused": """
 params = {"w": mx.ones(3), "u": mx.ones(3), "v": mx.ones(2)}
 velocity = tree_map(mx.zeros_like, params)
