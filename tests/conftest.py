@@ -9,8 +9,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import mlx.core as mx
 import pytest
+
+from tests.thorough import THOROUGH
+
+hypothesis.settings.register_profile(
+    "nnrepl", deadline=None, derandomize=not THOROUGH, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("nnrepl")  # what is drawn is the same in each run, and may take its time
 
 
 def pytest_configure(config: pytest.Config) -> None:

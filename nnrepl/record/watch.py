@@ -30,11 +30,12 @@ from nnrepl.record.containers import (
 )  # fmt: skip
 from nnrepl.record.ended_modules import EndedModules
 from nnrepl.record.frame_variables import OPTIMIZED, looked_at, may_dangle, read, sets_globals, shared_names
-from nnrepl.record.holders import Holders, within
+from nnrepl.record.holding import HolderIndex, within
 from nnrepl.record.stack import is_module
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 from nnrepl.tape.bindings import Bindings, Noted
 from nnrepl.tape.kept_array import KeptArray, is_small_array
+from nnrepl.tape.lasting import lasting
 
 if TYPE_CHECKING:
     from nnrepl.record.ledger import Ledger
@@ -96,7 +97,7 @@ class BindingWatch:
         self._modules: dict[int, FrameType] = {}
         """The module frames whose variables functions set (`global`), by their namespace."""
         self._ended = EndedModules()
-        self._holders = Holders(self._known)
+        self._holders = HolderIndex(self._known)
 
     # -- frames --------------------------------------------------------------------------------------------
 
@@ -302,6 +303,7 @@ class BindingWatch:
             return weakref.ref(thing)
         if is_data(thing) if is_foreign_kind(kind) else holds_attributes(thing):
             return self._watch(thing, position)
+        lasting.keep(thing)
         try:
             return weakref.ref(thing)
         except TypeError:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import functools
 import io
+import itertools
 import random
 import sys
 import types
+import warnings
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -254,12 +257,14 @@ def copy_iterator(thing: Any) -> Any:
     kind = type(thing).__name__
     if isinstance(thing, types.GeneratorType):
         raise CannotKeep("a generator")
+    if type(thing) is itertools.count:
+        return _count_from(thing)
     by_type = (
         sys.modules["copyreg"].__newobj__,
         sys.modules["copyreg"]._reconstructor,
     )  # which know no place to stand at
     try:
-        reduced = thing.__reduce__()
+        reduced = _reduced(thing)
         if not isinstance(reduced, tuple) or len(reduced) < 2 or reduced[0] in by_type:
             raise CannotKeep(f"an iterator ({kind})")
         make, given = reduced[:2]
@@ -273,6 +278,28 @@ def copy_iterator(thing: Any) -> Any:
     except Exception:  # a library's own, which may go wrong in any way
         raise CannotKeep(f"an iterator ({kind})") from None
     return made
+
+
+def _reduced(thing: Any) -> Any:
+    """Return what Python says of how to copy an iterator, without its warnings: it is not the program that asks."""
+    # Python 3.12 and 3.13 warn of what 3.14 no longer does for `itertools`. Not by `catch_warnings`: that has each
+    # warning shown again which the program has had.
+    filters = warnings.filters
+    warnings.filters = [("ignore", None, Warning, None, 0)]
+    try:
+        return thing.__reduce__()
+    finally:
+        warnings.filters = filters
+
+
+def _count_from(thing: itertools.count[Any]) -> itertools.count[Any]:
+    """Return a count that goes on from where another stands, which is told by how it is written: since Python 3.14
+    none of `itertools` says it otherwise. Raises CannotKeep if its numbers are none of Python's own."""
+    numbers = repr(thing)[len("count(") : -1].split(", ")
+    try:
+        return itertools.count(*map(ast.literal_eval, numbers))
+    except (ValueError, SyntaxError, TypeError):
+        raise CannotKeep("an iterator (count)") from None
 
 
 def _tells_its_place(given: tuple[Any, ...]) -> bool:

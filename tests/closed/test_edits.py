@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import sys
 from pathlib import Path
 
 import mlx.core as mx
@@ -182,8 +183,11 @@ linear, tanh = nn.Linear.__call__, mx.tanh
 nn.Linear.__call__ = lambda self, x: linear(self, x) * 2
 nn.Linear.halved = lambda self, x: self(x) / 2
 mx.tanh = lambda x: tanh(x) * 3
+import sys; sys.path.insert(0, sys.argv[0].replace("train.py", "site-packages").replace("plain.py", "site-packages"))
+import mlx_more; more = mlx_more.more
+mlx_more.more = lambda x: more(x) + 0.5
 X = mx.random.normal((24, 4)); model = nn.Linear(4, 1); opt = optim.Adam(1e-2); log = []
-learn = nn.value_and_grad(model, lambda model, x: (mx.tanh(model.halved(x)) ** 2).mean())
+learn = nn.value_and_grad(model, lambda model, x: (mlx_more.more(mx.tanh(model.halved(x))) ** 2).mean())
 for i in range(6):
     x = X * 1
     loss, grads = learn(model, x)
@@ -195,12 +199,16 @@ for i in range(6):
 def test_what_a_program_puts_in_the_place_of_a_librarys_own(native: str, tmp_path: Path) -> None:
     """It stays there where steps run natively, and is put in once where the program runs again from its start."""
     (tmp_path / "train.py").write_text(PATCHED)
+    (tmp_path / "site-packages").mkdir()
+    (tmp_path / "site-packages/mlx_more.py").write_text("def more(x): return x * 2\n")  # imported by the program first
     own = nn.Linear.__call__, mx.tanh
     try:
         shown = play(tmp_path / "train.py", f"config native {native}", "continue", "p str(log)",
-                     "goto step 3 train.py:12", "x = x * 2", "goto end", "continue", "p str(log)")  # fmt: skip
+                     "goto step 3 train.py:15", "x = x * 2", "goto end", "continue", "p str(log)")  # fmt: skip
     finally:
         LIBRARIES.begin()
+        sys.path[:] = [folder for folder in sys.path if not folder.startswith(str(tmp_path))]
+        sys.modules.pop("mlx_more", None)
     assert (nn.Linear.__call__, mx.tanh) == own
     assert not hasattr(nn.Linear, "halved")
     plain = []

@@ -163,13 +163,16 @@ def late(name):
     print(name, __main__.Config is Config, __main__.__dict__ is globals(), sys.argv, sys.path[0], mx.ones(2).shape)
     print(name, type(pickle.loads(pickle.dumps(Config()))) is Config, helper.value)
 def wait():
+    said.wait()
     time.sleep(0.3)
     late("thread")
 atexit.register(late, "atexit")
 weakref.finalize(net.model, print, "finalized")
+said = threading.Event()
 threading.Thread(target=wait).start()
 threading.Thread(target=time.sleep, args=(100,), daemon=True).start()
-print("last line")
+print("last line", flush=True)
+said.set()
 """
     write(tmp_path, helper="value = 5\n")
     check(tmp_path, program, "argument")

@@ -136,7 +136,10 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return file.read_bytes()
 
 
-@settings(max_examples=share(60, 25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+UNCHECKED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
+@settings(max_examples=share(60, 25), deadline=None, suppress_health_check=UNCHECKED)
 @given(data=st.data())
 def test_a_damaged_file_gets_one_line(good: bytes, tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(good)
@@ -163,7 +166,7 @@ def test_a_damaged_file_gets_one_line(good: bytes, tmp_path: Path, data: st.Data
         screen(session, ["goto start", "ll", "goto end", "p loss"])
 
 
-@settings(max_examples=share(40, 15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=share(40, 15), deadline=None, suppress_health_check=UNCHECKED)
 @given(data=st.data())
 def test_a_file_with_anything_in_its_tables(good: bytes, tmp_path: Path, data: st.DataObject) -> None:
     """Some part of the JSON is replaced by something else, with a right checksum."""

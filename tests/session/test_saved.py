@@ -63,7 +63,7 @@ def test_in_a_terminal_they_are_there_again_next_time(tmp_path: Path) -> None:
     def session() -> pexpect.spawn:
         arguments = ["-m", "nnrepl", "examples/simple_nn.py"]
         child = pexpect.spawn(
-            sys.executable, arguments, env=env, cwd=str(ROOT), encoding="utf-8", dimensions=(40, 100), timeout=30
+            sys.executable, arguments, env=env, cwd=str(ROOT), encoding="utf-8", dimensions=(40, 100), timeout=120
         )
         child.expect("nnrepl\\)")
         return child

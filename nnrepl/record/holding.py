@@ -1,4 +1,4 @@
-"""Holders: in which containers an array object lies, of all that are looked at, and what lies within one.
+"""Holding: in which containers an array object lies, of all that are looked at, and what lies within one.
 
 The first is asked where an array is given another value in place. A program that adds its gradients up in objects of
 its own does that with every second op, and to walk over all that it holds each time makes a run of n ops cost n².
@@ -18,7 +18,7 @@ _array = mx.array
 _WITHIN = 8
 
 
-class Holders:
+class HolderIndex:
     """An index from array objects to the containers that held them when they were looked at last.
 
     It is made when it is first asked: a program that changes no array in place pays for nothing. It holds numbers
