@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from nnrepl.record.native import levels_of
@@ -179,9 +180,12 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
 def _undisturbed(session: Standing, keeping: Keeping) -> bool:
     """Whether nothing but the user can stop the program at a call, and nothing is to be done where it begins."""
     now = session.course.now
-    if type(now) is not Going or not now.unstopped or now.interrupted or keeping.is_due:
+    if type(now) is not Going or not now.unstopped or now.interrupted or perf_counter() >= keeping.next:
         return False
-    return not session.codes.awaits and this_process() == session.process and session.edits.can_run_again
+    if now.alone:
+        return this_process() == session.process
+    now.alone = not session.codes.awaits and session.edits.can_run_again  # from here on, up to the next stop
+    return now.alone and this_process() == session.process
 
 
 def _look_out(session: Standing, op: ClosedOp) -> None:
