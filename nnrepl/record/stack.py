@@ -7,7 +7,7 @@ from types import CodeType, FrameType
 from typing import Any, Protocol
 
 from nnrepl.installed import is_mlx
-from nnrepl.record.frame_variables import first_argument
+from nnrepl.record.frame_variables import GENERATOR, first_argument
 from nnrepl.tape import Activation
 from nnrepl.tape.turns import Places
 
@@ -53,6 +53,7 @@ class Stack:
         self._own: dict[int, tuple[bool, CodeType]] = {}
         self._kinds: dict[type, str] = {}
         self._natively: dict[int, Activation] = {}
+        self._places: tuple[FrameType | None, list[tuple[CodeType, int]], Places] = None, [], ()
 
     def enter(self, frame: FrameType) -> Activation | None:
         """Return the activation of `frame`, which becomes the current one."""
@@ -155,6 +156,32 @@ class Stack:
 
     def places(self, frame: FrameType) -> Places:
         """Return where the program's calls stand, that in `frame` last. No frame is held for it."""
+        top, above, known = self._places
+        if top is not None and top is next(reversed(self._known)):
+            at: FrameType | None = frame
+            for code, lasti in above:
+                if at is None or at.f_code is not code or at.f_lasti != lasti:
+                    break
+                if at is top:
+                    return known  # the same lines as the last time: what is below `top` stands where it stood
+                at = at.f_back
+        known = self._places_below(frame)
+        self._places = None, [], known
+        if not self._watch.notes:
+            self._remember(frame, known)
+        return known
+
+    def _remember(self, frame: FrameType, places: Places) -> None:
+        """Keep where the calls stand that run now: natively the frame that was known last stays the last."""
+        top, at = next(reversed(self._known)), frame
+        above = [(at.f_code, at.f_lasti)]
+        while at is not top and at.f_back is not None:
+            at = at.f_back
+            above.append((at.f_code, at.f_lasti))
+        if at is top and not at.f_code.co_flags & GENERATOR:  # which may be resumed from elsewhere
+            self._places = top, above, places
+
+    def _places_below(self, frame: FrameType) -> Places:
         found = []
         below: FrameType | None = frame
         while below is not None and below is not self.base:
@@ -209,6 +236,7 @@ class Stack:
         self.frame = self.scope = None
         self._known = {self.base: None}
         self._natively.clear()
+        self._places = None, [], ()
 
     def end(self) -> None:
         """Note that the recording is over: let go of the frame of nnrepl's own, too, which holds the run."""

@@ -97,6 +97,8 @@ def evaluated(session: Standing, count: int) -> None:
     """
     now = session.course.now
     recorder = session.recorder
+    if type(now) is Going and not now.interrupted and not isinstance(now.goal, goals.Until):
+        return  # as mostly
     if isinstance(now, Replaying):
         if session.opening is not None and recorder is not None and session.opening.old.turns.asked:
             from nnrepl.session.turn_curves import note
