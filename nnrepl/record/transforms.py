@@ -78,7 +78,8 @@ class Differentiated(opaque.Transform):
             self._own = own if isinstance(own, FunctionType) else None
             if made is None or made[0].code is not code:
                 made = self._made = [Call(GRADIENT_PASS, titles.title(self.fun), code)]
-        run = functools.partial(levels.recorder.intake.differentiated(self), *args, **kwargs)
+        # Asked when the call has begun: a run that is led forward knows only then what is computed in it.
+        run = lambda: levels.recorder.intake.differentiated(self)(*args, **kwargs)  # noqa: E731
         return levels.run(made, frame, run, loss, Weights(self.fun, functools.partial(self._chosen, args, kwargs)))
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
