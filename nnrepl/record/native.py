@@ -46,7 +46,7 @@ class Quiet:
         watch: What looked at them before.
     """
 
-    notes = False
+    notes, native = False, True
 
     def __init__(self, watch: BindingWatch) -> None:
         # The first argument of a function may be a Module or an Optimizer. Nothing else is asked at each call.

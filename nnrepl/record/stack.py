@@ -17,9 +17,11 @@ class Watching(Protocol):
 
     Attributes:
         notes: Whether it does, and is to be told where they are called from and when they return.
+        native: Whether only calls are noticed, and no op is recorded.
     """
 
     notes: bool
+    native: bool
 
     def enter(self, frame: FrameType) -> Any: ...
     def belong(self, frame: FrameType, scope: Activation) -> None: ...
@@ -57,7 +59,7 @@ class Stack:
 
     def enter(self, frame: FrameType) -> Activation | None:
         """Return the activation of `frame`, which becomes the current one."""
-        if self._watch.notes:
+        if not self._watch.native:
             return self._walk(frame, held=True)
         scope = self._where_again(frame)
         if scope is None:
@@ -167,7 +169,7 @@ class Stack:
                 at = at.f_back
         known = self._places_below(frame)
         self._places = None, [], known
-        if not self._watch.notes:
+        if self._watch.native:
             self._remember(frame, known)
         return known
 
@@ -201,7 +203,7 @@ class Stack:
 
     def watched(self, watch: Watching) -> dict[FrameType | None, Activation | None]:
         """Let something else look at the variables. Returns the frames that it has not seen entered."""
-        if watch.notes and not self._watch.notes:
+        if self._watch.native and not watch.native:
             self._surface()
         self._watch = watch
         return self._known
