@@ -23,12 +23,12 @@ class Weights:
 
     Args:
         fun: The function that is differentiated.
-        given: What the call is given of it: trees of arrays.
+        given: Returns what the call is given of it: trees of arrays.
     """
 
     __slots__ = ("_fun", "_given", "_key")
 
-    def __init__(self, fun: Callable[..., Any], given: Any) -> None:
+    def __init__(self, fun: Callable[..., Any], given: Callable[[], Any]) -> None:
         self._fun = fun
         self._given = given
         self._key: Any = None
@@ -44,7 +44,7 @@ class Weights:
     @property
     def given(self) -> list[mx.array]:
         """The arrays that the call is given."""
-        return trees.arrays(self._given)
+        return trees.arrays(self._given())
 
     def left(self) -> list[mx.array]:
         """Return what the program has of them when the call is over: of a model, which `nn.value_and_grad` fills anew,

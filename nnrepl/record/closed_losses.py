@@ -61,7 +61,7 @@ class ClosedLosses:
         op = self._op
         if op is None or op.outputs:
             return
-        loss = self._now()
+        loss = None if self._loss is None else self._loss()
         if loss is not None and is_evaluated(loss):
             self._keep(loss, True)
 

@@ -122,8 +122,17 @@ def put_closed(numbering: Numbering, tape: Tape, call: Call, scope: Activation |
 
 
 def gradients_in(calls: Sequence[Call]) -> int:
-    """How many of some calls take gradients."""
-    return sum([call.kind == GRADIENT_PASS for call in calls])
+    """How many of some calls take gradients. They are made once, and asked for at each step."""
+    known = _GRADIENTS.get(id(calls))
+    if known is None or known[0] is not calls:
+        if len(_GRADIENTS) >= _MANY:
+            _GRADIENTS.clear()
+        known = _GRADIENTS[id(calls)] = calls, sum([call.kind == GRADIENT_PASS for call in calls])
+    return known[1]
+
+
+_GRADIENTS: dict[int, tuple[Sequence[Call], int]] = {}
+_MANY = 256
 
 
 _NO_GRADIENTS: dict[Value, list[Value]] = {}

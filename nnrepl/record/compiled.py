@@ -107,7 +107,7 @@ class Compiled(opaque.Transform):
             return self.real(*args, **kwargs)
         self._ran = False
         try:
-            return levels.run(twin.calls, frame, lambda: self.real(*args, **kwargs), twin.loss)
+            return levels.run(twin.calls, frame, functools.partial(self.real, *args, **kwargs), twin.loss)
         finally:
             if self._ran:  # MLX tells calls apart by what is captured as well: the first of a kind
                 tape = levels.recorder.tape

@@ -133,7 +133,7 @@ def namespace(frame: FrameType) -> Any:
 
 
 _DANGLES = (3, 13) <= sys.version_info < (3, 13, 6)
-_GENERATOR = 0x20 | 0x80 | 0x200  # inspect.CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR
+GENERATOR = 0x20 | 0x80 | 0x200  # inspect.CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR
 
 
 def read(frame: FrameType, names: tuple[str, ...], optimized: bool) -> list[Any]:
@@ -156,7 +156,7 @@ def read(frame: FrameType, names: tuple[str, ...], optimized: bool) -> list[Any]
 def may_dangle(code: CodeType) -> bool:
     """Whether a frame of some code must not be asked for its variables once it does not run: the generator may be gone,
     and up to Python 3.13.5 the frame then reads what was freed (CPython's gh-125723)."""
-    return _DANGLES and bool(code.co_flags & _GENERATOR)
+    return _DANGLES and bool(code.co_flags & GENERATOR)
 
 
 _firsts: dict[int, tuple[str, CodeType]] = {}

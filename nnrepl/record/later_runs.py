@@ -32,7 +32,7 @@ _RANDOM_STATE: Any = mx.random.state
 class _Blind(BindingWatch):
     """Looks at no variables: what those of a later run hold is not asked for."""
 
-    notes = False
+    notes = native = False
 
     def enter(self, frame: FrameType) -> Any:
         return first_argument(frame)

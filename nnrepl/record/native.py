@@ -46,7 +46,7 @@ class Quiet:
         watch: What looked at them before.
     """
 
-    notes = False
+    notes, native = False, True
 
     def __init__(self, watch: BindingWatch) -> None:
         # The first argument of a function may be a Module or an Optimizer. Nothing else is asked at each call.
@@ -466,10 +466,5 @@ def levels_of(recorder: Recorder) -> Levels | None:
 def noticing() -> Levels | None:
     """Return what notices a call made natively here and now, not within another one; None if nothing does."""
     recorder = here()
-    return None if recorder is None else noticed_by(recorder)
-
-
-def noticed_by(recorder: Recorder) -> Levels | None:
-    """Return what notices a call made natively now, if that is not within another one."""
-    levels = recorder.levels if recorder.mode == NATIVE else None
+    levels = recorder.levels if recorder is not None and recorder.mode == NATIVE else None
     return levels if isinstance(levels, Levels) and not levels.inside else None

@@ -19,6 +19,14 @@ Key = tuple[int, Place, Place]
 """The how manyth call since the last update the later one is, and from where both are made."""
 Turn = tuple[int, Place]
 """The how manyth call since the last update a gradient call is, and from where it is made."""
+_State = tuple[int, Place, str, bool]
+"""Where in a step a call stands: the how manyth it is, from where, of which kind, and what comes after it."""
+_Called = tuple[str, Activation | None, int]
+"""Of which kind a call is, and from where it is made."""
+_Way = tuple[int, int, Place, str, "dict[_Called, _Way]"]
+"""By how much its number is larger than the one before; the rest of its state; what is expected to update weights
+after it; and what comes next."""
+_WAYS = 256
 BY_OPTIMIZER, BY_HAND, NOTHING = "optimizer", "hand", "nothing"
 """What updates weights between a gradient call and the next call."""
 
@@ -40,11 +48,15 @@ class Numbering:
         self._last: Pass | None = None
         self._last_place: Place = (0, -1)
         self._since = 0
+        self._ways: dict[_State, dict[_Called, _Way]] = {}
+        self._way: dict[_Called, _Way] | None = None
         self.seen = False
         self.update = ""
 
     def learn(self, tape: Tape) -> None:
         """Look at what has been recorded since the last time."""
+        self._way = None
+        self._ways.clear()
         if tape is not self._tape:
             self._tape, self._last, self._since, self._learnt, self._by_hand = tape, None, 0, 0, False
         for pass_ in tape.passes[self._learnt :]:
@@ -60,6 +72,11 @@ class Numbering:
         """Give a closed call its number, whose pass is about to be put on the tape, and note what is expected to update
         weights between it, if it is a gradient call, and the next one."""
         before = tape.passes[-1] if tape.passes else None
+        if self._way is not None and before is self._last and not self.seen:
+            way = self._way.get((pass_.kind, pass_.scope, pass_.lasti))
+            if way is not None:  # as in the steps before
+                self._go(pass_, way)
+                return
         if pass_.kind == SETUP_PASS:
             return  # all that comes before the first forward pass is number 0
         if pass_.kind == RUN_PASS and before is not None and before.kind == RUN_PASS and _is_closed(before):
@@ -83,8 +100,32 @@ class Numbering:
             self.update = self._updates.get((ordinal, place), "")
             pass_.by_hand = self.update == BY_HAND
         if before is self._last is not None and pass_.kind != RUN_PASS:  # so that it need not be learnt
+            came = self._way
             self._learnt += 1
             self._last, self._last_place, self._since, self._by_hand = pass_, place, ordinal, False
+            self._way = self._known_way(pass_)
+            if came is not None and self._way is not None and before is not None and not self.seen:
+                if len(came) > _WAYS:
+                    came.clear()
+                more = pass_.number - before.number
+                came[pass_.kind, pass_.scope, pass_.lasti] = more, ordinal, place, self.update, self._way
+
+    def _known_way(self, pass_: Pass) -> dict[_Called, _Way] | None:
+        """Return what came after a call like the last one, in the same place of a step."""
+        if pass_.kind not in (GRADIENT_PASS, UPDATE_PASS):
+            return None
+        if len(self._ways) > _WAYS:
+            self._ways.clear()  # calls that never come from the same place
+        return self._ways.setdefault((self._since, self._last_place, pass_.kind, pass_.by_hand), {})
+
+    def _go(self, pass_: Pass, way: _Way) -> None:
+        """Give a call its number that comes where one like it came before."""
+        more, self._since, self._last_place, update, self._way = way
+        pass_.number = self._last.number + more  # type: ignore[union-attr]  # there is one before
+        if pass_.kind == GRADIENT_PASS:
+            self.update, pass_.by_hand = update, update == BY_HAND
+        self._learnt += 1
+        self._last, self._by_hand = pass_, False
 
     def expected(self, scope: Activation | None, lasti: int) -> str:
         """Return what is expected to update weights after the first gradient call of a step, made from a place."""

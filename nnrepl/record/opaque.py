@@ -21,7 +21,7 @@ from nnrepl.record.anatomy import Group, of_call
 from nnrepl.record.aside import notice, pass_on
 from nnrepl.record.handed import Handed
 from nnrepl.record.leavings import Mark, mark_of_handed
-from nnrepl.record.native import Levels, noticed_by
+from nnrepl.record.native import Levels
 from nnrepl.record.nested_calls import Given, InsideRecording, given_of
 from nnrepl.record.objects import deliver, hand_out
 from nnrepl.record.quiet import exchanged, quietly
@@ -75,8 +75,8 @@ class Transform:
             if mode == RECORD:
                 return self.call(recorder, args, kwargs, _getframe(1))
             if mode == NATIVE:
-                levels = noticed_by(recorder)
-                if levels is not None:
+                levels = recorder.levels
+                if isinstance(levels, Levels) and not levels.inside:
                     return self.notice(levels, args, kwargs, _getframe(1))
             elif mode == OPAQUE:
                 notice(recorder, (args, kwargs))

@@ -7,6 +7,7 @@ from types import CodeType, FrameType
 from typing import Any, Protocol
 
 from nnrepl.installed import is_mlx
+from nnrepl.record.frame_variables import GENERATOR, first_argument
 from nnrepl.tape import Activation
 from nnrepl.tape.turns import Places
 
@@ -16,9 +17,11 @@ class Watching(Protocol):
 
     Attributes:
         notes: Whether it does, and is to be told where they are called from and when they return.
+        native: Whether only calls are noticed, and no op is recorded.
     """
 
     notes: bool
+    native: bool
 
     def enter(self, frame: FrameType) -> Any: ...
     def belong(self, frame: FrameType, scope: Activation) -> None: ...
@@ -35,7 +38,8 @@ class Stack:
 
     Ops of one function call follow each other, so most look-ups are one comparison. Only when the frame
     changes is the stack walked, down to the first frame that was seen before. The frames seen last are held
-    (otherwise Python could reuse their identity); `release` lets go of them.
+    (otherwise Python could reuse their identity); `release` lets go of them. Natively none is held, and calls that are
+    made through the same lines as one before come from the same `Activation`.
 
     Args:
         base: The frame of nnrepl's own that runs the program; nothing below it belongs to the program.
@@ -50,12 +54,28 @@ class Stack:
         self._known: dict[FrameType | None, Activation | None] = {base: None}
         self._own: dict[int, tuple[bool, CodeType]] = {}
         self._kinds: dict[type, str] = {}
+        self._natively: dict[int, Activation] = {}
+        self._places: tuple[FrameType | None, list[tuple[CodeType, int]], Places] = None, [], ()
 
     def enter(self, frame: FrameType) -> Activation | None:
         """Return the activation of `frame`, which becomes the current one."""
+        if not self._watch.native:
+            return self._walk(frame, held=True)
+        scope = self._where_again(frame)
+        if scope is None:
+            scope = self._walk(frame, held=False)
+            if scope is not None and scope.code is frame.f_code:
+                self._natively[id(scope.code)] = scope
+        return scope
+
+    def _walk(self, frame: FrameType, held: bool) -> Activation | None:
+        """Return the activation of `frame`: the stack is walked down to the first frame that is known.
+
+        Args:
+            held: Whether the frames above that are known from here on, and `frame` is the current one. One that is held
+                keeps what its variables hold beyond its return: a step's gradients, into which MLX would compute.
+        """
         known = self._known
-        if frame is self.frame and next(reversed(known)) is frame and not self._watch.notes:
-            return self.scope  # a loop of a module's own lines, in which calls are made natively
         fresh: list[FrameType] = []
         below: FrameType | None = frame
         while below not in known and below is not None:
@@ -86,9 +106,48 @@ class Stack:
                 if notes:
                     watch.belong(entered, scope)
                 caller = entered
-            known[entered] = scope
-        self.frame, self.scope = frame, scope
+            if held:
+                known[entered] = scope
+        self.frame, self.scope = (frame, scope) if held else (None, None)
         return scope
+
+    def _where_again(self, frame: FrameType) -> Activation | None:
+        """Return the call in which a native call was made that came from where this one comes from: through the same
+        lines of the same functions. Nothing that the tape knows of the two tells one from the other."""
+        known = self._known
+        top = next(reversed(known))
+        if frame is top:
+            return known[top]  # a loop of a module's own lines
+        code, at = frame.f_code, frame
+        found = scope = self._natively.get(id(code))
+        while scope is not None and code is scope.code and at.f_globals is scope.variables:
+            if scope.owner is not None and first_argument(at) is not scope.owner:
+                return None
+            below = at.f_back
+            if below is None or below.f_lasti != scope.lasti:
+                return None
+            at, scope = below, scope.parent
+            if at is top:
+                return found if scope is known[top] else None
+            code = at.f_code
+        return None
+
+    def _surface(self) -> None:
+        """Note the program's frames that run now: natively none is held. Ops are recorded in them next."""
+        frame = outside_of_mlx(self.program_frame(sys._getframe(2)))
+        if not self._is_own(frame):
+            scope = self._where_again(frame)
+            if scope is None:
+                self._walk(frame, held=True)
+            else:
+                self.frame, self.scope = frame, scope
+                above: list[tuple[FrameType | None, Activation | None]] = []
+                at: FrameType | None = frame
+                while at is not None and at not in self._known:
+                    above.append((at, scope))
+                    at, scope = at.f_back, None if scope is None else scope.parent
+                self._known.update(reversed(above))
+        self._natively.clear()  # what variables hold is noted of one call of those that were alike
 
     def program_frame(self, frame: FrameType) -> FrameType:
         """Return the nearest frame of the program's: the one that called into nnrepl, which called on its behalf."""
@@ -99,6 +158,32 @@ class Stack:
 
     def places(self, frame: FrameType) -> Places:
         """Return where the program's calls stand, that in `frame` last. No frame is held for it."""
+        top, above, known = self._places
+        if top is not None and top is next(reversed(self._known)):
+            at: FrameType | None = frame
+            for code, lasti in above:
+                if at is None or at.f_code is not code or at.f_lasti != lasti:
+                    break
+                if at is top:
+                    return known  # the same lines as the last time: what is below `top` stands where it stood
+                at = at.f_back
+        known = self._places_below(frame)
+        self._places = None, [], known
+        if self._watch.native:
+            self._remember(frame, known)
+        return known
+
+    def _remember(self, frame: FrameType, places: Places) -> None:
+        """Keep where the calls stand that run now: natively the frame that was known last stays the last."""
+        top, at = next(reversed(self._known)), frame
+        above = [(at.f_code, at.f_lasti)]
+        while at is not top and at.f_back is not None:
+            at = at.f_back
+            above.append((at.f_code, at.f_lasti))
+        if at is top and not at.f_code.co_flags & GENERATOR:  # which may be resumed from elsewhere
+            self._places = top, above, places
+
+    def _places_below(self, frame: FrameType) -> Places:
         found = []
         below: FrameType | None = frame
         while below is not None and below is not self.base:
@@ -118,6 +203,8 @@ class Stack:
 
     def watched(self, watch: Watching) -> dict[FrameType | None, Activation | None]:
         """Let something else look at the variables. Returns the frames that it has not seen entered."""
+        if self._watch.native and not watch.native:
+            self._surface()
         self._watch = watch
         return self._known
 
@@ -150,6 +237,8 @@ class Stack:
         self._watch.release()
         self.frame = self.scope = None
         self._known = {self.base: None}
+        self._natively.clear()
+        self._places = None, [], ()
 
     def end(self) -> None:
         """Note that the recording is over: let go of the frame of nnrepl's own, too, which holds the run."""

@@ -11,7 +11,7 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any
 
 import mlx.core as mx
@@ -64,6 +64,7 @@ class Differentiated(opaque.Transform):
     """What `mx.value_and_grad(fun, ...)` and `mx.grad(fun, ...)` return while recording is on."""
 
     _made: list[Call] | None = None
+    _own: Any = None
     _wanted: tuple[list[int], list[str]] | None = None
 
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
@@ -71,11 +72,15 @@ class Differentiated(opaque.Transform):
             levels.wake()
             return self.call(levels.recorder, args, kwargs, frame)
         loss = loss_of if self.name == "value_and_grad" else None
-        code = titles.code_of(self.fun)
-        if self._made is None or self._made[0].code is not code:  # `reload` changes it
-            self._made = [Call(GRADIENT_PASS, titles.title(self.fun), code)]
+        made, own = self._made, self._own
+        if made is None or own is None or made[0].code is not own.__code__:  # `reload` changes it
+            own, code = titles.own_function(self.fun), titles.code_of(self.fun)
+            self._own = own if isinstance(own, FunctionType) else None
+            if made is None or made[0].code is not code:
+                made = self._made = [Call(GRADIENT_PASS, titles.title(self.fun), code)]
+        # Asked when the call has begun: a run that is led forward knows only then what is computed in it.
         run = lambda: levels.recorder.intake.differentiated(self)(*args, **kwargs)  # noqa: E731
-        return levels.run(self._made, frame, run, loss, self._weights(args, kwargs))
+        return levels.run(made, frame, run, loss, Weights(self.fun, functools.partial(self._chosen, args, kwargs)))
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if recorder.differentiating or recorder.inside is not None:
@@ -93,12 +98,14 @@ class Differentiated(opaque.Transform):
             value, grads = self._differentiate(call, numbers, names, args, kwargs)
             return (value, grads) if self.name == "value_and_grad" else grads
 
-        return _recorded(GradientCall(recorder, self.fun, (args, kwargs), frame, body), self._weights(args, kwargs))
+        weights = Weights(self.fun, functools.partial(self._chosen, args, kwargs))
+        return _recorded(GradientCall(recorder, self.fun, (args, kwargs), frame, body), weights)
 
-    def _weights(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Weights:
+    def _chosen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """Return what it is given of that by which it differentiates."""
         numbers, names = self._arguments()
         given = [args[number] for number in numbers if number < len(args)]
-        return Weights(self.fun, [*given, *[kwargs[name] for name in names if name in kwargs]])
+        return [*given, *[kwargs[name] for name in names if name in kwargs]]
 
     def wanted(self) -> tuple[list[int], list[str]]:
         """By which arguments it differentiates."""
@@ -307,7 +314,7 @@ def _native_vjp(
     frame: FrameType,
 ) -> Any:
     made = Call(GRADIENT_PASS, titles.title(fun), titles.code_of(fun))
-    weights = Weights(fun, primals)
+    weights = Weights(fun, lambda: primals)
     return levels.run([made], frame, lambda: original(fun, primals, cotangents), None, weights)
 
 
@@ -343,4 +350,4 @@ def _outermost_vjp(
         grads = take_gradients(recorder, pass_, roots, chosen.wrt)
         return [recorder.handle(value) for value in values], grads
 
-    return _recorded(GradientCall(recorder, fun, (primals, cotangents), frame, body), Weights(fun, primals))
+    return _recorded(GradientCall(recorder, fun, (primals, cotangents), frame, body), Weights(fun, lambda: primals))

@@ -9,7 +9,7 @@ from typing import Any
 
 from nnrepl.record.closing import Call
 from nnrepl.record.native import Levels, noticing
-from nnrepl.record.recorder import ready
+from nnrepl.record.recorder import NATIVE, RECORD, here
 from nnrepl.record.stack import UPDATES
 from nnrepl.tape import UPDATE_PASS
 
@@ -20,18 +20,21 @@ def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., A
     """Return what stands for an optimizer's `update`, where it is a call that may be closed."""
 
     made: dict[type, list[Call]] = {}
+    recorder = levels.recorder
 
     @functools.wraps(original, updated=())
     def update(self: Any, *args: Any, **kwargs: Any) -> Any:
         if levels.resting and noticing() is levels:
             levels.wake()  # no gradient call has: where the step ends is known by the ops of its update
-        if ready() is levels.recorder and not levels.recorder.differentiating:
-            levels.recorder.intake.awake(levels.recorder)
+        if here() is not recorder:
+            return original(self, *args, **kwargs)
+        if recorder.mode == RECORD and not recorder.differentiating:
+            recorder.intake.awake(recorder)
             with levels.recorded([Call(UPDATE_PASS)]):
                 return original(self, *args, **kwargs)
-        if noticing() is not levels:
+        if recorder.mode != NATIVE or levels.inside:
             return original(self, *args, **kwargs)
-        call = functools.partial(levels.recorder.intake.updating(original), self, *args, **kwargs)
+        call = functools.partial(recorder.intake.updating(original), self, *args, **kwargs)
         calls = made.get(type(self))  # made once for each class: this runs at every step
         if calls is None:
             calls = made[type(self)] = [Call(UPDATE_PASS, type(self).__name__)]

@@ -86,7 +86,7 @@ class BindingWatch:
         notes: Whether it is to be told of all that frames do (see `Watching`).
     """
 
-    notes = True
+    notes, native = True, False
 
     def __init__(self, recorder: Ledger) -> None:
         self.recorder = recorder

@@ -67,6 +67,9 @@ class Keeping:
     What changes from call to call is copied: if its buffers were held, MLX could not write an update into them
     (`is_donatable` in mlx/array.h asks whether anybody else does), and would lay the new weights out otherwise. What
     stays the same object is held.
+
+    Attributes:
+        next: When there is something to do next, as `perf_counter` tells it.
     """
 
     def __init__(self) -> None:
@@ -75,11 +78,12 @@ class Keeping:
         self._waited = 0
         self._owner: NativeRun | None = None
         self._lazy: tuple[Point, list[int]] | None = None
+        self.next = 0.0
 
     @property
     def is_due(self) -> bool:
         """Whether there is anything to do at a call: mostly there is not."""
-        return self._lazy is not None or perf_counter() >= self._due
+        return perf_counter() >= self.next
 
     def begins(self, recorder: Recorder, kept: NativeRun, number: int, budget: int) -> None:
         """Note that a gradient call is about to be made natively, after so many others.
@@ -87,11 +91,15 @@ class Keeping:
         Args:
             budget: How many bytes all points may hold.
         """
-        start = perf_counter()
         kept.room = min(kept.room, budget)
         self._settle()
-        if start < self._due:
-            return
+        if perf_counter() >= self._due:
+            self._look(recorder, kept, number, budget)
+        self.next = self._due if self._lazy is None else 0.0
+
+    def _look(self, recorder: Recorder, kept: NativeRun, number: int, budget: int) -> None:
+        """See whether a point can be kept, and keep it."""
+        start = perf_counter()
         try:
             reach = Reach(recorder)
         except CannotReach:

@@ -100,14 +100,16 @@ class Readings:
             if kept is None:
                 kept = kept_by_name[name] = array({int: "q", float: "d"}[type(really)])
             next_of[name] = at + 1
-            if at < len(kept):
+            known = len(kept)
+            if at < known:
                 # How far the clock is ahead by now: what was not read before goes on from here without a leap.
                 behind[name] = really - kept[at]
                 return kept[at]
-            read = really - behind[name] if name in behind else really
-            if at == len(kept) < _KEPT:
-                kept.append(read)
-            return read
+            if behind:
+                really -= behind.get(name, 0)
+            if at == known < _KEPT:
+                kept.append(really)
+            return really
 
         return _StandIn(clock, original)
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from nnrepl.record.native import levels_of
@@ -96,6 +97,8 @@ def evaluated(session: Standing, count: int) -> None:
     """
     now = session.course.now
     recorder = session.recorder
+    if type(now) is Going and not now.interrupted and not isinstance(now.goal, goals.Until):
+        return  # as mostly
     if isinstance(now, Replaying):
         if session.opening is not None and recorder is not None and session.opening.old.turns.asked:
             from nnrepl.session.turn_curves import note
@@ -179,9 +182,12 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
 def _undisturbed(session: Standing, keeping: Keeping) -> bool:
     """Whether nothing but the user can stop the program at a call, and nothing is to be done where it begins."""
     now = session.course.now
-    if type(now) is not Going or not now.unstopped or now.interrupted or keeping.is_due:
+    if type(now) is not Going or not now.unstopped or now.interrupted or perf_counter() >= keeping.next:
         return False
-    return not session.codes.awaits and this_process() == session.process and session.edits.can_run_again
+    if now.alone:
+        return this_process() == session.process
+    now.alone = not session.codes.awaits and session.edits.can_run_again  # from here on, up to the next stop
+    return now.alone and this_process() == session.process
 
 
 def _look_out(session: Standing, op: ClosedOp) -> None:

@@ -40,11 +40,13 @@ class Going:
         goal: What it runs on for.
         interrupted: Whether the user wants it to stop at its next op.
         unstopped: Whether nothing but the user can stop it before its end; False as long as that is not known.
+        alone: Whether it is known besides that no change of its source waits for it, and that it can run again.
     """
 
     goal: Goal
     interrupted: bool = False
     unstopped: bool = False
+    alone: bool = False
 
 
 @dataclass(slots=True)

@@ -76,6 +76,7 @@ class NativeRun:
         self._files: dict[str, object] = {}
         self._read_back: set[str] = set()
         self._tape_seen = self._calls = 0
+        self._begun = -1
 
     def calls(self, passes: Sequence[Pass]) -> int:
         """How many gradient calls there are among the passes of a tape, always the same one that grows."""
@@ -91,12 +92,16 @@ class NativeRun:
         kept under it."""
         if self._numbers and self._numbers[-1] >= number:
             self._cut(number)
-        self._numbers.append(number)
-        self._starts.append(len(self._told))
+        self._begun = number
 
     def tell(self, how: str, answer: Any) -> None:
         """Note what the program has been told natively: small answers always, large ones as long as there is room."""
-        if self._starts and len(self._told) - self._starts[-1] <= _MANY:
+        if self._begun < 0:
+            return  # nothing has run natively
+        if not self._numbers or self._numbers[-1] != self._begun:
+            self._numbers.append(self._begun)
+            self._starts.append(len(self._told))
+        if len(self._told) - self._starts[-1] <= _MANY:
             kept, size = _pack(answer)
             if size > _SMALL:
                 self.room -= size
@@ -134,6 +139,7 @@ class NativeRun:
         twin._asked, twin._told = self._asked[:], self._told[:]
         twin._files, twin._read_back, twin.room = dict(self._files), set(self._read_back), self.room
         twin._cut(number)
+        twin._begun = min(self._begun, number - 1)
         return twin
 
     def _cut(self, number: int) -> None:

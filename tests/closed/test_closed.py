@@ -155,7 +155,7 @@ def test_only_the_weights_of_now_are_watched() -> None:
     before, now = mx.array(0.0), mx.array(1.0)
     pass_ = Pass(Tape(None), 1, GRADIENT_PASS, "loss_fn", 0, 1, 1)  # type: ignore[arg-type]
     for array in (before, now):
-        weights = Weights(plainly, [array])
+        weights = Weights(plainly, [array].copy)
         changes.hold(weights, pass_)
     changes.write(before)  # it is none of the weights any more
     assert changes.since(weights) == (pass_, False)

@@ -17,7 +17,9 @@ from tests.closed.test_closed import _main, play  # noqa: F401 - a fixture
 
 PROGRAM = """\
 import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+import weakref
 from functools import partial
+class Local: pass
 mx.random.seed(0)
 model, optimizer = nn.Linear(3, 2), optim.Adam(learning_rate=0.1)
 x = mx.random.normal((4, 3))
@@ -28,15 +30,19 @@ grad = nn.value_and_grad(model, loss_fn)
 state = [model.state, optimizer.state]
 {decorator}
 def step(x):
+    here = Local()
+    locals_of.append(weakref.ref(here))
     loss, grads = grad(x)
     optimizer.update(model, grads)
     return loss
-losses = []
+losses, locals_of, outliving = [], [], 0
 for k in range(40):
     try:
         losses.append(step(x if k != {fails} else x[:, :2]))
     except ValueError:
         print("a shape that does not fit")
+    # What is recorded keeps what its variables held, and an error its frames.
+    outliving += len(locals_of) > 5 and k != {fails} and locals_of[-1]() is not None
     mx.eval(losses[-1], state)
     if k == 15:
         print(losses[-1].item())
@@ -74,7 +80,8 @@ def test_calls_wait_until_somebody_looks(
     losses = module["losses"]
     assert isinstance(losses, list)
     looks = [line for step in (36, 12) for line in (f"goto step {step}", "p len(losses)", "p losses[-1]")]
-    shown = play(file, "continue", "info steps all", *looks)
+    shown = play(file, "continue", "p outliving", "info steps all", *looks)
+    assert "outliving = 0\n" in shown  # a frame that is held keeps a step's gradients
     assert max(waited) > 10
     assert re.findall(r"train.py:\d+ +(\S+)$", shown, re.MULTILINE) == [f"{loss.item():.4f}" for loss in losses]
     assert re.findall(r"^len\(losses\) = (\d+)$", shown, re.MULTILINE) == ["35", "11"]
