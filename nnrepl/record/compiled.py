@@ -311,11 +311,16 @@ def call_compiled(
         fresh, given = _placeholders(recorder, (args, kwargs), given)
         tracing = Tracing(recorder, len(recorder.tape), [*given, *taken])
         world = kept_world(recorder, fun, args, kwargs, inputs, outputs)
-        result, first = _from_source(recorder, tracing, fun, fresh, (given, taken), outputs, frame)
+        name, handed = getattr(fun, "__name__", type(fun).__name__), set[int]()
+        try:
+            result, first = _from_source(recorder, tracing, fun, fresh, (given, taken), outputs, frame)
+            handed = {id(array) for array in (*_captured(outputs), *trees.arrays(result))}
+        except Exception:
+            strand(recorder, tracing, before, handed, name)
+            raise
         del fresh
         recorder.stack.enter(recorder.stack.program_frame(frame))  # it has returned: its variables hold nothing
-        handed = {id(array) for array in (*_captured(outputs), *trees.arrays(result))}
-        strand(recorder, tracing, before, handed, getattr(fun, "__name__", type(fun).__name__))
+        strand(recorder, tracing, before, handed, name)
         if not tracing.typed:
             traces[key] = replace(first, world=world)
         return result

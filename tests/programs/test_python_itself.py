@@ -62,6 +62,13 @@ __all__ = ["same_surroundings"]
             told(lambda: one)
             told(lambda: (one + 1).tolist())
         told(lambda: buffer)
+        @mx.compile
+        def failing(x):
+            kept.append(x * 3)
+            raise ValueError("no")
+        try: failing(mx.ones((2,)))
+        except ValueError as error: print(error)
+        told(lambda: kept[-1])
         for given in ({"outputs": 1}, {"inputs": 1, "outputs": 1}, {"inputs": 1}, {}):
             mx.random.seed(1)
             model, opt = nn.Linear(2, 2), optim.SGD(0.1)
