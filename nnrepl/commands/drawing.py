@@ -44,8 +44,8 @@ def graph(it: Interpreter, text: str) -> RenderableType | None:
     from nnrepl.view.lanes import Lanes, nodes_of
 
     what, file = _split(text)
-    if file is not None:
-        return _write(it.session, what or "pass", file)
+    if file is not None:  # where every number stands in it, as with `norms`
+        return _write(it.session, "pass" if what in ("", "pass norms") else what, file)
     if what in ("pass", "pass norms"):
         return _slide(it.session, what == "pass norms")
     ops = _chosen(it.session, what)
