@@ -42,17 +42,24 @@ def strand(
     left = [(key, value) for key, value in recorder.live.copy().items()
             if key not in handed and (key not in before or tracing.has_made(value))]  # fmt: skip
     depending = tracing.depending([value for _, value in left])
+    holding: dict[int, set[Value]] = {}
+    for op in recorder.tape.ops[tracing.start :]:  # what goes in and out of a nested call may be one object within it
+        for one in (*op.inputs, *op.outputs):
+            holding.setdefault(id(one.held), set()).add(one)
     stranded: dict[int, Value] = {}
     for key, value in left:
         array = object_of(recorder, key, value) if value in depending else None
         if array is None or (value.held is array and sys.getrefcount(array) <= _OF_OURS):
             continue
-        if value.held is array:  # what the tape has of it stays what it is
-            value.held = _copy(array)
+        for one in {value, *holding.get(key, ())}:
+            if one.held is array:  # what the tape has of it stays what it is
+                one.held = _copy(array)
         stranded[key] = _within(value)
         refill(array, _tracer(array))
         recorder.link(array, Tracer(recorder.tape, array, value.label, function))
         recorder.watch.changed(array, value)
+    # What an edit has put into one of them is not taken out again: it is nothing that the program goes on with.
+    recorder.overwritten[:] = [one for one in recorder.overwritten if id(one[1]) not in stranded]
     recorder.tape.bindings.know(tracing.start, stranded)  # of what it held before, the object tells no longer
 
 
