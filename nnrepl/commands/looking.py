@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import mlx.core as mx
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -104,6 +105,14 @@ def what(it: Interpreter, text: str) -> RenderableType | None:
         value = session.named(text)
     except NoTensor:
         return thing_view(text, it.value(parse(text)))
+    except NotYet:
+        raise
+    except UserError:
+        if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", text) and not isinstance(
+            thing := it.value(parse(text)), mx.array
+        ):
+            return thing_view(text, thing)  # a method, say
+        raise
     gradient: Value | str
     try:
         gradient = session.lookup.gradient(value, session.cursor)

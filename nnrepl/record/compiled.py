@@ -315,7 +315,7 @@ def call_compiled(
         try:
             result, first = _from_source(recorder, tracing, fun, fresh, (given, taken), outputs, frame)
             handed = {id(array) for array in (*_captured(outputs), *trees.arrays(result))}
-        except Exception:
+        except Exception:  # what it has put elsewhere by then is there
             strand(recorder, tracing, before, handed, name)
             raise
         del fresh

@@ -21,10 +21,12 @@ class Lasting:
     """Holds arrays and objects, those that were noted last.
 
     Attributes:
-        budget: How many bytes those may have that nobody else holds.
+        budget: How many bytes those may have that nobody else holds: a share of the history's.
     """
 
-    def __init__(self, budget: int = 2**28) -> None:
+    MOST = 2**28
+
+    def __init__(self, budget: int = MOST) -> None:
         self.budget = budget
         self._held: dict[int, tuple[Any, int]] = {}
         self._refused: set[int] = set()
@@ -69,10 +71,11 @@ class Lasting:
 _OURS = 2
 """An object that only a variable here holds has so many references: that one, and the look at it."""
 _REMEMBERED = 1024
-_AN_OBJECT, _PARTS = 2**16, 256
+_AN_OBJECT, _PARTS = 2**20, 256
 """What an object is taken for that does not tell its size, in bytes; so many parts of one are looked at."""
-_ENDS = ("__del__", "__exit__", "__next__", "close", "cleanup", "join", "shutdown", "stop", "terminate")
-"""By these an object shows that its end is something that happens."""
+_ENDS = ("__del__", "__dlpack__", "__exit__", "__next__", "close", "cleanup", "join", "shutdown", "stop", "terminate")
+"""By these an object shows that its end is something that happens, or that it holds numbers of an unknown size which
+may lie on a device (a tensor of another framework's)."""
 _NUMBERS_AND_TEXTS = frozenset((int, float, bool, complex, str, bytes, type(None)))
 _SHARED = (type, ModuleType, BuiltinFunctionType)
 

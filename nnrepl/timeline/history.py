@@ -18,6 +18,7 @@ import mlx.core as mx
 
 from nnrepl.record.kept_number import KeptNumber
 from nnrepl.tape import Leaf, Op, Tape, Value
+from nnrepl.tape.lasting import lasting
 
 _copy = mx.array.__copy__
 
@@ -97,6 +98,7 @@ class History:
             self._starts.append(self._end)
             self._end = self._measured = reached
         self._grown = 0
+        lasting.budget = min(lasting.MOST, self.budget // SHARE)
         self._note_leaves()
         count = len(self._starts)
         recent = range(max(count - RECENT, 0), count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 from rich.console import RenderableType
@@ -20,7 +21,8 @@ from nnrepl.view.tensor import dtype_text, samples_text, shape_text
 
 def thing_view(text: str, thing: Any) -> RenderableType:
     """Return what something is that is no tensor, and where that is written."""
-    kind = thing if isinstance(thing, type) or hasattr(thing, "__code__") else type(thing)
+    written = thing.__func__ if isinstance(thing, MethodType) else thing
+    kind = written if isinstance(written, (type, FunctionType)) else type(thing)
     name = f"{type(thing).__module__}.{type(thing).__qualname__}"
     shown = Text(text, style="value.name").append(f"  {'a class' if isinstance(thing, type) else name}", "value.shape")
     file, line = _written(kind)
@@ -30,13 +32,13 @@ def thing_view(text: str, thing: Any) -> RenderableType:
 def _written(kind: Any) -> tuple[str, int]:
     """Return where a function or a class begins; line 0 where that is not known. Of a class its methods tell, as the
     module that it is of may be another by now."""
-    codes = [getattr(one, "__code__", None) for one in (kind, *getattr(kind, "__dict__", {}).values())]
-    for code in codes:
-        lines = sources.lines_of(sources.file_of(code)) if code is not None else []
-        line = code.co_firstlineno if lines and code is not None else 0
+    found = [getattr(one, "__code__", None) for one in (kind, *getattr(kind, "__dict__", {}).values())]
+    for code in (one for one in found if isinstance(one, CodeType)):
+        lines = sources.lines_of(sources.file_of(code))
+        line = min(code.co_firstlineno, len(lines))
         while line and isinstance(kind, type) and not lines[line - 1].lstrip().startswith(f"class {kind.__name__}"):
             line -= 1
-        if line and code is not None:
+        if line:
             return sources.file_of(code), line
     return "", 0
 

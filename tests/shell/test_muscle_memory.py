@@ -179,6 +179,7 @@ LINES: list[tuple[str, str]] = [
     ("bt -1", r"^simple_nn.py:\d+ in [^\n]*\n[^\n]*$"),
     ("w 0", r"^▶ simple_nn.py:30 in SimpleNN.__call__  SimpleNN\n[^\n]*$"),
     ("whatis self", r"^self  \S*SimpleNN  simple_nn.py:\d+$"),
+    ("whatis model.parameters", r"^model.parameters  builtins.method  base.py:\d+$"),
     ("ptype loss_fn", r"^loss_fn  builtins.function  simple_nn.py:\d+$"),
     ("whatis mx", r"^mx  builtins.module$"),
     ("whatis SimpleNN", r"^SimpleNN  a class  simple_nn.py:\d+$"),

@@ -13,7 +13,8 @@ import pytest
 
 import nnrepl
 from nnrepl.session.errors import UserError
-from nnrepl.tape.lasting import Lasting
+from nnrepl.tape.lasting import Lasting, lasting
+from nnrepl.timeline.history import History
 from tests.support import OpenSession, loaded
 
 
@@ -51,6 +52,26 @@ def test_no_more_is_held_than_may_be_and_what_the_program_holds_takes_no_room() 
     assert seen() is not None  # as if it were noted when room was last made
 
 
+def test_the_share_of_the_history_holds_while_ops_are_recorded() -> None:
+    """A loop that takes a new batch from NumPy in each step grows by that share, not by what it has read."""
+    batches: list[weakref.ref[np.ndarray]] = []
+
+    def program(w: mx.array) -> mx.array:
+        for _ in range(40):
+            batch = np.ones((50, 100))  # 40 kB
+            batches.append(weakref.ref(batch))
+            w = w - 1e-3 * mx.grad(lambda w, x: ((x @ w) ** 2).mean())(w, mx.array(batch))
+        return w
+
+    budget = lasting.budget
+    session = OpenSession(nnrepl.trace(program, mx.ones((100, 1))))
+    assert sum(one() is not None for one in batches) > 20
+    History(session.tape, 8 * 200_000, lambda value: None, set).trim()
+    lasting.keep(np.ones(1000))
+    assert sum(one() is not None for one in batches) <= 5
+    lasting.budget = budget
+
+
 def test_what_does_something_when_it_goes_is_not_held(tmp_path: Path) -> None:
     lasting = Lasting()
     with open(tmp_path / "a", "w") as file, tempfile.TemporaryDirectory() as folder:
@@ -61,7 +82,8 @@ def test_what_does_something_when_it_goes_is_not_held(tmp_path: Path) -> None:
         on_a_device.array = mx.ones((2,))
         closure = type("Closure", (), {})()
         closure.call = lambda: file
-        for thing in (file, inside, on_a_device, closure, iter([1]), (one for one in [1])):
+        elsewhere = type("Elsewhere", (), {"__dlpack__": None})()
+        for thing in (file, inside, on_a_device, closure, elsewhere, iter([1]), (one for one in [1])):
             lasting.keep(thing)
             assert thing not in lasting
     plain = type("Plain", (), {})()
