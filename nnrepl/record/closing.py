@@ -86,7 +86,8 @@ class WaitingCalls:
     def begins(self, tape: Tape, gradients: int) -> None:
         """Note that gradient calls are about to be made, so many at once: what the program is told from here on is
         kept under their number."""
-        if not self._noted:
+        # Where only an update is noted, the gradient call before it was none of these. Mostly the first one tells.
+        if not any(gradients_in(noted.calls) for noted in self._noted):
             self._gradients = tape.kept.calls(tape.passes)
         tape.kept.begins(self._gradients)
         self._gradients += gradients

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
+import math
 import re
 import threading
 from collections import deque
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import mlx.core as mx
 import pytest
 
 from nnrepl.record.closing import Call, NotedCalls, WaitingCalls
 from nnrepl.record.names import ProgramNames
+from nnrepl.session import natively
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Op, Operation, Tape
+from nnrepl.tape.native_run import NativeRun
 from tests.closed.test_closed import _main, play  # noqa: F401 - a fixture
 
 PROGRAM = """\
@@ -51,6 +59,44 @@ BY_HAND = PROGRAM.replace("from functools import partial", "from mlx.utils impor
     "optimizer.update(model, grads)", "model.update(tree_map(lambda w, g: w - 0.1 * g, model.parameters(), grads))"
 )
 COMPILED = "@partial(mx.compile, inputs=state, outputs=state)"
+
+
+LOWEST = """\
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+mx.random.seed(0)
+model, optimizer = nn.Linear(3, 2), optim.Adam(learning_rate=0.01)
+grad, best = nn.value_and_grad(model, lambda x: mx.square(model(x) * 2).mean()), 9.0
+for k in range(60):
+    loss, grads = grad(mx.random.normal((4, 3)))
+    optimizer.update(model, grads)
+    mx.eval(model.state, optimizer.state)
+    if k > 8 and loss.item() < best and k % 3: best = loss.item(); print(k, best)
+"""
+
+
+def test_what_a_program_is_told_is_kept_under_its_call_whichever_calls_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some calls have something to do, so that they are not noted; an update may be noted after one."""
+    told: dict[int, list[float]] = {}
+    plain = ModuleType("plain")
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(LOWEST.replace("loss.item() <", "told.setdefault(k, []).append(loss.item()) or loss.item() <"),
+             {**vars(plain), "told": told})  # fmt: skip
+    asked, kept = itertools.count(), NativeRun.tell
+    noted: dict[int, list[float]] = {}
+
+    def tell(run: NativeRun, how: str, answer: Any) -> None:
+        if how == "array.item":
+            noted.setdefault(run._begun, []).append(answer)
+        kept(run, how, answer)
+
+    monkeypatch.setattr(NativeRun, "tell", tell)
+    monkeypatch.setattr(natively, "perf_counter", lambda: math.inf if next(asked) % 7 == 4 else 0.0)
+    (tmp_path / "train.py").write_text(LOWEST)
+    play(tmp_path / "train.py", "continue")
+    assert {k: set(answers) for k, answers in noted.items()} == {k: set(told[k]) for k in sorted(told) if k in noted}
+    assert len(noted) > 40
 
 
 @pytest.mark.parametrize(
