@@ -239,6 +239,8 @@ class Recorder:
             self.collector.rest(op.position)
         if self.listener is not None:
             self.listener.op_recorded(op)
+        elif self.intake.follows:  # in a call that is made again nobody else tells what the user does between two ops
+            self.intake.passed(self)
 
     def stand(self, frame: FrameType) -> FrameType:
         """Note in which call the program stands, in this frame, and what its variables hold. Returns the
