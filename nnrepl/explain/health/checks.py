@@ -16,6 +16,7 @@ from nnrepl.explain.health import (
     gradient_findings,
     growth,
     kept_out,
+    no_gradient,
     own_numbers,
     parameters,
     precision,
@@ -41,6 +42,7 @@ from nnrepl.tape.collector import paused
 
 _MODULES = (
     gradient_findings,
+    no_gradient,
     activations,
     dead_ways,
     frozen_parts,
