@@ -63,7 +63,7 @@ def _paths(pass_: Pass) -> tuple[set[str], set[str]]:
         for path, one in root.named_modules():
             no = getattr(one, "_no_grad", ()) if type(one).__module__.startswith("mlx.") else ()
             kept.update(f"{path}.{name}".lstrip(".") for name in no)
-        trained.update(path for path, _ in tree_flatten(root.trainable_parameters()))
+        trained.update(pair[0] for pair in tree_flatten(root.trainable_parameters()))
     return kept, trained
 
 
