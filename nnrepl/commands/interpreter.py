@@ -461,10 +461,11 @@ class Interpreter:
 
     def _name_error(self, error: NameError, text: str) -> str:
         name = error.name or str(error)
-        answer = habits.answer(text.strip())
+        alone = text.strip() == self.line.strip()  # of `p kill` nothing is a command
+        answer = habits.answer(text.strip()) if alone else None
         if answer is not None:
             return answer
-        if text.strip() == name and not self.session.lookup.belongs(name):
+        if alone and text.strip() == name and not self.session.lookup.belongs(name):
             close = get_close_matches(name, self.table.names, 1)
             if close:
                 return f"nothing here is called {name}; did you mean the command {close[0]}?"
