@@ -300,7 +300,7 @@ class Interpreter:
             shown = self._python(parsed)
             effect.result = self._result
         if effect.looked:
-            return Group(shown or Text(""), Text("what that changed in the program is put back: a look", style="hint"))
+            return Group(shown or Text(""), Text(effect.kept, style="hint"))
         if not effect.changed:
             return Text(effect.idle, style="hint") if effect.idle else shown
         session.changes.state(parsed)

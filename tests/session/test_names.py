@@ -803,6 +803,36 @@ def test_a_function_that_is_called_in_the_past_has_in_its_closure_what_was_there
     assert said[13] == "nothing here is called kill", "what is not called so is no habit of another debugger's"
 
 
+TAKEN = """\
+import mlx.core as mx
+def gen():
+    while True: yield from range(9)
+def main():
+    kept, it, z, g, held = [1, 2, 3], iter([10, 20, 30, 40]), zip([1, 2, 3], "abc"), gen(), [iter("xyz")]
+    loss, grad = mx.value_and_grad(mx.sum)(mx.ones((2,)))
+    print(kept, next(it), next(z), next(g), next(held[0]))
+main()
+"""
+
+
+def test_a_look_takes_nothing_from_the_program(tmp_path: Any) -> None:
+    """From its iterators neither: that a generator has gone on is said, since it cannot be put back."""
+    looks = ("p kept.pop()", "kept.pop()", "pp kept.pop()", "next(it)", "p next(it)", "p next(z), next(held[0])")
+    said = play(TAKEN, *looks, "p type(it)", "p sum(kept)", "next(g)", "x = next(it)", "continue", tmp_path=tmp_path)
+    assert [answer.splitlines()[0].rpartition(" = ")[2] for answer in said[:6]] == [
+        "3",
+        "3",
+        "3",
+        "10",
+        "10",
+        "(1, 'a')",
+    ]
+    assert all(answer.endswith("what that changed in the program is put back: a look") for answer in said[:6])
+    assert said[7] == "6"
+    assert said[8] == "0\ng has gone on by that, and cannot be put back: a generator"
+    assert said[-2].startswith("[1, 2, 3] 20 (1, 'a') 0 x"), "the line that takes from it is one of the program's"
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
