@@ -333,13 +333,6 @@ class Recorder:
         """Return what the program is to hold where the tape has a value."""
         return self.intake.content(value)
 
-    def drop(self, value: Value) -> None:
-        """Let go of a value's array; the program's own object, if it lives on, stays linked."""
-        held = value.held
-        if held is not None and self.live.get(id(held)) is value:
-            self.link(held, value)
-        value.forget()
-
     def shared(self) -> set[Value]:
         """Return the values for which the program holds array objects of its own, beside the tape's."""
         live = self.live

@@ -177,9 +177,11 @@ class Reading:
 
     def where_at(self, position: int, call: Activation | None = None) -> Surroundings:
         """Where Python would stand with the cursor at a position: in the call that makes the op, or in another one."""
-        scope = call or self.lookup.frames.scope_at(position)
-        frame = None
+        scope, frame = call or self.lookup.frames.scope_at(position), None
         if self.recorder is not None and self.running:
+            if call is None and position >= len(self.tape) and self.tape.ops and self.recorder.tape is self.tape:
+                waits = self.recorder.stack.running(self.tape.ops[-1].scope)  # what has made the last op goes on there
+                scope = scope if waits is None else waits[0]
             frame = self.recorder.stack.frame_of(scope)
         return Surroundings(position, scope, frame)
 
