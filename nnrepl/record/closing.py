@@ -122,6 +122,15 @@ def put_closed(numbering: Numbering, tape: Tape, call: Call, scope: Activation |
     return op
 
 
+def note_span(tape: Tape, calls: Sequence[Call]) -> None:
+    """Note that calls on the tape, the last ones, were made at once in several steps: a compiled function takes
+    gradients again after it has used them. It runs natively as a whole, or is recorded as a whole."""
+    if len(calls) > 1 and (gradients_in(calls) > 1 or calls[0].kind != GRADIENT_PASS):
+        steps = [tape.passes[-count].step.number for count in (len(calls), 1)]
+        if steps[0] != steps[1]:
+            tape.spans.append((steps[0], steps[1]))
+
+
 def gradients_in(calls: Sequence[Call]) -> int:
     """How many of some calls take gradients. They are made once, and asked for at each step."""
     known = _GRADIENTS.get(id(calls))

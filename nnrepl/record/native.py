@@ -20,7 +20,7 @@ from typing import Any
 from nnrepl.record.by_hand import HandChanges, Weights
 from nnrepl.record.caller import Caller
 from nnrepl.record.closed_losses import ClosedLosses, gives
-from nnrepl.record.closing import Call, NotedCalls, WaitingCalls, gradients_in, put_closed
+from nnrepl.record.closing import Call, NotedCalls, WaitingCalls, gradients_in, note_span, put_closed
 from nnrepl.record.frame_variables import first_argument
 from nnrepl.record.handing_back import hand_back
 from nnrepl.record.intake import RECORDING
@@ -317,6 +317,8 @@ class Levels:
                     self.losses.made(op, loss(result))
                 recorder.intake.closed(recorder, op)
                 self._expect_update(op.pass_, weights)
+            if error is None:
+                note_span(recorder.tape, calls)
             self.compiled = calls[0].scope is not None
             self._left(op, result, frame)
         return result
@@ -382,6 +384,7 @@ class Levels:
             if made.kind == GRADIENT_PASS:
                 op.pass_.gives_loss = noted.gives_loss
                 last = op
+        note_span(tape, noted.calls)
         if noted.gives_loss:
             self.losses.arrived(noted, last)
         if noted.by_hand:
