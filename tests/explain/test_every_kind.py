@@ -362,6 +362,18 @@ def averaged(faulty: bool) -> None:
         mx.eval(model.parameters(), target.parameters())
 
 
+def standing(faulty: bool) -> None:
+    """An average of the weights, with a decay of 1, or of less."""
+    model, x, y = nn.Linear(3, 2), rows(4, 3), rows(4, 2)
+    optimizer, step, decay = optim.SGD(1e-2), nn.value_and_grad(model, squares), 1.0 if faulty else 0.9
+    average = tree_map(lambda w: w + 0, model.parameters())
+    for _ in range(2):
+        _, grads = step(model, x, y)
+        optimizer.update(model, grads)
+        average = tree_map(lambda a, w: decay * a + (1 - decay) * w, average, model.parameters())
+        mx.eval(model.parameters(), average)
+
+
 def left_behind(faulty: bool) -> None:
     """A compiled step whose outputs are forgotten leaves tracers in the model."""
     model, x, y = nn.Linear(3, 2), rows(4, 3), rows(4, 2)
@@ -407,7 +419,7 @@ def peeking(faulty: bool, fused: bool = False) -> None:
 
 OTHERS: dict[str, tuple[str, Program]] = {
     "peeking": ("peeking", peeking), "peeking, fused": ("peeking", lambda faulty: peeking(faulty, True)),
-    "of itself": ("idle update", averaged),
+    "of itself": ("idle update", averaged), "standing average": ("standing average", standing),
     "unkept": ("discarded update", following),
     "thrown": ("leaping update", thrown), "leapt first": ("leaping update", leapt_first),
     "erased weight": ("erased weight", erased),

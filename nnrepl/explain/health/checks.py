@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from nnrepl.explain.health import (
     activations,
     arrears,
+    averages,
     axes,
     broadcasts,
     dead_ways,
@@ -60,6 +61,7 @@ _MODULES = (
     update_findings,
     erasures,
     arrears,
+    averages,
     repeats,
     growth,
     parameters,
