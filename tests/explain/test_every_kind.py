@@ -417,7 +417,19 @@ def peeking(faulty: bool, fused: bool = False) -> None:
     train(Next(int(faulty), fused), loss, ids[:, :-1], ids[:, 1:])
 
 
+def term(faulty: bool, read: Any = lambda one: mx.array(np.mean(np.abs(np.array(one))))) -> None:
+    """A term of the loss is computed through NumPy, or Python, or is the same number in each step."""
+
+    def loss(m: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+        out = m(x)
+        return (out - y).square().mean() + 0.5 * (read(out) if faulty else mx.array(0.3)) + 0.25
+
+    train(nn.Linear(3, 2), loss, rows(4, 3), rows(4, 2))
+
+
 OTHERS: dict[str, tuple[str, Program]] = {
+    "term from Python": ("term from Python", term),
+    "term, read": ("term from Python", lambda faulty: term(faulty, lambda one: one.max().item())),
     "peeking": ("peeking", peeking), "peeking, fused": ("peeking", lambda faulty: peeking(faulty, True)),
     "of itself": ("idle update", averaged), "standing average": ("standing average", standing),
     "unkept": ("discarded update", following),
@@ -450,6 +462,7 @@ ELSEWHERE = {"hole"}
 CLAIMED = {
     "asleep": "asleep or not called", "sleeping": "asleep", "half kept": "half kept", "divided away": "gone again",
     "one term": "dead way", "leapt first": "leaping update", "peeking, fused": "peeking",
+    "term, read": "term from Python",
     "creeping": "creeping update", "non-finite": "not finite", "double softmax": "double",
     "forced evaluation": "forced", "cut gradient": "the very numbers",
 }  # fmt: skip

@@ -29,6 +29,7 @@ from nnrepl.explain.health import (
     signs,
     symmetry,
     tables,
+    terms,
     update_findings,
     wholes,
 )
@@ -49,6 +50,7 @@ _MODULES = (
     dead_ways,
     frozen_parts,
     kept_out,
+    terms,
     own_numbers,
     symmetry,
     shares,
