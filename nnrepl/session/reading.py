@@ -189,12 +189,12 @@ class Reading:
         """Return the tensor that a name means where the user stands. Raises as `Lookup.by_words` does."""
         return self.lookup.by_words(text, self.cursor, self.where().scope)
 
-    def evaluate(self, values: list[Value]) -> Work:
-        """Give values their numbers; counts what that took. Says where the program has read them outside of a tensor.
-        Raises UserError where that is still to be done."""
+    def evaluate(self, values: list[Value], lazy: bool = False) -> Work:
+        """Give values their numbers (none of them has any, where `lazy` is given); counts what that took. Says where
+        the program has read them outside of a tensor. Raises UserError where that is still to be done."""
         with aside():
             try:
-                work = evaluate(values, self.hooks.progress)
+                work = evaluate(values, self.hooks.progress, lazy)
             except (LeftTracer, OutOfBounds) as error:
                 raise UserError(str(error)) from None
         self.tell_outside(values)
