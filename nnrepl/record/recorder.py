@@ -149,8 +149,7 @@ class Recorder:
             args = intake.taken(operation, args, frame)
         inputs: list[Value] = []
         template: list[Any] = []
-        only_arrays = True
-        live = self.live
+        only_arrays, live = True, self.live
         for arg in args:
             if type(arg) is _array:
                 value = live.get(id(arg))
@@ -247,8 +246,7 @@ class Recorder:
         frame, or the program's own that called into nnrepl."""
         stack = self.stack
         if frame is not stack.frame:
-            frame = stack.program_frame(frame)
-            stack.enter(frame)
+            stack.enter(frame := stack.program_frame(frame))
         else:
             self.watch.see(frame)
         return frame
@@ -332,6 +330,13 @@ class Recorder:
     def content(self, value: Value) -> Value:
         """Return what the program is to hold where the tape has a value."""
         return self.intake.content(value)
+
+    def drop(self, value: Value) -> None:
+        """Let go of a value's array; the program's own object, if it lives on, stays linked."""
+        held = value.held
+        if held is not None and self.live.get(id(held)) is value:
+            self.link(held, value)
+        value.forget()
 
     def shared(self) -> set[Value]:
         """Return the values for which the program holds array objects of its own, beside the tape's."""
