@@ -235,7 +235,7 @@ class Interpreter:
 
         stop = self._told = self.session.stop
         self.due.clear()
-        if self.quiet and stop.reason in (END_OF_TAPE, END_OF_PROGRAM, CELL_DONE):
+        if self.quiet and not stop.missed and stop.reason in (END_OF_TAPE, END_OF_PROGRAM, CELL_DONE):
             return None
         if stop.reason == CELL_DONE and not (stop.hits or stop.missed):
             return Group(*self.displays()) if self.session.displays else None
