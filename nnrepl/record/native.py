@@ -368,7 +368,7 @@ class Levels:
             self.losses.made(noted, loss(result))
         if weights is not None and by_hand:
             self.changes.hold(weights, noted, closed=True)
-        waiting.add(tape, noted)
+        waiting.add(tape, noted, gradients)
         return result
 
     def _put_one(self, tape: Tape, made: Call, scope: Activation | None, lasti: int) -> ClosedOp:

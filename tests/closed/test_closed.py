@@ -161,6 +161,18 @@ def test_only_the_weights_of_now_are_watched() -> None:
     assert changes.since(weights) == (pass_, False)
 
 
+def test_what_holds_weights_is_looked_at_again_when_the_call_is_over() -> None:
+    before, now = mx.array(0.0), mx.array(1.0)
+    given = [{"w": before}]
+    weights = Weights(plainly, lambda: given)
+    assert weights.given[0] is before
+    given[0]["w"] = now  # by the function itself
+    assert weights.left()[0] is now
+    answers = iter([[before]])  # arrays alone: what is given is asked for once
+    weights = Weights(plainly, lambda: next(answers))
+    assert weights.given[0] is weights.left()[0] is before
+
+
 def test_weights_that_go_another_way_are_noticed(tmp_path: Path) -> None:
     file = tmp_path / "train.py"
     loop = """
