@@ -299,8 +299,7 @@ class Levels:
             frame = outside_of_mlx(frame)
             scope, lasti = recorder.stack.enter(frame), frame.f_lasti
         self.inside = True
-        error: BaseException | None = None
-        result = None
+        result, error = None, None
         try:
             result = call()
         except BaseException as raised:
@@ -308,7 +307,8 @@ class Levels:
             raise
         finally:
             self.inside, self.making = False, None
-            for made in calls if error is None else calls[:1]:  # which of several raised is not known: the first began
+            there = calls if error is None else calls[:1]  # which of several raised is not known: the first began
+            for made in there:
                 op = self._put_one(recorder.tape, made, scope, lasti)
                 if error is not None:
                     op.pass_.error = recorder.tape.notes.errors[op] = error
@@ -317,8 +317,7 @@ class Levels:
                     self.losses.made(op, loss(result))
                 recorder.intake.closed(recorder, op)
                 self._expect_update(op.pass_, weights)
-            if error is None:
-                note_span(recorder.tape, calls)
+            note_span(recorder.tape, there)
             self.compiled = calls[0].scope is not None
             self._left(op, result, frame)
         return result
