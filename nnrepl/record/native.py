@@ -286,7 +286,7 @@ class Levels:
             weights: By what they differentiate, where that is known.
         """
         recorder = self.recorder
-        scope, lasti = None, -1
+        scope, lasti, result, error = None, -1, None, None
         entered = self.undisturbed is not None and recorder.intake is RECORDING and self.undisturbed()
         if entered:
             frame = outside_of_mlx(frame)
@@ -299,7 +299,6 @@ class Levels:
             frame = outside_of_mlx(frame)
             scope, lasti = recorder.stack.enter(frame), frame.f_lasti
         self.inside = True
-        result, error = None, None
         try:
             result = call()
         except BaseException as raised:
