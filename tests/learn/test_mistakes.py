@@ -73,6 +73,7 @@ def _share(row: list[float], at: int) -> float:
         ("surprise[0, 0]", -math.log10(_share([1.5, 2.75], 0)), "to base 10"),
         ("scaled[0, 0]", -math.log(_share([1.5, 2.75], 0)), "You forgot to divide by 4."),
         ("grad(squared)[0, 0]", 1.0, "its share, 1/4"),
+        ("grad(error)[0, 0]", -1.0, "2·x alone"),
         ("grad(z)[1, 1]", None, "only where z is positive"),
     ],
 )
