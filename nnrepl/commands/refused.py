@@ -60,7 +60,8 @@ def _attribute_like(error: AttributeError) -> str:
     name, owner = error.name, error.obj
     if not name or owner is None:
         return ""
-    known = [*dir(owner), *(map(str, cast(Any, owner)) if is_module(owner) else ())]
+    named = map(str, cast(Any, owner)) if is_module(owner) else ()
+    known = [*dir(owner), *(one for one in named if one.isidentifier())]
     return meant(get_close_matches(name, [one for one in known if name[:1] == "_" or one[:1] != "_"], 1))
 
 

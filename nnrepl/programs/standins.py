@@ -199,6 +199,7 @@ class SavedCode:
     places: list[sources.Span]
 
     co_cellvars = ()
+    co_consts = ()
 
     def co_positions(self) -> list[sources.Span]:
         """Return the piece of source of each (stand-in for an) instruction."""

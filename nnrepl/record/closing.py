@@ -127,7 +127,7 @@ def put_closed(numbering: Numbering, tape: Tape, call: Call, scope: Activation |
 def note_span(tape: Tape, calls: Sequence[Call]) -> None:
     """Note that calls on the tape, the last ones, were made at once in several steps: a compiled function takes
     gradients again after it has used them. It runs natively as a whole, or is recorded as a whole."""
-    if len(calls) > 1 and (gradients_in(calls) > 1 or calls[0].kind != GRADIENT_PASS):
+    if len(calls) > 1 and any([call.kind == GRADIENT_PASS for call in calls[1:]]):
         steps = [tape.passes[-count].step.number for count in (len(calls), 1)]
         if steps[0] != steps[1]:
             tape.spans.append((steps[0], steps[1]))

@@ -63,10 +63,11 @@ class Twin:
         """Return what a first run shows."""
         # What happens inside of a nested call is no call of its own: MLX runs that call as one op.
         outer = dict.fromkeys([op.pass_ for op in trace.ops if op.pass_.within is None])
-        seen = [pass_ for pass_ in outer if pass_.kind in (GRADIENT_PASS, UPDATE_PASS)]
+        # By number: of a pass at whose end something was changed the ops before that have another object.
+        seen = {pass_.number: pass_ for pass_ in outer if pass_.kind in (GRADIENT_PASS, UPDATE_PASS)}.values()
         steps = {pass_.step.number: pass_.step for pass_ in seen}.values()
-        updates = {pass_ for step in steps for pass_ in step.updates}  # sums of gradients are none
-        passes = [pass_ for pass_ in seen if pass_.kind == GRADIENT_PASS or pass_ in updates]
+        updates = {pass_.number for step in steps for pass_ in step.updates}  # sums of gradients are none
+        passes = [pass_ for pass_ in seen if pass_.kind == GRADIENT_PASS or pass_.number in updates]
         losses = [pass_.loss.canonical for pass_ in passes if pass_.kind == GRADIENT_PASS and pass_.loss is not None]
         returned: list[Value] = []
         map_values(trace.result, returned.append)  # type: ignore[arg-type]  # what is built of it is not looked at

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nnrepl.record.ledger import Ledger
     from nnrepl.tape import Op, Value
 
-_eval, _copy, _view, _or = mx.eval, mx.array.__copy__, mx.view, mx.bitwise_or
+_view, _or = mx.view, mx.bitwise_or
 # Made here, where nothing is recorded: a construction is an op.
 _NOTHING = {size: mx.array(0, kind) for size, kind in ((1, mx.uint8), (2, mx.uint16), (4, mx.uint32), (8, mx.uint64))}
 _LINEAR, _ARITHMETIC = ("+", "-"), ("+", "-", "*", "/")
@@ -46,39 +46,32 @@ def hand_back(recorder: Ledger) -> None:
             if op is None or op.operation.kind != "op" or value.held is None or value.size < 2:
                 continue
             if value in shared or sys.getrefcount(value.held) > _OF_THE_TAPE:
-                _put(recorder, value, None)
+                _let_go(recorder, value)
         for leaf in pass_.wrt:
             if leaf.held is not None and leaf.origin is not None and leaf.origin.held is None:
-                _put(recorder, leaf, None)
+                _let_go(recorder, leaf)
 
 
 def lend(recorder: Ledger, op: Op, result: mx.array) -> None:
-    """Let go of the operands of an arithmetic op that are results of others like it, and are lazy still: the tape makes
-    them again from their ops where somebody looks. Of what they are combined with, a weight, it keeps a copy. The
-    program's own objects, if they live on, keep MLX from writing over them, as they would."""
+    """Let go of the operands of a sum or difference in a gradient call that are results of arithmetic, and are lazy
+    still: the tape makes them again from their ops where somebody looks. The program's own objects, if they live on,
+    keep MLX from writing over them, as they would."""
     shape = result.shape
     if len(shape) < 2 or 1 not in shape[-2:] or result.size == 1 or recorder.inside is not None:
         return
-    # In a gradient call the graph of the backward pass holds the operands of all but sums and differences.
-    if recorder.differentiating and op.operation.infix not in _LINEAR:
+    # The graph of the backward pass holds the operands of all others. Outside of gradient calls what is written over is
+    # mostly the weight, which the tape has to hold: then the result is laid out as that is, written over or not.
+    if op.operation.infix not in _LINEAR:
         return
-    lent, there = [], []
+    lent = []
     for operand in op.inputs:
         held = operand.held
-        if held is None:
-            continue
-        if is_evaluated(held):
-            there.append(operand)
-        elif operand.op is not None:
+        if held is not None and operand.op is not None and not is_evaluated(held):
             if not _is_arithmetic(operand) or held.shape != shape:
                 return  # it costs more to make it again; and what is written over is decided among all operands
             lent.append(operand)
     for operand in lent:
-        _put(recorder, operand, None)
-    if lent and not recorder.differentiating:
-        for operand in there:
-            if operand.shape == shape:
-                _own(recorder, operand)
+        _let_go(recorder, operand)
 
 
 def _is_arithmetic(value: Value) -> bool:
@@ -87,34 +80,14 @@ def _is_arithmetic(value: Value) -> bool:
     return op is not None and op.of is None and op.operation.kind == "op" and op.operation.infix in _ARITHMETIC
 
 
-def _own(recorder: Ledger, value: Value) -> None:
-    """Hold a value in a buffer of the tape's own, and whatever else it is the same tensor as: what was a parameter in
-    the last gradient calls is a leaf of each."""
-    assert value.held is not None
-    own = duplicate(value.held)
-    _eval(own)
-    first = value if value.origin is None else value.origin
-    family = dict.fromkeys([value, first])
-    for pass_ in recorder.tape.passes[-3:]:
-        leaves = [leaf for leaf in pass_.wrt if leaf.origin is first]
-        family.update(dict.fromkeys(leaves))
-        for op in pass_.ops if leaves else ():
-            alike = len(op.inputs) == 1 and op.inputs[0] in family and op.operation.kind == "op"
-            if alike and op.outputs and op.outputs[0].size == value.size:
-                _put(recorder, op.outputs[0], None)  # it may be a view of the same buffer
-    for same in family:
-        if same.held is not None:
-            _put(recorder, same, _copy(own))
-
-
-def _put(recorder: Ledger, value: Value, array: mx.array | None) -> None:
-    """Hold another array for a value, or none; the program's own object, if it lives on, stays linked."""
+def _let_go(recorder: Ledger, value: Value) -> None:
+    """Hold no array for a value; the program's own object, if it lives on, stays linked."""
     held = value.held
     if held is not None:  # `h + h`
         if recorder.live.get(id(held)) is value:
             recorder.link(held, value)
         recorder.tape.notes.sketches[value] = sketch_of(held)
-    value.held = array
+    value.held = None
 
 
 def duplicate(array: mx.array) -> mx.array:

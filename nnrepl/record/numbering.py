@@ -197,15 +197,16 @@ def _place_of(pass_: Pass, closed: bool = False) -> Place:
 def called_from(pass_: Pass) -> tuple[Activation | None, int]:
     """Where a pass was called, by the program or by a library of which MLX is none (a trainer). An update by hand is
     where it ends: whether the turn of a loop goes on is told from there."""
-    if pass_.kind == UPDATE_PASS and _last_by_optimizer(pass_) is None:
-        return pass_.ops[-1].scope, pass_.ops[-1].lasti
-    scope, _, lasti = _place(pass_, is_mlx)
+    by_hand = pass_.kind == UPDATE_PASS and _last_by_optimizer(pass_) is None
+    scope, _, lasti = _place(pass_, is_mlx, pass_.ops[-1] if by_hand else None)
     return scope, lasti
 
 
-def _place(pass_: Pass, is_passed: Callable[[str], bool]) -> tuple[Activation | None, CodeType | None, int]:
+def _place(
+    pass_: Pass, is_passed: Callable[[str], bool], last: Op | None = None
+) -> tuple[Activation | None, CodeType | None, int]:
     scope, lasti = pass_.scope, pass_.lasti
-    last = _last_by_optimizer(pass_) if pass_.kind == UPDATE_PASS else None
+    last = _last_by_optimizer(pass_) if pass_.kind == UPDATE_PASS and last is None else last
     if last is not None:
         scope, lasti = last.scope, last.lasti
     while scope is not None and (scope.updating or is_passed(scope.code.co_filename)):

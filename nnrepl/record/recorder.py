@@ -181,7 +181,7 @@ class Recorder:
             op.outputs = (value,)
             live[id(result)] = value
             self.put(op, frame)
-            if operation.infix is not None:
+            if self.differentiating and operation.infix is not None:
                 lend(self, op, result)
         else:
             self.finish(op, result, frame)

@@ -12,6 +12,7 @@ from nnrepl.explain.health.picks import Pick, picked
 from nnrepl.explain.health.report import Check, Checkup, Finding, findings
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import is_inexact
+from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
 from nnrepl.tape import Leaf, Op, Value
 from nnrepl.tape.claims import Claim
@@ -109,7 +110,7 @@ def _moved(case: Checkup, pick: Pick, table: Op, at: int) -> dict[Value, mx.arra
                 return {}
             try:
                 made = op.compute(lambda taken: moved[taken] if taken in moved else case.look.array(taken))
-            except (LookupError, TypeError, ValueError):
+            except (LookupError, TypeError, ValueError, UserError):  # a loaded tape cannot run all of MLX's ops
                 return {}
             moved.update(zip(op.outputs, made))
     return moved
