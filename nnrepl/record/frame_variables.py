@@ -31,6 +31,11 @@ def lies_within(inner: CodeType, outer: CodeType) -> bool:
     return bool(outer.co_flags & OPTIMIZED) and any([const is inner for const in outer.co_consts])
 
 
+def stands_in(code: CodeType, outer: CodeType) -> bool:
+    """Whether a function stands in the source of another, or in that of one which stands there."""
+    return any(part is code or stands_in(code, part) for part in outer.co_consts if isinstance(part, CodeType))
+
+
 def around(codes: Sequence[CodeType], at: int) -> Iterator[int]:
     """Yield which of some calls, outermost first, are of functions in whose source that of one of them stands."""
     code = codes[at]

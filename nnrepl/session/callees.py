@@ -1,8 +1,8 @@
 """Callees: the variables that the program's own functions read when a typed expression calls them.
 
-A function finds global variables where Python looks, in its module, and those of the function around it in its cells:
-as they are now. In the past they have to hold for that moment what they held then, as what the expression itself names
-does; and so do the containers that it comes by.
+A function finds global variables where Python looks, in its module, and those of the function around it in its
+closure: as they are now. In the past they have to hold for that moment what they held then, as what the expression
+itself names does; and so do the containers that it comes by.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import Any, Protocol
 from weakref import ref
 
 from nnrepl.installed import is_library
+from nnrepl.record.frame_variables import stands_in
 from nnrepl.record.stack import is_module
 from nnrepl.session.errors import NotYet
 from nnrepl.session.frames import Frames
 from nnrepl.tape import UNBOUND, Activation, Holder
 
 
-class Space(Protocol):
-    """Variables by name: those of a module, or a function's cells."""
+class Namespace(Protocol):
+    """Namespace by name: those of a module, or of a function's closure."""
 
     def get(self, name: str, default: Any, /) -> Any: ...
 
@@ -30,14 +31,14 @@ class Space(Protocol):
     def __setitem__(self, name: str, thing: Any, /) -> None: ...
 
 
-Exchange = tuple[Space, str, Any]
+Exchange = tuple[Namespace, str, Any]
 """Some variables, the name of one, and what it is to hold: UNBOUND if it was not set yet."""
 _OPTIMIZED = 0x1
 _MOST = 1000
 """So many entries of one container are looked at for functions."""
 
 
-class Cells:
+class Closure:
     """The variables that a function has of those around it."""
 
     def __init__(self, function: FunctionType) -> None:
@@ -105,7 +106,7 @@ class _Walk:
         self._modules = {id(step.variables): step for step in path if is_own_module(step)}
         self._around = [step for step in reversed(path) if step.code.co_cellvars]
 
-    def read(self, things: Iterable[Any]) -> Iterator[tuple[Space, str, Activation]]:
+    def read(self, things: Iterable[Any]) -> Iterator[tuple[Namespace, str, Activation]]:
         """Yield the variables that can be read by way of some things, each once, with the call whose they are."""
         pending, seen, read = list(things), set[int](), set[tuple[int, str]]()
         while pending:
@@ -121,7 +122,7 @@ class _Walk:
                 step = self._whose(thing.__code__, name)
                 if step is not None and (id(cell), name) not in read:
                     read.add((id(cell), name))
-                    yield Cells(thing), name, step
+                    yield Closure(thing), name, step
             for name in _names(thing.__code__) if id(thing.__globals__) in self._modules else ():
                 if name in thing.__globals__ and (id(thing.__globals__), name) not in read:
                     read.add((id(thing.__globals__), name))
@@ -131,7 +132,7 @@ class _Walk:
     def _whose(self, code: CodeType, name: str) -> Activation | None:
         """Return the call that has led here, and around whose variable of a name a function was made; None if that has
         returned."""
-        return next((one for one in self._around if name in one.code.co_cellvars and _stands_in(code, one.code)), None)
+        return next((one for one in self._around if name in one.code.co_cellvars and stands_in(code, one.code)), None)
 
     def _held_by(self, thing: Any) -> Iterator[Any]:
         """Yield what a container of the program's held."""
@@ -144,10 +145,6 @@ class _Walk:
         held = self._frames.tape.bindings.contents(holder, self._position)
         for part in list(held.values() if isinstance(held, dict) else held if isinstance(held, list) else ())[:_MOST]:
             yield part() if isinstance(part, ref) else part.refer() if isinstance(part, Holder) else part
-
-
-def _stands_in(code: CodeType, outer: CodeType) -> bool:
-    return any(part is code or _stands_in(code, part) for part in outer.co_consts if isinstance(part, CodeType))
 
 
 def _inside(thing: Any) -> list[Any]:

@@ -24,18 +24,18 @@ class Iterators:
     def __init__(self, namespace: dict[str, Any], names: list[str], reached: list[Any]) -> None:
         self._namespace = namespace
         self._own = {name: namespace[name] for name in names if keepers.is_iterator(namespace[name])}
-        self._before = [(thing, place_of(thing)) for thing in reached if keepers.is_iterator(thing)]
+        self._before = [(thing, _standing(thing)) for thing in reached if keepers.is_iterator(thing)]
         for name, thing in self._own.items():
             try:
                 namespace[name] = keepers.copy_iterator(thing)
             except keepers.CannotKeep:
                 continue
-            self._before.append((namespace[name], place_of(namespace[name])))
+            self._before.append((namespace[name], _standing(namespace[name])))
 
     def give_back(self) -> tuple[bool, list[str]]:
         """Give the variables their own again. Returns whether an iterator has gone on, and what those are called that
         cannot be put back."""
-        moved = [thing for thing, before in self._before if place_of(thing) != before]
+        moved = [thing for thing, before in self._before if _standing(thing) != before]
         gone_on = [_called(thing, self._own) for thing in moved if isinstance(thing, GeneratorType)]
         for name, thing in self._own.items():
             given = self._namespace.get(name)
@@ -48,14 +48,14 @@ def _called(generator: GeneratorType[Any, Any, Any], names: dict[str, Any]) -> s
     return next((name for name, thing in names.items() if thing is generator), generator.__name__)
 
 
-def place_of(thing: Any) -> Any:
+def _standing(thing: Any) -> Any:
     """Return where an iterator stands, to be compared; None where that cannot be told."""
     if isinstance(thing, GeneratorType):
         frame: FrameType | None = thing.gi_frame
         if frame is None or thing.gi_running:
             return None
         held = [(name, id(value)) for name, value in frame.f_locals.items()]
-        return frame.f_lasti, held, place_of(thing.gi_yieldfrom)
+        return frame.f_lasti, held, _standing(thing.gi_yieldfrom)
     if not keepers.is_iterator(thing):
         return id(thing)
     try:
@@ -68,4 +68,4 @@ def place_of(thing: Any) -> Any:
 def _part(part: Any) -> Any:
     if type(part) is tuple:
         return [_part(item) for item in part]
-    return part if isinstance(part, (int, str)) else place_of(part)
+    return part if isinstance(part, (int, str)) else _standing(part)

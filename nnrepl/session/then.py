@@ -17,7 +17,7 @@ from nnrepl.tape import UNBOUND, Bindings, Holder, Value
 from nnrepl.tape.kept_array import KeptArray
 
 if TYPE_CHECKING:
-    from nnrepl.session.callees import Exchange, Space
+    from nnrepl.session.callees import Exchange, Namespace
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def then(
             undo()
 
 
-def _set(variables: Space, name: str, thing: Any) -> None:
+def _set(variables: Namespace, name: str, thing: Any) -> None:
     if thing is UNBOUND:
         variables.pop(name, None)
     else:

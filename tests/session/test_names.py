@@ -798,7 +798,8 @@ def test_a_function_that_is_called_in_the_past_has_in_its_closure_what_was_there
         CLOSURES, "break program.py:21, count == 4", "c", "goto step 3", *(f"p {call}" for call in calls),
         "goto end", "p count", "p kill", tmp_path=tmp_path, native=native,
     )  # fmt: skip
-    # What a compiled function notes of its first call counts as changed: that is said below the number.
+    # Where MLX traces a compiled function it puts other objects in the place of what is captured: that is put back,
+    # and said below the number.
     numbers = [answer.partition("\n")[0].rpartition(" = ")[2] for answer in said[3:11]]
     assert list(map(float, numbers)) == twin["told"][2]
     assert said[12] == "4", "the program waits at this end, and has its variables"

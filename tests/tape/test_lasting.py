@@ -52,7 +52,7 @@ def test_no_more_is_held_than_may_be_and_what_the_program_holds_takes_no_room() 
     assert seen() is not None  # as if it were noted when room was last made
 
 
-def test_the_share_of_the_history_holds_while_ops_are_recorded() -> None:
+def test_the_share_of_the_history_holds_while_ops_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loop that takes a new batch from NumPy in each step grows by that share, not by what it has read."""
     batches: list[weakref.ref[np.ndarray]] = []
 
@@ -63,13 +63,12 @@ def test_the_share_of_the_history_holds_while_ops_are_recorded() -> None:
             w = w - 1e-3 * mx.grad(lambda w, x: ((x @ w) ** 2).mean())(w, mx.array(batch))
         return w
 
-    budget = lasting.budget
+    monkeypatch.setattr(lasting, "budget", lasting.budget)
     session = OpenSession(nnrepl.trace(program, mx.ones((100, 1))))
     assert sum(one() is not None for one in batches) > 20
     History(session.tape, 8 * 200_000, lambda value: None, set).trim()
     lasting.keep(np.ones(1000))
     assert sum(one() is not None for one in batches) <= 5
-    lasting.budget = budget
 
 
 def test_what_does_something_when_it_goes_is_not_held(tmp_path: Path) -> None:

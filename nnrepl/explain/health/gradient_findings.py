@@ -180,7 +180,7 @@ def _are_zero(case: Checkup, one: Dead) -> Claim[str]:
     are, them = ("is", "it") if len(one.leaves) == 1 else ("are", "they")
     at = f"{words.title(one.op)}{_and_at(one)}{line_of(one.op)}"
     return Claim("finding: zero gradient", holds, lambda: (
-        f"{listed(one.leaves, '∂L/∂')} {are} 0: {them} became 0 at {at}: {one.reason.text.rstrip('.')}"
+        f"{leaf_names(one.leaves, '∂L/∂')} {are} 0: {them} became 0 at {at}: {one.reason.text.rstrip('.')}"
         f"{_other_ways(case, one)}{_further_on(case, one)}{_as_a_mask(one)}"))  # fmt: skip
 
 
@@ -269,7 +269,7 @@ def is_meant(case: Checkup, op: Op, leaves: list[Value]) -> bool:
     return forward.name == "softmax" and case.look.stat(forward.inputs[0]).infs > 0  # a router that leaves one choice
 
 
-def listed(leaves: list[Value], sign: str = "") -> str:
+def leaf_names(leaves: list[Value], sign: str = "") -> str:
     """Name up to three leaves, and say how many more there are."""
     shown = ", ".join(sign + leaf.name for leaf in leaves[:3])
     return shown + (f" and {len(leaves) - 3} more" if len(leaves) > 3 else "")

@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause
 from nnrepl.explain.disconnected import why_none
-from nnrepl.explain.health.gradient_findings import listed
+from nnrepl.explain.health.gradient_findings import leaf_names
 from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
 from nnrepl.explain.paths import root_modules
 from nnrepl.ops import Trait, has
@@ -27,7 +27,7 @@ def missing(case: Checkup) -> Iterator[Finding]:
     if none and holes:
         yield from findings(
             Possibility("finding: hole", lambda: bool(holes), lambda: (
-                f"{listed(none)} {'has' if len(none) == 1 else 'have'} no gradient, but "
+                f"{leaf_names(none)} {'has' if len(none) == 1 else 'have'} no gradient, but "
                 f"{words.counted(len(holes), 'tensor')} of the pass came from something that was not recorded, so the "
                 "way may lead through there")),
             "hole", "verify", None, NOTE)  # fmt: skip
@@ -76,8 +76,8 @@ def _are_kept(case: Checkup, leaves: list[Value]) -> Claim[str]:
     """Claim that no gradient comes to what a module of MLX keeps from training."""
     are, them = ("is", "it") if len(leaves) == 1 else ("are", "them")
     return Claim("finding: kept from training", lambda: not any(map(case.pass_.grads.get, leaves)), lambda: (
-        f"{listed(leaves)} {are} differentiated as well, though the model keeps {them} from training, and no gradient "
-        "comes there: give the gradient call trainable_parameters()"))  # fmt: skip
+        f"{leaf_names(leaves)} {are} differentiated as well, though the model keeps {them} from training, and no "
+        "gradient comes there: give the gradient call trainable_parameters()"))  # fmt: skip
 
 
 def _never_get(case: Checkup, leaves: list[Value], reason: str) -> Claim[str]:
@@ -90,7 +90,9 @@ def _never_get(case: Checkup, leaves: list[Value], reason: str) -> Claim[str]:
     return Claim(
         "finding: no gradient",
         holds,
-        lambda: f"{listed(leaves)} get{'s' if len(leaves) == 1 else ''} no gradient in {case.pass_.address}: {reason}",
+        lambda: (
+            f"{leaf_names(leaves)} get{'s' if len(leaves) == 1 else ''} no gradient in {case.pass_.address}: {reason}"
+        ),
     )
 
 
