@@ -157,6 +157,21 @@ def test_an_entry_of_what_a_repeated_call_takes_gradients_of(tmp_path: Path) -> 
         assert "\n".join(printed.getvalue().splitlines()[at:]) in shown, shown
 
 
+def test_an_entry_that_the_callers_read_as_well(tmp_path: Path) -> None:
+    """In what is differentiated, the line gives the dict of all of them another tensor; the call is still running."""
+    updates = "tree_map(lambda a, b: a - 0.1 * b, p, grad)"
+    head, made, loop = GIVEN.replace('{"w": p["w"] - 0.1 * grad["w"]}', updates).partition("compiled, ")
+    loop = re.sub(r"\bp\b", "q", loop)
+    text = f"from mlx.utils import tree_map; {head}{made}{loop}"
+    (tmp_path / "train.py").write_text(text)
+    edit = "p['w'] = p['w'] * 3"
+    shown = play(tmp_path / "train.py", "goto step 3 train.py:3", edit, "continue")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        text = text.replace("= compiled(q)", "= (mx.compile(lambda p: step(p)) if i == 2 else compiled)(q)")
+        exec(text.replace("    return (p", f"    if i == 2: {edit}\n    return (p"), {})
+    assert re.findall(r"^step \d+ -?[\d.]+ .*", shown, re.MULTILINE) == printed.getvalue().splitlines(), shown
+
+
 def test_a_line_after_the_gradient_call_is_where_the_call_makes_its_ops(tmp_path: Path) -> None:
     """And not where MLX comes by it, which traces what has been recorded. What the compiled function is given is what
     it differentiates, in a dict of its own."""
