@@ -28,6 +28,7 @@ from nnrepl.explain.health import (
     repeats,
     results,
     shares,
+    shuffling,
     signs,
     symmetry,
     tables,
@@ -74,6 +75,7 @@ _MODULES = (
     program_findings,
     wholes,
     floored,
+    shuffling,
 )
 CHECKS: tuple[Check, ...] = (*(check for module in _MODULES for check in module.CHECKS), *results.INSIDE)
 
