@@ -127,19 +127,20 @@ class Narrow(nn.Linear):
     """Calls the method of its base."""
 
 
+def its_loss(model: nn.Module, x: mx.array) -> mx.array:
+    loss = nn.losses.mse_loss(model(x), x)
+    return loss
+
+
 def test_what_a_loss_in_mlx_calls_so_is_told_from_the_programs_own() -> None:
     """And `where` names the class of a module only where its method tells another; what is given a module has none."""
 
-    def loss_fn(model: nn.Module, x: mx.array) -> mx.array:
-        loss = nn.losses.mse_loss(model(x), x)
-        return loss
-
-    opened = OpenSession(nnrepl.trace(loss_fn, Narrow(2, 2), mx.ones((1, 2)), wrt=0))
+    opened = OpenSession(nnrepl.trace(its_loss, Narrow(2, 2), mx.ones((1, 2)), wrt=0))
     calls = re.findall(r" in (.*?) *$", str(opened.run("where")), re.MULTILINE)
-    assert calls[-2:] == [loss_fn.__qualname__, "Linear.__call__  Narrow"]
+    assert calls[-2:] == ["its_loss", "Linear.__call__  Narrow"]
     opened.run("goto mean")
     said = str(opened.run("explain loss")).partition("\n")[0]
-    assert said == f"(loss is that of _reduce, which makes this op; that of {loss_fn.__qualname__} is not set yet)"
+    assert said == "(loss is that of _reduce, which makes this op; that of its_loss is not set yet)"
 
 
 def test_parts_of_a_tuple_are_called_as_in_python(session: OpenSession) -> None:
