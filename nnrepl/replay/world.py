@@ -90,6 +90,12 @@ class World:
         variables = [tuple([id(where.get(name)) for name in names]) for where, names in self._variables]
         return [*variables, *[_content(thing) for thing in self.holding]]
 
+    def tensors(self) -> dict[int, mx.array]:
+        """Return the tensors that lists, dicts and objects hold at present, by the `id` under which `contents` has
+        them."""
+        held = [item for thing in self.holding for item in _items(thing) if isinstance(item, mx.array)]
+        return {id(array): array for array in held}
+
     def _current(self, thing: Any) -> Any:
         """Return what a holder of `thing` gets back: an iterator is one that stands where it stood."""
         key = id(thing)
@@ -267,6 +273,17 @@ def _content(thing: Any) -> Any:
 
 
 _COMPARED = 2**20
+
+
+def _items(thing: Any) -> Iterable[Any]:
+    """Return what one thing holds that `_content` tells by identity."""
+    if isinstance(thing, dict):
+        return dict.values(thing)
+    if isinstance(thing, (list, deque)):
+        return thing
+    if isinstance(thing, types.CellType):
+        return (contents_of(thing),)
+    return () if isinstance(thing, type) else [getattr(thing, slot, None) for slot in slots_of(type(thing))]
 
 
 def contents_of(cell: types.CellType) -> Any:
