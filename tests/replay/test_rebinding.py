@@ -39,8 +39,6 @@ def norm(x):
 def peek(x):
     p = x * 2
     return p * shared + x
-def joined(total, x):
-    return total + norm(x) * x
 def made(t):
     def grow(x):
         nonlocal t
@@ -80,7 +78,7 @@ def f(w):
     i = ahead(w) * 2 - k  # i
     j = k - later(w)  # j
     o = far(w) * near(w) + next(every)  # o
-    q = tree_reduce(joined, cache, 0.0)  # q
+    q = tree_reduce(lambda n, x: n + norm(x) * x, cache, 0.0)  # q
     return (a * b * c * d * e + s + inner(s) + r + y + g + h + i + j + o + q).sum()
 """
 LINES = [
