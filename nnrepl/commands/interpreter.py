@@ -13,6 +13,7 @@ from rich.text import Text
 
 from nnrepl.commands import habits, load_all, looks, table
 from nnrepl.commands.hints import Hints
+from nnrepl.record.gradient_names import sign_of
 from nnrepl.record.intake import Unwinding
 from nnrepl.session import closed
 from nnrepl.session.errors import NoGradient, NotYet, UserError
@@ -445,6 +446,9 @@ class Interpreter:
         if found is not None and (found.address or found.whose):
             return found.address if not found.whose else f"{stripped} ({found.whose})"
         if value is not None and value.gradient_of is not None and stripped.startswith("grad("):
+            inner = stripped[len("grad(") : -1]
+            if re.fullmatch(r"[\w.]+@[\w#]+", inner):  # the bare name may be another tensor's here
+                return f"{sign_of(value)}{inner}"
             return self.session.lookup.name_here(value, self.session.cursor)
         return stripped if len(stripped) <= _LONGEST else "result"
 

@@ -31,7 +31,7 @@ from nnrepl.record.containers import (
 from nnrepl.record.ended_modules import EndedModules
 from nnrepl.record.frame_variables import OPTIMIZED, looked_at, may_dangle, read, sets_globals, shared_names
 from nnrepl.record.holding import HolderIndex, within
-from nnrepl.record.stack import is_module
+from nnrepl.record.stack import is_module, was_at
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 from nnrepl.tape.bindings import Bindings, Noted
 from nnrepl.tape.kept_array import KeptArray, is_small_array
@@ -197,8 +197,11 @@ class BindingWatch:
 
     def release(self) -> None:
         """Let go of all frames, and of what their variables hold."""
-        for frame in list(self._frames):
+        tape = self.recorder.tape
+        for frame, state in list(self._frames.items()):
             self.leave(frame)
+            if tape.ops and was_at(tape.ops[-1], state.scope, frame):  # no variable there has got its result
+                tape.bindings.seen[state.scope] = len(tape.ops) - 1
         self._known.clear()
 
     def _note(self, state: _Frame, values: list[Any], position: int) -> None:
