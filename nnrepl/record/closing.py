@@ -117,7 +117,7 @@ class _Pattern:
 
     Attributes:
         key: What they were known by; it lives as long as this, and so nothing else has its identity.
-        caller: Which gave calls of compiled functions their caller.
+        caller: Which gave calls of a compiled function their caller; None where none is around them.
         rows: What becomes of each.
         after: Where the last of them stands in its step.
     """
@@ -151,7 +151,7 @@ class Arriving:
         """Put calls on the tape that are noted. Returns the last gradient call among them."""
         way = self._numbering.way(tape)
         known = self._patterns.get((id(way), id(noted.calls), id(noted.scope), noted.lasti))
-        if known is not None and known.caller is self._caller:
+        if known is not None and (known.caller is None or known.caller is self._caller):
             return self._put_as_before(tape, noted, known)
         return self._put_anew(tape, noted, way)
 
@@ -163,13 +163,14 @@ class Arriving:
                 op.pass_.gives_loss = noted.gives_loss
                 last = op
         spans, after = note_span(tape, noted.calls), self._numbering.state
-        if way is not None and after is not None and not spans and caller is self._caller:
+        within = any([made.scope is not None for made in noted.calls])
+        if way is not None and after is not None and not spans and (caller is self._caller or not within):
             if len(self._patterns) >= _MANY:
                 self._patterns.clear()
             key = way, noted.calls, noted.scope
             rows = [_row(pass_, earlier) for earlier, pass_ in zip(tape.passes[count - 1 :], tape.passes[count:])]
             found = id(way), id(noted.calls), id(noted.scope), noted.lasti
-            self._patterns[found] = _Pattern(key, caller, rows, after)
+            self._patterns[found] = _Pattern(key, caller if within else None, rows, after)
         return last
 
     def _put_as_before(self, tape: Tape, noted: NotedCalls, known: _Pattern) -> ClosedOp | None:
