@@ -11,6 +11,7 @@ from nnrepl.record.frame_variables import variables_of
 from nnrepl.session.reading import Reading
 from nnrepl.tape import UNBOUND, Holder, Large
 from nnrepl.tape.kept_array import KeptArray
+from nnrepl.tape.kept_function import KeptFunction
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def variables(session: Reading, arguments: bool) -> Variables:
 def _summed_up(session: Reading, thing: Any, position: int) -> Any:
     """Return a thing itself; of one that changes as the program goes on, what it was there."""
     if isinstance(thing, weakref.ref):
-        found = thing()
+        found = thing.looks if isinstance(thing, KeptFunction) else thing()
         return Absent("an object that no longer exists") if found is None else found  # an array has no truth value
     if isinstance(thing, Large):
         return Sized(thing.kind, thing.size)

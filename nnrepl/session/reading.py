@@ -192,6 +192,10 @@ class Reading:
     def evaluate(self, values: list[Value], lazy: bool = False) -> Work:
         """Give values their numbers (none of them has any, where `lazy` is given); counts what that took. Says where
         the program has read them outside of a tensor. Raises UserError where that is still to be done."""
+        if self.recorder is not None and self.recorder.tape is self.tape and self.tape.notes.updates:
+            from nnrepl.record.giving_way import give_way
+
+            give_way(self.recorder, looking=True)
         with aside():
             try:
                 work = evaluate(values, self.hooks.progress, lazy)

@@ -55,6 +55,8 @@ class Notes:
         unlinked: Calls of nested transforms, and of their arguments those that no gradient reaches through them.
         carried: Values that a function takes where MLX runs it once more (a checkpoint in a nested gradient), and not
             in its first run.
+        updates: Ops of updates, lazy when they were looked at last, for which MLX may write over an operand: by that it
+            chooses how the result lies in memory.
         inside: Ops of which the places that they take have been looked at and lie inside of their axes.
         calls: The ops of calls that MLX ran by itself, and what happened inside of them.
         entered: What stands inside of such calls for the arrays that went in, and in which.
@@ -79,6 +81,7 @@ class Notes:
     awaited: set[Op] = field(default_factory=set)
     forced: set[Value] = field(default_factory=set)
     looked: set[Value] = field(default_factory=set)
+    updates: list[Op] = field(default_factory=list)
     glimpsed: set[Value] = field(default_factory=set)
     read: dict[Op, tuple[Value, ...]] = field(default_factory=dict)
     cut: set[Value] = field(default_factory=set)
