@@ -136,7 +136,7 @@ def test_a_command_that_is_the_name_of_a_tensor_too_says_so_and_of_what_is_none_
         ("stats 'a'", "'a' is no tensor but str"),
         ("stats nothing.*", "no tensor is called nothing.*"),
         ("goto end | into", "the cursor stands after the last op; name one"),
-        ("into x", "x was not made by an op"),
+        ("into x", "x comes in from outside of this pass, and no op on the tape made it"),
         ("what f", "f builtins.function test_table.py:"),
         ("what y.max", "y.max nanobind.nb_bound_method"),
         ("info xx", "info knows breakpoints, watch"),
