@@ -40,7 +40,12 @@ def test_a_gradient_is_called_by_what_the_variable_holds_where_one_stands(tmp_pa
     )  # fmt: skip
     early, here, ops, rule, why = (answers(screen)[at] for at in (1, 3, 6, 8, 9))
     assert early.startswith("∂L/∂a is not made yet: #6 ")
-    assert re.findall(r"(\S+) = \[([\d ]+)\]", here) == [("∂L/∂a", "1 2"), ("a", "3 5"), ("b", "1 2"), ("∂L/∂c@2", "1 1")]
+    assert re.findall(r"(\S+) = \[([\d ]+)\]", here) == [
+        ("∂L/∂a", "1 2"),
+        ("a", "3 5"),
+        ("b", "1 2"),
+        ("∂L/∂c@2", "1 1"),
+    ]
     assert re.search(r"#5 .*∂L/∂c .* part of ∂L/∂b", ops)
     assert re.search(r"#6 .*→ +∂L/∂a \(2,\), part of ∂L/∂b", ops)
     assert "∂L/∂a = ∂L/∂#1 · b" in rule
