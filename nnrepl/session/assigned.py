@@ -114,7 +114,7 @@ def only_source_tells(session: Reading, value: Value, change: Assignment, in_par
         return True
     if cursor >= len(tape):
         return False
-    if not (in_part or change.operator or change.target.is_name) and _is_read_before(session, change.target):
+    if not (in_part or change.operator) and _is_read_before(session, change.target):
         return True
     start, end = next(((start, end) for start, end in tape.compiled if start <= cursor < end), (0, 0))
     again = any(same_place(tape.ops[before], tape.ops[start]) for before, _ in tape.compiled if before < start)
@@ -143,7 +143,9 @@ def _is_read_before(session: Reading, target: Parsed) -> bool:
     if call is None or scope is None or (before is not None and before.scope is not None and before.scope.within(call)):
         return False
     node = sources.node_at(scope.code, sources.span_of(scope.code, call.lasti))
-    given = [*node.args, *[word.value for word in node.keywords]] if isinstance(node, ast.Call) else []
+    if not isinstance(node, ast.Call) or target.is_name:  # a generator that stands in the line has begun
+        return call.code.co_name == "<genexpr>"
+    given = [*node.args, *[word.value for word in node.keywords]]
     made = [one for one in given if not isinstance(one, (ast.Name, ast.Attribute, ast.Subscript, ast.Lambda))]
     roots = {name.id for name in ast.walk(target.only()) if isinstance(name, ast.Name)}
     return any(isinstance(part, ast.Name) and part.id in roots for one in made for part in ast.walk(one))
