@@ -33,22 +33,30 @@ def give_way(recorder: Ledger, looking: bool = False) -> None:
         looking: Whether it is the user who looks, before the program evaluates. The program holds the weight for some
             lines yet. If nothing waits for it any more, it is what will be written over, and the result lies as it
             does: as it lies where nothing is written over.
+
+    A weight that is lazy itself, since the program evaluates only its losses, is left until it has been evaluated.
     """
     notes = recorder.tape.notes
     waiting = [op for op in notes.updates if (made := op.outputs[0].held) is not None and not is_evaluated(made)]
-    notes.updates = waiting if looking else []
+    notes.updates = []
     for op in waiting:
         shape = op.outputs[0].shape
         operands = [value for value in dict.fromkeys(op.inputs) if value.held is not None and value.shape == shape]
-        if looking and not all([is_arithmetic(value) or _is_awaited(recorder, value, op) for value in operands]):
-            continue
+        weights = [value for value in operands if not (is_arithmetic(value) and _goes_with(value, op))]
+        if looking or not all([is_evaluated(value.array) for value in weights]):
+            notes.updates.append(op)
+            if not (looking and all([_is_awaited(recorder, value, op) for value in weights])):
+                continue
         for operand in operands:
-            temporary = is_arithmetic(operand)
             if not is_evaluated(operand.array):
-                if temporary:
-                    let_go(recorder, operand)
-            elif temporary or not looking:
+                let_go(recorder, operand)
+            elif operand not in weights or not looking:
                 _copy_out(recorder, operand)
+
+
+def _goes_with(value: Value, update: Op) -> bool:
+    """Whether a value is made on the way to an update."""
+    return value.op is not None and value.op.pass_ is update.pass_
 
 
 def _is_awaited(recorder: Ledger, value: Value, update: Op) -> bool:

@@ -35,7 +35,7 @@ from nnrepl.record.stack import is_module, was_at
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 from nnrepl.tape.bindings import Bindings, Noted
 from nnrepl.tape.kept_array import KeptArray, is_small_array
-from nnrepl.tape.kept_function import KeptFunctions
+from nnrepl.tape.kept_function import KINDS, KeptFunctions
 from nnrepl.tape.lasting import lasting
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ class BindingWatch:
             return watched.holder
         if isinstance(thing, _KEYED) or is_small_array(thing):
             return self._watch(thing, position)
-        if kind is FunctionType or getattr(kind, "transforms", False):
+        if kind in KINDS or getattr(kind, "transforms", False):
             return self._functions.keep(thing, lambda part: self.keep(part, position))
         if kind is ModuleType or isinstance(thing, type):
             return weakref.ref(thing)

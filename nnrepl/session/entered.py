@@ -85,8 +85,9 @@ class Entered(Place):
         return found
 
 
-_WITHIN_LINES = frozenset(("<lambda>", "<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"))
-"""What functions are called that stand in a line of another one."""
+_CALLED_LATER = frozenset(("<lambda>", "<genexpr>"))
+"""What functions are called that stand in a line of another one, and are called from elsewhere. Other comprehensions are
+functions up to Python 3.11 only: in them the user stands within."""
 
 
 def _before(tape: Tape, at: int) -> Op | None:
@@ -343,7 +344,7 @@ class SourceLine(Entered):
         for call in [] if scope is None else reversed(self._calls(scope)):
             # As in pdb, which comes to a line before it comes to the lambda that stands in it.
             around = call.parent
-            if scope is None or scope.code.co_name not in _WITHIN_LINES or around is None:
+            if scope is None or scope.code.co_name not in _CALLED_LATER or around is None:
                 break
             begins = sources.locate(around.code, call.lasti).line == self.line
             if not begins or self._goes_on(_before(tape, at), around, call, call.lasti):

@@ -8,6 +8,7 @@ is known of the functions around it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import CellType, FunctionType
 from typing import Any
 from weakref import ref
@@ -94,6 +95,31 @@ class KeptTransform(ref[Any]):
         return self._kind(self._original, again(self.function), tuple(map(again, self.args)), options)
 
 
+class KeptPartial(KeptTransform):
+    """A weak reference to a `functools.partial`, and all that it takes to make it again."""
+
+    __slots__ = ()
+
+    def __init__(self, thing: partial[Any], forget: Callable[[Any], None]) -> None:
+        ref.__init__(self, thing, forget)  # type: ignore[call-arg]
+        self._kind = type(thing)
+
+    def note(self, thing: partial[Any], keep: Keep) -> None:
+        """Note its parts, once it is known itself: they may hold it."""
+        self.function, self.args = keep(thing.func), [keep(part) for part in thing.args]
+        self.options = {name: keep(part) for name, part in thing.keywords.items()}
+
+    def made(self, again: Keep) -> Any:
+        """Return another that calls the same."""
+        options = {name: again(part) for name, part in self.options.items()}
+        return self._kind(again(self.function), *map(again, self.args), **options)
+
+
+_KINDS: dict[type, Any] = {FunctionType: KeptFunction, partial: KeptPartial}
+KINDS = frozenset(_KINDS)
+"""What is noted so, beside what MLX's transforms give."""
+
+
 class KeptFunctions:
     """The functions that were noted and are alive."""
 
@@ -105,7 +131,7 @@ class KeptFunctions:
         key, known = id(thing), self._known
         kept = known.get(key)
         if kept is None or kept() is not thing:
-            kind: Any = KeptFunction if type(thing) is FunctionType else KeptTransform
+            kind: Any = _KINDS.get(type(thing), KeptTransform)
             kept = known[key] = kind(thing, lambda _: known.pop(key, None))
             kept.note(thing, keep)
         return kept
