@@ -19,7 +19,7 @@ from nnrepl.tape import Leaf, is_evaluated
 
 if TYPE_CHECKING:
     from nnrepl.record.ledger import Ledger
-    from nnrepl.tape import Op, Value
+    from nnrepl.tape import Op, Tape, Value
 
 _AROUND = 2_000
 """So many things around a weight are looked at before it counts as held."""
@@ -34,7 +34,7 @@ def give_way(recorder: Ledger, looking: bool = False) -> None:
             lines yet. If nothing waits for it any more, it is what will be written over, and the result lies as it
             does: as it lies where nothing is written over.
 
-    A weight that is lazy itself, since the program evaluates only its losses, is left until it has been evaluated.
+    A weight that is lazy itself, since the program evaluates only its losses, is left until it comes to that.
     """
     notes = recorder.tape.notes
     waiting = [op for op in notes.updates if (made := op.outputs[0].held) is not None and not is_evaluated(made)]
@@ -43,15 +43,33 @@ def give_way(recorder: Ledger, looking: bool = False) -> None:
         shape = op.outputs[0].shape
         operands = [value for value in dict.fromkeys(op.inputs) if value.held is not None and value.shape == shape]
         weights = [value for value in operands if not (is_arithmetic(value) and _goes_with(value, op))]
-        if looking or not all([is_evaluated(value.array) for value in weights]):
+        if looking:
             notes.updates.append(op)
-            if not (looking and all([_is_awaited(recorder, value, op) for value in weights])):
+            if not all([_is_awaited(recorder, value, op) for value in weights]):
                 continue
+        elif not (all([is_evaluated(value.array) for value in weights]) or op in _asked_for(recorder.tape)):
+            notes.updates.append(op)
+            continue
         for operand in operands:
-            if not is_evaluated(operand.array):
+            if operand not in weights and not is_evaluated(operand.array):
                 let_go(recorder, operand)
             elif operand not in weights or not looking:
-                _copy_out(recorder, operand)
+                _free(recorder, operand)
+
+
+def _asked_for(tape: Tape) -> set[Op]:
+    """Return the ops that MLX is about to do for the program."""
+    found: set[Op] = set()
+    pending = list(tape.marks[-1].values) if tape.marks else []
+    while pending:
+        value = pending.pop()
+        op = value.op
+        if op is None:
+            pending += [value.origin] if value.origin is not None else []
+        elif op not in found and not value.evaluated:
+            found.add(op)
+            pending += op.inputs
+    return found
 
 
 def _goes_with(value: Value, update: Op) -> bool:
@@ -86,31 +104,38 @@ def _since(value: Value) -> int:
     return 0 if value.op is None else value.op.position + 1
 
 
-def _copy_out(recorder: Ledger, value: Value) -> None:
-    """Hold a copy of a value, and of all that is the same; let go of what may be a view of it."""
+def _free(recorder: Ledger, value: Value) -> None:
+    """Let go of a value, of all that is the same, and of what may be a view of it; hold a copy where it has been
+    evaluated, else the ops make it again."""
     from nnrepl.ops import Trait, has
 
     same = _same(recorder, value)
-    kept, objects, copies = duplicate(value.array), _objects(recorder, same) if HOLDERS else [], []
-    for holder in HOLDERS:
-        copies += [copy for array in objects if (copy := holder.copy_of(array)) is not None]
-    if copies:
-        if _is_reached(objects):
-            return
-        for array in (*objects, *copies):
-            refill(array, kept)
-    compute([kept, *objects, *copies])
+    kept = _copied_out(recorder, value, same) if value.evaluated else None
+    if kept is None and (value.evaluated or not is_arithmetic(value)):
+        return
     for op in recorder.tape.ops[min(map(_since, same)) :]:
         if not same.isdisjoint(op.inputs) and has(op.name, Trait.ARRANGES, Trait.CONVERTS, Trait.PICKS):
             for output in op.outputs:
                 if output.held is not None:
                     let_go(recorder, output)
     for one in same:
-        held = one.held
-        if held is not None:
-            if recorder.live.get(id(held)) is one:
-                recorder.link(held, one)
-            one.held = another(kept)
+        if one.held is not None:
+            let_go(recorder, one)
+            one.held = None if kept is None else another(kept)
+
+
+def _copied_out(recorder: Ledger, value: Value, same: set[Value]) -> mx.array | None:
+    """Return a copy of a value, which restart points hold then as well; None where the program itself holds it."""
+    kept, objects, copies = duplicate(value.array), _objects(recorder, same) if HOLDERS else [], []
+    for holder in HOLDERS:
+        copies += [copy for array in objects if (copy := holder.copy_of(array)) is not None]
+    if copies:
+        if _is_reached(objects):
+            return None
+        for array in (*objects, *copies):
+            refill(array, kept)
+    compute([kept, *objects, *copies])
+    return kept
 
 
 def _objects(recorder: Ledger, values: set[Value]) -> list[mx.array]:

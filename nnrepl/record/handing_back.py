@@ -58,10 +58,21 @@ def hand_back(recorder: Ledger) -> None:
             if op is None or op.operation.kind != "op" or value.held is None or value.size < 2:
                 continue
             if value in shared or sys.getrefcount(value.held) > _OF_THE_TAPE:
+                kept = _copied(value.held)
                 let_go(recorder, value)
+                value.held = kept
         for leaf in pass_.wrt:
             if leaf.held is not None and leaf.origin is not None and leaf.origin.held is None:
                 let_go(recorder, leaf)
+
+
+def _copied(array: mx.array) -> mx.array | None:
+    """Return a copy of a matrix with one row or column, which is small: made again it might lie otherwise in memory."""
+    if array.ndim < 2 or 1 not in array.shape[-2:] or not is_evaluated(array):
+        return None
+    copy = duplicate(array)
+    compute([copy])
+    return copy
 
 
 def lend(recorder: Ledger, op: Op, result: mx.array) -> None:

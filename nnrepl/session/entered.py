@@ -86,8 +86,8 @@ class Entered(Place):
 
 
 _CALLED_LATER = frozenset(("<lambda>", "<genexpr>"))
-"""What functions are called that stand in a line of another one, and are called from elsewhere. Other comprehensions are
-functions up to Python 3.11 only: in them the user stands within."""
+"""What functions are called that stand in a line of another one, and are called from elsewhere. Other comprehensions
+are functions up to Python 3.11 only: in them the user stands within."""
 
 
 def _before(tape: Tape, at: int) -> Op | None:

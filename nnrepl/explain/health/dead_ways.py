@@ -119,7 +119,7 @@ def _is_sound(case: Checkup, op: Op, of: Value, reason: Reason) -> bool:
 def _passes_elsewhere(case: Checkup, op: Op) -> bool:
     """Whether the same line passes something on in another turn of its loop: a state begins with zeros."""
     same = [other for other in case.pass_.ops if other.of is not None and other is not op and op.of is not None
-            and other.of.source == op.of.source and other.of.name == op.of.name]  # fmt: skip
+            and other.of.name == op.of.name and other.of.source == op.of.source]  # fmt: skip
     turns = [out for other in same for out, gone in zip(other.outputs, op.outputs)
              if case.look.can_see(out) and out.shape == gone.shape and out.size]  # fmt: skip
     return len(turns) > 0 and not all(stat.is_zero for stat in case.look.stats(turns).values())

@@ -30,7 +30,7 @@ def sharp(case: Checkup) -> Iterator[Finding]:
     is."""
     told: set[str] = set()
     for op in case.forward:
-        if case.broken or words.spot(op) in told or not _attends(op) or not all(map(case.look.can_see, op.inputs)):
+        if case.broken or not _attends(op) or words.spot(op) in told or not all(map(case.look.can_see, op.inputs)):
             continue
         case.look.see([*op.inputs, *op.outputs])
         rows, ends = _rows(case, op)
@@ -42,7 +42,7 @@ def sharp(case: Checkup) -> Iterator[Finding]:
 
 def _attends(op: Op) -> bool:
     """Whether an op makes shares of places that rows are summed with, or is a whole attention."""
-    if len(op.outputs) != 1 or op.error is not None:
+    if not has(op.name, Trait.ATTENDS, Trait.DISTRIBUTES) or len(op.outputs) != 1 or op.error is not None:
         return False
     if has(op.name, Trait.ATTENDS):
         q, k, v = op.inputs[:3]

@@ -40,9 +40,8 @@ def apart(case: Checkup) -> Iterator[Finding]:
     """Find targets none of which are the rows of a data set that the inputs are of another, which has as many."""
     if case.broken:
         return
-    learned = from_weights(case)
     inputs = _batches(case, _inputs(case))
-    targets = _batches(case, _targets(case, learned)) if inputs else []
+    targets = _batches(case, _targets(case, from_weights(case))) if inputs else []
     for given in inputs:
         like = [one for one in targets if _go_together(given, one)]
         if like and not any(one.numbers == given.numbers for one in like):
@@ -70,7 +69,9 @@ def _inputs(case: Checkup) -> Iterator[Value]:
 def _is_weight(value: Value, weights: set[Value]) -> bool:
     """Whether a tensor is a weight, or one that was only turned."""
     op = value.op
-    turned = op is not None and has(op.name, Trait.ARRANGES) and bool(op.inputs) and op.inputs[0].canonical in weights
+    if op is None:
+        return value.canonical in weights
+    turned = bool(op.inputs) and op.inputs[0].canonical in weights and has(op.name, Trait.ARRANGES)
     return turned or value.canonical in weights
 
 
