@@ -7,22 +7,14 @@ come, also depends on whether a weight is still waited for by what was lazy: so 
 
 from __future__ import annotations
 
-import gc
-import types
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import mlx.core as mx
-
-from nnrepl.record.handing_back import HOLDERS, another, compute, duplicate, is_arithmetic, let_go
-from nnrepl.record.objects import object_of, refill
+from nnrepl.record.handing_back import another, compute, duplicate, is_arithmetic, let_go
 from nnrepl.tape import Leaf, is_evaluated
 
 if TYPE_CHECKING:
     from nnrepl.record.ledger import Ledger
     from nnrepl.tape import Op, Tape, Value
-
-_AROUND = 2_000
-"""So many things around a weight are looked at before it counts as held."""
 
 
 def give_way(recorder: Ledger, looking: bool = False) -> None:
@@ -109,9 +101,11 @@ def _free(recorder: Ledger, value: Value) -> None:
     evaluated, else the ops make it again."""
     from nnrepl.ops import Trait, has
 
-    same = _same(recorder, value)
-    kept = _copied_out(recorder, value, same) if value.evaluated else None
-    if kept is None and (value.evaluated or not is_arithmetic(value)):
+    same, kept = _same(recorder, value), None
+    if value.evaluated:
+        kept = duplicate(value.array)
+        compute([kept])
+    elif not is_arithmetic(value):
         return
     for op in recorder.tape.ops[min(map(_since, same)) :]:
         if not same.isdisjoint(op.inputs) and has(op.name, Trait.ARRANGES, Trait.CONVERTS, Trait.PICKS):
@@ -122,64 +116,3 @@ def _free(recorder: Ledger, value: Value) -> None:
         if one.held is not None:
             let_go(recorder, one)
             one.held = None if kept is None else another(kept)
-
-
-def _copied_out(recorder: Ledger, value: Value, same: set[Value]) -> mx.array | None:
-    """Return a copy of a value, which restart points hold then as well; None where the program itself holds it."""
-    kept, objects, copies = duplicate(value.array), _objects(recorder, same) if HOLDERS else [], []
-    for holder in HOLDERS:
-        copies += [copy for array in objects if (copy := holder.copy_of(array)) is not None]
-    if copies:
-        if _is_reached(objects):
-            return None
-        for array in (*objects, *copies):
-            refill(array, kept)
-    compute([kept, *objects, *copies])
-    return kept
-
-
-def _objects(recorder: Ledger, values: set[Value]) -> list[mx.array]:
-    """Return the program's array objects that stand for some values."""
-    known = [(key, value) for key, value in recorder.live.copy().items() if value in values]
-    return [array for key, value in known if (array := object_of(recorder, key, value)) is not None]
-
-
-def _is_reached(objects: list[mx.array]) -> bool:
-    """Whether the program still reaches one of its array objects, by another way than through nnrepl. Asked only where
-    a restart point holds them too, since the collector goes through all that there is for each step of the way."""
-    frozen = gc.get_freeze_count()
-    gc.unfreeze()  # what is frozen is not looked through
-    try:
-        return _leads_out(objects)
-    finally:
-        if frozen:
-            gc.freeze()
-
-
-def _leads_out(objects: list[mx.array]) -> bool:
-    """Whether a way from some array objects, from what holds them to what holds that, ends in the program."""
-    level: list[Any] = list(objects)
-    seen = {id(objects)}
-    while level:
-        seen |= {id(level), *map(id, level)}
-        holders = [thing for thing in gc.get_referrers(*level) if id(thing) not in seen]
-        if len(seen) > _AROUND or any(map(_is_the_programs, holders)):
-            return True
-        level = [thing for thing in holders if not _is_ours(thing)]
-        del holders  # it would be found to hold them, too
-    return False
-
-
-def _is_ours(thing: Any) -> bool:
-    """Whether something is nnrepl's own."""
-    if isinstance(thing, types.FrameType):
-        return str(thing.f_globals.get("__name__", "")).partition(".")[0] == "nnrepl"
-    module = thing.__module__ if isinstance(thing, types.FunctionType) else type(thing).__module__
-    return str(module).partition(".")[0] == "nnrepl"
-
-
-def _is_the_programs(thing: Any) -> bool:
-    """Whether something is a place from which a program holds what it holds."""
-    if isinstance(thing, types.FrameType):
-        return not _is_ours(thing)
-    return isinstance(thing, (types.ModuleType, type)) or (isinstance(thing, dict) and "__builtins__" in thing)

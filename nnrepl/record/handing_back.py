@@ -9,8 +9,7 @@ other last bits (`check_transpose`, mlx/backend/cpu/matmul.cpp).
 from __future__ import annotations
 
 import sys
-import weakref
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
@@ -28,16 +27,6 @@ _LINEAR = frozenset(("add", "subtract"))
 ARITHMETIC = frozenset((*_LINEAR, "multiply", "divide"))
 _OF_THE_TAPE = 2
 """An array that only its value holds has so many references: that one, and the look at it."""
-
-
-class HoldsCopies(Protocol):
-    """What holds array objects of the program's for later: a restart point's world."""
-
-    def copy_of(self, array: mx.array) -> mx.array | None:
-        """Return the copy that it holds of an array object; None where it does not hold that object."""
-
-
-HOLDERS: weakref.WeakSet[HoldsCopies] = weakref.WeakSet()
 
 
 def hand_back(recorder: Ledger) -> None:
@@ -58,7 +47,7 @@ def hand_back(recorder: Ledger) -> None:
             if op is None or op.operation.kind != "op" or value.held is None or value.size < 2:
                 continue
             if value in shared or sys.getrefcount(value.held) > _OF_THE_TAPE:
-                kept = _copied(value.held)
+                kept = copied(value.held)
                 let_go(recorder, value)
                 value.held = kept
         for leaf in pass_.wrt:
@@ -66,7 +55,7 @@ def hand_back(recorder: Ledger) -> None:
                 let_go(recorder, leaf)
 
 
-def _copied(array: mx.array) -> mx.array | None:
+def copied(array: mx.array) -> mx.array | None:
     """Return a copy of a matrix with one row or column, which is small: made again it might lie otherwise in memory."""
     if array.ndim < 2 or 1 not in array.shape[-2:] or not is_evaluated(array):
         return None

@@ -23,7 +23,6 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.installed import is_library
-from nnrepl.record.handing_back import HOLDERS
 from nnrepl.record.objects import refill
 from nnrepl.record.quiet import set_random_state
 from nnrepl.record.titles import inner_function
@@ -58,7 +57,6 @@ class World:
         self.lost: list[str] = []
         self._kept: list[Restore] = []
         self._seen: set[int] = set()
-        self._copies: dict[int, mx.array] = {}
         self.holding: list[Any] = []
         self._variables: list[tuple[dict[str, Any], list[str]]] = []
         self._iterators = _Iterators()
@@ -69,12 +67,6 @@ class World:
             self._visit(*pending.pop(), pending)
         if pending:
             self.lost.append(f"what lies beyond {_LIMIT:,} objects")
-        if self._copies:
-            HOLDERS.add(self)
-
-    def copy_of(self, array: mx.array) -> mx.array | None:
-        """Return the copy that it holds of an array object; None where it does not hold that object."""
-        return self._copies.get(id(array))
 
     def restore(self) -> None:
         """Put everything back, in place."""
@@ -111,7 +103,7 @@ class World:
         kept = self._kept
         if isinstance(thing, mx.array):
             if self._arrays:
-                self._copies[id(thing)] = before = _copy(thing)
+                before = _copy(thing)
                 kept.append(lambda: refill(thing, before))
         elif isinstance(thing, (dict, list, deque, set, tuple, frozenset)):
             self._container(thing, pending)
