@@ -58,6 +58,16 @@ STOPS = {
     "break first, mx.abs(grad(last.bias)).max() > 0.18": 1,
 }
 """Each with how many steps have to be opened for the first stop."""
+SHORT = """
+import mlx.core as mx
+w = mx.ones((2, 2))
+def loss_fn(w, x): return (x @ w).square().mean()
+for i in range(6):
+    x = mx.full((3, 2), 1.5 if i in (0, 4) else 0.5)
+    loss, g = mx.value_and_grad(loss_fn)(w, x)
+    w = w - 0.1 * g
+    mx.eval(w)
+"""
 
 
 def said(native: str, file: Path, *lines: str) -> str:
@@ -237,3 +247,13 @@ def test_in_a_compiled_step_nothing_is_missed(tmp_path: Path) -> None:
         lines = ("goto step 3", stop, "continue", "p i")
         shown = {native: said(native, tmp_path / "train.py", *lines) for native in ("on", "off")}
         assert stops_in(shown["on"]) == stops_in(shown["off"]), stop
+
+
+def test_on_a_timeline_that_runs_on_nothing_stops_where_the_user_has_been(tmp_path: Path) -> None:
+    """The program is led there again first: what is opened after that lies ahead."""
+    lines = ("goto step 3 backward", "x = x * 1", "continue", "timeline 1", "break loss_fn, x[0, 0] > 0.9",
+             "continue", "p i")  # fmt: skip
+    (tmp_path / "train.py").write_text(SHORT)
+    shown = {native: said(native, tmp_path / "train.py", *lines) for native in ("on", "off")}
+    assert stops_in(shown["on"]) == stops_in(shown["off"])
+    assert shown["on"].endswith("i = 4\n")
