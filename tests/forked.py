@@ -1,10 +1,12 @@
 """Forked: `python -m nnrepl` without importing it anew each time, which is two thirds of the time of a short session.
 
-A process that has imported all of nnrepl, and nothing else, waits for requests; each runs in a fork of it, with standard
-streams, environment, arguments and working directory of its own, to the end of its interpreter. nnrepl itself imports
-all of itself before a program begins where the program's files are called as modules that it would import later
+A process that has imported all of nnrepl, and nothing else, waits for requests; each runs in a fork of it, with
+standard streams, environment, arguments and working directory of its own, to the end of its interpreter. nnrepl itself
+imports all of itself before a program begins where the program's files are called as modules that it would import later
 (`nnrepl.programs.shadows`), so a program cannot tell but by `sys.modules`; that nothing is imported before it is used
-is what `test_start` and the tests in terminals see, in fresh processes.
+is what `test_start` and the tests in terminals see, in fresh processes. A second such process, in which nothing of
+nnrepl has been imported, is there for scripts in plain Python (`tests.support.script_python`).
+
 What Python or MLX read when they start has to be what that process had; else, or where `NNREPL_THOROUGH` is set, or
 coverage is measured, or there is no Linux, a process is started as usual (`tests.support.nnrepl_cli`).
 """

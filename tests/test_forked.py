@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import forked
-from tests.support import nnrepl_cli, surroundings
+from tests.support import nnrepl_cli, script_python, surroundings
 
 SEEN = """
 import gc, os, signal, sys
@@ -43,6 +43,13 @@ def test_a_program_sees_what_it_sees_in_a_fresh_process(
     assert expected == shown
     assert set(imported.split()) <= set(earlier.split())
     assert not set(earlier.split()) & {"mlx.nn", "mlx.optimizers", "numpy"}, "the program is the first to import them"
+
+
+def test_nothing_of_nnrepl_is_where_a_script_in_plain_python_runs(tmp_path: Path) -> None:
+    seen = "import sys\nprint(*(name for name in sys.modules if 'nnrepl' in name), sys.argv, __file__, input())\n"
+    path = tmp_path / "seen.py"
+    path.write_text(f"{seen}raise SystemExit(3)\n")
+    assert script_python(path, stdin="typed\n") == f"{[str(path)]} {path} typed\n"
 
 
 def test_what_is_read_at_a_start_is_not_what_was_read() -> None:
