@@ -33,8 +33,8 @@ def state_name(op: Op, name: str) -> str | None:
 
 
 def changed_in_state(value: Value, key: object) -> list[str]:
-    """Return what a result of an optimizer's update is called that lies in its state by a key, where no variable was
-    assigned it: SGD says `v += gradient`, which gives the array of `v` another value."""
+    """Return what a result of an optimizer's update is called that lies in its state by a key, where no variable has
+    held it: Lion says `state["m"] = b2 * m + ...`."""
     op = value.op
     if op is None or op.scope is None or op.scope.code.co_name != "apply_single" or weight_before(value) is not None:
         return []
