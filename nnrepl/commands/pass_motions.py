@@ -60,16 +60,18 @@ def _closed(line: Timeline, curves: Sequence[Curve]) -> str:
     """Return what to say of the steps that are in no curve because nobody has looked into them; "" if there are
     none."""
     drawn = {place for curve in curves for place in curve.places}
-    closed = {
-        pass_.step.number for pass_ in line.tape.passes if len(pass_) and isinstance(pass_.ops[0], ClosedOp)
-    } - drawn
+    ran = [pass_ for pass_ in line.tape.passes if len(pass_) and isinstance(pass_.ops[0], ClosedOp)]
+    # What stands before the first step has no place in a curve.
+    closed = {pass_.step.number for pass_ in ran if pass_.step.number} - drawn
     if not closed:
         return ""
     turns = line.tape.turns
     if len(turns) and not turns.is_over:
         said = f"timeline {line.number} and then plot draw them"
         return "" if turns.curves else f"turns of timeline {line.number} ran natively and are closed; {said}"
-    which = f"step {min(closed)}" if len(closed) == 1 else f"{len(closed)} steps from {min(closed)} to {max(closed)}"
+    if len(closed) == 1:
+        return f"step {min(closed)} ran natively and is closed; with config native off, restart and c draw it"
+    which = f"{len(closed)} steps from {min(closed)} to {max(closed)}"
     return f"{which} ran natively and are closed; with config native off, restart and c draw them"
 
 
