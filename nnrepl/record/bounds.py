@@ -260,8 +260,8 @@ def _numbers(rows: Any) -> Any:
 
 
 def places(op: Op) -> Iterator[TakenPlaces]:
-    """Yield the places that an op takes."""
-    if not op.inputs or not op.args or not isinstance(op.args[0], Value):
+    """Yield the places that an op takes; one that MLX refused takes none."""
+    if op.error is not None or not op.inputs or not op.args or not isinstance(op.args[0], Value):
         return
     args = (_Sample.of(op.args[0]), *op.args[1:]) if op.inner else op.args
     for place in places_of(op.operation.name, args, op.kwargs):
@@ -270,27 +270,32 @@ def places(op: Op) -> Iterator[TakenPlaces]:
 
 
 def places_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[TakenPlaces]:
-    """Yield the places that a call of an operation takes, whatever stands for its tensors (they have a shape)."""
+    """Yield the places that a call of an operation takes, whatever stands for its tensors (they have a shape); none of
+    one that MLX will refuse."""
     table = args[0]
     if name in _ALONG:
         index = args[1] if len(args) > 1 else kwargs.get("indices")
         at = {"put_along_axis": 3}.get(name, 2)
         axis = args[at] if len(args) > at else kwargs.get("axis")
         if isinstance(index, (Value, mx.array)):
-            if isinstance(axis, int) and table.shape:
+            if isinstance(axis, int) and _has_axis(table, axis):
                 yield TakenPlaces(index, table, table.shape[axis], axis % len(table.shape))
             elif axis is None:
                 yield TakenPlaces(index, table, table.size, 0)
     elif name in _GATHERED:
         at = _GATHERED[name]
-        for number, (side, table) in enumerate((("lhs_indices", args[0]), ("rhs_indices", args[1]))):
+        for number, (side, table) in enumerate(zip(("lhs_indices", "rhs_indices"), args)):
             index = args[at + number] if len(args) > at + number else kwargs.get(side)
-            if index is not None and len(table.shape) > 1:
+            if isinstance(index, (Value, mx.array)) and len(getattr(table, "shape", ())) > 1:
                 yield TakenPlaces(index, table, prod(table.shape[:-2]), None)
     elif name in _SLICES:
         yield from _beginnings(name, args, kwargs)
     elif name in _BRACKETS and len(args) > 1:
         yield from _in_brackets(args[1], table)
+
+
+def _has_axis(table: Any, axis: int) -> bool:
+    return -len(table.shape) <= axis < len(table.shape)
 
 
 def _beginnings(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[TakenPlaces]:
@@ -301,11 +306,15 @@ def _beginnings(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> It
     if name == "slice":
         size: Any = args[at + 2] if len(args) > at + 2 else kwargs.get("slice_size")
     else:
-        update = args[1] if len(args) > 1 else kwargs.get("update")
-        size = None if update is None else (1,) * (len(table.shape) - len(update.shape)) + tuple(update.shape)
-    if not isinstance(start, (Value, mx.array)) or size is None or axes is None or len(size) != len(table.shape):
+        update: Any = args[1] if len(args) > 1 else kwargs.get("update")
+        known = isinstance(update, (Value, mx.array))
+        size = (1,) * (len(table.shape) - len(update.shape)) + tuple(update.shape) if known else None
+    along = [axes] if isinstance(axes, int) else axes
+    if not isinstance(start, (Value, mx.array)) or not isinstance(size, (list, tuple)) or len(size) != len(table.shape):
         return
-    for entry, axis in enumerate([axes] if isinstance(axes, int) else axes):
+    if not isinstance(along, (list, tuple)) or not all([isinstance(at, int) and _has_axis(table, at) for at in along]):
+        return
+    for entry, axis in enumerate(along):
         # A slice has to end on the axis, too: MLX moves none that would reach beyond (`DynamicSlice::eval_cpu`).
         yield TakenPlaces(start, table, table.shape[axis] - size[axis] + 1, axis % len(table.shape), entry)
 

@@ -8,10 +8,11 @@ a line to the group that it belongs to.
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import operator
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,15 @@ class Sample:
             return (self._via or _callee(key))(*args, **kwargs)
 
         return call
+
+    def spoiled(self, key: str) -> Iterator[Callable[[], Any]]:
+        """The call with one of its arguments changed for what it cannot be, mostly."""
+        args, kwargs = self._tree
+        for wrong in ("x", mx.zeros((7, 5, 3))):
+            for at in range(len(args)):
+                yield functools.partial(self._via or _callee(key), *args[:at], wrong, *args[at + 1 :], **kwargs)
+        for name in kwargs:
+            yield functools.partial(self._via or _callee(key), *args, **{**kwargs, name: -9})
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,42 @@ def test_a_wrong_call_raises_what_mlx_raises(call: Callable[..., Any]) -> None:
     assert_same_error(attempt(lambda: call(x)), attempt(lambda: nnrepl.trace(call, x)))
 
 
+ENDS_THE_PROCESS = {"mx.slice_update", "mx.from_dlpack"}
+"""What plain MLX does not survive, or does not come back from, where an argument is another thing."""
+
+
+def spoiled() -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Every sample of every operation with one argument changed for what it cannot be, mostly."""
+    for key in recorded():
+        if treatment(key) == "op" and key not in ENDS_THE_PROCESS:
+            yield from ((key, call) for sample in SAMPLES[key] for call in sample.spoiled(key))
+
+
+def go_through(calls: Iterator[tuple[str, Callable[[], Any]]], tell: Callable[[Any], None]) -> None:
+    """Make calls that MLX refuses, mostly, and ask something after each."""
+    for key, call in calls:
+        try:
+            call()  # nothing of it is evaluated: MLX itself ends the process on some
+            tell(key)
+        except Exception as error:
+            tell((key, type(error), str(error)))
+        tell(mx.any(mx.array([[False, True], [True, False]])).item())
+
+
+def test_a_sample_that_is_spoiled_raises_what_mlx_raises_and_what_comes_after_goes_on() -> None:
+    plain: list[Any] = []
+    found: list[Any] = []
+    go_through(spoiled(), plain.append)
+
+    def traced(x: mx.array, tell: Callable[[Any], None]) -> mx.array:
+        go_through(spoiled(), tell)
+        return x
+
+    nnrepl.trace(traced, mx.array(0), found.append)
+    assert len({one[0] for one in plain if isinstance(one, tuple)}) > len(recorded()) // 3
+    assert [pair for pair in zip(plain, found, strict=True) if pair[0] != pair[1]] == []
+
+
 def attempt(run: Callable[[], Any]) -> Any:
     """What a call returns, evaluated, or the exception that it raises."""
     try:
