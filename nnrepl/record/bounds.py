@@ -261,7 +261,8 @@ def _numbers(rows: Any) -> Any:
 
 def places(op: Op) -> Iterator[TakenPlaces]:
     """Yield the places that an op takes; one that MLX refused takes none."""
-    if op.error is not None or not op.inputs or not op.args or not isinstance(op.args[0], Value):
+    refused = op.error is not None and not op.outputs
+    if refused or not op.inputs or not op.args or not isinstance(op.args[0], Value):
         return
     args = (_Sample.of(op.args[0]), *op.args[1:]) if op.inner else op.args
     for place in places_of(op.operation.name, args, op.kwargs):
