@@ -293,7 +293,8 @@ class BindingWatch:
         if kind in _PLAIN:
             return thing
         if kind is _array:
-            if (value := self.recorder.live.get(id(thing)) or taken(self.recorder, thing)) is None and self._resuming:
+            value = self.recorder.live.get(id(thing)) or taken(self.recorder, thing)
+            if value is None and (self._resuming or 0 < self.recorder.native_until == position):  # a call just gave it
                 self.recorder.tape.bindings.alive.append(thing)
             return weakref.ref(thing) if value is None else value
         watched = self._known.get(id(thing))
@@ -322,8 +323,7 @@ class BindingWatch:
             return Large(type(thing), len(entries_of(thing)))
         try:
             key, known = id(thing), self._known  # the tapes of later runs hold it, too: it must not hold this one
-            reference = weakref.ref(thing, lambda _: known.pop(key, None))
-            refer: Callable[[], Any] = reference
+            refer: Callable[[], Any] = weakref.ref(thing, lambda _: known.pop(key, None))
         except TypeError:  # a list, a dict, a tuple: `settle` lets go of those that nobody else holds
             box = [thing]
             refer = Grip(box)

@@ -45,6 +45,15 @@ def train(x, y):
     return loss
 for i in""",
 ).replace("loss, grads = learn(model, X, Y)\n    opt.update(model, grads)", "loss = train(X, Y)")
+GIVEN = """
+w, opt = {"a": mx.full((4, 1), 0.5)}, optim.SGD(0.1)
+learn = mx.value_and_grad(lambda w, x: (x @ w["a"]).square().mean())
+for i in range(6):
+    x = X[i : i + 4]
+    loss, grads = learn(w, x)
+    w = opt.apply_gradients(grads, w)
+    mx.eval(w)
+"""
 PARAMETERS = ("p first.bias", "p first.weight[0, :2]", "p first.bias.m", "stats last.weight", "display last.bias",
               "info parameters", "what first.bias", "p grad(first.bias)", "info gradients", "p z[0]", "p d",
               "watch last.bias")  # fmt: skip
@@ -76,6 +85,7 @@ def said(native: str, file: Path, *lines: str) -> list[str]:
         (NORMED, ("continue", "info steps", "goto step 5 backward", "where")),
         (NESTED, ("continue", "goto step 5", "until tanh", "p kept['u'][0]", "goto step 7", "p z")),
         (COMPILED, ("continue", "goto step 5", "until tanh", "p kept['u'][0]", "goto step 7", "p z")),
+        (GIVEN, ("continue", "goto step 4", "p w['a']", "p grads['a']", "goto step 2", "p w['a']")),
         (AVERAGED, ("continue", "kk = mx.ones((2,)) * 3", "goto step 4", "p last.bias", "goto end", "p kk")),
     ],
     ids=[
@@ -92,6 +102,7 @@ def said(native: str, file: Path, *lines: str) -> list[str]:
         "gradients are looked at behind the update",
         "kept in a nested call of a nested call",
         "the same, compiled",
+        "what the last closed call gave",
         "a cell behind what was not seen",
     ],
 )
