@@ -7,6 +7,7 @@ its own does that with every second op, and to walk over all that it holds each 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from types import CodeType
 from typing import Any
 
 import mlx.core as mx
@@ -80,3 +81,18 @@ def within(outer: Watched, known: Mapping[int, Watched]) -> list[tuple[Any, Watc
                 if len(found) == _WITHIN:  # the rest of a long list is not looked at for what nobody takes
                     return found
     return found
+
+
+def mentioned(module: Any, code: CodeType, known: Mapping[int, Watched]) -> list[tuple[Any, Watched]]:
+    """Return the containers of a model that a function names, `self.cache`, and the first few in those: what it may
+    change. Lists of layers are none."""
+    found: list[tuple[Any, Watched]] = []
+    for name in code.co_names:
+        thing = dict.get(module, name)
+        thing = module.__dict__.get(name) if thing is None else thing
+        watched = known.get(id(thing)) if thing is not None else None
+        if watched is None or watched.last is None or is_module(thing):
+            continue
+        if watched.holder.kind is not tuple and not any(map(is_module, watched.last)):
+            found += [(view_of(thing), watched), *within(watched, known)]
+    return found[:_WITHIN]

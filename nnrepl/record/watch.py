@@ -30,7 +30,7 @@ from nnrepl.record.containers import (
 )  # fmt: skip
 from nnrepl.record.ended_modules import EndedModules
 from nnrepl.record.frame_variables import OPTIMIZED, looked_at, may_dangle, read, sets_globals, shared_names
-from nnrepl.record.holding import HolderIndex, within
+from nnrepl.record.holding import HolderIndex, mentioned, within
 from nnrepl.record.stack import is_module, was_at
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 from nnrepl.tape.bindings import Bindings, Noted
@@ -155,7 +155,7 @@ class BindingWatch:
                 self._look(watched, position)
                 changed = True
         if changed:  # what lies in them may be other containers now
-            state.containers, state.shared = self._containers(state.values, state.library), None
+            state.containers, state.shared = self._containers(state), None
         if self._modules:
             self._see_globals(frame, state)
 
@@ -243,24 +243,24 @@ class BindingWatch:
         if len(own) >= noted.due:
             noted.index()
         if contained:
-            state.containers = self._containers(values, state.library)
+            state.containers = self._containers(state)
 
-    def _containers(self, values: list[Any], library: bool) -> list[tuple[Any, Watched]]:
+    def _containers(self, state: _Frame) -> list[tuple[Any, Watched]]:
         """Return the containers among the variables of a frame, which are looked at with every op of it: at all that
         small ones hold, at the size of the others. Of a library's only dicts, an optimizer's state of one parameter,
         and those that an object of its own holds, its state of all."""
-        containers: list[tuple[Any, Watched]] = []
-        known = self._known
-        for thing in values:
+        containers, known = list[tuple[Any, Watched]](), self._known
+        for thing in state.values:
             watched = known.get(id(thing))
             if watched is None:
                 continue
-            if library and type(thing) is not dict:
+            if state.library and type(thing) is not dict:
                 containers += self._inside(thing)
             elif watched.last is not None:
                 containers += [(view_of(thing), watched), *within(watched, known)]
                 if is_module(thing):
                     containers.append((thing.__dict__.values(), Attributes(watched, thing)))
+                    containers += mentioned(thing, state.scope.code, known)
         return containers
 
     def _inside(self, thing: Any) -> list[tuple[Any, Watched]]:

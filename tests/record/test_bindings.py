@@ -337,6 +337,43 @@ def test_what_a_model_holds_beside_its_parameters_is_what_it_held() -> None:
     assert {"count", "rate", "called"} <= set(vars(model))
 
 
+class Caching(nn.Module):
+    """A model that puts things away in the midst of a call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.cache, self.kept = nn.Linear(2, 2), {}, {"keys": []}
+
+    def __call__(self, x: mx.array, key: str) -> mx.array:
+        h = self.inner(x)
+        self.cache[key] = h
+        self.kept["keys"].append(key)
+        return mx.tanh(h)
+
+
+def test_what_a_model_puts_away_in_the_midst_of_a_call_is_there_at_its_next_op_and_for_its_callers() -> None:
+    model = Caching()
+
+    def both(x: mx.array) -> mx.array:
+        model.cache.clear()
+        model.kept["keys"].clear()
+        return model(x, "a") + model(x, "b")
+
+    def step(x: mx.array) -> mx.array:
+        return nn.value_and_grad(model, lambda x: both(x).sum())(x)[0]
+
+    trace = nnrepl.trace(lambda x: step(x) + step(x), mx.ones((1, 2)))
+    session = OpenSession(trace)
+    for name, line, expected in (
+        ("tanh", "print list(self.cache), self.kept['keys']", ["['a']", "['a', 'b']"]),
+        ("add", "print list(model.cache), model.kept['keys']", ["['a', 'b']"]),
+    ):
+        ops = [op for op in trace.ops if op.name == name and op.pass_.wrt and op.phase == "forward"]
+        for op, held in zip(ops, expected * 2, strict=True):
+            session.run(f"goto {op.label}")
+            assert [one.rpartition(" = ")[2] for one in str(session.run(line)).strip().split("\n")] == [held, held]
+
+
 def test_global_variables_of_an_imported_module_are_those_of_then(tmp_path: Path) -> None:
     """Others set them between two calls of its functions, and change what they hold."""
     (tmp_path / "settings.py").write_text(
