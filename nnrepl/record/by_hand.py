@@ -134,11 +134,12 @@ class HandChanges:
         """Note that the next gradient call of a function is made."""
         self._held.pop(weights.key, None)
 
-    def arrived(self, noted: NotedCalls, pass_: Pass) -> None:
-        """Note that a call lies on the tape now that was noted before."""
+    def arrived(self) -> None:
+        """Note that calls may lie on the tape now that were noted before."""
         for left in self._held.values():
-            if left.pass_ is noted:
-                left.pass_ = pass_
+            noted = left.pass_
+            if isinstance(noted, NotedCalls) and noted.op is not None:
+                left.pass_ = noted.op.pass_
 
     def since(self, weights: Weights) -> tuple[Pass, bool] | None:
         """Return the gradient call before, of the same function, and whether its weights have changed since; None where
