@@ -1,7 +1,7 @@
 """Poles: where an op, or its slope, has no finite value; why; and what would keep it away from there.
 
 A rule is said only where its test holds on the very numbers that the op had (`nnrepl.explain.broken`), so each is a
-sentence about an op with those numbers: `tests/explain/test_poles.py` holds every one against MLX.
+sentence about an op with those numbers: the tests hold every one against MLX.
 """
 
 from __future__ import annotations

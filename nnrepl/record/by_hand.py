@@ -130,10 +130,9 @@ class HandChanges:
         left = self._held.get(weights.key)
         return left is not None and left.closed and left.pass_.by_hand != left.is_still(weights.given)
 
-    def forget_of(self, weights: Weights | None) -> None:
+    def forget_of(self, weights: Weights) -> None:
         """Note that the next gradient call of a function is made."""
-        if weights is not None:
-            self._held.pop(weights.key, None)
+        self._held.pop(weights.key, None)
 
     def arrived(self) -> None:
         """Note that calls may lie on the tape now that were noted before."""

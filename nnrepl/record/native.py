@@ -345,11 +345,13 @@ class Levels:
     ) -> Any:
         """Make a call natively, and note it: it becomes closed ops when somebody looks at the tape."""
         waiting, gradients = self._waiting, gradients_in(calls)
-        tape, by_hand = self.recorder.tape, weights is not None and self.changes.knows
+        tape = self.recorder.tape
+        if not self.changes.knows:
+            weights = None  # nothing tells what becomes of them
         if gradients:
             self.losses.settle()
             waiting.begins(tape, gradients)
-        if by_hand:
+        if weights is not None:
             self.changes.forget_of(weights)
         self.inside, self.making = True, call
         try:
@@ -361,10 +363,10 @@ class Levels:
         finally:
             self.inside, self.making = False, None
         has_loss = loss is not None and gradients > 0
-        noted = NotedCalls(calls, *place, gives(result) if has_loss else "", by_hand)
+        noted = NotedCalls(calls, *place, gives(result) if has_loss else "", weights is not None)
         if loss is not None and has_loss:
             self.losses.made(noted, loss(result))
-        if weights is not None and by_hand:
+        if weights is not None:
             self.changes.hold(weights, noted, closed=True)
         waiting.add(tape, noted, gradients)
         return result

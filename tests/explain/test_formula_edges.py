@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from nnrepl.ops import execute, scalars
+from nnrepl.ops import ENTRIES, execute, scalars
 from nnrepl.ops.case import EPSILON, Case, Operand
 from nnrepl.ops.evaluated import agrees, shortened
 from nnrepl.ops.expression import Node, literal
@@ -129,3 +129,21 @@ def test_of_a_long_sum_the_largest_terms_are_left() -> None:
     assert shortened(long, 2).plugged() == "−40 + 30 + (3 more: 6)"
     assert shortened(short, 2).plugged() == "1 + 2 + 3", "one more is not left out"
     assert shortened(Node("product", (long, literal(2)), "··"), 2).at(0.0).value == -8
+
+
+@pytest.mark.parametrize("given", [[], [None], [None, None], [None, 0.0], [0.0, None], [0.0]])
+def test_no_pole_is_told_of_numbers_that_are_not_known(given: list[float | None]) -> None:
+    """An op may have more operands than numbers that could be read, or fewer."""
+    told = {name: [pole.rule for pole in (*entry.poles, *entry.steep) if pole.where(given)]
+            for name, entry in ENTRIES.items() if entry.poles or entry.steep}  # fmt: skip
+    assert len(told) > 20
+    first, second = {"log", "log2", "log10", "reciprocal", "rsqrt"}, {"divide", "floor_divide", "remainder"}
+    some = {name for name, rules in told.items() if rules}
+    if given == [None, 0.0]:
+        assert second <= some
+        assert not first & some
+    elif 0.0 in given:
+        assert first <= some
+        assert not {name for name in second if any("divi" in rule for rule in told[name])}
+    else:
+        assert not some

@@ -394,3 +394,14 @@ def test_a_table_that_is_trained_as_an_attribute_is_one_note(what: str) -> None:
 
 def test_a_table_under_an_underscore_is_not_told() -> None:
     assert kept("mask", private=True)[:2] == ([], [])
+
+
+def test_a_gradient_that_is_cut_to_whole_numbers_is_found_where_it_is_cut() -> None:
+    """And not where whole numbers are converted once more."""
+
+    def loss(w: mx.array) -> mx.array:
+        whole = (w * 3).astype(mx.int32).astype(mx.int16).astype(mx.float32)
+        return (whole + w).square().mean()
+
+    found = health(OpenSession(nnrepl.trace(loss, mx.array([1.3, 2.6]), wrt=0))).warnings
+    assert [(one.kind, one.text[: one.text.index("(")]) for one in found] == [("whole numbers", "#2 astype")]
