@@ -27,7 +27,7 @@ def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., A
             levels.wake()  # no gradient call has: where the step ends is known by the ops of its update
         if ready() is levels.recorder and not levels.recorder.differentiating:
             levels.recorder.intake.awake(levels.recorder)
-            with levels.recorded([Call(UPDATE_PASS)]):
+            with levels.recorded([Call(UPDATE_PASS, type(self).__name__)], _getframe(1)):
                 return original(self, *args, **kwargs)
         if noticing() is not levels:
             return original(self, *args, **kwargs)

@@ -319,9 +319,8 @@ class BindingWatch:
         except TypeError:  # a list, a dict, a tuple: `settle` lets go of those that nobody else holds
             box = [thing]
             refer = Grip(box)
-        watched = self._known[id(thing)] = Watched(
-            Holder(type(thing), refer, getattr(thing, "maxlen", None) if isinstance(thing, deque) else None), refer
-        )
+        maxlen = getattr(thing, "maxlen", None) if isinstance(thing, deque) else None
+        watched = self._known[id(thing)] = Watched(Holder(type(thing), refer, maxlen), refer)
         resting = self._resting.pop(id(thing), None)
         if resting is not None and self._is_again(watched, resting, position):
             return watched.holder
@@ -351,8 +350,7 @@ class BindingWatch:
         if type(watched) is Attributes:
             self._look_at_all(position)
             return
-        thing = watched.refer()
-        if thing is None:
+        if (thing := watched.refer()) is None:
             return
         entries = entries_of(thing)
         values = list(entries.values()) if isinstance(entries, dict) else list(entries)
@@ -463,6 +461,16 @@ class BindingWatch:
         for watched in holding:
             watched.last = None
             self._look(watched, position)
+
+    def holders(self) -> list[Holder]:
+        """Return what stands for every container that is known."""
+        return [*(watched.holder for watched in self._known.values()), *self._resting.values()]
+
+    def renewed(self, now: Mapping[Value, Value]) -> None:
+        """Note that other values stand for some, and that what is noted lies elsewhere."""
+        for state in self._frames.values():
+            state.noted = None
+            state.kept = [now.get(kept, kept) if isinstance(kept, Value) else kept for kept in state.kept]
 
     def containers(self) -> Iterator[Any]:
         """Every container that is known and still there."""
