@@ -82,15 +82,22 @@ def _oldest(recorder: Recorder, room: int) -> Dropping | None:
     while number <= last and calls_of(tape, steps[number - 1]) is None:
         number += 1
     calls: list[MadeCall] = []
+    ends: list[int] = []
+    early: list[int] = []
     while number <= last and (more := calls_of(tape, steps[number - 1])) is not None:
         calls += more
         number += 1
-        if len(tape) - calls[-1].end > room or not may_begin(tape, calls[-1].end):
-            continue
-        found = Dropping(recorder, _beginning(tape, closed, calls[0].start), calls)
+        if may_begin(tape, calls[-1].end):
+            (ends if len(tape) - calls[-1].end <= room else early).append(len(calls))
+    for end in (*ends, *early[:-_TRIED:-1]):
+        found = Dropping(recorder, _beginning(tape, closed, calls[0].start), calls[:end])
         if not found.lacks():
             return found
     return None
+
+
+_TRIED = 8
+"""So many of the steps are tried, at which less would be closed than is too much."""
 
 
 def _closed_up_to(tape: Tape) -> int:
