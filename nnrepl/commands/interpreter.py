@@ -322,8 +322,8 @@ class Interpreter:
             raise UserError("this is too deeply nested for Python")
         if parsed.expression is not None:
             return self.print(parsed)
-        self.guarded(lambda: self.session.expressions.execute(parsed, self.session.where()), parsed.text)
-        return None
+        result = self.guarded(lambda: self.session.expressions.execute(parsed, self.session.where()), parsed.text)
+        return self.shown_value(result, None, (parsed.statements or [parsed])[-1].text)
 
     def cell(self, parsed: Parsed, stop: bool = False) -> RenderableType | None:
         """Let the program go on with what was typed, to its end or only up to its first op."""

@@ -26,7 +26,8 @@ def source(it: Interpreter, text: str) -> RenderableType | None:
         pieces = in_file(path.read_text(encoding="utf-8"), path.name, it.table)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
-        raise UserError(f"cannot read {text}: {reason}") from None
+        hint = f"; ll {text} shows the source of a function" if text.isidentifier() else ""
+        raise UserError(f"cannot read {text}: {reason}{hint}") from None
     it.given.extendleft(reversed(pieces))
     return None
 

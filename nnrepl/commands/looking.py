@@ -8,9 +8,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.table import ANYTHING, EXPRESSION, EXPRESSION_OR_NOTHING, NOTHING, Grammar, Opens, command
+from nnrepl.commands.table import ANYTHING, EXPRESSION, EXPRESSION_OR_NOTHING, SIGNED_COUNT, Grammar, Opens, command
 from nnrepl.late import late
-from nnrepl.session.errors import NoGradient, NotYet, UserError
+from nnrepl.session.errors import NoGradient, NoTensor, NotYet, UserError
 from nnrepl.session.parsed import parse
 from nnrepl.tape import Value
 
@@ -93,13 +93,17 @@ def what(it: Interpreter, text: str) -> RenderableType | None:
     """Tell everything about a value without evaluating it.
 
     Its shape and dtype, what made it and where, what uses it, whether it has been evaluated and what that
-    would cost, and where its gradient is: `what z1`, `what #12`, `what grad(z1)`.
+    would cost, and where its gradient is: `what z1`, `what #12`, `what grad(z1)`. Of anything else, what it is and
+    where that is written: `what loader`.
     """
     from nnrepl.explain.missing import told
-    from nnrepl.view.what import what_view
+    from nnrepl.view.what import thing_view, what_view
 
     session = it.session
-    value = session.named(text)
+    try:
+        value = session.named(text)
+    except NoTensor:
+        return thing_view(text, it.value(parse(text)))
     gradient: Value | str
     try:
         gradient = session.lookup.gradient(value, session.cursor)
@@ -149,9 +153,12 @@ def undisplay(it: Interpreter, text: str) -> RenderableType | None:
     return None
 
 
-@command("where", "w", "bt", "backtrace", takes=NOTHING, opens=Opens.HERE, group=LOOK)
+@command("where", "w", "bt", "backtrace", takes=SIGNED_COUNT, opens=Opens.HERE, group=LOOK)
 def where(it: Interpreter, text: str) -> RenderableType | None:
-    """Show the calls of functions and modules in which the next op is made, the innermost last, and where you stand."""
+    """Show the calls of functions and modules in which the next op is made, the innermost last, and where you stand.
+
+    `where 3` shows the three innermost, `where -3` the three outermost, `where 0` the one in which you stand.
+    """
     from nnrepl.view.where import where_view
 
-    return where_view(it.session.op_or_last, it.session.level)
+    return where_view(it.session.op_or_last, it.session.level, int(text) if text else None)

@@ -55,6 +55,7 @@ def _matches(pattern: str) -> Callable[[str], bool]:
 
 NOTHING = Grammar("", lambda text: not text)
 COUNT = Grammar("[n]", _matches(r"\d*"))
+SIGNED_COUNT = Grammar("[n]", _matches(r"(-?\d+)?"))
 PLACE = Grammar("PLACE", _matches(r"\S.*"), "places")
 PLACE_OR_NOTHING = Grammar("[PLACE]", lambda text: True, "places")
 EXPRESSION = Grammar("EXPR", _matches(r"(?s)\S.*"), "names")

@@ -138,6 +138,8 @@ class ProgramNames:
                 yield from weight_names(value)
         label = value.label
         if label is not None:
+            if value.kind == "captured" and home is not None and is_module_type(home.holder.kind):
+                yield from filter(None, [self.placed(value, home)])  # the label is the variable that had it first
             if self._is_shared(label):
                 qualified = self.homes.qualified(value)
                 if qualified is not None:

@@ -20,7 +20,7 @@ from nnrepl.record import trees
 from nnrepl.record.anatomy import Group, of_call
 from nnrepl.record.aside import notice, pass_on
 from nnrepl.record.handed import Handed
-from nnrepl.record.leavings import Mark
+from nnrepl.record.leavings import Mark, mark_of_handed
 from nnrepl.record.native import Levels, noticed_by
 from nnrepl.record.nested_calls import Given, InsideRecording, given_of
 from nnrepl.record.objects import deliver, hand_out
@@ -282,7 +282,7 @@ class OpaqueCall:
             recorder.blocks_passed.update({twin: blocks} if blocks else {})
             return self._leave_again(twin, left, len(arrays_of(result)), made)
         recorder.finish(op, result, frame)
-        self._leave(op, left)
+        self._leave(op, left, inside, frame)
         if recorder.differentiating or recorder.inside is not None:
             self.groups = of_call(op, recorder.forced, self._taken(inputs, given, left))
         return result
@@ -328,15 +328,30 @@ class OpaqueCall:
         self.changed = [array for array, _ in changed.values()]
         return list(changed.values())
 
-    def _leave(self, op: Op, left: Sequence[tuple[mx.array, Value]]) -> None:
+    def _leave(
+        self, op: Op, left: Sequence[tuple[mx.array, Value]], inside: InsideRecording | None, frame: FrameType
+    ) -> None:
         """Note that what was changed in place holds further results of the call."""
-        recorder = self.recorder
-        # A call that gives no array is no op (`Recorder.finish`): then nothing can be a further result of it.
-        for array, old in left if op.outputs else ():
+        recorder, gives = self.recorder, bool(op.outputs)
+        known = not gives and inside is not None and self.recipe is not None and bool(op.inputs)
+        first = next(iter(inside.leaves), None) if known and inside is not None else None
+        # A call that gives no array is no op (`Recorder.finish`), unless it can be made again for what is kept of it.
+        for array, old in left if gives or first is not None else ():
             value = Value(op, len(op.outputs), array)
             op.outputs = (*op.outputs, value)
             recorder.live[id(array)] = value
             recorder.watch.changed(array, old)
+        if first is not None:
+            self._keep_one(op, first, frame)
+
+    def _keep_one(self, op: Op, first: Value, frame: FrameType) -> None:
+        """Put a call on the tape that gives no array: the program may have kept one that was made inside, and the
+        gradient of that goes through the call. What went in `first` stands for a result, as what is kept would."""
+        assert self.recipe is not None
+        self.recipe.keeps(first)
+        op.outputs = (*op.outputs, Value(op, len(op.outputs), _copy(op.inputs[0].array)))
+        self.marks.append(mark_of_handed(0))
+        self.recorder.put(op, frame)
 
     def _leave_again(
         self,

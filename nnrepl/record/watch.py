@@ -35,6 +35,7 @@ from nnrepl.record.stack import is_module
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 from nnrepl.tape.bindings import Bindings, Noted
 from nnrepl.tape.kept_array import KeptArray, is_small_array
+from nnrepl.tape.lasting import lasting
 
 if TYPE_CHECKING:
     from nnrepl.record.ledger import Ledger
@@ -302,6 +303,7 @@ class BindingWatch:
             return weakref.ref(thing)
         if is_data(thing) if is_foreign_kind(kind) else holds_attributes(thing):
             return self._watch(thing, position)
+        lasting.keep(thing)
         try:
             return weakref.ref(thing)
         except TypeError:

@@ -67,9 +67,17 @@ def value_named(session: Reading, parsed: Parsed) -> Value | None:
 
 def is_alias(session: Reading, variable: Parsed, value: Value) -> bool:
     """Whether what is differentiated goes here by another name than the one by which it came in."""
-    if not variable.is_name or value.label is None:
+    if not variable.is_name or value.label is None or _stands_outside(session, value):
         return False
     return value.label.rpartition(".")[2] != variable.text or _is_handed_on(session, variable.text, value)
+
+
+def _stands_outside(session: Reading, value: Value) -> bool:
+    """Whether the user stands in a function that makes the gradient call: what it holds by any name goes in."""
+    pass_, scope = session.pass_, session.where().scope
+    if pass_ is None or pass_.scope is None or value not in pass_.wrt:
+        return False
+    return scope in pass_.scope.path()
 
 
 def _is_handed_on(session: Reading, name: str, value: Value) -> bool:
@@ -93,10 +101,14 @@ def only_source_tells(session: Reading, value: Value, change: Assignment, in_par
     tape, cursor = session.tape, session.cursor
     if in_repeated_block(tape, cursor):
         return True
-    if in_part or change.operator is not None or cursor >= len(tape):
+    if cursor >= len(tape):
         return False
     start, end = next(((start, end) for start, end in tape.compiled if start <= cursor < end), (0, 0))
     again = any(same_place(tape.ops[before], tape.ops[start]) for before, _ in tape.compiled if before < start)
+    if again and _stands_outside(session, value):  # it goes in as part of something: `p["w"]` of `grad(p)`
+        return True
+    if in_part or change.operator is not None:
+        return False
     if again and reads_untold(tape.ops[cursor:end], value, change.target.text, cursor):
         return True
     return any(_repeats_untold(session, one, value, change.target.text) for one in _repeated_now(session))

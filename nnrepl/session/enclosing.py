@@ -5,10 +5,16 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+RESULT = "__result__"
+"""The variable that is given what the last of several statements gives."""
+
 
 def enclosed(tree: ast.Module) -> tuple[ast.Module, set[str]]:
     """Statements in which a function says `nonlocal`: they are put into a function that has these variables, as pdb
-    does it. Returns the statements, and the variables."""
+    does it. Returns the statements, and the variables. What the last of several gives is kept under `RESULT`."""
+    if len(tree.body) > 1 and isinstance(last := tree.body[-1], ast.Expr):
+        kept_under = ast.copy_location(ast.Assign([ast.Name(RESULT, ast.Store())], last.value), last)
+        tree = ast.fix_missing_locations(ast.Module([*tree.body[:-1], kept_under], []))
     names = {name for node in ast.walk(tree) if isinstance(node, ast.Nonlocal) for name in node.names}
     if not names:
         return tree, names

@@ -20,6 +20,10 @@ class UserError(Exception):
         return [f"{type(self).__name__}: {self}"]
 
 
+class NoTensor(UserError):
+    """A name that stands for something else than a tensor."""
+
+
 class NotYet(UserError):
     """A name that means nothing yet where the cursor stands: an answer, not a mistake.
 

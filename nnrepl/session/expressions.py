@@ -21,7 +21,7 @@ from nnrepl.record.frame_variables import namespace, set_variables
 from nnrepl.record.quiet import set_random_state
 from nnrepl.record.recorder import current
 from nnrepl.record.stack import is_module
-from nnrepl.session.enclosing import enclosed
+from nnrepl.session.enclosing import RESULT, enclosed
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.frames import Held, real
 from nnrepl.session.lookup import Lookup
@@ -128,9 +128,9 @@ class Expressions:
         finally:
             self._recorder = None
 
-    def execute(self, parsed: Parsed, where: Surroundings) -> None:
-        """Run Python statements. What they assign goes to the program's own variables where its function
-        still runs, else to the user's."""
+    def execute(self, parsed: Parsed, where: Surroundings) -> Any:
+        """Run Python statements; returns what the last of several gives. What they assign goes to the program's own
+        variables where its function still runs, else to the user's."""
         if parsed.error is not None:
             raise parsed.error
         meant, placeholders = self._translate(parsed, where)
@@ -154,9 +154,11 @@ class Expressions:
             if name not in before or (before[name] is not thing and name not in placeholders)
         }
         changed.pop("__builtins__", None)
+        result = changed.pop(RESULT, None)
         self.assigned = changed
         if self.witness is unwatched:
             self.write_back(where)
+        return result
 
     def _ready(
         self, parsed: Parsed, where: Surroundings, names: Mapping[str, Any] | None = None
@@ -303,7 +305,7 @@ class Expressions:
         for word in words[1:]:
             missing = is_module(thing) and not hasattr(thing, word)
             thing = getattr(thing, word, None)
-            if missing or thing is None:
+            if thing is None:
                 return missing
         return False
 

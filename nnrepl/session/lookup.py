@@ -14,7 +14,7 @@ from nnrepl.record.homes import Home
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module
 from nnrepl.record.updated import weight_before
-from nnrepl.session.errors import NoGradient, NotYet, UserError, alike, meant, not_made
+from nnrepl.session.errors import NoGradient, NoTensor, NotYet, UserError, alike, meant, not_made
 from nnrepl.session.frames import Frames, Held
 from nnrepl.session.parsed import dotted
 from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, ClosedOp, Holder, Inside, Leaf, Op, Pass, Tape, Value
@@ -455,7 +455,7 @@ class Lookup:
             with suppress(NotYet):  # `z1[0]`: no path, and what is said of an element is said elsewhere
                 found = self.held(path, position, scope)
         if found is not None and not isinstance(found.thing, Value):
-            raise UserError(f"{text} is no tensor of the tape; p {text} shows what it is")
+            raise NoTensor(f"{text} is no tensor of the tape; p {text} shows what it is")
         if found is None:
             raise UserError(f"nothing on the tape is called {text}{self.suggest(text)}")
         value: Value = found.thing

@@ -48,15 +48,15 @@ class KeptArray:
 _known: WeakValueDictionary[tuple[str, tuple[int, ...], bytes], KeptArray] = WeakValueDictionary()
 
 
+def is_array(thing: Any) -> bool:
+    """Whether a thing is an array of NumPy's, in no file."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and type(thing) is getattr(numpy, "ndarray", None)
+
+
 def is_small_array(thing: Any) -> bool:
     """Whether a thing is an array of NumPy's of which what it holds is kept: of few numbers, in no file."""
-    numpy = sys.modules.get("numpy")
-    return (
-        numpy is not None
-        and type(thing) is getattr(numpy, "ndarray", None)
-        and thing.nbytes <= BYTES
-        and thing.dtype.kind in _NUMBERS
-    )
+    return is_array(thing) and thing.nbytes <= BYTES and thing.dtype.kind in _NUMBERS
 
 
 def kept_array(array: Any) -> KeptArray:

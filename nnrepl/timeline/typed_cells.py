@@ -92,8 +92,7 @@ def make_cell(number: int, text: str, future: int = 0) -> Cell:
     for body, mode in ((before, "exec"), (last, "single")):
         if body:
             whole = ast.Module(body, []) if mode == "exec" else ast.Interactive(body)
-            future |= functools.reduce(int.__or__, (part.co_flags & _FUTURE for part in parts), 0)
-            parts.append(compile(whole, name, mode, flags | future, dont_inherit=True))
+            parts.append(compile(whole, name, mode, flags, dont_inherit=True))
     register_text(name, text)
     names = frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
     return Cell(number, text, tuple(parts), names)

@@ -19,7 +19,7 @@ from nnrepl.seen.array_sizes import norms
 from nnrepl.seen.gradient_sizes import NOT_MADE, Sizes
 from nnrepl.seen.locals_here import Absent, Sized, Variables
 from nnrepl.tape import GRADIENT_PASS, Leaf, Pass, Step, Tape, Value, text_of
-from nnrepl.tape.kept_array import KeptArray
+from nnrepl.tape.kept_array import KeptArray, is_array
 from nnrepl.timeline.evaluation import Work
 from nnrepl.view.narrow import NARROW, Grid, ending
 from nnrepl.view.source_lines import place_text
@@ -410,7 +410,7 @@ def _thing(thing: Any) -> Text:
         text = Text(f"{shape_text(thing.shape)} {dtype_text(thing.dtype)}", style="value.shape")
         lazy = isinstance(thing, Value) and not thing.evaluated
         return text.append("  not computed yet", style="hint") if lazy else text
-    if isinstance(thing, KeptArray):
+    if isinstance(thing, KeptArray) or is_array(thing):
         return Text(f"{shape_text(thing.shape)} ndarray", style="value.shape")
     if isinstance(thing, Sized):
         of = "" if thing.size is None else f" of {thing.size}"

@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
 
+from nnrepl.record import segments as sources
 from nnrepl.tape import Op, Value
 from nnrepl.timeline.evaluation import pending
 from nnrepl.view.narrow import Grid
 from nnrepl.view.one_op import leaf_text, op_line
 from nnrepl.view.source_lines import place_text
 from nnrepl.view.tensor import dtype_text, samples_text, shape_text
+
+
+def thing_view(text: str, thing: Any) -> RenderableType:
+    """Return what something is that is no tensor, and where that is written."""
+    kind = thing if isinstance(thing, type) or hasattr(thing, "__code__") else type(thing)
+    name = f"{type(thing).__module__}.{type(thing).__qualname__}"
+    shown = Text(text, style="value.name").append(f"  {'a class' if isinstance(thing, type) else name}", "value.shape")
+    file, line = _written(kind)
+    return shown.append(f"  {os.path.basename(file)}:{line}", style="dim") if line else shown
+
+
+def _written(kind: Any) -> tuple[str, int]:
+    """Return where a function or a class begins; line 0 where that is not known. Of a class its methods tell, as the
+    module that it is of may be another by now."""
+    codes = [getattr(one, "__code__", None) for one in (kind, *getattr(kind, "__dict__", {}).values())]
+    for code in codes:
+        lines = sources.lines_of(sources.file_of(code)) if code is not None else []
+        line = code.co_firstlineno if lines and code is not None else 0
+        while line and isinstance(kind, type) and not lines[line - 1].lstrip().startswith(f"class {kind.__name__}"):
+            line -= 1
+        if line and code is not None:
+            return sources.file_of(code), line
+    return "", 0
 
 
 def what_view(value: Value, names: Iterable[str], users: Sequence[Op], gradient: Value | str) -> RenderableType:

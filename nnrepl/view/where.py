@@ -11,14 +11,19 @@ from nnrepl.tape import Op
 from nnrepl.view.source_lines import place_text
 
 
-def where_view(op: Op | None, level: int = 0) -> RenderableType:
-    """Return the Python calls from the bottom of the program to the op, with the path of each module; the one that is
-    `level` calls above the op's is where the user stands."""
+def where_view(op: Op | None, level: int = 0, count: int | None = None) -> RenderableType:
+    """Return the Python calls from the bottom of the program to the op, with the path of each module.
+
+    Args:
+        level: How many calls above the op's the one is in which the user stands.
+        count: Show so many of the innermost, or of the outermost if it is negative, only where the user stands if it
+            is 0; None for all.
+    """
     if op is None:
         return Text("nothing has been recorded yet", style="hint")
     if op.scope is None:
         return Text("this op was made outside of any function", style="hint")
-    lines: list[RenderableType] = []
+    lines: list[Text] = []
     path = op.scope.path()
     offsets = [step.lasti for step in path[1:]] + [op.lasti]
     for number, (step, lasti) in enumerate(zip(path, offsets)):
@@ -30,7 +35,11 @@ def where_view(op: Op | None, level: int = 0) -> RenderableType:
             text.append(f"  {type(step.owner).__name__}", style="op.name")
         text.append(f"\n      {source.text.splitlines()[0] if source.text else ''}", style="dim")
         lines.append(text)
+    if count == 0:
+        return lines[-1 - level]
+    if count is not None:
+        lines = lines[-count:] if count > 0 else lines[:-count]
     module = op.module
-    if module:
+    if module and (count is None or count > 0):
         lines.append(Text(f"module {module}", style="heading"))
     return Group(*lines)

@@ -442,3 +442,18 @@ def test_a_step_by_hand_after_a_loop_over_micro_batches_is_one_turn(tmp_path: Pa
         tmp_path / "train.py", "continue", *(line for k in order for line in (f"goto step {k}", "p turn, part"))
     )
     assert re.findall(r"^turn = (\d+)\npart = (\d+)$", shown, re.MULTILINE) == [(str(k), "0") for k in order], shown
+
+
+def test_a_weight_is_called_by_its_place_although_another_variable_had_it_first(tmp_path: Path) -> None:
+    file = tmp_path / "averaged.py"
+    file.write_text(
+        "import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim\nfrom mlx.utils import tree_map\n"
+        "mx.random.seed(0)\nmodel, opt = nn.Sequential(nn.Linear(2, 2)), optim.SGD(0.1)\n"
+        "average = model.parameters()\n"
+        "vag = nn.value_and_grad(model, lambda x: model(x).square().mean())\n"
+        "for i in range(6):\n    loss, grads = vag(mx.ones((1, 2)))\n    opt.update(model, grads)\n"
+        "    average = tree_map(lambda e, p: 0.9 * e + 0.1 * p, average, model.parameters())\n"
+        "    mx.eval(loss, model.parameters(), average)\n    score = model(mx.zeros((1, 2)))\n    mx.eval(score)\n"
+    )
+    shown = play(file, "continue", "goto step 5 layers.0", "ops")
+    assert re.search(r"addmm +layers\.0\.bias \(2,\), 4#9 \(1, 2\)", shown), shown

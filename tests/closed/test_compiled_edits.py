@@ -122,3 +122,31 @@ def test_what_a_compiled_function_changes_in_place_is_changed_once_for_each_trac
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(WRITES, {})
     assert play(tmp_path / "train.py", "continue").endswith(printed.getvalue())
+
+
+GIVEN = """\
+import mlx.core as mx
+def loss(p):
+    return (p["w"] * p["w"]).sum()
+def step(p):
+    value, grad = mx.value_and_grad(loss)(p)
+    return value, {"w": p["w"] - 0.1 * grad["w"]}
+compiled, p = mx.compile(step), {"w": mx.array([1.0, -2.0])}
+for i in range(4):
+    value, p = compiled(p)
+    mx.eval(value, p)
+    print("step", i, value.item(), p["w"].tolist())
+"""
+
+
+def test_an_entry_of_what_a_repeated_call_takes_gradients_of(tmp_path: Path) -> None:
+    """The line stands before the gradient call, which is given the container whole: no name says what reads it."""
+    (tmp_path / "train.py").write_text(GIVEN)
+    edits = ['p["w"] = p["w"] * 3', 'p["w"] *= 4']
+    typed = [line for edit in edits for line in ("timeline 1", "goto step 3 train.py:5", edit, "continue")]
+    shown = play(tmp_path / "train.py", "continue", *typed)
+    for edit in edits:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            text = GIVEN.replace("= compiled(p)", "= (mx.compile(lambda p: step(p)) if i == 2 else compiled)(p)")
+            exec(text.replace("    value, grad", f"    if i == 2: {edit}\n    value, grad"), {})
+        assert "\n".join(printed.getvalue().splitlines()[2:]) in shown, shown

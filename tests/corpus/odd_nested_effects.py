@@ -270,6 +270,31 @@ def kept_two_calls_deep(x):
     return (slope * 0.1 + kept["u"]).square().mean()
 
 
+@differentiated((4, 3))
+def kept_by_a_jvp_that_gives_nothing(x):
+    kept, buffer = [], mx.zeros((4, 3))
+
+    def inner(q):
+        kept.append(mx.sin(q) * q)
+        return []
+
+    def outer(q):
+        mx.jvp(inner, [q * 2], [q])
+        return []
+
+    def change(q):
+        buffer[0] = q[1] * 3
+        return []
+
+    def loss(q):
+        mx.jvp(inner, [q], [x])
+        return (kept.pop() * q).sum()
+
+    for function in (outer, change, lambda _: []):
+        mx.jvp(function, [x], [x * x])
+    return (kept.pop() * buffer + mx.grad(loss)(x)).square().mean()
+
+
 @differentiated((3, 3), (3, 3))
 def captured_in_a_call_within_a_call_and_evaluated_after_it(x, w):
     squares = w * w

@@ -26,6 +26,7 @@ named.addHandler(handler); named.propagate = False
 first, dumps = print, json.dumps
 builtins.print = lambda *words, **options: first(words[0], "and", *words[1:], **options)
 json.dumps = lambda thing: "+" + dumps(thing)
+json.come = lambda times=2 if hasattr(json, "come") else 1: f"run {times} "
 os.environ["RUNS"] = os.environ.get("RUNS", "") + "x"
 class Bar:
     def __init__(self, file=sys.stderr): self.file = file
@@ -44,7 +45,7 @@ for i in range(3):
         w = w - 0.1 * g
         print("OUT step", i)
         logging.info(f"step {i}")
-        named.info(f"step {i} " + json.dumps(i) + os.environ["RUNS"])
+        named.info(f"step {i} " + json.come() + json.dumps(i) + os.environ["RUNS"])
         bar.tick(i)
     finally:
         print("OUT finally", i)

@@ -444,3 +444,31 @@ def test_what_a_gradient_call_is_given_by_other_names(
     session.run(f"goto on_{abs(hash(line))}.py:{number}")
     session.run(line)
     assert_same_bits(loaded(tmp_path / "on_twin.py", twin).run(), session.tape.ops[-1].outputs[0].array)
+
+
+GLOBAL = """\
+import mlx.core as mx
+P, Q = {"w": mx.array([2.0, 3.0])}, [mx.array([5.0, 7.0])]
+def f(p, q):
+    u = p["w"] * 2
+    return (u * q[0] * p["w"]).sum()  # u
+def passed(p, q):
+    loss, (g, h) = mx.value_and_grad(f, argnums=(0, 1))(p, q)  # call
+    return loss * 100 + g["w"].sum() * 10 + h[0].sum() + p["w"].sum() + q[0].sum()
+def run():
+    return passed(P, Q)
+"""
+IN_ENTRIES = ['p["w"] = p["w"] * 10', "q[0] = q[0] * 10", 'p["w"] *= 10']
+
+
+@pytest.mark.parametrize("line", IN_ENTRIES)
+@pytest.mark.parametrize("place", ["u", "call"])
+def test_an_entry_of_what_a_gradient_call_is_given(place: str, line: str, tmp_path: Path) -> None:
+    """It stands where the user stands: in the function, or before the gradient call, which is given it then."""
+    number, text = next((at, text) for at, text in enumerate(GLOBAL.splitlines(), 1) if text.endswith(f"# {place}"))
+    twin = loaded(tmp_path / "twin.py", GLOBAL.replace(text, f"    {line}\n{text}"))
+    program = loaded(tmp_path / f"global_{abs(hash((line, place)))}.py", GLOBAL)
+    session = OpenSession(nnrepl.trace(program.run))
+    session.run(f"goto {Path(program.__file__).name}:{number}")
+    session.run(line)
+    assert_same_bits(twin.run(), session.tape.ops[-1].outputs[0].array)

@@ -111,10 +111,12 @@ def test_lines_on_lines(tmp_path: Path) -> None:
     program = loaded(tmp_path / "plain_lines.py", PROGRAM)
     w = mx.array([1.0, 2.0])
     session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
-    for line in ("until plain_lines.py:13", "for n in range(2): z = z * 2", "slots.v = 2.0", "z = z + 1"):
+    lines = ["for n in range(2): z = z * 2", "slots.v = 2.0", "z = z + 1", "cfg['j'] = [float(mx.exp(w).sum())]"]
+    lines += ["cfg['j'].append(3.0)"]
+    for line in ("until plain_lines.py:13", *lines):
         session.run(line)
     session.run("goto end")
-    written = "    for n in range(2): z = z * 2\n    slots.v = 2.0\n    z = z + 1\n    y = z *"
+    written = "".join(f"    {line}\n" for line in lines) + "    y = z *"
     twin = loaded(tmp_path / "twin.py", PROGRAM.replace("    y = z *", written))
     assert_last_pass_is(session, mx.value_and_grad(twin.f)(w))
 

@@ -51,3 +51,15 @@ def test_inside_of_the_update_it_is_what_python_would_say(trained: nnrepl.Trace)
     assert held["parameter"] is lookup.find("layers.0.weight", session.cursor)
     assert all(value is not None for value in held.values())
     assert len({value.shape for name, value in held.items() if name != "lr" and value is not None}) == 1
+
+
+def test_a_variable_of_the_librarys_function_that_called_the_programs_is_known_there() -> None:
+    """In a layer of the program's own within a `Sequential`: that one's loop has it in `m`."""
+
+    class Doubled(nn.Module):
+        def __call__(self, x: mx.array) -> mx.array:
+            return x * 2
+
+    session = OpenSession(nnrepl.trace(nn.Sequential(nn.Tanh(), Doubled()), mx.ones((2,))))
+    session.run("goto multiply")
+    assert "Doubled" in str(session.run("p m"))

@@ -19,7 +19,7 @@ def inner(x: mx.array) -> mx.array:
 
 
 def outer(x: mx.array) -> mx.array:
-    shifted = x + 1
+    shifted = -x + 1
     found = inner(shifted)
     return found - 3
 
@@ -41,7 +41,8 @@ def at(session: OpenSession) -> str:
 
 
 FORWARD = [
-    "multiply in loss_fn", "add in outer", "multiply in inner", "tanh in inner", "subtract in outer", "sum in loss_fn",
+    "multiply in loss_fn", "negative in outer", "add in outer", "multiply in inner", "tanh in inner",
+    "subtract in outer", "sum in loss_fn",
 ]  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def test_the_program_is_what_the_rows_below_think(session: OpenSession) -> None:
     [
         ("goto tanh", "reverse-finish", "multiply in inner"),
         ("goto inner", "reverse-finish", "add in outer"),
-        ("goto subtract", "rfin", "add in outer"),
+        ("goto subtract", "rfin", "negative in outer"),
         ("goto sum", "rfin", "multiply in loss_fn"),
         ("goto inner", "finish", "subtract in outer"),
         ("goto add", "finish", "sum in loss_fn"),
@@ -72,9 +73,11 @@ def test_the_program_is_what_the_rows_below_think(session: OpenSession) -> None:
         ("goto add", "next ;; step ;; rn", "multiply in inner"),
         ("goto add", "next ;; goto inner ;; next", "tanh in inner"),
         ("goto sum", "rn 2", "multiply in loss_fn"),
-        ("goto subtract", "rn ;; rn", "add in outer"),
-        ("goto subtract", "rn ;; rfin", "add in outer"),
-        ("goto multiply", "next", "add in outer"),
+        ("goto subtract", "rn ;; rn", "negative in outer"),
+        ("goto inner", "rn", "negative in outer"),
+        ("goto subtract", "rn step", "multiply in loss_fn"),
+        ("goto subtract", "rn ;; rfin", "negative in outer"),
+        ("goto multiply", "next", "negative in outer"),
     ],
 )
 def test_a_motion_ends_there(session: OpenSession, start: str, motion: str, end: str) -> None:
@@ -143,6 +146,9 @@ def test_goto_in_a_step_without_it_chooses_the_last_before_it() -> None:
     assert session.tape.ops[session.cursor].of is exps[0]  # the last op that is there: its VJP
     session.run("goto tanh")  # none before: the next one
     assert session.tape.ops[session.cursor].step.number == 2
+    session.run("goto step 3")
+    session.run("rn step")
+    assert session.cursor == next(op.position for op in session.tape.ops if op.step.number == 2) > 0
 
 
 def test_the_prompt_does_not_move_the_random_state() -> None:

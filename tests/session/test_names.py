@@ -808,7 +808,7 @@ def test_python_at_the_prompt_sees_what_code_written_there_would_see(tmp_path: A
         ("p inner", "inner is a variable of 2 calls that have returned: inner@"),
         ("p count", "nothing here is called count; it is a variable of helper: goto #"),
         ("p text", "'words'"),
-        ("what text", "text is no tensor of the tape; p text shows what it is"),
+        ("why text", "text is no tensor of the tape; p text shows what it is"),
         ("display later", "later is not made yet in this call"),
         ("watch nothing", "nothing"),
         ("p later.shape", "later is not made yet in this call: #"),

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 import nnrepl
-from nnrepl.session.enclosing import enclosed
+from nnrepl.session.enclosing import RESULT, enclosed
 from nnrepl.session.parsed import parse
 from nnrepl.session.typed import on_tape
 from tests.support import OpenSession
@@ -165,6 +165,7 @@ def test_nonlocal_at_the_prompt_is_a_global_of_the_program(text: str) -> None:
         spaces.append(space)
     for space in spaces:
         space.pop("__outer__", None)
+        space.pop(RESULT, None)
         space.pop("__builtins__")
     found, plain = ({name: None if callable(thing) else thing for name, thing in space.items()} for space in spaces)
     assert found == plain

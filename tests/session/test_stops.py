@@ -283,6 +283,18 @@ def test_watch_stops_where_the_value_has_changed_both_ways() -> None:
     assert session.stop.position == position
 
 
+def test_watch_knows_what_was_there_before_the_first_op() -> None:
+    def fn(x: mx.array) -> mx.array:
+        x = x * 2
+        return x.sum()
+
+    session = OpenSession(nnrepl.trace(fn, mx.ones((2,))))
+    session.run("watch x")
+    session.resume()
+    change = session.stop.hits[0].found
+    assert (session.cursor, change.before.tolist(), change.after.tolist()) == (1, [1, 1], [2, 2])
+
+
 def test_watch_follows_expressions_and_gradients() -> None:
     session = net_session()
     session.run("watch grad(scaled).max()")
@@ -520,6 +532,7 @@ def test_catch_inf_passes_over_what_was_given() -> None:
         ("watch 3 +", "does not parse"),
         ("watch 3", "names no tensor of the tape"),
         ("enable 9", "there is no breakpoint, watch or catch 9"),
+        ("enable 3-", "there is no breakpoint, watch or catch 3-"),
         ("clear nowhere", "is called nowhere"),
         ("clear mean", "no breakpoint, watch or catch is at mean"),
         ("commands 4", "there is no breakpoint, watch or catch 4"),

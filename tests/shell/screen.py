@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import termios
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -20,8 +21,12 @@ KEYS = {
     "F9": "\x1b[20~", "F10": "\x1b[21~", "F11": "\x1b[23~", "Shift-F10": "\x1b[21;2~", "Shift-F11": "\x1b[23;2~",
     "Tab": "\t", "Enter": "\r", "Ctrl-C": "\x03", "Ctrl-D": "\x04", "Ctrl-R": "\x12", "Ctrl-L": "\x0c", "Up": "\x1b[A",
     "Down": "\x1b[B",
-    "Left": "\x1b[D", "Right": "\x1b[C", "Esc": "\x1b", "PageDown": "\x1b[6~", "PageUp": "\x1b[5~",
+    "Left": "\x1b[D", "Right": "\x1b[C", "Esc": "\x1b", "Backspace": "\x7f", "PageDown": "\x1b[6~", "PageUp": "\x1b[5~",
 }  # fmt: skip
+PATIENCE = 60
+"""So many seconds the slowest machine may take: nobody waits for longer than something takes."""
+_ENDS = "\x1b[?2004l"
+"""What is written when a prompt, or a pager, has been answered."""
 
 
 class Screen:
@@ -38,10 +43,12 @@ class Screen:
         environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
         self._screen = pyte.HistoryScreen(columns, rows, history=5000)
         self._stream = pyte.Stream(self._screen)
-        self.raw = ""
+        self.raw = self._unfinished = ""
+        self._left = 0  # so many prompts will have been left before the next key is pressed
+        self._edits = (env or {}).get("TERM") != "dumb"
         self.process = pexpect.spawn(
             sys.executable, ["-m", "nnrepl", *arguments], dimensions=(rows, columns), encoding="utf-8",
-            cwd=str(ROOT), env={**environment, **usual, **(env or {})}, timeout=60,
+            cwd=str(ROOT), env={**environment, **usual, **(env or {})}, timeout=PATIENCE,
         )  # fmt: skip
 
     def __enter__(self) -> Screen:
@@ -55,14 +62,51 @@ class Screen:
         self._screen.resize(rows, columns)
         self.process.setwinsize(rows, columns)
 
-    def press(self, *keys: str) -> None:
-        """Press keys; names from `KEYS`, anything else is typed as it is."""
-        for key in keys:
-            self.process.send(KEYS.get(key, key))
+    def press(self, *keys: str, leaves: bool = False) -> None:
+        """Press keys, all at once, when somebody waits for them.
+
+        Args:
+            keys: Names from `KEYS`; anything else is typed as it is.
+            leaves: Whether the prompt (or the pager) is left by them: the next key is then for the one after it.
+        """
+        self.ready()
+        self._left = self.raw.count(_ENDS) + 1 if leaves else 0
+        self.process.send("".join(KEYS.get(key, key) for key in keys))
 
     def line(self, text: str) -> None:
-        """Type a line and Enter."""
-        self.process.send(text + "\r")
+        """Type a line, and Enter."""
+        self.press(text, "Enter", leaves=True)
+
+    def again(self, *keys: str, wanted: str) -> None:
+        """Press keys, the first of them again after the others, until a text is seen: what is looked up meanwhile,
+        as the history is, may come too late for the first time."""
+        self.press(keys[0])
+        end = time.monotonic() + PATIENCE
+        while wanted not in self.text:
+            assert time.monotonic() < end, f"{wanted!r} did not come; the screen was:\n{self.text}"
+            if self._read(0.5) and wanted not in self.text:
+                self.press(*keys[1:], keys[0])
+
+    def cell(self, *lines: str) -> None:
+        """Type the lines of one cell, each further one when there is a place for it."""
+        for line in lines:
+            self.ready()
+            places, left = self.raw.count("... "), self.raw.count(_ENDS)
+            self.press(line, "Enter")
+            self.until(lambda _, p=places, e=left: self.raw.count("... ") > p or self.raw.count(_ENDS) > e)
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C while something runs, which takes no keys."""
+        self.process.send(KEYS["Ctrl-C"])
+
+    def ready(self) -> str:
+        """The screen, once keys are waited for: till then the terminal echoes them, and some it takes for itself."""
+        if self._edits:
+            self.until(lambda _: self.raw.count(_ENDS) >= self._left and not self._echoes())
+        return self.text
+
+    def _echoes(self) -> bool:
+        return bool(termios.tcgetattr(self.process.child_fd)[3] & termios.ECHO)
 
     def _read(self, seconds: float) -> bool:
         try:
@@ -72,6 +116,9 @@ class Screen:
         except pexpect.EOF:
             return False
         self.raw += data
+        data = self._unfinished + data
+        self._unfinished = data[re.search(r"(?:\x1b(?:\[[<>=?\d;]*)?)?$", data).start() :]
+        data = data[: len(data) - len(self._unfinished)]
         self._stream.feed(re.sub(r"\x1b\[[<>=][\d;]*[a-zA-Z]", "", data))
         for _ in range(data.count("\x1b[6n")):  # where is the cursor?
             self.process.send(f"\x1b[{self._screen.cursor.y + 1};{self._screen.cursor.x + 1}R")
@@ -82,7 +129,7 @@ class Screen:
         """The screen as it stands, without blanks at line ends."""
         return "\n".join(line.rstrip() for line in self._screen.display).rstrip()
 
-    def until(self, wanted: str | Callable[[str], bool], seconds: float = 30) -> str:
+    def until(self, wanted: str | Callable[[str], bool], seconds: float = PATIENCE) -> str:
         """The screen, once a text stands on it (or a condition holds)."""
         end = time.monotonic() + seconds
         while not (wanted in self.text if isinstance(wanted, str) else wanted(self.text)):
@@ -90,16 +137,10 @@ class Screen:
                 raise AssertionError(f"{wanted!r} did not come; the screen was:\n{self.text}")
         return self.text
 
-    def quiet(self, seconds: float = 0.3) -> str:
-        """The screen, once nothing new has come for a while."""
-        while True:
-            before = len(self.raw)
-            if not self._read(seconds) or len(self.raw) == before:
-                return self.text
-
     def ended(self) -> int:
         """The exit status, once the process is over."""
+        end = time.monotonic() + PATIENCE
         while self._read(1):
-            pass
+            assert time.monotonic() < end, f"it did not end; the screen was:\n{self.text}"
         self.process.close()
         return int(self.process.exitstatus if self.process.exitstatus is not None else -1)

@@ -66,19 +66,18 @@ def test_it_fits_any_terminal(columns: int, rows: int) -> None:
         screen.until("(nnrepl)")
         screen.press("F8")
         screen.line("list")
-        screen.quiet()
+        screen.ready()
         screen.resize(100, 30)
         screen.line("p 40 + 2")
-        screen.until("42")
-        assert "── ops" in screen.quiet()
+        screen.until(lambda text: "42" in text and "── ops" in text)
 
 
 def test_ctrl_c_while_a_command_computes(tmp_path: Path) -> None:
     with Screen("--tui") as screen:
         screen.until("1 of 8")
-        screen.line("!while True: pass")
-        screen.quiet()
-        screen.press("Ctrl-C")
+        screen.line(f"!while not open({str(tmp_path / 'goes')!r}, 'w').close(): pass")
+        screen.until(lambda _: (tmp_path / "goes").exists())
+        screen.interrupt()
         screen.until("interrupted")
         screen.press("F8")
         screen.until("2 of 8")
@@ -96,10 +95,16 @@ def test_a_program_that_fails_is_seen(tmp_path: Path) -> None:
         screen.until("▶ #2")
 
 
+def after(screen: Screen, code: str) -> str:
+    """What was written after a code that is among it."""
+    return screen.raw[screen.raw.rindex(code) :]
+
+
 def test_a_step_of_the_program_does_not_flicker(tmp_path: Path) -> None:
     program = tmp_path / "slow.py"
-    lines = ("import time", "import mlx.core as mx", "a = mx.ones(2)", "b = a + 1", "c = b * 2", "d = c - 1",
-             "time.sleep(1.5)", "mx.exp(d)")  # fmt: skip
+    seen = tmp_path / "seen"
+    lines = ("import os, time", "import mlx.core as mx", "a = mx.ones(2)", "b = a + 1", "c = b * 2", "d = c - 1",
+             f"while not os.path.exists({str(seen)!r}): time.sleep(0.01)", "mx.exp(d)")  # fmt: skip
     program.write_text("\n".join(lines))
     with Screen("--tui", "--stop-at-entry", str(program), rows=40) as screen:
         screen.until("▶ #1 ● a ")
@@ -111,11 +116,12 @@ def test_a_step_of_the_program_does_not_flicker(tmp_path: Path) -> None:
             assert before.rindex("\x1b[?2026h") > before.rindex("\x1b[?2026l")
             quick.append("\x1b[?2026l" not in away[: away.index("\x1b[?1049h")])  # all of it is shown at once
         assert any(quick)  # a busy machine may take its time
-        screen.line("c")
-        screen.quiet(0.8)  # but what takes its time is seen
-        away = screen.raw[screen.raw.rindex("\x1b[?1049l") :]
-        assert "\x1b[?1049h" not in away
-        assert "\x1b[?2026l" in away
+        times = screen.raw.count("\x1b[?1049l")
+        screen.line("c")  # but what takes its time is seen
+        screen.until(lambda _: screen.raw.count("\x1b[?1049l") > times)
+        screen.until(lambda _: "\x1b[?2026l" in after(screen, "\x1b[?1049l"))
+        assert "\x1b[?1049h" not in after(screen, "\x1b[?1049l")
+        seen.touch()
         screen.until("The program has ended")
 
 
