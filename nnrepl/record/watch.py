@@ -477,8 +477,7 @@ class BindingWatch:
     def containers(self) -> Iterator[Any]:
         """Every container that is known and still there."""
         for watched in list(self._known.values()):
-            thing = watched.refer()
-            if thing is not None:
+            if (thing := watched.refer()) is not None:
                 yield thing
 
     def look_at(self, thing: Any) -> None:
@@ -491,8 +490,7 @@ class BindingWatch:
         """Note what containers hold, of which something else was noted for a while."""
         position = len(self.recorder.tape.ops)
         for holder in holders:
-            watched = self._known.get(id(holder.refer()))
-            if watched is not None and watched.holder is holder:
+            if (watched := self._known.get(id(holder.refer()))) is not None and watched.holder is holder:
                 watched.last = None
                 self._look(watched, position)
 

@@ -23,10 +23,6 @@ from nnrepl.timeline.history import History
 if TYPE_CHECKING:
     from nnrepl.record.dropped import Dropping
 
-SHARE = 4
-"""Such a part of the budget is for what is known of ops beside their numbers."""
-OP_BYTES = 2_100
-"""What an op takes without its numbers, in bytes."""
 _RECENT = 4
 """So many of the newest steps are never closed: the user may be about to look at them."""
 
@@ -34,20 +30,9 @@ _RECENT = 4
 _LONG = goals.Never, goals.Ending, goals.InStep, goals.NextPass
 
 
-def history_of(session: Standing, recorder: Recorder) -> History:
-    """Return what keeps the values of the tape that is recorded within the budget."""
-    budget = int(session.settings["history"])
-    if session.history is None or session.history.tape is not recorder.tape:
-        session.history = History(recorder.tape, budget, recorder.drop, recorder.shared)
-    session.history.budget = budget
-    return session.history
-
-
-def bound(session: Standing, recorder: Recorder) -> None:
-    """Close the oldest steps if more ops have been recorded than there is room for."""
-    history = history_of(session, recorder)
-    room = history.budget // SHARE // OP_BYTES
-    if len(recorder.tape) < max(history.due, room) or not _may(session, recorder):
+def bound(session: Standing, recorder: Recorder, history: History, room: int) -> None:
+    """Close the oldest steps, so that no more ops are left than half of what there is room for."""
+    if not _may(session, recorder):
         return
     found = _oldest(recorder, room // 2)
     if found is not None:

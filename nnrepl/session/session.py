@@ -23,7 +23,6 @@ from nnrepl.replay.opening import Opening
 from nnrepl.replay.replay import Replay
 from nnrepl.session import closed, goals, natively
 from nnrepl.session.below import TakesCells
-from nnrepl.session.bounded import bound, history_of
 from nnrepl.session.changes import Changes
 from nnrepl.session.errors import Quit, Restart, UserError
 from nnrepl.session.expressions import Expressions, Surroundings
@@ -32,7 +31,7 @@ from nnrepl.session.lookup import Lookup
 from nnrepl.session.passing import Passing
 from nnrepl.session.place import Place
 from nnrepl.session.program import Program
-from nnrepl.session.reclosing import look_at
+from nnrepl.session.reclosing import bound, history_of, look_at
 from nnrepl.session.restarts import ProgramRestarts
 from nnrepl.session.running import Lookout
 from nnrepl.session.settings import defaults

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nnrepl.session import bounded, reclosing
+from nnrepl.session import reclosing
 from nnrepl.timeline.history import default_budget
 from tests.closed.programs import HEAD, PLAIN, PROGRAMS
 from tests.closed.test_closed import BITS, QUIET, TOLD, _main, plainly, play
@@ -47,7 +47,7 @@ def test_recorded_steps_beyond_the_budget_are_closed(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are opened to plain MLX's bits, and those that stay open go on from what the closed ones have made."""
-    monkeypatch.setattr(bounded, "OP_BYTES", default_budget() // bounded.SHARE // 60)
+    monkeypatch.setattr(reclosing, "OP_BYTES", default_budget() // reclosing.SHARE // 60)
     (tmp_path / "train.py").write_text(HEAD + QUIET + PROGRAMS[name])
     printed, told = plainly(HEAD + TOLD + PROGRAMS[name])
     steps = 12 if len(told) == 12 else 10
