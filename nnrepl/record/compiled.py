@@ -159,7 +159,7 @@ class Compiled(opaque.Transform):
         if twin is None:
             levels.wake()
         calls: list[Call] = []
-        with levels.recorded(calls):
+        with levels.recorded(calls, frame):
             if recorder.listener is not None:
                 recorder.listener.call_started()
             key = self._kind(recorder, args, kwargs, frame)
@@ -388,6 +388,7 @@ def _from_source(
     scope = recorder.stack.enter(recorder.stack.program_frame(frame))
     held = len(recorder.tape.bindings.holds)
     recorder.tracing.append(tracing)
+    recorder.tape.traced.append(start)
     try:
         result = invoke(fun, *tree)
     finally:

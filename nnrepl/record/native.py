@@ -31,6 +31,7 @@ from nnrepl.record.stack import outside_of_mlx
 from nnrepl.record.watch import BindingWatch
 from nnrepl.tape import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Tape
 from nnrepl.tape.collector import set_aside
+from nnrepl.tape.native_run import MadeCall
 from nnrepl.tape.steps import earliest
 
 Loss = Callable[[Any], Any]
@@ -372,7 +373,7 @@ class Levels:
     def _put_one(self, tape: Tape, made: Call, scope: Activation | None, lasti: int) -> ClosedOp:
         """Put a call on the tape that has been made from a place."""
         if made.scope is not None:
-            scope, lasti = self._within(made, scope, lasti), made.lasti
+            scope, lasti = self.within(made, scope, lasti), made.lasti
         return put_closed(self.numbering, tape, made, scope, lasti)
 
     def _put(self, tape: Tape, noted: NotedCalls) -> None:
@@ -398,7 +399,7 @@ class Levels:
         if gradient and recorder.listener is not None:
             recorder.listener.closed_call_started()
 
-    def _within(self, made: Call, scope: Activation | None, lasti: int) -> Activation | None:
+    def within(self, made: Call, scope: Activation | None, lasti: int) -> Activation | None:
         """Return in which call of a compiled function a call is made. As long as that is called from one place, it is
         one call to the tape: no Python runs in it, so nothing tells one from the other."""
         caller = self._caller
@@ -426,8 +427,27 @@ class Levels:
         self.returned = self.calling = None
 
     @contextmanager
-    def recorded(self, calls: list[Call]) -> Iterator[None]:
-        """Record a call op by op that would be closed ops if it ran natively: `calls`, known when it is over."""
+    def noted(self, calls: list[Call], frame: FrameType) -> Iterator[None]:
+        """Note where a call is recorded op by op that would be closed ops if it ran natively: `calls`, known when it is
+        over. Before that, what is too old may be closed."""
+        recorder, outermost = self.recorder, not self._depth
+        if outermost and recorder.listener is not None:
+            recorder.listener.call_comes()
+        start = len(recorder.tape)
+        yield
+        if outermost:
+            frame = outside_of_mlx(frame)
+            made = MadeCall(start, len(recorder.tape), tuple(calls), recorder.stack.enter(frame), frame.f_lasti)
+            recorder.tape.made.append(made)
+
+    @contextmanager
+    def recorded(self, calls: list[Call], frame: FrameType) -> Iterator[None]:
+        """Record such a call, of which a run along a tape is told."""
+        with self.noted(calls, frame), self._told(calls):
+            yield
+
+    @contextmanager
+    def _told(self, calls: list[Call]) -> Iterator[None]:
         self._depth += 1
         try:
             yield

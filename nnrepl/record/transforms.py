@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from types import FrameType, FunctionType
 from typing import Any
 
@@ -99,7 +98,7 @@ class Differentiated(opaque.Transform):
             return (value, grads) if self.name == "value_and_grad" else grads
 
         weights = Weights(self.fun, functools.partial(self._chosen, args, kwargs))
-        return _recorded(GradientCall(recorder, self.fun, (args, kwargs), frame, body), weights)
+        return _recorded(GradientCall(recorder, self.fun, (args, kwargs), frame, body), weights, frame)
 
     def _chosen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """Return what it is given of that by which it differentiates."""
@@ -268,13 +267,14 @@ class _Arguments:
         return by_itself or self.recorder.intake.edited_in_place(value)
 
 
-def _recorded(call: GradientCall, weights: Weights) -> Any:
+def _recorded(call: GradientCall, weights: Weights, frame: FrameType) -> Any:
     """Make a gradient call while ops are recorded."""
     levels = levels_of(call.recorder)
     if levels is None:
         return make_call(call)
     levels.changes.unexpected(weights)
-    with levels.recorded([Call(GRADIENT_PASS)]) if call.recorder.intake.opens else nullcontext():
+    calls = [Call(GRADIENT_PASS, titles.title(call.fun), titles.code_of(call.fun))]
+    with (levels.recorded if call.recorder.intake.opens else levels.noted)(calls, frame):
         result = make_call(call)
     levels.changes.hold(weights, call.pass_)
     return result
@@ -350,4 +350,5 @@ def _outermost_vjp(
         grads = take_gradients(recorder, pass_, roots, chosen.wrt)
         return [recorder.handle(value) for value in values], grads
 
-    return _recorded(GradientCall(recorder, fun, (primals, cotangents), frame, body), Weights(fun, lambda: primals))
+    made = GradientCall(recorder, fun, (primals, cotangents), frame, body)
+    return _recorded(made, Weights(fun, lambda: primals), frame)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from nnrepl.classes import dataclass
+from nnrepl.tape.origins import Activation
 from nnrepl.tape.passes import GRADIENT_PASS, Pass
 
 
@@ -54,6 +55,31 @@ class OpenedStep:
     end: int
     calls: tuple[ClosedCall, ...]
 
+    def moved(self, by: int) -> OpenedStep:
+        """Return it where the tape has become longer before it."""
+        return OpenedStep(self.number, self.start + by, self.end + by, self.calls)
+
+
+@dataclass(frozen=True, slots=True)
+class MadeCall:
+    """A call that was recorded op by op, and may become a closed one.
+
+    Attributes:
+        start, end: Where on the tape its ops lie.
+        calls: What it would be if it had run natively (`nnrepl.record.closing.Call`).
+        scope, lasti: Where the program made it.
+    """
+
+    start: int
+    end: int
+    calls: tuple[Any, ...]
+    scope: Activation | None
+    lasti: int
+
+    def moved(self, by: int) -> MadeCall:
+        """Return it where the tape has become longer before it."""
+        return MadeCall(self.start + by, self.end + by, self.calls, self.scope, self.lasti)
+
 
 Answer = tuple[str, Any]
 """What the program asked of a tensor (`array.item`), and what it was told."""
@@ -86,6 +112,10 @@ class NativeRun:
             self._calls += pass_.kind == GRADIENT_PASS
         self._tape_seen = len(passes)
         return self._calls
+
+    def recount(self) -> None:
+        """Note that the tape has fewer passes than it had."""
+        self._tape_seen = self._calls = 0
 
     def begins(self, number: int) -> None:
         """Note that a gradient call is about to be made natively, after so many others: what is told from here on is

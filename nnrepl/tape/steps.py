@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import field
 from typing import TYPE_CHECKING, overload
 
@@ -160,6 +160,18 @@ class Steps(Sequence[Step]):
         """What was recorded before the first step."""
         self._look()
         return Step(self.tape, 0, 0, self._starts[0] if self._starts else len(self.tape))
+
+    def cut(self, start: int, end: int, moved: Callable[[int], int], fewer: int, before: int) -> None:
+        """Note that a stretch of the tape is about to become shorter, that begins and ends in steps which are over.
+
+        Args:
+            moved: Where each position will lie.
+            fewer: How many passes less there will be after so many (`before`).
+        """
+        self._look()
+        self._starts = [at if at <= start else moved(at) for at in self._starts]
+        self._seen = max(self._seen - fewer, before) if self._seen > before else self._seen
+        self._looked = moved(self._looked) if self._looked > start else self._looked
 
     def _step(self, at: int) -> Step:
         starts = self._starts

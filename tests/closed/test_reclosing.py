@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nnrepl.session import reclosing
+from nnrepl.timeline.history import default_budget
 from tests.closed.programs import HEAD, PLAIN, PROGRAMS
 from tests.closed.test_closed import BITS, QUIET, TOLD, _main, plainly, play
 
@@ -39,6 +40,23 @@ def test_a_step_that_was_changed_stays_open(tmp_path: Path, monkeypatch: pytest.
     shown = play(tmp_path / "train.py", *lines)
     assert "cannot" not in shown
     assert re.search(r"z = z \* 2", shown), shown
+
+
+@pytest.mark.parametrize("name", ["accumulated", "by_hand", "written_into"])
+def test_recorded_steps_beyond_the_budget_are_closed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are opened to plain MLX's bits, and those that stay open go on from what the closed ones have made."""
+    monkeypatch.setattr(reclosing, "OP_BYTES", default_budget() // reclosing.SHARE // 60)
+    (tmp_path / "train.py").write_text(HEAD + QUIET + PROGRAMS[name])
+    printed, told = plainly(HEAD + TOLD + PROGRAMS[name])
+    steps = 12 if len(told) == 12 else 10
+    order = [steps - 1, *random.Random(name).choices(range(2, steps), k=1)]
+    lines = [line for step in order for line in (f"goto step {step}", "until backward", f"p {BITS}")]
+    shown = play(tmp_path / "train.py", "config native off", "continue", "info steps all", *lines)
+    assert len(re.findall(r"^ +\d+ +[1-4] ", shown, re.MULTILINE)) >= 3, shown
+    assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[(step - 1) * (len(told) // steps)] for step in order]
+    assert printed in shown
 
 
 COMPILED = """
