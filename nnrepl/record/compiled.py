@@ -38,7 +38,7 @@ from nnrepl.record.repeat import Repetition
 from nnrepl.record.stranded import strand
 from nnrepl.record.strays import invoke, native
 from nnrepl.record.tracing import Tracing, takes_tracers
-from nnrepl.tape import Value
+from nnrepl.tape import GRADIENT_PASS, Value
 
 _getframe = sys._getframe
 _RANDOM_STATE: Any = mx.random.state
@@ -65,6 +65,7 @@ class Compiled(opaque.Transform):
         self._native: set[Any] = set()
         self._looks: dict[Any, int] = {}
         self._settled: dict[Any, Twin] = {}
+        self._consists: dict[Any, tuple[Call, ...]] = {}
         self._ran = False
         self._library: bool | None = None
 
@@ -83,7 +84,7 @@ class Compiled(opaque.Transform):
     def forget(self) -> None:
         """Note that the function does something else now: it is traced again when it is called."""
         self.traces = {}  # a trace that is being made goes into those that are forgotten
-        self.twins, self._native, self._looks, self._settled = {}, set(), {}, {}
+        self.twins, self._native, self._looks, self._settled, self._consists = {}, set(), {}, {}, {}
         self.real = native(self.original(self._noted(self.fun), *self.args, **self.kwargs))
 
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
@@ -159,12 +160,16 @@ class Compiled(opaque.Transform):
         if twin is None:
             levels.wake()
         calls: list[Call] = []
+        coming = self._consists.get(signature, ())
+        levels.comes(
+            functools.partial(self.real, *args, **kwargs), any(one.kind == GRADIENT_PASS for one in coming[:1])
+        )
         with levels.recorded(calls, frame):
             if recorder.listener is not None:
                 recorder.listener.call_started()
             key = self._kind(recorder, args, kwargs, frame)
             if key in self._native or key in self.traces or levels.blocked:
-                calls += () if twin is None else twin.calls
+                calls += coming
                 return self._call(recorder, args, kwargs, frame)
             result, first = self._first(recorder, levels, args, kwargs, frame, key)
             calls += first
@@ -241,7 +246,8 @@ class Compiled(opaque.Transform):
         if listener is None or before is None or key not in self.traces:
             levels.blocked = "a compiled function of it cannot be traced again"
             return result, ()
-        twin = Twin.of(self.traces[key])
+        twin, signature = Twin.of(self.traces[key]), call_signature(args, kwargs)
+        self._consists[signature] = twin.calls
         # A run along a tape makes natively what is closed there, whatever has been set since.
         if listener.may_run_natively() or recorder.intake.opens:
             from nnrepl.record.as_before import as_before
@@ -255,7 +261,6 @@ class Compiled(opaque.Transform):
                     if after is not None:
                         after()
             self._native.add(key)
-            signature = call_signature(args, kwargs)
             self.twins[signature] = twin
             self._settled.pop(signature, None)
         return result, twin.calls

@@ -136,10 +136,18 @@ class Dropping:
             return position
         return self._begins[min(bisect_right(self._ends, position), len(self._begins) - 1)]
 
+    def computes(self) -> bool:
+        """Make what takes the place of the steps, and compute their losses; returns whether that can be done. Nothing
+        on the tape is changed."""
+        try:
+            self._close()
+        except (RuntimeError, ValueError):  # MLX's: the program is told if it asks
+            return False
+        return True
+
     def run(self) -> None:
         """Do it."""
         tape, recorder = self.tape, self.recorder
-        self._close()
         later = tape.ops[self.end :]
         passes = list(dict.fromkeys([*(op.pass_ for op in later), *_after(tape, self.end)]))
         for op in later:

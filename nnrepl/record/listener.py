@@ -34,8 +34,12 @@ class Listener(Protocol):
     def call_started(self) -> None:
         """Note that a compiled function is called at the top level of the program."""
 
-    def call_comes(self) -> None:
-        """Note that the program is about to make a call at its top level that is recorded and may be closed later."""
+    def call_comes(self, gradient: bool) -> None:
+        """Note that the program is about to make a call at its top level that is recorded and may be closed later.
+
+        Args:
+            gradient: Whether it takes gradients.
+        """
 
     def pass_started(self, call: RecordedCall) -> None:
         """Note that a gradient pass begins: nothing will be said until its end."""

@@ -426,13 +426,21 @@ class Levels:
             self.record()
         self.returned = self.calling = None
 
+    def comes(self, run: Callable[[], Any], gradient: bool) -> None:
+        """Note that a call comes that is recorded op by op, and whether it is known that it takes gradients. What is too
+        old may be closed before, and what the program holds be kept, as if `run` made the call natively."""
+        if self.recorder.listener is not None and not self._depth:
+            self.making = run
+            try:
+                self.recorder.listener.call_comes(gradient)
+            finally:
+                self.making = None
+
     @contextmanager
     def noted(self, calls: list[Call], frame: FrameType) -> Iterator[None]:
         """Note where a call is recorded op by op that would be closed ops if it ran natively: `calls`, known when it is
-        over. Before that, what is too old may be closed."""
+        over."""
         recorder, outermost = self.recorder, not self._depth
-        if outermost and recorder.listener is not None:
-            recorder.listener.call_comes()
         start = len(recorder.tape)
         yield
         if outermost:

@@ -12,6 +12,7 @@ from nnrepl.record.intake import RECORDING
 from nnrepl.record.native import levels_of
 from nnrepl.record.process import this_process
 from nnrepl.record.recorder import Recorder
+from nnrepl.replay.interrupts import held
 from nnrepl.session import excerpts, goals
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import Going
@@ -35,9 +36,10 @@ def bound(session: Standing, recorder: Recorder, history: History, room: int) ->
     if not _may(session, recorder):
         return
     found = _oldest(recorder, room // 2)
-    if found is not None:
-        _close(session, history, found)
-    history.due = len(recorder.tape) + max(room // 4, 1)
+    if found is not None and found.computes():
+        with held():
+            _close(session, history, found)
+    history.due = len(recorder.tape) + max(room // (4 if found is None else 2), 1)
 
 
 def _may(session: Standing, recorder: Recorder) -> bool:

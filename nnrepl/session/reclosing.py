@@ -33,14 +33,16 @@ def history_of(session: Standing, recorder: Recorder) -> History:
     return session.history
 
 
-def bound(session: Standing, recorder: Recorder) -> None:
-    """Close the oldest of the steps that have been recorded, if there are more ops than there is room for."""
+def bound(session: Standing, recorder: Recorder) -> bool:
+    """Close the oldest of the steps that have been recorded, if there are more ops than there is room for; returns
+    whether it is a good part of that."""
     history = history_of(session, recorder)
     room = history.budget // SHARE // OP_BYTES
-    if len(recorder.tape) >= max(history.due, room):
+    if len(recorder.tape) >= (history.due or room):
         from nnrepl.session import bounded  # needed in a long run
 
         bounded.bound(session, recorder, history, room)
+    return len(recorder.tape) >= room // SHARE
 
 
 def look_at(tape: Tape, position: int) -> None:

@@ -133,10 +133,12 @@ class TapeSession(Standing):
         if self.recorder is not None:
             self.codes.reach(natively.reached(self, self.recorder))
 
-    def call_comes(self) -> None:
+    def call_comes(self, gradient: bool) -> None:
         """Hear that the program is about to make a call that is recorded."""
         if self.recorder is not None:
-            bound(self, self.recorder)
+            is_long = bound(self, self.recorder)
+            if gradient and not self.recorder.intake.follows:
+                natively.keep(self, self.recorder, self.keeping, points=is_long)
 
     def pass_started(self, call: RecordedCall) -> None:
         """Hear that a gradient pass begins."""
