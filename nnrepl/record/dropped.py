@@ -16,11 +16,10 @@ from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-import mlx.core as mx
-
 from nnrepl.installed import is_mlx
 from nnrepl.record.closed_losses import loss_value
 from nnrepl.record.closing import Call
+from nnrepl.record.objects import another
 from nnrepl.record.rebuilt import exchange
 from nnrepl.tape import (
     GRADIENT_PASS,
@@ -40,8 +39,6 @@ from nnrepl.tape.native_run import MadeCall
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
-
-_eval, _copy = mx.eval, mx.array.__copy__
 
 
 def calls_of(tape: Tape, step: Step) -> list[MadeCall] | None:
@@ -136,18 +133,10 @@ class Dropping:
             return position
         return self._begins[min(bisect_right(self._ends, position), len(self._begins) - 1)]
 
-    def computes(self) -> bool:
-        """Make what takes the place of the steps, and compute their losses; returns whether that can be done. Nothing
-        on the tape is changed."""
-        try:
-            self._close()
-        except (RuntimeError, ValueError):  # MLX's: the program is told if it asks
-            return False
-        return True
-
     def run(self) -> None:
         """Do it."""
         tape, recorder = self.tape, self.recorder
+        self._close()
         later = tape.ops[self.end :]
         passes = list(dict.fromkeys([*(op.pass_ for op in later), *_after(tape, self.end)]))
         for op in later:
@@ -180,12 +169,8 @@ class Dropping:
                     op.pass_.by_hand = self._is_by_hand(at, old)
                     if old.loss is not None:
                         losses.append((op, old.loss))
-        lazy = [loss.held for _, loss in losses if loss.held is not None and loss.size == 1 and not loss.evaluated]
-        if lazy:
-            with self.recorder.muted():
-                _eval(lazy)
-        for op, loss in losses:
-            if loss.held is not None and loss.size == 1:
+        for op, loss in losses:  # as natively: one that is not evaluated keeps all that it is made of
+            if loss.evaluated and loss.size == 1:
                 self.now[loss] = op.pass_.loss = loss_value(op, loss.array)
                 op.outputs = (op.pass_.loss,)
 
@@ -223,7 +208,7 @@ class Dropping:
             return value
         found = self.now.get(value)
         if found is None:
-            held = None if value.held is None else _copy(value.held)
+            held = None if value.held is None else another(value.held)
             found = self.now[value] = Leaf(self.tape, held, "captured", value.label, None)
             self.tape.notes.from_closed.add(found)
             if value.held is None:
@@ -323,7 +308,7 @@ class Dropping:
         leaves.difference_update([entry[3] for entry in self.tape.bindings.log if isinstance(entry[3], Value)])
         alone = {leaf: leaf.held for leaf in leaves if isinstance(leaf, Leaf)}
         for leaf, held in alone.items():
-            alone[leaf] = None if held is None else _copy(held)
+            alone[leaf] = None if held is None else another(held)
             recorder.drop(leaf)
         del held
         for value in recorder.live.copy().values():

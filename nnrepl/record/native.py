@@ -427,8 +427,8 @@ class Levels:
         self.returned = self.calling = None
 
     def comes(self, run: Callable[[], Any], gradient: bool) -> None:
-        """Note that a call comes that is recorded op by op, and whether it is known that it takes gradients. What is too
-        old may be closed before, and what the program holds be kept, as if `run` made the call natively."""
+        """Note that a call comes that is recorded op by op, and whether it is known that it takes gradients: what is
+        too old may be closed before, and what the program holds be kept, as if `run` made the call natively."""
         if self.recorder.listener is not None and not self._depth:
             self.making = run
             try:

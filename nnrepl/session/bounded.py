@@ -17,7 +17,7 @@ from nnrepl.session import excerpts, goals
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import Going
 from nnrepl.session.wires import trips_of
-from nnrepl.tape import ClosedOp, Tape
+from nnrepl.tape import GRADIENT_PASS, ClosedOp, Tape
 from nnrepl.tape.native_run import MadeCall
 from nnrepl.timeline.history import History
 
@@ -31,12 +31,13 @@ _RECENT = 4
 _LONG = goals.Never, goals.Ending, goals.InStep, goals.NextPass
 
 
-def bound(session: Standing, recorder: Recorder, history: History, room: int) -> None:
-    """Close the oldest steps, so that no more ops are left than half of what there is room for."""
+def bound(session: Standing, recorder: Recorder, history: History, room: int, gradient: bool) -> None:
+    """Close the oldest steps, so that no more ops are left than half of what there is room for. Where the numbers of
+    the weights have been let go of with which later ones begin, all are closed, if a `gradient` call comes now."""
     if not _may(session, recorder):
         return
-    found = _oldest(recorder, room // 2)
-    if found is not None and found.computes():
+    found = _oldest(recorder, room // 2) or (_all(recorder) if gradient else None)
+    if found is not None:
         with held():
             _close(session, history, found)
     history.due = len(recorder.tape) + max(room // (4 if found is None else 2), 1)
@@ -81,6 +82,24 @@ def _oldest(recorder: Recorder, room: int) -> Dropping | None:
         if not found.lacks():
             return found
     return None
+
+
+def _all(recorder: Recorder) -> Dropping | None:
+    """Return all steps that are over and may be closed, where a gradient call comes; None as above."""
+    from nnrepl.record.dropped import Dropping, calls_of  # needed in a long run
+
+    tape, steps = recorder.tape, recorder.tape.steps
+    closed, number = _closed_up_to(tape), len(steps)
+    if number and not steps[-1].is_over:
+        number -= 1  # what is done before the call that comes
+    calls: list[MadeCall] = []
+    while number >= 2 and steps[number - 1].end > closed and (more := calls_of(tape, steps[number - 1])) is not None:
+        calls[:0] = more
+        number -= 1
+    if not calls or any([pass_.kind == GRADIENT_PASS for pass_ in tape.passes if pass_.start >= calls[-1].end]):
+        return None
+    found = Dropping(recorder, _beginning(tape, closed, calls[0].start), calls)
+    return None if found.lacks() else found
 
 
 _TRIED = 8

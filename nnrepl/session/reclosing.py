@@ -33,15 +33,19 @@ def history_of(session: Standing, recorder: Recorder) -> History:
     return session.history
 
 
-def bound(session: Standing, recorder: Recorder) -> bool:
+def bound(session: Standing, recorder: Recorder, gradient: bool) -> bool:
     """Close the oldest of the steps that have been recorded, if there are more ops than there is room for; returns
-    whether it is a good part of that."""
+    whether it is a good part of that.
+
+    Args:
+        gradient: Whether a gradient call comes.
+    """
     history = history_of(session, recorder)
     room = history.budget // SHARE // OP_BYTES
     if len(recorder.tape) >= (history.due or room):
         from nnrepl.session import bounded  # needed in a long run
 
-        bounded.bound(session, recorder, history, room)
+        bounded.bound(session, recorder, history, room, gradient)
     return len(recorder.tape) >= room // SHARE
 
 

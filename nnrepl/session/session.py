@@ -136,7 +136,7 @@ class TapeSession(Standing):
     def call_comes(self, gradient: bool) -> None:
         """Hear that the program is about to make a call that is recorded."""
         if self.recorder is not None:
-            is_long = bound(self, self.recorder)
+            is_long = bound(self, self.recorder, gradient)
             if gradient and not self.recorder.intake.follows:
                 natively.keep(self, self.recorder, self.keeping, points=is_long)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
+from nnrepl.record.dropped import Dropping
 from nnrepl.session import reclosing
 from nnrepl.timeline.history import default_budget
 from tests.closed.programs import HEAD, PLAIN, PROGRAMS
-from tests.closed.test_closed import BITS, QUIET, TOLD, _main, plainly, play
+from tests.closed.test_closed import BITS, QUIET, TOLD, _main, captured, plainly, play
 
 __all__ = ["_main"]
 
@@ -57,6 +60,33 @@ def test_recorded_steps_beyond_the_budget_are_closed(
     assert len(re.findall(r"^ +\d+ +[1-4] ", shown, re.MULTILINE)) >= 3, shown
     assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[(step - 1) * (len(told) // steps)] for step in order]
     assert printed in shown
+
+
+def test_an_interrupt_waits_until_steps_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of it the tape would be in pieces."""
+    monkeypatch.setattr(reclosing, "OP_BYTES", default_budget() // reclosing.SHARE // 60)
+    (tmp_path / "train.py").write_text(HEAD + QUIET + PROGRAMS["adam"])
+    printed, told = plainly(HEAD + TOLD + PROGRAMS["adam"])
+    forget, struck = Dropping._forget, []
+
+    def strike(self: Dropping) -> None:
+        if not struck:
+            struck.append(self)
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        forget(self)
+
+    monkeypatch.setattr(Dropping, "_forget", strike)
+    lines = ("continue", "where", "continue", "goto step 3", "until backward", f"p {BITS}")
+    commands = [part for line in ("config native off", *lines) for part in ("-c", line)]
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        shown = captured("--plain", *commands, str(tmp_path / "train.py"))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "stopping at the next op" in shown
+    assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[2]]
+    assert [line for line in printed.splitlines() if line not in shown] == []
 
 
 COMPILED = """
