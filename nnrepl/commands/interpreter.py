@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import traceback
 from collections import deque
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -452,39 +450,12 @@ class Interpreter:
             several = ", ".join(side_by_side(text))
             said = f"; with commas it is several expressions: {several}" if several else ""
             raise UserError(f"this does not parse: {error.msg}{said}") from None
-        except NameError as error:
-            raise UserError(self._name_error(error, text)) from None
         except Unwinding:
             raise
         except (Exception, SystemExit, GeneratorExit) as error:
-            raise UserError(self._reason(error, text)) from None
+            from nnrepl.commands.refused import reason  # needed where something fails
 
-    def _name_error(self, error: NameError, text: str) -> str:
-        name = error.name or str(error)
-        answer = habits.answer(text.strip())
-        if answer is not None:
-            return answer
-        if text.strip() == name and not self.session.lookup.belongs(name):
-            close = get_close_matches(name, self.table.names, 1)
-            if close:
-                return f"nothing here is called {name}; did you mean the command {close[0]}?"
-        return f"nothing here is called {name}{self.session.lookup.suggest(name)}" + self._as_command(text)
-
-    def _as_command(self, text: str) -> str:
-        """Return what to type instead of a line that was meant as a command and is Python."""
-        word, _, rest = text.strip().partition(" ")
-        if word not in self.table or not rest or parse(text).assignment is not None:
-            return ""
-        usage = self.table[word].usage
-        return f" (the line was read as Python; the command is written: {usage})"
-
-    def _reason(self, error: BaseException, text: str) -> str:
-        """Return what an exception says, in one line."""
-        said = traceback.format_exception_only(type(error), error)[-1].strip().splitlines()
-        first = said[0][:300] if said else type(error).__name__
-        if said[-1].startswith("Invoked with types"):  # nanobind: the signatures in between help nobody
-            first = f"{first.partition(' The following')[0]} {said[-1]}"
-        return first + self._as_command(text)
+            raise UserError(reason(self.session, self.table, error, text)) from None
 
 
 def _filled(line: str, rest: str) -> str:

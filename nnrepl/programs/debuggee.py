@@ -10,6 +10,8 @@ from functools import partial
 from types import ModuleType
 from typing import Any, cast
 
+import mlx.core as mx
+
 from nnrepl.programs.cells import is_leaving, needed, run_cell
 from nnrepl.programs.exceptions import clean_walks, print_exception
 from nnrepl.programs.reload import Reloader
@@ -33,6 +35,7 @@ from nnrepl.session.errors import Load, Quit, Restart
 from nnrepl.session.session import TapeSession
 from nnrepl.session.state import RunAgain
 from nnrepl.session.typed import append, cell_begins, cell_ended
+from nnrepl.timeline.timelines import Timeline
 from nnrepl.timeline.typed_cells import Cell, make_cell
 
 
@@ -70,9 +73,10 @@ class Debuggee:
         self._reads_input = reads_input
         self._call = call
         self._main = ModuleType("__main__")
+        self._over: tuple[Timeline, ModuleType] | None = None
         self._made = 0
         self._ran: set[Cell] = set()
-        self._waits = False
+        self._waits = self._at_end = False
         self._seen = 0
         self._whole = False
         self._forward: Forward | None = None
@@ -112,9 +116,10 @@ class Debuggee:
                 return self._once(wish)
             except (Restart, RunAgain) as wanted:
                 wish = _alone(wanted)
+                self._keep_end(wish)
                 self._reset()
             except Load as wanted:
-                wish = None
+                wish = self._over = None
                 self._load(cast(Script, wanted.program))
             except (Diverged, CannotExchange, NotKept) as failure:
                 wish = _alone(self._back(failure, wish))
@@ -147,7 +152,18 @@ class Debuggee:
     @property
     def namespace(self) -> dict[str, Any]:
         """The variables of the program's `__main__`."""
-        return self._main.__dict__
+        return self._main.__dict__ if self.before is None else self.before
+
+    @property
+    def before(self) -> dict[str, Any] | None:
+        """The variables as the program had left them at the end of the timeline that the user looks at, where it was
+        to run again and has not come to that end: None where it has."""
+        timelines = self.session.changes.timelines
+        stranded = self.session.restarts is None
+        over = self._over
+        if over is None or over[0] is not timelines.current or (timelines.live is over[0] and not stranded):
+            return None
+        return over[1].__dict__
 
     @property
     def waits(self) -> bool:
@@ -174,6 +190,16 @@ class Debuggee:
         return cell
 
     # -- running -------------------------------------------------------------------------------------------
+
+    def _keep_end(self, wish: Unwinding) -> None:
+        """Keep what an ended program has left in its variables, until it is at its end again: it may not come there.
+        Not where that, with what the run makes anew, would take more memory than there is."""
+        timelines = self.session.changes.timelines
+        if isinstance(wish, RunAgain) and self._at_end and 2 * mx.get_active_memory() <= mx.get_memory_limit():
+            self._over = timelines.live, self._main
+        elif not isinstance(wish, RunAgain):
+            self._over = None
+        self._at_end = False
 
     def _once(self, wish: Unwinding | None) -> BaseException | None:
         """Run the program to its end: from its start, or along the tape of a run before."""
@@ -271,7 +297,8 @@ class Debuggee:
         if call and (error is None or isinstance(error, SystemExit)):
             append(self.session, (self.make(call),), stop=True)
             return
-        self._waits = True
+        self._waits = self._at_end = True
+        self._over = None
         try:
             if cell is None:
                 self.session.ended(error)

@@ -1,21 +1,34 @@
-"""Handing back: where the program goes on natively, the tape lets go of what MLX would write into in plain Python."""
+"""Handing back: the tape lets go of what MLX would write into in plain Python.
+
+MLX gives a result the strides of the operand that it writes over (`set_binary_op_output_data`,
+mlx/backend/common/binary.h). Those of two operands of one shape can differ in an axis of length one, as a transposed
+gradient's and its weight's of shape (1, n) do; and by the strides a product takes another path through the BLAS, with
+other last bits (`check_transpose`, mlx/backend/cpu/matmul.cpp).
+"""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING
 
-from nnrepl.tape import UPDATE_PASS
+import mlx.core as mx
+
+from nnrepl.tape import UPDATE_PASS, is_evaluated
+from nnrepl.tape.value import sketch_of
 
 if TYPE_CHECKING:
-    from nnrepl.record.recorder import Recorder
-    from nnrepl.tape import Value
+    from nnrepl.record.ledger import Ledger
+    from nnrepl.tape import Op, Value
 
+_eval, _copy, _view, _or = mx.eval, mx.array.__copy__, mx.view, mx.bitwise_or
+# Made here, where nothing is recorded: a construction is an op.
+_NOTHING = {size: mx.array(0, kind) for size, kind in ((1, mx.uint8), (2, mx.uint16), (4, mx.uint32), (8, mx.uint64))}
+_LINEAR, _ARITHMETIC = ("+", "-"), ("+", "-", "*", "/")
 _OF_THE_TAPE = 2
 """An array that only its value holds has so many references: that one, and the look at it."""
 
 
-def hand_back(recorder: Recorder) -> None:
+def hand_back(recorder: Ledger) -> None:
     """Let go of what the next update takes: the weights and the optimizer's state. In plain Python nothing else holds
     their buffers, so MLX writes an update into them; where it may not, the new weights are laid out as the other
     operand is, and with that every product may get another last bit. The tape can make them again."""
@@ -33,13 +46,79 @@ def hand_back(recorder: Recorder) -> None:
             if op is None or op.operation.kind != "op" or value.held is None or value.size < 2:
                 continue
             if value in shared or sys.getrefcount(value.held) > _OF_THE_TAPE:
-                _let_go(recorder, value)
+                _put(recorder, value, None)
         for leaf in pass_.wrt:
             if leaf.held is not None and leaf.origin is not None and leaf.origin.held is None:
-                _let_go(recorder, leaf)
+                _put(recorder, leaf, None)
 
 
-def _let_go(recorder: Recorder, value: Value) -> None:
-    """Let go of a value's array for now; of what the history budget takes it is told, of this it need not be."""
-    recorder.drop(value)
-    recorder.tape.notes.dropped.discard(value)
+def lend(recorder: Ledger, op: Op, result: mx.array) -> None:
+    """Let go of the operands of an arithmetic op that are results of others like it, and are lazy still: the tape makes
+    them again from their ops where somebody looks. Of what they are combined with, a weight, it keeps a copy. The
+    program's own objects, if they live on, keep MLX from writing over them, as they would."""
+    shape = result.shape
+    if len(shape) < 2 or 1 not in shape[-2:] or result.size == 1 or recorder.inside is not None:
+        return
+    # In a gradient call the graph of the backward pass holds the operands of all but sums and differences.
+    if recorder.differentiating and op.operation.infix not in _LINEAR:
+        return
+    lent, there = [], []
+    for operand in op.inputs:
+        held = operand.held
+        if held is None:
+            continue
+        if is_evaluated(held):
+            there.append(operand)
+        elif operand.op is not None:
+            if not _is_arithmetic(operand) or held.shape != shape:
+                return  # it costs more to make it again; and what is written over is decided among all operands
+            lent.append(operand)
+    for operand in lent:
+        _put(recorder, operand, None)
+    if lent and not recorder.differentiating:
+        for operand in there:
+            if operand.shape == shape:
+                _own(recorder, operand)
+
+
+def _is_arithmetic(value: Value) -> bool:
+    """Whether a value is made by an op that costs next to nothing to do again."""
+    op = value.op
+    return op is not None and op.of is None and op.operation.kind == "op" and op.operation.infix in _ARITHMETIC
+
+
+def _own(recorder: Ledger, value: Value) -> None:
+    """Hold a value in a buffer of the tape's own, and whatever else it is the same tensor as: what was a parameter in
+    the last gradient calls is a leaf of each."""
+    assert value.held is not None
+    own = duplicate(value.held)
+    _eval(own)
+    first = value if value.origin is None else value.origin
+    family = dict.fromkeys([value, first])
+    for pass_ in recorder.tape.passes[-3:]:
+        leaves = [leaf for leaf in pass_.wrt if leaf.origin is first]
+        family.update(dict.fromkeys(leaves))
+        for op in pass_.ops if leaves else ():
+            alike = len(op.inputs) == 1 and op.inputs[0] in family and op.operation.kind == "op"
+            if alike and op.outputs and op.outputs[0].size == value.size:
+                _put(recorder, op.outputs[0], None)  # it may be a view of the same buffer
+    for same in family:
+        if same.held is not None:
+            _put(recorder, same, _copy(own))
+
+
+def _put(recorder: Ledger, value: Value, array: mx.array | None) -> None:
+    """Hold another array for a value, or none; the program's own object, if it lives on, stays linked."""
+    held = value.held
+    if held is not None:  # `h + h`
+        if recorder.live.get(id(held)) is value:
+            recorder.link(held, value)
+        recorder.tape.notes.sketches[value] = sketch_of(held)
+    value.held = array
+
+
+def duplicate(array: mx.array) -> mx.array:
+    """Return the same bits in the same layout, in a buffer of their own; lazy."""
+    # As whole numbers, whose bits an `or` with 0 leaves as they are; of floats + 0 makes 0.0 of -0.0.
+    zero = _NOTHING[array.itemsize]
+    return _view(_or(_view(array, zero.dtype), zero), array.dtype)

@@ -18,6 +18,7 @@ import mlx.core as mx
 from nnrepl.record import trees
 from nnrepl.record.adopt import adopt
 from nnrepl.record.bounds import INDEXING
+from nnrepl.record.handing_back import lend
 from nnrepl.record.intake import RECORDING, Intake
 from nnrepl.record.leavings import Block, Leavings
 from nnrepl.record.listener import Exchanging, Listener, Mirrored, Switching, Touching, Traced
@@ -151,8 +152,7 @@ class Recorder:
         only_arrays = True
         live = self.live
         for arg in args:
-            kind = type(arg)
-            if kind is _array:
+            if type(arg) is _array:
                 value = live.get(id(arg))
                 if value is None:
                     value = adopt(self, arg, frame)
@@ -162,7 +162,7 @@ class Recorder:
                 template.append(value)
             else:
                 only_arrays = False
-                template.append(arg if kind in _PLAIN else self.scan(arg, inputs, frame))
+                template.append(arg if type(arg) in _PLAIN else self.scan(arg, inputs, frame))
         names = {key: self.scan(arg, inputs, frame) for key, arg in kwargs.items()} if kwargs else _NO_KWARGS
         taken = tuple(template)
         # One tuple for both where they are the same: a long tape has millions of these.
@@ -182,6 +182,8 @@ class Recorder:
             op.outputs = (value,)
             live[id(result)] = value
             self.put(op, frame)
+            if operation.infix is not None:
+                lend(self, op, result)
         else:
             self.finish(op, result, frame)
         return result
@@ -237,6 +239,8 @@ class Recorder:
             self.collector.rest(op.position)
         if self.listener is not None:
             self.listener.op_recorded(op)
+        elif self.intake.follows:  # in a call that is made again nobody else tells what the user does between two ops
+            self.intake.passed(self)
 
     def stand(self, frame: FrameType) -> FrameType:
         """Note in which call the program stands, in this frame, and what its variables hold. Returns the

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.record.handing_back import duplicate
 from nnrepl.replay.reach import CannotReach, Reach
 from nnrepl.tape import is_evaluated
 from nnrepl.tape.native_run import NativeRun
@@ -22,8 +23,7 @@ from nnrepl.tape.native_run import NativeRun
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
 
-_copy, _eval, _view, _or, _array = mx.array.__copy__, mx.eval, mx.view, mx.bitwise_or, mx.array
-_SAME_SIZE = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
+_copy, _eval = mx.array.__copy__, mx.eval
 _SHARE = 0.01
 _MOST, _FEW = 16, 8
 _PATIENCE = 8
@@ -140,7 +140,7 @@ class Keeping:
                     point.dead.add(at)
                 continue
             there = is_evaluated(array)
-            point.arrays.append(_duplicate(array) if there else _copy(array))
+            point.arrays.append(duplicate(array) if there else _copy(array))
             point.nbytes += array.nbytes
             if not there:
                 lazy.append(at)
@@ -156,7 +156,7 @@ class Keeping:
         (point, lazy), self._lazy = self._lazy, None
         for at in lazy:
             array = point.arrays[at]
-            point.arrays[at] = _duplicate(array) if array is not None and is_evaluated(array) else None
+            point.arrays[at] = duplicate(array) if array is not None and is_evaluated(array) else None
         _eval([point.arrays[at] for at in lazy if point.arrays[at] is not None])
         missing = [point.shapes[at][0] for at in lazy if point.arrays[at] is None]
         if sum(map(prod, missing)) > _JUNK and self._owner is not None and point in self._owner.points:
@@ -202,10 +202,3 @@ def computes(array: mx.array) -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def _duplicate(array: mx.array) -> mx.array:
-    """Return the same bits in the same layout, in a buffer of their own; lazy."""
-    # As whole numbers, whose bits an `or` with 0 leaves as they are; of floats + 0 makes 0.0 of -0.0.
-    same = _SAME_SIZE[array.itemsize]
-    return _view(_or(_view(array, same), _array(0, same)), array.dtype)

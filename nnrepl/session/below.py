@@ -12,6 +12,8 @@ class TakesCells(Protocol):
 
     Attributes:
         namespace: The variables of its `__main__`.
+        before: The variables as it had left them at its end, where it was to run again and has not come there; None
+            where it has.
         waits: Whether it is over, so that it can take another cell.
         upcoming: The number that the next cell will have.
         bare: Whether it has no line but those that are typed.
@@ -19,6 +21,9 @@ class TakesCells(Protocol):
 
     @property
     def namespace(self) -> dict[str, Any]: ...
+
+    @property
+    def before(self) -> dict[str, Any] | None: ...
 
     @property
     def waits(self) -> bool: ...

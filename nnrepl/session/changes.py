@@ -27,7 +27,7 @@ from nnrepl.session.parsed import Assignment, Parsed, parse
 from nnrepl.session.reclosing import to_close
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
-from nnrepl.session.typed import append, at_last, upcoming
+from nnrepl.session.typed import append, at_last, ended_here, upcoming
 from nnrepl.tape import ClosedOp, Tape, Value, outermost
 from nnrepl.timeline.code import CodeChange, SourceChanges
 from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of, said_inside
@@ -358,7 +358,7 @@ class Changes:
         Raises RunAgain through the program, UserError if it cannot run again.
         """
         current = self.timelines.current
-        over = upcoming(self.session) or (current.ended and at_last(self.session))
+        over = upcoming(self.session) or (current.ended and at_last(self.session) and not ended_here(self.session))
         if current is not self.timelines.live and over and self.can_run_again:
             self.session.hooks.opening(f"timeline {current.number}")
             self.open(frozenset([0]), self.session.cursor)  # the setup, which is never closed

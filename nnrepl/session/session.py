@@ -38,7 +38,7 @@ from nnrepl.session.settings import defaults
 from nnrepl.session.standing import Edits, Files, Standing
 from nnrepl.session.state import Course, Going, Replaying, RunAgain
 from nnrepl.session.stops import Breakpoint, Hit, Stops, Trigger
-from nnrepl.session.typed import at_end, only_defines, upcoming
+from nnrepl.session.typed import at_end, ended_here, only_defines
 from nnrepl.tape import ClosedOp, Op, Pass, Tape
 from nnrepl.timeline.code import SourceChanges
 from nnrepl.timeline.evaluation import Work
@@ -490,7 +490,7 @@ class TapeSession(Standing):
     def where(self) -> Surroundings:
         """Where Python at the prompt stands."""
         where = self.where_at(self.cursor)
-        if upcoming(self) and self.debuggee is not None:
+        if ended_here(self) and self.debuggee is not None:
             return replace(where, ended=self.debuggee.namespace)
         scope = where.scope
         for _ in range(self.level):

@@ -31,6 +31,13 @@ def upcoming(session: Standing) -> int:
     return program.upcoming if program is not None and program.waits and at_last(session) else 0
 
 
+def ended_here(session: Standing) -> bool:
+    """Whether the cursor stands where the program has ended, with all that it has left in its variables: also where it
+    was to run again since, and could not."""
+    program = session.debuggee
+    return program is not None and (program.waits or program.before is not None) and at_last(session)
+
+
 def at_last(session: Standing) -> bool:
     """Whether the cursor stands after the last op, or at one that raised and was the last."""
     left = session.tape.ops[session.cursor :]

@@ -457,3 +457,34 @@ def test_a_weight_is_called_by_its_place_although_another_variable_had_it_first(
     )
     shown = play(file, "continue", "goto step 5 layers.0", "ops")
     assert re.search(r"addmm +layers\.0\.bias \(2,\), 4#9 \(1, 2\)", shown), shown
+
+
+def test_what_ended_is_kept_where_it_cannot_be_run_again(tmp_path: Path) -> None:
+    """Each run makes another number of ops: what the program has left in its variables is there all the same, and
+    nothing is tried again for it."""
+    runs = tmp_path / "runs"
+    file = tmp_path / "counts.py"
+    file.write_text(f"""
+import mlx.core as mx
+open({str(runs)!r}, "a").write("x")
+times = len(open({str(runs)!r}).read())
+def loss_fn(w):
+    for _ in range(times): w = mx.tanh(w)
+    return (w * w).mean()
+w = mx.array([1.0, 2.0])
+for _ in range(3):
+    loss, g = mx.value_and_grad(loss_fn)(w)
+    w = w - g
+    mx.eval(w)
+answer = times
+""")
+    said = " ".join(
+        play(file, "c", "goto step 2", "p answer", "answer * 10 + 3", "p type(loss_fn)", "p w.shape").split()
+    )
+    assert "the program does not do the same when it runs again" in said
+    told = said.partition("your changes are as they were")[2]
+    assert "answer = 1 " in told
+    assert " 13 " in told
+    assert "function" in told
+    assert "(2,)" in told
+    assert "runs again" not in told

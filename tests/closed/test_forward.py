@@ -16,6 +16,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from nnrepl.record.handing_back import duplicate
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay import keeping, uncomputed
 from nnrepl.replay.keeping import Keeping, Point, thin
@@ -292,7 +293,7 @@ def test_a_stand_in_gives_no_number() -> None:
 )  # fmt: skip
 def test_a_copy_has_the_same_bits_and_layout(array: mx.array) -> None:
     mx.eval(array)
-    twin = keeping._duplicate(array)
+    twin = duplicate(array)
     mx.eval(twin)
     assert twin.dtype == array.dtype
     assert memoryview(twin).strides == memoryview(array).strides

@@ -377,7 +377,36 @@ def left_behind(faulty: bool) -> None:
     mx.eval(compiled(x, y))
 
 
+class Next(nn.Module):
+    """Says which token comes next, by attention written out, or by MLX's."""
+
+    def __init__(self, seen: int, fused: bool) -> None:
+        super().__init__()
+        self.table, self.query, self.head = nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 5)
+        self.rest = (mx.tril(mx.ones((6, 6)), k=seen) > 0, fused)
+
+    def __call__(self, ids: mx.array) -> mx.array:
+        h = self.table(ids)
+        q = self.query(h)
+        mask, fused = self.rest
+        if fused:
+            keys = h[:, None]
+            read = mx.fast.scaled_dot_product_attention(q[:, None], keys, keys, scale=0.5, mask=mask)
+            return self.head(h + read[:, 0])
+        return self.head(h + mx.softmax(mx.where(mask, q @ h.swapaxes(1, 2), -1e9), axis=-1) @ h)
+
+
+def peeking(faulty: bool, fused: bool = False) -> None:
+    ids = mx.random.randint(0, 5, (3, 7), key=mx.random.key(2))
+
+    def loss(m: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+        return nn.losses.cross_entropy(m(x), y).mean()
+
+    train(Next(int(faulty), fused), loss, ids[:, :-1], ids[:, 1:])
+
+
 OTHERS: dict[str, tuple[str, Program]] = {
+    "peeking": ("peeking", peeking), "peeking, fused": ("peeking", lambda faulty: peeking(faulty, True)),
     "of itself": ("idle update", averaged),
     "unkept": ("discarded update", following),
     "thrown": ("leaping update", thrown), "leapt first": ("leaping update", leapt_first),
@@ -408,7 +437,7 @@ ELSEWHERE = {"hole"}
 
 CLAIMED = {
     "asleep": "asleep or not called", "sleeping": "asleep", "half kept": "half kept", "divided away": "gone again",
-    "one term": "dead way", "leapt first": "leaping update",
+    "one term": "dead way", "leapt first": "leaping update", "peeking, fused": "peeking",
     "creeping": "creeping update", "non-finite": "not finite", "double softmax": "double",
     "forced evaluation": "forced", "cut gradient": "the very numbers",
 }  # fmt: skip

@@ -639,6 +639,18 @@ def test_what_one_module_keeps_from_training_is_not_kept_in_another(everything: 
     assert any("head" in text for text in found)
 
 
+def test_what_a_frozen_target_keeps_from_training_is_not_kept_in_the_model_of_the_same_names() -> None:
+    online = nn.Sequential(nn.Sequential(nn.Linear(4, 3)), nn.Linear(3, 3))
+    target, x = nn.Sequential(nn.Linear(4, 3)).freeze(), rows(4, 4)
+
+    def loss(model: nn.Sequential, x: mx.array) -> mx.array:
+        return mx.square(model.layers[1](mx.stop_gradient(model.layers[0](x))) - target(x)).mean()
+
+    (found,) = health(OpenSession(nnrepl.trace(loss, online, x, wrt=online))).warnings
+    assert found.kind == "no gradient"
+    assert "layers.0.layers.0.weight" in str(found.text)
+
+
 @pytest.mark.parametrize("faulty", [True, False])
 def test_a_last_relu_that_has_died_with_a_loss_left_is_no_hinge(faulty: bool) -> None:
     *_, last = reports(ended, faulty)

@@ -457,6 +457,9 @@ def passed(p, q):
     return loss * 100 + g["w"].sum() * 10 + h[0].sum() + p["w"].sum() + q[0].sum()
 def run():
     return passed(P, Q)
+compiled = mx.compile(passed)
+def again():
+    return [compiled(P, Q), compiled(P, Q)][1]
 """
 IN_ENTRIES = ['p["w"] = p["w"] * 10', "q[0] = q[0] * 10", 'p["w"] *= 10']
 
@@ -466,9 +469,15 @@ IN_ENTRIES = ['p["w"] = p["w"] * 10', "q[0] = q[0] * 10", 'p["w"] *= 10']
 def test_an_entry_of_what_a_gradient_call_is_given(place: str, line: str, tmp_path: Path) -> None:
     """It stands where the user stands: in the function, or before the gradient call, which is given it then."""
     number, text = next((at, text) for at, text in enumerate(GLOBAL.splitlines(), 1) if text.endswith(f"# {place}"))
-    twin = loaded(tmp_path / "twin.py", GLOBAL.replace(text, f"    {line}\n{text}"))
+    expected = loaded(tmp_path / "twin.py", GLOBAL.replace(text, f"    {line}\n{text}")).run()
     program = loaded(tmp_path / f"global_{abs(hash((line, place)))}.py", GLOBAL)
     session = OpenSession(nnrepl.trace(program.run))
     session.run(f"goto {Path(program.__file__).name}:{number}")
     session.run(line)
-    assert_same_bits(twin.run(), session.tape.ops[-1].outputs[0].array)
+    assert_same_bits(expected, session.tape.ops[-1].outputs[0].array)
+    if place == "call":  # in a call that is repeated: nothing but the op before tells of the line
+        session = OpenSession(nnrepl.trace(program.again))
+        session.run(f"goto {Path(program.__file__).name}:{number}")
+        session.run(f"until {Path(program.__file__).name}:{number}")
+        session.run(line)
+        assert_same_bits(expected, session.tape.ops[-1].outputs[0].array)

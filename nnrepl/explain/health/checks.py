@@ -16,8 +16,10 @@ from nnrepl.explain.health import (
     gradient_findings,
     growth,
     kept_out,
+    no_gradient,
     own_numbers,
     parameters,
+    peeking,
     precision,
     program_findings,
     repeats,
@@ -41,6 +43,7 @@ from nnrepl.tape.collector import paused
 
 _MODULES = (
     gradient_findings,
+    no_gradient,
     activations,
     dead_ways,
     frozen_parts,
@@ -49,6 +52,7 @@ _MODULES = (
     symmetry,
     shares,
     axes,
+    peeking,
     signs,
     broadcasts,
     precision,

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Iterator
 
 import mlx.core as mx
 
 from nnrepl.classes import dataclass
 from nnrepl.explain import words
-from nnrepl.explain.answer import Cause
 from nnrepl.explain.blame import Blame, blame, cone_stats
 from nnrepl.explain.born import amount, born, did
-from nnrepl.explain.disconnected import why_none
 from nnrepl.explain.health.activations import was_alive
 from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
 from nnrepl.explain.limits import is_lost
 from nnrepl.explain.nonfinite import Trouble, blamed, ends, first_not_finite, trouble, vanished
 from nnrepl.explain.outside import detours
-from nnrepl.explain.paths import cone, leaves_later, root_modules
+from nnrepl.explain.paths import cone, leaves_later
 from nnrepl.explain.scale import LineSteps, grows, shrinks, weight_of
 from nnrepl.explain.stuck import reason_for
 from nnrepl.explain.zero_reasons import Reason
@@ -29,8 +26,8 @@ from nnrepl.installed import is_library
 from nnrepl.ops import Trait, has
 from nnrepl.record.batches import total
 from nnrepl.session.births import INF, Birth, is_inexact
-from nnrepl.tape import Op, Pass, Value
-from nnrepl.tape.claims import Claim, Possibility
+from nnrepl.tape import Op, Value
+from nnrepl.tape.claims import Claim
 
 
 def nonfinite(case: Checkup) -> Iterator[Finding]:
@@ -82,76 +79,7 @@ def finals(case: Checkup) -> dict[Value, Value]:
     return {leaf: pass_.grads[leaf][-1] for leaf in pass_.wrt if pass_.grads.get(leaf) and leaf.size}
 
 
-def missing(case: Checkup) -> Iterator[Finding]:
-    """Parameters that no gradient reaches, grouped by the reason."""
-    pass_ = case.pass_
-    none = [leaf for leaf in pass_.wrt if not pass_.grads.get(leaf) and leaf.size and is_inexact(leaf)]
-    holes = [hole for hole in case.session.tape.holes if pass_.start <= hole.position < pass_.end]
-    if none and holes:
-        yield from findings(
-            Possibility("finding: hole", lambda: bool(holes), lambda: (
-                f"{_names(none)} {'has' if len(none) == 1 else 'have'} no gradient, but "
-                f"{words.counted(len(holes), 'tensor')} of the pass came from something that was not recorded, so the "
-                "way may lead through there")),
-            "hole", "verify", None, NOTE)  # fmt: skip
-        return
-    paths = _kept(pass_)
-    kept = [leaf for leaf in none if any(leaf.name == path or leaf.name.endswith(f".{path}") for path in paths)]
-    if kept:
-        yield from findings(_are_kept(case, kept), "no gradient", f"why grad({kept[0].name})", None, NOTE)
-    none = [leaf for leaf in none if leaf not in kept]
-    reached = {_pattern(leaf.name) for leaf in pass_.wrt if pass_.grads.get(leaf)}
-    groups: dict[object, list[tuple[Value, Cause]]] = {}
-    for leaf in none[:_LOOKED]:
-        why = why_none(case.session, leaf)
-        sibling = why.cause == "unused" and _pattern(leaf.name) in reached
-        first_word = leaf.name.partition(".")[0] if "." in leaf.name else ""
-        key = why.op if why.op is not None else (why.cause, first_word)
-        groups.setdefault((key, sibling), []).append((leaf, why))
-    for (_, sibling), group in groups.items():  # type: ignore[misc]
-        first, why = group[0]
-        # What only takes part in choosing experts or positions (a router's bias) is trained in another way, if at all.
-        chosen = why.op is not None and has(why.op.name, Trait.PLACES)
-        reason = " ".join(why.reasons[:2] if why.cause == "unused" else why.reasons[:1]) or why.headline
-        yield from findings(_never_get(case, [leaf for leaf, _ in group], reason), "no gradient",
-                            f"why grad({first.name})", why.op, NOTE if chosen or sibling else WARNING)  # fmt: skip
-
-
-def _kept(pass_: Pass) -> set[str]:
-    """Return the paths under which modules of MLX hold what they keep from training themselves: the statistics of a
-    BatchNorm."""
-    return {f"{path}.{name}" if path else name for root in root_modules(pass_) for path, one in root.named_modules()
-            for name in getattr(one, "_no_grad", ()) if type(one).__module__.startswith("mlx.")}  # fmt: skip
-
-
-def _are_kept(case: Checkup, leaves: list[Value]) -> Claim[str]:
-    """Claim that no gradient comes to what a module of MLX keeps from training."""
-    are, them = ("is", "it") if len(leaves) == 1 else ("are", "them")
-    return Claim("finding: kept from training", lambda: not any(map(case.pass_.grads.get, leaves)), lambda: (
-        f"{_names(leaves)} {are} differentiated as well, though the model keeps {them} from training, and no gradient "
-        "comes there: give the gradient call trainable_parameters()"))  # fmt: skip
-
-
-def _never_get(case: Checkup, leaves: list[Value], reason: str) -> Claim[str]:
-    """Claim that no gradient of some parameters is on the tape, that of no op of the pass either."""
-    of = {leaf.canonical for leaf in leaves}
-
-    def holds() -> bool:
-        return not any(one.gradient_of in of for op in case.pass_.ops if op.of is not None for one in op.outputs)
-
-    return Claim(
-        "finding: no gradient",
-        holds,
-        lambda: f"{_names(leaves)} get{'s' if len(leaves) == 1 else ''} no gradient in {case.pass_.address}: {reason}",
-    )
-
-
 _LOOKED = 64
-
-
-def _pattern(name: str) -> str:
-    """`layers.*.weight`: what the same parameter of another layer is called as well."""
-    return re.sub(r"\.\d+(?=\.|$)", ".*", name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +180,7 @@ def _are_zero(case: Checkup, one: Dead) -> Claim[str]:
     are, them = ("is", "it") if len(one.leaves) == 1 else ("are", "they")
     at = f"{words.title(one.op)}{_and_at(one)}{line_of(one.op)}"
     return Claim("finding: zero gradient", holds, lambda: (
-        f"{_names(one.leaves, '∂L/∂')} {are} 0: {them} became 0 at {at}: {one.reason.text.rstrip('.')}"
+        f"{listed(one.leaves, '∂L/∂')} {are} 0: {them} became 0 at {at}: {one.reason.text.rstrip('.')}"
         f"{_other_ways(case, one)}{_further_on(case, one)}{_as_a_mask(one)}"))  # fmt: skip
 
 
@@ -341,7 +269,8 @@ def is_meant(case: Checkup, op: Op, leaves: list[Value]) -> bool:
     return forward.name == "softmax" and case.look.stat(forward.inputs[0]).infs > 0  # a router that leaves one choice
 
 
-def _names(leaves: list[Value], sign: str = "") -> str:
+def listed(leaves: list[Value], sign: str = "") -> str:
+    """Name up to three leaves, and say how many more there are."""
     shown = ", ".join(sign + leaf.name for leaf in leaves[:3])
     return shown + (f" and {len(leaves) - 3} more" if len(leaves) > 3 else "")
 
@@ -490,4 +419,4 @@ def outside(case: Checkup) -> Iterator[Finding]:
             yield from findings(detour.claim, "cut gradient", f"what {detour.op.label}", detour.op)
 
 
-CHECKS: list[Check] = [nonfinite, missing, outside, zero, scale, underflow]
+CHECKS: list[Check] = [nonfinite, outside, zero, scale, underflow]
