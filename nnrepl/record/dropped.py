@@ -111,9 +111,11 @@ class Dropping:
         self.gone = set(self.tape.ops[start : self.end])
         self.now: dict[Value, Value] = {}
         self._closed: list[ClosedOp] = []
+        self._old: set[Pass] = set()
         self._begins: list[int] = []
         self._ends: list[int] = []
         self.by = self.before = self.fewer = 0
+        self._stands: dict[Pass, Pass] = {}
 
     def lacks(self) -> bool:
         """Whether something that later ops take of it has been let go of: then they could not be computed again."""
@@ -132,6 +134,10 @@ class Dropping:
         if position <= self.start:
             return position
         return self._begins[min(bisect_right(self._ends, position), len(self._begins) - 1)]
+
+    def stands_for(self, pass_: Pass) -> Pass:
+        """Return what stands for a pass now."""
+        return self._stands.get(pass_, self._closed[-1].pass_ if pass_ in self._old else pass_)
 
     def run(self) -> None:
         """Do it."""
@@ -184,6 +190,8 @@ class Dropping:
                      code=one.code, open=False)  # fmt: skip
         op = ClosedOp(one.kind, one.title, pass_)
         self._closed.append(op)
+        if old is not None:
+            self._stands[old] = pass_
         return op
 
     def _is_by_hand(self, at: int, old: Pass) -> bool:
@@ -236,7 +244,7 @@ class Dropping:
         after = tape.passes[len(before) + len(old) :]
         self._old = {*old, *(op.pass_ for op in self.gone)}
         self.before, self.fewer = len(before), len(old) - len(closed)
-        tape.steps.cut(start, end, self.moved, self.fewer, self.before)
+        tape.steps.cut(start, self, self.fewer, self.before)
         tape.ops[start:end] = closed
         for op in later:
             op.position += by

@@ -31,12 +31,12 @@ _RECENT = 4
 _LONG = goals.Never, goals.Ending, goals.InStep, goals.NextPass
 
 
-def bound(session: Standing, recorder: Recorder, history: History, room: int, gradient: bool) -> None:
+def bound(session: Standing, recorder: Recorder, history: History, room: int) -> None:
     """Close the oldest steps, so that no more ops are left than half of what there is room for. Where the numbers of
-    the weights have been let go of with which later ones begin, all are closed, if a `gradient` call comes now."""
+    the weights have been let go of with which later ones begin, all are closed: a gradient call comes now."""
     if not _may(session, recorder):
         return
-    found = _oldest(recorder, room // 2) or (_all(recorder) if gradient else None)
+    found = _oldest(recorder, room // 2) or _all(recorder)
     if found is not None:
         with held():
             _close(session, history, found)
@@ -88,6 +88,7 @@ def _all(recorder: Recorder) -> Dropping | None:
     """Return all steps that are over and may be closed, where a gradient call comes; None as above."""
     from nnrepl.record.dropped import Dropping, calls_of  # needed in a long run
 
+    recorder.close_pass()  # the call begins one of its own
     tape, steps = recorder.tape, recorder.tape.steps
     closed, number = _closed_up_to(tape), len(steps)
     if number and not steps[-1].is_over:
@@ -124,7 +125,8 @@ def _close(session: Standing, history: History, found: Dropping) -> None:
         levels.numbering.learn(tape)
     found.run()
     if levels is not None:
-        levels.numbering.cut(found.before, found.fewer)
+        levels.numbering.cut(found.before, found.fewer, found.stands_for)
+        levels.changes.cut(found.stands_for)
     moved, timeline, now = found.moved, session.edits.timelines.current, session.course.now
     history.cut(found.start, found.end, moved)
     session.names.forget()

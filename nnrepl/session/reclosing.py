@@ -34,18 +34,18 @@ def history_of(session: Standing, recorder: Recorder) -> History:
 
 
 def bound(session: Standing, recorder: Recorder, gradient: bool) -> bool:
-    """Close the oldest of the steps that have been recorded, if there are more ops than there is room for; returns
-    whether it is a good part of that.
+    """Close the oldest of the steps that have been recorded, if there are more ops than there is room for and a new one
+    begins; returns whether it is a good part of that.
 
     Args:
         gradient: Whether a gradient call comes.
     """
     history = history_of(session, recorder)
     room = history.budget // SHARE // OP_BYTES
-    if len(recorder.tape) >= (history.due or room):
+    if gradient and len(recorder.tape) >= (history.due or room):
         from nnrepl.session import bounded  # needed in a long run
 
-        bounded.bound(session, recorder, history, room, gradient)
+        bounded.bound(session, recorder, history, room)
     return len(recorder.tape) >= room // SHARE
 
 
