@@ -91,10 +91,10 @@ class Compiled(opaque.Transform):
         if self._is_library():
             return self.real(*args, **kwargs)
         signature = call_signature(args, kwargs)
-        twin = self._settled.get(signature)  # as mostly: one look
+        twin = None if levels.awaited else self._settled.get(signature)  # as mostly: one look
         if twin is None:
             twin = self.twins.get(signature)
-            if twin is None or self._traces_anew(signature, args, kwargs):
+            if twin is None or levels.awaited or self._traces_anew(signature, args, kwargs):
                 levels.record_late()
                 return self.call(levels.recorder, args, kwargs, frame)
             if self._looks.get(signature, 0) >= _LOOKED_AT:

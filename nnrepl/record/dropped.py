@@ -97,24 +97,27 @@ class Dropping:
     Args:
         start: Where the first call begins that is to be closed, or what comes after one that is closed.
         calls: The calls, up to the last of a step.
+        end: Where what is not seen after them ends, as between two closed calls; 0: where they end.
 
     Attributes:
         start, end: Which stretch of the tape is replaced; `by` how much longer it becomes: a negative number.
         gone: The ops in it.
     """
 
-    def __init__(self, recorder: Recorder, start: int, calls: Sequence[MadeCall]) -> None:
+    def __init__(self, recorder: Recorder, start: int, calls: Sequence[MadeCall], end: int = 0) -> None:
         self.recorder = recorder
         self.tape = recorder.tape
         self.calls = calls
-        self.start, self.end = start, calls[-1].end
+        self.start, self.end = start, end or calls[-1].end
+        self._late = self.end > calls[-1].end
         self.gone = set(self.tape.ops[start : self.end])
         self.now: dict[Value, Value] = {}
         self._closed: list[ClosedOp] = []
         self._old: set[Pass] = set()
         self._begins: list[int] = []
         self._ends: list[int] = []
-        self.by = self.before = self.fewer = 0
+        self.by = sum([len(call.calls) for call in calls]) - (self.end - start)
+        self.before = self.fewer = 0
         self._stands: dict[Pass, Pass] = {}
 
     def lacks(self) -> bool:
@@ -133,7 +136,8 @@ class Dropping:
             return position + self.by
         if position <= self.start:
             return position
-        return self._begins[min(bisect_right(self._ends, position), len(self._begins) - 1)]
+        at = bisect_right(self._ends, position)
+        return self._begins[at] if at < len(self._begins) else self.end + self.by
 
     def stands_for(self, pass_: Pass) -> Pass:
         """Return what stands for a pass now."""
@@ -238,7 +242,7 @@ class Dropping:
 
     def _move(self, later: list[Op], passes: list[Pass]) -> None:
         tape, start, end, closed = self.tape, self.start, self.end, self._closed
-        by = self.by = len(closed) - (end - start)
+        by = self.by
         before = [pass_ for pass_ in tape.passes if pass_.start < start]
         old = [pass_ for pass_ in tape.passes[len(before) :] if pass_.start < end and pass_.end <= end]
         after = tape.passes[len(before) + len(old) :]
@@ -257,6 +261,8 @@ class Dropping:
         tape.holes[:] = [*_kept(self, tape.holes)]
         tape.compiled[:] = [(self.moved(a), self.moved(b)) for a, b in tape.compiled if not start <= a < end]
         tape.late = {self.moved(at) for at in tape.late if not start <= at < end}
+        if self._late:
+            tape.late.add(end + by)
         tape.made[:] = [call if call.start < start else call.moved(by) for call in tape.made
                         if not start <= call.start < end]  # fmt: skip
         tape.traced[:] = [self.moved(at) for at in tape.traced]

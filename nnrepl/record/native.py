@@ -78,6 +78,7 @@ class Levels:
         numbering: Numbers their passes.
         changes: Tells whether weights are changed between gradient calls.
         resting: Whether the program is in a closed stretch: until the next call.
+        awaited: Whether the next call is recorded, as in the run before, whatever comes before it.
         evaluations: How many evaluations the program has forced up to now at its top level.
         remember: Returns what puts back all that can be reached from some things; None if nobody can.
         undisturbed: Tells whether nothing but the user can stop the program at a call, and nothing is to be done there;
@@ -102,7 +103,7 @@ class Levels:
         self.losses = ClosedLosses()
         self.numbering = Numbering()
         self.changes = HandChanges()
-        self.resting = False
+        self.resting = self.awaited = False
         self.evaluations = 0
         self.returned: Any = None
         self.calling: FrameType | None = None
@@ -161,7 +162,7 @@ class Levels:
     def record(self) -> None:
         """From here on every op is recorded."""
         recorder = self.recorder
-        self.resting = False
+        self.resting = self.awaited = False
         recorder.intake.wakes(recorder)
         self.losses.link(recorder)
         self.changes.forget()
@@ -221,7 +222,7 @@ class Levels:
 
     def wake(self) -> None:
         """Note that a call is about to be made that has to be seen: a stretch ends here, closed or opened."""
-        if self.resting:
+        if self.resting or self.awaited:
             self.record_late()
         elif not self.native:
             self.recorder.intake.awake(self.recorder)

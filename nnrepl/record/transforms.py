@@ -67,7 +67,7 @@ class Differentiated(opaque.Transform):
     _wanted: tuple[list[int], list[str]] | None = None
 
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        if levels.resting:
+        if levels.resting or levels.awaited:
             levels.wake()
             return self.call(levels.recorder, args, kwargs, frame)
         loss = loss_of if self.name == "value_and_grad" else None
@@ -295,7 +295,7 @@ def _vjp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original, assigned=("__name__", "__doc__", "__module__"), updated=())
     def vjp(fun: Callable[..., Any], primals: Any, cotangents: Any) -> Any:
         levels = noticing()
-        if levels is not None and levels.resting:
+        if levels is not None and (levels.resting or levels.awaited):
             levels.wake()
         elif levels is not None:
             return _native_vjp(levels, original, fun, primals, cotangents, _getframe(1))

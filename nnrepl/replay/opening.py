@@ -69,6 +69,8 @@ class Opening:
         if at >= len(self._expected):
             return native and (self._whole or late)
         if not isinstance(self._expected[at], ClosedOp):
+            if levels is not None and native and late:
+                levels.awaited = True
             return native and late
         if self._steps and self._step(at) in self._steps:
             self._begin(recorder, at)

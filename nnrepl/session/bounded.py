@@ -85,7 +85,8 @@ def _oldest(recorder: Recorder, room: int) -> Dropping | None:
 
 
 def _all(recorder: Recorder) -> Dropping | None:
-    """Return all steps that are over and may be closed, where a gradient call comes; None as above."""
+    """Return all steps that are over and may be closed, where the gradient call of a new one comes, with what is done
+    before that; None if there are none."""
     from nnrepl.record.dropped import Dropping, calls_of  # needed in a long run
 
     recorder.close_pass()  # the call begins one of its own
@@ -99,8 +100,7 @@ def _all(recorder: Recorder) -> Dropping | None:
         number -= 1
     if not calls or any([pass_.kind == GRADIENT_PASS for pass_ in tape.passes if pass_.start >= calls[-1].end]):
         return None
-    found = Dropping(recorder, _beginning(tape, closed, calls[0].start), calls)
-    return None if found.lacks() else found
+    return Dropping(recorder, _beginning(tape, closed, calls[0].start), calls, len(tape))
 
 
 _TRIED = 8
