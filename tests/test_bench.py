@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from tests.bench.asking import QUESTIONS, session_of
 from tests.bench.figures import YARDSTICK, Figure, compare, figure, law, load, row, save
 from tests.bench.scripts import LONG, ON_A_GPU, WORKLOADS
 
@@ -61,3 +66,34 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 def test_the_scripts_are_python() -> None:
     for workload in (*WORKLOADS, *ON_A_GPU, LONG):
         ast.parse(workload.source())
+
+
+CALLS = {"health": 240, "catch nan": 88, "verify": 112, "diff": 128}
+"""Calls of functions that a question over a whole pass may take for each op more. They are counted alike on every
+machine, and what is asked of one op at a time shows in them at once."""
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_question_over_a_whole_pass_asks_of_many_ops_at_once(name: str) -> None:
+    before, ask = QUESTIONS[name]
+    calls = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    def asked(length: int) -> tuple[int, int]:
+        nonlocal calls
+        session = session_of(length)
+        before(session)
+        calls = 0
+        sys.setprofile(count)
+        try:
+            ask(session)
+        finally:
+            sys.setprofile(None)
+        return calls, len(session.tape)
+
+    asked(34)  # what is only met the first time
+    (few, short), (many, long) = asked(100), asked(400)
+    assert (many - few) / (long - short) < CALLS[name]

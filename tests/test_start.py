@@ -21,6 +21,6 @@ def test_what_is_not_used_is_not_imported() -> None:
     assert done.returncode == 0, done.stderr
     names = done.stdout.split()
     rooms = Counter(name.split(".")[1] for name in names)
-    assert len(names) <= MODULES, rooms
+    assert len(names) <= MODULES, f"one that the prompt needs (a new module of commands) is counted in MODULES: {rooms}"
     assert not rooms.keys() & {"ops", "explain", "seen", "learn"}, rooms
     assert rooms["view"] <= 6

@@ -298,7 +298,7 @@ class Interpreter:
             shown = self._python(parsed)
             effect.result = self._result
         if effect.looked:
-            return Group(shown or Text(""), Text("what that changed in the program is put back: a look", style="hint"))
+            return Group(shown or Text(""), Text(effect.kept, style="hint"))
         if not effect.changed:
             return Text(effect.idle, style="hint") if effect.idle else shown
         session.changes.state(parsed)
@@ -455,7 +455,8 @@ class Interpreter:
         except (Exception, SystemExit, GeneratorExit) as error:
             from nnrepl.commands.refused import reason  # needed where something fails
 
-            raise UserError(reason(self.session, self.table, error, text)) from None
+            alone = text.strip() == self.line.strip()
+            raise UserError(reason(self.session, self.table, error, text, alone)) from None
 
 
 def _filled(line: str, rest: str) -> str:

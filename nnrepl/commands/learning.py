@@ -98,15 +98,15 @@ def play(it: Interpreter, player: Player) -> None:
     player.native, it.session.settings["native"] = it.session.settings["native"], "off"
 
 
-def player_of(lesson: Lesson, *, anew: bool = False, present: bool = False, keeps: bool = True) -> Player:
+def player_of(lesson: Lesson, *, anew: bool = False, present: bool = False) -> Player:
     """Return a lesson from where the user left it."""
     from nnrepl.learn.player import Player  # a session without a lesson need not wait for it
     from nnrepl.learn.progress import load_progress
 
-    mark = load_progress().get(lesson.key) if keeps and not (anew or present) else None
+    mark = None if anew or present else load_progress().get(lesson.key)
     at = 0 if mark is None or mark.done or mark.parts != len(lesson.parts) else mark.part
 
-    player = Player(lesson, at, present=present, keeps=keeps, mark=mark if at else None)
+    player = Player(lesson, at, present=present, mark=mark if at else None)
     player.catch_up()
     return player
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import mlx.core as mx
 from rich.console import Group, RenderableType
@@ -12,7 +13,7 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, EXPRESSION, EXPRESSION_OR_NOTHING, SIGNED_COUNT, Grammar, Opens, command
 from nnrepl.late import late
 from nnrepl.session.errors import NoGradient, NoTensor, NotYet, UserError
-from nnrepl.session.parsed import parse
+from nnrepl.session.parsed import Parsed, parse
 from nnrepl.tape import Value
 
 LOOK = "looking"
@@ -44,7 +45,16 @@ def print_(it: Interpreter, text: str) -> RenderableType | None:
         raise UserError("print needs an expression, such as p z1 or p/4f x[0, :3]")
     if found["map"]:
         return heatmap(it, rest)
-    return it.print(parse(rest), look, named=True)
+    return _look(it, parse(rest), lambda parsed: it.print(parsed, look, named=True))
+
+
+def _look(it: Interpreter, parsed: Parsed, show: Callable[[Parsed], RenderableType | None]) -> RenderableType | None:
+    """Show the value of an expression. What it changes in the program on the way is put back, as without a command."""
+    from nnrepl.session.statements import noticing
+
+    with noticing(it.session, parsed) as effect:
+        shown = show(parsed)
+    return Group(shown or Text(""), Text(effect.kept, style="hint")) if effect.kept else shown
 
 
 def _range(text: str | None) -> tuple[float, float] | None:
@@ -84,9 +94,13 @@ def hist(it: Interpreter, text: str) -> RenderableType | None:
 @command("pp", takes=EXPRESSION, opens=Opens.PYTHON, group=LOOK)
 def pretty_print(it: Interpreter, text: str) -> RenderableType | None:
     """Show the value of a Python expression in a readable layout."""
-    parsed = parse(text)
-    result = it.value(parsed)
-    return it.print(parsed) if hasattr(result, "dtype") else late("rich.pretty").Pretty(result, expand_all=False)
+
+    def shown(parsed: Parsed) -> RenderableType | None:
+        result = it.value(parsed)
+        pretty: RenderableType = late("rich.pretty").Pretty(result, expand_all=False)
+        return it.shown_value(result, None, parsed.text) if hasattr(result, "dtype") else pretty
+
+    return _look(it, parse(text), shown)
 
 
 @command("what", "whatis", "ptype", takes=EXPRESSION, opens=Opens.PYTHON | Opens.GRADIENTS | Opens.TAPE, group=LOOK)

@@ -14,10 +14,14 @@ from nnrepl.session.parsed import parse
 from nnrepl.session.session import TapeSession
 
 
-def reason(session: TapeSession, table: Table, error: BaseException, text: str) -> str:
-    """Return what an exception of a line says, and how the line is written, if it was meant as a command."""
+def reason(session: TapeSession, table: Table, error: BaseException, text: str, alone: bool) -> str:
+    """Return what an exception of a line says, and how the line is written, if it was meant as a command.
+
+    Args:
+        alone: Whether the text is all of the line: of `p kill` nothing is a command.
+    """
     if isinstance(error, NameError):
-        return _name_error(session, table, error, text)
+        return _name_error(session, table, error, text, alone)
     said = traceback.format_exception_only(type(error), error)[-1].strip().splitlines()
     first = said[0][:300] if said else type(error).__name__
     if said[-1].startswith("Invoked with types"):  # nanobind: the signatures in between help nobody
@@ -27,9 +31,9 @@ def reason(session: TapeSession, table: Table, error: BaseException, text: str) 
     return first + _as_command(table, text)
 
 
-def _name_error(session: TapeSession, table: Table, error: NameError, text: str) -> str:
+def _name_error(session: TapeSession, table: Table, error: NameError, text: str, alone: bool) -> str:
     name = error.name or str(error)
-    answer = habits.answer(text.strip())
+    answer = habits.answer(text.strip()) if alone else None
     if answer is not None:
         return answer
     where = session.lookup.belongs(name)
@@ -37,8 +41,8 @@ def _name_error(session: TapeSession, table: Table, error: NameError, text: str)
         return f"nothing here is called {name}{where}" + _as_command(table, text)
     names = _known(session)
     close = alike(name, names)
-    if text.strip() == name and get_close_matches(name, [*table.names, *close], 1) != close[:1]:
-        command = get_close_matches(name, table.names, 1, 0.7)
+    if alone and text.strip() == name and get_close_matches(name, [*table.names, *close], 1) != close[:1]:
+        command = get_close_matches(name, table.names, 1)
         close = [f"the command {one}" for one in command] or close
     return f"nothing here is called {name}{meant(close)}" + _as_command(table, text)
 

@@ -10,7 +10,7 @@ import mlx.core as mx
 from nnrepl.classes import dataclass
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause
-from nnrepl.explain.known import FIXED, bind, entry_for
+from nnrepl.explain.known import FIXED, bind, entry_for, listed
 from nnrepl.explain.look import Look
 from nnrepl.explain.outside import detours
 from nnrepl.explain.paths import root_modules
@@ -413,10 +413,13 @@ def ends_here(op: Op, alive: set[Value]) -> bool:
         return True
     if has(op.name, Trait.CASTS) and not mx.issubdtype(op.inputs[0].dtype, mx.inexact):
         return True
+    known, selects = listed(op), has(op.name, Trait.SELECTS)
+    if known is None or (known.variant is None and known.kind != FIXED and not selects):
+        return False  # nearly every op of a long pass, without a look at its arguments
     entry = entry_for(op)
     if entry is not None and entry.kind == FIXED:
         return True
-    if entry is not None and has(op.name, Trait.SELECTS):
+    if entry is not None and selects:
         first = bind(entry, op)
         carried = [given for symbol, given in first.items() if symbol in entry.slopes and isinstance(given, Value)]
         return not any(given.canonical in alive for given in carried)

@@ -21,15 +21,20 @@ Lookup = Callable[[Value], mx.array]
 
 def entry_for(op: Op) -> Entry | None:
     """Return what the table knows about an op, or about the forward op that it differentiates; None if nothing."""
-    forward = op.of or op
-    known = ENTRIES.get(forward.operation.name)
-    if known is None or forward.operation.kind not in ("op", "data", "edit"):
+    known = listed(op)
+    if known is None:
         return None
     try:
-        bound = bind(known, forward)
+        bound = bind(known, op.of or op)
     except TypeError:
         return None
     return known if known.variant is None else known.variant(bound)
+
+
+def listed(op: Op) -> Entry | None:
+    """Return what the table has for an op, however it was called: its variants are told by its arguments."""
+    operation = (op.of or op).operation
+    return ENTRIES.get(operation.name) if operation.kind in ("op", "data", "edit") else None
 
 
 def arguments(op: Op) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.classes import dataclass
-from nnrepl.record.batches import PIECE, of_one_size, pieces, rows, totals
+from nnrepl.record.batches import PIECE, all_equal, of_one_size, pieces, rows, totals
 from nnrepl.session.expressions import aside
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Value
@@ -109,7 +109,7 @@ class Look:
         """Give values their numbers."""
         wanted = [value for value in dict.fromkeys(values) if not value.evaluated]
         if wanted:
-            self.ops += self.session.evaluate(wanted).ops
+            self.ops += self.session.evaluate(wanted, lazy=True).ops
 
     def array(self, value: Value) -> mx.array:
         """Return the numbers of a value, evaluated."""
@@ -121,6 +121,11 @@ class Look:
         with aside():
             mx.eval(arrays)
             return [array.tolist() for array in arrays]
+
+    def same(self, pairs: Iterable[tuple[mx.array, mx.array | float]]) -> list[bool]:
+        """For each pair whether `a == b` everywhere, the second one broadcast. What they are should have been seen."""
+        with aside():
+            return all_equal([(a, mx.array(b, a.dtype) if isinstance(b, float) else b) for a, b in pairs])
 
     def stats(self, values: Iterable[Value]) -> dict[Value, Stat]:
         """Every value in a few numbers, in batches."""

@@ -52,21 +52,20 @@ class _Accounts:
         arrays = {id(value.held): value.array for value in self._values} | states
         primitives, nodes = read_graph(list(arrays.values()))
         self._nodes = dict(zip(arrays, nodes))
+        self._names = {value: self._nodes[id(value.held)] for value in self._values}
         self._made_by = {name: made for made in primitives for name in made.outputs}
         self._known: dict[str, Value] = {}
-        for value in self._values:
-            known = self._known.get(self._node(value))
+        for value, name in self._names.items():
+            known = self._known.get(name)
             if known is None or known.op is None:
-                self._known[self._node(value)] = value
-
-    def _node(self, value: Value) -> str:
-        return self._nodes[id(value.held)]
+                self._known[name] = value
 
     def claim(self, op: Op) -> Iterator[str]:
         """Take the primitives between an op's outputs and its inputs; anything else it reaches is undeclared."""
-        outputs = {self._node(value) for value in op.outputs if value.held is not None}
-        own = {self._node(value) for value in _held(op.inputs)}
-        own.update(self._nodes[id(key.state)] for key in self._drawn.get(op, ()))
+        outputs = {self._names[value] for value in op.outputs if value.held is not None}
+        own = {self._nodes[id(value.held)] for value in _held(op.inputs)}
+        if op in self._drawn:
+            own.update(self._nodes[id(key.state)] for key in self._drawn[op])
         pending = list(outputs)
         seen: set[str] = set()
         while pending:
@@ -86,17 +85,18 @@ class _Accounts:
     def is_evaluated(self, op: Op) -> bool:
         """Whether an op had been evaluated: no primitive makes its results."""
         # MLX itself says that an array is lazy by raising, which takes it longer than all the rest.
-        return all([value.held is not None and self._node(value) not in self._made_by for value in op.outputs])
+        return all([value.held is not None and self._names[value] not in self._made_by for value in op.outputs])
 
     def strangers(self) -> Iterator[str]:
         """Leaves that were computed from values of the tape by something that was not recorded."""
-        made = {self._node(value) for op in self._ops for value in op.outputs if value.held is not None}
-        differentiated = {self._node(leaf) for leaf in _differentiated(self._ops) if leaf in self._values}
+        made = {self._names[value] for op in self._ops for value in op.outputs if value.held is not None}
+        differentiated = {self._names[leaf] for leaf in _differentiated(self._ops) if leaf in self._values}
+        known = made | differentiated
         for leaf in self._values:
-            if leaf.op is None and leaf.origin is None and self._node(leaf) not in made | differentiated:
+            if leaf.op is None and leaf.origin is None and self._names[leaf] not in known:
                 # What the program had before may have been made of the weights then; of a hole it is known.
-                sources = made | differentiated if leaf.kind == "hole" else made
-                source = self._first_of(sources, self._node(leaf))
+                sources = known if leaf.kind == "hole" else made
+                source = self._first_of(sources, self._names[leaf])
                 if source is not None:
                     yield f"{leaf.name} was computed from {source.name} by something that was not recorded"
 
@@ -114,15 +114,16 @@ class _Accounts:
         return None
 
 
-def _held(values: Iterable[Value]) -> Iterator[Value]:
-    """Values with an array; for one that was dropped, those that it was made from."""
-    pending = list(values)
+def _held(values: Iterable[Value]) -> list[Value]:
+    """Return values with an array; for one that was dropped, those that it was made from."""
+    found, pending = [], list(values)
     while pending:
         value = pending.pop()
         if value.held is not None:
-            yield value
+            found.append(value)
         elif value.op is not None:
             pending.extend(value.op.inputs)
+    return found
 
 
 def _go_together(op: Op, value: Value) -> bool:
@@ -136,6 +137,4 @@ def _differentiated(ops: list[Op]) -> set[Value]:
 
 def drawn_keys(op: Op) -> Iterator[DrawnKey]:
     """Yield the keys that an op drew from the global random state."""
-    for arg in (*op.args, *op.kwargs.values()):
-        if isinstance(arg, DrawnKey):
-            yield arg
+    yield from [arg for arg in (*op.args, *op.kwargs.values()) if isinstance(arg, DrawnKey)]

@@ -196,14 +196,14 @@ def _arrays_in(thing: Any) -> list[mx.array]:
     return trees.arrays(held) if isinstance(held, (dict, list, tuple)) else []
 
 
-def computed_from(recorder: Ledger, array: mx.array, since: int = 0) -> tuple[Value | None, bool]:
+def computed_from(recorder: Ledger, array: mx.array) -> tuple[Value | None, bool]:
     """Return a recorded value that an unevaluated array depends on in MLX's own lazy graph, if there is one, and
     whether the array is that very value. What came in from outside does not count, unless it is being differentiated:
     the array may have been made of it before the recording began."""
     # `eval_impl` (mlx/transforms.cpp) detaches what it has evaluated: such an array has no graph any more.
     if is_evaluated(array):
         return None, False
-    graph = _Graph(recorder, [array], since)
+    graph = _Graph(recorder, [array], 0)
     return graph.source(graph.heads[0])
 
 

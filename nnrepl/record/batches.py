@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, groupby
 from typing import Any, TypeVar
 
 import mlx.core as mx
 
 from nnrepl.tape import Value
+from nnrepl.tape.value import Sketch
 
 Pair = tuple[mx.array, mx.array]
 T = TypeVar("T")
@@ -61,8 +63,17 @@ def side_by_side(pairs: Sequence[Pair], group: Sequence[int]) -> Pair:
     if len(group) == 1:
         a, b = pairs[group[0]]
         return a.reshape(1, -1), b.reshape(1, -1)
-    a, b = mx.stack([pairs[number][0] for number in group]), mx.stack([pairs[number][1] for number in group])
-    return a.reshape(len(group), -1), b.reshape(len(group), -1)
+    return _below_each_other([pairs[number][0] for number in group]), _below_each_other(
+        [pairs[number][1] for number in group]
+    )
+
+
+def _below_each_other(arrays: list[mx.array]) -> mx.array:
+    """Return arrays of one shape as the rows of one."""
+    if not arrays[0].ndim:
+        return mx.stack(arrays).reshape(len(arrays), 1)
+    # As they are: to reshape each one first takes twice the time of all the rest.
+    return mx.concatenate(arrays).reshape(len(arrays), arrays[0].size)
 
 
 def rows_of_same_bits(a: mx.array, b: mx.array) -> mx.array:
@@ -122,6 +133,25 @@ def _same_by_rows(pairs: Sequence[Pair]) -> list[bool]:
     return result
 
 
+def all_equal(pairs: Iterable[Pair]) -> list[bool]:
+    """For each pair whether `a == b` everywhere, the second one broadcast to the first."""
+    result: list[bool] = []
+    for batch in batches(pairs, lambda pair: pair):
+        # Laid side by side they are copied: what is small alone is made as large as the other before.
+        whole = [(a, mx.broadcast_to(b, a.shape) if b.shape != a.shape and a.size <= _SMALL else b) for a, b in batch]
+        groups = alike(whole)
+        verdicts = [
+            mx.all(mx.equal(*side_by_side(whole, group)), axis=1) if len(group) > 1 else mx.all(a == b).reshape(1)
+            for group in groups
+            for a, b in [whole[group[0]]]
+        ]
+        mx.eval(verdicts)
+        flags: list[Any] = [verdict.tolist() for verdict in verdicts]
+        told = dict(zip(chain(*groups), chain(*flags)))
+        result += [told[number] for number in range(len(batch))]
+    return result
+
+
 _AS_BITS = {
     mx.float32: mx.uint32,
     mx.float16: mx.uint16,
@@ -133,11 +163,17 @@ _AS_BITS = {
 
 def of_one_size(values: Iterable[Value]) -> Iterator[list[Value]]:
     """Values of one size and dtype together, so many that their numbers fit into a few megabytes: what is asked of
-    them is then one op for all, and not several for each."""
-    groups: dict[tuple[int, mx.Dtype], list[Value]] = {}
+    them is then one op for all, and not several for each. Those of one shape follow each other."""
+    groups: dict[tuple[int, mx.Dtype], dict[tuple[int, ...], list[Value]]] = {}
+    shapes: dict[Sketch, list[Value]] = {}
     for value in values:
-        groups.setdefault((value.size, value.dtype), []).append(value)
-    for (size, _), group in groups.items():
+        sketch = value.shape, value.dtype
+        if sketch not in shapes:
+            same_size = groups.setdefault((value.size, value.dtype), {})
+            shapes[sketch] = same_size.setdefault(value.shape, [])
+        shapes[sketch].append(value)
+    for (size, _), found in groups.items():
+        group = [*chain.from_iterable(found.values())]
         count = max(min(_ROWS, _ELEMENTS // max(size, 1)), 1)
         for start in range(0, len(group), count):
             yield group[start : start + count]
@@ -145,10 +181,12 @@ def of_one_size(values: Iterable[Value]) -> Iterator[list[Value]]:
 
 def rows(group: Sequence[Value]) -> mx.array:
     """Values of one size as the rows of one array."""
-    size = group[0].size
-    if len(group) == 1:
-        return group[0].array.reshape(1, size)
-    return mx.concatenate([value.array.reshape(-1) for value in group]).reshape(len(group), size)
+    parts = [_below_each_other([*arrays]) for _, arrays in groupby([value.array for value in group], _shape)]
+    return parts[0] if len(parts) == 1 else mx.concatenate(parts)
+
+
+def _shape(array: mx.array) -> tuple[int, ...]:
+    return array.shape
 
 
 def pieces(array: mx.array) -> Iterator[mx.array]:

@@ -137,7 +137,12 @@ def outside(ops: Iterable[Op]) -> Outside | None:
     # MLX looks at no place: it adds the extent to a negative one and reads what lies there (`offset_neg_idx` in
     # mlx/backend/cpu/indexing.cpp). To evaluate an op that takes a wrong one may end the process.
     taking = dict.fromkeys([taken.of or taken for taken in ops])
-    unknown = [op for taken in taking for op in _with_inside(taken) if _is_unknown(op)]
+    unknown: list[Op] = []
+    for taken in taking:  # over a whole pass: most take no places, and have nothing inside
+        if taken.operation.kind == "opaque":
+            unknown += filter(_is_unknown, _with_inside(taken))
+        elif _is_unknown(taken):
+            unknown.append(taken)
     if _all_inside(unknown):
         for op in unknown:
             op.tape.notes.inside.add(op)

@@ -149,8 +149,7 @@ class Recorder:
             args = intake.taken(operation, args, frame)
         inputs: list[Value] = []
         template: list[Any] = []
-        only_arrays = True
-        live = self.live
+        only_arrays, live = True, self.live
         for arg in args:
             if type(arg) is _array:
                 value = live.get(id(arg))
@@ -247,8 +246,7 @@ class Recorder:
         frame, or the program's own that called into nnrepl."""
         stack = self.stack
         if frame is not stack.frame:
-            frame = stack.program_frame(frame)
-            stack.enter(frame)
+            stack.enter(frame := stack.program_frame(frame))
         else:
             self.watch.see(frame)
         return frame

@@ -225,10 +225,15 @@ class Stack:
 
     def frame_of(self, scope: Activation | None) -> FrameType | None:
         """Return the live frame of a call, or of the nearest caller of it that still runs."""
+        found = self.running(scope)
+        return found[1] if found is not None else None
+
+    def running(self, scope: Activation | None) -> tuple[Activation, FrameType] | None:
+        """Return a call, or the nearest caller of it that still runs, with its live frame; None if none does."""
         while scope is not None:
             for frame, known in self._known.items():
                 if known is scope and frame is not None and _is_running(frame):
-                    return frame
+                    return scope, frame
             scope = scope.parent
         return None
 

@@ -264,7 +264,7 @@ def copy_iterator(thing: Any) -> Any:
         sys.modules["copyreg"]._reconstructor,
     )  # which know no place to stand at
     try:
-        reduced = _unwarned(thing.__reduce__)
+        reduced = unwarned(thing.__reduce__)
         if not isinstance(reduced, tuple) or len(reduced) < 2 or reduced[0] in by_type:
             raise CannotKeep(f"an iterator ({kind})")
         make, given = reduced[:2]
@@ -272,7 +272,7 @@ def copy_iterator(thing: Any) -> Any:
             raise CannotKeep(f"an iterator ({kind})")
         made = make(*_with_copies(given))
         if len(reduced) > 2 and reduced[2] is not None:
-            _unwarned(made.__setstate__, _own_lists(_with_copies(reduced[2])))
+            unwarned(made.__setstate__, _own_lists(_with_copies(reduced[2])))
     except CannotKeep:
         raise
     except Exception:  # a library's own, which may go wrong in any way
@@ -280,7 +280,7 @@ def copy_iterator(thing: Any) -> Any:
     return made
 
 
-def _unwarned(ask: Callable[..., Any], *given: Any) -> Any:
+def unwarned(ask: Callable[..., Any], *given: Any) -> Any:
     """Return what Python answers where an iterator is copied, without its warnings: it is not the program that asks."""
     # Python 3.12 and 3.13 warn of what 3.14 no longer does for `itertools`. Not by `catch_warnings`: that has each
     # warning shown again which the program has had.

@@ -1,80 +1,161 @@
-"""Callees: the global variables that the program's own functions read when a typed expression calls them.
+"""Callees: the variables that the program's own functions read when a typed expression calls them.
 
-A function finds them where Python looks: in its module, as they are now. In the past they have to hold for that moment
-what they held then, as what the expression itself names does.
+A function finds global variables where Python looks, in its module, and those of the function around it in its cells:
+as they are now. In the past they have to hold for that moment what they held then, as what the expression itself names
+does; and so do the containers that it comes by.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from types import CodeType, FunctionType, MethodType
-from typing import Any
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any, Protocol
+from weakref import ref
 
 from nnrepl.installed import is_library
 from nnrepl.record.stack import is_module
 from nnrepl.session.errors import NotYet
 from nnrepl.session.frames import Frames
-from nnrepl.tape import UNBOUND, Activation
+from nnrepl.tape import UNBOUND, Activation, Holder
 
-Exchange = tuple[dict[str, Any], str, Any]
-"""The variables of a module, the name of one, and what it is to hold: UNBOUND if it was not set yet."""
+
+class Space(Protocol):
+    """Variables by name: those of a module, or a function's cells."""
+
+    def get(self, name: str, default: Any, /) -> Any: ...
+
+    def pop(self, name: str, default: Any, /) -> Any: ...
+
+    def __setitem__(self, name: str, thing: Any, /) -> None: ...
+
+
+Exchange = tuple[Space, str, Any]
+"""Some variables, the name of one, and what it is to hold: UNBOUND if it was not set yet."""
 _OPTIMIZED = 0x1
 _MOST = 1000
 """So many entries of one container are looked at for functions."""
 
 
+class Cells:
+    """The variables that a function has of those around it."""
+
+    def __init__(self, function: FunctionType) -> None:
+        self._cells = dict(zip(function.__code__.co_freevars, function.__closure__ or ()))
+
+    def get(self, name: str, default: Any, /) -> Any:
+        """Return what a variable holds; `default` where it is not set."""
+        try:
+            return self._cells[name].cell_contents
+        except ValueError:
+            return default
+
+    def pop(self, name: str, default: Any, /) -> None:
+        """Let a variable hold nothing."""
+        if self.get(name, UNBOUND) is not UNBOUND:
+            del self._cells[name].cell_contents
+
+    def __setitem__(self, name: str, thing: Any, /) -> None:
+        self._cells[name].cell_contents = thing
+
+
 def exchanges(
     frames: Frames, things: Iterable[Any], scope: Activation | None, position: int, real: Callable[[Any, str], Any]
-) -> list[Exchange]:
-    """Return which global variables held something else at a position, of those that functions read which can be
-    called by way of some things.
+) -> tuple[list[Exchange], list[Holder]]:
+    """Return which variables held something else at a position, of those that functions read which can be called by way
+    of some things; and the containers by way of which they are called, or that they read.
 
     Args:
-        scope: The call that stands there: the modules whose code has led to it are looked at.
+        scope: The call that stands there: the modules whose code has led to it are looked at, and the variables of the
+            functions that have.
         real: Gives the object that stands for what the tape knows of a variable.
     """
     path = [] if scope is None else scope.path()
-    modules = {
-        id(step.variables): step
-        for step in path
-        if not step.code.co_flags & _OPTIMIZED and not is_library(step.code.co_filename)
-    }
+    if not any(is_own_module(step) for step in path):
+        return [], []
+    walk = _Walk(frames, path, position)
     found: list[Exchange] = []
-    for variables, name in _read(things, modules) if modules else ():
+    for variables, name, step in walk.read(things):
         now = variables.get(name, UNBOUND)
         try:
-            held = frames.in_module(name, modules[id(variables)], position)
+            held = frames.in_module(name, step, position)
             before = now if held is None else real(held.thing, name)
         except NotYet:
             before = UNBOUND
         if before is not now:
             found.append((variables, name, before))
-    return found
+    return found, walk.holders
 
 
-def _read(things: Iterable[Any], modules: dict[int, Activation]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield the global variables that can be read by way of some things, each once."""
-    pending, seen, read = list(things), set[int](), set[tuple[int, str]]()
-    while pending:
-        thing = pending.pop()
-        if id(thing) in seen:
-            continue
-        seen.add(id(thing))
-        pending += _inside(thing)
-        if isinstance(thing, FunctionType) and id(thing.__globals__) in modules:
-            for name in _names(thing.__code__):
+def is_own_module(step: Activation) -> bool:
+    """Whether a call is the code of a module of the program's own."""
+    return not step.code.co_flags & _OPTIMIZED and not is_library(step.code.co_filename)
+
+
+class _Walk:
+    """Goes through what can be called.
+
+    Attributes:
+        holders: The containers that it has come by.
+    """
+
+    def __init__(self, frames: Frames, path: list[Activation], position: int) -> None:
+        self.holders: list[Holder] = []
+        self._frames, self._position = frames, position
+        self._modules = {id(step.variables): step for step in path if is_own_module(step)}
+        self._around = [step for step in reversed(path) if step.code.co_cellvars]
+
+    def read(self, things: Iterable[Any]) -> Iterator[tuple[Space, str, Activation]]:
+        """Yield the variables that can be read by way of some things, each once, with the call whose they are."""
+        pending, seen, read = list(things), set[int](), set[tuple[int, str]]()
+        while pending:
+            thing = pending.pop()
+            if id(thing) in seen:
+                continue
+            seen.add(id(thing))
+            pending += _inside(thing)
+            pending += self._held_by(thing)
+            if not isinstance(thing, FunctionType):
+                continue
+            for cell, name in zip(thing.__closure__ or (), thing.__code__.co_freevars):
+                step = self._whose(thing.__code__, name)
+                if step is not None and (id(cell), name) not in read:
+                    read.add((id(cell), name))
+                    yield Cells(thing), name, step
+            for name in _names(thing.__code__) if id(thing.__globals__) in self._modules else ():
                 if name in thing.__globals__ and (id(thing.__globals__), name) not in read:
                     read.add((id(thing.__globals__), name))
                     pending.append(thing.__globals__[name])
-                    yield thing.__globals__, name
+                    yield thing.__globals__, name, self._modules[id(thing.__globals__)]
+
+    def _whose(self, code: CodeType, name: str) -> Activation | None:
+        """Return the call that has led here, and around whose variable of a name a function was made; None if that has
+        returned."""
+        return next((one for one in self._around if name in one.code.co_cellvars and _stands_in(code, one.code)), None)
+
+    def _held_by(self, thing: Any) -> Iterator[Any]:
+        """Yield what a container of the program's held."""
+        if isinstance(thing, (type, FunctionType, MethodType, ModuleType)):
+            return
+        holder = self._frames.names.homes.holder_of(thing)
+        if holder is None:
+            return
+        self.holders.append(holder)
+        held = self._frames.tape.bindings.contents(holder, self._position)
+        for part in list(held.values() if isinstance(held, dict) else held if isinstance(held, list) else ())[:_MOST]:
+            yield part() if isinstance(part, ref) else part.refer() if isinstance(part, Holder) else part
+
+
+def _stands_in(code: CodeType, outer: CodeType) -> bool:
+    return any(part is code or _stands_in(code, part) for part in outer.co_consts if isinstance(part, CodeType))
 
 
 def _inside(thing: Any) -> list[Any]:
     """Return by way of what a thing calls functions: its closure, its class, what it holds."""
     if isinstance(thing, FunctionType):
         cells = thing.__closure__ or ()
-        return [getattr(thing, "__wrapped__", None), *(_content(cell) for cell in cells)]
+        given = (*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values())
+        return [getattr(thing, "__wrapped__", None), *given, *(_content(cell) for cell in cells)]
     if isinstance(thing, type):
         return [*thing.__bases__, *(_function(part) for part in list(vars(thing).values()))]
     if isinstance(thing, MethodType):

@@ -40,7 +40,7 @@ def _ops(tape: Tape, start: int, end: int, reverse: bool) -> Iterator[int]:
     return iter(range(end - 1, start - 1, -1) if reverse else range(start, end))
 
 
-class _Flags:
+class _Flags(dict[Value, bool]):
     """One yes or no for each value, once it has been evaluated: asked once, and of all that have been since the last
     time.
 
@@ -50,23 +50,29 @@ class _Flags:
 
     def __init__(self, reduce: Callable[[mx.array], mx.array]) -> None:
         self._reduce = reduce
-        self._known: dict[Value, bool] = {}
         self._asked: dict[Value, None] = {}
 
     def ask(self, values: list[Value]) -> list[Value]:
         """Return the values among some that have to be evaluated first."""
-        new = [value for value in values if value not in self._known]
+        new = [value for value in values if value not in self]
         self._asked.update(dict.fromkeys(new))
         return new
 
-    def __getitem__(self, value: Value) -> bool:
-        if value not in self._known:
-            there = [value, *(other for other in self._asked if other is not value and other.evaluated)]
-            for group in of_one_size(there):
-                flags: Any = self._reduce(rows(group)).tolist()
-                self._known.update(zip(group, flags))
-            self._asked = {other: None for other in self._asked if other not in self._known}
-        return self._known[value]
+    def __missing__(self, value: Value) -> bool:
+        there = [value, *(other for other in self._asked if other is not value and other.evaluated)]
+        for group in of_one_size(there):
+            flags: Any = self._reduce(rows(group)).tolist()
+            self.update(zip(group, flags))
+        self._asked = {other: None for other in self._asked if other not in self}
+        return self[value]
+
+
+class _Floating(dict[Value, bool]):
+    """Whether a value has numbers of which one may be none: of an op's result each op asks that takes it."""
+
+    def __missing__(self, value: Value) -> bool:
+        found = self[value] = _floating(value)
+        return found
 
 
 class _Sight:
@@ -96,15 +102,16 @@ class Births:
         self._what = what
         self._test = test
         self._flags = _Flags(lambda rows: mx.any(test(rows), axis=1))
+        self._floating = _Floating()
 
     def positions(self, tape: Tape, start: int, end: int, reverse: bool) -> Iterator[int]:
-        ops = tape.ops
-        return (at for at in _ops(tape, start, end, reverse) if any(_floating(value) for value in ops[at].outputs))
+        ops, floating = tape.ops, self._floating
+        return (at for at in _ops(tape, start, end, reverse) if any([floating[value] for value in ops[at].outputs]))
 
     def question(self, tape: Tape, position: int) -> Question:
-        op = tape.ops[position]
-        outputs = [value for value in op.outputs if _floating(value)]
-        inputs = [value for value in dict.fromkeys(op.inputs) if _floating(value)]
+        op, floating = tape.ops[position], self._floating
+        outputs = [value for value in op.outputs if floating[value]]
+        inputs = [value for value in dict.fromkeys(op.inputs) if floating[value]]
         values = self._flags.ask([*outputs, *inputs])
         return Question(values, (), lambda: self._answer(tape, op, inputs, outputs))
 

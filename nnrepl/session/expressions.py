@@ -182,9 +182,9 @@ class Expressions:
         from nnrepl.session.callees import exchanges
         from nnrepl.session.then import then
 
-        frames, at, hand_out = self.lookup.frames, where.position, partial(self._real, where=where)
-        variables = exchanges(frames, seen.values(), where.scope, at, hand_out) if where.ended is None else []
-        return then(frames, list(self._given), at, self.array_for, variables)
+        frames, at, scope = self.lookup.frames, where.position, where.scope if where.ended is None else None
+        variables, reached = exchanges(frames, seen.values(), scope, at, partial(self._real, where=where))
+        return then(frames, [*self._given, *reached], at, self.array_for, variables)
 
     def _is_now(self, where: Surroundings) -> bool:
         """Whether the cursor stands where the program waits, in lines of its own."""

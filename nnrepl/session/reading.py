@@ -177,9 +177,11 @@ class Reading:
 
     def where_at(self, position: int, call: Activation | None = None) -> Surroundings:
         """Where Python would stand with the cursor at a position: in the call that makes the op, or in another one."""
-        scope = call or self.lookup.frames.scope_at(position)
-        frame = None
+        scope, frame = call or self.lookup.frames.scope_at(position), None
         if self.recorder is not None and self.running:
+            if call is None and position >= len(self.tape) and self.tape.ops and self.recorder.tape is self.tape:
+                waits = self.recorder.stack.running(self.tape.ops[-1].scope)  # what has made the last op goes on there
+                scope = scope if waits is None else waits[0]
             frame = self.recorder.stack.frame_of(scope)
         return Surroundings(position, scope, frame)
 
@@ -187,12 +189,12 @@ class Reading:
         """Return the tensor that a name means where the user stands. Raises as `Lookup.by_words` does."""
         return self.lookup.by_words(text, self.cursor, self.where().scope)
 
-    def evaluate(self, values: list[Value]) -> Work:
-        """Give values their numbers; counts what that took. Says where the program has read them outside of a tensor.
-        Raises UserError where that is still to be done."""
+    def evaluate(self, values: list[Value], lazy: bool = False) -> Work:
+        """Give values their numbers (none of them has any, where `lazy` is given); counts what that took. Says where
+        the program has read them outside of a tensor. Raises UserError where that is still to be done."""
         with aside():
             try:
-                work = evaluate(values, self.hooks.progress)
+                work = evaluate(values, self.hooks.progress, lazy)
             except (LeftTracer, OutOfBounds) as error:
                 raise UserError(str(error)) from None
         self.tell_outside(values)

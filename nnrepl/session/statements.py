@@ -24,6 +24,7 @@ from nnrepl.replay.world import RandomStates, World, is_outside
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.reading import Reading
+from nnrepl.session.taken import Iterators
 from nnrepl.tape import UNBOUND
 
 _NO_STATE = (mx.array, ModuleType, str, int, float, bool, bytes, type(None))
@@ -42,6 +43,7 @@ class Effect:
         looked: Whether it was a look that changed something; that has been put back.
         named: What the program's variables hold that it names.
         idle: What to say of a line that sets something, and has changed nothing; "" of any other.
+        gone_on: What the generators are called that have gone on by it.
     """
 
     def __init__(self) -> None:
@@ -54,6 +56,15 @@ class Effect:
         self.idle = ""
         self.places: list[SetPlace] = []
         self.outside = ""
+        self.gone_on: list[str] = []
+
+    @property
+    def kept(self) -> str:
+        """What to say of a look: of what it changed that is put back, or cannot be; "" where that is nothing."""
+        if self.gone_on:
+            which = " and ".join(dict.fromkeys(self.gone_on))
+            return f"{which} has gone on by that, and cannot be put back: a generator"
+        return "what that changed in the program is put back: a look" if self.touched else ""
 
 
 @contextmanager
@@ -100,13 +111,16 @@ def _witnessed(session: Reading, effect: Effect, namespace: dict[str, Any]) -> I
     theirs = {id(thing) for thing in (*given.values(), *world.holding) if isinstance(thing, mx.array)}
     before, chance = world.contents(), RandomStates()
     outside = _outside(effect.places, namespace, world)
+    iterators = Iterators(namespace, list(given), world.holding)
     try:
         with changes_in_place() as changed:
             yield
     finally:
         effect.outside = effect.outside or next((place.text for place in outside if place.put_back()), "")
         tensors = [pair for key, pair in changed.items() if key in theirs]
-        touched, drew = world.contents() != before or bool(tensors), chance.moved
+        went_on, gone_on = iterators.give_back()
+        effect.gone_on += gone_on
+        touched, drew = world.contents() != before or bool(tensors) or went_on, chance.moved
         effect.touched |= touched
         effect.drew |= drew
         for array, held in tensors:

@@ -17,20 +17,20 @@ from nnrepl.tape import UNBOUND, Bindings, Holder, Value
 from nnrepl.tape.kept_array import KeptArray
 
 if TYPE_CHECKING:
-    from nnrepl.session.callees import Exchange
+    from nnrepl.session.callees import Exchange, Space
 
 
 @contextmanager
 def then(
     frames: Frames, things: Iterable[Any], position: int, array: Callable[[Value], Any], variables: Iterable[Exchange]
 ) -> Iterator[None]:
-    """While this lasts, containers among `things` and all that they hold are as they were at `position`, and global
+    """While this lasts, containers among `things` and all that they hold are as they were at `position`, and other
     variables are exchanged."""
     restore: list[Callable[[], None]] = []
     try:
-        for module, name, before in variables:
-            restore.append(partial(_set, module, name, module.get(name, UNBOUND)))
-            _set(module, name, before)
+        for space, name, before in variables:
+            restore.append(partial(_set, space, name, space.get(name, UNBOUND)))
+            _set(space, name, before)
         for holder in _reachable(frames.tape.bindings, things, position):
             thing = holder.refer()
             entries = frames.tape.bindings.contents(holder, position)
@@ -44,11 +44,11 @@ def then(
             undo()
 
 
-def _set(module: dict[str, Any], name: str, thing: Any) -> None:
+def _set(variables: Space, name: str, thing: Any) -> None:
     if thing is UNBOUND:
-        module.pop(name, None)
+        variables.pop(name, None)
     else:
-        module[name] = thing
+        variables[name] = thing
 
 
 def _reachable(bindings: Bindings, things: Iterable[Any], position: int) -> list[Holder]:

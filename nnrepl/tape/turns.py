@@ -57,8 +57,7 @@ class Turns:
         self.asked: set[str] = set()
         self.recorded: dict[int, int] = {}
         self._starts = array("q")
-        self._evaluations = array("q")
-        self._begun = self._ended = (0, 0)
+        self._begun, self._ended = 0, (0, 0)
         self.is_over = self._counts = False
         self._last: Places = ()
 
@@ -75,7 +74,7 @@ class Turns:
             again = places == last or not _are_apart(last, places)
             if again and not self._counts:
                 self._add()  # now it shows that what came before was one
-            self._begun, self._counts = self._ended, again
+            self._begun, self._counts = self._ended[0], again
             if again:
                 self._add()
         self._ended = position, evaluations
@@ -88,9 +87,7 @@ class Turns:
             self.recorded[position] = self._ended[1]
 
     def _add(self) -> None:
-        position, evaluations = self._begun
-        self._starts.append(position)
-        self._evaluations.append(evaluations)
+        self._starts.append(self._begun)
 
     def stop(self) -> None:
         """Note that MLX takes gradients from here on: the program has steps."""
@@ -99,7 +96,7 @@ class Turns:
     def before(self, position: int) -> Turns:
         """Return what is known of the turns that begin before a position."""
         twin, count = Turns(), bisect_right(self._starts, position - 1)
-        twin._starts, twin._evaluations = self._starts[:count], self._evaluations[:count]
+        twin._starts = self._starts[:count]
         twin.is_over = self.is_over
         twin.recorded = {at: number for at, number in self.recorded.items() if at < position}
         return twin
@@ -141,10 +138,6 @@ class Turns:
             return 0
         coming = self._coming(ops) if number == len(self._starts) and position >= self._ended[0] else None
         return number + (coming is not None)
-
-    def evaluations_before(self, number: int) -> int:
-        """Return how many evaluations there were before a turn."""
-        return self._evaluations[number - 1]
 
 
 def _split(before: Places, after: Places) -> tuple[int, bool]:

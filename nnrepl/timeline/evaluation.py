@@ -36,30 +36,32 @@ class Work:
     again: int = 0
 
 
-def pending(values: Iterable[Value], limit: int | None = None) -> list[Op] | None:
+def pending(values: Iterable[Value], limit: int | None = None, lazy: bool = False) -> list[Op] | None:
     """Return the ops that must be evaluated before `values` can be seen, in order of execution.
 
     Args:
         limit: Give up (and return None) when more than so many elements would have to be computed.
+        lazy: That none of `values` is evaluated is known.
     """
     needed: set[Op] = set()
-    asked: set[Value] = set()  # MLX says that an array is lazy by raising, which takes its time
     elements = 0
     stack = list(dict.fromkeys(values))
+    met = set(stack)  # each is asked once: MLX says that an array is lazy by raising, which takes its time
+    known = set(stack) if lazy else set()
     while stack:
         value = stack.pop()
         op = value.op
-        if value in asked or op is None or op in needed:
-            continue
-        asked.add(value)
-        if value.evaluated:
+        if op is None or op in needed or (value not in known and value.evaluated):
             continue
         needed.add(op)
         if limit is not None:
             elements += sum([output.size for output in op.outputs])
             if elements > limit:
                 return None
-        stack.extend(needs(op))
+        if not met.issuperset(op.inputs):
+            fresh = [taken for taken in dict.fromkeys(needs(op)) if taken not in met]
+            stack += fresh
+            met.update(fresh)
     return sorted(needed, key=_position)
 
 
@@ -72,18 +74,21 @@ class LeftTracer(Exception):
 
 
 @paused()
-def evaluate(values: Iterable[Value], progress: Callable[[float], None] | None = None) -> Work:
+def evaluate(values: Iterable[Value], progress: Callable[[float], None] | None = None, lazy: bool = False) -> Work:
     """Give values their numbers, and what they depend on.
 
     A long evaluation is cut into slices along the tape: between two of them `progress` is told the share
     that is done, and Ctrl-C takes effect (KeyboardInterrupt; what has been evaluated stays).
+
+    Args:
+        lazy: As in `pending`.
 
     Raises:
         OutOfBounds: If one of the ops reads or writes outside of a tensor, which MLX does not check.
         LeftTracer: If one of them takes what MLX cannot evaluate.
     """
     wanted = list(values)
-    ops = pending(wanted) or []
+    ops = pending(wanted, lazy=lazy) or []
     for value in chain(wanted, *(op.inputs for op in ops)):
         if isinstance(value, Tracer):
             raise LeftTracer(value.refusal)

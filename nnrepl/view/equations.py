@@ -20,16 +20,15 @@ class LongLine:
         line: `y[0] = a[0] · b[0] + a[1] · b[1]`, or one that continues it, `= 3 + 4`, with its indent.
     """
 
-    def __init__(self, line: str, style: str = "") -> None:
+    def __init__(self, line: str) -> None:
         self.line = line
-        self.style = style
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         return Measurement(min(20, options.max_width), min(cell_len(self.line), options.max_width))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for part in broken(self.line, options.max_width):
-            yield Text(part, style=self.style)
+            yield Text(part)
 
 
 def broken(line: str, width: int) -> list[str]:

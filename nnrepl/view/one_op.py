@@ -130,10 +130,10 @@ def outputs_text(op: Op, shapes: bool = True, dtype: bool = True) -> Text:
     return line
 
 
-def op_line(op: Op, width: int = 4) -> Text:
+def op_line(op: Op) -> Text:
     """`#2 add   #1 (1, 3) + bias1 (3,)  →  z1 (1, 3) float32`."""
     text = Text()
-    text.append(f"{op.label} ".ljust(width), style="op.number")
+    text.append(f"{op.label} ".ljust(4), style="op.number")
     text.append(op.name, style="op.name")
     text.append(" " * max(1, 9 - len(op.name)))
     text.append_text(inputs_text(op))

@@ -59,9 +59,10 @@ def test_a_command_that_takes_names_or_places_says_what_it_looks_at() -> None:
         with pytest.raises(TypeError, match=r"mine takes (places|names): say what it looks at"):
             command("mine", takes=takes, group="looking")
     assert "mine" not in TABLE
-    assert {one.names[0] for one in TABLE.commands if Opens.TAPE in one.opens} == {
-        "check", "health", "last", "verify", "what", "why",
-    }  # fmt: skip
+    whole = {one.names[0] for one in TABLE.commands if Opens.TAPE in one.opens}
+    assert whole == {"check", "health", "last", "verify", "what", "why"}, (
+        "those that look at all of the tape stand here"
+    )
 
 
 @pytest.fixture

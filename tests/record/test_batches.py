@@ -6,7 +6,7 @@ import math
 
 import mlx.core as mx
 
-from nnrepl.record.batches import all_same_bits, of_one_size, rows, same_bits
+from nnrepl.record.batches import all_equal, all_same_bits, of_one_size, rows, same_bits
 from nnrepl.record.dot import read_graph
 from nnrepl.tape import Value
 from nnrepl.timeline.compare import distances
@@ -53,6 +53,12 @@ def test_distances_side_by_side() -> None:
     inf = next(found for (a, _), found in zip(given, together) if a.shape == (2,) and a[0].item() == INF)
     assert inf.absolute == INF
     assert inf.index == (1,)
+
+
+def test_equal_side_by_side() -> None:
+    given = [*pairs(), (mx.ones((2, 3)), mx.ones((3,))), (mx.ones((2, 3)), mx.array([1.0, 1.0, 2.0])),
+             (mx.array([1.0, 2.0]), mx.array([1, 2])), (mx.ones((5000, 2)), mx.array(1.0))]  # fmt: skip
+    assert all_equal(given) == [bool(mx.all(a == b).item()) for a, b in given]
 
 
 def test_values_of_one_size_are_rows() -> None:

@@ -755,41 +755,82 @@ def test_what_is_not_made_yet_says_so_with_the_last_one_under_its_own_address(tm
     assert "nothing here is called nothing" in answers[23]
 
 
-CLOSURES = """
+CLOSURES = """\
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+from functools import partial
+
+def make(model):
+    def score(x): return model(x).sum()
+    return score
+
+def main():
+    mx.random.seed(0)
+    model, x, count, w, cfg, losses = nn.Linear(2, 2), mx.array([[1.0, 2.0]]), 0, mx.array([1.0]), {"s": 1.0}, []
+    opt, f = optim.SGD(learning_rate=0.1), nn.value_and_grad(model, lambda m, x: m(x).square().mean())
+    ev = mx.compile(lambda x: model(x).sum(), inputs=model.state)
+    def plain(x, m=model): return m(x).sum()
+    part, made, fns = partial(lambda m, x: m(x).sum(), model), make(model), {"a": [plain]}
+    def mean(): return sum(losses) / max(len(losses), 1)
+    def read(): return w * count * cfg["s"]
+    def second(x): return plain(x) + read()
+    for k in range(5):
+        pass
+        loss, grads = f(model, x)
+        opt.update(model, grads)
+        count, w = count + 1, w * 2
+        cfg["s"] += 0.5
+        losses.append(loss.item())
+        mx.eval(model.state, w)
+main()
+"""
+CALLED = ("ev(x)", "plain(x)", "part(x)", "made(x)", "fns['a'][0](x)", "mean()", "read()", "second(x)")
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_a_function_that_is_called_in_the_past_has_in_its_closure_what_was_there_then(
+    native: str, tmp_path: Any
+) -> None:
+    """A twin calls its functions itself at the beginning of each turn."""
+    calls = [f"float({call})" for call in CALLED]
+    twin: dict[str, Any] = {"told": []}
+    exec(CLOSURES.replace("pass", f"told.append([{', '.join(calls)}])"), twin)
+    said = play(
+        CLOSURES, "break program.py:21, count == 4", "c", "goto step 3", *(f"p {call}" for call in calls),
+        "goto end", "p count", "p kill", tmp_path=tmp_path, native=native,
+    )  # fmt: skip
+    assert [float(answer) for answer in said[3:11]] == twin["told"][2]
+    assert said[12] == "4", "the program waits at this end, and has its variables"
+    assert said[13] == "nothing here is called kill", "what is not called so is no habit of another debugger's"
+
+
+TAKEN = """\
 import mlx.core as mx
-x = mx.array([1.0, 2.0])
-def outer(k):
-    total = mx.array(0.0)
-    def inner(y):
-        nonlocal total
-        z = y * k
-        total = total + z.sum()
-        later = z + 1
-        return later
-    a = inner(x)
-    later_too = a * 2
-    return later_too + total
-later = 5
-print(outer(3))
+def gen():
+    while True: yield from range(9)
+def main():
+    kept, it, z, g, held = [1, 2, 3], iter([10, 20, 30, 40]), zip([1, 2, 3], "abc"), gen(), [iter("xyz")]
+    loss, grad = mx.value_and_grad(mx.sum)(mx.ones((2,)))
+    print(kept, next(it), next(z), next(g), next(held[0]))
+main()
 """
 
 
-def test_python_at_the_prompt_sees_what_code_written_there_would_see(tmp_path: Any) -> None:
-    answers = play(
-        CLOSURES, "goto end", "goto setup#4", "where", "p k", "p later", "p [k * i for i in range(2)]",
-        "p (lambda n: n * k)(2)",
-        "p list(k + i for i in (1, 2))", "p (m := k + 1)", "p total.item()", "p y.tolist()",
-        "def more(v): return v + k",
-        "p more(1)", "class C: held = k", "p C.held", "p sorted(locals())", "p 'x' in globals()",
-        tmp_path=tmp_path,
-    )  # fmt: skip
-    assert "outer" in answers[2]
-    assert answers[3] == "3"
-    assert "later is not bound yet in this call" in answers[4] or "later is not made yet in this call" in answers[4]
-    assert answers[5:10] == ["[0, 3]", "6", "[4, 5]", "4", "0.0"]
-    assert answers[10] == "[1.0, 2.0]"
-    assert answers[12] == "4"
-    assert answers[14] == "3"
+def test_a_look_takes_nothing_from_the_program(tmp_path: Any) -> None:
+    """From its iterators neither: that a generator has gone on is said, since it cannot be put back."""
+    looks = ("p kept.pop()", "kept.pop()", "pp kept.pop()", "next(it)", "p next(it)", "p next(z), next(held[0])")
+    said = play(TAKEN, *looks, "p type(it)", "p sum(kept)", "next(g)", "x = next(it)", "continue", tmp_path=tmp_path)
+    assert [answer.splitlines()[0].rpartition(" = ")[2] for answer in said[:6]] == [
+        "3",
+        "3",
+        "3",
+        "10",
+        "10",
+        "(1, 'a')",
+    ]
+    assert all(answer.endswith("what that changed in the program is put back: a look") for answer in said[:6])
+    assert said[7] == "6"
+    assert said[8] == "0\ng has gone on by that, and cannot be put back: a generator"
+    assert said[-2].startswith("[1, 2, 3] 20 (1, 'a') 0 x"), "the line that takes from it is one of the program's"
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,12 @@ def broadcasting(case: Checkup) -> Iterator[Finding]:
         if not has(op.name, Trait.BROADCASTS) or len(values) != 2 or not op.outputs:
             continue
         column, row = sorted(values, key=lambda value: -len(value.shape))
-        where = f"{op.label} {words.call(op)} ({words.place(op.source)})"
         if _is_mistake(column, row):
-            yield from findings(_stretched(op, column, row, where), "silent broadcasting", f"explain {op.label}", op)
+            yield from findings(_stretched(op, column, row), "silent broadcasting", f"explain {op.label}", op)
             continue
         reduced = _reduced_across(column, row)
         if reduced is not None:
-            yield from findings(_met(column, row, reduced, where), "silent broadcasting", f"explain {op.label}", op)
+            yield from findings(_met(op, column, row, reduced), "silent broadcasting", f"explain {op.label}", op)
 
 
 def crossed(case: Checkup) -> Iterator[Finding]:
@@ -61,25 +60,29 @@ def _crossed(made: Op, ours: Value, target: Value) -> Claim[str]:
         "mean or sum is taken of them all: is that meant?"))  # fmt: skip
 
 
-def _stretched(op: Op, column: Value, row: Value, where: str) -> Claim[str]:
+def _where(op: Op) -> str:
+    return f"{op.label} {words.call(op)} ({words.place(op.source)})"
+
+
+def _stretched(op: Op, column: Value, row: Value) -> Claim[str]:
     """Claim that a column and a row gave a table, and propose what may be meant."""
     result = op.outputs[0]
     wider = result.size > max(column.size, row.size) and result.shape not in (column.shape, row.shape)
     return Possibility("finding: silent broadcasting", lambda: wider, lambda: (
-        f"{where}: {words.name(column)} {tuple(column.shape)} and {words.name(row)} {tuple(row.shape)} give "
+        f"{_where(op)}: {words.name(column)} {tuple(column.shape)} and {words.name(row)} {tuple(row.shape)} give "
         f"{tuple(result.shape)}, every row with every other one ({result.size} numbers instead of {row.size}); "
         f"{words.name(row)}[..., None] or .squeeze(-1) is probably meant"))  # fmt: skip
 
 
-def _met(whole: Value, part: Value, reduced: Reduced, where: str) -> Claim[str]:
+def _met(op: Op, whole: Value, part: Value, reduced: Reduced) -> Claim[str]:
     """Claim that what was reduced meets other axes than those that are left of what it was reduced from."""
     left = [axis for axis in range(len(whole.shape)) if axis not in reduced.axes]
     meets = list(range(len(whole.shape) - len(part.shape), len(whole.shape)))
     axes = ", ".join(str(axis) for axis in reduced.axes)
     return Possibility("finding: axes that happen to fit", lambda: left != meets, lambda: (
-        f"{where}: {words.name(part)} {tuple(part.shape)} comes from {reduced.op.label} {words.call(reduced.op)} over "
-        f"axis {axes} of {words.name(whole)} {tuple(whole.shape)}, and meets its last axes, which only happen to be as "
-        "long; keepdims=True is probably meant"))  # fmt: skip
+        f"{_where(op)}: {words.name(part)} {tuple(part.shape)} comes from {reduced.op.label} {words.call(reduced.op)} "
+        f"over axis {axes} of {words.name(whole)} {tuple(whole.shape)}, and meets its last axes, which only happen to "
+        "be as long; keepdims=True is probably meant"))  # fmt: skip
 
 
 def _is_mistake(column: Value, row: Value) -> bool:

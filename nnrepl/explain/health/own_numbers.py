@@ -85,7 +85,7 @@ def absorbed(case: Checkup) -> Iterator[Finding]:
     sums = [(op, term, rest) for op, term, rest in sums if stats[op.outputs[0]].is_finite
             and all(stats[one].peak and stats[one].is_finite for one in term)]  # fmt: skip
     case.look.see([rest for _, _, rest in sums if isinstance(rest, Value)])
-    lost = case.look.numbers([mx.all(op.outputs[0].array == _array(rest)) for op, _, rest in sums])
+    lost = case.look.same([(op.outputs[0].array, _array(rest)) for op, _, rest in sums])
     told: set[str] = set()
     for (op, term, rest), same in zip(sums, lost):
         if same and words.spot(op) not in told:
