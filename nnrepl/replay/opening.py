@@ -119,6 +119,8 @@ class Opening:
         """Wake up: a call is about to be recorded that ends a stretch, if one is being opened; or a call that the tape
         has, whatever else it has not after the last one of the step that is being opened."""
         late = self.free == 1 and self._is_late(self._start + self._calls)
+        if late:
+            recorder.tape.late.add(len(recorder.tape))  # should the step be closed again
         if late or (self.free and _is_stretch(self.old.ops[self._start - self._shift])):
             self.close(recorder)
 
