@@ -161,9 +161,8 @@ class Compiled(opaque.Transform):
             levels.wake()
         calls: list[Call] = []
         coming = self._consists.get(signature, ())
-        levels.comes(
-            functools.partial(self.real, *args, **kwargs), any(one.kind == GRADIENT_PASS for one in coming[:1])
-        )
+        gradient = any(one.kind == GRADIENT_PASS for one in coming[:1])
+        levels.comes(functools.partial(self.real, *args, **kwargs), gradient, frame)
         with levels.recorded(calls, frame):
             if recorder.listener is not None:
                 recorder.listener.call_started()

@@ -427,15 +427,15 @@ class Levels:
             self.record()
         self.returned = self.calling = None
 
-    def comes(self, run: Callable[[], Any], gradient: bool) -> None:
+    def comes(self, run: Callable[[], Any], gradient: bool, frame: FrameType) -> None:
         """Note that a call comes that is recorded op by op, and whether it is known that it takes gradients: what is
         too old may be closed before, and what the program holds be kept, as if `run` made the call natively."""
         if self.recorder.listener is not None and not self._depth:
-            self.making = run
+            self.making, self.calling = run, frame
             try:
                 self.recorder.listener.call_comes(gradient)
             finally:
-                self.making = None
+                self.making = self.calling = None
 
     @contextmanager
     def noted(self, calls: list[Call], frame: FrameType) -> Iterator[None]:

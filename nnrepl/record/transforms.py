@@ -284,7 +284,7 @@ def _recorded(call: GradientCall, weights: Weights, frame: FrameType, run: Calla
     levels.changes.unexpected(weights)
     calls = [Call(GRADIENT_PASS, titles.title(call.fun), titles.code_of(call.fun))]
     if run is not None:
-        levels.comes(run, gradient=True)
+        levels.comes(run, True, frame)
     with (levels.recorded if call.recorder.intake.opens else levels.noted)(calls, frame):
         result = make_call(call)
     levels.changes.hold(weights, call.pass_)

@@ -91,9 +91,7 @@ def _all(recorder: Recorder) -> Dropping | None:
 
     recorder.close_pass()  # the call begins one of its own
     tape, steps = recorder.tape, recorder.tape.steps
-    closed, number = _closed_up_to(tape), len(steps)
-    if number and not steps[-1].is_over:
-        number -= 1  # what is done before the call that comes
+    closed, number = _closed_up_to(tape), _coming(recorder) - 1
     calls: list[MadeCall] = []
     while number >= 2 and steps[number - 1].end > closed and (more := calls_of(tape, steps[number - 1])) is not None:
         calls[:0] = more
@@ -101,6 +99,15 @@ def _all(recorder: Recorder) -> Dropping | None:
     if not calls or any([pass_.kind == GRADIENT_PASS for pass_ in tape.passes if pass_.start >= calls[-1].end]):
         return None
     return Dropping(recorder, _beginning(tape, closed, calls[0].start), calls, len(tape))
+
+
+def _coming(recorder: Recorder) -> int:
+    """Return the step in which the gradient call will be that is about to be made."""
+    levels = levels_of(recorder)
+    if levels is None or levels.calling is None:
+        return 0
+    frame = recorder.stack.program_frame(levels.calling)
+    return recorder.tape.steps.coming(recorder.stack.enter(frame), frame.f_lasti)
 
 
 _TRIED = 8
