@@ -32,6 +32,7 @@ from tests.mutants import ROOT, Mutant, is_python, mutants, with_looks
 _REASONS = Path(__file__).parent / "unnoticed.txt"
 
 _SCREENS = "tests/shell/test_transcripts.py"
+_TYPED = "tests/shell/test_muscle_memory.py tests/programs/test_cells.py tests/session/test_reference.py tests/closed"
 TESTS = {
     "ops": f"tests/explain tests/record/test_catalog.py tests/record/test_bounds.py {_SCREENS}",
     "tape": f"tests/tape tests/session/test_places.py tests/session/test_names.py {_SCREENS}",
@@ -39,15 +40,15 @@ TESTS = {
     "replay": "tests/replay tests/timeline tests/closed tests/programs/test_training.py",
     "timeline": f"tests/timeline tests/replay tests/session {_SCREENS}",
     "session": f"tests/session tests/timeline tests/closed {_SCREENS} tests/shell/test_muscle_memory.py",
-    "explain": f"tests/explain {_SCREENS}",
+    "explain": f"tests/explain tests/programs/test_cells.py {_SCREENS}",
     "programs": f"tests/programs {_SCREENS}",
     "seen": f"tests/view tests/commands {_SCREENS}",
     "view": f"tests/view tests/commands {_SCREENS} tests/session/test_stops.py tests/session/test_reference.py",
-    "commands": f"tests/commands tests/session/test_stops.py tests/shell/test_muscle_memory.py {_SCREENS}",
+    "commands": f"tests/commands tests/session/test_stops.py tests/session/test_stops_running.py {_TYPED} {_SCREENS}",
     "learn": "tests/learn tests/commands/test_help.py",
     "cli": "tests/programs/test_starting.py tests/programs/test_load.py tests/shell/test_terminals.py",
     "late": "tests/programs/test_shadows.py tests/programs/test_starting.py",
-    "shell": f"tests/shell/test_completing.py tests/shell tests/programs/test_starting.py {_SCREENS}",
+    "shell": f"tests/shell tests/replay/test_interrupts.py tests/programs/test_starting.py {_SCREENS}",
 }
 """The tests of each room."""
 PATIENCE = 200.0

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from rich.text import Text
 
 from nnrepl.commands.table import TypedLine
+from nnrepl.installed import is_library
+from nnrepl.session.reading import Reading
+from nnrepl.tape import UNBOUND
 
 
 class Hints:
@@ -14,11 +17,30 @@ class Hints:
 
     Args:
         is_tensor: Whether a word is the name of a tensor where the user stands.
+        session: Gives the session that is looked at.
     """
 
-    def __init__(self, is_tensor: Callable[[str], bool]) -> None:
+    def __init__(self, is_tensor: Callable[[str], bool], session: Callable[[], Reading]) -> None:
         self._is_tensor = is_tensor
+        self._session = session
         self._said: set[str] = set()
+
+    def inner(self, name: str) -> Text | None:
+        """Return what to say of a name that means a variable of a library's function, which makes the op, where the
+        function of the program's that is shown has another of that name; None if that is not so, or has been said."""
+        session = self._session()
+        where = session.where()
+        call, op = where.scope, session.op
+        if not name.isidentifier() or "inner" in self._said or call is None or (op is not None and op.of is not None):
+            return None
+        own = next((step for step in reversed(call.path()) if not is_library(step.code.co_filename)), call)
+        held = [session.tape.bindings.held(step, name, where.position) for step in (call, own)]
+        if own is call or UNBOUND in held or held[0] is held[1]:
+            return None
+        self._said.add("inner")
+        inner, outer = call.code.co_qualname, own.code.co_qualname
+        said = f"({name} is that of {inner}, which makes this op; up leads to that of {outer})"
+        return Text(said, style="hint")
 
     def of(self, line: TypedLine, text: str) -> Text | None:
         """Return what to say of a command that is to go away, and of a bare word that is the name of a tensor as well;

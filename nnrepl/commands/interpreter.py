@@ -81,7 +81,9 @@ class Interpreter:
         self.full_screen = self.can_full_screen = False
         self.log = Log()
         self.answers = Answers()
-        self._hints = Hints(lambda word: self.session.expressions.is_tensor(word, self.session.where()))
+        self._hints = Hints(
+            lambda word: self.session.expressions.is_tensor(word, self.session.where()), lambda: self.session
+        )
         self._told: Stop | None = session.stop if session.waits else None
         self._changed = ShownBefore()
         self._listed = ("", -1, 0)
@@ -140,8 +142,10 @@ class Interpreter:
         looks.open_first(self.session, parsed.command, parsed.text)
         if parsed.command is None:
             assert parsed.parsed is not None
-            return None, self.python(parsed.parsed)
+            return self._hints.inner(line.strip()), self.python(parsed.parsed)
         hint = self._hints.of(parsed, line.strip())
+        if hint is None and parsed.command.names[0] == "print":
+            hint = self._hints.inner(parsed.text)
         shown, away = parsed.command.run(self, parsed.text), self.session is not self._home
         shown = looks.with_unseen(self.session, parsed.command, shown, away)
         if parsed.command.repeats:
@@ -231,7 +235,7 @@ class Interpreter:
 
         stop = self._told = self.session.stop
         self.due.clear()
-        if self.quiet and stop.reason in (END_OF_TAPE, END_OF_PROGRAM, CELL_DONE):
+        if self.quiet and not stop.missed and stop.reason in (END_OF_TAPE, END_OF_PROGRAM, CELL_DONE):
             return None
         if stop.reason == CELL_DONE and not (stop.hits or stop.missed):
             return Group(*self.displays()) if self.session.displays else None

@@ -8,7 +8,7 @@ from typing import Any
 
 from nnrepl.classes import dataclass
 from nnrepl.explain.doing import in_numbers
-from nnrepl.learn import answers, rules  # noqa: F401  # they enter themselves
+from nnrepl.learn import answers, rules, wrong_products  # noqa: F401  # they enter themselves
 from nnrepl.learn.answers import CHOICE, NAMES, NUMBER, NUMBERS, SHAPE, YES_NO, NoAnswer, Typed, kind_of, near, same
 from nnrepl.learn.apart import Apart, ApartLook, apart
 from nnrepl.learn.asking import Asked, ask, filled, holds

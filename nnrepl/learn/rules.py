@@ -1,4 +1,4 @@
-"""Rules: how people go wrong with single ops, forwards and backwards. `products` has those of matrix products."""
+"""Rules: how people go wrong with single ops, forwards and backwards. `wrong_products` has those of matrix products."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def _gather_qmm(
 for _name, _text in (("quantized_matmul", "{x} @ dequantize({w})"),
                      ("gather_qmm", "{x}[{lhs_indices}] @ dequantize({w}[{rhs_indices}])")):  # fmt: skip
     reworded(_name, lambda bound: not bound["transpose"], _text)
-reworded("dequantize", lambda bound: bound["mode"] != "affine" or bound["biases"] is None,
+reworded("dequantize", lambda bound: bound["mode"] != "affine",
          "{scales} · q, one scale a group; q: the small numbers in {w}",
          "Numbers of a few bits become ordinary numbers again: each group of them has a scale.")  # fmt: skip
 

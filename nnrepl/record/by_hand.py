@@ -17,6 +17,8 @@ from nnrepl.record.closing import NotedCalls
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Pass, Tape
 from nnrepl.tape.steps import is_update, weights_of
 
+_array = mx.array
+
 
 class Weights:
     """What a gradient call differentiates with respect to. It is made for each call, and looked at for few.
@@ -24,33 +26,49 @@ class Weights:
     Args:
         fun: The function that is differentiated.
         given: Returns what the call is given of it: trees of arrays.
+        whose: What `whose` says of the function, if it was asked before.
     """
 
-    __slots__ = ("_fun", "_given", "_key")
+    __slots__ = ("_alone", "_fun", "_given", "_whose")
 
-    def __init__(self, fun: Callable[..., Any], given: Callable[[], Any]) -> None:
+    def __init__(self, fun: Callable[..., Any], given: Callable[[], Any], whose: tuple[Any, Any] | None = None) -> None:
         self._fun = fun
         self._given = given
-        self._key: Any = None
+        self._whose = whose
+        self._alone: list[mx.array] | None = None
 
     @property
     def key(self) -> Any:
         """Tells one function, with its model, from others."""
-        if self._key is None:
-            model, code = titles.model_of(self._fun), titles.code_of(self._fun) or self._fun
-            self._key = code if model is None else (code, id(model))
-        return self._key
+        known = self._whose
+        if known is None:
+            known = self._whose = whose(self._fun)
+        return known[1]
 
     @property
     def given(self) -> list[mx.array]:
         """The arrays that the call is given."""
-        return trees.arrays(self._given())
+        if self._alone is not None:
+            return self._alone
+        given = self._given()
+        for part in given if type(given) is list else (None,):
+            if type(part) is not _array:
+                return trees.arrays(given)  # what holds arrays may hold others when the call is over
+        self._alone = [*given]
+        return self._alone
 
     def left(self) -> list[mx.array]:
         """Return what the program has of them when the call is over: of a model, which `nn.value_and_grad` fills anew,
         what it has then, with what of it is not differentiated."""
-        model = titles.model_of(self._fun)
+        model = (self._whose or whose(self._fun))[0]
         return self.given if model is None else trees.arrays(model)
+
+
+def whose(fun: Callable[..., Any]) -> tuple[Any, Any]:
+    """Return the model of a function that is differentiated (None if it has none), and what tells the two from
+    others."""
+    model, code = titles.model_of(fun), titles.code_of(fun) or fun
+    return model, code if model is None else (code, id(model))
 
 
 class _Left:
@@ -71,9 +89,13 @@ class _Left:
 
     def is_still(self, given: list[mx.array]) -> bool:
         """Whether weights that are given now are these, in this order, and have not been written into."""
-        left = iter(self._refs)
-        # One iterator for all: each is looked for behind the one before. What is not differentiated may lie between.
-        same = all([any(ref() is array for ref in left) for array in given])
+        refs = self._refs
+        same = len(given) == len(refs) and all([ref() is array for ref, array in zip(refs, given)])  # as mostly
+        if not same:
+            left = iter(refs)
+            # One iterator for all: each is looked for behind the one before. What is not differentiated may lie
+            # between.
+            same = all([any(ref() is array for ref in left) for array in given])
         return same and not any(ref() is array for ref in self._written for array in given)
 
     def write(self, array: mx.array) -> None:

@@ -69,10 +69,12 @@ class WaitingCalls:
         self._put = put
         self._noted: deque[NotedCalls] = deque()
         self._gradients = 0
+        self._counts = False  # whether gradient calls are among those that are noted
 
-    def add(self, tape: Tape, noted: NotedCalls) -> None:
-        """Note calls that have been made."""
+    def add(self, tape: Tape, noted: NotedCalls, gradients: int) -> None:
+        """Note calls that have been made, so many gradient calls among them."""
         self._noted.append(noted)
+        self._counts = self._counts or gradients > 0
         if type(tape) is not WaitingTape:
             wait(tape, self._arrive)
 
@@ -86,8 +88,7 @@ class WaitingCalls:
     def begins(self, tape: Tape, gradients: int) -> None:
         """Note that gradient calls are about to be made, so many at once: what the program is told from here on is
         kept under their number."""
-        # Where only an update is noted, the gradient call before it was none of these. Mostly the first one tells.
-        if not any(gradients_in(noted.calls) for noted in self._noted):
+        if not self._counts:  # where only an update is noted, the gradient call before it was none of these
             self._gradients = tape.kept.calls(tape.passes)
         tape.kept.begins(self._gradients)
         self._gradients += gradients
@@ -99,6 +100,7 @@ class WaitingCalls:
             while noted:
                 self._put(tape, noted.popleft())
         finally:
+            self._counts = any(gradients_in(one.calls) for one in noted)
             if noted:
                 wait(tape, self._arrive)
 
@@ -120,6 +122,15 @@ def put_closed(numbering: Numbering, tape: Tape, call: Call, scope: Activation |
     ops.append(op)
     passes.append(pass_)
     return op
+
+
+def note_span(tape: Tape, calls: Sequence[Call]) -> None:
+    """Note that calls on the tape, the last ones, were made at once in several steps: a compiled function takes
+    gradients again after it has used them. It runs natively as a whole, or is recorded as a whole."""
+    if len(calls) > 1 and (gradients_in(calls) > 1 or calls[0].kind != GRADIENT_PASS):
+        steps = [tape.passes[-count].step.number for count in (len(calls), 1)]
+        if steps[0] != steps[1]:
+            tape.spans.append((steps[0], steps[1]))
 
 
 def gradients_in(calls: Sequence[Call]) -> int:

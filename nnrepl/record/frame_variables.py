@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dis
 import sys
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import repeat
 from types import CodeType, FrameType, FunctionType
@@ -23,6 +24,20 @@ def variables_of(code: CodeType) -> tuple[str, ...]:
     """Return the variables that are looked at: those that the code of a function has, or that the code of a module
     sets."""
     return looked_at(code)[0]
+
+
+def lies_within(inner: CodeType, outer: CodeType) -> bool:
+    """Whether a function stands in the source of another: what stands in it sees the variables of that."""
+    return bool(outer.co_flags & OPTIMIZED) and any([const is inner for const in outer.co_consts])
+
+
+def around(codes: Sequence[CodeType], at: int) -> Iterator[int]:
+    """Yield which of some calls, outermost first, are of functions in whose source that of one of them stands."""
+    code = codes[at]
+    for outer in range(at - 1, -1, -1):
+        if lies_within(code, codes[outer]):
+            code = codes[outer]
+            yield outer
 
 
 def recall_variables(code: CodeType, names: tuple[str, ...]) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from nnrepl.record.by_hand import HandChanges, Weights
 from nnrepl.record.caller import Caller
 from nnrepl.record.closed_losses import ClosedLosses, gives
-from nnrepl.record.closing import Call, NotedCalls, WaitingCalls, gradients_in, put_closed
+from nnrepl.record.closing import Call, NotedCalls, WaitingCalls, gradients_in, note_span, put_closed
 from nnrepl.record.frame_variables import first_argument
 from nnrepl.record.handing_back import hand_back
 from nnrepl.record.intake import RECORDING
@@ -288,7 +288,7 @@ class Levels:
             weights: By what they differentiate, where that is known.
         """
         recorder = self.recorder
-        scope, lasti = None, -1
+        scope, lasti, result, error = None, -1, None, None
         entered = self.undisturbed is not None and recorder.intake is RECORDING and self.undisturbed()
         if entered:
             frame = outside_of_mlx(frame)
@@ -301,8 +301,6 @@ class Levels:
             frame = outside_of_mlx(frame)
             scope, lasti = recorder.stack.enter(frame), frame.f_lasti
         self.inside = True
-        error: BaseException | None = None
-        result = None
         try:
             result = call()
         except BaseException as raised:
@@ -310,7 +308,8 @@ class Levels:
             raise
         finally:
             self.inside, self.making = False, None
-            for made in calls if error is None else calls[:1]:  # which of several raised is not known: the first began
+            there = calls if error is None else calls[:1]  # which of several raised is not known: the first began
+            for made in there:
                 op = self._put_one(recorder.tape, made, scope, lasti)
                 if error is not None:
                     op.pass_.error = recorder.tape.notes.errors[op] = error
@@ -319,6 +318,7 @@ class Levels:
                     self.losses.made(op, loss(result))
                 recorder.intake.closed(recorder, op)
                 self._expect_update(op.pass_, weights)
+            note_span(recorder.tape, there)
             self.compiled = calls[0].scope is not None
             self._left(op, result, frame)
         return result
@@ -368,7 +368,7 @@ class Levels:
             self.losses.made(noted, loss(result))
         if weights is not None and by_hand:
             self.changes.hold(weights, noted, closed=True)
-        waiting.add(tape, noted)
+        waiting.add(tape, noted, gradients)
         return result
 
     def _put_one(self, tape: Tape, made: Call, scope: Activation | None, lasti: int) -> ClosedOp:
@@ -384,6 +384,7 @@ class Levels:
             if made.kind == GRADIENT_PASS:
                 op.pass_.gives_loss = noted.gives_loss
                 last = op
+        note_span(tape, noted.calls)
         if noted.gives_loss:
             self.losses.arrived(noted, last)
         if noted.by_hand:

@@ -201,7 +201,10 @@ def _place_of(pass_: Pass, closed: bool = False) -> Place:
 
 
 def called_from(pass_: Pass) -> tuple[Activation | None, int]:
-    """Where a pass was called, by the program or by a library of which MLX is none (a trainer)."""
+    """Where a pass was called, by the program or by a library of which MLX is none (a trainer). An update by hand is
+    where it ends: whether the turn of a loop goes on is told from there."""
+    if pass_.kind == UPDATE_PASS and _last_by_optimizer(pass_) is None:
+        return pass_.ops[-1].scope, pass_.ops[-1].lasti
     scope, _, lasti = _place(pass_, is_mlx)
     return scope, lasti
 

@@ -7,7 +7,7 @@ from types import CodeType, FrameType
 from typing import Any, Protocol
 
 from nnrepl.installed import is_mlx
-from nnrepl.record.frame_variables import GENERATOR, first_argument
+from nnrepl.record.frame_variables import GENERATOR, OPTIMIZED, first_argument
 from nnrepl.tape import Activation
 from nnrepl.tape.turns import Places
 
@@ -31,6 +31,13 @@ class Watching(Protocol):
 
 
 UPDATES = ("update", "apply_gradients")
+_PLACES = 64
+"""So many places of evaluations are remembered."""
+
+
+_Remembered = tuple[FrameType | None, FrameType, list[tuple[CodeType, int]], Places]
+"""The frame that was known last, one from which on all stands below as it stood, what is above that, and where that is.
+"""
 
 
 class Stack:
@@ -55,7 +62,7 @@ class Stack:
         self._own: dict[int, tuple[bool, CodeType]] = {}
         self._kinds: dict[type, str] = {}
         self._natively: dict[int, Activation] = {}
-        self._places: tuple[FrameType | None, list[tuple[CodeType, int]], Places] = None, [], ()
+        self._places: dict[tuple[int, int], _Remembered] = {}
 
     def enter(self, frame: FrameType) -> Activation | None:
         """Return the activation of `frame`, which becomes the current one."""
@@ -158,17 +165,19 @@ class Stack:
 
     def places(self, frame: FrameType) -> Places:
         """Return where the program's calls stand, that in `frame` last. No frame is held for it."""
-        top, above, known = self._places
-        if top is not None and top is next(reversed(self._known)):
+        memo = self._places.get((id(frame.f_code), frame.f_lasti))
+        if memo is not None and memo[0] is next(reversed(self._known)):
+            _, held, above, known = memo
             at: FrameType | None = frame
             for code, lasti in above:
                 if at is None or at.f_code is not code or at.f_lasti != lasti:
                     break
-                if at is top:
-                    return known  # the same lines as the last time: what is below `top` stands where it stood
+                if at is held:
+                    return known  # the same lines as the last time: what is below `held` stands where it stood
                 at = at.f_back
         known = self._places_below(frame)
-        self._places = None, [], known
+        if not self._watch.native or len(self._places) >= _PLACES:
+            self._places.clear()
         if self._watch.native:
             self._remember(frame, known)
         return known
@@ -180,8 +189,15 @@ class Stack:
         while at is not top and at.f_back is not None:
             at = at.f_back
             above.append((at.f_code, at.f_lasti))
-        if at is top and not at.f_code.co_flags & GENERATOR:  # which may be resumed from elsewhere
-            self._places = top, above, places
+        if at is not top:
+            return
+        if at.f_code.co_flags & GENERATOR:  # which may be resumed from elsewhere, in each turn by another call
+            while at.f_code.co_flags & OPTIMIZED:  # down to the lines of a module
+                if at.f_back is None or at.f_back is self.base:
+                    return
+                at = at.f_back
+                above.append((at.f_code, at.f_lasti))
+        self._places[id(frame.f_code), frame.f_lasti] = top, at, above, places
 
     def _places_below(self, frame: FrameType) -> Places:
         found = []
@@ -243,7 +259,7 @@ class Stack:
         self.frame = self.scope = None
         self._known = {self.base: None}
         self._natively.clear()
-        self._places = None, [], ()
+        self._places.clear()
 
     def end(self) -> None:
         """Note that the recording is over: let go of the frame of nnrepl's own, too, which holds the run."""

@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from nnrepl.record import aside, compiled, custom, opaque, titles, trees
 from nnrepl.record.anatomy import is_still
-from nnrepl.record.by_hand import Weights
+from nnrepl.record.by_hand import Weights, whose
 from nnrepl.record.catalog import Callee
 from nnrepl.record.closed_losses import loss_of
 from nnrepl.record.closing import Call
@@ -64,6 +64,7 @@ class Differentiated(opaque.Transform):
 
     _made: list[Call] | None = None
     _own: Any = None
+    _whose: tuple[Any, Any] | None = None
     _wanted: tuple[list[int], list[str]] | None = None
 
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
@@ -75,10 +76,11 @@ class Differentiated(opaque.Transform):
         if made is None or own is None or made[0].code is not own.__code__:  # `reload` changes it
             own, code = titles.own_function(self.fun), titles.code_of(self.fun)
             self._own = own if isinstance(own, FunctionType) else None
+            self._whose = whose(self.fun)
             if made is None or made[0].code is not code:
                 made = self._made = [Call(GRADIENT_PASS, titles.title(self.fun), code)]
-        run = self._natively(levels, args, kwargs)
-        return levels.run(made, frame, run, loss, Weights(self.fun, functools.partial(self._chosen, args, kwargs)))
+        weights = Weights(self.fun, functools.partial(self._chosen, args, kwargs), self._whose)
+        return levels.run(made, frame, self._natively(levels, args, kwargs), loss, weights)
 
     def _natively(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
         """Return what makes a call natively."""
@@ -109,6 +111,8 @@ class Differentiated(opaque.Transform):
         """Return what it is given of that by which it differentiates."""
         numbers, names = self._arguments()
         given = [args[number] for number in numbers if number < len(args)]
+        if not names:
+            return given
         return [*given, *[kwargs[name] for name in names if name in kwargs]]
 
     def wanted(self) -> tuple[list[int], list[str]]:

@@ -131,10 +131,10 @@ class Opening:
         return unit_at(self.old, at - self._shift)
 
     def _begin(self, recorder: Recorder, at: int) -> None:
-        step, end = self._step(at), at + 1
+        steps, end = self.old.whole([self._step(at)]), at + 1
         expected = self._expected
         stretch = _is_stretch(expected[at])
-        while not stretch and end < len(expected) and isinstance(expected[end], ClosedOp) and self._step(end) == step:
+        while not stretch and end < len(expected) and isinstance(expected[end], ClosedOp) and self._step(end) in steps:
             end += 1
         self._start = at
         self._calls = end - at

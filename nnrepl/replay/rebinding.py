@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from nnrepl.installed import is_library
 from nnrepl.record import segments as sources
-from nnrepl.record.frame_variables import namespace, set_variables
+from nnrepl.record.frame_variables import around, namespace, set_variables, variables_of
 from nnrepl.record.objects import object_of
 from nnrepl.record.renamed import PATHS
 from nnrepl.record.repeat import Repetition
@@ -130,22 +130,27 @@ class Rebinding:
         return found is not None and self._holds(*found)
 
     def _variables(self, op: Op, root: str) -> tuple[int, str, dict[str, Any]] | None:
-        """Return the variable that an edit names: in which call it is, its name, and what else has names there."""
-        path = [] if op.scope is None or op.scope.parent is None else op.scope.parent.path()
-        if not path or len(path) > len(self._frames):
+        """Return the variable that an edit names: in which call it is, its name, and what else has names there. A call
+        that is about to begin has none yet, but sees those of the functions in whose source it stands."""
+        path, frames = [] if op.scope is None or op.scope.parent is None else op.scope.parent.path(), self._frames
+        if not path or any(step.code is not frame.f_code for step, frame in zip(path, frames)):
             return None
-        if any(step.code is not frame.f_code for step, frame in zip(path, self._frames)):
+        if len(path) > len(frames) and self._repetitions():  # none of its Python runs
             return None
-        self._own = len(path) - 1
-        calls = range(self._own, -1, -1)
-        own = [at for at in calls if not is_library(self._frames[at].f_code.co_filename)]
+        self._own = min(len(path), len(frames)) - 1
+        calls = range(len(path) - 1, -1, -1)
+        own = [at for at in calls if not is_library(path[at].code.co_filename)]
         for at in own:  # as names are looked up: a library's variables last
-            frame = self._frames[at]
-            for variables in (namespace(frame), frame.f_globals):
-                if root in variables:
-                    return at, root, variables
-        found = next((at for at in calls if at not in own and root in namespace(self._frames[at])), None)
-        return None if found is None else (found, root, namespace(self._frames[found]))
+            for place in (at, *around([step.code for step in path], at)):
+                if place > self._own and root in variables_of(path[place].code):
+                    return None
+                if place <= self._own and root in namespace(frames[place]):
+                    return place, root, namespace(frames[place])
+            if root in path[at].variables:
+                seen = [one for one in range(self._own + 1) if frames[one].f_globals is path[at].variables]
+                return (seen[-1], root, path[at].variables) if seen else None
+        found = next((at for at in calls if at <= self._own and at not in own and root in namespace(frames[at])), None)
+        return None if found is None else (found, root, namespace(frames[found]))
 
     def _find_place(self, op: Op) -> bool:
         """Find the array object that an edit changes in place."""

@@ -110,7 +110,7 @@ class Replay(Led):
         if recorder.mirrors:
             recorder.mirrors[-1].passed(due=due and not calling)
         standing: ComingBy | None = None
-        while (op := self._inserted(recorder)) is not None:
+        while (op := self._inserted(recorder, due)) is not None:
             if calling and self._lies_inside(recorder, op):  # the frame with its variable is not there yet
                 return
             standing = standing or ComingBy(recorder)
@@ -362,11 +362,11 @@ class Replay(Led):
         """Whether an op at `position` must be one of the tape."""
         return not self.opening.anew and position < len(self.expected)
 
-    def _inserted(self, recorder: Recorder) -> Op | None:
+    def _inserted(self, recorder: Recorder, due: bool) -> Op | None:
         """Return the op that the user inserted here, if it is due: in a second run, once that has begun."""
         at = len(recorder.tape)
         op = None if self.opening.free or at >= len(self.expected) else self.expected[at]
-        if op is None or op not in self.tape.notes.inserted:
+        if op is None or op not in self.tape.notes.inserted or (op in self.tape.notes.following and not due):
             return None
         return op if recorder.mirrors or not in_second_run(op) else None
 

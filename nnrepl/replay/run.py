@@ -52,8 +52,8 @@ class Run:
         cls, old: Tape, steps: frozenset[int], cursor: int, closing: tuple[OpenedStep, ...], losses: bool
     ) -> Run:
         """Return a run along all of a tape, in which some steps that are closed on it are recorded."""
-        return cls(old, len(old), (), cursor, opened=steps, closing=closing, seen=sys.maxsize, forward=not losses,
-                   losses=losses)  # fmt: skip
+        return cls(old, len(old), (), cursor, opened=old.whole(steps), closing=closing, seen=sys.maxsize,
+                   forward=not losses, losses=losses)  # fmt: skip
 
     def computing(self) -> Run:
         """Return the same once more, in which nothing is run forward without computing it."""

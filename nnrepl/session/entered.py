@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from types import CodeType
 from typing import Any
 
+from nnrepl.installed import is_library
 from nnrepl.record import segments as sources
 from nnrepl.record.stack import is_module
 from nnrepl.session.errors import UserError
@@ -223,10 +224,18 @@ class InClass(InNamed):
     kind, words = "class", "a class, where its methods are entered"
 
     def means(self, code: CodeType, owner: Any) -> bool:
-        kind = type(owner).__qualname__ if is_module(owner) else ""
+        kind = type(owner).__qualname__ if is_module(owner) and _is_method(code, type(owner)) else ""
         holder = code.co_qualname.rpartition(".")[0]
         named = is_called(holder, self.name) or (bool(kind) and is_called(kind, self.name))
         return named and is_file(code.co_filename, self._file)
+
+
+def _is_method(code: CodeType, kind: type) -> bool:
+    """Whether some code that is called with an object of a class is that of a method: `loss_fn(model, x)` is none."""
+    holder = code.co_qualname.rpartition(".")[0]
+    if (holder and not holder.endswith("<locals>")) or is_library(code.co_filename):
+        return True  # of the class, or of one that it has inherited
+    return any(getattr(part, "__code__", None) is code for base in kind.__mro__ for part in vars(base).values())
 
 
 class InCell(InCall):

@@ -1,8 +1,9 @@
 """Frames: what a variable of the program's holds where the cursor stands. One rule for every command (DESIGN 5).
 
-The variables of the call in which the cursor stands come first, as they are at that moment, with its closure; then the
-global ones of its function; then those of the program's own calling frames, outwards; those of libraries last. What a
-returned call left behind is shown under its own address only.
+The variables of the call in which the cursor stands come first, as they are at that moment, with its closure; then
+those of the functions in whose source that stands, as long as they run; then the global ones of its function; then
+those of the program's own calling frames, outwards; those of libraries last. What a returned call left behind is shown
+under its own address only.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from nnrepl.classes import dataclass
 from nnrepl.installed import is_library
 from nnrepl.record import segments as sources
 from nnrepl.record.containers import SEQUENCES, blank, fill, fixed
-from nnrepl.record.frame_variables import variables_of
+from nnrepl.record.frame_variables import around, variables_of
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module
 from nnrepl.session.errors import NotYet, UserError, not_made
@@ -79,7 +80,7 @@ class Frames:
         for step, lasti in self._outwards(scope, position, library):
             found = self._in_call(name, step, lasti, position, library and step is not scope)
             if found is None and not _has(step, name):
-                found = self._global(name, step, position)
+                found = self._around(name, step, position) or self._global(name, step, position)
             if isinstance(found, Held) and unset is None:
                 return found
             if isinstance(found, NotYet):
@@ -114,6 +115,15 @@ class Frames:
         if quiet or name not in variables_of(step.code) or not self.tape.bindings.known(step):
             return None
         return self._coming(name, step, lasti, position)
+
+    def _around(self, name: str, step: Activation, position: int) -> Held | NotYet | None:
+        """Return what a variable of the functions holds that stand around a call's in the source and still run: a line
+        there would see it, though Python makes a cell only of what the source reads."""
+        path = step.path()
+        for at in around([call.code for call in path], len(path) - 1):
+            if _has(path[at], name):
+                return self._in_call(name, path[at], path[at + 1].lasti, position, False)
+        return None
 
     def _outwards(self, scope: Activation, position: int, library: bool) -> Iterator[tuple[Activation, int]]:
         """Yield the call in which the cursor stands, and those that led to it, each with where it stands itself (-1 in

@@ -16,7 +16,7 @@ import mlx.core as mx
 from nnrepl.installed import is_library
 from nnrepl.record import segments as sources
 from nnrepl.record.custom import first_run_of
-from nnrepl.record.frame_variables import OPTIMIZED, namespace, set_variables
+from nnrepl.record.frame_variables import OPTIMIZED, around, namespace, set_variables
 from nnrepl.record.phases import PARTS
 from nnrepl.record.recorder import Recorder, current
 from nnrepl.record.runs_twice import LineLater, note_line
@@ -122,11 +122,13 @@ class PromptLine:
         and whose they are. The others are global ones of the innermost call."""
         local = {name: thing for name, thing in self._known.items() if name in self.named}
         owners: dict[str, FrameType] = {}
+        codes, last = [frame.f_code for frame in frames[::-1]], len(frames) - 1
         for name in self.named - local.keys():
-            for frame in frames:
-                variables = namespace(frame)
-                if name in variables and variables is not frame.f_globals:
-                    local[name], owners[name] = variables[name], frame
+            for at, frame in enumerate(frames):
+                places = last - at, *around(codes, last - at)
+                sees = [frames[last - place] for place in places if name in namespace(frames[last - place])]
+                if sees and namespace(sees[0]) is not frame.f_globals:
+                    local[name], owners[name] = namespace(sees[0])[name], sees[0]
                 elif name in frame.f_globals and frame.f_globals is not frames[0].f_globals:
                     local[name] = frame.f_globals[name]
                 elif name not in frame.f_globals:

@@ -43,6 +43,7 @@ class Notes:
         belonging: Ops that a custom function's own backward pass made, and its forward op.
         edits: Ops that the user made in order to change a value, and the value that they changed.
         inserted: All ops that came from the user and not from the program.
+        following: Those of them that stand after a gradient call, before the program's line that makes the next op.
         typed: Ops that a line of the user's has made, which the program runs as one of its own.
         awaited: Ops for whose results the program waited when a line was typed before them that was done at once, and
             those that have been made in their place.
@@ -74,6 +75,7 @@ class Notes:
     belonging: dict[Op, Op] = field(default_factory=dict)
     edits: dict[Op, Value] = field(default_factory=dict)
     inserted: set[Op] = field(default_factory=set)
+    following: set[Op] = field(default_factory=set)
     typed: set[Op] = field(default_factory=set)
     awaited: set[Op] = field(default_factory=set)
     forced: set[Value] = field(default_factory=set)
@@ -121,6 +123,8 @@ class Notes:
             self.edits[new] = now.get(target, target)
         if old in self.inserted:
             self.inserted.add(new)
+        if old in self.following:
+            self.following.add(new)
         if old in self.typed:
             self.typed.add(new)
 
@@ -145,7 +149,7 @@ class Notes:
         for table, known in (*((table, ops) for table in of_ops), *((table, values) for table in of_values)):
             for key in [key for key in table if key not in known]:
                 del table[key]
-        for noted in (self.inserted, self.typed, self.awaited, self.inside):
+        for noted in (self.inserted, self.following, self.typed, self.awaited, self.inside):
             noted.intersection_update(ops)
         for marked in self._marked():
             marked.intersection_update(values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from threading import get_ident
 from typing import Any, Protocol, overload
@@ -58,6 +58,7 @@ class Tape:
         notes: What is known about its ops and values. All timelines share it; all else is this tape's own.
         compiled: Where compiled functions ran that the program had called: the first op, and after the last.
         late: Where ops are recorded again in the middle of what ran natively: what came just before was not recorded.
+        spans: Calls that ran natively as a whole and reach over several steps: the first and the last of these.
         retraced: The steps in which MLX traced a compiled function while they ran natively.
         bindings: What the program's variables held.
         passed: Where the program came to lines that make no op, by file and line, as far as that was looked for: the
@@ -80,6 +81,7 @@ class Tape:
         self.compiled: list[tuple[int, int]] = []
         self.late: set[int] = set()
         self.retraced: set[int] = set()
+        self.spans: list[tuple[int, int]] = []
         self.bindings = Bindings()
         self.passed: dict[tuple[str, int], list[int]] = {}
         self.kept = NativeRun()
@@ -102,6 +104,12 @@ class Tape:
         ops = self.ops
         return any(isinstance(ops[pass_.start], ClosedOp) for pass_ in self.passes if len(pass_) == 1)
 
+    def whole(self, steps: Iterable[int]) -> frozenset[int]:
+        """Return some steps with all those that can be opened with them alone, since one call made them."""
+        wanted = frozenset(steps)
+        spans = [range(first, last + 1) for first, last in self.spans]
+        return wanted.union(*[span for span in spans if not wanted.isdisjoint(span)])
+
     def fork(self, position: int, names: Namer) -> Tape:
         """Return a new tape that shares everything before `position`: the ops, the values, what is noted about them,
         and the passes before are the same objects. Costs time in what it shares."""
@@ -118,6 +126,7 @@ class Tape:
         twin.traced = [at for at in self.traced if at < position]
         twin.turns = self.turns.before(position)
         twin.compiled = [span for span in self.compiled if span[1] <= position]
+        twin.spans = [span for span in self.spans if span[1] <= len(twin.steps)]
         twin.late = {at for at in self.late if at < position}
         for line, passed in self.passed.items():
             twin.passed[line] = [at for at in passed if at <= position]

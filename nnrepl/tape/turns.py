@@ -19,6 +19,8 @@ from nnrepl.tape.origins import Activation
 
 Places = tuple[tuple[CodeType, int], ...]
 """Where each of the program's calls stands, the outermost first."""
+_WAYS = 64
+"""So many ways from one evaluation to the next are remembered: a loop comes by the same ones in each turn."""
 
 
 class Made(Protocol):
@@ -60,6 +62,7 @@ class Turns:
         self._begun, self._ended = 0, (0, 0)
         self.is_over = self._counts = False
         self._last: Places = ()
+        self._ways: dict[tuple[int, int], tuple[Places, Places, tuple[bool, bool]]] = {}
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -70,14 +73,27 @@ class Turns:
         if self.is_over:
             return
         last, self._last = self._last, places
-        if last and (places == last or not _is_one_turn(last, places)):
-            again = places == last or not _are_apart(last, places)
+        ends, again = self._way(last, places)
+        if ends:
             if again and not self._counts:
                 self._add()  # now it shows that what came before was one
             self._begun, self._counts = self._ended[0], again
             if again:
                 self._add()
         self._ended = position, evaluations
+
+    def _way(self, last: Places, places: Places) -> tuple[bool, bool]:
+        """Whether an evaluation shows that something is over since the last one, and whether that is a turn of the loop
+        in which both stand."""
+        key = id(last), id(places)
+        known = self._ways.get(key)
+        if known is None:
+            ends = bool(last) and (places == last or not _is_one_turn(last, places))
+            again = ends and (places == last or not _are_apart(last, places))
+            if len(self._ways) >= _WAYS:
+                self._ways.clear()
+            known = self._ways[key] = last, places, (ends, again)  # both are held, so that nothing else has their `id`
+        return known[2]
 
     def move(self, position: int, recorded: bool) -> None:
         """Note that the tape goes on elsewhere after the last evaluation: what follows is closed, or opened, by

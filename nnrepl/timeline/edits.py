@@ -17,7 +17,7 @@ from nnrepl.record.custom import in_first_run, in_own_vjp
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.rebuilt import exchange
 from nnrepl.record.recorder import RECORD, Recorder
-from nnrepl.tape import RUN_PASS, Activation, Gradient, Leaf, Op, Operation, Pass, Tape, Value, outermost
+from nnrepl.tape import GRADIENT_PASS, RUN_PASS, Activation, Gradient, Leaf, Op, Operation, Pass, Tape, Value, outermost
 from nnrepl.tape.passes import inside_of
 
 _copy = mx.array.__copy__
@@ -106,7 +106,18 @@ def make_edit(
     for made_op in edit.ops:
         made_op.scope, made_op.lasti = scope, -2  # the whole line
     _become(edit, op)
+    if caller is not None and _follows(target.tape, position):
+        target.tape.notes.following.update(edit.ops)
     return edit
+
+
+def _follows(tape: Tape, position: int) -> bool:
+    """Whether the op before a position is the last of a gradient pass, and a line of the program's makes the next: what
+    the program has done with the gradients in between, it has done with those of the pass."""
+    if not 0 < position < len(tape):
+        return False
+    before, pass_ = tape.ops[position - 1].pass_, tape.ops[position].pass_
+    return before.kind == GRADIENT_PASS and pass_ is not before
 
 
 def _become(edit: Edit, op: Op) -> None:

@@ -97,10 +97,29 @@ def _reduce(piece: mx.array) -> tuple[int, Any, Any, float, float, int, int, int
     low, high = mx.min(mx.where(finite, wide, math.inf)), mx.max(mx.where(finite, wide, -math.inf))
     mx.eval(low, high, mean, squares, zeros, count, nans)
     number_finite, number_nan = int(_float(count)), int(_float(nans))
+    least, most, around, apart = _float(low), _float(high), _float(mean), _float(squares)
+    reach = max(abs(least), abs(most))
+    if number_finite and reach and not _SQUARABLE[0] < reach < _SQUARABLE[1]:
+        around, apart = _moments(mx.where(finite, wide, 0), finite, count, -math.frexp(reach)[1])
     return (
-        number_finite, _float(low), _float(high), _float(mean), _float(squares), int(_float(zeros)), number_nan,
+        number_finite, least, most, around, apart, int(_float(zeros)), number_nan,
         piece.size - number_finite - number_nan,
     )  # fmt: skip
+
+
+_SQUARABLE = 1e-15, 1e15
+"""In float32 sums of squares of larger numbers overflow (a mask of −3.4e38), and those of smaller ones come to 0."""
+
+
+def _moments(wide: mx.array, finite: mx.array, count: mx.array, power: int) -> tuple[float, float]:
+    """Return the mean of the finite elements and the sum of their squared differences from it, which are computed of
+    numbers 2^power times as large."""
+    half = power // 2  # 2^-128 is too small for a float32
+    scaled = wide * 2.0**half * 2.0 ** (power - half)
+    mean = total(scaled) / count
+    squares = total(mx.where(finite, mx.square(scaled - mean), 0))
+    mx.eval(mean, squares)
+    return math.ldexp(_float(mean), -power), math.ldexp(_float(squares), -2 * power)
 
 
 def _float(array: mx.array) -> float:

@@ -161,6 +161,18 @@ def test_only_the_weights_of_now_are_watched() -> None:
     assert changes.since(weights) == (pass_, False)
 
 
+def test_what_holds_weights_is_looked_at_again_when_the_call_is_over() -> None:
+    before, now = mx.array(0.0), mx.array(1.0)
+    given = [{"w": before}]
+    weights = Weights(plainly, lambda: given)
+    assert weights.given[0] is before
+    given[0]["w"] = now  # by the function itself
+    assert weights.left()[0] is now
+    answers = iter([[before]])  # arrays alone: what is given is asked for once
+    weights = Weights(plainly, lambda: next(answers))
+    assert weights.given[0] is weights.left()[0] is before
+
+
 def test_weights_that_go_another_way_are_noticed(tmp_path: Path) -> None:
     file = tmp_path / "train.py"
     loop = """
@@ -488,3 +500,76 @@ answer = times
     assert "function" in told
     assert "(2,)" in told
     assert "runs again" not in told
+
+
+SEVERAL = """
+import mlx.core as mx
+mx.random.seed(0)
+X = mx.random.normal((32, 3)); y = X @ mx.array([1.0, 2.0, 3.0])
+def loss(w): return mx.square(X @ w - y).mean()
+learn = mx.value_and_grad(loss)
+told, count = [], 0
+def several(w):
+    for _ in range(3):
+        found, g = learn(w)
+        w = w - 0.1 * g
+    return w, found
+w = mx.zeros(3)
+for i in range(5):
+    w, found = several(w)
+    mx.eval(w)
+    print(i, found.item())
+"""
+
+
+def test_steps_that_one_compiled_call_makes_are_opened_together(tmp_path: Path) -> None:
+    """It runs natively as a whole or not at all: so all of them are recorded where one is looked at, and each can be
+    edited by itself."""
+    file = tmp_path / "several.py"
+    file.write_text(SEVERAL.replace("def several", "@mx.compile\ndef several"))
+    plain = SEVERAL.replace("        found, g", "        count += 1; print('w', count, w.tolist())\n        found, g")
+    plain = plain.replace("def several(w):", "def several(w):\n    global count")
+    told = {line.split()[1]: line.split(maxsplit=2)[2] for line in plainly(plain)[0].splitlines() if line[0] == "w"}
+    order = [5, 8, 15, 2, 12]
+    shown = play(file, "c", *[line for step in order for line in (f"goto step {step}", "p w.tolist()")])
+    found = re.findall(r"^w.tolist\(\) = (.*)$", shown, flags=re.MULTILINE)
+    for step, row in zip(order, found, strict=True):
+        assert eval(row) == pytest.approx(eval(told[str(step)]), rel=1e-6, abs=1e-7)
+    edited = plain.replace("        w = w -", "        if count == 8: g = g * 2\n        w = w -")
+    shown = play(file, "c", "goto step 8", "until update", "g = g * 2", "c", "p w.tolist()")
+    last = [line.split()[1] for line in plainly(edited)[0].splitlines() if line[0] == "4"]
+    assert float(re.findall(r"^4 (\S+)$", shown, flags=re.MULTILINE)[-1]) == pytest.approx(float(last[0]), rel=1e-5)
+
+
+LEAPS = """
+import mlx.core as mx
+mx.random.seed(3)
+X = mx.random.normal((16, 2)); y = mx.random.normal((16,))
+gradient = mx.grad(lambda q: -mx.square(X @ q - y).sum())
+@mx.compile
+def leap(q, p):
+    p = p + 0.005 * gradient(q)
+    for _ in range(3):
+        q = q + 0.01 * p
+        p = p + 0.01 * gradient(q)
+    q = q + 0.01 * p
+    return q, -(p + 0.005 * gradient(q))
+q = mx.zeros(2)
+for i in range(4):
+    q, p = leap(q, mx.random.normal((2,)))
+    print(i, q.tolist())
+"""
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_a_loop_in_a_compiled_function_makes_as_many_steps_natively(native: str, tmp_path: Path) -> None:
+    """An update by hand ends after its gradient: from there, not from where it begins, the turn goes on or does not."""
+    file = tmp_path / "leaps.py"
+    file.write_text(LEAPS)
+    shown = captured(
+        "--batch", *[part for line in (f"config native {native}", "c", "info steps all", "goto step 3", "where")
+                     for part in ("-c", line)], str(file))  # fmt: skip
+    rows = re.findall(r"^[ ▶]*(\d+) +\d+ +(\d+) +by hand", shown, flags=re.MULTILINE)
+    assert rows == [("1", "5"), ("2", "5"), ("3", "5"), ("4", "5")]
+    assert "leap(q, mx.random.normal((2,)))" in shown or "mx.random.normal((2,))" in shown
+    assert "does not do the same" not in shown

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from nnrepl.record.stack import Stack
+from nnrepl.tape import turns as told_apart
+from nnrepl.tape.turns import Places, Turns
 from tests.closed.test_closed import BITS, QUIET, TOLD, plainly, play
 from tests.closed.test_stretches import BY_HAND, MODEL, TOKENS
 
@@ -106,3 +112,59 @@ def test_a_token_of_a_long_stretch_is_opened_alone(tmp_path: Path) -> None:
     assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[10]], shown
     assert re.search(r"^i = 10$", shown, re.MULTILINE), shown
     assert "a fault of nnrepl's" not in shown
+
+
+RESUMED = """
+def tokens():
+    while True:
+        seen(); yield
+        seen(); yield
+def one():
+    next(stream)
+def two():
+    next(stream); next(stream)
+stream = tokens()
+one()
+for _ in range(20): two()
+for _ in range(20): one()
+"""
+"""A generator that evaluates at two places, resumed by a call that returns each time; and then from elsewhere."""
+
+
+def test_where_a_generator_evaluates_is_found_without_a_walk_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def skip(*_: Any) -> None:
+        """Nothing is noted."""
+
+    watch: Any = SimpleNamespace(notes=False, native=False, enter=skip, belong=skip, leave=skip, release=lambda: None)
+    stack, turns, walked, compared = Stack(sys._getframe(), watch), Turns(), 0, 0
+    places: list[Places] = []
+    walk, split = Stack._places_below, told_apart._split
+
+    def counted(self: Stack, frame: Any) -> Any:
+        nonlocal walked
+        walked += 1
+        return walk(self, frame)
+
+    def parted(*places: Any) -> Any:
+        nonlocal compared
+        compared += 1
+        return split(*places)
+
+    def seen() -> None:
+        frame = sys._getframe(1)
+        stack.enter(frame)
+        watch.native = True  # from the second one on
+        found = stack.places(frame)
+        assert found == walk(stack, frame)
+        places.append(found)
+        turns.evaluated(found, 0, 0)
+
+    monkeypatch.setattr(Stack, "_places_below", counted)
+    monkeypatch.setattr(told_apart, "_split", parted)
+    exec(compile(RESUMED, "resumed.py", "exec"), {"seen": seen})
+    assert walked < 10
+    assert compared < 30
+    anew = Turns()
+    for found in places:
+        anew.evaluated((*found,), 0, 0)
+    assert len(turns) == len(anew) > 0

@@ -155,7 +155,7 @@ def test_what_waits_comes_in_order_and_an_interrupt_loses_none() -> None:
 
     tape, waiting = _tape(), WaitingCalls(put)
     for k in range(6):
-        waiting.add(tape, _noted(k))
+        waiting.add(tape, _noted(k), 1)
     assert waiting.are_updated(tape)
     assert not seen
     with pytest.raises(KeyboardInterrupt):
@@ -169,7 +169,7 @@ def test_what_waits_comes_in_order_and_an_interrupt_loses_none() -> None:
 def test_another_thread_sees_what_is_there() -> None:
     tape, found = _tape(), deque[int]()
     waiting = WaitingCalls(lambda tape, noted: tape.ops.append(Op(Operation("call", mx.add, "call"), (), {}, ())))
-    waiting.add(tape, _noted(0))
+    waiting.add(tape, _noted(0), 1)
     thread = threading.Thread(target=lambda: found.append(len(tape)))
     thread.start()
     thread.join()

@@ -145,6 +145,14 @@ def test_a_large_pass_is_folded_by_module_and_a_module_unfolds() -> None:
     assert "fast.scaled_dot_product_attention" in unfolded
 
 
+def test_at_the_end_of_the_tape_the_drawing_is_around_its_last_op() -> None:
+    session = small_session()
+    session.goto("end")
+    last = session.tape.ops[-1]
+    assert session.op is None
+    assert shown(session, "graph").startswith(shown(session, f"graph {last.label}"))
+
+
 def test_files(tmp_path: Path) -> None:
     session = llama_session()
     for suffix in ("dot", "mmd"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 
 import nnrepl
@@ -101,3 +102,22 @@ def test_quit_leaves(session: OpenSession) -> None:
     for line in ("quit", "q", "exit"):
         with pytest.raises(Quit):
             session.interpreter.run(line)
+
+
+def test_which_of_two_variables_of_a_name_is_meant_is_said_once() -> None:
+    """What is shown is the program's line; what makes the op is a function of the library that it calls."""
+    layer = nn.Linear(2, 2)
+
+    def called(x: mx.array) -> mx.array:
+        y = x + 1
+        return layer(y).sum()
+
+    opened = OpenSession(nnrepl.trace(called, mx.ones((1, 2)), wrt=0))
+    said = [
+        " ".join(str(opened.run(line)).split())
+        for line in ("goto add", "p x", "goto addmm", "p y", "p x", "p x", "up", "p x")
+    ]
+    hint = "(x is that of Linear.__call__, which makes this op; up leads to that of "
+    assert [hint in one for one in said] == [False, False, False, False, True, False, False, False]
+    assert "[[2 2]]" in said[4]
+    assert "[[1 1]]" in said[-1]

@@ -362,6 +362,18 @@ def averaged(faulty: bool) -> None:
         mx.eval(model.parameters(), target.parameters())
 
 
+def standing(faulty: bool) -> None:
+    """An average of the weights, with a decay of 1, or of less."""
+    model, x, y = nn.Linear(3, 2), rows(4, 3), rows(4, 2)
+    optimizer, step, decay = optim.SGD(1e-2), nn.value_and_grad(model, squares), 1.0 if faulty else 0.9
+    average = tree_map(lambda w: w + 0, model.parameters())
+    for _ in range(2):
+        _, grads = step(model, x, y)
+        optimizer.update(model, grads)
+        average = tree_map(lambda a, w: decay * a + (1 - decay) * w, average, model.parameters())
+        mx.eval(model.parameters(), average)
+
+
 def left_behind(faulty: bool) -> None:
     """A compiled step whose outputs are forgotten leaves tracers in the model."""
     model, x, y = nn.Linear(3, 2), rows(4, 3), rows(4, 2)
@@ -405,9 +417,21 @@ def peeking(faulty: bool, fused: bool = False) -> None:
     train(Next(int(faulty), fused), loss, ids[:, :-1], ids[:, 1:])
 
 
+def term(faulty: bool, read: Any = lambda one: mx.array(np.mean(np.abs(np.array(one))))) -> None:
+    """A term of the loss is computed through NumPy, or Python, or is the same number in each step."""
+
+    def loss(m: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+        out = m(x)
+        return (out - y).square().mean() + 0.5 * (read(out) if faulty else mx.array(0.3)) + 0.25
+
+    train(nn.Linear(3, 2), loss, rows(4, 3), rows(4, 2))
+
+
 OTHERS: dict[str, tuple[str, Program]] = {
+    "term from Python": ("term from Python", term),
+    "term, read": ("term from Python", lambda faulty: term(faulty, lambda one: one.max().item())),
     "peeking": ("peeking", peeking), "peeking, fused": ("peeking", lambda faulty: peeking(faulty, True)),
-    "of itself": ("idle update", averaged),
+    "of itself": ("idle update", averaged), "standing average": ("standing average", standing),
     "unkept": ("discarded update", following),
     "thrown": ("leaping update", thrown), "leapt first": ("leaping update", leapt_first),
     "erased weight": ("erased weight", erased),
@@ -438,6 +462,7 @@ ELSEWHERE = {"hole"}
 CLAIMED = {
     "asleep": "asleep or not called", "sleeping": "asleep", "half kept": "half kept", "divided away": "gone again",
     "one term": "dead way", "leapt first": "leaping update", "peeking, fused": "peeking",
+    "term, read": "term from Python",
     "creeping": "creeping update", "non-finite": "not finite", "double softmax": "double",
     "forced evaluation": "forced", "cut gradient": "the very numbers",
 }  # fmt: skip

@@ -41,10 +41,10 @@ class Hidden(nn.Module):
         return x @ self[self.under] + self.bias * self._frequencies
 
 
-def attended(layer: nn.Module, splits: bool = True, joins: bool = True) -> mx.array:
-    """Two heads over three positions, split and joined with the transpose that belongs to it, or without."""
-    out = layer(SENTENCES)
-    heads = out.reshape(2, 3, 2, 4).transpose(0, 2, 1, 3) if splits else out.reshape(2, 2, 3, 4)
+def attended(layer: nn.Module, splits: bool = True, joins: bool = True, count: int = 2) -> mx.array:
+    """Heads over 3 positions, split and joined with the transpose that belongs to it, or without; one needs none."""
+    out, size = layer(SENTENCES), 8 // count
+    heads = out.reshape(2, 3, count, size).transpose(0, 2, 1, 3) if splits else out.reshape(2, count, 3, size)
     shares = mx.softmax(heads @ heads.transpose(0, 1, 3, 2), axis=-1)
     mixed = shares @ heads
     return (mixed.transpose(0, 2, 1, 3) if joins else mixed).reshape(2, 3, 8).square().mean()
@@ -161,7 +161,7 @@ PAIRS: dict[str, tuple[str, nn.Module, Loss, nn.Module, Loss]] = {
     "heads joined": (
         "mixed positions",
         nn.Linear(8, 8), lambda m: attended(m, joins=False),
-        nn.Linear(8, 8), attended,
+        nn.Linear(8, 8), lambda m: attended(m, joins=False, count=1),
     ),
     "heads split": (
         "mixed positions",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
 import nnrepl
 from nnrepl.explain.look import Look
-from nnrepl.learn import rules
+from nnrepl.learn import posing, rules
 from nnrepl.learn import wrong_products as products
 from nnrepl.learn.answers import CHOICE, NAMES, NUMBER, SHAPE, NoAnswer, near, read, same
 from nnrepl.learn.asking import ask
@@ -73,6 +74,7 @@ def _share(row: list[float], at: int) -> float:
         ("surprise[0, 0]", -math.log10(_share([1.5, 2.75], 0)), "to base 10"),
         ("scaled[0, 0]", -math.log(_share([1.5, 2.75], 0)), "You forgot to divide by 4."),
         ("grad(squared)[0, 0]", 1.0, "its share, 1/4"),
+        ("grad(error)[0, 0]", -1.0, "2·x alone"),
         ("grad(z)[1, 1]", None, "only where z is positive"),
     ],
 )
@@ -135,6 +137,14 @@ def test_the_gradient_of_a_weight_is_a_sum_over_the_batch(session: OpenSession) 
     meant = [it for it in known if it.said == "You forgot the product x[0,0] · ∂L/∂product[0,0], a row of the batch."]
     assert len(meant) == 1
     assert near(float(meant[0].value), float(found.result) - left * came)
+
+
+def test_whoever_plays_a_lesson_has_every_rule() -> None:
+    """They enter themselves: a module that nothing imports has none, and these tests import them all."""
+    has_rules = {path.stem for path in Path(rules.__file__).parent.glob("*.py") if "\n@rule(" in path.read_text()}
+    imported = Path(posing.__file__).read_text().partition("from nnrepl.learn import ")[2].partition("  #")[0]
+    assert has_rules
+    assert has_rules <= set(imported.split(", "))
 
 
 def test_every_rule_is_for_an_op_that_there_is() -> None:

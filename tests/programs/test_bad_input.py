@@ -345,7 +345,9 @@ def test_exit_status_on_a_pipe(net: str, lines: tuple[str, ...], status: int) ->
 def test_exit_status_of_the_program_wins(tmp_path: Path) -> None:
     (tmp_path / "prog.py").write_text(NET + "raise SystemExit(3)\n")
     assert shell("prog.py", "print nosuch", "continue", cwd=tmp_path).returncode == 3
-    assert nnrepl_cli("--batch", "-c", "print nosuch", "-c", "c", "prog.py", cwd=tmp_path).returncode == 3
+    missed = nnrepl_cli("--batch", "-c", "print nosuch", "-c", "until step 99", "prog.py", cwd=tmp_path)
+    assert missed.returncode == 3
+    assert "step 99" in missed.stdout, "what was waited for and never came is said in a batch, too"
 
 
 def test_an_exception_that_does_not_say_what_it_is(tmp_path: Path) -> None:

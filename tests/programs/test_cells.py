@@ -17,6 +17,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from rich.console import Console
 
 from nnrepl.commands import load_all
 from nnrepl.commands.blocks import in_file, split
@@ -32,7 +33,7 @@ from nnrepl.session.session import Stop, TapeSession
 from nnrepl.session.typed import CELL, EDIT, LOOK, kind_of
 from nnrepl.shell.margin import unfinished
 from nnrepl.timeline.typed_cells import make_cell
-from nnrepl.view.defines import signature
+from nnrepl.view.defines import defines_view, signature
 from tests.support import assert_same_bits, nnrepl_cli, plain_python
 
 load_all()
@@ -213,11 +214,15 @@ def test_await_and_future_features() -> None:
 
 def test_a_file_that_only_defines_opens_with_its_names(tmp_path: Path) -> None:
     file = tmp_path / "model.py"
-    file.write_text(f"import mlx.core as mx\nimport mlx.nn as nn\n{NET}\nfirst = Net(2)\n")
+    net = NET.replace("\n", '\n    """Two layers."""\n', 1)
+    file.write_text(f"import mlx.core as mx\nimport mlx.nn as nn\n{net}\nfirst = Net(2)\n")
     typist, found, _ = typed("out = Net(4)(mx.ones((1, 4)))", script=load_script(str(file), []))
     assert typist.kinds == [CELL]
     assert found["out"].shape == (1, 1)
     assert signature("Net", found["Net"]) == "Net(d)"
+    console = Console(width=60, file=io.StringIO(), record=True)
+    console.print(*defines_view({**found, "__name__": found["Net"].__module__}))
+    assert re.search(r"^  Net\(d\)  +Two layers\.$", console.export_text(), re.MULTILINE)
     assert typist.stops[0].position == 2 * len(found["first"].children())
 
 

@@ -26,7 +26,7 @@ from nnrepl.explain.why import why
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import Surroundings
 from nnrepl.session.parsed import parse
-from tests.support import OpenSession, loaded, nnrepl_cli
+from tests.support import OpenSession, assert_same_bits, loaded, nnrepl_cli
 
 
 def remember(name: str, source: str) -> str:
@@ -831,6 +831,44 @@ def test_a_look_takes_nothing_from_the_program(tmp_path: Any) -> None:
     assert said[7] == "6"
     assert said[8] == "0\ng has gone on by that, and cannot be put back: a generator"
     assert said[-2].startswith("[1, 2, 3] 20 (1, 'a') 0 x"), "the line that takes from it is one of the program's"
+
+
+AROUND = """\
+import mlx.core as mx
+from mlx.utils import tree_map
+g = {"w": mx.array([7.0]), "b": mx.array([8.0])}
+def loss_fn(p):
+    return (p["w"] * 3 + p["b"]).sum()
+def step(p):
+    g = mx.grad(loss_fn)(p)
+    held = g["b"]
+    q = tree_map(lambda a, b: a - b, p, g)  # lambda
+    k = [v * 2 for v in q.values()]  # list
+    def inner(v):
+        return v + 1  # inner
+    return inner(k[0]) + g["b"] * q["b"] * 5 + held
+def run():
+    step({"w": mx.array([1.0]), "b": mx.array([2.0])})
+    return step({"w": mx.array([1.0]), "b": mx.array([3.0])})
+"""
+
+
+@pytest.mark.parametrize("place", ["lambda", "list", "inner"])
+def test_a_function_sees_the_variables_of_the_one_in_whose_source_it_stands(place: str, tmp_path: Path) -> None:
+    """As a line there would, though Python keeps for it only what its source reads; a global one comes after them."""
+    number = next(at for at, text in enumerate(AROUND.splitlines(), 1) if text.endswith(f"# {place}"))
+    session = OpenSession(nnrepl.trace(loaded(tmp_path / f"{place}.py", AROUND).run))
+    op = next(op for op in session.tape.ops[len(session.tape) // 2 :] if op.source.line == number)
+    session.run(f"goto {op.label}")
+    assert str(session.run('p g["b"]')) == 'g["b"] = [1]'
+    session.run('g["b"] = g["b"] * 10; extra = 1')
+    lined = session.tape.ops[-1].outputs[0].array
+    session.run("undo")
+    session.run('g["b"] = g["b"] * 10')
+    before = "    q = " if place == "lambda" else "    return inner"
+    twin = AROUND.replace(before, f'    if p["b"].item() == 3: g["b"] = g["b"] * 10\n{before}')
+    expected = loaded(tmp_path / f"{place}_twin.py", twin).run()
+    assert_same_bits([expected, expected], [lined, session.tape.ops[-1].outputs[0].array])
 
 
 @pytest.mark.parametrize(

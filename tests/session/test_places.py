@@ -22,7 +22,7 @@ from nnrepl.programs.script import load_script
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
-from nnrepl.session.entered import SourceLine
+from nnrepl.session.entered import InClass, SourceLine
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import parse
 from nnrepl.session.place import Place
@@ -452,3 +452,22 @@ def test_what_a_loop_asks_its_generator_for_is_no_line_of_its_body(tmp_path: Pat
         for line in (4, 7, 8)
     }
     assert entered == {4: ["ones"] * 3, 7: ["sum"] * 3, 8: ["add"] * 3}
+
+
+def test_a_function_that_is_given_a_module_is_no_method_of_its_class() -> None:
+    class Base(nn.Module):
+        def inherited(self) -> None: ...
+
+    class Mine(Base):
+        def __call__(self) -> None: ...
+
+    def loss_fn(model: nn.Module) -> None: ...
+
+    def put_there(self: nn.Module) -> None: ...
+
+    Mine.more = put_there  # type: ignore[attr-defined]
+    place, owner = InClass("Mine", "Mine"), Mine()
+    methods = Mine.__call__, Base.inherited, put_there, nn.Module.parameters
+    assert [place.means(method.__code__, owner) for method in methods] == [True] * 4
+    assert not place.means(loss_fn.__code__, owner)
+    assert not place.means((lambda model: model).__code__, owner)

@@ -381,6 +381,19 @@ def test_a_loaded_tape_is_compared(tmp_path: Path, reference: Path) -> None:
     assert "ours is 2 × the reference everywhere" in result.stdout
 
 
+def test_an_open_pass_is_to_go_on_only_while_the_program_runs(tmp_path: Path) -> None:
+    mx.savez(str(tmp_path / "ref.npz"), y=mx.full((2,), 2.0), late=mx.ones((2,)))
+    gradient = "x = mx.grad(lambda x: (x * 3).sum())(mx.ones((2,)))\ny = x - 1; breakpoint()\nz = mx.ones((3,))\n"
+    shown = []
+    for text, lines in ((gradient, "c\ncompare ref.npz\n"), ("y = mx.ones((2,)) * 2\n", "compare ref.npz\n")):
+        (tmp_path / "prog.py").write_text(f"import mlx.core as mx\n{text}")
+        shown.append(" ".join(nnrepl_cli("prog.py", stdin=lines, cwd=tmp_path).stdout.split()))
+    waits, ended = shown
+    assert all("late: nothing on the tape" in one for one in shown)
+    assert "the program stands at #6 of this pass: go on (continue, finish)" in waits
+    assert "go on (continue" not in ended
+
+
 # -- bad input ------------------------------------------------------------------------------------------------
 
 

@@ -119,6 +119,14 @@ def test_a_large_tensor_is_added_up_to_the_digits_shown() -> None:
     assert summarize(mx.full((1001,), 0.1353)).deviation == 0
 
 
+@pytest.mark.parametrize("scale", [3e38, 1e20, 1.0, 1e-25, 1e-37])
+def test_mean_and_deviation_of_numbers_whose_squares_are_none_in_float32(scale: float) -> None:
+    drawn = (np.random.default_rng(0).random((999,)) * scale).astype(np.float32)
+    exact, found = drawn.astype(np.float64), summarize(mx.array([*drawn.tolist(), math.nan, math.inf]))
+    assert found.mean == pytest.approx(exact.mean(), rel=1e-6, abs=0)
+    assert found.deviation == pytest.approx(exact.std(), rel=1e-6, abs=0)
+
+
 def test_whole_numbers_keep_their_digits() -> None:
     array = mx.array([2**62 + 1, 5], dtype=mx.int64)
     assert summarize(array).high == 2**62 + 1

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from nnrepl.explain.health import (
     activations,
     arrears,
+    averages,
     axes,
     broadcasts,
     dead_ways,
@@ -28,6 +29,7 @@ from nnrepl.explain.health import (
     signs,
     symmetry,
     tables,
+    terms,
     update_findings,
     wholes,
 )
@@ -48,6 +50,7 @@ _MODULES = (
     dead_ways,
     frozen_parts,
     kept_out,
+    terms,
     own_numbers,
     symmetry,
     shares,
@@ -60,6 +63,7 @@ _MODULES = (
     update_findings,
     erasures,
     arrears,
+    averages,
     repeats,
     growth,
     parameters,

@@ -160,8 +160,7 @@ def _is_stale(case: Checkup, op: Op, taken: Value) -> Claim[str]:
         now = case.session.names.now(taken)
         if now is None or now.shape != taken.shape:
             return False
-        same = (now == taken.array) | ((now != now) & (taken.array != taken.array))
-        return not case.look.numbers([mx.all(same)])[0]
+        return not case.look.numbers([mx.array_equal(taken.array, now, equal_nan=True)])[0]
 
     return Claim("finding: stale constant", holds, lambda: (
         f"{op.label} {words.call(op)} ({words.place(op.source)}) takes {words.name(taken)} as it was when the compiled "

@@ -462,7 +462,7 @@ def _grown(case: Checkup, times: float) -> list[tuple[Value, Value]]:
     if case.broken or first is case.pass_:
         return []
     pairs = [(old, now) for old, now in leaves_later(first, case.pass_).items()
-             if len(now.shape) > 1 and is_inexact(now) and not old.refusal and not now.refusal]  # fmt: skip
+             if len(now.shape) > 1 and not old.refusal and not now.refusal]  # fmt: skip
     stats = case.look.stats([one for pair in pairs for one in pair])
     return [(old, now) for old, now in pairs
             if stats[old].typical > _BEGAN and stats[now].typical > times * stats[old].typical]  # fmt: skip
