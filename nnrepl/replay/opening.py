@@ -219,6 +219,8 @@ class Opening:
         the run before, as the losses of closed calls tell; "" if they are the same as far as that is known."""
         for old, new in self.pairs:
             before, now = old.pass_.loss, new.pass_.loss
+            if before is not None and before.held is None and not before.evaluated:
+                before = None
             if now is None and before is not None:  # what the program evaluates later is known already
                 now = new.pass_.loss = Value(new, 0, before.array)
                 new.outputs = (now,)

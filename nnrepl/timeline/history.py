@@ -185,8 +185,8 @@ class History:
         """Drop what a stretch holds, but for `keep` and (if so wished) what the program itself holds."""
         left, shared = 0, self._held_elsewhere() if and_held else set()
         for op in self._ops(at):
-            if op.operation.kind == "data":
-                continue  # the op itself holds it
+            if op.operation.kind in ("data", "closed"):
+                continue  # the op itself holds it; a closed call's loss no op can make again
             for value in op.outputs:
                 if value.held is None:
                     continue
