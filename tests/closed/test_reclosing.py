@@ -89,6 +89,18 @@ def test_an_interrupt_waits_until_steps_are_closed(tmp_path: Path, monkeypatch: 
     assert [line for line in printed.splitlines() if line not in shown] == []
 
 
+def test_the_loss_of_a_closed_call_is_never_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No op makes it again."""
+    monkeypatch.setattr(reclosing, "OP_BYTES", 1)
+    program = PROGRAMS["adam"].replace("    if i % 5 == 0: print(i, loss.item())\n", "")
+    (tmp_path / "train.py").write_text(HEAD + QUIET + program)
+    lines = ("config history 60", "continue", "goto step 5", "p loss", "goto step 9", "goto step 7", "p loss", "p i")
+    shown = play(tmp_path / "train.py", "config native off", *lines)
+    assert "LookupError" not in shown
+    assert shown.count("opening step") >= 2, shown
+    assert re.findall(r"\bi = (\d+)$", shown, re.MULTILINE) == ["6"], shown
+
+
 COMPILED = """
 opt = optim.SGD(1e-2); state = [model.state, opt.state]
 def train(x, y):
