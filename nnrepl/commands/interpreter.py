@@ -388,7 +388,7 @@ class Interpreter:
         answer = told(self.session, answer) if isinstance(answer, NoGradient) else answer
         said = Text(str(answer), style="hint")
         last = answer.last if isinstance(answer, NotYet) else None
-        unseen = closed.natively_said(closed.unseen_since(self.session, last))
+        unseen = closed.closed_said(closed.unseen_since(self.session, last))
         if unseen:
             said.append(f" ({unseen}: not looked at)")
         if last is None or not isinstance(answer, NotYet):

@@ -321,9 +321,8 @@ class BindingWatch:
         except TypeError:  # a list, a dict, a tuple: `settle` lets go of those that nobody else holds
             box = [thing]
             refer = Grip(box)
-        watched = self._known[id(thing)] = Watched(
-            Holder(type(thing), refer, getattr(thing, "maxlen", None) if isinstance(thing, deque) else None), refer
-        )
+        maxlen = getattr(thing, "maxlen", None) if isinstance(thing, deque) else None
+        watched = self._known[id(thing)] = Watched(Holder(type(thing), refer, maxlen), refer)
         resting = self._resting.pop(id(thing), None)
         if resting is not None and self._is_again(watched, resting, position):
             return watched.holder
@@ -353,8 +352,7 @@ class BindingWatch:
         if type(watched) is Attributes:
             self._look_at_all(position)
             return
-        thing = watched.refer()
-        if thing is None:
+        if (thing := watched.refer()) is None:
             return
         entries = entries_of(thing)
         values = list(entries.values()) if isinstance(entries, dict) else list(entries)
@@ -466,11 +464,20 @@ class BindingWatch:
             watched.last = None
             self._look(watched, position)
 
+    def holders(self) -> list[Holder]:
+        """Return what stands for every container that is known."""
+        return [*(watched.holder for watched in self._known.values()), *self._resting.values()]
+
+    def renewed(self, now: Mapping[Value, Value]) -> None:
+        """Note that other values stand for some, and that what is noted lies elsewhere."""
+        for state in self._frames.values():
+            state.noted = None
+            state.kept = [now.get(kept, kept) if isinstance(kept, Value) else kept for kept in state.kept]
+
     def containers(self) -> Iterator[Any]:
         """Every container that is known and still there."""
         for watched in list(self._known.values()):
-            thing = watched.refer()
-            if thing is not None:
+            if (thing := watched.refer()) is not None:
                 yield thing
 
     def look_at(self, thing: Any) -> None:
@@ -483,8 +490,7 @@ class BindingWatch:
         """Note what containers hold, of which something else was noted for a while."""
         position = len(self.recorder.tape.ops)
         for holder in holders:
-            watched = self._known.get(id(holder.refer()))
-            if watched is not None and watched.holder is holder:
+            if (watched := self._known.get(id(holder.refer()))) is not None and watched.holder is holder:
                 watched.last = None
                 self._look(watched, position)
 

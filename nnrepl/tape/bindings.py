@@ -171,6 +171,70 @@ class Bindings:
         twin.seen = {scope: min(seen, position) for scope, seen in self.seen.items()}
         return twin
 
+    def cut(
+        self, start: int, end: int, moved: Callable[[int], int], image: Callable[[Value], Value], held: list[Holder]
+    ) -> None:
+        """Forget what was noted after one position and before another, but for what still holds there.
+
+        Args:
+            moved: Where each position lies now.
+            image: Returns what stands for a value now.
+            held: The containers that the program may still have.
+        """
+        before = [entry for entry in self.log if entry[0] <= start]
+        known = {entry[1] for entry in before}
+        last = {entry[1:3]: entry for entry in self.log if start < entry[0] < end}
+        kept = [(end, *entry[1:]) for entry in last.values() if self.seen.get(entry[1], -1) >= end or entry[1] in known]
+        after = [*kept, *(entry for entry in self.log if entry[0] >= end)]
+        after = [(moved(at), scope, name, image(thing) if isinstance(thing, Value) else thing)
+                 for at, scope, name, thing in after]  # fmt: skip
+        scopes = {*known, *(entry[1] for entry in after)}
+        self.seen = {scope: moved(at) for scope, at in self.seen.items() if at >= end or at <= start or scope in scopes}
+        for entry in (*self.log, *after):  # an entry and its value hold each other
+            if isinstance(entry[3], Value):
+                entry[3].bound = None
+        self.log, self.held_containers, self._calls, self._codes = [], [], {}, {}
+        for entry in (*before, *after):
+            self._enter_again(entry)
+        self._cut_contents(start, end, moved, image, held)
+
+    def _enter_again(self, entry: Entry) -> None:
+        self._enter(entry)
+        thing = entry[3]
+        if type(thing) is Holder:
+            self.held_containers.append(entry)
+        elif isinstance(thing, Value):
+            thing.bound = entry if thing.bound is None else (thing.bound, entry)
+
+    def _cut_contents(
+        self, start: int, end: int, moved: Callable[[int], int], image: Callable[[Value], Value], held: list[Holder]
+    ) -> None:
+        """Forget what containers held meanwhile, and those that nobody has any more."""
+        imaged: set[int] = set()
+        contents: dict[Holder, list[tuple[int, Any, int]]] = {}
+        alive = {*held, *(entry[3] for entry in self.held_containers)}
+        pending = list(alive)
+        while pending:
+            holder = pending.pop()
+            versions = _without(self._contents.get(holder, []), start, end, moved)
+            if not versions:
+                continue
+            contents[holder] = versions
+            for _, entries, _ in versions:
+                if id(entries) in imaged or not isinstance(entries, (dict, list)):
+                    continue
+                imaged.add(id(entries))
+                for key, thing in list(entries.items() if isinstance(entries, dict) else enumerate(entries)):
+                    if isinstance(thing, Value):
+                        entries[key] = image(thing)
+                    elif type(thing) is Holder and thing not in alive:
+                        alive.add(thing)
+                        pending.append(thing)
+        self._contents = contents
+        holds = [(at, holder, *version) for holder, versions in contents.items() for at, *version in versions
+                 if isinstance(version[0], (dict, list))]  # fmt: skip
+        self.holds = sorted(holds, key=_position)
+
     # -- containers ----------------------------------------------------------------------------------------
 
     def hold(self, position: int, holder: Holder, entries: Any) -> None:
@@ -379,6 +443,18 @@ class Bindings:
     def names(self) -> list[str]:
         """Return the names of all variables that are noted."""
         return list(dict.fromkeys(entry[2] for entry in self.log))
+
+
+def _without(
+    versions: list[tuple[int, Any, int]], start: int, end: int, moved: Callable[[int], int]
+) -> list[tuple[int, Any, int]]:
+    """Return what a container held, but for what came and went between two positions."""
+    before = [version for version in versions if version[0] <= start]
+    between = [(end, *version[1:]) for version in versions if start < version[0] < end][-1:]
+    after = [version for version in versions if version[0] >= end]
+    if after and after[0][0] == end:
+        between = []
+    return [*before, *((moved(at), entries, count) for at, entries, count in (*between, *after))]
 
 
 def is_module(code: CodeType) -> bool:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
+from nnrepl.record.dropped import Dropping
 from nnrepl.session import reclosing
+from nnrepl.timeline.history import default_budget
 from tests.closed.programs import HEAD, PLAIN, PROGRAMS
-from tests.closed.test_closed import BITS, QUIET, TOLD, _main, plainly, play
+from tests.closed.test_closed import BITS, QUIET, TOLD, _main, captured, plainly, play
 
 __all__ = ["_main"]
 
@@ -39,6 +43,62 @@ def test_a_step_that_was_changed_stays_open(tmp_path: Path, monkeypatch: pytest.
     shown = play(tmp_path / "train.py", *lines)
     assert "cannot" not in shown
     assert re.search(r"z = z \* 2", shown), shown
+
+
+@pytest.mark.parametrize("name", ["accumulated", "by_hand", "written_into"])
+def test_recorded_steps_beyond_the_budget_are_closed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are opened to plain MLX's bits, and those that stay open go on from what the closed ones have made."""
+    monkeypatch.setattr(reclosing, "OP_BYTES", default_budget() // reclosing.SHARE // 60)
+    (tmp_path / "train.py").write_text(HEAD + QUIET + PROGRAMS[name])
+    printed, told = plainly(HEAD + TOLD + PROGRAMS[name])
+    steps = 12 if len(told) == 12 else 10
+    order = [steps - 1, *random.Random(name).choices(range(2, steps), k=1)]
+    lines = [line for step in order for line in (f"goto step {step}", "until backward", f"p {BITS}")]
+    shown = play(tmp_path / "train.py", "config native off", "continue", "info steps all", *lines)
+    assert len(re.findall(r"^ +\d+ +[1-4] ", shown, re.MULTILINE)) >= 3, shown
+    assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[(step - 1) * (len(told) // steps)] for step in order]
+    assert printed in shown
+
+
+def test_an_interrupt_waits_until_steps_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of it the tape would be in pieces."""
+    monkeypatch.setattr(reclosing, "OP_BYTES", default_budget() // reclosing.SHARE // 60)
+    (tmp_path / "train.py").write_text(HEAD + QUIET + PROGRAMS["adam"])
+    printed, told = plainly(HEAD + TOLD + PROGRAMS["adam"])
+    forget, struck = Dropping._forget, []
+
+    def strike(self: Dropping) -> None:
+        if not struck:
+            struck.append(self)
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        forget(self)
+
+    monkeypatch.setattr(Dropping, "_forget", strike)
+    lines = ("continue", "where", "continue", "goto step 3", "until backward", f"p {BITS}")
+    commands = [part for line in ("config native off", *lines) for part in ("-c", line)]
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        shown = captured("--plain", *commands, str(tmp_path / "train.py"))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "stopping at the next op" in shown
+    assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[2]]
+    assert [line for line in printed.splitlines() if line not in shown] == []
+
+
+def test_the_loss_of_a_closed_call_is_never_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No op makes it again."""
+    monkeypatch.setattr(reclosing, "OP_BYTES", 1)
+    program = PROGRAMS["adam"].replace("    if i % 5 == 0: print(i, loss.item())\n", "")
+    (tmp_path / "train.py").write_text(HEAD + QUIET + program)
+    lines = ("config history 60", "continue", "goto step 5", "p loss", "goto step 9", "goto step 7", "p loss", "p i")
+    shown = play(tmp_path / "train.py", "config native off", *lines)
+    assert "LookupError" not in shown
+    assert shown.count("opening step") >= 2, shown
+    assert re.findall(r"\bi = (\d+)$", shown, re.MULTILINE) == ["6"], shown
 
 
 COMPILED = """
