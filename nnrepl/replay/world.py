@@ -59,8 +59,7 @@ class World:
         self._seen: set[int] = set()
         self.holding: list[Any] = []
         self._variables: list[tuple[dict[str, Any], list[str]]] = []
-        self._iterators: dict[int, Any] = {}
-        self._fresh: dict[int, Any] = {}
+        self._iterators = _Iterators()
         self._random = RandomStates()
         pending: _Pending = [(root, "") for root in roots]
         # A stack, no recursion: a linked list of the program's may be longer than Python's stack.
@@ -71,8 +70,7 @@ class World:
 
     def restore(self) -> None:
         """Put everything back, in place."""
-        # Every holder of one iterator must get one and the same copy: two loops over it share where it stands.
-        self._fresh.clear()
+        self._iterators.begin()
         for restore in self._kept:
             restore()
         self._random.restore()
@@ -81,16 +79,6 @@ class World:
         """Return what everything holds at present, but for numbers in tensors and random states: to be compared."""
         variables = [tuple([id(where.get(name)) for name in names]) for where, names in self._variables]
         return [*variables, *[_content(thing) for thing in self.holding]]
-
-    def _current(self, thing: Any) -> Any:
-        """Return what a holder of `thing` gets back: an iterator is one that stands where it stood."""
-        key = id(thing)
-        kept = self._iterators.get(key)
-        if kept is None:
-            return thing
-        if key not in self._fresh:
-            self._fresh[key] = keepers.copy_iterator(kept)
-        return self._fresh[key]
 
     # -- walking -----------------------------------------------------------------------------------------
 
@@ -132,7 +120,7 @@ class World:
         elif keepers.is_iterator(thing):
             # A generator that has ended gives nothing more, wherever it stands.
             if not (isinstance(thing, types.GeneratorType) and thing.gi_frame is None):
-                self._iterators[id(thing)] = keepers.copy_iterator(thing)
+                self._iterators.keep(thing)
         else:
             self._object(thing, pending)
 
@@ -142,13 +130,13 @@ class World:
             if "__builtins__" in thing or "__spec__" in thing:  # a module's, or what exec() made
                 self._namespace(thing, pending)
                 return
-            self._kept.append(keepers.keep_dict(thing, self._current))
+            self._kept.append(keepers.keep_dict(thing, self._iterators.current))
             pending.extend([(item, key if type(key) is str else "") for key, item in dict.items(thing)])
         else:
             if isinstance(thing, set):
                 self._kept.append(keepers.keep_set(thing))
             elif isinstance(thing, (list, deque)):
-                self._kept.append(keepers.keep_sequence(thing, self._current))
+                self._kept.append(keepers.keep_sequence(thing, self._iterators.current))
             elif any([keepers.is_iterator(item) for item in thing]):
                 # A tuple cannot be given the copy that stands where this one stood.
                 raise CannotKeep("an iterator in a tuple")
@@ -160,7 +148,7 @@ class World:
     def _code(self, thing: Any, name: str, pending: _Pending) -> None:
         if isinstance(thing, types.CellType):
             try:
-                self._kept.append(keepers.keep_cell(thing, self._current))
+                self._kept.append(keepers.keep_cell(thing, self._iterators.current))
             except ValueError:
                 return
             pending.append((thing.cell_contents, name))
@@ -182,7 +170,7 @@ class World:
         if is_foreign(str(variables.get("__name__", "")), variables.get("__file__")):
             return
         names = [name for name in _names(function.__code__) if name in variables]
-        self._kept.append(keepers.keep_names(variables, names, self._current))
+        self._kept.append(keepers.keep_names(variables, names, self._iterators.current))
         self._variables.append((variables, names))
         pending += [(variables[name], name) for name in names]
 
@@ -191,11 +179,11 @@ class World:
         if is_foreign(str(variables.get("__name__", "")), variables.get("__file__")):
             return
         self._seen.add(id(variables))
-        self._kept.append(keepers.keep_names(variables, None, self._current))
+        self._kept.append(keepers.keep_names(variables, None, self._iterators.current))
         pending += [(item, name) for name, item in variables.items() if not name.startswith("__")]
 
     def _class(self, cls: type, pending: _Pending) -> None:
-        self._kept.append(keepers.keep_class(cls, self._current))
+        self._kept.append(keepers.keep_class(cls, self._iterators.current))
         for name, part in vars(cls).items():
             inner = getattr(part, "fget", None) or getattr(part, "__func__", None) or part
             if not isinstance(inner, (types.GetSetDescriptorType, types.MemberDescriptorType)):
@@ -228,10 +216,39 @@ class World:
         if isinstance(attributes, dict):
             pending.append((attributes, ""))
         for slot in slots_of(type(thing)):
-            self._kept.append(keepers.keep_slot(thing, slot, self._current))
+            self._kept.append(keepers.keep_slot(thing, slot, self._iterators.current))
             pending.append((getattr(thing, slot, None), slot))
         if type(thing).__module__ != "builtins":
             pending.append((type(thing), ""))
+
+
+class _Iterators:
+    """The iterators of a world, where they stood. What puts a holder back holds this and not the world: in a circle with
+    it the tensors of every restart point would stay, since the collector is kept from walking what is recorded.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int, Any] = {}
+        self._fresh: dict[int, Any] = {}
+
+    def keep(self, thing: Any) -> None:
+        """Keep an iterator as it stands."""
+        self._kept[id(thing)] = keepers.copy_iterator(thing)
+
+    def begin(self) -> None:
+        """Note that everything is about to be put back."""
+        # Every holder of one iterator must get one and the same copy: two loops over it share where it stands.
+        self._fresh.clear()
+
+    def current(self, thing: Any) -> Any:
+        """Return what a holder of `thing` gets back: an iterator is one that stands where it stood."""
+        key = id(thing)
+        kept = self._kept.get(key)
+        if kept is None:
+            return thing
+        if key not in self._fresh:
+            self._fresh[key] = keepers.copy_iterator(kept)
+        return self._fresh[key]
 
 
 def _content(thing: Any) -> Any:
