@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nnrepl.session.reading import Reading
 from nnrepl.tape import OpenedStep, Tape
-from nnrepl.timeline.history import History
+from nnrepl.timeline.history import OPS, History
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -20,8 +20,8 @@ _MOST = 8
 """So many opened steps are kept at most: the program has to compute its way to each of them when it runs again."""
 OP_BYTES = 2_100
 """What an op takes without its numbers, in bytes."""
-SHARE = 4
-"""Such a part of the history's budget is for what is known of ops beside their numbers."""
+_GOOD = 4
+"""Such a part of what there is room for is a good part of it."""
 
 
 def history_of(session: Standing, recorder: Recorder) -> History:
@@ -41,12 +41,12 @@ def bound(session: Standing, recorder: Recorder, gradient: bool) -> bool:
         gradient: Whether a gradient call comes.
     """
     history = history_of(session, recorder)
-    room = history.budget // SHARE // OP_BYTES
+    room = history.budget // OPS // OP_BYTES
     if gradient and len(recorder.tape) >= (history.due or room):
         from nnrepl.session import bounded  # needed in a long run
 
         bounded.bound(session, recorder, history, room)
-    return len(recorder.tape) >= room // SHARE
+    return len(recorder.tape) >= room // _GOOD
 
 
 def look_at(tape: Tape, position: int) -> None:

@@ -26,6 +26,9 @@ RECENT = 2
 """So many of the newest stretches make a step: nobody knows yet what of them is handed on, so what the program still
 holds is kept; and the step that comes will need as much room as they did."""
 
+OPS = 4
+"""Such a part of the budget is for what is known of ops beside their numbers."""
+
 SHARE = 8
 """Where no gradient pass begins, a stretch ends when it holds such a part of the budget."""
 
@@ -93,8 +96,12 @@ class History:
             return
         if self._grown * SHARE > self.budget:
             self.trim()
-        if self.bytes + self._grown + size > self.budget:
+        if self.bytes + self._grown + size > self._all_room():
             self._forgo(coming)
+
+    def _all_room(self) -> int:
+        """How many bytes values may hold: a part of the budget is for ops, and what points take is taken."""
+        return self.budget - self.budget // OPS - sum([point.nbytes for point in self.tape.kept.points])
 
     def _forgo(self, coming: list[Op]) -> None:
         """Let go of what is about to be computed and the program does not hold, while it is lazy: MLX then reuses each
@@ -121,7 +128,7 @@ class History:
         recent = range(max(count - RECENT, 0), count)
         for at in range(max(count - RECENT - 1, self._thinned), count):  # some of it has been evaluated meanwhile
             self._resize(at, sum([_bytes(value) for op in self._ops(at) for value in op.outputs]))
-        room = self.budget - sum([self._sizes.get(at, 0) for at in recent])
+        room = self._all_room() - sum([self._sizes.get(at, 0) for at in recent])
         if self.bytes <= room:
             return
         room = room * 9 // 10  # so that not every pass has to look through all that is kept

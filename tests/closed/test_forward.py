@@ -27,7 +27,7 @@ from nnrepl.session.session import TapeSession
 from nnrepl.session.state import RunAgain
 from nnrepl.tape import Tape, arrays_of
 from nnrepl.tape.native_run import UNKEPT, NativeRun
-from nnrepl.timeline.history import default_budget
+from nnrepl.timeline.history import OPS, default_budget
 from tests.closed.programs import HEAD, PROGRAMS
 from tests.closed.test_closed import BITS, QUIET, TOLD, _main, plainly, play
 from tests.closed.walks import KINDS, walk
@@ -119,7 +119,7 @@ def test_bits_behind_what_was_recorded_and_closed(
     program: str, reaches: bool, led: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What a program reads while ops are recorded it is told again, where a run is led through the closed steps."""
-    monkeypatch.setattr(reclosing, "OP_BYTES", default_budget() // reclosing.SHARE // 60)
+    monkeypatch.setattr(reclosing, "OP_BYTES", default_budget() // OPS // 60)
     file = tmp_path / "train.py"
     file.write_text(HEAD + QUIET + program)
     _, told = plainly(HEAD + TOLD + program)

@@ -12,7 +12,7 @@ import pytest
 
 from nnrepl.record.dropped import Dropping
 from nnrepl.session import reclosing
-from nnrepl.timeline.history import default_budget
+from nnrepl.timeline.history import OPS, default_budget
 from tests.closed.programs import HEAD, PLAIN, PROGRAMS
 from tests.closed.test_closed import BITS, QUIET, TOLD, _main, captured, plainly, play
 
@@ -50,7 +50,7 @@ def test_recorded_steps_beyond_the_budget_are_closed(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are opened to plain MLX's bits, and those that stay open go on from what the closed ones have made."""
-    monkeypatch.setattr(reclosing, "OP_BYTES", default_budget() // reclosing.SHARE // 60)
+    monkeypatch.setattr(reclosing, "OP_BYTES", default_budget() // OPS // 60)
     (tmp_path / "train.py").write_text(HEAD + QUIET + PROGRAMS[name])
     printed, told = plainly(HEAD + TOLD + PROGRAMS[name])
     steps = 12 if len(told) == 12 else 10
@@ -64,7 +64,7 @@ def test_recorded_steps_beyond_the_budget_are_closed(
 
 def test_an_interrupt_waits_until_steps_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the middle of it the tape would be in pieces."""
-    monkeypatch.setattr(reclosing, "OP_BYTES", default_budget() // reclosing.SHARE // 60)
+    monkeypatch.setattr(reclosing, "OP_BYTES", default_budget() // OPS // 60)
     (tmp_path / "train.py").write_text(HEAD + QUIET + PROGRAMS["adam"])
     printed, told = plainly(HEAD + TOLD + PROGRAMS["adam"])
     forget, struck = Dropping._forget, []
