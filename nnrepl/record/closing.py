@@ -124,13 +124,18 @@ def put_closed(numbering: Numbering, tape: Tape, call: Call, scope: Activation |
     return op
 
 
-def note_span(tape: Tape, calls: Sequence[Call]) -> None:
-    """Note that calls on the tape, the last ones, were made at once in several steps: a compiled function takes
-    gradients again after it has used them. It runs natively as a whole, or is recorded as a whole."""
+def note_span(tape: Tape, calls: Sequence[Call], passes: Sequence[Pass] = ()) -> None:
+    """Note that calls on the tape were made at once in several steps: a compiled function takes gradients again after
+    it has used them. It runs natively as a whole, or is recorded as a whole.
+
+    Args:
+        passes: What is on the tape of them; the last ones if it is not given.
+    """
     if len(calls) > 1 and any([call.kind == GRADIENT_PASS for call in calls[1:]]):
-        steps = [tape.passes[-count].step.number for count in (len(calls), 1)]
+        first, last = (passes[0], passes[-1]) if passes else (tape.passes[-len(calls)], tape.passes[-1])
+        steps = first.step.number, last.step.number
         if steps[0] != steps[1]:
-            tape.spans.append((steps[0], steps[1]))
+            tape.spans.append(steps)
 
 
 def gradients_in(calls: Sequence[Call]) -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnrepl.installed import is_mlx
 from nnrepl.record.closed_losses import loss_value
-from nnrepl.record.closing import Call
+from nnrepl.record.closing import Call, note_span
 from nnrepl.record.objects import another
 from nnrepl.record.rebuilt import exchange
 from nnrepl.tape import (
@@ -41,21 +41,36 @@ if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
 
 
-def calls_of(tape: Tape, step: Step) -> list[MadeCall] | None:
-    """Return the calls of which a recorded step would consist if it had run natively; None if it has to stay."""
-    first = bisect_right(tape.made, step.start - 1, key=_start_of)
-    calls = tape.made[first : bisect_right(tape.made, step.end - 1, key=_start_of)]
-    calls = sorted([*calls, *_updates(step, calls)], key=_start_of)
-    passes = [pass_ for pass_ in step.passes if pass_.kind == GRADIENT_PASS]
-    kinds = [one.kind for call in calls for one in call.calls]
-    whole = kinds.count(GRADIENT_PASS) == len(passes) > 0 and all([call.calls for call in calls])
-    first = bisect_right(tape.traced, step.start - 1)
+def together(tape: Tape, number: int) -> tuple[int, int]:
+    """Return the first and the last of the steps that a recorded step can be closed with alone: one compiled call may
+    have made several."""
+    step, made, numbers = tape.steps[number - 1], tape.made, [number, number]
+    for way, position in enumerate((step.start, step.end)):
+        before = bisect_right(made, position - 1, key=_start_of)
+        if before and made[before - 1].end > position:
+            call = made[before - 1]
+            numbers[way] = tape.steps.number_at((call.start, call.end - 1)[way])
+    return numbers[0], numbers[1]
+
+
+def calls_of(tape: Tape, first: int, last: int) -> list[MadeCall] | None:
+    """Return the calls of which recorded steps would consist if they had run natively; None if they have to stay."""
+    steps = tape.steps[first - 1 : last]
+    start, end = steps[0].start, steps[-1].end
+    traced = bisect_right(tape.traced, start - 1)
     # A compiled function is repeated from the ops of its first call.
-    if not whole or not step.is_over or any([at < step.end for at in tape.traced[first : first + 1]]):
+    if not steps[-1].is_over or any([at < end for at in tape.traced[traced : traced + 1]]):
         return None
-    if any([pass_.error is not None or pass_.open for pass_ in step.passes]):
+    calls = tape.made[
+        bisect_right(tape.made, start - 1, key=_start_of) : bisect_right(tape.made, end - 1, key=_start_of)
+    ]
+    calls = sorted([*calls, *(call for step in steps for call in _updates(step, calls))], key=_start_of)
+    passes = [pass_ for step in steps for pass_ in step.passes]
+    kinds = [one.kind for call in calls for one in call.calls]
+    gradients = len({pass_ for pass_ in passes if pass_.kind == GRADIENT_PASS})
+    if not kinds.count(GRADIENT_PASS) == gradients > 0 or not all([call.calls for call in calls]):
         return None
-    return calls
+    return None if any([pass_.error is not None or pass_.open for pass_ in passes]) else calls
 
 
 def may_begin(tape: Tape, position: int) -> bool:
@@ -112,6 +127,7 @@ class Dropping:
         self._late = self.end > calls[-1].end
         self.gone = set(self.tape.ops[start : self.end])
         self.now: dict[Value, Value] = {}
+        self._origins: dict[Leaf, Value] = {}
         self._closed: list[ClosedOp] = []
         self._old: set[Pass] = set()
         self._begins: list[int] = []
@@ -144,16 +160,24 @@ class Dropping:
         return self._stands.get(pass_, self._closed[-1].pass_ if pass_ in self._old else pass_)
 
     def run(self) -> None:
-        """Do it."""
+        """Do it. What may fail comes first, so that an error leaves the tape as it was."""
         tape, recorder = self.tape, self.recorder
         self._close()
         later = tape.ops[self.end :]
         passes = list(dict.fromkeys([*(op.pass_ for op in later), *_after(tape, self.end)]))
-        for op in later:
-            self._take_over(op)
+        taken = [new for op in later if (new := self._taken_over(op)) is not None]
         for pass_ in passes:
             self._keep_leaves(pass_)
+        marks, holes = [*_kept(self, tape.marks)], [*_kept(self, tape.holes)]
+        bindings = tape.bindings.cut(self.start, self.end, self.moved, self.image, recorder.watch.holders())
+        len(tape.steps)  # they are looked through while the tape is whole
+        for op, args, kwargs, inputs in taken:
+            op.args, op.kwargs, op.inputs = args, kwargs, inputs
+        self._note_images()
         self._move(later, passes)
+        self._note_spans()
+        tape.marks[:], tape.holes[:] = marks, holes
+        bindings()
         self._note_variables()
         self._forget()
         recorder.collector.due = max(recorder.collector.due + self.by, 0)
@@ -167,13 +191,13 @@ class Dropping:
         waiting = [pass_ for pass_ in inside if pass_.kind in (GRADIENT_PASS, UPDATE_PASS)]
         losses: list[tuple[ClosedOp, Value]] = []
         for at, call in enumerate(self.calls):
-            self._begins.append(self.start + len(self._closed))
-            self._ends.append(call.end)
             before = next((pass_.number for pass_ in reversed(inside) if pass_.start < call.end), 0)
             for one in call.calls:
                 old = next((pass_ for pass_ in waiting if pass_.kind == one.kind and pass_.start < call.end), None)
                 if old is not None:
                     del waiting[: waiting.index(old) + 1]
+                self._begins.append(self.start + len(self._closed))
+                self._ends.append(call.end if old is None or one is call.calls[-1] else old.end)
                 op = self._closed_op(call, one, old, before)
                 if old is not None and one.kind == GRADIENT_PASS:
                     op.pass_.by_hand = self._is_by_hand(at, old)
@@ -211,10 +235,7 @@ class Dropping:
         """Return what stands for a value: a leaf for one that was made in what is closed now."""
         if value.op is None:
             if isinstance(value, Leaf) and value.origin is not None:
-                notes, before = self.tape.notes, value.origin
-                value.origin = self.image(before)
-                if value.origin is not before and value.label is not None:
-                    notes.labels.setdefault(value.origin, value.label)
+                self._origins[value] = self.image(value.origin)
             return value
         if value.op not in self.gone:
             return value
@@ -222,17 +243,27 @@ class Dropping:
         if found is None:
             held = None if value.held is None else another(value.held)
             found = self.now[value] = Leaf(self.tape, held, "captured", value.label, None)
-            self.tape.notes.from_closed.add(found)
-            if value.held is None:
-                self.tape.notes.carry_value(value, found)
         return found
 
-    def _take_over(self, op: Op) -> None:
-        images = [self.image(value) for value in op.inputs]
-        if any([new is not old for new, old in zip(images, op.inputs)]):
-            now = self.now
-            op.args, op.kwargs = exchange(op.args, now), exchange(op.kwargs, now) if op.kwargs else op.kwargs
-            op.inputs = tuple(images)
+    def _note_images(self) -> None:
+        """Note what stands for what: what leaves continue is another value now."""
+        notes = self.tape.notes
+        for value, found in self.now.items():
+            if isinstance(found, Leaf):
+                notes.from_closed.add(found)
+                if value.held is None:
+                    notes.carry_value(value, found)
+        for leaf, origin in self._origins.items():
+            if leaf.origin is not origin and leaf.label is not None:
+                notes.labels.setdefault(origin, leaf.label)
+            leaf.origin = origin
+
+    def _taken_over(self, op: Op) -> tuple[Op, Any, dict[str, Any], tuple[Value, ...]] | None:
+        """Return an op, and what it is to take; None if that is what it takes."""
+        images = tuple([self.image(value) for value in op.inputs])
+        if not any([new is not old for new, old in zip(images, op.inputs)]):
+            return None
+        return op, exchange(op.args, self.now), exchange(op.kwargs, self.now) if op.kwargs else op.kwargs, images
 
     def _keep_leaves(self, pass_: Pass) -> None:
         for leaf in chain(pass_.wrt, pass_.handed, pass_.leaves if isinstance(pass_, Inside) else ()):
@@ -257,8 +288,6 @@ class Dropping:
             pass_.start, pass_.end = max(pass_.start, end) + by, pass_.end + by
             pass_.backward += by
         tape.passes[:] = [*before, *(op.pass_ for op in closed), *after]
-        tape.marks[:] = [*_kept(self, tape.marks)]
-        tape.holes[:] = [*_kept(self, tape.holes)]
         tape.compiled[:] = [(self.moved(a), self.moved(b)) for a, b in tape.compiled if not start <= a < end]
         tape.late = {self.moved(at) for at in tape.late if not start <= at < end}
         if self._late:
@@ -272,10 +301,15 @@ class Dropping:
         tape.kept.recount()
         tape.forget_consumers()
 
+    def _note_spans(self) -> None:
+        """Note the calls that made several steps."""
+        closed = iter(self._closed)
+        for call in self.calls:
+            note_span(self.tape, call.calls, [next(closed).pass_ for _ in call.calls])
+
     def _note_variables(self) -> None:
         recorder = self.recorder
         recorder.native_until = max(recorder.native_until, self.moved(self.end))
-        self.tape.bindings.cut(self.start, self.end, self.moved, self.image, recorder.watch.holders())
         recorder.watch.renewed(self.now)
         for key, value in recorder.live.copy().items():
             found = self.now.get(value)

@@ -223,8 +223,8 @@ class World:
 
 
 class _Iterators:
-    """The iterators of a world, where they stood. What puts a holder back holds this and not the world: in a circle with
-    it the tensors of every restart point would stay, since the collector is kept from walking what is recorded.
+    """The iterators of a world, where they stood. What puts a holder back holds this and not the world: in a circle
+    with it the tensors of every restart point would stay, for the collector is kept from walking what is recorded.
     """
 
     def __init__(self) -> None:

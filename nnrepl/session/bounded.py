@@ -61,20 +61,23 @@ def _may(session: Standing, recorder: Recorder) -> bool:
 def _oldest(recorder: Recorder, room: int) -> Dropping | None:
     """Return the oldest steps that follow each other and may be closed, so that no more ops are left than there is room
     for; None if there are none, or what later steps take of them is not there any more."""
-    from nnrepl.record.dropped import Dropping, calls_of, may_begin  # needed in a long run
+    from nnrepl.record.dropped import Dropping, calls_of, may_begin, together  # needed in a long run
 
     tape, steps = recorder.tape, recorder.tape.steps
     last = len(steps) - _RECENT
     closed = _closed_up_to(tape)
     number = max(tape.steps.number_at(closed), 2)  # the first step shows how the others go about their weights
-    while number <= last and calls_of(tape, steps[number - 1]) is None:
-        number += 1
     calls: list[MadeCall] = []
     ends: list[int] = []
     early: list[int] = []
-    while number <= last and (more := calls_of(tape, steps[number - 1])) is not None:
+    while number <= last and (unit := together(tape, number))[1] <= last:
+        more = calls_of(tape, *unit) if unit[0] >= 2 else None
+        if more is None and calls:
+            break
+        number = unit[1] + 1
+        if more is None:
+            continue
         calls += more
-        number += 1
         if may_begin(tape, calls[-1].end):
             (ends if len(tape) - calls[-1].end <= room else early).append(len(calls))
     for end in (*ends, *early[:-_TRIED:-1]):
@@ -87,15 +90,19 @@ def _oldest(recorder: Recorder, room: int) -> Dropping | None:
 def _all(recorder: Recorder) -> Dropping | None:
     """Return all steps that are over and may be closed, where the gradient call of a new one comes, with what is done
     before that; None if there are none."""
-    from nnrepl.record.dropped import Dropping, calls_of  # needed in a long run
+    from nnrepl.record.dropped import Dropping, calls_of, together  # needed in a long run
 
     recorder.close_pass()  # the call begins one of its own
     tape, steps = recorder.tape, recorder.tape.steps
     closed, number = _closed_up_to(tape), _coming(recorder) - 1
     calls: list[MadeCall] = []
-    while number >= 2 and steps[number - 1].end > closed and (more := calls_of(tape, steps[number - 1])) is not None:
+    while number >= 2 and steps[number - 1].end > closed:
+        first, last = together(tape, number)
+        more = calls_of(tape, first, last) if first >= 2 and last == number else None
+        if more is None:
+            break
         calls[:0] = more
-        number -= 1
+        number = first - 1
     if not calls or any([pass_.kind == GRADIENT_PASS for pass_ in tape.passes if pass_.start >= calls[-1].end]):
         return None
     return Dropping(recorder, _beginning(tape, closed, calls[0].start), calls, len(tape))

@@ -173,12 +173,13 @@ class Bindings:
 
     def cut(
         self, start: int, end: int, moved: Callable[[int], int], image: Callable[[Value], Value], held: list[Holder]
-    ) -> None:
-        """Forget what was noted after one position and before another, but for what still holds there.
+    ) -> Callable[[], None]:
+        """Return what forgets all that was noted after one position and before another, but for what still holds there;
+        until that is called nothing has changed.
 
         Args:
-            moved: Where each position lies now.
-            image: Returns what stands for a value now.
+            moved: Where each position lies then.
+            image: Returns what stands for a value then.
             held: The containers that the program may still have.
         """
         before = [entry for entry in self.log if entry[0] <= start]
@@ -189,14 +190,25 @@ class Bindings:
         after = [(moved(at), scope, name, image(thing) if isinstance(thing, Value) else thing)
                  for at, scope, name, thing in after]  # fmt: skip
         scopes = {*known, *(entry[1] for entry in after)}
-        self.seen = {scope: moved(at) for scope, at in self.seen.items() if at >= end or at <= start or scope in scopes}
-        for entry in (*self.log, *after):  # an entry and its value hold each other
-            if isinstance(entry[3], Value):
-                entry[3].bound = None
-        self.log, self.held_containers, self._calls, self._codes = [], [], {}, {}
-        for entry in (*before, *after):
-            self._enter_again(entry)
-        self._cut_contents(start, end, moved, image, held)
+        seen = {scope: moved(at) for scope, at in self.seen.items() if at >= end or at <= start or scope in scopes}
+        there = [entry[3] for entry in (*before, *after) if type(entry[3]) is Holder]
+        contents, images = self._cut_contents(start, end, moved, image, {*held, *there})
+
+        def forget() -> None:
+            for entry in (*self.log, *after):  # an entry and its value hold each other
+                if isinstance(entry[3], Value):
+                    entry[3].bound = None
+            self.log, self.held_containers, self._calls, self._codes, self.seen = [], [], {}, {}, seen
+            for entry in (*before, *after):
+                self._enter_again(entry)
+            for entries, key, value in images:
+                entries[key] = value
+            self._contents = contents
+            holds = [(at, holder, *version) for holder, versions in contents.items() for at, *version in versions
+                     if isinstance(version[0], (dict, list))]  # fmt: skip
+            self.holds = sorted(holds, key=_position)
+
+        return forget
 
     def _enter_again(self, entry: Entry) -> None:
         self._enter(entry)
@@ -207,33 +219,28 @@ class Bindings:
             thing.bound = entry if thing.bound is None else (thing.bound, entry)
 
     def _cut_contents(
-        self, start: int, end: int, moved: Callable[[int], int], image: Callable[[Value], Value], held: list[Holder]
-    ) -> None:
-        """Forget what containers held meanwhile, and those that nobody has any more."""
-        imaged: set[int] = set()
+        self, start: int, end: int, moved: Callable[[int], int], image: Callable[[Value], Value], alive: set[Holder]
+    ) -> tuple[dict[Holder, list[tuple[int, Any, int]]], list[tuple[Any, Any, Value]]]:
+        """Return what containers held, but for what they held meanwhile and for those that nobody has any more; and
+        what is to stand in what they held: where, and which value."""
+        images: list[tuple[Any, Any, Value]] = []
         contents: dict[Holder, list[tuple[int, Any, int]]] = {}
-        alive = {*held, *(entry[3] for entry in self.held_containers)}
-        pending = list(alive)
+        imaged, pending = set[int](), list(alive)
         while pending:
             holder = pending.pop()
-            versions = _without(self._contents.get(holder, []), start, end, moved)
-            if not versions:
-                continue
-            contents[holder] = versions
+            if versions := _without(self._contents.get(holder, []), start, end, moved):
+                contents[holder] = versions
             for _, entries, _ in versions:
                 if id(entries) in imaged or not isinstance(entries, (dict, list)):
                     continue
                 imaged.add(id(entries))
-                for key, thing in list(entries.items() if isinstance(entries, dict) else enumerate(entries)):
-                    if isinstance(thing, Value):
-                        entries[key] = image(thing)
+                for key, thing in entries.items() if isinstance(entries, dict) else enumerate(entries):
+                    if isinstance(thing, Value) and (value := image(thing)) is not thing:
+                        images.append((entries, key, value))
                     elif type(thing) is Holder and thing not in alive:
                         alive.add(thing)
                         pending.append(thing)
-        self._contents = contents
-        holds = [(at, holder, *version) for holder, versions in contents.items() for at, *version in versions
-                 if isinstance(version[0], (dict, list))]  # fmt: skip
-        self.holds = sorted(holds, key=_position)
+        return contents, images
 
     # -- containers ----------------------------------------------------------------------------------------
 
@@ -452,8 +459,7 @@ def _without(
     before = [version for version in versions if version[0] <= start]
     between = [(end, *version[1:]) for version in versions if start < version[0] < end][-1:]
     after = [version for version in versions if version[0] >= end]
-    if after and after[0][0] == end:
-        between = []
+    between = [] if after and after[0][0] == end else between
     return [*before, *((moved(at), entries, count) for at, entries, count in (*between, *after))]
 
 

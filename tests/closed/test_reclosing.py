@@ -7,11 +7,13 @@ import random
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nnrepl.record.dropped import Dropping
 from nnrepl.session import reclosing
+from nnrepl.tape.bindings import Bindings
 from nnrepl.timeline.history import OPS, default_budget
 from tests.closed.programs import HEAD, PLAIN, PROGRAMS
 from tests.closed.test_closed import BITS, QUIET, TOLD, _main, captured, plainly, play
@@ -45,7 +47,7 @@ def test_a_step_that_was_changed_stays_open(tmp_path: Path, monkeypatch: pytest.
     assert re.search(r"z = z \* 2", shown), shown
 
 
-@pytest.mark.parametrize("name", ["accumulated", "by_hand", "written_into"])
+@pytest.mark.parametrize("name", ["accumulated", "written_into"])
 def test_recorded_steps_beyond_the_budget_are_closed(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,7 +56,7 @@ def test_recorded_steps_beyond_the_budget_are_closed(
     (tmp_path / "train.py").write_text(HEAD + QUIET + PROGRAMS[name])
     printed, told = plainly(HEAD + TOLD + PROGRAMS[name])
     steps = 12 if len(told) == 12 else 10
-    order = [steps - 1, *random.Random(name).choices(range(2, steps), k=1)]
+    order = [steps - 2]
     lines = [line for step in order for line in (f"goto step {step}", "until backward", f"p {BITS}")]
     shown = play(tmp_path / "train.py", "config native off", "continue", "info steps all", *lines)
     assert len(re.findall(r"^ +\d+ +[1-4] ", shown, re.MULTILINE)) >= 3, shown
@@ -62,31 +64,35 @@ def test_recorded_steps_beyond_the_budget_are_closed(
     assert printed in shown
 
 
-def test_an_interrupt_waits_until_steps_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the middle of it the tape would be in pieces."""
+@pytest.mark.parametrize("what", ["an interrupt", "an error"])
+def test_a_tape_is_whole_where_steps_are_being_closed(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C waits; an error comes before anything has changed."""
     monkeypatch.setattr(reclosing, "OP_BYTES", default_budget() // OPS // 60)
     (tmp_path / "train.py").write_text(HEAD + QUIET + PROGRAMS["adam"])
-    printed, told = plainly(HEAD + TOLD + PROGRAMS["adam"])
-    forget, struck = Dropping._forget, []
+    _, told = plainly(HEAD + TOLD + PROGRAMS["adam"])
+    kind, name = (Dropping, "_forget") if what == "an interrupt" else (Bindings, "cut")
+    going_on, struck = getattr(kind, name), []
 
-    def strike(self: Dropping) -> None:
+    def strike(*args: Any) -> Any:
         if not struck:
-            struck.append(self)
+            struck.append(name)
+            if what == "an error":
+                raise RuntimeError("struck")
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
-        forget(self)
+        return going_on(*args)
 
-    monkeypatch.setattr(Dropping, "_forget", strike)
-    lines = ("continue", "where", "continue", "goto step 3", "until backward", f"p {BITS}")
-    commands = [part for line in ("config native off", *lines) for part in ("-c", line)]
+    monkeypatch.setattr(kind, name, strike)
+    lines = ("config native off", "continue", "where", "continue", "goto step 2", "until backward", f"p {BITS}")
     before = signal.getsignal(signal.SIGINT)
     try:
-        shown = captured("--plain", *commands, str(tmp_path / "train.py"))
+        shown = captured("--plain", *[part for line in lines for part in ("-c", line)], str(tmp_path / "train.py"))
     finally:
         signal.signal(signal.SIGINT, before)
-    assert "stopping at the next op" in shown
-    assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[2]]
-    assert [line for line in printed.splitlines() if line not in shown] == []
+    assert ("stopping at the next op" if what == "an interrupt" else "RuntimeError: struck") in shown
+    assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[1]]
 
 
 def test_the_loss_of_a_closed_call_is_never_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +100,7 @@ def test_the_loss_of_a_closed_call_is_never_dropped(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(reclosing, "OP_BYTES", 1)
     program = PROGRAMS["adam"].replace("    if i % 5 == 0: print(i, loss.item())\n", "")
     (tmp_path / "train.py").write_text(HEAD + QUIET + program)
-    lines = ("config history 60", "continue", "goto step 5", "p loss", "goto step 9", "goto step 7", "p loss", "p i")
+    lines = ("config history 60", "continue", "goto step 9", "goto step 7", "p loss", "p i")
     shown = play(tmp_path / "train.py", "config native off", *lines)
     assert "LookupError" not in shown
     assert shown.count("opening step") >= 2, shown
@@ -111,6 +117,23 @@ train = mx.compile(train, inputs=state, outputs=state)
 for i in range(10):
     mx.eval(train(X, Y), state)
 """
+
+
+def test_recorded_steps_of_one_call_are_closed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone none could be: what a compiled function does runs natively as a whole."""
+    monkeypatch.setattr(reclosing, "OP_BYTES", default_budget() // OPS // 60)
+    several = COMPILED.replace("    loss, g", "    for _ in range(2):\n     loss, g").replace("    opt.u", "     opt.u")
+    program = HEAD + QUIET + PLAIN + several.replace("mx.eval(train(X, Y), state)", "print('loss', train(X, Y).item())")
+    (tmp_path / "train.py").write_text(program)
+    look = ("info steps all", "goto step 11", "goto step 12", "until backward", "p ('loss', loss.item())")
+    shown = play(tmp_path / "train.py", "config native off", "continue", *look)
+    printed, (looked,) = (
+        re.findall(r"^loss (\S+)$", shown, re.MULTILINE),
+        re.findall(r"\('loss', (\S+)\)$", shown, re.M),
+    )
+    assert looked == printed[5]
+    assert shown.count("opening step") == 1
+    assert len(re.findall(r"^ +\d+ +[1-4] ", shown, re.MULTILINE)) >= 6, shown
 
 
 @pytest.mark.parametrize("program", [PROGRAMS["adam"], PROGRAMS["by_hand"], PLAIN + COMPILED])
