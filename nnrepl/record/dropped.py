@@ -11,7 +11,7 @@ them is taken apart: an op and its values hold each other, and Python's collecto
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -350,10 +350,15 @@ class Dropping:
         """Let go of the leaves that only what is closed has taken, and return them; what the program still holds may be
         taken again."""
         recorder = self.recorder
+        older = self.tape.notes.from_closed.difference(self.now.values())  # what variables held where a step had ended
         leaves: set[Value] = {leaf for pass_ in self._old for leaf in chain(pass_.wrt, pass_.handed, *pass_.roots)}
         leaves.update([value for op in self.gone for value in op.inputs])
-        leaves.difference_update(*[op.inputs for op in self.tape.ops])
-        leaves.difference_update([entry[3] for entry in self.tape.bindings.log if isinstance(entry[3], Value)])
+        leaves.update(older, [*_continued(leaves)])
+        staying = [value for op in self.tape.ops for value in op.inputs]
+        staying += [leaf for pass_ in self.tape.passes for leaf in chain(pass_.wrt, pass_.handed)]
+        leaves.difference_update(staying, _continued(staying))
+        noted = [entry[3] for entry in self.tape.bindings.log]
+        leaves.difference_update([thing for thing in noted if isinstance(thing, Value) and thing not in older])
         alone = {leaf: leaf.held for leaf in leaves if isinstance(leaf, Leaf)}
         for leaf, held in alone.items():
             alone[leaf] = None if held is None else another(held)
@@ -364,6 +369,14 @@ class Dropping:
                 value.held = alone.pop(value)
                 self.tape.notes.dropped.discard(value)
         return list(alone)
+
+
+def _continued(values: Iterable[Value]) -> Iterator[Value]:
+    """Yield what leaves continue, and what that continues."""
+    for value in values:
+        while isinstance(value, Leaf) and value.origin is not None:
+            value = value.origin
+            yield value
 
 
 def _kept(cut: Dropping, marks: Sequence[Any]) -> Iterator[Any]:

@@ -20,9 +20,11 @@ class KeptPoint(Protocol):
 
     Attributes:
         number: How many gradient calls had been made before it.
+        nbytes: What it holds.
     """
 
     number: int
+    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
