@@ -1,7 +1,7 @@
 """Habits: what people type who come from pdb or gdb, where this debugger spells it otherwise.
 
 A line is looked up here only when it is neither a command nor Python. Either it is read as what it means here, or
-it gets one line that says what to type instead.
+it gets one line that says what to type instead. So does a question in plain English, which begins as a command does.
 """
 
 from __future__ import annotations
@@ -47,6 +47,39 @@ _ANSWERS: tuple[tuple[str, str], ...] = (
     (r"(?:shell|make|cd|pwd)\b.*", "Python can: ! import os; os.getcwd()"),
     (r"(?:handle|signal)\b.*", "Ctrl-C stops the program at its next op; catch exception stops at exceptions"),
 )
+
+_QUESTIONS: tuple[tuple[str, str], ...] = (
+    (
+        r"what\s+if\s+(.+?)\s+(?:were|was|is|are|had\s+been|becomes?|=+)\s+(.+?)",
+        "change it and see: {0} = {1} at the prompt; what follows is computed from it, undo takes it back",
+    ),
+    (
+        r"what\s+if\b.*",
+        "change it and see: w = 0.3 at the prompt; what follows is computed from it, undo takes it back",
+    ),
+    (
+        r"why\s+(?:is|are|does|do|was|were)\b.*\bgradients?\b.*",
+        "why grad(w) == 0 tells why a gradient is zero, why grad(w) is none why there is none; help why tells all",
+    ),
+    (r"why\s+(?:is|are|was|were)\b.*\bnan\b.*", "why nan tells where the first NaN came from"),
+    (
+        r"why\s+(?:is|are|does|do|did|was|were)\b.*",
+        "help why lists the questions that why takes; explain z1 tells how z1 was made",
+    ),
+    (
+        r"(?:what|how)\s+(?:does|do|did|is|are|was|were|has)\b.*",
+        "explain tells what the op ahead computes, explain z1 how z1 was made, what z1 all that is known of it",
+    ),
+)  # fmt: skip
+
+
+def question(line: str) -> str | None:
+    """Return what to type instead of a question in plain English; None if a line is none."""
+    for pattern, said in _QUESTIONS:
+        found = re.fullmatch(pattern, line.removesuffix("?").strip(), re.IGNORECASE)
+        if found is not None:
+            return said.format(*found.groups())
+    return None
 
 
 def read_as(line: str) -> str | None:

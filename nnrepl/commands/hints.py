@@ -8,6 +8,7 @@ from rich.text import Text
 
 from nnrepl.commands.table import TypedLine
 from nnrepl.installed import is_library
+from nnrepl.record.frame_variables import variables_of
 from nnrepl.session.reading import Reading
 from nnrepl.tape import UNBOUND
 
@@ -26,21 +27,22 @@ class Hints:
         self._said: set[str] = set()
 
     def inner(self, name: str) -> Text | None:
-        """Return what to say of a name that means a variable of a library's function, which makes the op, where the
-        function of the program's that is shown has another of that name; None if that is not so, or has been said."""
+        """Return what to say of a name that means a variable of a library's function, which makes the op, where a
+        function of the program's that led there has another of that name; None if that is not so, or has been said."""
         session = self._session()
         where = session.where()
         call, op = where.scope, session.op
         if not name.isidentifier() or "inner" in self._said or call is None or (op is not None and op.of is not None):
             return None
-        own = next((step for step in reversed(call.path()) if not is_library(step.code.co_filename)), call)
+        path = [step for step in reversed(call.path()) if not is_library(step.code.co_filename)]
+        own = next((step for step in path if name in variables_of(step.code)), call)
         held = [session.tape.bindings.held(step, name, where.position) for step in (call, own)]
-        if own is call or UNBOUND in held or held[0] is held[1]:
+        if own is call or held[0] is UNBOUND or held[0] is held[1]:
             return None
         self._said.add("inner")
         inner, outer = call.code.co_qualname, own.code.co_qualname
-        said = f"({name} is that of {inner}, which makes this op; up leads to that of {outer})"
-        return Text(said, style="hint")
+        said = f"that of {outer} is not set yet" if held[1] is UNBOUND else f"up leads to that of {outer}"
+        return Text(f"({name} is that of {inner}, which makes this op; {said})", style="hint")
 
     def of(self, line: TypedLine, text: str) -> Text | None:
         """Return what to say of a command that is to go away, and of a bare word that is the name of a tensor as well;

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from nnrepl.commands import habits, load_all, looks, table
 from nnrepl.commands.hints import Hints
+from nnrepl.record.gradient_names import sign_of
 from nnrepl.record.intake import Unwinding
 from nnrepl.session import closed
 from nnrepl.session.errors import NoGradient, NotYet, UserError
@@ -144,7 +145,7 @@ class Interpreter:
             assert parsed.parsed is not None
             return self._hints.inner(line.strip()), self.python(parsed.parsed)
         hint = self._hints.of(parsed, line.strip())
-        if hint is None and parsed.command.names[0] == "print":
+        if hint is None and parsed.command.names[0] in ("print", "explain", "what"):
             hint = self._hints.inner(parsed.text)
         shown, away = parsed.command.run(self, parsed.text), self.session is not self._home
         shown = looks.with_unseen(self.session, parsed.command, shown, away)
@@ -166,6 +167,9 @@ class Interpreter:
 
     def _classify(self, line: str) -> table.TypedLine:
         """Return a line by its syntax; what is neither command nor Python may be a habit from another debugger."""
+        asked = habits.question(line.strip())
+        if asked is not None and not self.is_name(line.split()[0]):
+            raise UserError(asked)
         try:
             return table.classify(line, self.table, self.is_name)
         except table.DoesNotParse:
@@ -386,8 +390,8 @@ class Interpreter:
         from nnrepl.view.tensor import tensor
 
         answer = told(self.session, answer) if isinstance(answer, NoGradient) else answer
-        said = Text(str(answer), style="hint")
         last = answer.last if isinstance(answer, NotYet) else None
+        said = Text(self._left(answer, last) or str(answer), style="hint")
         unseen = closed.closed_said(closed.unseen_since(self.session, last))
         if unseen:
             said.append(f" ({unseen}: not looked at)")
@@ -395,6 +399,13 @@ class Interpreter:
             return said
         self.session.evaluate([last])
         return Group(said, tensor(answer.address, last.array, look))
+
+    def _left(self, answer: UserError, last: Value | None) -> str:
+        """Return what to say at the program's end of a variable whose function has returned; "" of any other."""
+        name = str(answer).partition(" ")[0]
+        where = "" if last is None or self.session.where().ended is None else self.session.lookup.belongs(name)
+        address = answer.address if isinstance(answer, NotYet) else ""
+        return f"nothing here is called {name}{where}; the last one is {address}" if where else ""
 
     def shown_value(
         self, result: Any, label: str | None, text: str, look: TensorStyle | None = None, note: str = ""
@@ -412,7 +423,7 @@ class Interpreter:
             shown = tensor(label or self.label(text, value), result, look, note or samples_text(value))
             return Group(shown, recomputed_text(work)) if work.again else shown
         self.session.tell_outside(self.session.expressions.used())
-        tree = tensor_tree(result)
+        tree = tensor_tree(result, "" if text[:1] in "([{" or len(text) > _LONGEST else text)
         head, tail = f"{label} = " if label else "", f"  {note}" if note else ""
         return Text(f"{head}{result!r}{tail}") if tree is None else tree
 
@@ -435,8 +446,11 @@ class Interpreter:
         if found is not None and (found.address or found.whose):
             return found.address if not found.whose else f"{stripped} ({found.whose})"
         if value is not None and value.gradient_of is not None and stripped.startswith("grad("):
+            inner = stripped[len("grad(") : -1]
+            if re.fullmatch(r"[\w.]+@[\w#]+", inner):  # the bare name may be another tensor's here
+                return f"{sign_of(value)}{inner}"
             return self.session.lookup.name_here(value, self.session.cursor)
-        return stripped if len(stripped) <= 40 else "result"
+        return stripped if len(stripped) <= _LONGEST else "result"
 
     def value(self, parsed: Parsed) -> Any:
         """Return the value of an expression."""
@@ -461,6 +475,10 @@ class Interpreter:
 
             alone = text.strip() == self.line.strip()
             raise UserError(reason(self.session, self.table, error, text, alone)) from None
+
+
+_LONGEST = 40
+"""So long an expression stands before its result at most."""
 
 
 def _filled(line: str, rest: str) -> str:

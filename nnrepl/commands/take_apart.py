@@ -24,12 +24,15 @@ def op_of(session: TapeSession, text: str) -> Op:
             raise UserError("the cursor stands after the last op; name one, such as #3")
         return session.op
     from nnrepl.explain.paths import target_of
+    from nnrepl.explain.words import made_before
 
     if NUMBER.fullmatch(text):
         return session.lookup.op(text)
     value = target_of(session, text)
     if value.op is None:
-        raise UserError(f"{text} was not made by an op")
+        maker = value.oldest.op
+        how = f"{made_before(maker)}: ask for {maker.label}" if maker is not None else "no op on the tape made it"
+        raise UserError(f"{text} comes in from outside of this pass, and {how}")
     return value.op
 
 

@@ -64,10 +64,11 @@ def health(it: Interpreter, text: str) -> RenderableType | None:
     broadcasting, indices out of range, softmax over the wrong axis or twice, losses that are given no logarithms, terms
     that are left out, numbers that go through numpy, masks of zeros, layers in the wrong mode, updates that are
     forgotten, dropped, idle or uphill, gradients that are never cleared, weights that MLX does not see or that are no
-    longer tied, what stop_gradient keeps out, factors out of all proportion, terms lost in a sum, units that stay the
-    same, labels without a place, randomness that repeats, graphs that grow; each with the command that shows the
-    evidence. What was not looked at is said, and what may be meant is a note (·). `health thresholds` lists what
-    numbers are held against, and where that comes from; `health dead=0.9` sets one for one look.
+    longer tied, what stop_gradient keeps out, whole divisions that leave 0, targets of other rows, factors out of all
+    proportion, terms lost in a sum, units that stay the same, labels without a place, randomness that repeats, graphs
+    that grow; each with the command that shows the evidence. What was not looked at is said, and what may be meant is
+    a note (·). `health thresholds` lists what numbers are held against, and where that comes from; `health dead=0.9`
+    sets one for one look.
     """
     from nnrepl.explain import health as checks
     from nnrepl.view.health import health_view, thresholds_view

@@ -177,23 +177,24 @@ def _single(value: float) -> float:
     return float(rounded)
 
 
-def suspects(
-    function: Neighbourhood, gradient: mx.array, allowed: Callable[[mx.array], float], most: int = 3
-) -> list[int]:
+_MOST = 3
+"""So many elements at which a gradient is wrong are looked for."""
+
+
+def suspects(function: Neighbourhood, gradient: mx.array, allowed: Callable[[mx.array], float]) -> list[int]:
     """Return the elements at which a gradient is wrong, found by halving: all elements together along a random
     direction, and, where that does not agree, one half and the other.
 
     Args:
         gradient: The gradient, flat.
         allowed: By how much a part of the gradient may be off along a direction: of the mask of the part.
-        most: So many are looked for.
     """
     count = function.flat.size
     signs = function.signs(1)
     wide = gradient.astype(function.flat.dtype)
     found: list[int] = []
     pending = [(0, count)]
-    while pending and len(found) < most:
+    while pending and len(found) < _MOST:
         start, end = pending.pop()
         places = mx.arange(count)
         mask = ((places >= start) & (places < end)).astype(function.flat.dtype)

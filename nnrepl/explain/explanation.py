@@ -150,9 +150,10 @@ def _leaf(look: Look, value: Value, index: str | None) -> Explanation:
     kinds = {"parameter": "a parameter of the model", "input": "an input", "constant": "a constant",
              "seed": "where the backward pass begins: ∂L/∂L = 1"}  # fmt: skip
     kind = kinds.get(value.kind, "from outside of the recording")
-    found = Explanation(
-        None, title=f"{value.name} {tuple(value.shape)} {words.dtype(value.dtype)}: {kind}; no op made it."
-    )
+    maker = value.oldest.op  # an update of the step before: what is shown here begins with what it made
+    made = f"{words.made_before(maker)}; explain {maker.label} shows how" if maker is not None else (
+        "no op on the tape made it")  # fmt: skip
+    found = Explanation(None, title=f"{value.name} {tuple(value.shape)} {words.dtype(value.dtype)}: {kind}; {made}.")
     found.notes += say(used_by(look.session.tape, value))
     if index is not None:
         place = parse(index, value)

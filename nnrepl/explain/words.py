@@ -128,6 +128,11 @@ def origin(value: Value) -> str:
     return f"made by {value.op.label} {value.op.name}"
 
 
+def made_before(op: Op) -> str:
+    """Say of what goes on here from an earlier pass which op made it there."""
+    return f"{op.label} {op.name} made it before"
+
+
 def call(op: Op, called: Callable[[Value], str] | None = None) -> str:
     """Return a forward op with its operands, as short as it can be said: `maximum(z1, 0)`, `x @ weights1`."""
     called = called or partial(name, taker=op)

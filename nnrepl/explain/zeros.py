@@ -145,11 +145,11 @@ def _enough(look: Look, op: Op, value: Value, dead: list[Value]) -> Value | None
 _DEEP = 40
 
 
-def _computed(look: Look, dead: list[Value], deep: int = 0) -> Value:
+def _computed(look: Look, dead: list[Value]) -> Value:
     """Of the terms of a sum that are all 0 the one whose zeros were computed, rather than those with which the sum
     began; the one made last is asked first."""
     made = sorted(dead, key=lambda one: -(one.op.position if one.op is not None else -1))
-    return next((one for one in made if not _began_as_zeros(look, one, deep)), made[0])
+    return next((one for one in made if not _began_as_zeros(look, one, 0)), made[0])
 
 
 def _began_as_zeros(look: Look, value: Value, deep: int) -> bool:

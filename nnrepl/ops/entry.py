@@ -263,15 +263,13 @@ def formula(
     words: str,
     kind: str = COMPOSITE,
     slopes: dict[str, Slope] | None = None,
-    valid: str = "",
     traits: Iterable[Trait] = (),
-    row: Row | None = None,
     source: str = "",
 ) -> Callable[[Run], Run]:
     """Enter a function as the formula of an op."""
 
     def write(forward: Run) -> Run:
-        enter(Entry(name, text, words, forward, slopes or {}, kind, valid, frozenset(traits), row, source))
+        enter(Entry(name, text, words, forward, slopes or {}, kind, traits=frozenset(traits), source=source))
         return forward
 
     return write

@@ -59,11 +59,11 @@ for _name in ("fft", "ifft", "rfft", "irfft"):
         linear("a", _full)
         _variant(_full, _name, _where)
 
-whole("fft.stft", "x, n_fft=2048, hop_length=None, win_length=None, window=None, center=True, pad_mode='constant', "
-      "normalized=False, onesided=True", "the waves of each window of {x}",
+whole("fft.stft", "x, n_fft=2048, hop_length=None, win_length=None, window=None, center=True, pad_mode='reflect', "
+      "norm='backward', onesided=None", "the waves of each window of {x}",
       "Cuts a row into windows that overlap, and takes the Fourier transform of each.", _call("stft"))  # fmt: skip
 whole("fft.istft", "stft_matrix, n_fft=None, hop_length=None, win_length=None, window=None, center=True, "
-      "normalized=False, length=None", "the row whose windows have the waves {stft_matrix}",
+      "norm='backward', onesided=None, length=None", "the row whose windows have the waves {stft_matrix}",
       "Puts a row together from the waves of its windows.", _call("istft"))  # fmt: skip
 linear("x", "fft.stft")
 linear("stft_matrix", "fft.istft")

@@ -21,7 +21,7 @@ move("getitem", "{a}[{index}]", "Takes a part." + _WORDS, lambda a, index: a[ind
 move("take", "{a}[{indices}]", "Takes the numbers at the given places." + _WORDS, lambda a, indices, axis=None: mx.take(
     a, indices, axis=axis), (Trait.PICKS, Trait.SPREADS, Trait.SELECTS))  # fmt: skip
 move("take_along_axis", "{a}[…, {indices}, …]", "Takes, in each row, the number at its given place." + _WORDS,
-     lambda a, indices, axis=None: mx.take_along_axis(a, indices, axis),
+     lambda a, indices, axis=-1: mx.take_along_axis(a, indices, axis),
      (Trait.LOOKS_UP, Trait.PICKS, Trait.SELECTS))  # fmt: skip
 
 

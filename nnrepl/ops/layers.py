@@ -48,9 +48,9 @@ def _each(bound: Mapping[str, Any], rank: int) -> list[int]:
 _EACH = Row(_each)
 
 
-def _both(first: str, slope: str, second: str = "targets", where: str = "") -> dict[str, str]:
-    """Return the slopes of what depends on a difference: one argument gets the gradient, the other minus it."""
-    return {first: f"{slope}{where}", second: f"−{slope}{where}"}
+def _both(first: str, slope: str, where: str = "") -> dict[str, str]:
+    """Return the slopes of what depends on a difference: one argument gets the gradient, `targets` minus it."""
+    return {first: f"{slope}{where}", "targets": f"−{slope}{where}"}
 
 
 _AHEAD = "[margin − targets · (inputs1 − inputs2) ≥ 0]"

@@ -66,13 +66,22 @@ def _call(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) ->
 
 def _look(name: str, *args: Any, **kwargs: Any) -> None:
     for place in places_of(name, args, kwargs):
-        index = place.index
-        found = first_outside(mx.array(index) if isinstance(index, int) else index, place)
+        index = mx.array(place.index) if isinstance(place.index, int) else place.index
+        found = first_outside(index, place) if _has_numbers(index) else None
         if found is not None:
             element, number = found
             where = f" (element {element} of the index)" if element else ""
             axis = "" if place.axis is None else f"axis {place.axis} of "
             raise IndexError(f"index {number}{where} is out of range: {axis}a tensor of shape {place.said}")
+
+
+def _has_numbers(index: mx.array) -> bool:
+    """Whether an index has any numbers: in a function that MLX traces or maps, what goes in has none."""
+    try:
+        mx.eval(index)
+    except ValueError:
+        return False
+    return True
 
 
 def _look_at_mask(array: mx.array, mask: Any, update: Any) -> None:

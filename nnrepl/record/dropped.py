@@ -174,6 +174,7 @@ class Dropping:
         for op, args, kwargs, inputs in taken:
             op.args, op.kwargs, op.inputs = args, kwargs, inputs
         self._note_images()
+        self._move_leaves(later, passes)
         self._move(later, passes)
         self._note_spans()
         tape.marks[:], tape.holes[:] = marks, holes
@@ -300,6 +301,16 @@ class Dropping:
             tape.passed[line] = list(dict.fromkeys(map(self.moved, passed)))
         tape.kept.recount()
         tape.forget_consumers()
+
+    def _move_leaves(self, later: list[Op], passes: list[Pass]) -> None:
+        """Note where leaves have come in that stay."""
+        taken = [value for op in later for value in op.inputs]
+        taken += [leaf for pass_ in passes for leaf in chain(pass_.wrt, pass_.handed)]
+        leaves = {*taken, *_continued(taken), *self.recorder.live.copy().values(), *self._origins}
+        images = set(self.now.values())
+        for leaf in chain(leaves - images, images):
+            if isinstance(leaf, Leaf):
+                leaf.entered = self.moved(self.end if leaf in images else leaf.entered)
 
     def _note_spans(self) -> None:
         """Note the calls that made several steps."""

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _view, _or = mx.view, mx.bitwise_or
 # Made here, where nothing is recorded: a construction is an op.
 _NOTHING = {size: mx.array(0, kind) for size, kind in ((1, mx.uint8), (2, mx.uint16), (4, mx.uint32), (8, mx.uint64))}
-_LINEAR, _ARITHMETIC = ("+", "-"), ("+", "-", "*", "/")
+_LINEAR = frozenset(("add", "subtract"))
+ARITHMETIC = frozenset((*_LINEAR, "multiply", "divide"))
 _OF_THE_TAPE = 2
 """An array that only its value holds has so many references: that one, and the look at it."""
 
@@ -46,10 +47,10 @@ def hand_back(recorder: Ledger) -> None:
             if op is None or op.operation.kind != "op" or value.held is None or value.size < 2:
                 continue
             if value in shared or sys.getrefcount(value.held) > _OF_THE_TAPE:
-                _let_go(recorder, value)
+                let_go(recorder, value)
         for leaf in pass_.wrt:
             if leaf.held is not None and leaf.origin is not None and leaf.origin.held is None:
-                _let_go(recorder, leaf)
+                let_go(recorder, leaf)
 
 
 def lend(recorder: Ledger, op: Op, result: mx.array) -> None:
@@ -59,28 +60,31 @@ def lend(recorder: Ledger, op: Op, result: mx.array) -> None:
     shape = result.shape
     if len(shape) < 2 or 1 not in shape[-2:] or result.size == 1 or recorder.inside is not None:
         return
-    # The graph of the backward pass holds the operands of all others. Outside of gradient calls what is written over is
-    # mostly the weight, which the tape has to hold: then the result is laid out as that is, written over or not.
-    if op.operation.infix not in _LINEAR:
+    if not recorder.differentiating:
+        if op.pass_.kind == UPDATE_PASS:
+            recorder.tape.notes.updates.append(op)
+        return
+    # The graph of the backward pass holds the operands of all others.
+    if op.name not in _LINEAR:
         return
     lent = []
     for operand in op.inputs:
         held = operand.held
         if held is not None and operand.op is not None and not is_evaluated(held):
-            if not _is_arithmetic(operand) or held.shape != shape:
+            if not is_arithmetic(operand) or held.shape != shape:
                 return  # it costs more to make it again; and what is written over is decided among all operands
             lent.append(operand)
     for operand in lent:
-        _let_go(recorder, operand)
+        let_go(recorder, operand)
 
 
-def _is_arithmetic(value: Value) -> bool:
+def is_arithmetic(value: Value) -> bool:
     """Whether a value is made by an op that costs next to nothing to do again."""
     op = value.op
-    return op is not None and op.of is None and op.operation.kind == "op" and op.operation.infix in _ARITHMETIC
+    return op is not None and op.of is None and op.operation.kind == "op" and op.name in ARITHMETIC
 
 
-def _let_go(recorder: Ledger, value: Value) -> None:
+def let_go(recorder: Ledger, value: Value) -> None:
     """Hold no array for a value; the program's own object, if it lives on, stays linked."""
     held = value.held
     if held is not None:  # `h + h`

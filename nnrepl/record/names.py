@@ -433,6 +433,8 @@ class ProgramNames:
         if leaf.origin is not value:
             return False
         place, own = self.identity(leaf), self.identity(value)
+        if isinstance(place, str):  # in a dict or list, which is another object where a compiled function is given it
+            return isinstance(own, str) or own is None
         return place is None or own is None or place == own
 
     def paths(self) -> list[str]:

@@ -18,7 +18,8 @@ import mlx.core as mx
 from nnrepl.record import trees
 from nnrepl.record.adopt import adopt
 from nnrepl.record.bounds import INDEXING
-from nnrepl.record.handing_back import lend
+from nnrepl.record.giving_way import give_way
+from nnrepl.record.handing_back import ARITHMETIC, lend
 from nnrepl.record.intake import RECORDING, Intake
 from nnrepl.record.leavings import Block, Leavings
 from nnrepl.record.listener import Exchanging, Listener, Mirrored, Switching, Touching, Traced
@@ -110,15 +111,13 @@ class Recorder:
         self.stack = Stack(base, self.watch)
         self.pass_: Pass | None = None
         self.differentiating = self.repeating = self.native_until = 0
-        self.running_back = False
         self.blocks_passed: dict[Op, dict[int, Block]] = {}
         self.older: dict[int, weakref.ref[mx.array]] = {}
         self.captured: dict[Value, mx.array] = {}
         self.overwrites: dict[int, tuple[mx.array, Value]] = {}
-        self.forced = False
         self.leavings = Leavings()
         self.listener: Listener | None = None
-        self.started = self.closed = False
+        self.started = self.closed = self.running_back = self.forced = False
         self.stream: Any = None
         self.compiling = True
         self.customized: dict[int, tuple[Any, set[Any]]] = {}
@@ -181,7 +180,7 @@ class Recorder:
             op.outputs = (value,)
             live[id(result)] = value
             self.put(op, frame)
-            if self.differentiating and operation.infix is not None:
+            if operation.name in ARITHMETIC:
                 lend(self, op, result)
         else:
             self.finish(op, result, frame)
@@ -360,6 +359,7 @@ class Recorder:
         if how.endswith("eval"):
             self.watch.settle()
             self.watch.loosen()
+        give_way(self)
         self.tape.marks.append(Mark(len(self.tape), how, values, scope, frame.f_lasti))
         if self.levels is not None and not self.differentiating:
             self.levels.forced(scope, frame)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from nnrepl.installed import is_mlx
 from nnrepl.record.frame_variables import GENERATOR, OPTIMIZED, first_argument
-from nnrepl.tape import Activation
+from nnrepl.tape import Activation, Op
 from nnrepl.tape.turns import Places
 
 
@@ -295,6 +295,16 @@ def _is_running(frame: FrameType) -> bool:
         if below is frame:
             return True
         below = below.f_back
+    return False
+
+
+def was_at(op: Op, scope: Activation, frame: FrameType) -> bool:
+    """Whether a call, whose frame has ended, ended where it had made an op: the program was stopped there."""
+    lasti = op.lasti
+    for made in [] if op.scope is None else reversed(op.scope.path()):
+        if made is scope:
+            return frame.f_lasti == lasti
+        lasti = made.lasti
     return False
 
 

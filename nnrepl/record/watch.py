@@ -31,10 +31,11 @@ from nnrepl.record.containers import (
 from nnrepl.record.ended_modules import EndedModules
 from nnrepl.record.frame_variables import OPTIMIZED, looked_at, may_dangle, read, sets_globals, shared_names
 from nnrepl.record.holding import HolderIndex, within
-from nnrepl.record.stack import is_module
+from nnrepl.record.stack import is_module, was_at
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 from nnrepl.tape.bindings import Bindings, Noted
 from nnrepl.tape.kept_array import KeptArray, is_small_array
+from nnrepl.tape.kept_function import KeptFunctions
 from nnrepl.tape.lasting import lasting
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class BindingWatch:
         self._resuming = self._begins = False
         self._modules: dict[int, FrameType] = {}
         """The module frames whose variables functions set (`global`), by their namespace."""
-        self._ended = EndedModules()
+        self._ended, self._functions = EndedModules(), KeptFunctions()
         self._holders = HolderIndex(self._known)
 
     # -- frames --------------------------------------------------------------------------------------------
@@ -196,8 +197,11 @@ class BindingWatch:
 
     def release(self) -> None:
         """Let go of all frames, and of what their variables hold."""
-        for frame in list(self._frames):
+        tape = self.recorder.tape
+        for frame, state in list(self._frames.items()):
             self.leave(frame)
+            if tape.ops and was_at(tape.ops[-1], state.scope, frame):  # no variable there has got its result
+                tape.bindings.seen[state.scope] = len(tape.ops) - 1
         self._known.clear()
 
     def _note(self, state: _Frame, values: list[Any], position: int) -> None:
@@ -299,7 +303,9 @@ class BindingWatch:
             return watched.holder
         if isinstance(thing, _KEYED) or is_small_array(thing):
             return self._watch(thing, position)
-        if kind is FunctionType or kind is ModuleType or isinstance(thing, type):
+        if kind is FunctionType or getattr(kind, "transforms", False):
+            return self._functions.keep(thing, lambda part: self.keep(part, position))
+        if kind is ModuleType or isinstance(thing, type):
             return weakref.ref(thing)
         if is_data(thing) if is_foreign_kind(kind) else holds_attributes(thing):
             return self._watch(thing, position)

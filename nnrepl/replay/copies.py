@@ -69,6 +69,6 @@ def reopened_pass(recorder: Recorder) -> Pass:
         pass_ = recorder.open_pass(SETUP_PASS, "")
         recorder.close_pass()  # steps are counted up to the first open pass
         return pass_
-    # A pass of its own: the one of the old tape ends where it ended.
-    passes[-1] = replace(passes[-1], tape=recorder.tape)
+    if passes[-1].tape is not recorder.tape:  # a pass of its own: the one of the old tape ends where it ended
+        passes[-1] = replace(passes[-1], tape=recorder.tape)
     return passes[-1]

@@ -23,6 +23,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.installed import is_library
+from nnrepl.record.giving_way import HOLDERS
 from nnrepl.record.objects import refill
 from nnrepl.record.quiet import set_random_state
 from nnrepl.record.titles import inner_function
@@ -57,6 +58,7 @@ class World:
         self.lost: list[str] = []
         self._kept: list[Restore] = []
         self._seen: set[int] = set()
+        self._copies: dict[int, mx.array] = {}
         self.holding: list[Any] = []
         self._variables: list[tuple[dict[str, Any], list[str]]] = []
         self._iterators = _Iterators()
@@ -67,6 +69,12 @@ class World:
             self._visit(*pending.pop(), pending)
         if pending:
             self.lost.append(f"what lies beyond {_LIMIT:,} objects")
+        if self._copies:
+            HOLDERS.add(self)
+
+    def copy_of(self, array: mx.array) -> mx.array | None:
+        """Return the copy that it holds of an array object; None where it does not hold that object."""
+        return self._copies.get(id(array))
 
     def restore(self) -> None:
         """Put everything back, in place."""
@@ -79,6 +87,12 @@ class World:
         """Return what everything holds at present, but for numbers in tensors and random states: to be compared."""
         variables = [tuple([id(where.get(name)) for name in names]) for where, names in self._variables]
         return [*variables, *[_content(thing) for thing in self.holding]]
+
+    def tensors(self) -> dict[int, mx.array]:
+        """Return the tensors that lists, dicts and objects hold at present, by the `id` under which `contents` has
+        them."""
+        held = [item for thing in self.holding for item in _items(thing) if isinstance(item, mx.array)]
+        return {id(array): array for array in held}
 
     # -- walking -----------------------------------------------------------------------------------------
 
@@ -97,7 +111,7 @@ class World:
         kept = self._kept
         if isinstance(thing, mx.array):
             if self._arrays:
-                before = _copy(thing)
+                self._copies[id(thing)] = before = _copy(thing)
                 kept.append(lambda: refill(thing, before))
         elif isinstance(thing, (dict, list, deque, set, tuple, frozenset)):
             self._container(thing, pending)
@@ -276,6 +290,17 @@ def _content(thing: Any) -> Any:
 
 
 _COMPARED = 2**20
+
+
+def _items(thing: Any) -> Iterable[Any]:
+    """Return what one thing holds that `_content` tells by identity."""
+    if isinstance(thing, dict):
+        return dict.values(thing)
+    if isinstance(thing, (list, deque)):
+        return thing
+    if isinstance(thing, types.CellType):
+        return (contents_of(thing),)
+    return () if isinstance(thing, type) else [getattr(thing, slot, None) for slot in slots_of(type(thing))]
 
 
 def contents_of(cell: types.CellType) -> Any:

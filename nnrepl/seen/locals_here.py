@@ -11,6 +11,7 @@ from nnrepl.record.frame_variables import variables_of
 from nnrepl.session.reading import Reading
 from nnrepl.tape import UNBOUND, Holder, Large
 from nnrepl.tape.kept_array import KeptArray
+from nnrepl.tape.kept_function import KeptFunction
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,8 @@ def _summed_up(session: Reading, thing: Any, position: int) -> Any:
     """Return a thing itself; of one that changes as the program goes on, what it was there."""
     if isinstance(thing, weakref.ref):
         found = thing()
+        if found is None and isinstance(thing, KeptFunction):
+            found, _ = thing.made()
         return Absent("an object that no longer exists") if found is None else found  # an array has no truth value
     if isinstance(thing, Large):
         return Sized(thing.kind, thing.size)

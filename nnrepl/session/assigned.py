@@ -80,6 +80,12 @@ def _stands_outside(session: Reading, value: Value) -> bool:
     return scope in pass_.scope.path()
 
 
+def _is_entering(session: Reading, value: Value) -> bool:
+    """Whether the gradient call in which the cursor stands differentiates a value."""
+    pass_ = session.pass_
+    return pass_ is not None and value in pass_.wrt and session.cursor < pass_.end
+
+
 def _is_handed_on(session: Reading, name: str, value: Value) -> bool:
     """Whether a variable of a function holds what its callers hold by other names: a line there gives it another
     tensor, and leaves theirs alone."""
@@ -95,9 +101,13 @@ def _is_handed_on(session: Reading, name: str, value: Value) -> bool:
     return outside is None or outside.thing is not origin
 
 
-def only_source_tells(session: Reading, value: Value, change: Assignment, in_part: bool) -> bool:
+def only_source_tells(session: Reading, value: Value, change: Assignment, in_part: bool, alias: bool) -> bool:
     """Whether a change lies in a compiled function that is repeated, in which no Python runs, and what has been
-    recorded does not tell what reads the new tensor there."""
+    recorded does not tell what reads the new tensor there.
+
+    Args:
+        alias: Whether what is differentiated goes by another name here than the one by which it came in.
+    """
     tape, cursor = session.tape, session.cursor
     if in_repeated_block(tape, cursor):
         return True
@@ -105,13 +115,19 @@ def only_source_tells(session: Reading, value: Value, change: Assignment, in_par
         return False
     start, end = next(((start, end) for start, end in tape.compiled if start <= cursor < end), (0, 0))
     again = any(same_place(tape.ops[before], tape.ops[start]) for before, _ in tape.compiled if before < start)
-    if again and _stands_outside(session, value):  # it goes in as part of something: `p["w"]` of `grad(p)`
+    repeated = _repeated_now(session)
+    if (again or repeated) and _stands_outside(session, value):  # as part of something: `p["w"]` of `grad(p)`
+        return True
+    entering = _is_entering(session, value)
+    if (again or repeated) and entering and alias and change.base is not None:  # the callers read the same container
         return True
     if in_part or change.operator is not None:
         return False
+    if entering and not alias:  # it changes where it enters: all that reads it sees it
+        return False
     if again and reads_untold(tape.ops[cursor:end], value, change.target.text, cursor):
         return True
-    return any(_repeats_untold(session, one, value, change.target.text) for one in _repeated_now(session))
+    return any(_repeats_untold(session, one, value, change.target.text) for one in repeated)
 
 
 def _repeated_now(session: Reading) -> list[Repetition]:

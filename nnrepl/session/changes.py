@@ -128,7 +128,7 @@ class Changes:
 
         variable = change.target if change.base is None else change.base
         alias = is_alias(session, variable, value)
-        if only_source_tells(session, value, change, in_part) and self._able().reaches(session.cursor):
+        if only_source_tells(session, value, change, in_part, alias) and self._able().reaches(session.cursor):
             return self.state(parse(line), passing=True)  # which of its names are one object
         return self.edit(value, name, line, compute, alias)
 

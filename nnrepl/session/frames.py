@@ -29,6 +29,7 @@ from nnrepl.session.errors import NotYet, UserError, not_made
 from nnrepl.tape import GRADIENT_PASS, UNBOUND, UPDATE_PASS, Activation, ClosedOp, Holder, Large, Pass, Tape, Value
 from nnrepl.tape.bindings import is_module as is_module_code
 from nnrepl.tape.kept_array import KeptArray, kept_array
+from nnrepl.tape.kept_function import KeptFunction, KeptTransform
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,7 +408,7 @@ def real(
     name: str,
     array: Any,
     live: bool,
-    known: dict[Holder, Any] | None = None,
+    known: dict[Any, Any] | None = None,
 ) -> Any:
     """Return the object that a kept thing stands for, as Python can work on it.
 
@@ -420,6 +421,12 @@ def real(
         return array(thing)
     if isinstance(thing, weakref.ref):
         found = thing()
+        if found is None and isinstance(thing, (KeptFunction, KeptTransform)):
+            from nnrepl.session.function_again import function_again  # needed where one is gone
+
+            done: dict[Any, Any] = {} if known is None else known
+            again = lambda part: real(frames, part, position, name, array, live, done)  # noqa: E731
+            return function_again(frames, thing, position, name, again, done)
         if found is None:
             raise UserError(f"{name} was an object that no longer exists")
         return found
@@ -440,7 +447,7 @@ def real(
 
 
 def _make_again(
-    frames: Frames, thing: Holder, position: int, name: str, array: Any, live: bool, known: dict[Holder, Any]
+    frames: Frames, thing: Holder, position: int, name: str, array: Any, live: bool, known: dict[Any, Any]
 ) -> None:
     """Make a container again with what it held at a position."""
     found, entries = thing.refer(), frames.tape.bindings.contents(thing, position)

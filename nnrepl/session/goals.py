@@ -288,25 +288,17 @@ class NextPass:
 
 
 class InStep:
-    """An op of a step: `step 30`, `30#12`.
+    """The first op of a step."""
 
-    Args:
-        step: The number of the step.
-        number: Which of its ops, counted from 1.
-    """
+    reason = ""
 
-    def __init__(self, step: int, number: int = 1) -> None:
-        self.reason = ""
-        self.sought = f"step {step}" if number == 1 else f"{step}#{number}"
+    def __init__(self, step: int) -> None:
+        self.sought = f"step {step}"
         self.step = step
-        self._number = number
 
     def find(self, tape: Tape) -> int | None:
         start = tape.steps.start_of(self.step)
-        if start is None:
-            return None
-        position = start + self._number - 1
-        return position if position < len(tape) and tape.steps.number_at(position) == self.step else None
+        return start if start is not None and start < len(tape) else None
 
 
 class AtEvaluation:

@@ -14,6 +14,8 @@ def said_of_call(tape: Tape, name: str) -> str:
     for since, scope, thing in reversed(noted):
         if thing is UNBOUND or is_module(scope.code) or is_library(scope.code.co_filename):
             continue
+        if name in scope.code.co_freevars:  # it is that of the function around it
+            continue
         op = _last_in(tape, scope, since)
         if op is not None:
             return f"; it is a variable of {scope.code.co_name}: goto {op.label} leads there"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FrameType
 
 from nnrepl.record.native import levels_of
+from nnrepl.record.quiet import is_quiet
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import at_work
 from nnrepl.session.coming import Coming, lines_of
@@ -70,7 +71,7 @@ class Passing:
 
     def _came(self, frame: FrameType, line: int) -> None:
         recorder, code = self._recorder, frame.f_code
-        if recorder is None:
+        if recorder is None or is_quiet():  # MLX traces what has been recorded: the program does not come by
             return
         tape = recorder.tape
         if line in self._files.get(code.co_filename, NOWHERE):

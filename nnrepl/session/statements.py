@@ -18,6 +18,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.batches import all_same_bits
 from nnrepl.record.changing import changes_in_place
 from nnrepl.record.objects import refill
 from nnrepl.replay.world import RandomStates, World, is_outside
@@ -25,7 +26,7 @@ from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.reading import Reading
 from nnrepl.session.taken import Iterators
-from nnrepl.tape import UNBOUND
+from nnrepl.tape import UNBOUND, is_evaluated
 
 _NO_STATE = (mx.array, ModuleType, str, int, float, bool, bytes, type(None))
 
@@ -109,7 +110,7 @@ def _witnessed(session: Reading, effect: Effect, namespace: dict[str, Any]) -> I
     effect.named.update(given)
     world = World([thing for thing in given.values() if not isinstance(thing, _NO_STATE)], arrays=False)
     theirs = {id(thing) for thing in (*given.values(), *world.holding) if isinstance(thing, mx.array)}
-    before, chance = world.contents(), RandomStates()
+    before, chance, arrays = world.contents(), RandomStates(), world.tensors()
     outside = _outside(effect.places, namespace, world)
     iterators = Iterators(namespace, list(given), world.holding)
     try:
@@ -120,13 +121,47 @@ def _witnessed(session: Reading, effect: Effect, namespace: dict[str, Any]) -> I
         tensors = [pair for key, pair in changed.items() if key in theirs]
         went_on, gone_on = iterators.give_back()
         effect.gone_on += gone_on
-        touched, drew = world.contents() != before or bool(tensors) or went_on, chance.moved
+        differs = other_tensors(before, world.contents(), {**arrays, **world.tensors()})
+        touched, drew = differs or bool(tensors) or went_on, chance.moved
         effect.touched |= touched
         effect.drew |= drew
         for array, held in tensors:
             refill(array, held)
         if touched or drew:
             world.restore()
+
+
+def other_tensors(before: Any, now: Any, arrays: dict[int, mx.array]) -> bool:
+    """Whether what a world holds is anything but the same numbers in other objects: those MLX hands to what it traces,
+    and to a model of which `nn.value_and_grad` takes the gradients.
+
+    Args:
+        before, now: Its contents, by identity.
+        arrays: The tensors in either, by `id`.
+    """
+    pairs: dict[tuple[int, int], tuple[mx.array, mx.array]] = {}
+    pending = [(before, now)]
+    while pending:
+        one, other = pending.pop()
+        if one == other:
+            continue
+        if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)) and len(one) == len(other):
+            pending += zip(one, other)
+        elif isinstance(one, int) and isinstance(other, int) and one in arrays and other in arrays:
+            pairs[one, other] = arrays[one], arrays[other]
+        else:
+            return True
+    given = list(pairs.values())
+    if sum(array.size for array, _ in given) > _COMPARED or not all(is_evaluated(array) for array, _ in given):
+        return True
+    try:
+        return bool(given) and not all(all_same_bits(given))
+    except (ValueError, RuntimeError):  # what a function leaves there that MLX has traced has no numbers
+        return True
+
+
+_COMPARED = 2**26
+"""So many numbers are compared, for what is said beside a look."""
 
 
 class _Outside:

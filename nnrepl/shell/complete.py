@@ -58,12 +58,12 @@ class TapeIndex:
         self._read: tuple[Program | None, int] = (None, 0)
         self._defined: dict[str, str] = {}
 
-    def advance(self, count: int = SLICE) -> bool:
+    def advance(self) -> bool:
         """Look through some more ops; whether all have been."""
         if self._tape is not self._session.tape:
             self._begin()
         ops = self._tape.ops
-        end = min(self._seen + count, len(ops))
+        end = min(self._seen + SLICE, len(ops))
         for op in ops[self._seen : end]:
             self.operations[op.operation.name] = self.operations.get(op.operation.name, 0) + 1
             scope = op.scope
@@ -73,7 +73,7 @@ class TapeIndex:
                 for length in range(1, len(path) + 1):
                     self.modules.setdefault(".".join(path[:length]))
         self._seen = end
-        return self._session.names.catch_up(count) and end >= len(ops)
+        return self._session.names.catch_up(SLICE) and end >= len(ops)
 
     def defined(self) -> dict[str, str]:
         """Return the functions, methods and classes of the program's source, as places are written."""

@@ -37,7 +37,6 @@ def bindings(
     table: Table,
     settings: dict[str, Any],
     run: Callable[[KeyPressEvent, str], None],
-    buffer: str = "DEFAULT_BUFFER",
     asked: Callable[[str], str] = lambda typed: "help",
 ) -> KeyBindings:
     """Return the keys of the prompt.
@@ -46,11 +45,10 @@ def bindings(
         table: The commands, which a line may begin with.
         settings: `keys` is changed by F4.
         run: Runs a command for a key.
-        buffer: The name of the buffer in which one types.
         asked: The line that F1 stands for, by what has been typed so far.
     """
     keys, margin = KeyBindings(), Margin(table)
-    typing = has_focus(buffer)
+    typing = has_focus("DEFAULT_BUFFER")
     for key, line in MOTIONS.items():
         keys.add(key)(lambda event, line=line: _redraw(event, run) if line == "redraw" else run(event, line))
     keys.add("f1")(lambda event: run(event, asked(get_app().current_buffer.document.text_before_cursor)))
@@ -69,8 +67,6 @@ def bindings(
 
     completes = keys.add("tab", filter=typing & ~has_selection & ~has_completions & Condition(_at_word))
     completes(lambda event: _tab(event.current_buffer))
-
-    keys.add("f1")(lambda event: run(event, asked(get_app().current_buffer.document.text_before_cursor)))
 
     @keys.add("f4")
     def _(event: KeyPressEvent) -> None:

@@ -56,6 +56,8 @@ class Notes:
         carried: Values that a function takes where MLX runs it once more (a checkpoint in a nested gradient), and not
             in its first run.
         from_closed: Leaves that stand for what was made in steps that have been closed since.
+        updates: Ops of updates, lazy when they were looked at last, for which MLX may write over an operand: by that it
+            chooses how the result lies in memory.
         inside: Ops of which the places that they take have been looked at and lie inside of their axes.
         calls: The ops of calls that MLX ran by itself, and what happened inside of them.
         entered: What stands inside of such calls for the arrays that went in, and in which.
@@ -80,6 +82,7 @@ class Notes:
     awaited: set[Op] = field(default_factory=set)
     forced: set[Value] = field(default_factory=set)
     looked: set[Value] = field(default_factory=set)
+    updates: list[Op] = field(default_factory=list)
     glimpsed: set[Value] = field(default_factory=set)
     read: dict[Op, tuple[Value, ...]] = field(default_factory=dict)
     cut: set[Value] = field(default_factory=set)
@@ -168,7 +171,8 @@ class Notes:
             noted.difference_update(ops)
         for marked in self._marked():
             marked.difference_update(values)
-        known = set(values)
+        known, gone = set(values), set(ops)
+        self.updates = [op for op in self.updates if op not in gone]
         self.restored[:] = [value for value in self.restored if value not in known]
         for at in [at for at, leaf in self.leaves.items() if leaf in known]:
             del self.leaves[at]

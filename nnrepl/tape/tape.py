@@ -250,10 +250,10 @@ def _start_of(pass_: Pass) -> int:
 
 
 class OpSequence(Face, Sequence[Op]):
-    """A read-only view of a stretch of a tape: what `trace.ops` is."""
+    """A read-only view of the ops of a tape: what `trace.ops` is."""
 
-    def __init__(self, tape: Tape, start: int = 0, end: int | None = None) -> None:
-        self._ops = tape.ops[start:end]
+    def __init__(self, tape: Tape) -> None:
+        self._ops = tape.ops[:]
 
     @overload
     def __getitem__(self, index: int) -> Op: ...

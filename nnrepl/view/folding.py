@@ -10,7 +10,7 @@ from rich.text import Text
 from nnrepl.classes import dataclass
 from nnrepl.seen.slide import units
 from nnrepl.session.errors import UserError
-from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Op, Pass
+from nnrepl.tape import GRADIENT_PASS, Op, Pass
 from nnrepl.view.op_list import block_title, name_width, op_row
 from nnrepl.view.tensor import dtype_text, shape_text
 
@@ -43,32 +43,20 @@ class Folded:
     def __init__(self, pass_: Pass, cursor: int, wanted: str = "") -> None:
         self._cursor = cursor
         self._pass = pass_
-        self._paths: dict[int, tuple[str, ...]] = {}
         self._all = wanted == "all" or (not wanted and len(pass_) <= SHORT)
         self._open: set[tuple[str, ...]] = {()}
         here = pass_.tape.ops[cursor] if cursor < len(pass_.tape) else None
-        for path in (units(wanted), self._path(here) if here is not None else ()):
+        asked = units(wanted)
+        for path in (asked, units(here.module) if here is not None else ()):
             self._open.update(path[:count] for count in range(len(path) + 1))
-        if wanted and not self._all and not any(self._inside(op, units(wanted)) for op in pass_.ops):
+        if not self._all and not any(units(op.module)[: len(asked)] == asked for op in pass_.ops):
             raise UserError(f"no op of {pass_.address} is in a module {wanted}; ops pass lists them")
-
-    def _inside(self, op: Op, path: tuple[str, ...]) -> bool:
-        return self._path(op)[: len(path)] == path
-
-    def _path(self, op: Op) -> tuple[str, ...]:
-        """Return the module of an op; one call of a function lies in one module, but for an update."""
-        if op.pass_.kind == UPDATE_PASS or op.scope is None:
-            return units(op.module)
-        key = id(op.scope)
-        if key not in self._paths:
-            self._paths[key] = units(op.module)
-        return self._paths[key]
 
     def runs(self, ops: list[Op]) -> Iterator[FoldedRun]:
         """Yield what there is a line for."""
         run: FoldedRun | None = None
         for op in ops:
-            path = self._path(op)
+            path = units(op.module)
             shut = next((path[:count] for count in range(len(path) + 1) if path[:count] not in self._open), ())
             if self._all:
                 shut = ()

@@ -69,16 +69,16 @@ def flowing(op: Op) -> list[Value]:
     return gradients if op.of is not None and gradients else list(op.inputs)
 
 
-def neighbourhood(tape: Tape, op: Op, distance: int = 2) -> list[Op]:
+def neighbourhood(tape: Tape, op: Op) -> list[Op]:
     """Return the ops from which an op gets something, directly or over one other, and those that get something from
     it."""
     found = {op}
     edge = [op]
-    for _ in range(distance):
+    for _ in range(2):
         edge = [value.op for near in edge for value in flowing(near) if value.op is not None and value.op not in found]
         found.update(edge)
     edge = [op]
-    for _ in range(distance):
+    for _ in range(2):
         edge = [
             user for near in edge for value in near.outputs for user in tape.consumers(value) if value in flowing(user)
         ]

@@ -227,18 +227,17 @@ class _Layout:
         text.append(shown.rjust(width), style=cell.style)
 
 
-def numbers(array: mx.array, indent: int = 0, width: int = 100) -> Text:
+def numbers(array: mx.array, indent: int = 0) -> Text:
     """Return the elements in brackets, aligned, rows under each other; corners only if there are many.
 
     Args:
         array: Any shape and dtype; it is evaluated, as far as it is shown.
         indent: How far the continuation lines are moved to the right.
-        width: How many columns there are.
     """
     if array.size == 0:
         return Text("[]")
     return Text("\n" + " " * indent).join(
-        [_Layout(block, width, indent, False).text() for block in blocks(array, TensorStyle())]
+        [_Layout(block, 100, indent, False).text() for block in blocks(array, TensorStyle())]
     )
 
 

@@ -28,11 +28,23 @@ def leaves(tree: Any, path: str = "") -> list[tuple[str, Any]]:
     return [leaf for key, part in items for leaf in leaves(part, f"{path}.{key}" if path else str(key))]
 
 
-def tensor_tree(tree: Any) -> RenderableType | None:
-    """Return a tree that holds tensors, one line each; None for anything else (it has a `repr` of its own)."""
+def _parts(tree: Any, path: str) -> list[tuple[str, Any]]:
+    """Return the same of what may be a list or tuple itself, which no key names: its parts are called as in Python,
+    `read()[0]`, and what lies in a dict by its path."""
+    if not isinstance(tree, (list, tuple)):
+        return leaves(tree, path)
+    return [leaf for number, part in enumerate(tree) for leaf in _parts(part, f"{path}[{number}]")]
+
+
+def tensor_tree(tree: Any, whole: str = "") -> RenderableType | None:
+    """Return a tree that holds tensors, one line each; None for anything else (it has a `repr` of its own).
+
+    Args:
+        whole: What the tree is called, so that parts which have a number only are not called by that alone.
+    """
     if type(tree) not in (dict, list, tuple):
         return None
-    found = leaves(tree)
+    found = leaves(tree) if isinstance(tree, dict) else _parts(tree, whole)
     arrays = [part for _, part in found if isinstance(part, mx.array)]
     if not arrays:
         return None

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from nnrepl.record import segments as sources
 from nnrepl.record.stack import is_module
-from nnrepl.tape import Op
+from nnrepl.tape import Activation, Op
 from nnrepl.view.source_lines import place_text
 
 
@@ -31,8 +31,8 @@ def where_view(op: Op | None, level: int = 0, count: int | None = None) -> Rende
         here = number == len(path) - 1 - level
         text = Text("▶ " if here else "  ", style="source.current")
         text.append(f"{place_text(source)} in {source.function}", style="bold" if here else "")
-        if is_module(step.owner):
-            text.append(f"  {type(step.owner).__name__}", style="op.name")
+        if kind := _heir(step):
+            text.append(f"  {kind}", style="op.name")
         text.append(f"\n      {source.text.splitlines()[0] if source.text else ''}", style="dim")
         lines.append(text)
     if count == 0:
@@ -43,3 +43,11 @@ def where_view(op: Op | None, level: int = 0, count: int | None = None) -> Rende
     if module and (count is None or count > 0):
         lines.append(Text(f"module {module}", style="heading"))
     return Group(*lines)
+
+
+def _heir(step: Activation) -> str:
+    """Return the class of the module whose method a call is, where the method's own name tells another; else ""."""
+    kind, (around, _, _) = type(step.owner).__name__, step.code.co_qualname.rpartition(".")
+    if not is_module(step.owner) or not around or around.endswith(">"):
+        return ""  # a function that is given a module, such as a loss function, belongs to no class
+    return "" if around.rpartition(".")[2] == kind else kind

@@ -155,3 +155,55 @@ def test_an_entry_of_what_a_repeated_call_takes_gradients_of(tmp_path: Path) -> 
             text = GIVEN.replace("= compiled(p)", "= (mx.compile(lambda p: step(p)) if i == AT else compiled)(p)")
             exec(text.replace("    value, grad", f"    if i == AT: {edit}\n    value, grad"), {"AT": at})
         assert "\n".join(printed.getvalue().splitlines()[at:]) in shown, shown
+
+
+def test_an_entry_that_the_callers_read_as_well(tmp_path: Path) -> None:
+    """In what is differentiated, the line gives the dict of all of them another tensor; the call is still running."""
+    updates = "tree_map(lambda a, b: a - 0.1 * b, p, grad)"
+    head, made, loop = GIVEN.replace('{"w": p["w"] - 0.1 * grad["w"]}', updates).partition("compiled, ")
+    loop = re.sub(r"\bp\b", "q", loop)
+    text = f"from mlx.utils import tree_map; {head}{made}{loop}"
+    (tmp_path / "train.py").write_text(text)
+    edit = "p['w'] = p['w'] * 3"
+    shown = play(tmp_path / "train.py", "goto step 3 train.py:3", edit, "continue")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        text = text.replace("= compiled(q)", "= (mx.compile(lambda p: step(p)) if i == 2 else compiled)(q)")
+        exec(text.replace("    return (p", f"    if i == 2: {edit}\n    return (p"), {})
+    assert re.findall(r"^step \d+ -?[\d.]+ .*", shown, re.MULTILINE) == printed.getvalue().splitlines(), shown
+
+
+def test_a_line_after_the_gradient_call_is_where_the_call_makes_its_ops(tmp_path: Path) -> None:
+    """And not where MLX comes by it, which traces what has been recorded. What the compiled function is given is what
+    it differentiates, in a dict of its own."""
+    head, made, loop = GIVEN.partition("compiled, ")
+    (tmp_path / "train.py").write_text(head + made + re.sub(r"\bp\b", "q", loop))
+    shown = play(tmp_path / "train.py", "goto step 2 train.py:6", 'p grad(p["w"])')
+    assert "\n∂L/∂p.w = [ 1.6000 -3.2000]" in shown, shown
+
+
+TRAINS = """\
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+mx.random.seed(0)
+model, opt = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), optim.SGD(0.1)
+learn = nn.value_and_grad(model, lambda model, x: model(x).square().mean())
+def step(x):
+    value, grads = learn(model, x)
+    opt.update(model, grads)
+    return value
+step = mx.compile(step, inputs=[model.state, opt.state], outputs=[model.state, opt.state])
+x = mx.random.normal((3, 2))
+for i in range(4):
+    value = step(x)
+    mx.eval(value, model.state)
+    print("step", i, value.item(), model.layers[1].weight.tolist())
+"""
+
+
+def test_a_weight_that_the_forward_has_not_come_by_yet_changes_where_it_enters(tmp_path: Path) -> None:
+    """In a repeated call as where all runs: its own name is that of what the gradient call is given."""
+    (tmp_path / "train.py").write_text(TRAINS)
+    line = "model.layers[1].weight = model.layers[1].weight * 3"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(TRAINS.replace("    value = step", f"    if i == 2: {line}\n    value = step"), {})
+    shown = play(tmp_path / "train.py", "goto step 3", "step", line, "continue")
+    assert re.findall(r"^step \d+ -?[\d.]+ .*", shown, re.MULTILINE) == printed.getvalue().splitlines(), shown

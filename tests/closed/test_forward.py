@@ -235,6 +235,23 @@ def test_an_interrupt_where_nothing_is_computed(
     assert re.findall(r"\bi = (\d+)$", shown, re.MULTILINE) == [str(len(told) - 1)]
 
 
+def test_the_op_ahead_keeps_its_name_when_an_opening_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The program was stopped where it makes it: no variable has got it yet, and none ever will."""
+    file, begins = tmp_path / "train.py", TapeSession.begin_again
+    drawn = "    noise = mx.random.normal((4, 8))\n    loss, "
+    file.write_text(HEAD + QUIET + PROGRAMS["adam"].replace("    loss, ", drawn))
+
+    def begin(self: TapeSession, wish: RunAgain) -> None:
+        begins(self, wish)
+        self.course.interrupt()
+
+    monkeypatch.setattr(TapeSession, "begin_again", begin)
+    shown = play(file, "goto step 4", "goto step 2", "ops").partition("interrupted; everything is as it was")[2]
+    assert re.search(r"▶ #1 .*→  noise \(4, 8\)", shown), shown
+
+
 def test_a_file_that_is_there_is_not_written_again(led: list[int], tmp_path: Path) -> None:
     file, out = tmp_path / "train.py", tmp_path / "loss.npy"
     file.write_text(HEAD + QUIET + SAVED.replace("FILE", repr(str(out))) + "print('last', loss.item())\n")

@@ -13,6 +13,7 @@ import pytest
 
 from nnrepl.record.dropped import Dropping
 from nnrepl.session import reclosing
+from nnrepl.tape import Leaf, Tape
 from nnrepl.tape.bindings import Bindings
 from nnrepl.timeline.history import OPS, default_budget
 from tests.closed.programs import HEAD, PLAIN, PROGRAMS
@@ -47,12 +48,34 @@ def test_a_step_that_was_changed_stays_open(tmp_path: Path, monkeypatch: pytest.
     assert re.search(r"z = z \* 2", shown), shown
 
 
+def closed_and_whole(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
+    """Have few ops be too many; each time that steps have been closed everything on the tape lies where it says that it
+    does. Gives the tape, once for each time."""
+    monkeypatch.setattr(reclosing, "OP_BYTES", default_budget() // OPS // 60)
+    run, seen = Dropping.run, []
+
+    def checked(self: Dropping) -> None:
+        run(self)
+        ops, notes, log = self.tape.ops, self.tape.notes, self.tape.bindings.log
+        assert [op.position for op in ops] == [*range(len(ops))]
+        assert all(ops[pass_.start].pass_ is pass_ for pass_ in self.tape.passes if len(pass_))
+        assert [entry[0] for entry in log] == sorted([min(entry[0], len(ops)) for entry in log])
+        taken = [(op, value) for op in ops for value in op.inputs]
+        assert all(value.op is None or ops[value.op.position] is value.op for _, value in taken)
+        assert all(value.entered <= op.position for op, value in taken if isinstance(value, Leaf))
+        assert {*notes.updates, *notes.errors, *notes.streams} <= {*ops}
+        seen.append(self.tape)
+
+    monkeypatch.setattr(Dropping, "run", checked)
+    return seen
+
+
 @pytest.mark.parametrize("name", ["accumulated", "written_into"])
 def test_recorded_steps_beyond_the_budget_are_closed(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are opened to plain MLX's bits, and those that stay open go on from what the closed ones have made."""
-    monkeypatch.setattr(reclosing, "OP_BYTES", default_budget() // OPS // 60)
+    times = closed_and_whole(monkeypatch)
     (tmp_path / "train.py").write_text(HEAD + QUIET + PROGRAMS[name])
     printed, told = plainly(HEAD + TOLD + PROGRAMS[name])
     steps = 12 if len(told) == 12 else 10
@@ -60,6 +83,7 @@ def test_recorded_steps_beyond_the_budget_are_closed(
     lines = [line for step in order for line in (f"goto step {step}", "until backward", f"p {BITS}")]
     shown = play(tmp_path / "train.py", "config native off", "continue", "info steps all", *lines)
     assert len(re.findall(r"^ +\d+ +[1-4] ", shown, re.MULTILINE)) >= 3, shown
+    assert len(times) > 1
     assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[(step - 1) * (len(told) // steps)] for step in order]
     assert printed in shown
 
@@ -121,7 +145,7 @@ for i in range(10):
 
 def test_recorded_steps_of_one_call_are_closed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Alone none could be: what a compiled function does runs natively as a whole."""
-    monkeypatch.setattr(reclosing, "OP_BYTES", default_budget() // OPS // 60)
+    times = closed_and_whole(monkeypatch)
     several = COMPILED.replace("    loss, g", "    for _ in range(2):\n     loss, g").replace("    opt.u", "     opt.u")
     program = HEAD + QUIET + PLAIN + several.replace("mx.eval(train(X, Y), state)", "print('loss', train(X, Y).item())")
     (tmp_path / "train.py").write_text(program)
@@ -132,7 +156,7 @@ def test_recorded_steps_of_one_call_are_closed_together(tmp_path: Path, monkeypa
         re.findall(r"\('loss', (\S+)\)$", shown, re.M),
     )
     assert looked == printed[5]
-    assert shown.count("opening step") == 1
+    assert shown.count("opening step") == len(times[:1]) == 1
     assert len(re.findall(r"^ +\d+ +[1-4] ", shown, re.MULTILINE)) >= 6, shown
 
 

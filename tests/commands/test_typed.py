@@ -121,3 +121,31 @@ def test_which_of_two_variables_of_a_name_is_meant_is_said_once() -> None:
     assert [hint in one for one in said] == [False, False, False, False, True, False, False, False]
     assert "[[2 2]]" in said[4]
     assert "[[1 1]]" in said[-1]
+
+
+class Narrow(nn.Linear):
+    """Calls the method of its base."""
+
+
+def its_loss(model: nn.Module, x: mx.array) -> mx.array:
+    loss = nn.losses.mse_loss(model(x), x)
+    return loss
+
+
+def test_what_a_loss_in_mlx_calls_so_is_told_from_the_programs_own() -> None:
+    """And `where` names the class of a module only where its method tells another; what is given a module has none."""
+
+    opened = OpenSession(nnrepl.trace(its_loss, Narrow(2, 2), mx.ones((1, 2)), wrt=0))
+    calls = re.findall(r" in (.*?) *$", str(opened.run("where")), re.MULTILINE)
+    assert calls[-2:] == ["its_loss", "Linear.__call__  Narrow"]
+    opened.run("goto mean")
+    said = str(opened.run("explain loss")).partition("\n")[0]
+    assert said == "(loss is that of _reduce, which makes this op; that of its_loss is not set yet)"
+
+
+def test_parts_of_a_tuple_are_called_as_in_python(session: OpenSession) -> None:
+    session.run("def pair(): return x, {'a': [x * 2, 3]}")
+    assert re.findall(r"^(\S+) = ", str(session.run("p pair()")), re.MULTILINE) == [
+        "pair()[0]", "pair()[1].a.0", "pair()[1].a.1",
+    ]  # fmt: skip
+    assert re.findall(r"^(\S+) = ", str(session.run("p [x, (x, 2)]")), re.MULTILINE) == ["[0]", "[1][0]", "[1][1]"]

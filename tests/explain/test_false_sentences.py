@@ -10,10 +10,13 @@ import mlx.optimizers as optim
 import pytest
 
 import nnrepl
+from nnrepl import UserError
+from nnrepl.commands.take_apart import op_of
 from nnrepl.explain.explained import explain
 from nnrepl.explain.health import health
 from nnrepl.explain.why import why
 from nnrepl.session.session import TapeSession
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS
 from tests.explain.test_findings import Program, reports, rows, squares, train
 from tests.support import OpenSession
 
@@ -189,3 +192,51 @@ def test_a_loss_is_not_finite_since_a_step_only_if_it_stays_so(bad: tuple[int, .
     said = " ".join(why(session, "nan").also)
     assert ("has not been finite since" in said) is (bad == (3, 4)), said
     assert ("2 of 5 losses on the tape are not finite" in said) is (bad == (1, 3)), said
+
+
+def test_a_weight_that_an_update_made_is_not_called_made_by_nothing() -> None:
+    model = nn.Linear(3, 2)
+    with nnrepl.recording() as recorded:
+        train(model, squares, rows(4, 3), rows(4, 2), steps=2)
+    session = TapeSession(recorded.tape, recorded.names)
+    first, second = (pass_ for pass_ in recorded.tape.passes if pass_.kind == GRADIENT_PASS)
+    session.cursor = second.start
+    title = explain(session, "weight").title
+    label = title.split("explain ")[1].split(" ")[0]
+    assert f"{label} subtract made it before" in title
+    assert session.lookup.op(label).pass_.kind == UPDATE_PASS
+    with pytest.raises(UserError, match=f"{label} subtract made it before: ask for {label}"):
+        op_of(session, "weight")
+    session.cursor = first.start
+    assert "no op on the tape made it" in explain(session, "weight").title
+    with pytest.raises(UserError, match="no op on the tape made it"):
+        op_of(session, "weight")
+
+
+def test_an_update_in_which_the_program_waits_is_not_called_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    with nnrepl.recording() as recorded:
+        train(nn.Linear(3, 2), squares, rows(4, 3), rows(4, 2), steps=2, optimizer=optim.SGD(0.0))
+    session = TapeSession(recorded.tape, recorded.names)
+    session.cursor = next(pass_ for pass_ in recorded.tape.passes[::-1] if pass_.kind == GRADIENT_PASS).start
+    assert health(session).unseen == []
+    monkeypatch.setattr(TapeSession, "running", True)
+    found = health(session)
+    assert found.unseen == ["the rest of the update (step 1 was looked at instead)"]
+    assert "idle update" in [finding.kind for finding in found.findings]
+
+
+@pytest.mark.parametrize("asleep", [True, False])
+def test_a_step_that_begins_with_an_evaluation_in_training_is_not_called_sound(asleep: bool) -> None:
+    def program(_: bool) -> None:
+        model, optimizer = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2)), optim.SGD(1e-2)
+        step = nn.value_and_grad(model, squares)
+        for turn in range(3):
+            model.train(not asleep)
+            if turn == 2:
+                print(model(rows(4, 3)))
+            model.train()
+            optimizer.update(model, step(model, rows(4, 3), rows(4, 2))[1])
+            mx.eval(model.parameters())
+
+    kinds = [finding.kind for finding in reports(program, True)[-1].warnings]
+    assert kinds == ([] if asleep else ["wrong mode"])

@@ -77,6 +77,16 @@ def clipped(faulty: bool) -> None:
     train(nn.Linear(3, 2), squares, rows(4, 3), rows(4, 2), clip=clip)
 
 
+def clipped_weights(faulty: bool) -> None:
+    model, optimizer, x, y = nn.Linear(3, 2), optim.SGD(1e-2), rows(4, 3), rows(4, 2)
+    step = nn.value_and_grad(model, squares)
+    for _ in range(3):
+        _, grads = step(model, x, y)
+        clipped, _ = optim.clip_grad_norm(model.trainable_parameters() if faulty else grads, 1.0)
+        optimizer.update(model, clipped)
+        mx.eval(model.parameters())
+
+
 def applied(faulty: bool) -> None:
     weights = {"w": rows(4, 1), "b": mx.zeros((1,))}
     x, y = rows(8, 4), rows(8, 1)
@@ -383,6 +393,43 @@ def pixels(shift: Callable[[mx.array], mx.array]) -> Program:
     return program
 
 
+def shuffled(kind: str) -> Program:
+    """Rows of a data set and of its labels, drawn each for itself, or of which one lies in another order since before;
+    a series is held against what comes next in it."""
+
+    def program(faulty: bool) -> None:
+        model, optimizer, data = nn.Linear(3, 4), optim.SGD(1e-2), rows(20, 3)
+        labels = mx.argmax(data @ rows(3, 4), axis=1)
+        if kind == "before" and faulty:
+            data = data[mx.random.permutation(20)]
+        step = nn.value_and_grad(model, squares if kind == "series" else named)
+        for _ in range(2):
+            picked = mx.random.permutation(20)[:8]
+            other = mx.random.permutation(20)[:8] if kind == "drawn" and faulty else picked
+            batch = (data[picked] - 0.5) / 2, labels[other]
+            _, grads = step(model, data[2:10], rows(20, 4)[3:11]) if kind == "series" else step(model, *batch)
+            optimizer.update(model, grads)
+            mx.eval(model.parameters())
+
+    return program
+
+
+def named(model: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+    return nn.losses.cross_entropy(model(x), y, reduction="mean")
+
+
+def timed(faulty: bool) -> None:
+    """A time of 50 that goes into an embedding as a whole number; numbers of blocks are whole, and may be all 0."""
+    t, x = mx.array([3, 20, 47, 11]), rows(4, 3)
+
+    def loss(model: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+        part = (t // 50 if faulty else t / 50)[:, None] * mx.array([1.0, 10.0, 100.0])
+        same = (t[:, None] // 64) == (t[None] // 64)
+        return squares(model, x + mx.sin(part), same @ y)
+
+    train(nn.Linear(3, 2), loss, x, rows(4, 2))
+
+
 def ended(faulty: bool) -> None:
     """A ReLU behind all weights that the first update kills: the answers are below 0, or a hinge that is satisfied."""
     x = mx.array([[1.0, 2.0, 0.5, 1.0], [0.5, 1.0, 2.0, 1.5]])
@@ -399,6 +446,7 @@ def ended(faulty: bool) -> None:
 
 KINDS: dict[str, tuple[str, str, Program]] = {
     "clipped": ("discarded gradients", "clip_grad_norm", clipped),
+    "clipped weights": ("forgotten update", "which is made of the weights", clipped_weights),
     "applied": ("discarded update", "used by nothing", applied),
     "misdirected": ("discarded update", "changes none of the weights", misdirected),
     "data": ("gradient of another", "with respect to x and not to w", of_the_data),
@@ -428,7 +476,10 @@ KINDS: dict[str, tuple[str, str, Program]] = {
     "bytes": ("went around", "would be −125 and is 131", pixels(lambda raw: raw - 128)),
     "bytes turned": ("went around", "would be −190 and is 66", pixels(lambda raw: 10 - raw)),
     "bytes doubled": ("went around", "would be 400 and is 144", pixels(lambda raw: raw * 2)),
-    "still": ("idle update", "exactly as they were", still),
+    "drawn apart": ("rows apart", "and row 0 of y, with which its answer is compared", shuffled("drawn")),
+    "shuffled before": ("rows apart", "and row 0 of y, with which its answer is compared", shuffled("before")),
+    "floored": ("floored", "t // 50", timed),
+    "still": ("idle update", "are not 0: optimizer.learning_rate is 0", still),
 }
 
 
@@ -446,6 +497,10 @@ def test_a_fault_is_found_once_and_its_twin_is_sound(name: str) -> None:
         assert len(kinds) == len(set(kinds)), kinds
     sound = reports(program, False)
     assert [finding for one in sound for finding in one.warnings] == []
+
+
+def test_a_series_is_held_against_what_comes_next_in_it() -> None:
+    assert [finding for one in reports(shuffled("series"), False) for finding in one.warnings] == []
 
 
 @pytest.mark.parametrize("make", [lambda: optim.Adam(1e-3), lambda: optim.SGD(1e-2), lambda: optim.AdamW(1e-3)])

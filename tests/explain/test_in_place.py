@@ -135,6 +135,10 @@ def test_dull_steps_are_gone_over() -> None:
     assert made.cursor == 0
     made.run("step 2")
     assert made.op.name == "sum"  # type: ignore[union-attr]
+    made.run("back")
+    assert made.cursor == 4
+    made.run("back 2")
+    assert made.cursor == 0  # there is one such op less
     made.run("until backward")
     names = []
     while made.op is not None:

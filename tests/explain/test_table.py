@@ -3,11 +3,17 @@ nothing that models call is missing.)"""
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import inspect
 import math
+import operator
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 
 import nnrepl
@@ -217,3 +223,40 @@ def test_where_a_formula_has_a_meaning_is_where_mlx_has_a_finite_number() -> Non
 
 def _of_no_row(sign: str, array: mx.array) -> mx.array:
     raise AssertionError
+
+
+def _documented(function: Any) -> dict[str, Any]:
+    """The options of one of MLX's functions, each with what its documentation says that it is where it is not given."""
+    with contextlib.suppress(ValueError):
+        parameters = inspect.signature(function).parameters.values()
+        return {one.name: one.default for one in parameters if one.default is not one.empty}
+    first = (function.__doc__ or "").strip().partition("\n")[0].partition(") ->")[0]
+    options = re.split(r"(?:\(|, +)(?:[/*] ?, )*(?=\w+: )", first)
+    given = [(one.partition(":")[0], one.rpartition(" = ")[2]) for one in options if " = " in one]
+    return {name: ast.literal_eval(default) for name, default in given if default != "float32"}
+
+
+def _of_mlx(name: str) -> Any:
+    """One of MLX's functions, by its name on the tape; None for what is none."""
+    for place in (mx, nn, nn.losses):
+        with contextlib.suppress(AttributeError):
+            return operator.attrgetter(name)(place)
+    return None
+
+
+def test_an_option_that_is_not_given_is_what_mlx_takes() -> None:
+    """What is said of a call reads every option, those too that were not given."""
+    looked, wrong = 0, []
+    for name, entry in ENTRIES.items():
+        function = _of_mlx(name) if entry.forward is not None else None
+        documented = {} if function is None else _documented(function)
+        for option, parameter in inspect.signature(entry.forward).parameters.items() if documented else ():
+            if option == "dtype" or parameter.default is parameter.empty:
+                continue  # (in which dtype, MLX's own result tells)
+            if option in documented or parameter.default is not None:
+                theirs = documented.get(option, "no option of it")
+                looked += 1
+                if parameter.default != (tuple(theirs) if isinstance(theirs, list) else theirs):
+                    wrong.append(f"{name}: {option} = {parameter.default}, and in MLX {theirs}")
+    assert not wrong
+    assert looked > 200

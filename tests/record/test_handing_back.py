@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
 import nnrepl
+from tests.closed.test_closed import _main, captured, plainly, play
+
+__all__ = ["_main"]
 
 
 def _layout(array: mx.array) -> tuple[int, ...]:
@@ -70,3 +74,41 @@ def test_what_was_let_go_of_is_there_where_somebody_looks() -> None:
     assert mx.array_equal(trace["step"].array, 0.01 * mx.arange(16.0)[None])
     assert mx.array_equal(trace["after"].array, w - trace["step"].array)
     assert trace.verify()
+
+
+TRAINED = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+mx.random.seed(3)
+x = mx.random.normal((24, 9)); y = x[:, :1] * 2 - x[:, 1:2]
+model = nn.Sequential(nn.Linear(9, 16), nn.Tanh(), nn.Linear(16, 1))
+mx.eval(model.parameters(), x, y)
+opt, kept, told = optim.SGD(0.05), [], []
+loss_and_grads = nn.value_and_grad(model, lambda m, x, y: ((m(x) - y) ** 2).mean())
+for i in range(4):
+    loss, grads = loss_and_grads(model, x, y)
+    mx.eval(loss, grads)
+    HOLD
+    opt.update(model, grads)
+    mx.eval(model.state, opt.state)
+    print(i, loss.item().hex(), memoryview(model.layers[-1].weight).strides)
+"""
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+@pytest.mark.parametrize(
+    "hold", ["pass", "kept.append(model.layers[-1].weight)", "kept[:] = [model.layers[-1].weight.T]"]
+)
+def test_an_updated_weight_is_laid_out_as_in_plain_python(hold: str, native: str, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(TRAINED.replace("HOLD", hold))
+    told = [line for line in plainly(program.read_text())[0].splitlines() if "0x" in line]
+    assert len(told) == 4
+    shown = captured("--batch", "-c", f"config native {native}", "-c", "continue", str(program))
+    assert [line for line in shown.splitlines() if "0x" in line] == told
+
+
+def test_who_steps_through_an_update_leaves_its_bits_alone(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(TRAINED.replace("HOLD", "pass").replace("range(4)", "range(2)"))
+    told = [line for line in plainly(program.read_text())[0].splitlines() if "0x" in line]
+    assert [line for line in play(program, *["step"] * 64).splitlines() if "0x" in line] == told

@@ -768,6 +768,7 @@ def main():
     model, x, count, w, cfg, losses = nn.Linear(2, 2), mx.array([[1.0, 2.0]]), 0, mx.array([1.0]), {"s": 1.0}, []
     opt, f = optim.SGD(learning_rate=0.1), nn.value_and_grad(model, lambda m, x: m(x).square().mean())
     ev = mx.compile(lambda x: model(x).sum(), inputs=model.state)
+    rows = mx.compile(lambda x: mx.take(model(x), model(x).argmax()).sum(), inputs=model.state)
     def plain(x, m=model): return m(x).sum()
     part, made, fns = partial(lambda m, x: m(x).sum(), model), make(model), {"a": [plain]}
     def mean(): return sum(losses) / max(len(losses), 1)
@@ -783,27 +784,39 @@ def main():
         mx.eval(model.state, w)
 main()
 """
-CALLED = ("ev(x)", "plain(x)", "part(x)", "made(x)", "fns['a'][0](x)", "mean()", "read()", "second(x)")
+CALLED = ("ev(x)", "plain(x)", "part(x)", "made(x)", "fns['a'][0](x)", "mean()", "read()", "second(x)", "rows(x)")
 
 
 @pytest.mark.parametrize("native", ["on", "off"])
 def test_a_function_that_is_called_in_the_past_has_in_its_closure_what_was_there_then(
     native: str, tmp_path: Any
 ) -> None:
-    """A twin calls its functions itself at the beginning of each turn."""
+    """A twin calls its functions itself at the beginning of each turn. Once `main` has returned, they are made again,
+    with what was in their closures, and their defaults; so is what MLX has made of them. One whose maker has returned
+    cannot be."""
     calls = [f"float({call})" for call in CALLED]
     twin: dict[str, Any] = {"told": []}
     exec(CLOSURES.replace("pass", f"told.append([{', '.join(calls)}])"), twin)
     said = play(
         CLOSURES, "break program.py:21, count == 4", "c", "goto step 3", *(f"p {call}" for call in calls),
-        "goto end", "p count", "p kill", tmp_path=tmp_path, native=native,
+        "goto end", "p count", "p kill", "clear", "c", "p w", "p count",
+        "goto step 3", *(f"p {call}" for call in calls if call != "float(made(x))"), "p float(made(x))",
+        "p float(f(model, x)[0] * 0 + rows(x))", "info locals", tmp_path=tmp_path, native=native,
     )  # fmt: skip
-    # Where MLX traces a compiled function it puts other objects in the place of what is captured: that is put back,
-    # and said below the number.
-    numbers = [answer.partition("\n")[0].rpartition(" = ")[2] for answer in said[3:11]]
-    assert list(map(float, numbers)) == twin["told"][2]
-    assert said[12] == "4", "the program waits at this end, and has its variables"
-    assert said[13] == "nothing here is called kill", "what is not called so is no habit of another debugger's"
+    # Where MLX traces a compiled function it puts other objects in the place of what is captured, with the same
+    # numbers: that is put back, and nothing to speak of.
+    assert [float(answer.rpartition(" = ")[2]) for answer in said[3:12]] == twin["told"][2]
+    assert said[13] == "4", "the program waits at this end, and has its variables"
+    assert said[14] == "nothing here is called kill", "what is not called so is no habit of another debugger's"
+    assert said[17] == "[32]"
+    assert "nothing here is called count; it is a variable of main: goto #" in said[18]
+    assert said[20:28] == [*said[3:6], *said[7:12]]
+    assert said[28] in (
+        said[6],
+        "made was a function that no longer exists, nor does the function in which it was made",
+    )
+    assert float(said[29]) == pytest.approx(twin["told"][2][-1])
+    assert "no longer exists" not in said[30]
 
 
 TAKEN = """\

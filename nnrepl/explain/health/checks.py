@@ -13,6 +13,8 @@ from nnrepl.explain.health import (
     broadcasts,
     dead_ways,
     erasures,
+    floored,
+    forgotten,
     frozen_parts,
     gradient_findings,
     growth,
@@ -26,6 +28,7 @@ from nnrepl.explain.health import (
     repeats,
     results,
     shares,
+    shuffling,
     signs,
     symmetry,
     tables,
@@ -61,6 +64,7 @@ _MODULES = (
     precision,
     results,
     update_findings,
+    forgotten,
     erasures,
     arrears,
     averages,
@@ -70,6 +74,8 @@ _MODULES = (
     tables,
     program_findings,
     wholes,
+    floored,
+    shuffling,
 )
 CHECKS: tuple[Check, ...] = (*(check for module in _MODULES for check in module.CHECKS), *results.INSIDE)
 
@@ -84,7 +90,8 @@ def of_the_step_before(case: Checkup) -> list[Finding]:
         return []
     earlier = Checkup(case.session, before, case.look, case.limits)
     found: list[Finding] = []
-    for check in results.BETWEEN if case.after else (*results.CHECKS, *update_findings.CHECKS):
+    updated = case.after and not case.updating
+    for check in results.BETWEEN if updated else (*results.CHECKS, *update_findings.CHECKS, *forgotten.CHECKS):
         found.extend(check(earlier))
     case.unapplied = earlier.unapplied
     return found
@@ -130,9 +137,9 @@ def _look_over(case: Checkup, report: Report) -> None:
     report.findings.extend(one for one in found if one.op is None or (one.kind, one.op) not in known)
     report.checks += len(checks) + 1
     report.unsafe = report.unsafe or case.unsafe
-    if not case.after and is_last:
+    if is_last and (not case.after or case.updating):
         instead = f" ({before.address} was looked at instead)" if before is not None else ""
-        _leave_unseen(report, f"the update{instead}")
+        _leave_unseen(report, f"the {'rest of the ' if case.after else ''}update{instead}")
     closed = before is not None and isinstance(before.tape.ops[before.start], ClosedOp)
     if is_last and (before is None or closed):
         _leave_unseen(report, "what differs from step to step")

@@ -138,12 +138,14 @@ def _may_be_asleep(case: Checkup, silent: list[tuple[str, Any]]) -> Claim[str]:
 
 
 def _left_awake(case: Checkup) -> Iterator[Finding]:
-    """Find a later stretch without gradients, of which no gradient pass takes anything, in which a layer trains."""
+    """Find a stretch without gradients, since the gradient pass before or later, of which no gradient pass takes
+    anything, in which a layer trains."""
+    since = (case.before or case.pass_).start  # what is evaluated before a gradient call belongs to its step
     for pass_ in case.session.tape.passes:
-        if pass_.kind != RUN_PASS or pass_.start <= case.pass_.start or _feeds_a_pass(case, pass_):
+        if pass_.kind != RUN_PASS or pass_.start <= since:
             continue
         for owner, ops in _calls(pass_).values():
-            if _is_awake(ops):
+            if _is_awake(ops) and not _feeds_a_pass(case, ops):
                 yield from findings(_is_training(type(owner).__name__, ops, pass_), "wrong mode",
                                     f"list {ops[0].label}", ops[0])  # fmt: skip
                 return
@@ -158,10 +160,18 @@ def _is_training(kind: str, ops: list[Op], pass_: Pass) -> Claim[str]:
         f"{words.place(ops[0].source)}): call model.eval() before evaluating"))  # fmt: skip
 
 
-def _feeds_a_pass(case: Checkup, pass_: Pass) -> bool:
-    """Whether a gradient pass takes what a stretch makes: what a generator makes for its judge is training as well."""
-    users = (user for op in pass_.ops for out in op.outputs for user in case.session.tape.consumers(out))
-    return any(user.pass_.kind == GRADIENT_PASS for user in users)
+def _feeds_a_pass(case: Checkup, ops: list[Op]) -> bool:
+    """Whether a gradient pass takes what is made of what some ops make: what a generator makes for its judge is
+    training as well."""
+    stack, seen = [out for op in ops for out in op.outputs], set(ops)
+    while stack:
+        for user in case.session.tape.consumers(stack.pop()):
+            if user.pass_.kind == GRADIENT_PASS:
+                return True
+            if user not in seen:
+                seen.add(user)
+                stack.extend(user.outputs)
+    return False
 
 
 Calls = dict[int, tuple[Any, list[Op]]]

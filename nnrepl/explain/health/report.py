@@ -12,7 +12,7 @@ from nnrepl.explain.look import Look
 from nnrepl.explain.paths import same_function
 from nnrepl.session.errors import UserError
 from nnrepl.session.reading import Reading
-from nnrepl.tape import GRADIENT_PASS, Op, Pass
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Op, Pass
 from nnrepl.tape.claims import Claim, Said, say
 
 WARNING, NOTE = "warning", "note"
@@ -119,6 +119,12 @@ class Checkup:
                 break
             found.append(later)
         return found
+
+    @property
+    def updating(self) -> bool:
+        """Whether the program waits in the midst of the update after this pass: at the last op so far."""
+        last = self.session.tape.ops[-1].pass_
+        return self.session.running and last.kind == UPDATE_PASS and last in self.after
 
     @cached_property
     def series(self) -> list[Pass]:

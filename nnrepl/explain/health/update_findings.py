@@ -15,7 +15,7 @@ from nnrepl.explain.masks import is_mask
 from nnrepl.explain.paths import leaves_later
 from nnrepl.record.batches import total
 from nnrepl.session.births import is_inexact
-from nnrepl.tape import GRADIENT_PASS, Op, Pass, Value
+from nnrepl.tape import Op, Value
 from nnrepl.tape.claims import Claim, Possibility
 
 
@@ -179,21 +179,25 @@ def _idle(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]
     ratio = math.sqrt(delta / weight)
     one = _one_weight(moved, numbers, weight)
     changed = [change for change in moved if change.before.dtype == mx.float32 or _is_no_step(case, change)]
-    claim = _stood_still(case, changed) if delta == 0 else _crept(case, changed, ratio, one)
+    zeros = _zeros_of(case, moved[0])[-1:]
+    claim = _stood_still(case, changed, zeros) if delta == 0 else _crept(case, changed, ratio, one)
     yield from findings(claim, "idle update", _shown_by(op), op, NOTE if _moves_later(case, moved) else WARNING)
 
 
-def _stood_still(case: Checkup, moved: list[ParameterUpdate]) -> Claim[str]:
-    """Claim that weights are what they were, element by element, and that a gradient of theirs is not 0."""
+def _stood_still(case: Checkup, moved: list[ParameterUpdate], zeros: list[Value]) -> Claim[str]:
+    """Claim that weights are what they were, element by element, that a gradient of theirs is not 0, and that a single
+    number of the update is."""
 
     def holds() -> bool:
         same = [mx.array_equal(one.before.array, one.after.array, equal_nan=True) for one in moved]
         alive = [mx.any(one.gradient.array != 0) for one in moved]
-        return all(case.look.numbers(same)) and any(case.look.numbers(alive))
+        none = all(case.look.stat(one).is_zero for one in zeros)
+        return none and all(case.look.numbers(same)) and any(case.look.numbers(alive))
 
+    rate = "".join(f": {words.name(one)} is 0" for one in zeros)
     them, were = (f"all {len(moved)} weights", "they were") if len(moved) > 1 else ("the weight", "it was")
     return Claim("finding: idle update", holds, lambda: (
-        f"the update leaves {them} exactly as {were}, although there are gradients that are not 0"))  # fmt: skip
+        f"the update leaves {them} exactly as {were}, although there are gradients that are not 0{rate}"))  # fmt: skip
 
 
 def _crept(case: Checkup, moved: list[ParameterUpdate], ratio: float, one: str) -> Claim[str]:
@@ -247,8 +251,15 @@ def _moves_later(case: Checkup, moved: list[ParameterUpdate]) -> bool:
 def _is_scheduled(case: Checkup, change: ParameterUpdate) -> bool:
     """Whether a step is 0 because of a single number that the update computes from others than 0: the learning rate
     of a schedule, which is another one in the next step."""
-    stack, seen = [change.after], {change.after}
-    computed = False
+    zeros = _zeros_of(case, change)
+    return bool(zeros) and all(one.op is not None and one.op.pass_ in case.after for one in zeros)
+
+
+def _zeros_of(case: Checkup, change: ParameterUpdate) -> list[Value]:
+    """Return the single numbers that are 0 of which an update of a weight is made, those of which others are made
+    last."""
+    stack, seen = [change.after], {change.after, change.before, change.gradient}
+    zeros: list[Value] = []
     while stack:
         op = stack.pop().op
         if op is None or op.pass_ not in case.after:
@@ -256,12 +267,8 @@ def _is_scheduled(case: Checkup, change: ParameterUpdate) -> bool:
         fresh = [taken for taken in op.inputs if taken not in seen and is_inexact(taken) and not taken.refusal]
         seen.update(fresh)
         stack.extend(fresh)
-        for taken in fresh:
-            if taken.size == 1 and case.look.stat(taken).is_zero:
-                if taken.op is None or taken.op.pass_ not in case.after:
-                    return False
-                computed = True
-    return computed
+        zeros += [taken for taken in fresh if taken.size == 1 and case.look.stat(taken).is_zero]
+    return zeros
 
 
 def _uphill(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]]) -> Iterator[Finding]:
@@ -366,78 +373,6 @@ def _is_lost(case: Checkup, change: ParameterUpdate, share: float, count: str) -
         f"{because} ({count}); keep the weights in float32"))  # fmt: skip
 
 
-def forgotten(case: Checkup) -> Iterator[Finding]:
-    """Gradients that nobody uses, although the program has gone on to take others."""
-    passes = case.session.tape.passes
-    later = [pass_ for pass_ in passes[passes.index(case.pass_) + 1 :] if pass_.kind == GRADIENT_PASS]
-    over = later or (case.session.recorder is not None and not case.session.running)
-    grads = finals(case)
-    if not over or not grads:
-        return
-    seen = {value for mark in case.session.tape.marks if mark.how not in _WAITS for value in mark.values}
-    if any(grad in seen for grad in grads.values()):
-        return  # the program prints them, or takes them as numbers
-    if any(op.pass_ is not case.pass_ for grad in grads.values() for op in case.session.tape.consumers(grad)):
-        if not case.session.running:
-            yield from _made_for_nothing(case, list(grads.values()), seen)
-        return
-    first = next(iter(grads))
-    yield from findings(_forgot(case, grads, later), "forgotten update", f"what grad({first.name})", grads[first].op)
-
-
-def _made_for_nothing(case: Checkup, grads: list[Value], seen: set[Value]) -> Iterator[Finding]:
-    """Find what is made of gradients, scaled or clipped, and is used by nothing though the program has ended."""
-    made, ends = _made_of(case, grads)
-    waited = {value for mark in case.session.tape.marks for value in mark.values}
-    weights = {one for leaf in case.pass_.wrt for one in (leaf, leaf.origin)}
-    updates = any(op.scope is not None and op.scope.updating for op in made)
-    by_hand = any(taken in weights for op in made for taken in op.inputs)
-    if not made or updates or by_hand or any(op.pass_.kind == GRADIENT_PASS for op in made):
-        return
-    if any(value in seen for op in made for value in op.outputs) or any(value in waited for value in ends):
-        return
-    first = made[0]
-
-    def holds() -> bool:
-        return not any(value in op.inputs for value in ends for op in case.session.tape.ops[case.pass_.end :])
-
-    claim = Claim("finding: made for nothing", holds, lambda: (
-        f"what is made of the gradients of {case.pass_.address} ({first.label} {words.call(first)}, "
-        f"{words.place(words.call_of(first))}) is used by nothing: no update takes it"))  # fmt: skip
-    yield from findings(claim, "forgotten update", f"what {first.label}", first)
-
-
-def _made_of(case: Checkup, grads: list[Value]) -> tuple[list[Op], list[Value]]:
-    """Return the ops behind a pass that take some tensors, or what was made of them, in order; and what nothing takes
-    of that."""
-    stack, seen, made = list(grads), set(grads), set()
-    ends: list[Value] = []
-    while stack:
-        value = stack.pop()
-        users = [op for op in case.session.tape.consumers(value) if op.pass_ is not case.pass_]
-        if not users:
-            ends.append(value)
-        for op in users:
-            made.add(op)
-            stack.extend(one for one in op.outputs if one not in seen)
-            seen.update(op.outputs)
-    return sorted(made, key=lambda op: op.position), ends
-
-
-def _forgot(case: Checkup, grads: dict[Value, Value], later: list[Pass]) -> Claim[str]:
-    """Claim that no op behind a pass takes one of its gradients."""
-    same = bool(later) and any(same_weight(leaf, other) for leaf in case.pass_.wrt for other in later[0].wrt)
-    text = f"no op behind {case.pass_.address} takes one of its gradients"
-    if same:
-        text += f", and {later[0].address} begins with the same weights: the update is probably forgotten"
-
-    def holds() -> bool:
-        own = set(grads.values())
-        return not any(own & set(op.inputs) for op in case.session.tape.ops[case.pass_.end :])
-
-    return (Possibility if same else Claim)("finding: forgotten update", holds, lambda: text)
-
-
 def thrown(case: Checkup) -> Iterator[Finding]:
     """Find weights that are a hundred times as large as in the first step, and far from 1."""
     far = [(old, now) for old, now in _grown(case, _THROWN) if case.look.stat(now).typical > _OUT]
@@ -489,6 +424,4 @@ def _leapt_first(case: Checkup) -> Iterator[Finding]:
         yield from _leaps(earlier, moved, _measured(earlier, moved), f"the update in {first.step.title}")
 
 
-_WAITS = ("mx.eval", "mx.async_eval")
-
-CHECKS: list[Check] = [steps, forgotten, thrown]
+CHECKS: list[Check] = [steps, thrown]
