@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import gc
 import types
-import weakref
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record.handing_back import duplicate, is_arithmetic, let_go
+from nnrepl.record.handing_back import HOLDERS, duplicate, is_arithmetic, let_go
 from nnrepl.record.objects import object_of, refill
 from nnrepl.tape import Leaf, is_evaluated
 
@@ -25,16 +24,6 @@ if TYPE_CHECKING:
 _copy, _eval = mx.array.__copy__, mx.eval
 _AROUND = 2_000
 """So many things around a weight are looked at before it counts as held."""
-
-
-class Holder(Protocol):
-    """What holds array objects of the program's for later: a restart point's world."""
-
-    def copy_of(self, array: mx.array) -> mx.array | None:
-        """Return the copy that it holds of an array object; None where it does not hold that object."""
-
-
-HOLDERS: weakref.WeakSet[Holder] = weakref.WeakSet()
 
 
 def give_way(recorder: Ledger, looking: bool = False) -> None:

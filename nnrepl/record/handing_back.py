@@ -9,7 +9,8 @@ other last bits (`check_transpose`, mlx/backend/cpu/matmul.cpp).
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+import weakref
+from typing import TYPE_CHECKING, Protocol
 
 import mlx.core as mx
 
@@ -27,6 +28,16 @@ _LINEAR = frozenset(("add", "subtract"))
 ARITHMETIC = frozenset((*_LINEAR, "multiply", "divide"))
 _OF_THE_TAPE = 2
 """An array that only its value holds has so many references: that one, and the look at it."""
+
+
+class HoldsCopies(Protocol):
+    """What holds array objects of the program's for later: a restart point's world."""
+
+    def copy_of(self, array: mx.array) -> mx.array | None:
+        """Return the copy that it holds of an array object; None where it does not hold that object."""
+
+
+HOLDERS: weakref.WeakSet[HoldsCopies] = weakref.WeakSet()
 
 
 def hand_back(recorder: Ledger) -> None:

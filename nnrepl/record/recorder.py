@@ -18,7 +18,6 @@ import mlx.core as mx
 from nnrepl.record import trees
 from nnrepl.record.adopt import adopt
 from nnrepl.record.bounds import INDEXING
-from nnrepl.record.giving_way import give_way
 from nnrepl.record.handing_back import ARITHMETIC, lend
 from nnrepl.record.intake import RECORDING, Intake
 from nnrepl.record.leavings import Block, Leavings
@@ -359,7 +358,6 @@ class Recorder:
         if how.endswith("eval"):
             self.watch.settle()
             self.watch.loosen()
-        give_way(self)
         self.tape.marks.append(Mark(len(self.tape), how, values, scope, frame.f_lasti))
         if self.levels is not None and not self.differentiating:
             self.levels.forced(scope, frame)

@@ -113,6 +113,10 @@ def _sync(callee: Callee) -> Callable[..., Any]:
         elif recorder.mode == RECORD and get_ident() == recorder.thread:
             check_evaluation(recorder, how, (*args, *kwargs.values()))
             recorder.mark(how, (*args, *kwargs.values()), _getframe(1))
+            if recorder.tape.notes.updates:
+                from nnrepl.record.giving_way import give_way
+
+                give_way(recorder)
             check_bounds(recorder, arrays_of((*args, *kwargs.values())))
             if how in SUFFIXES:
                 return recorder.intake.write(recorder, how, original, args, kwargs)

@@ -23,7 +23,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.installed import is_library
-from nnrepl.record.giving_way import HOLDERS
+from nnrepl.record.handing_back import HOLDERS
 from nnrepl.record.objects import refill
 from nnrepl.record.quiet import set_random_state
 from nnrepl.record.titles import inner_function

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from nnrepl.record.bounds import OutOfBounds, outside
-from nnrepl.record.giving_way import give_way
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.segments import file_of
@@ -193,7 +192,9 @@ class Reading:
     def evaluate(self, values: list[Value], lazy: bool = False) -> Work:
         """Give values their numbers (none of them has any, where `lazy` is given); counts what that took. Says where
         the program has read them outside of a tensor. Raises UserError where that is still to be done."""
-        if self.recorder is not None and self.recorder.tape is self.tape:
+        if self.recorder is not None and self.recorder.tape is self.tape and self.tape.notes.updates:
+            from nnrepl.record.giving_way import give_way
+
             give_way(self.recorder, looking=True)
         with aside():
             try:
