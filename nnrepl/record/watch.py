@@ -322,11 +322,9 @@ class BindingWatch:
             return Large(type(thing), len(entries_of(thing)))
         try:
             key, known = id(thing), self._known  # the tapes of later runs hold it, too: it must not hold this one
-            reference = weakref.ref(thing, lambda _: known.pop(key, None))
-            refer: Callable[[], Any] = reference
+            refer: Callable[[], Any] = weakref.ref(thing, lambda _: known.pop(key, None))
         except TypeError:  # a list, a dict, a tuple: `settle` lets go of those that nobody else holds
-            box = [thing]
-            refer = Grip(box)
+            refer = Grip([thing])
         maxlen = getattr(thing, "maxlen", None) if isinstance(thing, deque) else None
         watched = self._known[id(thing)] = Watched(Holder(type(thing), refer, maxlen), refer)
         resting = self._resting.pop(id(thing), None)
@@ -456,8 +454,7 @@ class BindingWatch:
         self._restate(concerns, old, holding)
 
     def _restate(self, concerns: Callable[[mx.array], bool], old: Value, holding: Iterable[Watched]) -> None:
-        tape = self.recorder.tape
-        position = len(tape.ops)
+        tape, position = self.recorder.tape, len(self.recorder.tape.ops)
         for state in self._frames.values():
             for at, thing in enumerate(state.values):
                 if type(thing) is _array and concerns(thing):
@@ -477,14 +474,11 @@ class BindingWatch:
     def renewed(self, now: Mapping[Value, Value]) -> None:
         """Note that other values stand for some, and that what is noted lies elsewhere."""
         for state in self._frames.values():
-            state.noted = None
-            state.kept = [now.get(kept, kept) if isinstance(kept, Value) else kept for kept in state.kept]
+            state.noted, state.kept = None, [now.get(one, one) if isinstance(one, Value) else one for one in state.kept]
 
     def containers(self) -> Iterator[Any]:
         """Every container that is known and still there."""
-        for watched in list(self._known.values()):
-            if (thing := watched.refer()) is not None:
-                yield thing
+        yield from (thing for watched in list(self._known.values()) if (thing := watched.refer()) is not None)
 
     def look_at(self, thing: Any) -> None:
         """Note what a container holds now."""
