@@ -7,6 +7,7 @@ name in the tree; which word that is, is known by its place.
 from __future__ import annotations
 
 import ast
+import copy
 import dis
 import re
 from collections.abc import Iterator, Mapping
@@ -169,7 +170,7 @@ class Parsed:
     def only(self) -> ast.expr:
         """Return what it is, which must be one expression. Raises SyntaxError."""
         if self.error is not None:
-            raise self.error
+            raise copy.copy(self.error)
         if self.expression is None:
             raise SyntaxError("it is no expression" if self.text else "there is no expression")
         return self.expression
@@ -328,7 +329,8 @@ def parse(text: str) -> Parsed:
         try:
             return Parsed(text, ast.parse(written, "<prompt>").body, meant, written)
         except _WRONG as error:
-            failed = failed or error
+            # With its traceback it would hold every frame that waits, those of the program and their tensors.
+            failed = failed or error.with_traceback(None)
     return Parsed(text, [], {}, text, failed)
 
 
