@@ -24,7 +24,7 @@ def loss_fn(model, x, y):
 
 mx.random.seed(3)
 model = Net()
-optimizer = optim.Adam(learning_rate=0.02)
+optimizer = optim.Adam(learning_rate=0.02, bias_correction=True)
 x = mx.linspace(-3.0, 3.0, 24)[:, None]
 y = mx.sin(x)
 loss_and_grad = nn.value_and_grad(model, loss_fn)

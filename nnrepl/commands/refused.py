@@ -39,12 +39,17 @@ def _name_error(session: TapeSession, table: Table, error: NameError, text: str,
     where = session.lookup.belongs(name)
     if where:
         return f"nothing here is called {name}{where}" + _as_command(table, text)
-    names = _known(session)
-    close = alike(name, names)
+    close = [*_of_mlx(session, name), *alike(name, _known(session))]
     if alone and text.strip() == name and get_close_matches(name, [*table.names, *close], 1) != close[:1]:
         command = get_close_matches(name, table.names, 1)
         close = [f"the command {one}" for one in command] or close
     return f"nothing here is called {name}{meant(close)}" + _as_command(table, text)
+
+
+def _of_mlx(session: TapeSession, name: str) -> list[str]:
+    """Return what MLX calls so, under the short names that the prompt knows: `mx.exp`, `nn.relu`, `optim.Adam`."""
+    modules = ((short, session.expressions.variable(short, session.where())) for short in ("mx", "nn", "optim"))
+    return [f"{short}.{name}" for short, module in modules if name[:1] != "_" and hasattr(module, name)][:1]
 
 
 def _known(session: TapeSession) -> list[str]:

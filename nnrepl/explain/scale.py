@@ -209,7 +209,7 @@ def _times(first: float, last: float) -> str:
     if not first or not last:
         return "to 0"
     ratio = last / first
-    return f"by a factor of {words.number(1 / ratio if ratio < 1 else ratio)}"
+    return f"by a factor of {words.number(float(f'{1 / ratio if ratio < 1 else ratio:.3g}'))}"
 
 
 @dataclass(slots=True)

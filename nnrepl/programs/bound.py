@@ -25,6 +25,7 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module, is_module_type
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Tape, Value
 from nnrepl.tape.kept_array import BYTES, KeptArray
+from nnrepl.tape.kept_function import KeptFunction
 
 _LONGEST = 10_000  # characters of a text of the program's that are kept; of a longer one its beginning is
 _MOST = 2**40
@@ -137,7 +138,7 @@ class BoundRows:
         if thing is UNBOUND:
             return {"u": 0}
         if isinstance(thing, weakref.ref):
-            found = thing()
+            found = thing.looks if isinstance(thing, KeptFunction) else thing()
             leaf = self._names.leaf_of(found) if isinstance(found, mx.array) else None
             if found is None:
                 return {"gone": 0}

@@ -22,9 +22,9 @@ def changes_in_place() -> Iterator[Changed]:
     """Note what is changed in place inside (`x[i] = v`, `x += y`), and what it held before."""
     changed: Changed = {}
     patches = Patches()
-    for name in IN_PLACE:
-        patches.set(mx.array, name, _noting(changed, vars(mx.array)[name]))
     try:
+        for name in IN_PLACE:  # inside: Ctrl-C may come between two of them
+            patches.set(mx.array, name, _noting(changed, vars(mx.array)[name]))
         yield changed
     finally:
         patches.undo()

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from types import CodeType
 
 from nnrepl.classes import dataclass
-from nnrepl.record.numbering import Numbering
+from nnrepl.record.caller import Caller
+from nnrepl.record.numbering import Numbering, State, Way
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Tape, Value
 from nnrepl.tape.tape import WaitingTape, wait
 
@@ -105,6 +106,106 @@ class WaitingCalls:
                 wait(tape, self._arrive)
 
 
+_Row = tuple[str, str, "Activation | None", int, "CodeType | None", int, bool]
+"""What becomes of one call: its kind, its title, where it is made, its code, by how much the number of its pass is
+larger than the one before, and whether weights are updated by hand after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    """What becomes of calls that are noted, as calls before showed it that were made in the same place of a step.
+
+    Attributes:
+        key: What they were known by; it lives as long as this, and so nothing else has its identity.
+        caller: Which gave calls of a compiled function their caller; None where none is around them.
+        rows: What becomes of each.
+        after: Where the last of them stands in its step.
+    """
+
+    key: tuple[Way, Sequence[Call], Activation | None]
+    caller: Caller | None
+    rows: list[_Row]
+    after: State
+
+
+class Arriving:
+    """Puts calls on the tape that ran natively. Where they come in the same order as before, from the same places, all
+    but their numbers is known: a long run has many of them.
+
+    Args:
+        numbering: Numbers their passes.
+    """
+
+    def __init__(self, numbering: Numbering) -> None:
+        self._numbering = numbering
+        self._caller: Caller | None = None
+        self._patterns: dict[tuple[int, int, int, int], _Pattern] = {}
+
+    def put_one(self, tape: Tape, made: Call, scope: Activation | None, lasti: int) -> ClosedOp:
+        """Put a call on the tape that has been made from a place."""
+        if made.scope is not None:
+            scope, lasti = self.within(made, scope, lasti), made.lasti
+        return put_closed(self._numbering, tape, made, scope, lasti)
+
+    def put(self, tape: Tape, noted: NotedCalls) -> ClosedOp | None:
+        """Put calls on the tape that are noted. Returns the last gradient call among them."""
+        way = self._numbering.way(tape)
+        known = self._patterns.get((id(way), id(noted.calls), id(noted.scope), noted.lasti))
+        if known is not None and (known.caller is None or known.caller is self._caller):
+            return self._put_as_before(tape, noted, known)
+        return self._put_anew(tape, noted, way)
+
+    def _put_anew(self, tape: Tape, noted: NotedCalls, way: Way | None) -> ClosedOp | None:
+        last, caller, count = None, self._caller, len(tape.passes)
+        for made in noted.calls:
+            op = self.put_one(tape, made, noted.scope, noted.lasti)
+            if made.kind == GRADIENT_PASS:
+                op.pass_.gives_loss = noted.gives_loss
+                last = op
+        spans, after = note_span(tape, noted.calls), self._numbering.state
+        within = any([made.scope is not None for made in noted.calls])
+        if way is not None and after is not None and not spans and (caller is self._caller or not within):
+            if len(self._patterns) >= _MANY:
+                self._patterns.clear()
+            key = way, noted.calls, noted.scope
+            rows = [_row(pass_, earlier) for earlier, pass_ in zip(tape.passes[count - 1 :], tape.passes[count:])]
+            found = id(way), id(noted.calls), id(noted.scope), noted.lasti
+            self._patterns[found] = _Pattern(key, caller if within else None, rows, after)
+        return last
+
+    def _put_as_before(self, tape: Tape, noted: NotedCalls, known: _Pattern) -> ClosedOp | None:
+        passes, ops, last = tape.passes, tape.ops, None
+        earlier = passes[-1]
+        number, end, gives_loss = earlier.number, earlier.end, noted.gives_loss
+        for kind, title, scope, lasti, code, more, by_hand in known.rows:
+            number, start, end = number + more, end, end + 1
+            gradient = kind == GRADIENT_PASS
+            pass_ = Pass(
+                tape, number, kind, title, start, end, end, None, gives_loss if gradient else "", (), (), (),
+                _NO_GRADIENTS, (), None, scope, lasti, None, code, False, None, 0, by_hand,
+            )  # fmt: skip
+            op = ClosedOp(kind, title, pass_)
+            ops.append(op)
+            passes.append(pass_)
+            if gradient:
+                last = op
+        self._numbering.went(pass_, len(known.rows), known.after, last is not None)
+        return last
+
+    def within(self, made: Call, scope: Activation | None, lasti: int) -> Activation | None:
+        """Return in which call of a compiled function a call is made. As long as that is called from one place, it is
+        one call to the tape: no Python runs in it, so nothing tells one from the other."""
+        caller = self._caller
+        if caller is None or caller.is_other(made.outer, scope, lasti):
+            caller = self._caller = Caller(made.outer, scope, lasti)
+        return caller.scope(made.scope)
+
+
+def _row(pass_: Pass, earlier: Pass) -> _Row:
+    more = pass_.number - earlier.number
+    return pass_.kind, pass_.title, pass_.scope, pass_.lasti, pass_.code, more, pass_.by_hand
+
+
 def put_closed(numbering: Numbering, tape: Tape, call: Call, scope: Activation | None, lasti: int) -> ClosedOp:
     """Put a closed op on the tape: a pass of its own."""
     passes, ops = tape.passes, tape.ops
@@ -124,18 +225,20 @@ def put_closed(numbering: Numbering, tape: Tape, call: Call, scope: Activation |
     return op
 
 
-def note_span(tape: Tape, calls: Sequence[Call], passes: Sequence[Pass] = ()) -> None:
+def note_span(tape: Tape, calls: Sequence[Call], passes: Sequence[Pass] = ()) -> bool:
     """Note that calls on the tape were made at once in several steps: a compiled function takes gradients again after
-    it has used them. It runs natively as a whole, or is recorded as a whole.
+    it has used them. It runs natively as a whole, or is recorded as a whole. Returns whether they may be such calls.
 
     Args:
         passes: What is on the tape of them; the last ones if it is not given.
     """
-    if len(calls) > 1 and any([call.kind == GRADIENT_PASS for call in calls[1:]]):
+    spans = len(calls) > 1 and any([call.kind == GRADIENT_PASS for call in calls[1:]])
+    if spans:
         first, last = (passes[0], passes[-1]) if passes else (tape.passes[-len(calls)], tape.passes[-1])
         steps = first.step.number, last.step.number
         if steps[0] != steps[1]:
             tape.spans.append(steps)
+    return spans
 
 
 def gradients_in(calls: Sequence[Call]) -> int:

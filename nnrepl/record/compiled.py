@@ -362,8 +362,13 @@ def _once_more(
         tracing = Tracing(recorder, len(recorder.tape), [*entering[0], *entering[1]])
         fresh, now = _new_handles(recorder, tree, frame), (captured[0], entering[1])
         with world_of(recorder, trace.world, len(trace.ops), now, fun, tree, *captured) as put_back:
+            if draws:  # what it is given is the state of now
+                set_random_state(state)
             result, again = _from_source(recorder, tracing, fun, fresh, entering, captured[1], frame)
+            drawn = _RANDOM_STATE[0]
         if put_back:  # and so is what it had put there
+            if draws:
+                set_random_state(drawn)
             filled = map(recorder.handle, again.outputs)
             trees.fill(captured[1], lambda _: next(filled))
         return result

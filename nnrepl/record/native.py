@@ -18,9 +18,8 @@ from types import FrameType
 from typing import Any
 
 from nnrepl.record.by_hand import HandChanges, Weights
-from nnrepl.record.caller import Caller
 from nnrepl.record.closed_losses import ClosedLosses, gives
-from nnrepl.record.closing import Call, NotedCalls, WaitingCalls, gradients_in, note_span, put_closed
+from nnrepl.record.closing import Arriving, Call, NotedCalls, WaitingCalls, gradients_in, note_span, put_closed
 from nnrepl.record.frame_variables import first_argument
 from nnrepl.record.handing_back import hand_back
 from nnrepl.record.intake import RECORDING
@@ -102,6 +101,7 @@ class Levels:
         self.blocked = ""
         self.losses = ClosedLosses()
         self.numbering = Numbering()
+        self._arriving = Arriving(self.numbering)
         self.changes = HandChanges()
         self.resting = self.awaited = False
         self.evaluations = 0
@@ -115,7 +115,6 @@ class Levels:
         self._depth = 0
         self._sparse = False
         self._turn, self._due = 0, sys.maxsize
-        self._caller: Caller | None = None
 
     def begin(self) -> None:
         """Record every op."""
@@ -310,7 +309,7 @@ class Levels:
             self.inside, self.making = False, None
             there = calls if error is None else calls[:1]  # which of several raised is not known: the first began
             for made in there:
-                op = self._put_one(recorder.tape, made, scope, lasti)
+                op = self._arriving.put_one(recorder.tape, made, scope, lasti)
                 if error is not None:
                     op.pass_.error = recorder.tape.notes.errors[op] = error
                 elif loss is not None and made.kind == GRADIENT_PASS:
@@ -357,7 +356,7 @@ class Levels:
         try:
             result = call()
         except BaseException as error:
-            op = self._put_one(tape, calls[0], *place)
+            op = self._arriving.put_one(tape, calls[0], *place)
             op.pass_.error = tape.notes.errors[op] = error
             raise
         finally:
@@ -371,23 +370,12 @@ class Levels:
         waiting.add(tape, noted, gradients)
         return result
 
-    def _put_one(self, tape: Tape, made: Call, scope: Activation | None, lasti: int) -> ClosedOp:
-        """Put a call on the tape that has been made from a place."""
-        if made.scope is not None:
-            scope, lasti = self.within(made, scope, lasti), made.lasti
-        return put_closed(self.numbering, tape, made, scope, lasti)
-
     def _put(self, tape: Tape, noted: NotedCalls) -> None:
         """Put calls on the tape that are noted."""
-        for made in noted.calls:
-            op = self._put_one(tape, made, noted.scope, noted.lasti)
-            if made.kind == GRADIENT_PASS:
-                op.pass_.gives_loss = noted.gives_loss
-                last = op
-        note_span(tape, noted.calls)
-        if noted.gives_loss:
+        last = self._arriving.put(tape, noted)
+        if last is not None and noted.gives_loss:
             self.losses.arrived(noted, last)
-        if noted.by_hand:
+        if last is not None and noted.by_hand:
             self.changes.arrived(noted, last.pass_)
 
     def _begin(self, first: Call, call: Callable[[], Any], weights: Weights | None) -> None:
@@ -402,12 +390,8 @@ class Levels:
             recorder.listener.closed_call_started()
 
     def within(self, made: Call, scope: Activation | None, lasti: int) -> Activation | None:
-        """Return in which call of a compiled function a call is made. As long as that is called from one place, it is
-        one call to the tape: no Python runs in it, so nothing tells one from the other."""
-        caller = self._caller
-        if caller is None or caller.is_other(made.outer, scope, lasti):
-            caller = self._caller = Caller(made.outer, scope, lasti)
-        return caller.scope(made.scope)
+        """Return in which call of a compiled function a call is made."""
+        return self._arriving.within(made, scope, lasti)
 
     def _look_for_update(self, weights: Weights | None) -> None:
         """See whether the program has changed the weights since their last gradient call, and that was expected."""

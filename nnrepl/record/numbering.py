@@ -26,6 +26,11 @@ _Called = tuple[str, Activation | None, int]
 _Way = tuple[int, int, Place, str, "dict[_Called, _Way]"]
 """By how much its number is larger than the one before; the rest of its state; what is expected to update weights
 after it; and what comes next."""
+Way = dict[_Called, _Way]
+"""What comes next."""
+State = tuple[int, Place, str, Way]
+"""Where in a step a call stands: the how manyth it is, from where, what is expected to update weights after the last
+gradient call, and what comes next."""
 _WAYS = 256
 BY_OPTIMIZER, BY_HAND, NOTHING = "optimizer", "hand", "nothing"
 """What updates weights between a gradient call and the next call."""
@@ -132,6 +137,26 @@ class Numbering:
             self.update, pass_.by_hand = update, update == BY_HAND
         self._learnt += 1
         self._last, self._by_hand = pass_, False
+
+    def way(self, tape: Tape) -> Way | None:
+        """Return what came after calls like the last one on a tape; None where that does not tell what comes next."""
+        if self.seen or self._way is None or not tape.passes or tape.passes[-1] is not self._last:
+            return None
+        return self._way
+
+    @property
+    def state(self) -> State | None:
+        """Where the last call stands; None where that does not tell what comes next."""
+        return None if self._way is None else (self._since, self._last_place, self.update, self._way)
+
+    def went(self, last: Pass, count: int, state: State, gradient: bool) -> None:
+        """Note that so many calls have been put on the tape, as calls like them before, and where the last one stands;
+        whether there is a gradient call among them."""
+        self._since, self._last_place, update, self._way = state
+        if gradient:
+            self.update = update
+        self._learnt += count
+        self._last, self._by_hand = last, False
 
     def expected(self, scope: Activation | None, lasti: int) -> str:
         """Return what is expected to update weights after the first gradient call of a step, made from a place."""

@@ -224,6 +224,10 @@ class Stack:
         self._watch = watch
         return self._known
 
+    def entered(self, frame: FrameType) -> Activation | None:
+        """Return the call that runs in a frame; None where no op has been made in it."""
+        return self._known.get(frame)
+
     def begin(self, base: FrameType) -> None:
         """Note that the program begins above this frame."""
         self.base = base

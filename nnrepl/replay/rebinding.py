@@ -240,7 +240,7 @@ class Rebinding:
             readers = [
                 at for at in self._callers() if self._reads(self._frames[at], text) and self._sees(self._frames[at])
             ]
-            self._own, reads = (readers[0], True) if readers else (self._own, False)
+            self._own, reads = (readers[0], True) if readers else (self._own, self._hands_on(target))
         elif self.place is not None and not isinstance(target, ast.Name):
             reading = [at for at in self._callers() if self._reads(self._frames[at], text)]
             self._own, reads = (reading[0], True) if reading else (self._own, False)
@@ -274,6 +274,20 @@ class Rebinding:
         recorder = self._recorder
         scope = recorder.pass_.scope if recorder.differentiating and recorder.pass_ is not None else None
         return range(0 if scope is None else len(scope.path()), self._own + 1)
+
+    def _hands_on(self, target: ast.expr) -> bool:
+        """Whether the user stands before a call that is given what an entry lies in: all that it has read so far, it
+        would have read after the line."""
+        recorder, frames = self._recorder, self._frames
+        paths = []
+        while isinstance(target, (ast.Attribute, ast.Subscript)):
+            target = target.value
+            paths.append(ast.unparse(target))
+        if len(frames) <= self._own + 1 or not any([self._reads(frames[self._own], path) for path in paths]):
+            return False
+        called, inserted = recorder.stack.entered(frames[self._own + 1]), recorder.tape.notes.inserted
+        last = next((op for op in reversed(recorder.tape.ops) if op not in inserted), None)
+        return called is None or last is None or last.scope is None or called not in last.scope.path()
 
     def _find_shared(self, reachable: Iterable[Any]) -> None:
         """Find what has the very cell of the variable that is assigned to: outer and inner functions, those that have

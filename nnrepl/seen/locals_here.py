@@ -63,9 +63,7 @@ def variables(session: Reading, arguments: bool) -> Variables:
 def _summed_up(session: Reading, thing: Any, position: int) -> Any:
     """Return a thing itself; of one that changes as the program goes on, what it was there."""
     if isinstance(thing, weakref.ref):
-        found = thing()
-        if found is None and isinstance(thing, KeptFunction):
-            found, _ = thing.made()
+        found = thing.looks if isinstance(thing, KeptFunction) else thing()
         return Absent("an object that no longer exists") if found is None else found  # an array has no truth value
     if isinstance(thing, Large):
         return Sized(thing.kind, thing.size)

@@ -9,7 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    ClassMethodDescriptorType,
+    CodeType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodDescriptorType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+    NoneType,
+    WrapperDescriptorType,
+)
 from typing import Any, Protocol
 from weakref import ref
 
@@ -34,6 +47,12 @@ class Namespace(Protocol):
 Exchange = tuple[Namespace, str, Any]
 """Some variables, the name of one, and what it is to hold: UNBOUND if it was not set yet."""
 _OPTIMIZED = 0x1
+_OF_C = frozenset((
+    BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType, MethodWrapperType, ClassMethodDescriptorType,
+    GetSetDescriptorType, MemberDescriptorType, NoneType, bool, int, float, complex, str, bytes,
+))  # fmt: skip
+_MADE_AT_RUN_TIME = 1 << 9
+"""A flag of classes: `Py_TPFLAGS_HEAPTYPE`."""
 _MOST = 1000
 """So many entries of one container are looked at for functions."""
 
@@ -114,6 +133,8 @@ class _Walk:
             if id(thing) in seen:
                 continue
             seen.add(id(thing))
+            if is_of_c(thing):
+                continue
             pending += _inside(thing)
             pending += self._held_by(thing)
             if not isinstance(thing, FunctionType):
@@ -154,7 +175,8 @@ def _inside(thing: Any) -> list[Any]:
         given = (*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values())
         return [getattr(thing, "__wrapped__", None), *given, *(_content(cell) for cell in cells)]
     if isinstance(thing, type):
-        return [*thing.__bases__, *(_function(part) for part in list(vars(thing).values()))]
+        parts = [_function(part) for part in list(vars(thing).values())]
+        return [*thing.__bases__, *(part for part in parts if not _stands_in(part))]
     if isinstance(thing, MethodType):
         return [thing.__func__, thing.__self__]
     if isinstance(thing, partial):
@@ -166,6 +188,20 @@ def _inside(thing: Any) -> list[Any]:
     if isinstance(thing, dict):
         return list(thing.values())[:_MOST]
     return [type(thing), getattr(thing, "fun", None)]  # of a compiled function, what is compiled
+
+
+def is_of_c(thing: Any) -> bool:
+    """Whether a thing is written in C, and so reads no variable of the program's: a number, a function of Python's or
+    of MLX's, a class of Python's own. What it is given is seen by itself."""
+    kind = type(thing)
+    if isinstance(thing, type):
+        return not thing.__flags__ & _MADE_AT_RUN_TIME
+    return kind in _OF_C or kind.__module__ == "nanobind"
+
+
+def _stands_in(part: Any) -> bool:
+    """Whether an entry of a class is nnrepl's, while it records MLX: it calls what it stands in for."""
+    return isinstance(part, FunctionType) and str(part.__globals__.get("__name__")).startswith("nnrepl.")
 
 
 def _function(part: Any) -> Any:

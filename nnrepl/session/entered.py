@@ -85,6 +85,10 @@ class Entered(Place):
         return found
 
 
+_WITHIN_LINES = frozenset(("<lambda>", "<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"))
+"""What functions are called that stand in a line of another one."""
+
+
 def _before(tape: Tape, at: int) -> Op | None:
     """Return the op before a position, of whatever pass: a function that trains goes through many."""
     return tape.ops[at - 1] if at else None
@@ -336,6 +340,15 @@ class SourceLine(Entered):
         while scope is not None and not self._covers(scope.code, lasti):
             lasti = scope.lasti
             scope = scope.parent
+        for call in [] if scope is None else reversed(self._calls(scope)):
+            # As in pdb, which comes to a line before it comes to the lambda that stands in it.
+            around = call.parent
+            if scope is None or scope.code.co_name not in _WITHIN_LINES or around is None:
+                break
+            begins = sources.locate(around.code, call.lasti).line == self.line
+            if not begins or self._goes_on(_before(tape, at), around, call, call.lasti):
+                break
+            scope = around
         return scope
 
     def around(self, tape: Tape, at: int, pass_: Pass) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record.batches import all_same_bits
-from nnrepl.record.changing import changes_in_place
+from nnrepl.record.changing import Changed, changes_in_place
 from nnrepl.record.objects import refill
 from nnrepl.replay.world import RandomStates, World, is_outside
 from nnrepl.session.errors import UserError
@@ -113,6 +113,7 @@ def _witnessed(session: Reading, effect: Effect, namespace: dict[str, Any]) -> I
     before, chance, arrays = world.contents(), RandomStates(), world.tensors()
     outside = _outside(effect.places, namespace, world)
     iterators = Iterators(namespace, list(given), world.holding)
+    changed: Changed = {}
     try:
         with changes_in_place() as changed:
             yield

@@ -47,6 +47,11 @@ class KeptFunction(ref[FunctionType]):
             held = zip(self.code.co_freevars, function.__closure__ or ())
             self.cells = {name: keep(cell.cell_contents) for name, cell in held if cell != CellType()}
 
+    @property
+    def looks(self) -> FunctionType:
+        """The function; once that is gone, one that looks like it, and cannot be called."""
+        return self() or self.made()[0]
+
     def made(self) -> tuple[FunctionType, dict[str, CellType]]:
         """Return a function of the same code, without defaults, and the variables of its closure, to be given what they
         hold."""

@@ -88,8 +88,9 @@ class Turns:
         key = id(last), id(places)
         known = self._ways.get(key)
         if known is None:
-            ends = bool(last) and (places == last or not _is_one_turn(last, places))
-            again = ends and (places == last or not _are_apart(last, places))
+            same = places == last and not _are_cells(last, places)  # the code of cells is equal where they say the same
+            ends = bool(last) and (same or not _is_one_turn(last, places))
+            again = ends and (same or not _are_apart(last, places))
             if len(self._ways) >= _WAYS:
                 self._ways.clear()
             known = self._ways[key] = last, places, (ends, again)  # both are held, so that nothing else has their `id`
@@ -165,9 +166,17 @@ def _split(before: Places, after: Places) -> tuple[int, bool]:
     return min(len(before), len(after)), False
 
 
+def _are_cells(before: Places, after: Places) -> bool:
+    """Whether two places have nothing around them in common, not even the program: cells of a notebook, or lines at the
+    prompt. One comes after the other, and no loop goes around both."""
+    return bool(before and after) and before[0][0] is not after[0][0]
+
+
 def _is_one_turn(before: Places, after: Places) -> bool:
     """Whether the program came from an evaluation to another without another turn of a loop in which both stand."""
     depth, same = _split(before, after)
+    if _are_cells(before, after):
+        return not _are_apart(before, after)
     if not same:
         return False
     code, start, end = before[depth][0], before[depth][1], after[depth][1]
@@ -177,6 +186,8 @@ def _is_one_turn(before: Places, after: Places) -> bool:
 def _are_apart(before: Places, after: Places) -> bool:
     """Whether each of two evaluations stands in a loop in which the other does not."""
     depth, same = _split(before, after)
+    if _are_cells(before, after):
+        return all(any(is_in_own_loop(*place, None) for place in places) for places in (before, after))
     if not same:
         return False
     code, start, end = before[depth][0], before[depth][1], after[depth][1]

@@ -158,16 +158,19 @@ def test_an_entry_of_what_a_repeated_call_takes_gradients_of(tmp_path: Path) -> 
 
 
 def test_an_entry_that_the_callers_read_as_well(tmp_path: Path) -> None:
-    """In what is differentiated, the line gives the dict of all of them another tensor; the call is still running."""
-    updates = "tree_map(lambda a, b: a - 0.1 * b, p, grad)"
-    head, made, loop = GIVEN.replace('{"w": p["w"] - 0.1 * grad["w"]}', updates).partition("compiled, ")
+    """In what is differentiated, the line gives the dict of all of them another tensor; the call is still running. It
+    runs from its source, which draws from the state of then, and leaves the next one."""
+    updates, state = "tree_map(lambda a, b: a - 0.1 * b, p, grad)", "mx.random.state, mx.random.state)"
+    text = GIVEN.replace('{"w": p["w"] - 0.1 * grad["w"]}', updates).replace("compile(step)", f"compile(step, {state}")
+    text = text.replace('* p["w"])', '* p["w"] * mx.random.uniform(shape=(2,)))')
+    head, made, loop = text.partition("compiled, ")
     loop = re.sub(r"\bp\b", "q", loop)
-    text = f"from mlx.utils import tree_map; {head}{made}{loop}"
+    text = f"from mlx.utils import tree_map; {head}mx.random.seed(7); {made}{loop}"
     (tmp_path / "train.py").write_text(text)
     edit = "p['w'] = p['w'] * 3"
     shown = play(tmp_path / "train.py", "goto step 3 train.py:3", edit, "continue")
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        text = text.replace("= compiled(q)", "= (mx.compile(lambda p: step(p)) if i == 2 else compiled)(q)")
+        text = text.replace("= compiled(q)", f"= (mx.compile(lambda p: step(p), {state} if i == 2 else compiled)(q)")
         exec(text.replace("    return (p", f"    if i == 2: {edit}\n    return (p"), {})
     assert re.findall(r"^step \d+ -?[\d.]+ .*", shown, re.MULTILINE) == printed.getvalue().splitlines(), shown
 

@@ -168,3 +168,18 @@ def test_where_a_generator_evaluates_is_found_without_a_walk_each_time(monkeypat
     for found in places:
         anew.evaluated((*found,), 0, 0)
     assert len(turns) == len(anew) > 0
+
+
+def test_cells_that_follow_each_other_are_no_turns_of_a_loop() -> None:
+    """Only a loop in one of them is: a notebook that is walked from cell to cell goes through nothing twice."""
+    counts: list[int] = []
+    turns = Turns()
+
+    def seen() -> None:
+        frame = sys._getframe(1)
+        turns.evaluated(((frame.f_code, frame.f_lasti),), len(counts), len(counts))
+        counts.append(len(turns))
+
+    for number, cell in enumerate(("seen(); seen()", "seen()", "for k in range(3): seen()", "seen()", "seen()")):
+        exec(compile(cell, f"cell {number}", "exec"), {"seen": seen})
+    assert counts == [0, 0, 0, 0, 2, 3, 3, 3]

@@ -16,10 +16,12 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from nnrepl.record import closing
 from nnrepl.record.closing import Call, NotedCalls, WaitingCalls
 from nnrepl.record.names import ProgramNames
-from nnrepl.session import natively
-from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Op, Operation, Tape
+from nnrepl.record.numbering import Numbering
+from nnrepl.session import callees, natively
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, ClosedOp, Op, Operation, Pass, Tape
 from nnrepl.tape.native_run import NativeRun
 from tests.closed.test_closed import _main, play  # noqa: F401 - a fixture
 
@@ -118,6 +120,14 @@ def test_calls_wait_until_somebody_looks(
         waited.append(len(waiting._noted))
         put(waiting, tape)
 
+    walked: list[type] = []
+    inside = callees._inside
+
+    def inside_of(thing: Any) -> list[Any]:
+        walked.append(type(thing))
+        return inside(thing)
+
+    monkeypatch.setattr(callees, "_inside", inside_of)
     monkeypatch.setattr(WaitingCalls, "_arrive", arrive)
     file = tmp_path / "train.py"
     file.write_text(text)
@@ -129,6 +139,7 @@ def test_calls_wait_until_somebody_looks(
     shown = play(file, "continue", "p outliving", "info steps all", *looks)
     assert "outliving = 0\n" in shown  # a frame that is held keeps a step's gradients
     assert max(waited) > 10
+    assert len(walked) < 30 * len(looks), "what is written in C, or stands in for MLX's, has nothing of the program's"
     assert re.findall(r"train.py:\d+ +(\S+)$", shown, re.MULTILINE) == [f"{loss.item():.4f}" for loss in losses]
     assert re.findall(r"^len\(losses\) = (\d+)$", shown, re.MULTILINE) == ["35", "11"]
     for before in (35, 11):
@@ -174,3 +185,51 @@ def test_another_thread_sees_what_is_there() -> None:
     thread.start()
     thread.join()
     assert [*found, len(tape)] == [0, 1]
+
+
+@pytest.mark.parametrize("ways", ["a", "c", "ab", "aab", "abcc", "dd", "dad"])
+def test_calls_that_come_as_before_lie_on_the_tape_as_each_by_itself(
+    ways: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From several places, two of them of one compiled function, and one that spans steps."""
+    top = Activation(None, _tape.__code__, -1, None)
+    inner, elsewhere = (Activation(top, _noted.__code__, lasti, None) for lasti in (4, 6))
+    gradient = Call(GRADIENT_PASS, "loss", _noted.__code__, inner, 8, top)
+    compiled = [gradient, Call(UPDATE_PASS, "Adam", None, inner, 10, top)]
+    kinds = {
+        "a": [(compiled, top, 2)],
+        "b": [(compiled, elsewhere, 2)],
+        "c": [([Call(GRADIENT_PASS, "loss", _noted.__code__)], top, 12), ([Call(UPDATE_PASS, "SGD")], top, 14)],
+        "d": [([*compiled, *compiled], top, 16)],
+    }
+    called: list[Call] = []
+    put = closing.put_closed
+
+    def put_closed(numbering: Numbering, tape: Tape, call: Call, scope: Activation | None, lasti: int) -> ClosedOp:
+        called.append(call)
+        return put(numbering, tape, call, scope, lasti)
+
+    monkeypatch.setattr(closing, "put_closed", put_closed)
+
+    def row(pass_: Pass) -> tuple[Any, ...]:
+        scope, op = pass_.scope, pass_.ops[0]
+        fields = [getattr(pass_, name) for name in Pass.__slots__ if name not in ("tape", "scope")]
+        return *fields, scope and [(at.code, at.lasti) for at in scope.path()], op.lasti, op.scope is scope, op.name
+
+    def lie(again: bool) -> tuple[Any, ...]:
+        tape, arriving = _tape(), closing.Arriving(Numbering())
+        if not again:
+            monkeypatch.setattr(
+                arriving, "_put_as_before", lambda tape, noted, _: arriving._put_anew(tape, noted, None)
+            )
+        called.clear()
+        last = []
+        for k, way in enumerate(ways * 12):
+            for calls, scope, lasti in kinds[way]:
+                op = arriving.put(tape, NotedCalls(calls, scope, lasti, "first" if k % 3 else ""))
+                last.append(None if op is None else op.position)
+        return [*map(row, tape.passes)], tape.spans, last, len(tape.steps)
+
+    alone, together = lie(False), len(called)
+    assert lie(True) == alone
+    assert len(called) < together * {"a": 0.5, "c": 0.5, "abcc": 1.0}.get(ways, 2.0)

@@ -82,6 +82,7 @@ def test_a_pass_stands_beside_its_gradients(width: int) -> None:
     lines = shown(session, "graph pass", width).splitlines()
     assert max(map(len, lines)) <= width
     rows = [line for line in lines if "●" in line]
+    assert [line.partition("#")[2].partition(" ")[0] for line in lines if line[0] == "▶"] == ["1"]
     assert [re.search(r"#\d+", line)[0] for line in rows] == [op.label for op in forward]  # type: ignore[index]
     if width < 50:
         rows = [f"{row} {lines[lines.index(row) + 1]}" for row in rows]

@@ -418,6 +418,27 @@ def named(model: nn.Module, x: mx.array, y: mx.array) -> mx.array:
     return nn.losses.cross_entropy(model(x), y, reduction="mean")
 
 
+def looking(whole: bool) -> Program:
+    """Attention of long keys, each place to those before it, scaled or not: by hand, or as MLX's one op."""
+
+    def program(faulty: bool) -> None:
+        mask = mx.triu(mx.full((6, 6), -mx.inf), k=1)
+        scale = 1.0 if faulty else 1 / 150
+
+        def loss(model: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+            q = model(x)
+            if whole:
+                made = mx.fast.scaled_dot_product_attention(q[:, None], x[:, None], y[:, None], scale=scale, mask=mask)
+                return mx.mean(made * y[:, None])
+            scores = q @ x.swapaxes(-1, -2)
+            shares = mx.softmax((scores if faulty else scores * scale) + mask, axis=-1)
+            return mx.mean((shares @ (y + 1)) * y)
+
+        train(nn.Linear(16, 16), loss, (rows(18, 16) * 8).reshape(3, 6, 16), rows(18, 16).reshape(3, 6, 16))
+
+    return program
+
+
 def timed(faulty: bool) -> None:
     """A time of 50 that goes into an embedding as a whole number; numbers of blocks are whole, and may be all 0."""
     t, x = mx.array([3, 20, 47, 11]), rows(4, 3)
@@ -478,6 +499,8 @@ KINDS: dict[str, tuple[str, str, Program]] = {
     "bytes doubled": ("went around", "would be 400 and is 144", pixels(lambda raw: raw * 2)),
     "drawn apart": ("rows apart", "and row 0 of y, with which its answer is compared", shuffled("drawn")),
     "shuffled before": ("rows apart", "and row 0 of y, with which its answer is compared", shuffled("before")),
+    "sharp": ("sharp attention", "Nothing scales its scores", looking(whole=False)),
+    "sharp as a whole": ("sharp attention", "1 / √16 is usual", looking(whole=True)),
     "floored": ("floored", "t // 50", timed),
     "still": ("idle update", "are not 0: optimizer.learning_rate is 0", still),
 }

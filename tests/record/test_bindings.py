@@ -215,6 +215,7 @@ def test_a_function_that_looks_something_up_in_its_locals_has_variables() -> Non
 def test_settings_are_few() -> None:
     assert is_data(types.SimpleNamespace(sizes=[8, 4], name="net", of={"a": (1, None)}))
     assert not is_data(types.SimpleNamespace(table=[[0] * 200] * 200)), "each list is short, and yet there are many"
+    assert not is_data(object()), "a mark, which is nothing but itself"
 
 
 def test_views_of_ones_own_locals_are_kept_as_well() -> None:

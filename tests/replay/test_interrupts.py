@@ -23,11 +23,14 @@ import pytest
 import nnrepl
 from nnrepl.programs.debuggee import Debuggee
 from nnrepl.programs.script import load_script
+from nnrepl.record.changing import changes_in_place
 from nnrepl.record.names import ProgramNames
+from nnrepl.record.native_reads import IN_PLACE
 from nnrepl.record.recorder import MUTED, NATIVE, RECORD, Recorder
 from nnrepl.record.watch import BindingWatch
 from nnrepl.replay.interrupts import is_swallowed, put_off
 from nnrepl.replay.keepers import keep_ndarray
+from nnrepl.session import statements
 from nnrepl.session.broken_off import standing_still
 from nnrepl.session.errors import UserError
 from nnrepl.session.hooks import Hooks
@@ -288,3 +291,24 @@ def test_what_ctrl_c_does(differs: dict[str, Any], does: str) -> None:
 
 
 _STOPPING = "stopping at the next op; Ctrl-C again interrupts the program itself"
+
+
+def test_a_look_that_is_interrupted_as_it_begins_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {name: vars(mx.array)[name] for name in IN_PLACE}
+    begun = False
+    for call in range(1, 1000):
+        with contextlib.suppress(KeyboardInterrupt), interrupted_at(call), changes_in_place():
+            sys.setprofile(None)
+            begun = True
+        assert {name: vars(mx.array)[name] for name in IN_PLACE} == before
+        if begun:
+            break
+    assert call > len(IN_PLACE)
+    session = OpenSession(nnrepl.trace(lambda w: (w * 2).sum(), mx.array([1.0, 2.0]), wrt=0))
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(statements, "changes_in_place", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.run("p [].append(w)")

@@ -19,6 +19,7 @@ import copy
 from collections import deque
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_reduce
 class Held: pass
 class Slots:
     __slots__ = ("k",)
@@ -77,7 +78,8 @@ def f(w):
     i = ahead(w) * 2 - k  # i
     j = k - later(w)  # j
     o = far(w) * near(w) + next(every)  # o
-    return (a * b * c * d * e + s + inner(s) + r + y + g + h + i + j + o).sum()
+    q = tree_reduce(lambda n, x: n + norm(x) * x, cache, 0.0)  # q
+    return (a * b * c * d * e + s + inner(s) + r + y + g + h + i + j + o + q).sum()
 """
 LINES = [
     ("a", "k = k * 2"), ("b", "k = k * 2"), ("c", "k = k * 2"), ("d", "k = k * 2"), ("e", "k = k * 2"),
@@ -89,6 +91,7 @@ LINES = [
     ("h", "shared = shared * 2"), ("g", "k = k * 2"), ("h", "shared *= 2"), ("h", "k = k * 2"),
     ("b", "k *= 2"), ("c", "k[0] = 5"), ("d", 'cache["k"] *= 2'), ("in norm", "x = x * 2"), ("in norm", "x *= 2"),
     ("in ahead", "k = k * 2"), ("in later", "k = k * 2"), ("in grow", "t = t * 2"), ("o", "k = k * 2"),
+    ("q", 'cache["k"] = cache["k"] - 1'), ("q", "k = k - 1"),
 ]  # fmt: skip
 
 

@@ -217,6 +217,7 @@ LINES: list[tuple[str, str]] = [
     ("why is loss nan", r"! why nan tells"),
     ("why does it fail", r"! help why lists"),
     ("what does this op do", r"! explain tells what the op ahead computes"),
+    ("exp(1)", r"! nothing here is called exp; did you mean mx.exp\?"),
     ("kill", r"! quit ends the program"),
     ("record", r"! everything is recorded already"),
     ("layout src", r"! nnrepl --tui"),

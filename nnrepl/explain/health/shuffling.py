@@ -21,7 +21,7 @@ _FEW = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class DataRows:
     """Rows of a data set.
 
     Attributes:
@@ -49,7 +49,7 @@ def apart(case: Checkup) -> Iterator[Finding]:
             return
 
 
-def _go_together(one: Batch, other: Batch) -> bool:
+def _go_together(one: DataRows, other: DataRows) -> bool:
     """Whether two batches are as many rows of two data sets with as many; what lies so many rows later in each row is
     what comes next in a series."""
     if len(one.numbers) != len(other.numbers) or one.root.shape[0] != other.root.shape[0] or one.root is other.root:
@@ -86,12 +86,12 @@ def _targets(case: Checkup, learned: dict[Value, dict[Value, None]]) -> Iterator
                     yield other
 
 
-def _batches(case: Checkup, values: Iterator[Value]) -> list[Batch]:
+def _batches(case: Checkup, values: Iterator[Value]) -> list[DataRows]:
     found = [_batch(case, value) for value in dict.fromkeys(values)]
     return [one for one in found if one is not None]
 
 
-def _batch(case: Checkup, value: Value) -> Batch | None:
+def _batch(case: Checkup, value: Value) -> DataRows | None:
     """Return which rows of what a tensor is, back through all that picks, moves, scales and shifts; None where that is
     not told, or no more than its own rows."""
     root, moves = _traced(value)
@@ -110,7 +110,7 @@ def _batch(case: Checkup, value: Value) -> Batch | None:
             return None
         flat = made.reshape(made.shape[0], -1)
         low, high = case.look.numbers([mx.min(flat, axis=1), mx.max(flat, axis=1)])
-    return Batch(value, root, [int(one) for one in low]) if low == high else None
+    return DataRows(value, root, [int(one) for one in low]) if low == high else None
 
 
 def _instead(value: Value, numbers: mx.array) -> Callable[[Value], mx.array]:
@@ -147,7 +147,7 @@ def _whole(op: Op) -> Value | None:
     return whole[0] if len(whole) == 1 and spread else None
 
 
-def _lie_apart(case: Checkup, given: Batch, wanted: Batch) -> Possibility[str]:
+def _lie_apart(case: Checkup, given: DataRows, wanted: DataRows) -> Possibility[str]:
     """Claim that rows of two batches are not the same rows of their data sets."""
     differ = [at for at, (a, b) in enumerate(zip(given.numbers, wanted.numbers)) if a != b]
 
