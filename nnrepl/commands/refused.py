@@ -39,7 +39,10 @@ def _name_error(session: TapeSession, table: Table, error: NameError, text: str,
     where = session.lookup.belongs(name)
     if where:
         return f"nothing here is called {name}{where}" + _as_command(table, text)
-    close = [*_of_mlx(session, name), *alike(name, _known(session))]
+    known = _known(session)
+    if name in known:
+        return f"{name} is not bound yet" + _as_command(table, text)
+    close = [*_of_mlx(session, name), *alike(name, known)]
     if alone and text.strip() == name and get_close_matches(name, [*table.names, *close], 1) != close[:1]:
         command = get_close_matches(name, table.names, 1)
         close = [f"the command {one}" for one in command] or close

@@ -21,7 +21,8 @@ def op_of(session: TapeSession, text: str) -> Op:
     """Return the op that is meant: the one at a place, the one that made a name, or the one at the cursor."""
     if not text:
         if session.op is None:
-            raise UserError("the cursor stands after the last op; name one, such as #3")
+            said = "the cursor stands after the last op; name one, such as #3"
+            raise UserError(said if len(session.tape) else "nothing has been recorded yet, so no op can be named")
         return session.op
     from nnrepl.explain.paths import target_of
     from nnrepl.explain.words import made_before

@@ -53,7 +53,10 @@ def _find(session: Reading, target: str) -> tuple[Op | None, Value | None]:
     if not target:
         op = session.op
         if op is None:
-            raise UserError("the cursor stands after the last op; explain #3, or a name, explains one")
+            said = "the cursor stands after the last op; explain #3, or a name, explains one"
+            raise UserError(
+                said if len(session.tape) else "nothing has been recorded yet, so there is nothing to explain"
+            )
         return op, None
     if target.startswith("update "):
         return None, _updated(session, target.removeprefix("update ").strip())

@@ -46,7 +46,10 @@ class _Accounts:
     def __init__(self, ops: list[Op]) -> None:
         self.owned: set[Primitive] = set()
         self._ops = ops
-        self._values = {value: None for op in ops for value in (*op.inputs, *op.outputs) if value.held is not None}
+        # An input of which the tape has let go stands for what it was made from, which may lie before all ops.
+        taken = dict.fromkeys(value for op in ops for value in op.inputs)
+        made = [value for op in ops for value in op.outputs if value.held is not None]
+        self._values = dict.fromkeys((*_held(taken), *made))
         self._drawn = {op: keys for op in ops if (keys := tuple(drawn_keys(op)))}
         states = {id(key.state): key.state for keys in self._drawn.values() for key in keys}
         arrays = {id(value.held): value.array for value in self._values} | states

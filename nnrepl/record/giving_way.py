@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record.handing_back import HOLDERS, duplicate, is_arithmetic, let_go
+from nnrepl.record.handing_back import HOLDERS, another, compute, duplicate, is_arithmetic, let_go
 from nnrepl.record.objects import object_of, refill
 from nnrepl.tape import Leaf, is_evaluated
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from nnrepl.record.ledger import Ledger
     from nnrepl.tape import Op, Value
 
-_copy, _eval = mx.array.__copy__, mx.eval
 _AROUND = 2_000
 """So many things around a weight are looked at before it counts as held."""
 
@@ -92,7 +91,7 @@ def _copy_out(recorder: Ledger, value: Value) -> None:
             return
         for array in (*objects, *copies):
             refill(array, kept)
-    _eval(kept, objects, copies)
+    compute([kept, *objects, *copies])
     for op in recorder.tape.ops[min(map(_since, same)) :]:
         if not same.isdisjoint(op.inputs) and has(op.name, Trait.ARRANGES, Trait.CONVERTS, Trait.PICKS):
             for output in op.outputs:
@@ -103,7 +102,7 @@ def _copy_out(recorder: Ledger, value: Value) -> None:
         if held is not None:
             if recorder.live.get(id(held)) is one:
                 recorder.link(held, one)
-            one.held = _copy(kept)
+            one.held = another(kept)
 
 
 def _objects(recorder: Ledger, values: set[Value]) -> list[mx.array]:

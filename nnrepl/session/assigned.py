@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record import segments as sources
 from nnrepl.record.renamed import reads_untold
 from nnrepl.record.repeat import Repetition
 from nnrepl.replay.divergence import same_place
@@ -113,6 +114,8 @@ def only_source_tells(session: Reading, value: Value, change: Assignment, in_par
         return True
     if cursor >= len(tape):
         return False
+    if not (in_part or change.operator) and _is_read_before(session, change.target):
+        return True
     start, end = next(((start, end) for start, end in tape.compiled if start <= cursor < end), (0, 0))
     again = any(same_place(tape.ops[before], tape.ops[start]) for before, _ in tape.compiled if before < start)
     repeated = _repeated_now(session)
@@ -128,6 +131,24 @@ def only_source_tells(session: Reading, value: Value, change: Assignment, in_par
     if again and reads_untold(tape.ops[cursor:end], value, change.target.text, cursor):
         return True
     return any(_repeats_untold(session, one, value, change.target.text) for one in repeated)
+
+
+def _is_read_before(session: Reading, target: Parsed) -> bool:
+    """Whether the user stands before a call, in the function that makes it, and what it is given has been computed from
+    a container (`model.parameters()`): a line there stands before that as well."""
+    op, scope = session.op, session.where().scope
+    path = [] if op is None or op.scope is None else op.scope.path()
+    call = next((call for call in path if scope is not None and call.parent is scope), None)
+    before = session.tape.ops[session.cursor - 1] if session.cursor else None
+    if call is None or scope is None or (before is not None and before.scope is not None and before.scope.within(call)):
+        return False
+    node = sources.node_at(scope.code, sources.span_of(scope.code, call.lasti))
+    if not isinstance(node, ast.Call) or target.is_name:  # a generator that stands in the line has begun
+        return call.code.co_name == "<genexpr>"
+    given = [*node.args, *[word.value for word in node.keywords]]
+    made = [one for one in given if not isinstance(one, (ast.Name, ast.Attribute, ast.Subscript, ast.Lambda))]
+    roots = {name.id for name in ast.walk(target.only()) if isinstance(name, ast.Name)}
+    return any(isinstance(part, ast.Name) and part.id in roots for one in made for part in ast.walk(one))
 
 
 def _repeated_now(session: Reading) -> list[Repetition]:

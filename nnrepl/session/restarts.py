@@ -19,7 +19,7 @@ from nnrepl.replay.run import Run
 from nnrepl.session import closed
 from nnrepl.session.errors import UserError
 from nnrepl.session.standing import Standing
-from nnrepl.session.state import RunAgain
+from nnrepl.session.state import Replaying, RunAgain
 from nnrepl.tape import Op, Tape
 from nnrepl.timeline.code import SourceChanges
 
@@ -47,10 +47,20 @@ class ProgramRestarts:
         """Keep the entry of a pass in which the user may stop. That takes a while where much is reachable;
         in a long run it may take a tenth of the time, no more: the start of the program is a restart point too."""
         self._point = None
+        if self._comes_by():
+            return
         now = time.monotonic()
         if self._spent <= _FREE_SECONDS + _SHARE * (now - self._began):
             self._point = RestartPoint(self._recorder, call)
             self._spent += time.monotonic() - now
+
+    def _comes_by(self) -> bool:
+        """Whether the program is on its way along a tape of which steps are opened, and waits in a later one: to keep
+        what it can reach in each of many steps took a fifth of the way."""
+        opening, tape = self._session.opening, self._recorder.tape
+        if opening is None or not self.whole or not isinstance(self._session.course.now, Replaying):
+            return False
+        return len(tape.steps) + 1 < len(opening.old.steps)
 
     def left(self) -> None:
         """Note that the program goes on."""

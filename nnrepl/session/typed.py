@@ -135,7 +135,9 @@ def cell_begins(session: Standing, fresh: bool, seen: bool) -> None:
         recorder.intake.opening.close(recorder)
     if levels is not None and levels.native:
         levels.record_late()  # what the program did before it, after its last call, has not been recorded
-    session.edits.timelines.live.starts.append(len(session.tape))
+    line = session.edits.timelines.live
+    line.starts.append(len(session.tape))
+    line.ended = True  # the program has, where cells that were typed before come right after it
     if fresh:
         along_done(session)
     if not seen:

@@ -143,7 +143,13 @@ def _as_array(result: Any, target: Value, name: str) -> mx.array:
         if target.dtype == mx.bool_ and result not in (0, 1):
             raise BadEdit(f"{name} is bool; {result} is neither True nor False")
         return _full(target.shape, result, target.dtype)
-    raise BadEdit(f"{name} is a tensor; a {type(result).__name__} cannot stand there")
+    kind = type(result).__name__
+    other = (
+        f"; mx.array of it can: {name} = mx.array(...)"
+        if isinstance(result, (list, tuple)) or kind == "ndarray"
+        else ""
+    )
+    raise BadEdit(f"{name} is a tensor; a {kind} cannot stand there{other}")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from nnrepl.record import closing
 from nnrepl.record.closing import Call, NotedCalls, WaitingCalls
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.numbering import Numbering
+from nnrepl.replay.restart_point import RestartPoint
 from nnrepl.session import callees, natively
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, ClosedOp, Op, Operation, Pass, Tape
 from nnrepl.tape.native_run import NativeRun
@@ -127,6 +128,14 @@ def test_calls_wait_until_somebody_looks(
         walked.append(type(thing))
         return inside(thing)
 
+    kept: list[int] = []
+
+    class Point(RestartPoint):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            kept.append(len(given[0].tape.steps))
+
+    monkeypatch.setattr("nnrepl.session.restarts.RestartPoint", Point)
     monkeypatch.setattr(callees, "_inside", inside_of)
     monkeypatch.setattr(WaitingCalls, "_arrive", arrive)
     file = tmp_path / "train.py"
@@ -139,6 +148,7 @@ def test_calls_wait_until_somebody_looks(
     shown = play(file, "continue", "p outliving", "info steps all", *looks)
     assert "outliving = 0\n" in shown  # a frame that is held keeps a step's gradients
     assert max(waited) > 10
+    assert kept == [0], "a step that is opened on the way is not one in which the program waits"
     assert len(walked) < 30 * len(looks), "what is written in C, or stands in for MLX's, has nothing of the program's"
     assert re.findall(r"train.py:\d+ +(\S+)$", shown, re.MULTILINE) == [f"{loss.item():.4f}" for loss in losses]
     assert re.findall(r"^len\(losses\) = (\d+)$", shown, re.MULTILINE) == ["35", "11"]

@@ -14,6 +14,7 @@ from rich.console import Console
 
 import nnrepl
 from nnrepl.session.errors import UserError
+from nnrepl.timeline.evaluation import Work
 from nnrepl.view.drawings import drawing_of
 from nnrepl.view.html import _LIGHT, _NIGHT
 from nnrepl.view.lanes import nodes_of
@@ -245,6 +246,23 @@ def test_every_colour_of_the_terminal_has_one_on_a_page_that_can_be_read_there()
 def test_bad_input(line: str, said: str) -> None:
     with pytest.raises(UserError, match=re.escape(said)):
         small_session().run(line)
+
+
+@pytest.mark.parametrize(
+    ("took", "said"),
+    [
+        ([], "asked for nothing that was lazy."),
+        ([(3, 1200, 0.00042)], "once for what was lazy, 3 ops with 1,200 numbers: it took 0.4 ms."),
+        ([(3, 12, 0.04), (2, 5, 0.96)], "2 times for what was lazy, 5 ops with 17 numbers: it took 1.0 s."),
+    ],
+)
+def test_info_evaluations_says_what_was_asked_and_what_it_took(took: list[tuple[int, int, float]], said: str) -> None:
+    session = small_session()
+    session.work.extend(Work(*one, 0) for one in took)
+    answer = " ".join(shown(session, "info evaluations").split())
+    assert said in answer
+    assert answer.count("The longest took") == bool(took)
+    assert "The longest took 960.0 ms for 2 ops." in answer or len(took) < 2
 
 
 def test_info_evaluates_nothing_but_the_gradients_that_were_asked_for() -> None:

@@ -101,3 +101,58 @@ def test_a_command_that_is_the_name_of_a_tensor_too_says_so_and_of_what_is_none_
     assert "also" not in str(session.run("c"))
     session.run("goto #2")
     assert "(s is also a tensor: p s shows it)" in str(session.run("s"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("load example simple_nn", "there is no program here that another could take the place of"),
+        ("load nothing.safetensors", "there is no file nothing.safetensors"),
+        ("load", "no saved tape is being looked at"),
+        ("learn 1", "there is no program here that a lesson's could take the place of"),
+        ("reload", "there is no program here whose files nnrepl has read"),
+        ("restart", "there is no program here that nnrepl could run again"),
+        ("redraw", "nothing has been shown yet"),
+        ("diff", "this is timeline 1, without edits"),
+        ("diff 1 7", "there is no timeline 7; there is only timeline 1"),
+        ("diff 1 1 1", "diff compares two timelines"),
+        ("alias pg p grad(%1) | alias pg", "pg = p grad(%1)"),
+        ("alias nothing", "there is no alias nothing; alias nothing LINE makes one"),
+        ("alias", "There are no aliases"),
+        ("display", "Nothing is displayed"),
+        ("watch y.max() | condition 1 y.max() > 1", "watch 1 has no condition; only breakpoints have"),
+        ("watch later.max()", "watch 1 later.max() It names nothing that is on the tape yet: kept pending."),
+        ("watch 1 + 1", "1 + 1 names no tensor of the tape; display 1 + 1 shows it at every stop"),
+        ("break #1 | condition 1 x.max() > 1 | info breakpoints", "breakpoint 1 #1, x.max() > 1 · one op"),
+        ("break #1 | condition 1 x.max() > 1 | condition 1", "breakpoint 1 #1 · one op"),
+        ("break #1 | break #2 | break #3 | delete 1-2 | info breakpoints", "breakpoint 3 #3 · one op"),
+        (
+            "break #1 | break #2 | disable 2-9 | info brea",
+            "breakpoint 1 #1 · one op breakpoint 2 #2 · one op · disabled",
+        ),
+        ("enable 7", "there is no breakpoint, watch or catch 7; there are none"),
+        ("up | up | up", "this is the outermost function"),
+        ("down", "this is the function that makes the op; up leaves it"),
+        ("stats 'a'", "'a' is no tensor but str"),
+        ("stats nothing.*", "no tensor is called nothing.*"),
+        ("goto end | into", "the cursor stands after the last op; name one"),
+        ("into x", "x comes in from outside of this pass, and no op on the tape made it"),
+        ("what f", "f builtins.function test_table.py:"),
+        ("what y.max", "y.max nanobind.nb_bound_method"),
+        ("info xx", "info knows breakpoints, watch"),
+    ],
+)
+def test_what_a_line_is_answered_where_it_has_nothing_to_do(lines: str, said: str) -> None:
+    def f(x: mx.array) -> mx.array:
+        y = mx.exp(x)
+        return (y * 2).sum()
+
+    session = OpenSession(nnrepl.trace(lambda x: f(x), mx.array([1.0, 2.0]), wrt=0))
+    session.run("goto multiply")
+    try:
+        for line in lines.split(" | "):
+            answer = str(session.run(line))
+    except UserError as error:
+        answer = str(error)
+    answer = " ".join(answer.split())
+    assert answer == said if " one op" in said else answer.startswith(said)

@@ -416,6 +416,13 @@ def test_redo_brings_back_what_undo_took_and_looks_are_skipped() -> None:
     assert said.count("array([4, 4]") == 3
 
 
+def test_a_timeline_on_which_cells_come_right_after_the_program_has_ended(tmp_path: Path) -> None:
+    (tmp_path / "ends.py").write_text("import mlx.core as mx\ny = mx.array(1.0) * 2\nz = (y * 3).item()\n")
+    lines = ["c", "k = z", "goto ends.py:3", "y = y * 2", "c", "undo", "goto end", "p z", "redo", "goto end", "p z, k"]
+    said = nnrepl_cli("--plain", "ends.py", stdin="\n".join([*lines, "q", "y", ""]), cwd=tmp_path).stdout
+    assert re.findall(r"^\w = [\d.]+", said, re.MULTILINE) == ["z = 6.0", "z = 12.0", "k = 12.0"], said
+
+
 def test_what_is_typed_behind_an_undo_takes_its_place() -> None:
     typist, found, _ = typed("a = [1]", "a.append(2)", "undo", "a.append(3)", "redo", "undo", "undo", "undo")
     assert typist.wrong == ["there is nothing to redo", "there is nothing to undo: this is timeline 1, without edits"]

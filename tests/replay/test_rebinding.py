@@ -79,7 +79,9 @@ def f(w):
     j = k - later(w)  # j
     o = far(w) * near(w) + next(every)  # o
     q = tree_reduce(lambda n, x: n + norm(x) * x, cache, 0.0)  # q
-    return (a * b * c * d * e + s + inner(s) + r + y + g + h + i + j + o + q).sum()
+    v = tree_reduce(lambda n, x: n + norm(x) * x, dict(j=w, **cache), 0.0)  # v
+    u, t = (norm(x) * x for x in (k, w))  # u
+    return (a * b * c * d * e + s + inner(s) + r + y + g + h + i + j + o + q * v * u * t).sum()
 """
 LINES = [
     ("a", "k = k * 2"), ("b", "k = k * 2"), ("c", "k = k * 2"), ("d", "k = k * 2"), ("e", "k = k * 2"),
@@ -92,6 +94,7 @@ LINES = [
     ("b", "k *= 2"), ("c", "k[0] = 5"), ("d", 'cache["k"] *= 2'), ("in norm", "x = x * 2"), ("in norm", "x *= 2"),
     ("in ahead", "k = k * 2"), ("in later", "k = k * 2"), ("in grow", "t = t * 2"), ("o", "k = k * 2"),
     ("q", 'cache["k"] = cache["k"] - 1'), ("q", "k = k - 1"),
+    ("v", 'cache["k"] = cache["k"] - 1'), ("u", "k = k - 1"),
 ]  # fmt: skip
 
 

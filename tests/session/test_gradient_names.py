@@ -35,12 +35,17 @@ def answers(screen: str) -> list[str]:
 def test_a_gradient_is_called_by_what_the_variable_holds_where_one_stands(tmp_path: Path) -> None:
     """In `step` a is the second argument: its gradient is the other factor, b's is a + 1."""
     screen = play(
-        tmp_path, SWAPPED, "goto backward", "p grad(a)", "goto #7", "p grad(a), a, b", "goto c", "goto end",
+        tmp_path, SWAPPED, "goto backward", "p grad(a)", "goto #7", "p grad(a), a, b, grad(c@2)", "goto c", "goto end",
         "ops all", "goto #6", "explain", "why grad(a)", "c",
     )  # fmt: skip
     early, here, ops, rule, why = (answers(screen)[at] for at in (1, 3, 6, 8, 9))
     assert early.startswith("∂L/∂a is not made yet: #6 ")
-    assert re.findall(r"(\S+) = \[([\d ]+)\]", here) == [("∂L/∂a", "1 2"), ("a", "3 5"), ("b", "1 2")]
+    assert re.findall(r"(\S+) = \[([\d ]+)\]", here) == [
+        ("∂L/∂a", "1 2"),
+        ("a", "3 5"),
+        ("b", "1 2"),
+        ("∂L/∂c@2", "1 1"),
+    ]
     assert re.search(r"#5 .*∂L/∂c .* part of ∂L/∂b", ops)
     assert re.search(r"#6 .*→ +∂L/∂a \(2,\), part of ∂L/∂b", ops)
     assert "∂L/∂a = ∂L/∂#1 · b" in rule

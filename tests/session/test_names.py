@@ -829,13 +829,16 @@ def main():
     loss, grad = mx.value_and_grad(mx.sum)(mx.ones((2,)))
     print(kept, next(it), next(z), next(g), next(held[0]))
 main()
+later = 1
 """
 
 
 def test_a_look_takes_nothing_from_the_program(tmp_path: Any) -> None:
     """From its iterators neither: that a generator has gone on is said, since it cannot be put back."""
     looks = ("p kept.pop()", "kept.pop()", "pp kept.pop()", "next(it)", "p next(it)", "p next(z), next(held[0])")
-    said = play(TAKEN, *looks, "p type(it)", "p sum(kept)", "next(g)", "x = next(it)", "continue", tmp_path=tmp_path)
+    said = play(
+        TAKEN, *looks, "p type(it)", "p sum(kept)", "next(g)", "p later", "x = next(it)", "continue", tmp_path=tmp_path
+    )
     assert [answer.splitlines()[0].rpartition(" = ")[2] for answer in said[:6]] == [
         "3",
         "3",
@@ -847,6 +850,7 @@ def test_a_look_takes_nothing_from_the_program(tmp_path: Any) -> None:
     assert all(answer.endswith("what that changed in the program is put back: a look") for answer in said[:6])
     assert said[7] == "6"
     assert said[8] == "0\ng has gone on by that, and cannot be put back: a generator"
+    assert said[9] == "later is not bound yet"
     assert said[-2].startswith("[1, 2, 3] 20 (1, 'a') 0 x"), "the line that takes from it is one of the program's"
 
 

@@ -51,6 +51,15 @@ def test_a_line_is_read_once_and_what_follows_a_command_once(
     assert len(read) == times, read
 
 
+def test_a_line_that_does_not_parse_holds_no_frame() -> None:
+    """Its error is kept with it; by a traceback it would hold all that waits, the program's tensors too."""
+    line = parse("goto step 3")
+    with pytest.raises(SyntaxError):
+        line.only()
+    assert line.error is not None
+    assert line.error.__traceback__ is None
+
+
 @pytest.mark.parametrize(
     ("text", "mentions"),
     [

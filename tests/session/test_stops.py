@@ -498,6 +498,9 @@ def test_catch_zero_grad_tells_dead_units() -> None:
     assert isinstance(found, Vanished)
     assert found.op.name == "vjp of maximum"
     assert "becomes zero in" in shown(session, "info frame") + shown(session, "rc") + shown(session, "c")
+    one = OpenSession(nnrepl.trace(lambda w: mx.maximum(w - 10, 0) * 3, mx.array(1.0), wrt=0))
+    said = " ".join((shown(one, "catch zero-grad") + shown(one, "c")).split())
+    assert "becomes zero in #5 vjp of maximum; what came in is not:" in said
     empty = OpenSession(nnrepl.trace(lambda w: mx.sum(w[:0] * 3) + mx.sum(w), mx.ones((4,)), wrt=0))
     empty.run("catch zero-grad")
     empty.resume()

@@ -256,6 +256,19 @@ def test_steps_are_those_that_the_program_counts(name: str) -> None:
     assert [step.end for step in steps] == [*starts[1:], len(recorded.tape)]
 
 
+def test_what_is_read_of_an_optimizers_own_tensors_is_no_update() -> None:
+    """They are made of gradients alone, and yet by the optimizer, which has done with them."""
+    recorded, _ = counted("""
+mark(1)
+for i in range(2):
+    loss, g = grad(net, x, y)
+    opt2.update(net, g)
+    largest = mx.abs(opt2.state["weight"]["v"]).max()
+""")
+    read = [op for op in recorded.tape.ops if op.name in ("abs", "max")]
+    assert [op.phase for op in read] == ["forward"] * 4
+
+
 def test_they_are_the_same_found_bit_by_bit() -> None:
     source = PROGRAMS["average and evaluation in the same turn"]
     whole, _ = counted(source)

@@ -245,6 +245,8 @@ def test_bad_edits() -> None:
         trace.set("i", 0.5)
     with pytest.raises(nnrepl.UserError, match="a str cannot stand there"):
         trace.set("x", "abc")
+    with pytest.raises(nnrepl.UserError, match=r"a list cannot stand there; mx.array of it can: x = mx.array\(...\)"):
+        trace.set("x", [1, 2, 3])
     with pytest.raises(ZeroDivisionError):
         trace.set("x", lambda _: 1 / 0)
 

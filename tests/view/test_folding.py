@@ -93,4 +93,8 @@ def test_a_short_pass_and_one_without_ops() -> None:
     assert str(shown).count("forward") == 1
     assert "▸" not in str(shown)
     assert "· 5 ops" in str(shown)
-    assert "nothing has been recorded yet" in str(OpenSession(nnrepl.trace(lambda x: x, x)).run("ops pass"))
+    empty = OpenSession(nnrepl.trace(lambda x: x, x))
+    assert "nothing has been recorded yet" in str(empty.run("ops pass"))
+    for line in ("explain", "into"):  # nor is there a #3 that could be named
+        with pytest.raises(nnrepl.UserError, match="nothing has been recorded yet"):
+            empty.run(line)

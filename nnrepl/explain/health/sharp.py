@@ -11,6 +11,7 @@ from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding,
 from nnrepl.explain.health.shares import source
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import is_inexact
+from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
 from nnrepl.tape import Op, Value
 from nnrepl.tape.claims import Claim
@@ -55,9 +56,13 @@ def _attends(op: Op) -> bool:
 
 
 def _rows(case: Checkup, op: Op) -> tuple[int, int]:
-    """Return of how many rows several places are seen, and in how many of those one has all but a hundredth."""
+    """Return of how many rows several places are seen, and in how many of those one has all but a hundredth; none where
+    an op cannot be run once more."""
     with aside():
-        shares, seen = _shares(op)
+        try:
+            shares, seen = _shares(op)
+        except (LookupError, TypeError, ValueError, UserError):  # a loaded tape cannot run all of MLX's ops
+            return 0, 0
         several = mx.sum(seen, axis=-1) > 1
         ends = several & (mx.max(shares, axis=-1) > _TOP)
         rows, at_ends = case.look.numbers([mx.sum(several), mx.sum(ends)])

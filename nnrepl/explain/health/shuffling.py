@@ -12,6 +12,7 @@ from nnrepl.explain.health.kept_out import from_weights
 from nnrepl.explain.health.picks import picked
 from nnrepl.explain.health.report import Check, Checkup, Finding, findings
 from nnrepl.ops import Trait, has
+from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
 from nnrepl.tape import Op, Value
 from nnrepl.tape.claims import Possibility
@@ -104,8 +105,11 @@ def _batch(case: Checkup, value: Value) -> DataRows | None:
     with aside():
         rows = mx.arange(root.shape[0]).reshape(-1, *[1] * (len(root.shape) - 1))
         made = mx.broadcast_to(rows, root.shape)
-        for op in reversed(moves):
-            (made,) = op.once(_instead(op.inputs[0], made))
+        try:
+            for op in reversed(moves):
+                (made,) = op.once(_instead(op.inputs[0], made))
+        except (LookupError, TypeError, ValueError, UserError):  # a loaded tape cannot run all of MLX's ops
+            return None
         if made.shape[:1] != value.shape[:1] or not made.size:
             return None
         flat = made.reshape(made.shape[0], -1)
