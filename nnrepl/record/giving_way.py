@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record.handing_back import HOLDERS, another, compute, duplicate, is_arithmetic, let_go
-from nnrepl.record.objects import object_of, refill
+from nnrepl.record.handing_back import HOLDERS, compute, duplicate, is_arithmetic, let_go
+from nnrepl.record.objects import another, object_of, refill
 from nnrepl.tape import Leaf, is_evaluated
 
 if TYPE_CHECKING:
