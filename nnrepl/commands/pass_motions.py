@@ -29,7 +29,7 @@ def plot(it: Interpreter, text: str) -> RenderableType | None:
 
     It is evaluated as it stands after the last gradient call of each step (before the first update, after each one); a
     variable that gets the step's value later, at the step's end. Steps that do not have it, or only an earlier step's,
-    are left out; so are those that ran natively and are closed, but for their losses, and that is said.
+    are left out; so are those that are closed, but for their losses, and that is said.
     `plot loss, val_loss` or `plot loss val_loss` draws several over each other, `plot loss 1 2` the same in timelines
     1 and 2.
     """
@@ -68,9 +68,9 @@ def _closed(line: Timeline, curves: Sequence[Curve]) -> str:
     turns = line.tape.turns
     if len(turns) and not turns.is_over:
         said = f"timeline {line.number} and then plot draw them"
-        return "" if turns.curves else f"turns of timeline {line.number} ran natively and are closed; {said}"
+        return "" if turns.curves else f"turns of timeline {line.number} are closed; {said}"
     which = f"step {min(closed)}" if len(closed) == 1 else f"{len(closed)} steps from {min(closed)} to {max(closed)}"
-    return f"{which} ran natively and are closed; with config native off, restart and c draw them"
+    return f"{which} are closed; with config native off, restart and c draw them"
 
 
 def _curve(it: Interpreter, what: Parsed, line: Timeline, title: str) -> list[Curve]:

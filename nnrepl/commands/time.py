@@ -9,7 +9,7 @@ from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, NOTHING, Grammar, Opens, command
-from nnrepl.session.closed import closed_between, natively_said, open_steps
+from nnrepl.session.closed import closed_between, closed_said, open_steps
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
 from nnrepl.session.lookup import Lookup
@@ -123,7 +123,7 @@ def _diff_all(it: Interpreter, before: Timeline, after: Timeline) -> RenderableT
         changed = changes(found)
         shown = diff_view(before, after, changed, len(paired.ops) - len(changed), paired.alone, unseen)
     numbers = {number for line in (before, after) for number in closed_between(line.tape, 0, len(line.tape))}
-    said = natively_said(sorted(numbers - set(unseen))), natively_said(unseen)
+    said = closed_said(sorted(numbers - set(unseen))), closed_said(unseen)
     hints = [f"{said[0]}: of them losses alone were compared" if said[0] else ""]
     first = next((number for number in unseen if number > part), unseen[0] if unseen else 0)
     hints += [f"{said[1]}: not compared; goto step {first}, then diff, opens it" if said[1] else ""]

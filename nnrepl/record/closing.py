@@ -144,7 +144,7 @@ class Arriving:
     def put_one(self, tape: Tape, made: Call, scope: Activation | None, lasti: int) -> ClosedOp:
         """Put a call on the tape that has been made from a place."""
         if made.scope is not None:
-            scope, lasti = self._within(made, scope, lasti), made.lasti
+            scope, lasti = self.within(made, scope, lasti), made.lasti
         return put_closed(self._numbering, tape, made, scope, lasti)
 
     def put(self, tape: Tape, noted: NotedCalls) -> ClosedOp | None:
@@ -192,7 +192,7 @@ class Arriving:
         self._numbering.went(pass_, len(known.rows), known.after, last is not None)
         return last
 
-    def _within(self, made: Call, scope: Activation | None, lasti: int) -> Activation | None:
+    def within(self, made: Call, scope: Activation | None, lasti: int) -> Activation | None:
         """Return in which call of a compiled function a call is made. As long as that is called from one place, it is
         one call to the tape: no Python runs in it, so nothing tells one from the other."""
         caller = self._caller
@@ -225,15 +225,19 @@ def put_closed(numbering: Numbering, tape: Tape, call: Call, scope: Activation |
     return op
 
 
-def note_span(tape: Tape, calls: Sequence[Call]) -> bool:
-    """Note that calls on the tape, the last ones, were made at once in several steps: a compiled function takes
-    gradients again after it has used them. It runs natively as a whole, or is recorded as a whole. Returns whether
-    they may be such calls."""
+def note_span(tape: Tape, calls: Sequence[Call], passes: Sequence[Pass] = ()) -> bool:
+    """Note that calls on the tape were made at once in several steps: a compiled function takes gradients again after
+    it has used them. It runs natively as a whole, or is recorded as a whole. Returns whether they may be such calls.
+
+    Args:
+        passes: What is on the tape of them; the last ones if it is not given.
+    """
     spans = len(calls) > 1 and any([call.kind == GRADIENT_PASS for call in calls[1:]])
     if spans:
-        steps = [tape.passes[-count].step.number for count in (len(calls), 1)]
+        first, last = (passes[0], passes[-1]) if passes else (tape.passes[-len(calls)], tape.passes[-1])
+        steps = first.step.number, last.step.number
         if steps[0] != steps[1]:
-            tape.spans.append((steps[0], steps[1]))
+            tape.spans.append(steps)
     return spans
 
 

@@ -26,6 +26,9 @@ RECENT = 2
 """So many of the newest stretches make a step: nobody knows yet what of them is handed on, so what the program still
 holds is kept; and the step that comes will need as much room as they did."""
 
+OPS = 4
+"""Such a part of the budget is for what is known of ops beside their numbers."""
+
 SHARE = 8
 """Where no gradient pass begins, a stretch ends when it holds such a part of the budget."""
 
@@ -42,6 +45,7 @@ class History:
     Attributes:
         dropped: How many values have been dropped.
         bytes: What is held by the values of the stretches that have been looked through.
+        due: At which length of the tape its oldest steps are to be closed.
     """
 
     def __init__(
@@ -63,6 +67,22 @@ class History:
         self._leaves: dict[Value, list[Value]] = {}
         self._measured = self._evaluated = 0
         self._grown = 0
+        self.due = 0
+
+    def cut(self, start: int, end: int, moved: Callable[[int], int]) -> None:
+        """Note that ops have been closed between two positions, which lie elsewhere now."""
+        # The stretches stay as many as they were: which are kept goes by their numbers.
+        for at, (begin, stop) in enumerate(zip(self._starts, [*self._starts[1:], self._end])):
+            if start <= begin and stop <= end:
+                self.bytes -= self._sizes.pop(at, 0)
+        self._starts = [*map(moved, self._starts)]
+        self._end, self._measured, self._evaluated = moved(self._end), moved(self._measured), moved(self._evaluated)
+        self._noted_passes = max(len(self.tape.passes) - 1, 0)
+        known = {value for op in self.tape.ops for value in op.inputs}
+        self._handed_on &= known
+        kept = {leaf for pass_ in self.tape.passes for leaf in pass_.wrt}
+        self._leaves = {origin: alive for origin, leaves in self._leaves.items()
+                        if (alive := [leaf for leaf in leaves if leaf in kept and leaf.origin is origin])}  # fmt: skip
 
     def evaluated(self) -> None:
         """Drop what is too much before the program evaluates, if a good part of the budget has come to be held since
@@ -76,8 +96,12 @@ class History:
             return
         if self._grown * SHARE > self.budget:
             self.trim()
-        if self.bytes + self._grown + size > self.budget:
+        if self.bytes + self._grown + size > self._all_room():
             self._forgo(coming)
+
+    def _all_room(self) -> int:
+        """How many bytes values may hold: a part of the budget is for ops, and what points take is taken."""
+        return self.budget - self.budget // OPS - sum([point.nbytes for point in self.tape.kept.points])
 
     def _forgo(self, coming: list[Op]) -> None:
         """Let go of what is about to be computed and the program does not hold, while it is lazy: MLX then reuses each
@@ -104,7 +128,7 @@ class History:
         recent = range(max(count - RECENT, 0), count)
         for at in range(max(count - RECENT - 1, self._thinned), count):  # some of it has been evaluated meanwhile
             self._resize(at, sum([_bytes(value) for op in self._ops(at) for value in op.outputs]))
-        room = self.budget - sum([self._sizes.get(at, 0) for at in recent])
+        room = self._all_room() - sum([self._sizes.get(at, 0) for at in recent])
         if self.bytes <= room:
             return
         room = room * 9 // 10  # so that not every pass has to look through all that is kept
@@ -114,11 +138,14 @@ class History:
             self._thinned += 1
         for at in recent:
             if self.bytes > room:
-                self._release(at, keep=frozenset(), and_held=True)
+                self._release(at, keep=self._handed_on, and_held=True)
         for at in (*self._superfluous(recent.start), *sorted(self._sizes)):
             if self.bytes <= room or at >= recent.start:
-                return
+                break
             self._release(at, keep=frozenset())
+        for at in recent:  # last of all: no step could be computed again from here on
+            if self.bytes > room:
+                self._release(at, keep=frozenset(), and_held=True)
 
     def _ops(self, at: int) -> list[Op]:
         """Return the ops of a stretch."""
@@ -165,8 +192,8 @@ class History:
         """Drop what a stretch holds, but for `keep` and (if so wished) what the program itself holds."""
         left, shared = 0, self._held_elsewhere() if and_held else set()
         for op in self._ops(at):
-            if op.operation.kind == "data":
-                continue  # the op itself holds it
+            if op.operation.kind in ("data", "closed"):
+                continue  # the op itself holds it; a closed call's loss no op can make again
             for value in op.outputs:
                 if value.held is None:
                     continue
