@@ -225,20 +225,21 @@ def put_closed(numbering: Numbering, tape: Tape, call: Call, scope: Activation |
     return op
 
 
-def note_span(tape: Tape, calls: Sequence[Call], passes: Sequence[Pass] = ()) -> bool:
-    """Note that calls on the tape were made at once in several steps: a compiled function takes gradients again after
-    it has used them. It runs natively as a whole, or is recorded as a whole. Returns whether they may be such calls.
+def note_span(tape: Tape, calls: Sequence[Call]) -> bool:
+    """Note that calls on the tape, the last ones, were made at once in several steps: a compiled function takes
+    gradients again after it has used them. It runs natively as a whole, or is recorded as a whole. Returns whether
+    they may be such calls."""
+    if not spans(calls):
+        return False
+    steps = [tape.passes[-count].step.number for count in (len(calls), 1)]
+    if steps[0] != steps[1]:
+        tape.spans.append((steps[0], steps[1]))
+    return True
 
-    Args:
-        passes: What is on the tape of them; the last ones if it is not given.
-    """
-    spans = len(calls) > 1 and any([call.kind == GRADIENT_PASS for call in calls[1:]])
-    if spans:
-        first, last = (passes[0], passes[-1]) if passes else (tape.passes[-len(calls)], tape.passes[-1])
-        steps = first.step.number, last.step.number
-        if steps[0] != steps[1]:
-            tape.spans.append(steps)
-    return spans
+
+def spans(calls: Sequence[Call]) -> bool:
+    """Whether calls that are made at once may lie in several steps."""
+    return len(calls) > 1 and any([call.kind == GRADIENT_PASS for call in calls[1:]])
 
 
 def gradients_in(calls: Sequence[Call]) -> int:

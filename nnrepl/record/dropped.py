@@ -11,14 +11,14 @@ them is taken apart: an op and its values hold each other, and Python's collecto
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from nnrepl.installed import is_mlx
 from nnrepl.record.closed_losses import loss_value
-from nnrepl.record.closing import Call, note_span
+from nnrepl.record.closing import Call, spans
 from nnrepl.record.objects import another
 from nnrepl.record.rebuilt import exchange
 from nnrepl.tape import (
@@ -31,6 +31,7 @@ from nnrepl.tape import (
     Mark,
     Op,
     Pass,
+    Remnant,
     Step,
     Tape,
     Value,
@@ -106,6 +107,10 @@ def _updates(step: Step, calls: list[MadeCall]) -> Iterator[MadeCall]:
         yield MadeCall(places[0], places[-1] + 1, (call,), around, lasti)
 
 
+Change = Callable[[], None]
+"""Makes a part of a change that has been worked out, in which nothing can fail."""
+
+
 class Dropping:
     """Makes some steps of a recorder's tape closed ones.
 
@@ -117,6 +122,7 @@ class Dropping:
     Attributes:
         start, end: Which stretch of the tape is replaced; `by` how much longer it becomes: a negative number.
         gone: The ops in it.
+        spare: What stands for values that variables hold where it ends, and no later op takes.
     """
 
     def __init__(self, recorder: Recorder, start: int, calls: Sequence[MadeCall], end: int = 0) -> None:
@@ -127,6 +133,7 @@ class Dropping:
         self._late = self.end > calls[-1].end
         self.gone = set(self.tape.ops[start : self.end])
         self.now: dict[Value, Value] = {}
+        self.spare: list[Remnant] = []
         self._origins: dict[Leaf, Value] = {}
         self._closed: list[ClosedOp] = []
         self._old: set[Pass] = set()
@@ -160,8 +167,8 @@ class Dropping:
         return self._stands.get(pass_, self._closed[-1].pass_ if pass_ in self._old else pass_)
 
     def run(self) -> None:
-        """Do it. What may fail comes first, so that an error leaves the tape as it was."""
-        tape, recorder = self.tape, self.recorder
+        """Do it. All that may fail comes first, so that an error leaves the tape as it was."""
+        tape = self.tape
         self._close()
         later = tape.ops[self.end :]
         passes = list(dict.fromkeys([*(op.pass_ for op in later), *_after(tape, self.end)]))
@@ -169,19 +176,23 @@ class Dropping:
         for pass_ in passes:
             self._keep_leaves(pass_)
         marks, holes = [*_kept(self, tape.marks)], [*_kept(self, tape.holes)]
-        bindings = tape.bindings.cut(self.start, self.end, self.moved, self.image, recorder.watch.holders())
-        len(tape.steps)  # they are looked through while the tape is whole
+        held = self.recorder.watch.holders()
+        bindings, noted = tape.bindings.cut(self.start, self.end, self.moved, self.remnant, held)
+        swap = [
+            self._moving(later, passes),
+            bindings,
+            self._entering(later, passes),
+            self._relinking(),
+            self._forgetting(later, passes, noted),
+        ]
+        spans = [*self._spans()]
         for op, args, kwargs, inputs in taken:
             op.args, op.kwargs, op.inputs = args, kwargs, inputs
         self._note_images()
-        self._move_leaves(later, passes)
-        self._move(later, passes)
-        self._note_spans()
         tape.marks[:], tape.holes[:] = marks, holes
-        bindings()
-        self._note_variables()
-        self._forget()
-        recorder.collector.due = max(recorder.collector.due + self.by, 0)
+        tape.spans += spans
+        for change in swap:
+            change()
 
     # -- what takes its place --------------------------------------------------------------------------------
 
@@ -243,7 +254,15 @@ class Dropping:
         found = self.now.get(value)
         if found is None:
             held = None if value.held is None else another(value.held)
-            found = self.now[value] = Leaf(self.tape, held, "captured", value.label, None)
+            found = self.now[value] = Remnant(self.tape, held, value.label, value.op.pass_.step.number)
+        return found
+
+    def remnant(self, value: Value) -> Value:
+        """Return what stands for a value that no later op may take: a variable holds it, or it was evaluated."""
+        known = value in self.now
+        found = self.image(value)
+        if not known and isinstance(found, Remnant) and found is not value:
+            self.spare.append(found)
         return found
 
     def _note_images(self) -> None:
@@ -272,114 +291,129 @@ class Dropping:
 
     # -- the tape --------------------------------------------------------------------------------------------
 
-    def _move(self, later: list[Op], passes: list[Pass]) -> None:
-        tape, start, end, closed = self.tape, self.start, self.end, self._closed
-        by = self.by
+    def _moving(self, later: list[Op], passes: list[Pass]) -> Change:
+        """Return what puts closed ops in the place of those that are closed, and moves what comes after them."""
+        tape, start, end, closed, moved, by = self.tape, self.start, self.end, self._closed, self.moved, self.by
         before = [pass_ for pass_ in tape.passes if pass_.start < start]
         old = [pass_ for pass_ in tape.passes[len(before) :] if pass_.start < end and pass_.end <= end]
         after = tape.passes[len(before) + len(old) :]
-        self._old = {*old, *(op.pass_ for op in self.gone)}
+        self._old = {*old, *(op.pass_ for op in self.gone)}.difference(passes)
         self.before, self.fewer = len(before), len(old) - len(closed)
-        tape.steps.cut(start, self, self.fewer, self.before)
-        tape.ops[start:end] = closed
-        for op in later:
-            op.position += by
-        for pass_ in passes:
-            self._old.discard(pass_)
-            pass_.start, pass_.end = max(pass_.start, end) + by, pass_.end + by
-            pass_.backward += by
-        tape.passes[:] = [*before, *(op.pass_ for op in closed), *after]
-        tape.compiled[:] = [(self.moved(a), self.moved(b)) for a, b in tape.compiled if not start <= a < end]
-        tape.late = {self.moved(at) for at in tape.late if not start <= at < end}
-        if self._late:
-            tape.late.add(end + by)
-        tape.made[:] = [call if call.start < start else call.moved(by) for call in tape.made
-                        if not start <= call.start < end]  # fmt: skip
-        tape.traced[:] = [self.moved(at) for at in tape.traced]
-        tape.opened[:] = [step if step.start < start else step.moved(by) for step in tape.opened]
-        for line, passed in tape.passed.items():
-            tape.passed[line] = list(dict.fromkeys(map(self.moved, passed)))
-        tape.kept.recount()
-        tape.forget_consumers()
+        all_passes = [*before, *(op.pass_ for op in closed), *after]
+        compiled = [(moved(a), moved(b)) for a, b in tape.compiled if not start <= a < end]
+        late = {moved(at) for at in tape.late if not start <= at < end} | ({end + by} if self._late else set())
+        made = [call if call.start < start else call.moved(by) for call in tape.made if not start <= call.start < end]
+        traced = [moved(at) for at in tape.traced]
+        opened = [step if step.start < start else step.moved(by) for step in tape.opened]
+        passed = {line: list(dict.fromkeys(map(moved, places))) for line, places in tape.passed.items()}
+        steps = tape.steps.cut(start, self, self.fewer, self.before)
 
-    def _move_leaves(self, later: list[Op], passes: list[Pass]) -> None:
-        """Note where leaves have come in that stay."""
+        def move() -> None:
+            steps()
+            tape.ops[start:end] = closed
+            for op in later:
+                op.position += by
+            for pass_ in passes:
+                pass_.start, pass_.end = max(pass_.start, end) + by, pass_.end + by
+                pass_.backward += by
+            tape.passes[:], tape.compiled[:], tape.made[:] = all_passes, compiled, made
+            tape.traced[:], tape.opened[:], tape.late = traced, opened, late
+            tape.passed.update(passed)
+            tape.kept.recount()
+            tape.forget_consumers()
+
+        return move
+
+    def _entering(self, later: list[Op], passes: list[Pass]) -> Change:
+        """Return what notes where leaves have come in that stay."""
         taken = [value for op in later for value in op.inputs]
         taken += [leaf for pass_ in passes for leaf in chain(pass_.wrt, pass_.handed)]
         leaves = {*taken, *_continued(taken), *self.recorder.live.copy().values(), *self._origins}
-        images = set(self.now.values())
-        for leaf in chain(leaves - images, images):
-            if isinstance(leaf, Leaf):
-                leaf.entered = self.moved(self.end if leaf in images else leaf.entered)
+        entered = {leaf: self.moved(leaf.entered) for leaf in leaves if isinstance(leaf, Leaf)}
+        entered |= {leaf: self.moved(self.end) for leaf in self.now.values() if isinstance(leaf, Leaf)}
 
-    def _note_spans(self) -> None:
-        """Note the calls that made several steps."""
-        closed = iter(self._closed)
+        def enter() -> None:
+            for leaf, at in entered.items():
+                leaf.entered = at
+
+        return enter
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        """Yield the steps that one call has made."""
+        number_at = self.tape.steps.number_at
         for call in self.calls:
-            note_span(self.tape, call.calls, [next(closed).pass_ for _ in call.calls])
+            first, last = number_at(call.start), number_at(call.end - 1)
+            if spans(call.calls) and first != last:
+                yield first, last
 
-    def _note_variables(self) -> None:
+    def _relinking(self) -> Change:
+        """Return what notes what variables hold, and of which values the program holds the tensors."""
         recorder = self.recorder
-        recorder.native_until = max(recorder.native_until, self.moved(self.end))
-        recorder.watch.renewed(self.now)
-        for key, value in recorder.live.copy().items():
-            found = self.now.get(value)
-            if found is not None and value.held is not None and id(value.held) == key:
-                recorder.link(value.held, found)
-            elif found is not None:
-                recorder.live[key] = found
-            elif isinstance(value, Leaf) and value.origin is not None and value.origin.op in self.gone:
-                value.origin = None  # no later op takes it
-            elif value.op in self.gone:  # the program may still have it: where an op takes it, it comes in
-                recorder.live.pop(key, None)
-                recorder.guards.pop(key, None)
-        for key, (_, left) in list(recorder.leavings.kept.items()):
-            if left.op in self.gone:
-                del recorder.leavings.kept[key]
-        recorder.unified = {new: old for new, old in recorder.unified.items() if old.op not in self.gone}
+        until = max(recorder.native_until, self.moved(self.end))
+        kept = {key: left for key, left in recorder.leavings.kept.items() if left[1].op not in self.gone}
+        unified = {new: old for new, old in recorder.unified.items() if old.op not in self.gone}
 
-    def _forget(self) -> None:
-        """Take apart what has been closed."""
-        notes, closed = self.tape.notes, self._closed[-1]
-        leaves = self._left_alone()
+        def relink() -> None:
+            recorder.native_until, recorder.unified = until, unified
+            recorder.leavings.kept = kept
+            recorder.watch.renewed(self.now)
+            for key, value in recorder.live.copy().items():
+                found = self.now.get(value)
+                if found is not None and value.held is not None and id(value.held) == key:
+                    recorder.link(value.held, found)
+                elif found is not None:
+                    recorder.live[key] = found
+                elif isinstance(value, Leaf) and value.origin is not None and value.origin.op in self.gone:
+                    value.origin = None  # no later op takes it
+                elif value.op in self.gone:  # the program may still have it: where an op takes it, it comes in
+                    recorder.live.pop(key, None)
+                    recorder.guards.pop(key, None)
+
+        return relink
+
+    def _forgetting(self, later: list[Op], passes: list[Pass], noted: list[Value]) -> Change:
+        """Return what takes apart what has been closed."""
+        recorder, notes, closed = self.recorder, self.tape.notes, self._closed[-1]
+        leaves = self._left_alone(later, passes, noted)
         values = [value for op in self.gone for value in op.outputs]
-        notes.forget(self.gone, [*values, *leaves])
-        for leaf in leaves:
-            leaf.origin = leaf.gradient_of = leaf.bound = None
-        for value in values:
-            found = self.now.get(value)
-            value.op, value.bound = closed, None
-            value.held = None if found is None else found.held
-        for op in self.gone:
-            op.inputs = op.outputs = op.args = ()
-            op.kwargs = {}
-        for pass_ in self._old:
-            pass_.wrt = pass_.handed = pass_.roots = pass_.given = ()
-            pass_.grads, pass_.loss, pass_.returned = {}, None, None
 
-    def _left_alone(self) -> list[Leaf]:
-        """Let go of the leaves that only what is closed has taken, and return them; what the program still holds may be
-        taken again."""
-        recorder = self.recorder
-        older = self.tape.notes.from_closed.difference(self.now.values())  # what variables held where a step had ended
+        def forget() -> None:
+            alone = {leaf: None if leaf.held is None else another(leaf.held) for leaf in leaves}
+            for leaf in leaves:
+                recorder.drop(leaf)
+            for value in recorder.live.copy().values():
+                if isinstance(value, Leaf) and value in alone:  # what the program still holds may be taken again
+                    value.held = alone.pop(value)
+                    notes.dropped.discard(value)
+            notes.forget(self.gone, [*values, *alone])
+            for leaf in alone:
+                leaf.origin = leaf.gradient_of = leaf.bound = None
+            for value in values:
+                found = self.now.get(value)
+                value.op, value.bound = closed, None
+                value.held = None if found is None else found.held
+            for op in self.gone:
+                op.inputs = op.outputs = op.args = ()
+                op.kwargs = {}
+            for pass_ in self._old:
+                pass_.wrt = pass_.handed = pass_.roots = pass_.given = ()
+                pass_.grads, pass_.loss, pass_.returned = {}, None, None
+            recorder.collector.due = max(recorder.collector.due + self.by, 0)
+
+        return forget
+
+    def _left_alone(self, later: list[Op], passes: list[Pass], noted: list[Value]) -> list[Leaf]:
+        """Return the leaves that only what is closed has taken."""
+        tape = self.tape
+        older = tape.notes.from_closed  # what variables held where a step had ended
         leaves: set[Value] = {leaf for pass_ in self._old for leaf in chain(pass_.wrt, pass_.handed, *pass_.roots)}
         leaves.update([value for op in self.gone for value in op.inputs])
         leaves.update(older, [*_continued(leaves)])
-        staying = [value for op in self.tape.ops for value in op.inputs]
-        staying += [leaf for pass_ in self.tape.passes for leaf in chain(pass_.wrt, pass_.handed)]
-        leaves.difference_update(staying, _continued(staying))
-        noted = [entry[3] for entry in self.tape.bindings.log]
-        leaves.difference_update([thing for thing in noted if isinstance(thing, Value) and thing not in older])
-        alone = {leaf: leaf.held for leaf in leaves if isinstance(leaf, Leaf)}
-        for leaf, held in alone.items():
-            alone[leaf] = None if held is None else another(held)
-            recorder.drop(leaf)
-        del held
-        for value in recorder.live.copy().values():
-            if isinstance(value, Leaf) and value in alone:
-                value.held = alone.pop(value)
-                self.tape.notes.dropped.discard(value)
-        return list(alone)
+        staying = [value for op in chain(tape.ops[: self.start], later) for value in op.inputs]
+        others = (pass_ for pass_ in chain(tape.passes, passes) if pass_ not in self._old)
+        staying += [leaf for pass_ in others for leaf in chain(pass_.wrt, pass_.handed)]
+        leaves.difference_update(staying, _continued(staying), [value for value in noted if value not in older])
+        return [leaf for leaf in leaves if isinstance(leaf, Leaf)]
 
 
 def _continued(values: Iterable[Value]) -> Iterator[Value]:
@@ -394,7 +428,7 @@ def _kept(cut: Dropping, marks: Sequence[Any]) -> Iterator[Any]:
     """Yield the marks, or the holes, that stay, where they lie now."""
     for mark in marks:
         if mark.position >= cut.end:
-            more = {"values": tuple(map(cut.image, mark.values))} if isinstance(mark, Mark) else {}
+            more = {"values": tuple(map(cut.remnant, mark.values))} if isinstance(mark, Mark) else {}
             yield replace(mark, position=mark.position + cut.by, **more)
         elif mark.position <= cut.start:
             yield mark

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nnrepl.record.rebuilt import exchange
-from nnrepl.tape import ClosedOp, Gradient, Leaf, Op, Value
+from nnrepl.tape import ClosedOp, Gradient, Leaf, Op, Remnant, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -75,7 +75,7 @@ def unify(recorder: Recorder, expected: Value, found: Value) -> bool:
     if not made_natively(expected, found) and not (isinstance(expected, Leaf) and isinstance(found, Leaf)):
         return False
     # What was made in a step that has been closed since came in as no kind of its own.
-    other = expected.kind != found.kind and expected not in recorder.tape.notes.from_closed
+    other = expected.kind != found.kind and not isinstance(expected, Remnant)
     if other or expected.shape != found.shape or expected.dtype != found.dtype:
         return False
     recorder.unify(found, expected)

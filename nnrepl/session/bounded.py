@@ -142,7 +142,7 @@ def _close(session: Standing, history: History, found: Dropping) -> None:
         levels.numbering.cut(found.before, found.fewer, found.stands_for)
         levels.changes.cut(found.stands_for)
     moved, timeline, now = found.moved, session.edits.timelines.current, session.course.now
-    history.cut(found.start, found.end, moved)
+    history.cut(found.start, found.end, moved, found.spare)
     session.names.forget()
     timeline.seen = moved(timeline.seen)
     session.look_at(tape, session.names, moved(session.cursor))

@@ -173,9 +173,9 @@ class Bindings:
 
     def cut(
         self, start: int, end: int, moved: Callable[[int], int], image: Callable[[Value], Value], held: list[Holder]
-    ) -> Callable[[], None]:
+    ) -> tuple[Callable[[], None], list[Value]]:
         """Return what forgets all that was noted after one position and before another, but for what still holds there;
-        until that is called nothing has changed.
+        until that is called nothing has changed. And which values are noted as variables' then.
 
         Args:
             moved: Where each position lies then.
@@ -208,7 +208,7 @@ class Bindings:
                      if isinstance(version[0], (dict, list))]  # fmt: skip
             self.holds = sorted(holds, key=_position)
 
-        return forget
+        return forget, [entry[3] for entry in (*before, *after) if isinstance(entry[3], Value)]
 
     def _enter_again(self, entry: Entry) -> None:
         self._enter(entry)

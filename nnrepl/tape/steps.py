@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import field
 from typing import TYPE_CHECKING, Protocol, overload
 
@@ -171,8 +171,8 @@ class Steps(Sequence[Step]):
         self._look()
         return Step(self.tape, 0, 0, self._starts[0] if self._starts else len(self.tape))
 
-    def cut(self, start: int, cutting: Cutting, fewer: int, before: int) -> None:
-        """Note that a stretch of the tape is about to become shorter, that begins and ends in steps which are over.
+    def cut(self, start: int, cutting: Cutting, fewer: int, before: int) -> Callable[[], None]:
+        """Return what notes that a stretch of the tape becomes shorter, which begins and ends in steps that are over.
 
         Args:
             cutting: Where each position will lie, and what will stand for a pass.
@@ -180,10 +180,15 @@ class Steps(Sequence[Step]):
         """
         self._look()
         moved = cutting.moved
-        self._starts = [at if at <= start else moved(at) for at in self._starts]
-        self._seen = max(self._seen - fewer, before) if self._seen > before else self._seen
-        self._looked = moved(self._looked) if self._looked > start else self._looked
-        self._updated = None if self._updated is None else cutting.stands_for(self._updated)
+        starts = [at if at <= start else moved(at) for at in self._starts]
+        seen = max(self._seen - fewer, before) if self._seen > before else self._seen
+        looked = moved(self._looked) if self._looked > start else self._looked
+        updated = None if self._updated is None else cutting.stands_for(self._updated)
+
+        def note() -> None:
+            self._starts, self._seen, self._looked, self._updated = starts, seen, looked, updated
+
+        return note
 
     def _step(self, at: int) -> Step:
         starts = self._starts

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import mlx.core as mx
 
@@ -67,10 +67,15 @@ class History:
         self._leaves: dict[Value, list[Value]] = {}
         self._measured = self._evaluated = 0
         self._grown = 0
-        self.due = 0
+        self.due = self._remnants = 0
+        self._spare: list[Value] = []
 
-    def cut(self, start: int, end: int, moved: Callable[[int], int]) -> None:
-        """Note that ops have been closed between two positions, which lie elsewhere now."""
+    def cut(self, start: int, end: int, moved: Callable[[int], int], spare: Sequence[Value]) -> None:
+        """Note that ops have been closed between two positions, which lie elsewhere now.
+
+        Args:
+            spare: What stands for values made there that variables held and no later op has taken.
+        """
         # The stretches stay as many as they were: which are kept goes by their numbers.
         for at, (begin, stop) in enumerate(zip(self._starts, [*self._starts[1:], self._end])):
             if start <= begin and stop <= end:
@@ -78,8 +83,9 @@ class History:
         self._starts = [*map(moved, self._starts)]
         self._end, self._measured, self._evaluated = moved(self._end), moved(self._measured), moved(self._evaluated)
         self._noted_passes = max(len(self.tape.passes) - 1, 0)
-        known = {value for op in self.tape.ops for value in op.inputs}
-        self._handed_on &= known
+        self._handed_on &= {value for op in self.tape.ops for value in op.inputs}
+        self._spare = [leaf for leaf in dict.fromkeys([*self._spare, *spare]) if _bytes(leaf)]
+        self._remnants = sum([_bytes(leaf) for leaf in self.tape.notes.from_closed])
         kept = {leaf for pass_ in self.tape.passes for leaf in pass_.wrt}
         self._leaves = {origin: alive for origin, leaves in self._leaves.items()
                         if (alive := [leaf for leaf in leaves if leaf in kept and leaf.origin is origin])}  # fmt: skip
@@ -100,8 +106,10 @@ class History:
             self._forgo(coming)
 
     def _all_room(self) -> int:
-        """How many bytes values may hold: a part of the budget is for ops, and what points take is taken."""
-        return self.budget - self.budget // OPS - sum([point.nbytes for point in self.tape.kept.points])
+        """How many bytes the results of ops may hold: a part of the budget is for what else is known of them; what
+        points take is taken, and what stands for what was made in closed steps."""
+        points = sum([point.nbytes for point in self.tape.kept.points])
+        return self.budget - self.budget // OPS - points - self._remnants
 
     def _forgo(self, coming: list[Op]) -> None:
         """Let go of what is about to be computed and the program does not hold, while it is lazy: MLX then reuses each
@@ -124,6 +132,7 @@ class History:
         self._grown = 0
         lasting.budget = min(lasting.MOST, self.budget // SHARE)
         self._note_leaves()
+        self._let_go_of_spare()
         count = len(self._starts)
         recent = range(max(count - RECENT, 0), count)
         for at in range(max(count - RECENT - 1, self._thinned), count):  # some of it has been evaluated meanwhile
@@ -179,6 +188,20 @@ class History:
                 self._leaves.setdefault(leaf.origin, []).append(leaf)
                 self._bring_back(leaf, leaf.origin)
 
+    def _let_go_of_spare(self) -> None:
+        """Let go of what only variables held where closed steps ended (as a rule gradients), once the program holds it
+        no more, if that is much: no op takes it."""
+        if sum(map(_bytes, self._spare)) * SHARE <= self.budget:
+            return
+        shared = self._held_elsewhere()
+        taken = _with_older([value for op in self._ops(len(self._starts) - 1) for value in op.inputs])
+        self._spare = [leaf for leaf in self._spare if leaf not in taken and leaf not in self._leaves]
+        for leaf in self._spare:
+            if leaf not in shared:
+                self._remnants -= _bytes(leaf)
+                self._drop(leaf)
+        self._spare = [leaf for leaf in self._spare if leaf in shared]
+
     def _bring_back(self, leaf: Value, older: Value | None) -> None:
         """Count again what had been dropped before a leaf continued it: the array is there."""
         while older is not None and older.held is None and older.dropped and leaf.held is not None:
@@ -216,13 +239,7 @@ class History:
     def _held_elsewhere(self) -> set[Value]:
         """Return the values that the program holds by objects of its own: what these stand for, and what that
         continues."""
-        found: set[Value] = set()
-        for value in self._shared():
-            older: Value | None = value
-            while older is not None and older not in found:
-                found.add(older)
-                older = older.origin if isinstance(older, Leaf) else None
-        return found
+        return _with_older(self._shared())
 
     def _let_go(self, value: Value) -> None:
         """Drop a value, and the leaves by which later passes hold the same buffer: one continues the other."""
@@ -244,6 +261,17 @@ class History:
 
 _OF_THE_TAPE = 2
 """An array that only its value holds has so many references: that one, and the look at it."""
+
+
+def _with_older(values: Iterable[Value]) -> set[Value]:
+    """Return values with what they continue."""
+    found: set[Value] = set()
+    for value in values:
+        older: Value | None = value
+        while older is not None and older not in found:
+            found.add(older)
+            older = older.origin if isinstance(older, Leaf) else None
+    return found
 
 
 def _bytes(value: Value) -> int:

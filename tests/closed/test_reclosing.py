@@ -13,8 +13,7 @@ import pytest
 
 from nnrepl.record.dropped import Dropping
 from nnrepl.session import reclosing
-from nnrepl.tape import Leaf, Tape
-from nnrepl.tape.bindings import Bindings
+from nnrepl.tape import Leaf, Notes, Tape
 from nnrepl.timeline.history import OPS, default_budget
 from tests.closed.programs import HEAD, PLAIN, PROGRAMS
 from tests.closed.test_closed import BITS, QUIET, TOLD, _main, captured, plainly, play
@@ -96,7 +95,7 @@ def test_a_tape_is_whole_where_steps_are_being_closed(
     monkeypatch.setattr(reclosing, "OP_BYTES", default_budget() // OPS // 60)
     (tmp_path / "train.py").write_text(HEAD + QUIET + PROGRAMS["adam"])
     _, told = plainly(HEAD + TOLD + PROGRAMS["adam"])
-    kind, name = (Dropping, "_forget") if what == "an interrupt" else (Bindings, "cut")
+    kind, name = (Notes, "forget") if what == "an interrupt" else (Dropping, "_left_alone")
     going_on, struck = getattr(kind, name), []
 
     def strike(*args: Any) -> Any:
@@ -129,6 +128,26 @@ def test_the_loss_of_a_closed_call_is_never_dropped(tmp_path: Path, monkeypatch:
     assert "LookupError" not in shown
     assert shown.count("opening step") >= 2, shown
     assert re.findall(r"\bi = (\d+)$", shown, re.MULTILINE) == ["6"], shown
+
+
+def test_what_only_a_variable_held_is_let_go_of_with_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the program holds it no more: no later op takes it. It is there where its step is opened."""
+    monkeypatch.setattr(reclosing, "OP_BYTES", 150)
+    program = """
+model = nn.Linear(4, 2); opt = optim.SGD(1e-2); learn = nn.value_and_grad(model, lambda m, x: (m(x) ** 2).mean())
+for i in range(14):
+    if i in (3, 12): kept = mx.ones((64, 64)) * i
+    opt.update(model, learn(model, X)[1]); mx.eval(model.parameters(), kept if i > 2 else X)
+"""
+    (tmp_path / "train.py").write_text(HEAD + QUIET + program)
+    look = "p ('kept', kept.sum().item())"
+    lines = ("config history 100k", "until step 12", look, "until step 14", "goto step 12", look, "goto step 5", look)
+    shown = play(tmp_path / "train.py", "config native off", *lines)
+    assert re.findall(r"'kept', (\d+)|(made in step 4, which is closed)", shown) == [
+        ("12288", ""),
+        ("", "made in step 4, which is closed"),
+        ("12288", ""),
+    ], shown
 
 
 COMPILED = """
