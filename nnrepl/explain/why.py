@@ -129,13 +129,23 @@ def _not_asked(name: str, stat: Stat, how: str) -> Iterator[Claim[str]]:
         f"{name} holds no number whose size could be asked about."))  # fmt: skip
 
 
+def _typed(session: Reading, value: Value) -> str:
+    """Return what a command takes for a value: its name, unless that is another one where the cursor stands."""
+    try:
+        is_here = session.lookup.find(value.name, session.cursor) is value
+    except UserError:
+        is_here = False
+    return value.name if is_here else words.reference(value)
+
+
 def _healthy(look: Look, value: Value, how: str) -> Cause:
     """Return what is to be said of a tensor of the forward pass whose numbers are all finite."""
     stat = look.stat(value)
     size = f"a typical element is {words.number(stat.typical)} in size, the largest {words.number(stat.peak)}"
     zeros = f"; {words.count_of(stat.zeros, stat.size)} are 0" if stat.zeros else ""
     numbers = f"{stat.size} number{'s' if stat.size != 1 else ''}, all finite; {size}{zeros}"
-    more = f"explain {value.name} shows how it was made, why grad({value.name}) how the loss depends on it."
+    typed = _typed(look.session, value)
+    more = f"explain {typed} shows how it was made, why grad({typed}) how the loss depends on it."
 
     def is_finite() -> bool:
         return look.finite([value])[value]

@@ -19,8 +19,8 @@ from nnrepl.tape import Leaf, Op, Source, Value, text_of
 FEW = 6
 
 __all__ = ["FEW", "MINUS", "address", "call", "call_of", "cost", "count_of", "counted", "dtype", "element", "factor",
-           "inline", "made", "name", "nested", "number", "operand", "origin", "place", "spot", "substitute",
-           "title"]  # fmt: skip
+           "inline", "made", "name", "nested", "number", "operand", "origin", "place", "reference", "spot",
+           "substitute", "title"]  # fmt: skip
 
 
 def inline(array: mx.array) -> str:
@@ -111,12 +111,19 @@ def name(value: Value, taker: Op | None = None) -> str:
     return called
 
 
+def reference(value: Value) -> str:
+    """Return what a command takes for this very value, in whatever call or step the cursor stands: `#27`, `#34.1`. A
+    name is another call's value elsewhere; what no op made has nothing else."""
+    made = value.op
+    if made is None:
+        return value.name
+    return f"{made.label}.{value.slot}" if value.slot else made.label
+
+
 def address(value: Value) -> str:
     """Return the name of a value; of what is only a part of a gradient its address: `#27`, `#34.1`."""
     made = value.op
-    if made is None or made.pass_.adds_to(value) is None:
-        return value.name
-    return f"{made.label}.{value.slot}" if value.slot else made.label
+    return value.name if made is None or made.pass_.adds_to(value) is None else reference(value)
 
 
 def origin(value: Value) -> str:

@@ -123,6 +123,8 @@ class Debuggee:
                 self._load(cast(Script, wanted.program))
             except (Diverged, CannotExchange, NotKept) as failure:
                 wish = _alone(self._back(failure, wish))
+                if isinstance(wish, RunAgain):
+                    self._reset()
 
     def _back(self, failure: Unwinding, wish: Unwinding | None) -> Unwinding:
         """Have the program, which could not run again for a change, do so along the tape before, with all recorded that
@@ -136,16 +138,11 @@ class Debuggee:
         if not interrupted and self._forward is not None and self._forward.skipped:
             why = str(failure) if isinstance(failure, NotKept) else "the program went another way"
             self.session.hooks.announce(f"running every step again from the start: {why}")
-            again = self.session.changes.once_more(wish)
-            self._reset()
-            return again
+            return self.session.changes.once_more(wish)
         sure = None if interrupted else self.session.changes.recorded_before(wish)
         if sure is not None:
-            self._reset()
             return sure
-        again = self.session.changes.come_back(f"{failure}; the tape and your changes are as they were")
-        self._reset()
-        return again
+        return self.session.changes.come_back(f"{failure}; the tape and your changes are as they were")
 
     # -- for the prompt ------------------------------------------------------------------------------------
 

@@ -83,6 +83,10 @@ class Transform:
                 return self.aside(recorder, args, kwargs)
         return self.real(*args, **kwargs)
 
+    def __repr__(self) -> str:
+        assert isinstance(self.real, functools.partial), "`native` makes one"
+        return repr(self.real.args[0])  # a program that prints it gets what plain Python prints
+
     def aside(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run it inside of a call that MLX runs by itself."""
         return self.real(*args, **kwargs)

@@ -114,7 +114,7 @@ def only_source_tells(session: Reading, value: Value, change: Assignment, in_par
         return True
     if cursor >= len(tape):
         return False
-    if not (in_part or change.operator) and _is_read_before(session, change.target):
+    if not (in_part or change.operator) and _is_read_before(session, change.target, value):
         return True
     start, end = next(((start, end) for start, end in tape.compiled if start <= cursor < end), (0, 0))
     again = any(same_place(tape.ops[before], tape.ops[start]) for before, _ in tape.compiled if before < start)
@@ -133,9 +133,12 @@ def only_source_tells(session: Reading, value: Value, change: Assignment, in_par
     return any(_repeats_untold(session, one, value, change.target.text) for one in repeated)
 
 
-def _is_read_before(session: Reading, target: Parsed) -> bool:
+def _is_read_before(session: Reading, target: Parsed, value: Value) -> bool:
     """Whether the user stands before a call, in the function that makes it, and what it is given has been computed from
-    a container (`model.parameters()`): a line there stands before that as well."""
+    a container (`model.parameters()`), or it has put the tensor into something of its own: a line there stands before
+    that as well."""
+    from nnrepl.session.put_aside import put_aside
+
     op, scope = session.op, session.where().scope
     path = [] if op is None or op.scope is None else op.scope.path()
     call = next((call for call in path if scope is not None and call.parent is scope), None)
@@ -143,6 +146,10 @@ def _is_read_before(session: Reading, target: Parsed) -> bool:
     if call is None or scope is None or (before is not None and before.scope is not None and before.scope.within(call)):
         return False
     node = sources.node_at(scope.code, sources.span_of(scope.code, call.lasti))
+    name = ast.unparse(target.only())
+    named = node is not None and any(ast.unparse(part) == name for part in ast.walk(node))
+    if not _is_entering(session, value) and put_aside(session.tape, call, value, session.cursor, named):
+        return True
     if not isinstance(node, ast.Call) or target.is_name:  # a generator that stands in the line has begun
         return call.code.co_name == "<genexpr>"
     given = [*node.args, *[word.value for word in node.keywords]]

@@ -37,7 +37,7 @@ def _chain(links: list[Link]) -> Table:
     table.add_column(no_wrap=True, style="op.number", min_width=max(len(_number(link)) for link in links))
     for most, style in ((26, ""), (26, ""), (20, "gradient")):
         table.add_column(no_wrap=True, overflow="ellipsis", max_width=most, style=style)
-    table.add_column(overflow="fold", min_width=18)
+    table.add_column(overflow="fold", min_width=22)
     for link in links:
         if not link.name:
             table.add_row("", Text(link.does, style="dim"), "", "", "")

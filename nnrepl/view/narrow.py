@@ -8,12 +8,14 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.padding import Padding
-from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 NARROW = 60
 """In fewer columns than this nothing is cut: cells stack under the first ones of their row."""
+
+_LEAST = 6
+"""No cell is cut to fewer columns."""
 
 
 class Grid(Table):
@@ -45,17 +47,29 @@ class Grid(Table):
                 yield Padding(line, (0, 0, 0, 2), expand=False)
 
     def _fitted(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Return it no wider than there is room: columns that have a least width make rich's tables wider than that."""
+        """Return it with room for the columns with a least width: those that may be cut give way, the widest first.
+
+        Rich takes the room from columns that wrap, and from those with a least width first.
+        """
         if not any(column.min_width for column in self.columns):
             return super().__rich_console__(console, options)
-        room = options.max_width
-        while True:
-            rows = [*super().__rich_console__(console, options.update_width(room))]
-            lines = Segment.split_lines([row for row in rows if isinstance(row, Segment)])
-            over = max(map(Segment.get_line_length, lines), default=0) - options.max_width
-            if over <= 0 or room <= over:
-                return rows
-            room -= over
+        cut = [column for column in self.columns if column.overflow == "ellipsis" and column.max_width]
+        most = [column.max_width for column in cut]
+        for column in cut:
+            column.max_width = min(column.max_width or 0, max(map(cell_len, map(str, column.cells)), default=0))
+        kept = [column for column in self.columns if column not in cut]
+        least = sum(column.min_width or self._measure_column(console, options, column).minimum for column in kept)
+        room = options.max_width - least - self.padding[1] * (len(self.columns) - (not self.pad_edge))
+        while cut and sum(column.max_width or 0 for column in cut) > room:
+            widest = max(cut, key=lambda column: column.max_width or 0)
+            if (widest.max_width or 0) <= _LEAST:
+                break
+            widest.max_width = (widest.max_width or 0) - 1
+        try:
+            return [*super().__rich_console__(console, options)]
+        finally:
+            for column, width in zip(cut, most):
+                column.max_width = width
 
     def _natural(self, console: Console, options: ConsoleOptions) -> int:
         """How wide it is if nothing is cut."""

@@ -221,12 +221,15 @@ def gradients_view(calls: Sequence[Sizes]) -> RenderableType:
     """
     if not calls:
         return Text("no gradients have been taken yet", style="hint")
-    last: dict[Value, tuple[Value, float | str]] = {}
+    last: dict[tuple[Value, int], tuple[Value, float | str]] = {}
     again = False
     for sizes in calls:
+        turn: Counter[Value] = Counter()  # parameters may begin as one array, and are several to MLX
         for leaf in sizes.pass_.wrt:
-            again |= leaf.oldest in last
-            last[leaf.oldest] = (leaf, sizes.norms[leaf][1] if leaf in sizes.norms else sizes.missing[leaf])
+            key = (leaf.oldest, turn[leaf.oldest])
+            turn[leaf.oldest] += 1
+            again |= key in last
+            last[key] = (leaf, sizes.norms[leaf][1] if leaf in sizes.norms else sizes.missing[leaf])
     known = [(leaf, norm) for leaf, norm in last.values() if isinstance(norm, float)]
     known.sort(key=lambda one: (math.isfinite(one[1]), -one[1]))
     reasons = [(leaf, why) for leaf, why in last.values() if isinstance(why, str)]

@@ -52,13 +52,16 @@ def edit_text(timeline: Timeline, goes_on: bool) -> Text:
 
 
 def _taken_before(edit: Edit, step: int) -> str:
-    """Return what took a value last, before a step: `in step 12 that was the update, train.py:46`; "" if nothing
-    did."""
+    """Return what took a value in the last step before this one that did: `in step 12 that was the update,
+    train.py:46`; "" if nothing did. What only goes back through one of them is not told beside it."""
     taken = [op for op in edit.target.consumers if op.position < edit.position]
     if not taken or not 0 < taken[-1].step.number < step:
         return ""
-    source, _ = own_source(taken[-1], SKIPPED)
-    return f"in {taken[-1].step.title} that was the {taken[-1].phase}, {place_text(source)}"
+    last = taken[-1].step
+    taken = [op for op in taken if op.step.number == last.number and op.of not in taken]
+    where = list(dict.fromkeys(f"the {op.phase}, {place_text(own_source(op, SKIPPED)[0])}" for op in taken))
+    more = f", and {len(where) - 2} more places" if len(where) > 2 else ""
+    return f"in {last.title} that was {' and '.join(where[:2])}{more}"
 
 
 def news_text(timeline: Timeline, goes_on: bool) -> Text:

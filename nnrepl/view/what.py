@@ -11,6 +11,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from nnrepl.record import segments as sources
+from nnrepl.record.opaque import Transform
+from nnrepl.record.titles import own_function, title
 from nnrepl.tape import Op, Value
 from nnrepl.timeline.evaluation import pending
 from nnrepl.view.narrow import Grid
@@ -22,8 +24,10 @@ from nnrepl.view.tensor import dtype_text, samples_text, shape_text
 def thing_view(text: str, thing: Any) -> RenderableType:
     """Return what something is that is no tensor, and where that is written."""
     written = thing.__func__ if isinstance(thing, MethodType) else thing
-    kind = written if isinstance(written, (type, FunctionType)) else type(thing)
     name = f"{type(thing).__module__}.{type(thing).__qualname__}"
+    if isinstance(thing, Transform):
+        written, name = own_function(thing.fun), f"mx.{thing.name} of {title(thing.fun)}"
+    kind = written if isinstance(written, (type, FunctionType)) else type(thing)
     shown = Text(text, style="value.name").append(f"  {'a class' if isinstance(thing, type) else name}", "value.shape")
     file, line = _written(kind)
     return shown.append(f"  {os.path.basename(file)}:{line}", style="dim") if line else shown
@@ -65,6 +69,8 @@ def what_view(value: Value, names: Iterable[str], users: Sequence[Op], gradient:
     if value.op is not None:
         table.add_row("made by", op_line(value.op))
         table.add_row("", Text(f"{place_text(value.op.source)}  {value.op.source.text}", style="dim"))
+        if len(value.op.outputs) > 1:
+            table.add_row("", f"result [{value.slot}] of {len(value.op.outputs)}")
     else:
         table.add_row("is", leaf_text(value))
         if value.origin is not None and value.origin.op is not None:

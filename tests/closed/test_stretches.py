@@ -250,3 +250,25 @@ def test_no_command_opens_what_is_open(tmp_path: Path) -> None:
     session = OpenSession(nnrepl.trace(lambda x: x * 2, mx.ones(2)))
     with pytest.raises(UserError, match="a fault of nnrepl's"):
         closed.open_steps(session, [0])
+
+
+def test_a_curve_says_nothing_of_what_ran_natively_before_the_first_step(tmp_path: Path) -> None:
+    text = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim, numpy as np
+model = nn.Linear(4, 2); mx.eval(model.parameters())
+opt, data = optim.SGD(0.1), np.ones((40, 4), np.float32)
+def batches(x):
+    order = mx.array(np.arange(40))
+    for start in range(0, 40, 10):
+        yield x[order[start : start + 10]], x[order[start : start + 10]]
+step = nn.value_and_grad(model, lambda x: (model(x) ** 2).mean())
+for x, _ in batches(data):
+    loss, grads = step(mx.array(x))
+    opt.update(model, grads)
+    mx.eval(model.state)
+"""
+    (tmp_path / "run.py").write_text(text)
+    shown = play(tmp_path / "run.py", "info passes", "continue", "plot loss")
+    assert "setup · closed" in shown
+    assert "(step 4)" in shown
+    assert not re.search("(is|are) closed", shown), shown

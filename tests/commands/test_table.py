@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from inspect import signature
 
 import mlx.core as mx
@@ -101,6 +102,22 @@ def test_a_command_that_is_the_name_of_a_tensor_too_says_so_and_of_what_is_none_
     assert "also" not in str(session.run("c"))
     session.run("goto #2")
     assert "(s is also a tensor: p s shows it)" in str(session.run("s"))
+
+
+def test_what_a_transform_returns_is_called_as_it_was_made_and_prints_as_in_plain_python() -> None:
+    def loss(x: mx.array) -> mx.array:
+        step, each = mx.compile(loss), mx.vmap(loss)
+        first, second = mx.split(x * 2, 2)
+        return (first * second).sum() if step and each else x
+
+    session = OpenSession(nnrepl.trace(loss, mx.ones((4,)), wrt=0))
+    session.run("goto #3")
+    for name, title in (("step", "compile"), ("each", "vmap")):
+        assert re.fullmatch(rf"{name} = <mlx\.core\._gc_func object at 0x\w+>", str(session.run(f"p {name}")))
+        said = " ".join(str(session.run(f"whatis {name}")).split())
+        assert re.fullmatch(rf"{name} mx\.{title} of \w+\.loss test_table\.py:\d+", said)
+    assert "result [1] of 2" in str(session.run("what second"))
+    assert "result [" not in str(session.run("what #1"))
 
 
 @pytest.mark.parametrize(

@@ -239,3 +239,23 @@ def test_a_part_that_does_not_count_is_followed_through_sums_of_products_to_what
     assert "einsum" not in said
     zero = [one.text for one in health(session).findings if one.kind == "zero gradient"]
     assert [line in text for text in zero] == [True], zero
+
+
+def test_a_tensor_of_a_loop_is_told_by_its_op_and_what_is_proposed_asks_for_that_one() -> None:
+    """A name that a loop gives anew is another turn's where the cursor stands."""
+
+    def loss(w: mx.array) -> mx.array:
+        h, turns = X @ w, []
+        for _ in range(3):
+            h = mx.sin(h)
+            turns.append(h)
+        return (mx.stack(turns) * mx.array([1.0, 1.0, 0.0])[:, None, None]).sum()
+
+    session = OpenSession(nnrepl.trace(loss, mx.ones((3, 2)), wrt=0))
+    (one,) = [one for one in health(session).findings if one.kind == "zero gradient"]
+    last = [op for op in session.tape.ops if op.name == "sin" and op.pass_.wrt][2]
+    assert one.text.startswith(f"∂L/∂h@{last.label[1:]} is 0")
+    assert one.command == f"why grad({last.label}) == 0"
+    for session.cursor, typed in ((0, last.label), (last.position - 1, last.label), (last.position + 1, "h")):
+        assert " is 0: it became 0 at " in str(session.run(one.command))
+        assert f"explain {typed} shows" in " ".join(str(session.run(f"why {last.label}")).split())

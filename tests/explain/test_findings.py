@@ -208,6 +208,16 @@ def tied(faulty: bool) -> None:
     train(Tied(faulty), entropy, tokens, tokens)
 
 
+def test_weights_that_begin_as_one_array_have_a_gradient_each_in_the_list() -> None:
+    with nnrepl.recording() as recorded:
+        tied(True)
+    session = OpenSession(recorded)
+    session.cursor = len(session.tape)
+    listed = str(session.run("info gradients"))
+    assert listed.count("∂L/∂emb.weight") == listed.count("∂L/∂head.weight") == 1, listed
+    assert "gradient calls that took it" not in listed
+
+
 def noisy(faulty: bool) -> None:
     key = mx.random.key(3)
 

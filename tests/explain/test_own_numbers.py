@@ -304,17 +304,20 @@ def test_a_zero_that_stays_zero_is_told() -> None:
     assert warnings(True, 5) == []
 
 
-@pytest.mark.parametrize("far", [True, False])
-def test_why_nan_tells_the_step_in_which_the_loss_leapt(far: bool) -> None:
+@pytest.mark.parametrize(("far", "more"), [(True, 0), (False, 0), (False, 1e8)])
+def test_why_nan_tells_the_step_in_which_the_loss_leapt(far: bool, more: float) -> None:
+    """From 10^8 to 10^13 is no leap, though 10^13 would be one at first."""
+
     def loss(w: mx.array, turn: int) -> mx.array:
         h = X @ w
-        h = h * 1e25 if far and turn >= 1 else h
+        h = h * 1e25 if far and turn >= 1 else h + (more * 1e5 if turn == 2 else more)
         return mx.abs(h).mean() / (0 if not far and turn == 3 else 1)
 
     session = OpenSession(four_steps(loss))
     session.run("goto end")
     also = " ".join(why(session, "nan").also)
-    assert ("Before that the loss was finite, but" in also and "in step 2" in also and "h * 1e+25" in also) == far, also
+    assert ("Before that the loss was finite, but" in also) == far, also
+    assert ("in step 2" in also and "h * 1e+25" in also) == far, also
 
 
 @pytest.mark.parametrize("learned", [True, False])

@@ -14,7 +14,9 @@ import nnrepl
 from nnrepl import UserError
 from nnrepl.explain.answer import Cause
 from nnrepl.explain.why import why
+from nnrepl.view.causes import why_view
 from tests.support import OpenSession
+from tests.view.test_tensor import screen
 
 
 def session(fn: Callable[..., Any], *args: Any, wrt: Any = 0) -> OpenSession:
@@ -53,6 +55,21 @@ def test_the_op_that_makes_a_gradient_zero(fault: Callable[[mx.array], mx.array]
     assert blamed(answer) == operation
     assert said in " ".join([answer.headline, *answer.reasons])
     assert [link.mark for link in answer.links if link.mark] == ["here it becomes 0"]
+
+
+@pytest.mark.parametrize("columns", [60, 66, 74, 80, 100])
+def test_each_link_of_a_chain_shows_its_number_in_any_width(columns: int) -> None:
+    def fault(w: mx.array) -> mx.array:
+        hidden_with_a_long_name = mx.maximum(X @ w - 50, 0)
+        return (hidden_with_a_long_name * mx.array([2.0, 3.0])).sum()
+
+    answer = ask("grad(w) == 0", fault, W)
+    shown = [line for line in screen(why_view(answer), columns).splitlines() if " × " in line or "∂L/∂#" in line]
+    assert max(map(len, shown)) <= columns
+    chain = [link for link in answer.links if link.name]
+    assert len(chain) == 6, chain
+    numbers = [line for line in shown if re.search(r"= 0 everywhere \(|‖[\d.]+‖ \(|= 1\b", line)]
+    assert len(numbers) >= len(chain), shown
 
 
 def test_float16_underflow_is_told_from_a_true_zero() -> None:

@@ -55,6 +55,7 @@ def _share(row: list[float], at: int) -> float:
         ("product[0, 1]", -1.0, "You forgot the product x[0,1] · w[1,1]."),
         ("product[0, 1]", 4.25, "That takes row 1 of w"),
         ("product[0, 1]", 1.25, "Row and column are the wrong way round: that is product[1,0]."),
+        ("product[0, 1]", -5.0, "That is product[1,1]; asked is product[0,1], and one counts from 0."),
         ("product[1, 0]", 0.75, "without its factors x"),
         ("z[0, 1]", 3.0, "You forgot to add b[1]."),
         ("z[0, 1]", 3.25, "b[1] is added, not subtracted."),

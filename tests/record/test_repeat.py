@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+
 import mlx.core as mx
 import mlx.nn as nn
+import pytest
 
 import nnrepl
+from nnrepl.record.quiet import quietly
+from nnrepl.record.renamed import operand_nodes
 from tests.support import assert_same_bits
 
 
@@ -65,3 +70,39 @@ def test_what_mlx_traced_before_is_recorded_where_its_source_gives_the_same() ->
     frozen = nnrepl.trace(lambda x: function(x).sum(), x)
     assert [op.name.split()[0] for op in frozen.ops] == ["compile", "sum"]
     assert_same_bits(frozen.value, mx.sum(mx.sin(x) * 2.0))
+
+
+@pytest.mark.parametrize(
+    ("written", "operands"),
+    [
+        ("2 < a", ["a", "2"]),  # called as `a > 2`
+        ("a <= 2", ["a", "2"]),
+        ("2 - a", ["a", "2"]),  # and this as `a.__rsub__(2)`
+        ("a - 2", ["a", "2"]),
+        ("a.to[0].add(b)", ["a.to[0]", "b"]),
+        ("mx.add(a, b)", ["a", "b"]),
+        ("a.add(b)", ["a", "b"]),
+        ("a.at[0].add(b)", ["a", "b"]),
+        ("a[0].add(b)", ["a[0]", "b"]),
+        ("add(*both)", ["*both", None]),
+        ("makers[0](b)", ["b", None]),
+        ("a + b", ["a", "b"]),
+        ("a[b]", ["a", None]),
+        ("-a", ["a", None]),
+    ],
+)
+def test_what_stands_in_the_source_for_the_operands_of_a_call(written: str, operands: list[str | None]) -> None:
+    node = ast.parse(written, mode="eval").body
+    made = nnrepl.trace(lambda a: eval(written) if "2" in written else a + a, mx.ones(1)).ops[0].operation
+    found = [None if one is None else ast.unparse(one) for one in operand_nodes(node, made, 2)]
+    assert found == operands
+
+
+def test_who_draws_as_of_then_leaves_the_random_state_of_now() -> None:
+    mx.random.seed(3)
+    then = mx.array(mx.random.state[0])
+    drawn, now = mx.random.normal((2,)), mx.array(mx.random.state[0])
+    with quietly(then):
+        again = mx.random.normal((2,))
+    assert_same_bits(again, drawn)
+    assert_same_bits(mx.random.state[0], now)

@@ -7,10 +7,12 @@ import pty
 import select
 import threading
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
+from nnrepl import cli
 from nnrepl.session.settings import defaults
 from nnrepl.shell import background
 from nnrepl.shell.background import ask, from_environment, theme_in, typed_meanwhile
@@ -99,3 +101,6 @@ def test_what_the_user_keeps_goes_before_what_the_terminal_says(
     settings = defaults()
     assert background.adopt(settings) == ""
     assert settings["theme"] == theme
+    monkeypatch.setattr(cli, "is_interactive", lambda options: there)
+    found, notes = cli.settings_of(Namespace(theme=None, history=None))
+    assert (found.get("theme", "dark"), notes) == (theme, [])

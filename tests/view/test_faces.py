@@ -11,9 +11,12 @@ import re
 import zlib
 from collections.abc import Callable
 from html.parser import HTMLParser
+from types import SimpleNamespace
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx.optimizers as optim
 import pytest
 from rich.console import Console
 
@@ -21,6 +24,7 @@ import nnrepl
 from nnrepl.seen.array_sizes import norms
 from nnrepl.view import outline
 from nnrepl.view.html import STYLE, png
+from nnrepl.view.timeline_tree import _taken_before
 
 
 class Net(nn.Module):
@@ -231,3 +235,15 @@ def test_a_module_unfolds() -> None:
     assert "… and 2,000 more" in many._repr_html_()
     assert "… and 2,880 more" in str(many)
     assert "… and 2,900 more" in str(many.ops)
+
+
+def test_what_took_a_tensor_in_the_last_step_is_told_without_what_goes_back_through_it() -> None:
+    net, x, opt = nn.Linear(2, 1), mx.ones((3, 2)), optim.SGD(0.1)
+    with nnrepl.recording() as recorded:
+        for _ in range(2):
+            _, grads = nn.value_and_grad(net, lambda: mx.mean(net(x)))()
+            opt.update(net, grads)
+    first, second = [pass_ for pass_ in recorded.tape.passes if pass_.wrt]
+    (taken,) = {one for op in first.forward for one in op.inputs if one.shape == (3, 2)}
+    edit: Any = SimpleNamespace(target=taken, position=second.start)
+    assert re.fullmatch(r"in step 1 that was the forward, test_faces\.py:\d+", _taken_before(edit, 2))

@@ -34,7 +34,7 @@ def dead(case: Checkup) -> Iterator[Finding]:
         # Of rows that are alike, a unit sees one side only: as many as are always on are always off by chance.
         many = rows >= case.limits["dead-rows"] and gone - on > case.limits["dead"] * units
         if whole or many:
-            command = f"why {value.name} == 0" if whole else f"explain {op.label}"
+            command = f"why {words.reference(value)} == 0" if whole else f"explain {op.label}"
             level = NOTE if whole and was_alive(case, op) else WARNING
             yield from findings(_never_alive(case, op, gone, units, rows), "dead units", command, op, level)
 
@@ -136,7 +136,7 @@ def saturated(case: Checkup) -> Iterator[Finding]:
             lines[key] = (max(worst, share), first, count + 1)
     for share, op, count in lines.values():
         yield from findings(_at_the_ends(case, op, share, count), "saturated units",
-                            f"explain grad({words.name(op.inputs[0])})", op)  # fmt: skip
+                            f"explain grad({words.reference(op.inputs[0])})", op)  # fmt: skip
 
 
 def _at_the_ends(case: Checkup, op: Op, share: float, count: int) -> Claim[str]:
@@ -173,7 +173,7 @@ def rounded(case: Checkup) -> Iterator[Finding]:
         if op.name != "astype" or not op.outputs or mx.issubdtype(op.outputs[0].dtype, mx.inexact):
             continue
         if mx.issubdtype(op.inputs[0].dtype, mx.inexact) and _learns(case, op):
-            yield from findings(_cut(case, op), "whole numbers", f"explain grad({words.name(op.inputs[0])})", op)
+            yield from findings(_cut(case, op), "whole numbers", f"explain grad({words.reference(op.inputs[0])})", op)
 
 
 def _cut(case: Checkup, op: Op) -> Claim[str]:

@@ -33,10 +33,11 @@ def dead_ways(case: Checkup) -> Iterator[Finding]:
         if key not in told and not _is_sound(case, made.op, of, reason):
             groups.setdefault(key, []).append((made, of, gradient, reason))
     for key, ways in groups.items():
-        made, of, gradient, _ = ways[0]
+        made, of, *_ = ways[0]
         begin = key if isinstance(key, Op) else made.op
         level = _level(made.op, of)
-        yield from findings(_is_dead(case, ways), "zero gradient", f"why {gradient.name} == 0", begin, level)
+        command = f"why grad({words.reference(of)}) == 0"
+        yield from findings(_is_dead(case, ways), "zero gradient", command, begin, level)
 
 
 _Way = tuple[Blame, Value, Value, Reason]
@@ -64,7 +65,7 @@ def _is_dead(case: Checkup, ways: list[_Way]) -> Claim[str]:
 
     term = ", that of one number on the way to the loss" if of.size == 1 else ""
     others = [(other, at.op) for at, other, *_ in ways[1:]]
-    more = list(dict.fromkeys(f"∂L/∂{other.name} at {words.title(at)}{line_of(at)}" for other, at in others))
+    more = list(dict.fromkeys(f"∂L/∂{_called(case, other)} at {words.title(at)}{line_of(at)}" for other, at in others))
     likewise = "" if not more else (
         f", and so did {more[0]}"
         + (f" and {words.counted(len(more) - 1, 'other')}" if len(more) > 1 else ""))  # fmt: skip
@@ -72,10 +73,19 @@ def _is_dead(case: Checkup, ways: list[_Way]) -> Claim[str]:
         "finding: dead way",
         holds,
         lambda: (
-            f"∂L/∂{of.name} is 0{term}: it became 0 at {words.title(op)}{line_of(op)}{likewise}: "
+            f"∂L/∂{_called(case, of)} is 0{term}: it became 0 at {words.title(op)}{line_of(op)}{likewise}: "
             f"{reason.text.rstrip('.')}"
         ),
     )
+
+
+def _called(case: Checkup, value: Value) -> str:
+    """Return the name of a tensor; where others of the pass are called so, as in a loop, with the op that made it."""
+    name, made = value.name, value.op
+    if made is None or name.startswith("#"):
+        return name
+    same = {out.canonical for op in case.forward for out in op.outputs if out.name == name}
+    return f"{name}@{made.label.removeprefix('#')}" if len(same) > 1 else name
 
 
 def _gives_zero(case: Checkup, made: Blame, of: Value, gradient: Value) -> bool:

@@ -256,7 +256,8 @@ def captured(case: Checkup) -> Iterator[Finding]:
                 continue  # a teacher, a target, after stop_gradient
             made, owner = taken.op, taken.op.scope.owner if taken.op.scope is not None else None
             if is_module(owner) and taken.op.scope is not None and taken.op.scope.code.co_name == "__init__":
-                yield from findings(_is_hidden(case, taken, made), "hidden weight", f"what {taken.name}", op, NOTE)
+                command = f"what {words.reference(taken)}"
+                yield from findings(_is_hidden(case, taken, made), "hidden weight", command, op, NOTE)
                 return
 
 

@@ -150,7 +150,7 @@ def stale(case: Checkup) -> Iterator[Finding]:
             outside = taken.op is None or taken.op.pass_ is not case.pass_
             if outside and taken in earlier and taken not in told and _is_replaced(case, taken):
                 told.add(taken)
-                yield from findings(_is_stale(case, op, taken), "stale constant", f"what {words.name(taken)}", op)
+                yield from findings(_is_stale(case, op, taken), "stale constant", f"what {words.reference(taken)}", op)
 
 
 def _is_stale(case: Checkup, op: Op, taken: Value) -> Claim[str]:
