@@ -6,6 +6,7 @@ again as those that ran natively, by running the program again.
 
 from __future__ import annotations
 
+import ctypes
 from typing import TYPE_CHECKING
 
 from nnrepl.record.intake import RECORDING
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 _RECENT = 4
 """So many of the newest steps are never closed: the user may be about to look at them."""
 
-
 _LONG = goals.Never, goals.Ending, goals.InStep, goals.NextPass
 
 
@@ -40,6 +40,7 @@ def bound(session: Standing, recorder: Recorder, history: History, room: int) ->
     if found is not None:
         with held():
             _close(session, history, found)
+        _give_back()
     history.due = len(recorder.tape) + max(room // (4 if found is None else 2), 1)
 
 
@@ -152,3 +153,11 @@ def _close(session: Standing, history: History, found: Dropping) -> None:
     if isinstance(now, Going) and isinstance(now.goal, goals.Until):
         now.goal.move(moved)
     session.hooks.moved(moved)
+
+
+def _give_back() -> None:
+    """Give the system back what is free now. The ops lay between tensors: where those go, the C library keeps the
+    holes, which are too small for the next ones (of 21 MB of weights one set or two)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
+    if trim is not None:
+        trim(0)
