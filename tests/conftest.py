@@ -40,7 +40,9 @@ def pytest_collection() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_files_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Neither the settings nor the history of whoever runs the tests play a part."""
+    """Neither the settings nor the history of whoever runs the tests play a part; nor does it whether a shell has
+    Python write at once, which would give each second test a process that is started anew (`tests.forked`)."""
+    os.environ.pop("PYTHONUNBUFFERED", None)
     for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
         os.environ[name] = str(tmp_path_factory.mktemp(name.lower()))
 

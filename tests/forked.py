@@ -1,7 +1,12 @@
 """Forked: `python -m nnrepl` without importing it anew each time, which is two thirds of the time of a short session.
 
-A process that has imported what `nnrepl.__main__` imports, and nothing else, waits for requests; each runs in a fork of
-it, with standard streams, environment, arguments and working directory of its own, to the end of its interpreter.
+A process that has imported all of nnrepl, and nothing else, waits for requests; each runs in a fork of it, with
+standard streams, environment, arguments and working directory of its own, to the end of its interpreter. nnrepl itself
+imports all of itself before a program begins where the program's files are called as modules that it would import later
+(`nnrepl.programs.shadows`), so a program cannot tell but by `sys.modules`; that nothing is imported before it is used
+is what `test_start` and the tests in terminals see, in fresh processes. A second such process, in which nothing of
+nnrepl has been imported, is there for scripts in plain Python (`tests.support.script_python`).
+
 What Python or MLX read when they start has to be what that process had; else, or where `NNREPL_THOROUGH` is set, or
 coverage is measured, or there is no Linux, a process is started as usual (`tests.support.nnrepl_cli`).
 """
@@ -23,12 +28,10 @@ from typing import Any
 from tests.thorough import THOROUGH
 
 _SERVER = """
-def serve(replies):
+def serve(replies, prepare):
     import gc, marshal, os, runpy, sys
     gc.disable()
-    import nnrepl.cli
-    from nnrepl.commands import load_all
-    load_all()
+    exec(prepare, {})
     gc.enable()
     while size := os.read(0, 8):
         wanted, said = int.from_bytes(size, "big"), b""
@@ -38,7 +41,7 @@ def serve(replies):
         if pid:
             os.write(replies, os.waitpid(pid, 0)[1].to_bytes(8, "big"))
             continue
-        arguments, folder, environment, *streams = marshal.loads(said)
+        script, arguments, folder, environment, *streams = marshal.loads(said)
         for number, path in enumerate(streams):
             opened = os.open(path, os.O_WRONLY if number else os.O_RDONLY)
             os.dup2(opened, number)
@@ -47,14 +50,32 @@ def serve(replies):
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
-        sys.argv = ["-m", *arguments]
-        sys.orig_argv = [sys.executable, "-m", "nnrepl", *arguments]
-        sys.path[0] = folder
         main = sys.modules["__main__"].__dict__
         for name in [name for name in main if not name.startswith("__")]:
             del main[name]
+        if script:
+            sys.argv, sys.path[0], main["__file__"] = list(arguments), os.path.dirname(arguments[0]), arguments[0]
+            with open(arguments[0], "rb") as file:
+                return exec(compile(file.read(), arguments[0], "exec"), main)
+        sys.argv = ["-m", *arguments]
+        sys.orig_argv = [sys.executable, "-m", "nnrepl", *arguments]
+        sys.path[0] = folder
         return runpy._run_module_as_main("nnrepl")
 """
+ALL_OF_NNREPL = """
+import nnrepl.cli  # first: what it finds imported is the program's
+import contextlib, importlib, pkgutil
+for found in pkgutil.walk_packages(nnrepl.__path__, "nnrepl."):
+    if not found.name.endswith("__main__") and "._examples" not in found.name:
+        module = importlib.import_module(found.name)
+        for made in [made for made in vars(module).values() if isinstance(made, type)]:
+            if getattr(made.__init__, "__module__", None) == "nnrepl.classes":
+                with contextlib.suppress(TypeError, AttributeError):
+                    made.__init__(None)  # which is written now
+nnrepl.late.late("platform")
+"""
+MLX_ALONE = "import mlx.core, mlx.nn, mlx.optimizers"
+"""What a process that waits has imported: for nnrepl, and for scripts in plain Python."""
 _READ_AT_START = ("PYTHON", "LC_", "LANG", "MLX_", "LD_", "OMP_", "OPENBLAS_", "MKL_", "TZ", "COV")
 
 
@@ -62,7 +83,7 @@ def can_run(environment: dict[str, str], own_input: bool) -> bool:
     """Whether a fork is what a fresh process would be."""
     if THOROUGH or sys.platform != "linux" or any(name.startswith("COV") for name in environment):
         return False
-    return at_start(environment) == server().environment and (own_input or not os.isatty(0))
+    return at_start(environment) == server(ALL_OF_NNREPL).environment and (own_input or not os.isatty(0))
 
 
 def at_start(environment: dict[str, str]) -> dict[str, str]:
@@ -71,16 +92,20 @@ def at_start(environment: dict[str, str]) -> dict[str, str]:
 
 
 class Server:
-    """The process that waits."""
+    """The process that waits.
 
-    def __init__(self) -> None:
+    Args:
+        prepare: What it runs first.
+    """
+
+    def __init__(self, prepare: str) -> None:
         from tests.support import surroundings
 
         everything = surroundings()
         self.environment = at_start(everything)
         self._replies, theirs = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", f"{_SERVER}\nserve({theirs})"],
+            [sys.executable, "-c", f"{_SERVER}\nserve({theirs}, {prepare!r})"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[theirs], env=everything,
         )  # fmt: skip
         os.close(theirs)
@@ -102,22 +127,29 @@ class Server:
 
 
 @cache
-def server() -> Server:
+def server(prepare: str) -> Server:
     """Return the process that waits; it ends when this one does."""
-    return Server()
+    return Server(prepare)
 
 
 def run(
-    arguments: tuple[str, ...], stdin: str | None, folder: str, environment: dict[str, str], timeout: float
+    arguments: tuple[str, ...],
+    stdin: str | None,
+    folder: str,
+    environment: dict[str, str],
+    timeout: float,
+    prepare: str = ALL_OF_NNREPL,
+    script: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run nnrepl in a fork, as `subprocess.run` does in a fresh process."""
+    """Run nnrepl (or a script in plain Python) in a fork, as `subprocess.run` does in a fresh process."""
+    served = server(prepare)
     ours: dict[int, int] = {}
     theirs = [0 if stdin is None else -1, -1, -1]
     for number in range(stdin is None, 3):
         reads, writes = os.pipe()
         theirs[number], ours[number] = (writes, reads) if number else (reads, writes)
     streams = [f"/proc/{os.getpid()}/fd/{one}" for one in theirs]
-    pid = server().ask((arguments, folder, environment, *streams))
+    pid = served.ask((script, arguments, folder, environment, *streams))
     for one in theirs[stdin is None :]:
         os.close(one)
     said = {1: b"", 2: b""}
@@ -139,9 +171,9 @@ def run(
     if late:
         os.kill(pid, signal.SIGKILL)
         _joined(threads, 5)
-    status = os.waitstatus_to_exitcode(server().answer())
+    status = os.waitstatus_to_exitcode(served.answer())
     shown = [said[number].decode().replace("\r\n", "\n").replace("\r", "\n") for number in (1, 2)]
-    command = [sys.executable, "-m", "nnrepl", *arguments]
+    command = [sys.executable, *([] if script else ["-m", "nnrepl"]), *arguments]
     if late:
         raise subprocess.TimeoutExpired(command, timeout, *shown)
     return subprocess.CompletedProcess(command, status, *shown)

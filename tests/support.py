@@ -152,6 +152,21 @@ def plain_python(
     )
 
 
+def script_python(path: Path, *, stdin: str | None = None, own_prompt: bool = False) -> str:
+    """What a script prints under plain Python, in a process of its own.
+
+    Args:
+        path: The script.
+        stdin: What is typed.
+        own_prompt: Whether the script itself imports nnrepl; else nothing of nnrepl has been imported there.
+    """
+    environment = surroundings()
+    if not forked.can_run(environment, stdin is not None):
+        return plain_python(str(path), stdin=stdin).stdout
+    prepare = forked.ALL_OF_NNREPL if own_prompt else forked.MLX_ALONE
+    return forked.run((str(path),), stdin, str(path.parent), environment, 120, prepare, script=True).stdout
+
+
 class OpenSession(TapeSession):
     """The debugger on what was recorded, with all that is inside of it: `nnrepl.Session` shows only what is public."""
 

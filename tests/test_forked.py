@@ -1,4 +1,5 @@
-"""A fork stands for a fresh process: what a program sees there is the same, but for two frames below all others."""
+"""A fork stands for a fresh process: what a program sees there is the same, but for two frames below all others, and
+for modules that nnrepl has imported before it needs them."""
 
 from __future__ import annotations
 
@@ -8,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests import forked
-from tests.support import nnrepl_cli, surroundings
+from tests.support import nnrepl_cli, script_python, surroundings
 
 SEEN = """
 import gc, os, signal, sys
-print(sorted(sys.modules), sorted(vars(sys.modules["__main__"])))
-print(sys.argv, sys.orig_argv, sys.path, sys.flags, os.getcwd(), sorted(os.environ.items()))
+print(*sys.modules)
+print(sorted(vars(sys.modules["__main__"])), sorted(os.environ.items()))
+print(sys.argv, sys.orig_argv, sys.path, sys.flags, os.getcwd())
 print(os.listdir("/proc/self/fd"))
 for one in (sys.stdin, sys.stdout, sys.stderr):
     print(one.name, one.encoding, one.errors, one.line_buffering, one.write_through, one.isatty())
@@ -37,7 +39,17 @@ def test_a_program_sees_what_it_sees_in_a_fresh_process(
     fresh = nnrepl_cli(*arguments, stdin=typed, cwd=tmp_path)
     assert fresh.returncode == found.returncode
     assert fresh.stderr == found.stderr
-    assert fresh.stdout.splitlines() == found.stdout.splitlines()
+    (imported, *expected), (earlier, *shown) = fresh.stdout.splitlines(), found.stdout.splitlines()
+    assert expected == shown
+    assert set(imported.split()) <= set(earlier.split())
+    assert not set(earlier.split()) & {"mlx.nn", "mlx.optimizers", "numpy"}, "the program is the first to import them"
+
+
+def test_nothing_of_nnrepl_is_where_a_script_in_plain_python_runs(tmp_path: Path) -> None:
+    seen = "import sys\nprint(*(name for name in sys.modules if 'nnrepl' in name), sys.argv, __file__, input())\n"
+    path = tmp_path / "seen.py"
+    path.write_text(f"{seen}raise SystemExit(3)\n")
+    assert script_python(path, stdin="typed\n") == f"{[str(path)]} {path} typed\n"
 
 
 def test_what_is_read_at_a_start_is_not_what_was_read() -> None:

@@ -109,7 +109,7 @@ def _two(it: Interpreter, numbers: list[int]) -> tuple[Timeline, Timeline]:
 
 @paused()
 def _diff_all(it: Interpreter, before: Timeline, after: Timeline) -> RenderableType:
-    from nnrepl.timeline.compare import candidates, changes, pairs_of, unseen_in
+    from nnrepl.timeline.compare import by_loss_in, candidates, changes, pairs_of, unseen_in
     from nnrepl.view.diff import diff_view
 
     part, here = _parting(before, after), it.session.tape
@@ -122,11 +122,14 @@ def _diff_all(it: Interpreter, before: Timeline, after: Timeline) -> RenderableT
     with aside():
         changed = changes(found)
         shown = diff_view(before, after, changed, len(paired.ops) - len(changed), paired.alone, unseen)
+    by_loss = [number for number in by_loss_in(before.tape, after.tape) if number not in unseen]
+    said = closed_said(by_loss), closed_said(unseen)
     numbers = {number for line in (before, after) for number in closed_between(line.tape, 0, len(line.tape))}
-    said = closed_said(sorted(numbers - set(unseen))), closed_said(unseen)
+    rest = closed_said(sorted(numbers.difference(by_loss, unseen)))
     hints = [f"{said[0]}: of them losses alone were compared" if said[0] else ""]
     first = next((number for number in unseen if number > part), unseen[0] if unseen else 0)
     hints += [f"{said[1]}: not compared; goto step {first}, then diff, opens it" if said[1] else ""]
+    hints += [f"{rest}: not compared" if rest else ""]
     return Group(shown, *(Text(hint, style="hint") for hint in hints if hint))
 
 

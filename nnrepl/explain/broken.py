@@ -236,7 +236,7 @@ def _overflow(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> Iterat
     if limit is None or birth.before is not None:
         return
     entry, first = ENTRIES.get(op.name), next(iter(numbers), None)
-    bound = None if entry is None or op.of is not None else entry.beyond.get(value.dtype)
+    bound = None if entry is None else entry.beyond.get(value.dtype)
     beyond = bound is not None and first is not None and first > bound
     yield Claim("why: overflows beyond", lambda: beyond, lambda: BrokenRule(
         f"{op.name} overflows in {dtype} beyond {bound}: the largest number there is {words.number(limit)}.",

@@ -49,13 +49,16 @@ class Names:
         for value in listed:
             holders.setdefault(self._plain(value), set()).add(value.canonical)
         self._shared = {name for name, held in holders.items() if len(held) > 1}
+        self._seeds = {self._plain(one) for one in listed if one.gradient_of is not None and one.op is None}
 
     def __call__(self, value: Value) -> str:
         """Return the name of a value."""
         name = self._plain(value)
         if name not in self._shared or value.op is None or name.startswith("#"):
             return name
-        if value.gradient_of is not None:
+        if (of := value.gradient_of) is not None:
+            if value in self._own and name in self._seeds and of.op is not None:
+                return f"{name}@{of.op.label.removeprefix('#')}"  # `loss = loss / 3`: the seed is another loss's
             return name if value in self._own else _number(value)
         if value.label is not None or name.endswith("ᵀ"):
             return _number(value)

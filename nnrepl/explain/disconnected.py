@@ -73,10 +73,10 @@ def why_none(session: Reading, value: Value) -> Cause:
     return answer
 
 
-def _no_gradient(pass_: Pass, value: Value) -> Claim[str]:
+def _no_gradient(pass_: Pass, value: Value, what: str = "no gradient flows from the loss") -> Claim[str]:
     """Claim that there is no gradient of a value in a pass: that the tape holds none."""
     return Claim("why: no gradient flows", lambda: not pass_.grads.get(value.canonical), lambda: (
-        f"∂L/∂{value.name} does not exist: no gradient flows from the loss to {value.name}."))  # fmt: skip
+        f"∂L/∂{value.name} does not exist: {what} to {value.name}."))  # fmt: skip
 
 
 def _never_used(session: Reading, pass_: Pass, value: Value, namesake: Value | None) -> Cause:
@@ -224,6 +224,8 @@ def _tell_rest(
         answer.reasons += say_first(_not_differentiated(pass_, value, used or cone.reached, asked, whose))
         answer.advice, answer.owner = Said() if whose or asked else _how_to(session.tape, value), whose
         answer.cause = "frozen" if whose else "lost" if asked else "asked"
+        if not asked:
+            answer.headline = stated(_no_gradient(pass_, value, "no gradient was taken with respect"))
         return
     last = tails(pass_, cone.reached, cone.ends)
     answer.op, answer.cause = max(cone.reached, key=lambda op: op.position), "unused"

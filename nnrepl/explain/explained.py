@@ -70,12 +70,23 @@ def _find(session: Reading, target: str) -> tuple[Op | None, Value | None]:
 
 def _updated(session: Reading, name: str) -> Value:
     """Return the next new value that an update gives to a parameter."""
-    versions = [value for _, value in session.names.versions(name)]
-    made = [value for value in versions if value.op is not None and value.op.pass_.kind == UPDATE_PASS]
+    made = _by_updates(session, name)
+    if not made:  # `w` of the dict that the program calls params: an update gives it to `params.w`
+        try:
+            held = target_of(session, name)
+        except UserError:
+            held = None
+        while held is not None and not made:
+            made, held = _by_updates(session, held.name), held.origin
     if not made:
         raise UserError(f"no update of {name} is on the tape; go on until the optimizer has run")
     later = [value for value in made if value.op is not None and value.op.position >= session.cursor]
     return (later or made[-1:])[0]
+
+
+def _by_updates(session: Reading, name: str) -> list[Value]:
+    versions = [value for _, value in session.names.versions(name)]
+    return [value for value in versions if value.op is not None and value.op.pass_.kind == UPDATE_PASS]
 
 
 def _chain_to(session: Reading, value: Value) -> list[Op]:

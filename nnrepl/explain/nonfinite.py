@@ -114,7 +114,7 @@ def _is_written(value: Value) -> bool:
     stack, seen, infinite = [value], {value}, False
     while stack:
         op = stack.pop().op
-        if op is None or op.of is not None or not has(op.name, Trait.SOURCE, *_MOVES):
+        if op is None or not has(op.name, Trait.SOURCE, *_MOVES):
             return False
         constants = [arg for arg in (*op.args, *op.kwargs.values()) if isinstance(arg, float)]
         if any(math.isnan(one) for one in constants) or has(op.name, Trait.RANDOM):

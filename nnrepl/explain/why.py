@@ -145,15 +145,17 @@ def _healthy(look: Look, value: Value, how: str) -> Cause:
     zeros = f"; {words.count_of(stat.zeros, stat.size)} are 0" if stat.zeros else ""
     numbers = f"{stat.size} number{'s' if stat.size != 1 else ''}, all finite; {size}{zeros}"
     typed = _typed(look.session, value)
-    more = f"explain {typed} shows how it was made, why grad({typed}) how the loss depends on it."
+    more = f"explain {typed} shows how it was made"
+    if any(pass_.kind == GRADIENT_PASS for pass_ in look.session.tape.passes):
+        more += f", why grad({typed}) how the loss depends on it"
 
     def is_finite() -> bool:
         return look.finite([value])[value]
 
     return Cause(stated(
         Claim("why: sound", lambda: how == "scale" and is_finite(), lambda: (
-            f"Nothing is wrong with {value.name}: {numbers}. {more}")),
-        Claim("why: holds", is_finite, lambda: f"{value.name} holds {numbers}. {more}"),
+            f"Nothing is wrong with {value.name}: {numbers}. {more}.")),
+        Claim("why: holds", is_finite, lambda: f"{value.name} holds {numbers}. {more}."),
     ))  # fmt: skip
 
 

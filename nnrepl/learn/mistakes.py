@@ -131,7 +131,7 @@ def _by_rules(case: GuessedElement) -> Iterator[Mistake]:
 
 def _carried(case: GuessedElement, depth: int) -> Iterator[Mistake]:
     """Yield the mistakes in an input, as they come out of the op."""
-    if case.op.of is not None or case.op.operation.kind not in ("op", "edit"):
+    if case.op.operation.kind not in ("op", "edit"):
         return
     for taken in dict.fromkeys(case.op.inputs):
         index = (0,) * len(taken.shape) if taken.size == 1 else case.same_place(taken)

@@ -135,11 +135,12 @@ class HandChanges:
         if weights is not None:
             self._held.pop(weights.key, None)
 
-    def arrived(self, noted: NotedCalls, pass_: Pass) -> None:
-        """Note that a call lies on the tape now that was noted before."""
+    def arrived(self) -> None:
+        """Note that calls may lie on the tape now that were noted before."""
         for left in self._held.values():
-            if left.pass_ is noted:
-                left.pass_ = pass_
+            noted = left.pass_
+            if isinstance(noted, NotedCalls) and noted.op is not None:
+                left.pass_ = noted.op.pass_
 
     def cut(self, stands_for: Callable[[Pass], Pass]) -> None:
         """Note that other passes stand on the tape for some."""

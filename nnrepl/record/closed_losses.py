@@ -40,13 +40,11 @@ class ClosedLosses:
         self._asked = True
         return op, loss
 
-    def arrived(self, noted: NotedCalls, op: ClosedOp) -> None:
-        """Note that a call lies on the tape now that was noted before."""
-        if noted.outputs:
-            (value,) = noted.outputs
-            value.op, op.outputs, op.pass_.loss = op, noted.outputs, value
-        if self._op is noted:
-            self._op = op
+    def arrived(self) -> None:
+        """Note that calls may lie on the tape now that were noted before."""
+        noted = self._op
+        if isinstance(noted, NotedCalls) and noted.op is not None:
+            self._op = noted.op
 
     def _now(self) -> mx.array | None:
         return None if self._loss is None else self._loss()

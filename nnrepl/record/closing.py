@@ -9,8 +9,10 @@ from types import CodeType
 from nnrepl.classes import dataclass
 from nnrepl.record.caller import Caller
 from nnrepl.record.numbering import Numbering, State, Way
-from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, ClosedOp, Operation, Pass, Tape, Value
 from nnrepl.tape.tape import WaitingTape, wait
+
+_new = object.__new__
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +46,10 @@ class NotedCalls:
 
     Attributes:
         outputs: The loss, once it is kept.
+        op: The last gradient call among them, once they lie on the tape.
     """
 
-    __slots__ = ("by_hand", "calls", "gives_loss", "lasti", "outputs", "scope")
+    __slots__ = ("by_hand", "calls", "gives_loss", "lasti", "op", "outputs", "scope")
 
     def __init__(
         self, calls: Sequence[Call], scope: Activation | None, lasti: int, gives_loss: str, by_hand: bool = False
@@ -57,16 +60,24 @@ class NotedCalls:
         self.gives_loss = gives_loss
         self.by_hand = by_hand
         self.outputs: tuple[Value, ...] = ()
+        self.op: ClosedOp | None = None
+
+    def lies(self, op: ClosedOp) -> None:
+        """Note that they lie on the tape, and which is the last gradient call among them."""
+        self.op = op
+        if self.outputs:
+            (value,) = self.outputs
+            value.op, op.outputs, op.pass_.loss = op, self.outputs, value
 
 
 class WaitingCalls:
     """Calls that are noted and not on the tape yet.
 
     Args:
-        put: Puts one on a tape.
+        put: Puts them on a tape, the first of them first, and takes off what lies there.
     """
 
-    def __init__(self, put: Callable[[Tape, NotedCalls], None]) -> None:
+    def __init__(self, put: Callable[[Tape, deque[NotedCalls]], None]) -> None:
         self._put = put
         self._noted: deque[NotedCalls] = deque()
         self._gradients = 0
@@ -99,16 +110,17 @@ class WaitingCalls:
         noted = self._noted
         try:
             while noted:
-                self._put(tape, noted.popleft())
+                self._put(tape, noted)
         finally:
             self._counts = any(gradients_in(one.calls) for one in noted)
             if noted:
                 wait(tape, self._arrive)
 
 
-_Row = tuple[str, str, "Activation | None", int, "CodeType | None", int, bool]
-"""What becomes of one call: its kind, its title, where it is made, its code, by how much the number of its pass is
-larger than the one before, and whether weights are updated by hand after it."""
+_Row = tuple[str, str, Operation, "Activation | None", int, "CodeType | None", int, bool, bool]
+"""What becomes of one call: its kind, its title, the operation of its op, where it is made, its code, by how much the
+number of its pass is larger than the one before, whether weights are updated by hand after it, and whether it takes
+gradients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +132,16 @@ class _Pattern:
         caller: Which gave calls of a compiled function their caller; None where none is around them.
         rows: What becomes of each.
         after: Where the last of them stands in its step.
+        way: What comes next.
+        update: What is expected to update weights after the last gradient call among them; None where there is none.
     """
 
     key: tuple[Way, Sequence[Call], Activation | None]
     caller: Caller | None
     rows: list[_Row]
     after: State
+    way: Way
+    update: str | None
 
 
 class Arriving:
@@ -147,21 +163,21 @@ class Arriving:
             scope, lasti = self.within(made, scope, lasti), made.lasti
         return put_closed(self._numbering, tape, made, scope, lasti)
 
-    def put(self, tape: Tape, noted: NotedCalls) -> ClosedOp | None:
-        """Put calls on the tape that are noted. Returns the last gradient call among them."""
-        way = self._numbering.way(tape)
-        known = self._patterns.get((id(way), id(noted.calls), id(noted.scope), noted.lasti))
-        if known is not None and (known.caller is None or known.caller is self._caller):
-            return self._put_as_before(tape, noted, known)
-        return self._put_anew(tape, noted, way)
+    def put(self, tape: Tape, noted: deque[NotedCalls]) -> None:
+        """Put calls on the tape that are noted, the first of them first, and take off what lies there."""
+        while noted:
+            self._put_as_before(tape, noted)
+            if noted:
+                self._put_anew(tape, noted.popleft())
 
-    def _put_anew(self, tape: Tape, noted: NotedCalls, way: Way | None) -> ClosedOp | None:
-        last, caller, count = None, self._caller, len(tape.passes)
+    def _put_anew(self, tape: Tape, noted: NotedCalls) -> None:
+        way, caller, count, last = self._numbering.way(tape), self._caller, len(tape.passes), None
         for made in noted.calls:
             op = self.put_one(tape, made, noted.scope, noted.lasti)
             if made.kind == GRADIENT_PASS:
-                op.pass_.gives_loss = noted.gives_loss
-                last = op
+                op.pass_.gives_loss, last = noted.gives_loss, op
+        if last is not None:
+            noted.lies(last)
         spans, after = note_span(tape, noted.calls), self._numbering.state
         within = any([made.scope is not None for made in noted.calls])
         if way is not None and after is not None and not spans and (caller is self._caller or not within):
@@ -169,28 +185,33 @@ class Arriving:
                 self._patterns.clear()
             key = way, noted.calls, noted.scope
             rows = [_row(pass_, earlier) for earlier, pass_ in zip(tape.passes[count - 1 :], tape.passes[count:])]
+            update = None if last is None else after[2]
             found = id(way), id(noted.calls), id(noted.scope), noted.lasti
-            self._patterns[found] = _Pattern(key, caller if within else None, rows, after)
-        return last
+            self._patterns[found] = _Pattern(key, caller if within else None, rows, after, after[3], update)
 
-    def _put_as_before(self, tape: Tape, noted: NotedCalls, known: _Pattern) -> ClosedOp | None:
-        passes, ops, last = tape.passes, tape.ops, None
-        earlier = passes[-1]
-        number, end, gives_loss = earlier.number, earlier.end, noted.gives_loss
-        for kind, title, scope, lasti, code, more, by_hand in known.rows:
-            number, start, end = number + more, end, end + 1
-            gradient = kind == GRADIENT_PASS
-            pass_ = Pass(
-                tape, number, kind, title, start, end, end, None, gives_loss if gradient else "", (), (), (),
-                _NO_GRADIENTS, (), None, scope, lasti, None, code, False, None, 0, by_hand,
-            )  # fmt: skip
-            op = ClosedOp(kind, title, pass_)
-            ops.append(op)
-            passes.append(pass_)
-            if gradient:
-                last = op
-        self._numbering.went(pass_, len(known.rows), known.after, last is not None)
-        return last
+    def _put_as_before(self, tape: Tape, noted: deque[NotedCalls]) -> None:
+        """Put calls on the tape as long as it is known what becomes of them."""
+        way, patterns, caller = self._numbering.way(tape), self._patterns, self._caller
+        count, update, went = 0, None, None
+        try:
+            while noted and way is not None:
+                one = noted[0]
+                known = patterns.get((id(way), id(one.calls), id(one.scope), one.lasti))
+                if known is None or (known.caller is not None and known.caller is not caller):
+                    break
+                noted.popleft()
+                for row in known.rows:
+                    op = _lay(tape, row, one.gives_loss)
+                    if row[-1]:
+                        last = op
+                if known.update is not None:
+                    one.lies(last)
+                    update = known.update
+                count += len(known.rows)
+                way, went = known.way, (op.pass_, known.after)
+        finally:  # also where the user interrupts: what has been put there is numbered on from
+            if went is not None:
+                self._numbering.went(*went, count, update)
 
     def within(self, made: Call, scope: Activation | None, lasti: int) -> Activation | None:
         """Return in which call of a compiled function a call is made. As long as that is called from one place, it is
@@ -202,8 +223,47 @@ class Arriving:
 
 
 def _row(pass_: Pass, earlier: Pass) -> _Row:
-    more = pass_.number - earlier.number
-    return pass_.kind, pass_.title, pass_.scope, pass_.lasti, pass_.code, more, pass_.by_hand
+    more, gradient = pass_.number - earlier.number, pass_.kind == GRADIENT_PASS
+    operation = pass_.tape.ops[pass_.start].operation
+    return (
+        pass_.kind, pass_.title, operation, pass_.scope, pass_.lasti, pass_.code, more, pass_.by_hand, gradient,
+    )  # fmt: skip
+
+
+def _lay(tape: Tape, row: _Row, gives_loss: str) -> ClosedOp:
+    """Put a call on the tape of which it is known what becomes of it."""
+    kind, title, operation, scope, lasti, code, more, by_hand, gradient = row
+    earlier = tape.passes[-1]
+    # What the initializers of both do, without a call of them: half of what it cost, at each step of a long run.
+    pass_: Pass = _new(Pass)
+    start = earlier.end
+    pass_.tape = tape
+    pass_.number = earlier.number + more
+    pass_.kind = kind
+    pass_.title = title
+    pass_.start = start
+    pass_.end = pass_.backward = start + 1
+    pass_.loss = pass_.error = pass_.returned = pass_.within = None
+    pass_.gives_loss = gives_loss if gradient else ""
+    pass_.wrt = pass_.handed = pass_.roots = pass_.given = ()
+    pass_.grads = _NO_GRADIENTS
+    pass_.scope = scope
+    pass_.lasti = lasti
+    pass_.code = code
+    pass_.open = False
+    pass_.turn = 0
+    pass_.by_hand = by_hand
+    op: ClosedOp = _new(ClosedOp)
+    op.operation = operation
+    op.args = op.inputs = op.outputs = ()
+    op.kwargs = _NOTHING
+    op.pass_ = pass_
+    op.position = start
+    op.scope = scope
+    op.lasti = lasti
+    tape.ops.append(op)
+    tape.passes.append(pass_)
+    return op
 
 
 def put_closed(numbering: Numbering, tape: Tape, call: Call, scope: Activation | None, lasti: int) -> ClosedOp:
@@ -256,6 +316,7 @@ _GRADIENTS: dict[int, tuple[Sequence[Call], int]] = {}
 _MANY = 256
 
 
+_NOTHING: dict[str, object] = {}
 _NO_GRADIENTS: dict[Value, list[Value]] = {}
 """Those of closed calls: one for all, since a long run has many."""
 _OFFSETS: dict[int, int] = {}

@@ -92,7 +92,7 @@ def lend(recorder: Ledger, op: Op, result: mx.array) -> None:
 def is_arithmetic(value: Value) -> bool:
     """Whether a value is made by an op that costs next to nothing to do again."""
     op = value.op
-    return op is not None and op.of is None and op.operation.kind == "op" and op.name in ARITHMETIC
+    return op is not None and op.operation.kind == "op" and op.name in ARITHMETIC
 
 
 def let_go(recorder: Ledger, value: Value) -> None:

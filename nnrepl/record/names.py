@@ -18,7 +18,7 @@ from nnrepl.record.glance import Glance
 from nnrepl.record.gradient_names import sign_of
 from nnrepl.record.homes import Home, Homes
 from nnrepl.record.stack import is_call, is_module, is_module_type
-from nnrepl.record.updated import state_name, subject_of, weight_names
+from nnrepl.record.updated import changed_in_state, state_name, subject_of, weight_names
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Op, Source, Tape, Value
 
 
@@ -134,7 +134,13 @@ class ProgramNames:
             if home is not None and is_module_type(home.holder.kind):  # `weight`, as its layer's __init__ calls it
                 shared = self.homes.path(home)[1]
             names = self._assigned(value, placed is not None)
-            yield from (name for name in names if name == placed or name != shared)
+            assigned = False
+            for name in names:
+                if name == placed or name != shared:
+                    assigned = True
+                    yield name
+            if not assigned and home is not None:
+                yield from changed_in_state(value, home.key)
             if placed is not None:
                 yield placed
             elif value.op.pass_.kind == UPDATE_PASS:

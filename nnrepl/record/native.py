@@ -11,6 +11,7 @@ stretch, which ends where a call is made that has to be seen.
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
@@ -370,13 +371,13 @@ class Levels:
         waiting.add(tape, noted, gradients)
         return result
 
-    def _put(self, tape: Tape, noted: NotedCalls) -> None:
+    def _put(self, tape: Tape, noted: deque[NotedCalls]) -> None:
         """Put calls on the tape that are noted."""
-        last = self._arriving.put(tape, noted)
-        if last is not None and noted.gives_loss:
-            self.losses.arrived(noted, last)
-        if last is not None and noted.by_hand:
-            self.changes.arrived(noted, last.pass_)
+        try:
+            self._arriving.put(tape, noted)
+        finally:
+            self.losses.arrived()
+            self.changes.arrived()
 
     def _begin(self, first: Call, call: Callable[[], Any], weights: Weights | None) -> None:
         """Note that a call is about to be made natively."""

@@ -149,11 +149,16 @@ class Numbering:
         """Where the last call stands; None where that does not tell what comes next."""
         return None if self._way is None else (self._since, self._last_place, self.update, self._way)
 
-    def went(self, last: Pass, count: int, state: State, gradient: bool) -> None:
-        """Note that so many calls have been put on the tape, as calls like them before, and where the last one stands;
-        whether there is a gradient call among them."""
-        self._since, self._last_place, update, self._way = state
-        if gradient:
+    def went(self, last: Pass, state: State, count: int, update: str | None) -> None:
+        """Note that calls have been put on the tape, as calls like them before.
+
+        Args:
+            last: The last one; `state`: where it stands.
+            count: How many there are.
+            update: What is expected to update weights after the last gradient call among them; None if there is none.
+        """
+        self._since, self._last_place, _, self._way = state
+        if update is not None:
             self.update = update
         self._learnt += count
         self._last, self._by_hand = last, False

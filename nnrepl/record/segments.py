@@ -347,7 +347,7 @@ class _Indexer(ast.NodeVisitor):
             name = dotted(target)
             if name is not None:
                 self._note(value, Use((name,)))
-                if isinstance(value, ast.Name) and self.functions:
+                if isinstance(value, ast.Name) and self.functions and not isinstance(target, ast.Name):
                     self.index.stored.setdefault((self.functions[-1], value.id), name)
             if isinstance(target, ast.Subscript):
                 self._note(target, Use((dotted(target.value),)))

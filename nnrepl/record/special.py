@@ -244,6 +244,16 @@ def copier(recorder: Recorder, original: Callable[..., mx.array]) -> Callable[..
 # -- iteration, .at ----------------------------------------------------------------------------------------
 
 
+def _kept(recorder: Recorder, operation: Operation, args: tuple[Any, ...]) -> mx.array:
+    """Call what an object stands for that was made while ops were recorded: by now they may not be (the program runs
+    natively, or MLX traces a function)."""
+    if recorder.mode != RECORD or get_ident() != recorder.thread:
+        result: mx.array = aside.call_aside(recorder, operation, operation.run, args, {})
+    else:
+        result = recorder.call(operation, args, {}, _getframe(3))
+    return result
+
+
 class RowIterator:
     """What `iter(x)` gives while recording: the rows of an array, each one an op."""
 
@@ -276,12 +286,12 @@ def _iteration(recorder: Recorder) -> Callable[[mx.array], Any]:
         count = array.shape[0]
         if 0 < count < _ROWS_AT_ONCE:
             parts = recorder.call(split, (array, count), {}, _getframe(1))
-            return RowIterator(lambda k: recorder.call(squeeze, (parts[k], 0), {}, _getframe(2)), count)
+            return RowIterator(lambda k: _kept(recorder, squeeze, (parts[k], 0)), count)
         # The rows are those of now, also where the loop changes the array (`ArrayPythonIterator`,
         # mlx/python/src/array.cpp).
         twin = _copy(array)
         recorder.link(twin, recorder.value_of(array, _getframe(1)))
-        return RowIterator(lambda k: recorder.call(getitem, (twin, k), {}, _getframe(2)), count)
+        return RowIterator(lambda k: _kept(recorder, getitem, (twin, k)), count)
 
     return __iter__
 
@@ -301,10 +311,7 @@ class AtIndex:
     def _update(self, how: str, value: Any) -> mx.array:
         if not self._index:
             raise ValueError("Must give indices to array.at (e.g. `x.at[0].add(4)`).")
-        result: mx.array = self._recorder.call(
-            _AT_OPERATIONS[how], (self._array, self._index[0], value), {}, _getframe(2)
-        )
-        return result
+        return _kept(self._recorder, _AT_OPERATIONS[how], (self._array, self._index[0], value))
 
     def add(self, value: Any) -> mx.array:
         return self._update("add", value)

@@ -32,6 +32,16 @@ def state_name(op: Op, name: str) -> str | None:
     return None if subject is None else f"{subject.name}.{name.removeprefix('state.')}"
 
 
+def changed_in_state(value: Value, key: object) -> list[str]:
+    """Return what a result of an optimizer's update is called that lies in its state by a key, where no variable has
+    held it: Lion says `state["m"] = b2 * m + ...`."""
+    op = value.op
+    if op is None or op.scope is None or op.scope.code.co_name != "apply_single" or weight_before(value) is not None:
+        return []
+    name = state_name(op, f"state.{key}")
+    return [] if name is None else [name]
+
+
 def weight_before(value: Value) -> Value | None:
     """Return the parameter that an update has made a value of: the leaf that was differentiated; None where a value is
     no such result."""

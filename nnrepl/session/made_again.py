@@ -28,7 +28,7 @@ from nnrepl.tape import Op, Value
 def awaited_results(recorder: Recorder, op: Op | None) -> list[mx.array]:
     """Return the array objects that the program is about to get of the last op; none where it cannot be made again: it
     has given something else than tensors, changed one in place, or failed."""
-    if op is None or op.of is not None or op.inner or op.operation.kind != "op" or op.operation.in_place:
+    if op is None or op.inner or op.operation.kind != "op" or op.operation.in_place:
         return []
     if op in recorder.tape.notes.errors:
         return []

@@ -270,7 +270,9 @@ class TapeSession(Standing):
         natively.settle(self)
         self.recorder.intake = self.recorder.intake.pending or RECORDING
         self.lookout.begin(position)
-        return self.course.caught_up()
+        if onward := self.course.caught_up():  # what is opened on the way on lies after where the user has been
+            self.cursor = max(self.cursor, position - 1)
+        return onward
 
     def ended(self, error: BaseException | None) -> None:
         """Note that the program has ended, by itself or by an exception; the user may still look around."""

@@ -151,6 +151,19 @@ def unseen_in(before: Tape, after: Tape) -> list[int]:
     return found
 
 
+def by_loss_in(before: Tape, after: Tape) -> list[int]:
+    """Return the steps that are closed on either tape, and whose losses both know."""
+    found = []
+    for number in range(1, min(len(before.steps), len(after.steps)) + 1):
+        one, other = before.steps[number - 1], after.steps[number - 1]
+        closed = any(
+            isinstance(op, ClosedOp) for tape, step in ((before, one), (after, other)) for op in _ops(tape, step)
+        )
+        if closed and any(zip(_losses(one), _losses(other))):
+            found.append(number)
+    return found
+
+
 def _ops(tape: Tape, step: Step) -> Sequence[Op]:
     return tape.ops[step.start : step.end]
 

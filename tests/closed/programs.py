@@ -54,7 +54,7 @@ random.seed(1); np.random.seed(2); dice = np.random.default_rng(5)
 def batches():
     while True:
         at = random.randrange(16); yield X[at:at + 8] * float(np.random.randn()), Y[at:at + 8] + float(dice.normal())
-data = batches(); tags = iter(range(100))
+data = batches(); tags = iter(range(100)); drift = iter(mx.linspace(0, 0.1, 12)); slot = mx.zeros((2, 4)).at[1]
 model = nn.Linear(4, 1)
 def loss_fn(model, x, y):
     z = model(x) * (1 + next(tags)); seen(z)
@@ -63,6 +63,7 @@ learn = nn.value_and_grad(model, loss_fn)
 opt = optim.AdamW(optim.cosine_decay(1e-3, 10))
 for i in range(12):
     x, y = next(data)
+    x = x + slot.add(mx.ones(4)).sum() * next(drift)
     loss, grads = learn(model, x, y)
     grads, norm = optim.clip_grad_norm(grads, 1.0)
     opt.update(model, grads)

@@ -18,7 +18,7 @@ from nnrepl.replay.replay import Replay
 from nnrepl.tape import ClosedOp, Value
 from tests.closed import edits
 from tests.closed.test_closed import _main, play  # noqa: F401
-from tests.support import plain_python
+from tests.support import script_python
 
 
 @pytest.mark.parametrize("seed", [2, 21, 60, 65, 87, 120, 206, 424])
@@ -109,7 +109,7 @@ def test_what_cannot_be_shown_to_hold_natively_is_recorded(
     assert re.search("opening all of .*: the program runs again", shown), shown
     assert "cannot" not in shown, shown
     (tmp_path / "plain.py").write_text(edited + "print('hash', hash(tuple(log)))\n")
-    printed = plain_python("plain.py", cwd=tmp_path).stdout
+    printed = script_python(tmp_path / "plain.py")
     assert re.findall(r"^hash\S* (?:= )?(-?\d+)", shown, re.M) == re.findall(r"^hash (-?\d+)", printed, re.M)
 
 
@@ -124,7 +124,7 @@ def test_a_property_does_with_what_is_assigned_what_it_will(native: str, tmp_pat
                  "continue", "p [round(number, 4) for number in log]")  # fmt: skip
     plain = text.replace("    loss, grads", f"    if i == 2: {line}\n    loss, grads")
     (tmp_path / "plain.py").write_text(plain + "print(len(log), [round(number, 4) for number in log])\n")
-    printed = plain_python("plain.py", cwd=tmp_path).stdout
+    printed = script_python(tmp_path / "plain.py")
     assert re.sub(r"\s", "", printed.partition(" ")[2]) in re.sub(r"\s", "", shown), shown
 
 
@@ -148,7 +148,7 @@ def test_an_edit_behind_one_that_was_put_in_again(tmp_path: Path) -> None:
     assert "cannot" not in shown, shown
     plain = text.replace("    loss, grads", f"    if i == 2: {first}; {second}\n    loss, grads")
     (tmp_path / "plain.py").write_text(plain + "print(len(log), [round(number, 4) for number in log])\n")
-    printed = plain_python("plain.py", cwd=tmp_path).stdout
+    printed = script_python(tmp_path / "plain.py")
     assert re.sub(r"\s", "", printed.partition(" ")[2]) in re.sub(r"\s", "", shown), shown
 
 
@@ -173,7 +173,7 @@ def test_a_line_typed_at_an_update_is_done_before_it_and_not_where_the_gradients
         (tmp_path / "plain.py").write_text(
             text.replace("    opt.update", f"    if i == 2: {written or line}\n    opt.update") + "print(log[-1])\n"
         )
-        plain.append(plain_python("plain.py", cwd=tmp_path).stdout.strip())
+        plain.append(script_python(tmp_path / "plain.py").strip())
     assert re.findall(r"^log\[-1\] = (.*)", shown, re.MULTILINE) == plain, shown
 
 
@@ -216,7 +216,7 @@ def test_what_a_program_puts_in_the_place_of_a_librarys_own(native: str, tmp_pat
     for line in ("", "    if i == 2: x = x * 2\n"):
         text = PATCHED.replace("    loss, grads", f"{line}    loss, grads") + "print(str(log))\n"
         (tmp_path / "plain.py").write_text(text)
-        plain.append(plain_python("plain.py", cwd=tmp_path).stdout.strip())
+        plain.append(script_python(tmp_path / "plain.py").strip())
     found = re.findall(r"^str\(log\) = '(.*?)'", re.sub(r"\n +", " ", shown), re.MULTILINE | re.DOTALL)
     assert [re.sub(r"\s+", " ", one) for one in found] == plain, shown
 
@@ -250,7 +250,7 @@ def test_what_a_nested_gradient_leaves_in_a_module_is_no_new_result_of_a_step_th
         NESTED.replace("    s = g", "    if i == 1: g = g + 0.25\n    s = g") + "print(log)\n"
     )
     found = re.findall(r"^str\(log\) = '(.*?)'", re.sub(r"\n +", " ", shown), re.MULTILINE | re.DOTALL)
-    assert [re.sub(r"\s+", " ", one) for one in found] == [plain_python("plain.py", cwd=tmp_path).stdout.strip()], shown
+    assert [re.sub(r"\s+", " ", one) for one in found] == [script_python(tmp_path / "plain.py").strip()], shown
 
 
 HIDDEN = """\

@@ -84,7 +84,7 @@ PROGRAMS = {
     "tokens": TOKENS,
     "sampled": SAMPLED,
     "evaluated": EVALUATED,
-    "then trained": EVALUATED + TRAINED,
+    "then trained": EVALUATED + TRAINED.replace("range(8)", "range(3)"),
     "then pulled back": EVALUATED + PULLED,
     "then evolved": EVALUATED + EVOLVED,
 }

@@ -168,10 +168,10 @@ def _noted(k: int) -> NotedCalls:
 def test_what_waits_comes_in_order_and_an_interrupt_loses_none() -> None:
     seen: list[int] = []
 
-    def put(tape: Tape, noted: NotedCalls) -> None:
+    def put(tape: Tape, noted: deque[NotedCalls]) -> None:
         tape.ops.append(Op(Operation("call", mx.add, "call"), (), {}, ()))
-        seen.append(noted.lasti)
-        if noted.lasti == 2 and len(seen) == 3:
+        seen.append(noted.popleft().lasti)
+        if len(seen) == 3:
             raise KeyboardInterrupt
 
     tape, waiting = _tape(), WaitingCalls(put)
@@ -189,7 +189,12 @@ def test_what_waits_comes_in_order_and_an_interrupt_loses_none() -> None:
 
 def test_another_thread_sees_what_is_there() -> None:
     tape, found = _tape(), deque[int]()
-    waiting = WaitingCalls(lambda tape, noted: tape.ops.append(Op(Operation("call", mx.add, "call"), (), {}, ())))
+
+    def put(tape: Tape, noted: deque[NotedCalls]) -> None:
+        noted.popleft()
+        tape.ops.append(Op(Operation("call", mx.add, "call"), (), {}, ()))
+
+    waiting = WaitingCalls(put)
     waiting.add(tape, _noted(0), 1)
     thread = threading.Thread(target=lambda: found.append(len(tape)))
     thread.start()
@@ -224,21 +229,24 @@ def test_calls_that_come_as_before_lie_on_the_tape_as_each_by_itself(
     def row(pass_: Pass) -> tuple[Any, ...]:
         scope, op = pass_.scope, pass_.ops[0]
         fields = [getattr(pass_, name) for name in Pass.__slots__ if name not in ("tape", "scope")]
+        fields += [getattr(op, name) for name in Op.__slots__ if name not in ("operation", "pass_", "scope")]
         return *fields, scope and [(at.code, at.lasti) for at in scope.path()], op.lasti, op.scope is scope, op.name
 
     def lie(again: bool) -> tuple[Any, ...]:
         tape, arriving = _tape(), closing.Arriving(Numbering())
         if not again:
-            monkeypatch.setattr(
-                arriving, "_put_as_before", lambda tape, noted, _: arriving._put_anew(tape, noted, None)
-            )
+            monkeypatch.setattr(arriving, "_put_as_before", lambda tape, noted: None)
         called.clear()
-        last = []
+        made, waiting = [], deque[NotedCalls]()
         for k, way in enumerate(ways * 12):
             for calls, scope, lasti in kinds[way]:
-                op = arriving.put(tape, NotedCalls(calls, scope, lasti, "first" if k % 3 else ""))
-                last.append(None if op is None else op.position)
-        return [*map(row, tape.passes)], tape.spans, last, len(tape.steps)
+                made.append(NotedCalls(calls, scope, lasti, "first" if k % 3 else ""))
+                waiting.append(made[-1])
+            if k % 7 < 4:  # several come to lie there at once
+                arriving.put(tape, waiting)
+        arriving.put(tape, waiting)
+        last = [None if one.op is None else one.op.position for one in made]
+        return [*map(row, tape.passes)], tape.spans, last, len(tape.steps), arriving._numbering.update
 
     alone, together = lie(False), len(called)
     assert lie(True) == alone

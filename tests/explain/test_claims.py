@@ -11,6 +11,7 @@ import pytest
 
 import nnrepl
 from nnrepl.explain.answer import Cause
+from nnrepl.explain.disconnected import why_end
 from nnrepl.explain.health import health
 from nnrepl.explain.why import why
 from nnrepl.tape import claims
@@ -171,6 +172,23 @@ def test_why_a_gradient_is_missing_has_one_answer_of_several(what: str, cause: s
         assert answer.cause == cause, answer
         assert said in text(answer)
     assert "connected" in why(session, "main.weight is none").headline
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        (mx.stop_gradient, "on purpose"),
+        (mx.argmax, "it answers with places"),
+        (mx.floor, "it is a step function"),
+        (lambda x: x.astype(mx.int32), "it makes whole numbers (int32)"),
+        (lambda x: mx.where(x > 0, x, 0), "it is only used as a condition, and a condition has no slope"),
+        (lambda x: x[mx.array([0])], "it is only used as an index, and an index has no slope"),
+        (lambda x: x > 0, "its result is bool"),
+        (lambda x: x * 2, "no gradient passes through it"),
+    ],
+)
+def test_why_no_gradient_passes_is_said_of_each_kind_of_op(last: Callable[[mx.array], mx.array], said: str) -> None:
+    assert said in why_end(nnrepl.trace(last, W).ops[-1])
 
 
 def test_what_an_edit_cuts_is_cut_by_the_edit() -> None:

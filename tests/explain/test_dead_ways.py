@@ -256,6 +256,7 @@ def test_a_tensor_of_a_loop_is_told_by_its_op_and_what_is_proposed_asks_for_that
     last = [op for op in session.tape.ops if op.name == "sin" and op.pass_.wrt][2]
     assert one.text.startswith(f"∂L/∂h@{last.label[1:]} is 0")
     assert one.command == f"why grad({last.label}) == 0"
-    for session.cursor, typed in ((0, last.label), (last.position - 1, last.label), (last.position + 1, "h")):
+    for at, typed in ((0, last.label), (last.position - 1, last.label), (last.position + 1, "h")):
+        session.cursor = at
         assert " is 0: it became 0 at " in str(session.run(one.command))
         assert f"explain {typed} shows" in " ".join(str(session.run(f"why {last.label}")).split())

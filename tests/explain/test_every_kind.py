@@ -427,7 +427,43 @@ def term(faulty: bool, read: Any = lambda one: mx.array(np.mean(np.abs(np.array(
     train(nn.Linear(3, 2), loss, rows(4, 3), rows(4, 2))
 
 
+def masked(faulty: bool) -> None:
+    """Attention of which the mask comes after the softmax; soundly, the rows are divided again, or only scaled by
+    dropout."""
+    keep = mx.array([[1.0, 1, 0], [1, 1, 1], [1, 0, 0]])[:, None]
+
+    def loss(m: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+        shares = mx.softmax(m(x) @ x.swapaxes(-1, -2), axis=-1)
+        cut = shares * keep
+        if not faulty:
+            cut = cut / cut.sum(axis=-1, keepdims=True)
+            cut = mx.softmax(cut, axis=-1) * mx.random.bernoulli(0.5, cut.shape)
+        return squares(m, cut @ x, y)
+
+    train(nn.Linear(4, 4), loss, rows(3 * 3, 4).reshape(3, 3, 4), rows(3 * 3, 4).reshape(3, 3, 4))
+
+
+def drawn(faulty: bool) -> None:
+    """A read-out that is made where it is used; soundly, one whose numbers are the model's."""
+    made = nn.Linear(4, 2)
+
+    def loss(m: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+        head = nn.Linear(4, 2)
+        if not faulty:
+            head.update(made.parameters())
+        return squares(head, m(x), y)
+
+    train(nn.Linear(3, 4), loss, rows(5, 3), rows(5, 2))
+
+
+def looked_up(faulty: bool) -> None:
+    """Numbers of rows that begin at 0, of which 1 is taken off."""
+    model, ids = nn.Embedding(5, 2), mx.array([0, 3, 4, 1])
+    train(model, squares, ids - 1 if faulty else ids, rows(4, 2))
+
+
 OTHERS: dict[str, tuple[str, Program]] = {
+    "late mask": ("late mask", masked), "made anew": ("made anew", drawn), "from the end": ("from the end", looked_up),
     "term from Python": ("term from Python", term),
     "term, read": ("term from Python", lambda faulty: term(faulty, lambda one: one.max().item())),
     "peeking": ("peeking", peeking), "peeking, fused": ("peeking", lambda faulty: peeking(faulty, True)),

@@ -46,6 +46,8 @@ def loss_fn(x: mx.array, y: mx.array) -> mx.array:
     d["k"] = d["k"] + mx.where(x > 1, x, -x)
     v = x[0] * y[1:2] - x.shape[0] + len(parts)
     big = mx.outer(mx.arange(8.0), x)
+    if (y + y).sum() > 1:
+        u = u + 1
     權 = (y
          - x)  # fmt: skip
     return u + z.sum() + d["k"].sum() + v.sum() + big.sum() + 權.sum()
@@ -98,6 +100,7 @@ def test_the_lines(session: OpenSession) -> None:
         "d['k'] = [1 2] + <[−1 2]>",
         "v = <[4]> - x.shape[0] + len(parts)",
         "big = mx.outer(<[0 1 2 3 4 5 6 7]>, [1 2])",
+        "([3 4] + [3 4]).sum() > 1",  # of a block the expression
         "權 = [3 4] - [1 2]",
     ):
         assert line in lines, lines

@@ -108,3 +108,23 @@ def test_the_learning_rate_is_called_as_the_program_calls_it(name: str) -> None:
     assert set(rates) <= {"opt.learning_rate", "opt.learning_rate@setup#1"}, rates
     assert any(name.partition("@")[0] == "opt.step" for name in called)
     assert str(session.run("p opt.learning_rate")).startswith("opt.learning_rate = ")
+
+
+def test_a_weight_of_a_dict_and_a_loss_made_of_another_loss_are_told_from_their_namesakes() -> None:
+    """An update of `p.angle` is what gives `params.angle`; `loss / 3` hands on to another tensor called loss."""
+    params, opt = {"angle": mx.array(0.5)}, optim.Adam(0.1)
+
+    def total(p: dict[str, mx.array]) -> mx.array:
+        loss = mx.sin(p["angle"])
+        return loss / 3
+
+    with nnrepl.recording() as recorded:
+        for _ in range(2):
+            loss, grads = mx.value_and_grad(total)(params)
+            params = opt.apply_gradients(grads, params)
+            mx.eval(params, opt.state, loss)
+    session = OpenSession(recorded)
+    for pass_ in session.tape.passes[-2:]:
+        session.cursor = pass_.start
+        assert "params.angle@" in str(session.run("explain update p.angle"))
+    assert "∂L/∂loss@1 = ∂L/∂loss / 3" in str(session.run("explain 1#3"))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import pytest
 
 from nnrepl.programs.examples import examples
-from nnrepl.programs.loading import _only_defines, program_of
+from nnrepl.programs.loading import import_of, program_of
+from nnrepl.programs.script import load_script
 from tests.programs.reloading import HEAD, TAIL, Program, printed
 from tests.programs.test_reload import LOOP, MENDED, METHOD, SCRIPT, from_step
 from tests.support import EXAMPLES
@@ -189,11 +189,28 @@ DOES = [
 ]
 
 
-@pytest.mark.parametrize("text", DOES)
-def test_a_file_that_does_something_is_a_program(text: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "text", "arguments", "line"),
+    [
+        ("sheet.py", "", [], "from sheet import Net, f, n"),
+        ("sheet.py", "", ["2"], ""),
+        ("my-sheet.py", "", [], ""),
+        *[("sheet.py", text, [], "") for text in DOES],
+    ],
+)
+def test_a_file_that_does_something_is_a_program(
+    tmp_path: Path, name: str, text: str, arguments: list[str], line: str
+) -> None:
+    """And so is one whose name no import could have, and one with arguments."""
     begin = "import mlx.core as mx\nimport mlx.nn as nn\nclass Net(nn.Module): pass\ndef f(): pass\nn = Net()\n"
-    assert _only_defines(ast.parse(begin))
-    assert not _only_defines(ast.parse(begin + text))
+    (tmp_path / name).write_text(begin + text)
+    assert import_of(load_script(str(tmp_path / name), arguments)).rpartition("\n")[2] == line
+
+
+@pytest.mark.parametrize("text", ["", "import mlx.core as mx\n"])
+def test_a_file_without_names_of_its_own_has_nothing_to_import(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bare.py").write_text(text)
+    assert import_of(load_script(str(tmp_path / "bare.py"), [])) == ""
 
 
 def test_a_file_of_a_package_is_loaded_by_its_path_or_as_a_module(program: Program) -> None:

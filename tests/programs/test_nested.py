@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 
 import nnrepl
-from tests.support import nnrepl_cli, plain_python
+from tests.support import nnrepl_cli, script_python
 
 PROGRAM = """
 import mlx.core as mx, nnrepl
@@ -32,12 +32,12 @@ for i in range(2):
 def test_a_program_that_records_by_itself(tmp_path: Path) -> None:
     path = tmp_path / "nested.py"
     path.write_text(PROGRAM)
-    plain = plain_python(str(path)).stdout
+    plain = script_python(path, own_prompt=True)
     assert nnrepl_cli("--batch", "-c", "continue", str(path)).stdout == plain
     edited = nnrepl_cli("--plain", str(path), stdin="until step 2\nw = w * 2\nc\nq\n").stdout
     twin = PROGRAM.replace("    loss, g", "    if i == 1: w = w * 2\n    loss, g")
     path.write_text(twin)
-    assert plain_python(str(path)).stdout.splitlines()[-1] in edited
+    assert script_python(path, own_prompt=True).splitlines()[-1] in edited
 
 
 def test_a_recording_inside_of_one() -> None:

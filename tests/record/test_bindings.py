@@ -23,6 +23,7 @@ from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import Surroundings
 from nnrepl.session.parsed import parse
 from nnrepl.tape import UNBOUND, Activation, Holder, Tape
+from nnrepl.tape.bindings import Bindings
 from tests.support import OpenSession, nnrepl_cli
 
 
@@ -404,3 +405,39 @@ def test_adding_up_in_place_costs_the_same_however_much_the_program_holds() -> N
 
     few, many = calls(100), calls(1600)
     assert many < 1.5 * few
+
+
+def test_what_is_noted_of_a_container_holds_from_its_position_on() -> None:
+    """Noted twice at one position, it is what was noted last; a list that has grown is continued where it can be."""
+    bindings, holder = Bindings(), Holder(list, lambda: None)
+    assert not bindings.grow(0, holder, [1])
+    bindings.hold(1, holder, [0])
+    bindings.hold(1, holder, [1, 2])
+    assert bindings.grow(3, holder, [3])
+    assert not bindings.grow(3, holder, [4])
+    assert [bindings.contents(holder, at) for at in range(5)] == [None, [1, 2], [1, 2], [1, 2, 3], [1, 2, 3]]
+    found = [bindings.entry(holder, key, 3) for key in (0, 2, 3, -3, -4, "x")]
+    assert found == [1, 3, UNBOUND, 1, UNBOUND, UNBOUND]
+    assert bindings.entry(holder, 2, 2) is UNBOUND
+    bindings.hold(5, holder, {"x": 7})
+    assert not bindings.grow(6, holder, [8])
+    assert [bindings.entry(holder, key, 6) for key in ("x", "y")] == [7, UNBOUND]
+
+
+@pytest.mark.parametrize(
+    ("at", "positions"),
+    [(None, [1, 4]), (0, [1, 4]), (1, [2, 4]), (2, [3, 4]), (3, [1, 4]), (4, [1, 5])],
+)
+def test_what_a_call_gives_is_there_after_the_op_that_the_call_is(at: int | None, positions: list[int]) -> None:
+    """It was noted by reference in the midst of the call, in a list from 1 on and, longer, from 4 on."""
+    ops = nnrepl.trace(lambda x: ((x + 1) * 2 - 3) / 4 + 5, mx.ones(2)).ops
+    bindings, holder, thing = Bindings(), Holder(list, lambda: None), mx.ones(2)
+    value = ops[0].inputs[0] if at is None else ops[at].outputs[0]
+    for position, entries in ((1, [weakref.ref(thing)]), (4, [weakref.ref(thing), 7])):
+        bindings.hold(position, holder, entries)
+    bindings.know(0, {id(thing): value})
+    assert [position for position, *_ in bindings.holds] == positions
+    assert [position for position, *_ in bindings.versions()[holder]] == positions
+    assert bindings.contents(holder, positions[0]) == [value]
+    assert bindings.contents(holder, positions[1]) == [value, 7]
+    assert bindings.contents(holder, positions[0] - 1) is None

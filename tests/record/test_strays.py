@@ -53,6 +53,15 @@ def test_what_goes_past_the_recording_is_a_hole() -> None:
     assert "hole was computed from x by something that was not recorded" in trace.verify().unaccounted
 
 
+def test_each_node_of_what_was_not_recorded_is_followed_once() -> None:
+    """There are 2^60 ways through it."""
+    y, kept = mx.ones(3), mx.array.__add__
+    for _ in range(60):
+        y = kept(y, y)
+    trace = nnrepl.trace(lambda x: (y * x).sum(), mx.arange(3.0), wrt=0)
+    assert trace.verify().unaccounted == ()
+
+
 @pytest.mark.parametrize("fn", [mx.sum, functools.partial(mx.sum, axis=0), functools.partial(mx.logsumexp)])
 def test_a_function_of_mlx_itself_is_traced(fn: functools.partial[mx.array]) -> None:
     _, trace = plain_and_traced(fn, [mx.arange(3.0)], 0)

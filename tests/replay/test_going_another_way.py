@@ -12,7 +12,7 @@ import pytest
 
 import nnrepl
 from tests.session.test_stops_running import play
-from tests.support import OpenSession, nnrepl_cli, plain_python
+from tests.support import OpenSession, nnrepl_cli, script_python
 
 FLAG = "NNREPL_TEST_CALLED_BEFORE"
 """Where a function remembers what nnrepl cannot put back."""
@@ -117,7 +117,8 @@ for i in range(3):
 
 def test_an_edit_in_a_later_step_draws_what_that_step_drew(tmp_path: Path) -> None:
     edited = LOOP.replace("    return (", "    a = a * 3 if i == 1 else a\n    return (")
-    expected = plain_python("-c", edited).stdout
+    (tmp_path / "edited.py").write_text(edited)
+    expected = script_python(tmp_path / "edited.py")
     screen = play(tmp_path, LOOP, "until step 2", "until random.normal", "a = a * 3", "c")
     assert "another random key" not in screen
     assert re.findall(r"^loss .*", screen, re.MULTILINE)[-2:] == expected.splitlines()[-2:]

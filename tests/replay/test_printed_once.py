@@ -13,7 +13,7 @@ import pytest
 from nnrepl.programs.printed import Printed, PrintedPiece
 from nnrepl.record.names import ProgramNames
 from nnrepl.tape import Tape
-from tests.support import nnrepl_cli, plain_python
+from tests.support import nnrepl_cli, plain_python, script_python
 
 PROGRAM = """
 import atexit, builtins, json, logging, os, sys
@@ -112,9 +112,9 @@ def test_a_timeline_that_prints_something_else_is_shown_from_the_edit_on(tmp_pat
     path.write_text(LOSSES)
     walk = ["c", "goto pass 3", "w = w * 2", "goto start", "undo", "redo", "c", "timeline 1", "c", "q"]
     result = nnrepl_cli("--plain", str(path), stdin="".join(f"{line}\n" for line in walk))
-    plain = _said(plain_python(str(path)).stdout)
+    plain = _said(script_python(path))
     path.write_text(LOSSES.replace("    try:\n", "    w = w * 2 if i == 1 else w\n    try:\n"))
-    twin = _said(plain_python(str(path)).stdout)
+    twin = _said(script_python(path))
     assert twin[:5] == plain[:5]  # what is printed at the entry of the second pass lies before its first op
     assert _said(result.stdout) == plain + twin[5:]
 

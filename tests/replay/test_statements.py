@@ -13,7 +13,7 @@ import mlx.nn as nn
 import pytest
 
 import nnrepl
-from tests.support import PROMPT, OpenSession, nnrepl_cli, plain_python
+from tests.support import PROMPT, OpenSession, nnrepl_cli, script_python
 
 PROGRAM = """
 import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
@@ -53,7 +53,7 @@ def test_lines_and_their_twins(lines: list[str], tmp_path: Path) -> None:
         """What the program prints with the first lines in it."""
         body = "".join(f"    if i == {number + 1}: {line}\n" for number, line in enumerate(lines[:count]))
         twin.write_text(PROGRAM.replace("    x = mx.ones", body + "    x = mx.ones"))
-        return _losses(plain_python(str(twin)).stdout)
+        return _losses(script_python(twin))
 
     commands = []
     for number, line in enumerate(lines):
@@ -127,11 +127,11 @@ def test_what_a_call_holds(tmp_path: Path) -> None:
         commands += ["goto step 3", "until state.py:15", line, "c", "undo"]
     shown = nnrepl_cli("--plain", str(path), stdin="".join(f"{line}\n" for line in [*commands, "q"])).stdout
     answers = PROMPT.split(shown)
-    plain = _losses(plain_python(str(path)).stdout)
+    plain = _losses(script_python(path))
     assert _losses(answers[1]) == plain
     for number, line in enumerate(HELD):
         twin.write_text(STATE.replace("        return h", f"        if count == 3: {line}\n        return h"))
-        expected = [found for found in _losses(plain_python(str(twin)).stdout) if found not in plain]
+        expected = [found for found in _losses(script_python(twin)) if found not in plain]
         found = [found for found in _losses("".join(answers[4 + 5 * number : 6 + 5 * number])) if found not in plain]
         assert expected
         assert found == expected, f"{line}: {shown}"
@@ -161,7 +161,7 @@ def _compared(path: Path, lines: list[str], written: str) -> str:
     path.write_text(LOOP)
     shown = nnrepl_cli("--plain", str(path), stdin="".join(f"{line}\n" for line in [*lines, "c", "q"])).stdout
     path.write_text(LOOP.replace("        h = layer", f"        if i == 1 and k == 2: {written}\n        h = layer"))
-    assert _losses(shown)[-2:] == _losses(plain_python(str(path)).stdout)[-2:], shown
+    assert _losses(shown)[-2:] == _losses(script_python(path))[-2:], shown
     path.write_text(LOOP)
     return shown
 
@@ -199,7 +199,7 @@ def test_a_parameter_after_its_pass(tmp_path: Path) -> None:
     twin.write_text(program.replace("    n = x", f"    if i == 2: {line}\n    n = x"))
     commands = ["until step 3", "until between.py:20", line, "c", "q"]
     shown = nnrepl_cli("--plain", str(path), stdin="".join(f"{line}\n" for line in commands)).stdout
-    assert _losses(shown) == _losses(plain_python(str(twin)).stdout), shown
+    assert _losses(shown) == _losses(script_python(twin)), shown
 
 
 def test_a_draw_at_the_prompt_moves_nothing(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_draw_at_the_prompt_moves_nothing(tmp_path: Path) -> None:
     commands = ["until step 2", *looks, "until state.py:15", *looks, "c", "q"]
     shown = nnrepl_cli("--plain", str(path), stdin="".join(f"{line}\n" for line in commands)).stdout
     assert "timeline" not in shown
-    assert _losses(shown) == _losses(plain_python(str(path)).stdout)
+    assert _losses(shown) == _losses(script_python(path))
 
 
 def _losses(text: str) -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 
 import nnrepl
 from nnrepl.session.errors import UserError
-from tests.support import PROMPT, OpenSession, assert_last_pass_is, assert_same_bits, loaded, plain_python
+from tests.support import PROMPT, OpenSession, assert_last_pass_is, assert_same_bits, loaded, script_python
 
 PROGRAM = """\
 from collections import deque
@@ -181,15 +181,14 @@ def test_under_set_trace(place: str, line: str, tmp_path: Path) -> None:
     text = SET_TRACE.splitlines()[number - 1]
     twin.write_text(plain.replace(text, f"    if i == 1:\n        {line}\n{text}"))
     refused = ["if 1: x = None"] if place == "here" else []
-    for lines, expected in (([line], twin), ([line, "undo"], None), ([line, "undo", "redo"], twin)):
+    (tmp_path / "plain.py").write_text(plain)
+    edited, unedited = script_python(twin), script_python(tmp_path / "plain.py")
+    for lines, expected in (([line], edited), ([line, "undo"], unedited), ([line, "undo", "redo"], edited)):
         script = "\n".join(
             ["until step 2", f"until traced.py:{number}", "x = yield 3", "restart", *refused, *lines, "c", "q", ""]
         )
-        shown = plain_python(str(path), stdin=script).stdout
-        if expected is None:
-            (tmp_path / "plain.py").write_text(plain)
-            expected = tmp_path / "plain.py"
-        assert _losses(shown) == _losses(plain_python(str(expected)).stdout), shown
+        shown = script_python(path, stdin=script, own_prompt=True)
+        assert _losses(shown) == _losses(expected), shown
         assert "this does not parse: 'yield' outside function" in shown, shown
         assert "there is no program here that nnrepl could run again" in shown, shown
         assert ("done at once" in shown) == ("multiply refuses it" in shown) == (place == "here")
@@ -198,7 +197,9 @@ def test_under_set_trace(place: str, line: str, tmp_path: Path) -> None:
 def test_what_has_run_on_is_not_taken_back(tmp_path: Path) -> None:
     path = tmp_path / "traced.py"
     path.write_text(SET_TRACE)
-    shown = plain_python(str(path), stdin="until step 2\nkept.append(2.0)\nuntil step 3\nundo\ntimelines\nc\n").stdout
+    shown = script_python(
+        path, stdin="until step 2\nkept.append(2.0)\nuntil step 3\nundo\ntimelines\nc\n", own_prompt=True
+    )
     assert "the program has run on since kept.append(2.0) was done, and cannot run again" in " ".join(shown.split())
     assert re.search(r"▶ └ 2 +kept.append", PROMPT.split(shown)[5])
     assert len(_losses(shown)) == 4

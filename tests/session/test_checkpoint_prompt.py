@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import nnrepl_cli, plain_python
+from tests.support import nnrepl_cli, script_python
 
 LOOP = """\
 import mlx.core as mx
@@ -38,7 +38,7 @@ LINES = {
 def test_both_runs_see_it(where: str, name: str, lines: str, tmp_path: Path) -> None:
     path = tmp_path / "loop.py"
     path.write_text(LOOP.replace(where, f"if step == 1: {name} = {name} * 2"))
-    wanted = plain_python(str(path)).stdout.splitlines()
+    wanted = script_python(path).splitlines()
     path.write_text(LOOP)
     said = nnrepl_cli(str(path), stdin="\n".join([*lines.split("; "), "q"]), env={"COLUMNS": "200"}).stdout
     found = [line for line in said.splitlines() if line[:2] in ("0 ", "1 ", "2 ")]

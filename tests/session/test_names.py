@@ -8,7 +8,6 @@ import linecache
 import operator
 import random
 import re
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from nnrepl.record import names
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import Surroundings
 from nnrepl.session.parsed import parse
-from tests.support import OpenSession, assert_same_bits, loaded, nnrepl_cli
+from tests.support import OpenSession, assert_same_bits, loaded, nnrepl_cli, script_python
 
 
 def remember(name: str, source: str) -> str:
@@ -385,8 +384,8 @@ def test_models_that_are_trained_in_turn_are_each_the_one_that_its_run_calls_mod
     """The program keeps them in a list of its own, and one variable has held them all."""
     path = tmp_path / "in_turn.py"
     path.write_text(IN_TURN)
-    ran = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=True)
-    norms, sums = zip(*(map(float, line.split()) for line in ran.stdout.split("\n") if line))
+    printed = script_python(path)
+    norms, sums = zip(*(map(float, line.split()) for line in printed.split("\n") if line))
     shown, parameters, reason, weight, end, *_ = play(
         IN_TURN, "until step 6", "info gradients", "why grad(layers.0.weight)", "p layers.0.weight.sum().item()",
         "p grad(model.layers.0.weight)", tmp_path=tmp_path, native=native,
@@ -915,7 +914,7 @@ def test_a_function_sees_the_variables_of_the_one_in_whose_source_it_stands(plac
         ("stats nothing", "nothing here is called nothing"),
         ("stats layers.*.nothing", "no tensor is called layers.*.nothing"),
         ("p inner", "inner is a variable of 2 calls that have returned: inner@"),
-        ("p count", "nothing here is called count; it is a variable of helper: goto #"),
+        ("p count", "nothing here is called count; it is a variable of helper: goto #5 leads there"),
         ("p text", "'words'"),
         ("why text", "text is no tensor of the tape; p text shows what it is"),
         ("display later", "later is not made yet in this call"),
@@ -1150,8 +1149,8 @@ print(params["w"].tolist())
     assert answers[1:5] == ["'w'", "0", "['v', 'w']", "(2,)"]
     plain = source.replace("    params = {k", "    if i == 0: grads['w'][0] = 4\n    params = {k")
     (tmp_path / "plain.py").write_text(plain)
-    ran = subprocess.run([sys.executable, str(tmp_path / "plain.py")], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() in answers[6]
+    printed = script_python(tmp_path / "plain.py")
+    assert printed.strip() in answers[6]
 
 
 def test_a_variable_of_the_module_that_is_changed_in_a_comprehension_there_is_changed(tmp_path: Path) -> None:
@@ -1164,9 +1163,9 @@ def test_a_variable_of_the_module_that_is_changed_in_a_comprehension_there_is_ch
         "outs = []\nfor k in (1, 2, 3):\n    if k == 2: scale = scale * 2\n    outs += [(w * k * scale).sum().item()]"
     )
     (tmp_path / "plain.py").write_text(source.replace("LINE", loop))
-    ran = subprocess.run([sys.executable, str(tmp_path / "plain.py")], capture_output=True, text=True, check=True)
+    printed = script_python(tmp_path / "plain.py")
     *_, shown, _ = play(made, "goto start", "until program.py:4", "step 3", "scale = scale * 2", "c", tmp_path=tmp_path)
-    assert ran.stdout.strip() in shown, shown
+    assert printed.strip() in shown, shown
 
 
 def test_what_a_function_of_the_backward_pass_returns_is_not_called_like_the_loss(tmp_path: Path) -> None:

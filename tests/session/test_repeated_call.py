@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.support import script_python
 
 PROGRAM = """\
 import mlx.core as mx, nnrepl
@@ -24,8 +24,7 @@ def test_a_line_in_a_later_call_is_told_why_it_cannot_be(tmp_path: Path) -> None
     path = tmp_path / "later.py"
     path.write_text(PROGRAM)
     typed = "break later.py:5\nc\nc\ns\nh = h * 10\nclear\nc\n"
-    ran = subprocess.run([sys.executable, str(path)], input=typed, capture_output=True, text=True, check=False)
-    shown = " ".join(ran.stdout.split())
+    shown = " ".join(script_python(path, stdin=typed, own_prompt=True).split())
     assert "hit 2 times" in shown
     assert "h is a variable of f, which is compiled: this call repeats the ops of its first one" in shown
     assert "result 20.0" in shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import re
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from rich.text import Text
 import nnrepl
 from nnrepl.programs.output import HeldOutput
 from nnrepl.record.names import ProgramNames
-from nnrepl.shell.consoles import _Tolerant, lines_of
+from nnrepl.shell.consoles import _Tolerant, lines_of, make_console
 from nnrepl.view.digits import number
 from nnrepl.view.glyphs import ASCII, encodable, harmless
 from nnrepl.view.narrow import Grid
@@ -72,6 +73,19 @@ def test_output_without_unicode_is_readable() -> None:
     assert "?" not in result.stdout.replace("= ?", "")
     assert "dL/d" in result.stdout
     assert "\\u" not in result.stdout
+
+
+@pytest.mark.parametrize(("plain", "colours"), [(False, "truecolor"), (True, None)])
+def test_colours_are_for_a_terminal(plain: bool, colours: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And for none else, whatever the surroundings ask of everyone."""
+    for name, value in (("FORCE_COLOR", "1"), ("COLORTERM", "truecolor"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    for there, expected in ((True, colours), (False, None)):
+        monkeypatch.setattr(sys, "stdout", io.StringIO())
+        monkeypatch.setattr(sys.stdout, "isatty", lambda there=there: there, raising=False)
+        console = make_console(plain)
+        assert console.color_system == expected
+        assert console.is_terminal == (expected is not None)
 
 
 @pytest.mark.parametrize("width", [40, 80])

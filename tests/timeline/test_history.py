@@ -14,7 +14,7 @@ import pytest
 from nnrepl.timeline.history import parse_size
 from tests.support import nnrepl_cli
 
-PASSES = 300
+PASSES = 100
 PROGRAM = f"""
 import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
 mx.random.seed(0)
@@ -69,7 +69,7 @@ def test_any_value_of_a_long_run(native: str, tmp_path: Path) -> None:
             wanted.append(value)
     script = tmp_path / "look.txt"
     script.write_text("\n".join([*commands, "goto pass 4", "until update", "p grad(layers.3.weight)", "quit"]))
-    result = nnrepl_cli("--plain", "--history", "40K", "-x", str(script), str(path), env={"COLUMNS": "10000"})
+    result = nnrepl_cli("--plain", "--history", "14K", "-x", str(script), str(path), env={"COLUMNS": "10000"})
     lines = result.stdout.splitlines()
     found = [lines[at + 1] for at, line in enumerate(lines) if line.endswith(".tolist()")]
     assert found == wanted

@@ -15,10 +15,13 @@ from nnrepl.explain.health import (
     erasures,
     floored,
     forgotten,
+    from_the_end,
     frozen_parts,
     gradient_findings,
     growth,
     kept_out,
+    made_anew,
+    masked_late,
     no_gradient,
     own_numbers,
     parameters,
@@ -78,6 +81,9 @@ _MODULES = (
     wholes,
     floored,
     shuffling,
+    masked_late,
+    made_anew,
+    from_the_end,
 )
 CHECKS: tuple[Check, ...] = (*(check for module in _MODULES for check in module.CHECKS), *results.INSIDE)
 

@@ -129,7 +129,7 @@ def _traced(value: Value) -> tuple[Value, list[Op]]:
     value = value.oldest
     for _ in range(_DEEP):
         op = value.op
-        if op is None or op.error is not None or op.of is not None or not op.inputs or len(op.outputs) != 1:
+        if op is None or op.error is not None or not op.inputs or len(op.outputs) != 1:
             break
         if has(op.name, Trait.CONVERTS) and op.inputs[0].shape == value.shape:
             value = op.inputs[0].oldest

@@ -16,7 +16,7 @@ def summed_over(shares: Value) -> list[int]:
         size = len(product.shape)
         for op in product.consumers:
             axes = op.kwargs.get("axis", op.args[1] if len(op.args) > 1 else None)
-            if not has(op.name, Trait.TOTALS, Trait.AVERAGES) or op.of is not None or axes is None:
+            if not has(op.name, Trait.TOTALS, Trait.AVERAGES) or axes is None:
                 continue
             over = {one % size for one in ([axes] if isinstance(axes, int) else axes)} & set(range(rank))
             if len(over) < rank:  # a sum of all that there is tells none of the axes apart
