@@ -69,6 +69,7 @@ class History:
         self._grown = 0
         self.due = self._remnants = 0
         self._spare: list[Value] = []
+        self._looked_at = 0
 
     def cut(self, start: int, end: int, moved: Callable[[int], int], spare: Sequence[Value]) -> None:
         """Note that ops have been closed between two positions, which lie elsewhere now.
@@ -83,8 +84,10 @@ class History:
         self._starts = [*map(moved, self._starts)]
         self._end, self._measured, self._evaluated = moved(self._end), moved(self._measured), moved(self._evaluated)
         self._noted_passes = max(len(self.tape.passes) - 1, 0)
-        self._handed_on &= {value for op in self.tape.ops for value in op.inputs}
-        self._spare = [leaf for leaf in dict.fromkeys([*self._spare, *spare]) if _bytes(leaf)]
+        known = {value for op in self.tape.ops for value in op.inputs}
+        self._handed_on &= known
+        self._spare = [leaf for leaf in {*self._spare, *spare} - _with_older(known) if _bytes(leaf)]
+        self._looked_at = len(self.tape.ops)
         self._remnants = sum([_bytes(leaf) for leaf in self.tape.notes.from_closed])
         kept = {leaf for pass_ in self.tape.passes for leaf in pass_.wrt}
         self._leaves = {origin: alive for origin, leaves in self._leaves.items()
@@ -194,7 +197,8 @@ class History:
         if sum(map(_bytes, self._spare)) * SHARE <= self.budget:
             return
         shared = self._held_elsewhere()
-        taken = _with_older([value for op in self._ops(len(self._starts) - 1) for value in op.inputs])
+        taken = _with_older([value for op in self.tape.ops[self._looked_at :] for value in op.inputs])
+        self._looked_at = len(self.tape.ops)
         self._spare = [leaf for leaf in self._spare if leaf not in taken and leaf not in self._leaves]
         for leaf in self._spare:
             if leaf not in shared:
