@@ -10,7 +10,7 @@ from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, Opens, command
-from nnrepl.session.closed import closed_between, natively_said
+from nnrepl.session.closed import closed_between, closed_said
 from nnrepl.session.conditions import condition, named_in
 from nnrepl.session.errors import UserError
 from nnrepl.session.events import EVENTS
@@ -101,7 +101,7 @@ def _answer(session: TapeSession, entry: Breakpoint) -> list[RenderableType]:
     place, step = session.lookout.search.place(entry), session.tape.steps.at(session.cursor)
     unseen = closed_between(session.tape, step.start, step.end) if len(step) else []
     if place is not None and unseen:
-        lines.append(Text(f"{natively_said(unseen)}: not looked at", style="hint"))
+        lines.append(Text(f"{closed_said(unseen)}: not looked at", style="hint"))
     elif place is not None and len(step):
         found = session.lookout.search.places(entry, step.start, step.end)
         ops = [session.tape.ops[at] for at in found if at < len(session.tape)]

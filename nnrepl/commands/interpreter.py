@@ -392,7 +392,7 @@ class Interpreter:
         answer = told(self.session, answer) if isinstance(answer, NoGradient) else answer
         last = answer.last if isinstance(answer, NotYet) else None
         said = Text(self._left(answer, last) or str(answer), style="hint")
-        unseen = closed.natively_said(closed.unseen_since(self.session, last))
+        unseen = closed.closed_said(closed.unseen_since(self.session, last))
         if unseen:
             said.append(f" ({unseen}: not looked at)")
         if last is None or not isinstance(answer, NotYet):

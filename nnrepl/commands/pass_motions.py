@@ -29,7 +29,7 @@ def plot(it: Interpreter, text: str) -> RenderableType | None:
 
     It is evaluated as it stands after the last gradient call of each step (before the first update, after each one); a
     variable that gets the step's value later, at the step's end. Steps that do not have it, or only an earlier step's,
-    are left out; so are those that ran natively and are closed, but for their losses, and that is said.
+    are left out; so are those that are closed, but for their losses, and that is said.
     `plot loss, val_loss` or `plot loss val_loss` draws several over each other, `plot loss 1 2` the same in timelines
     1 and 2.
     """
@@ -49,16 +49,20 @@ def plot(it: Interpreter, text: str) -> RenderableType | None:
             curves += _curve(it, piece, line, title)
         if not any(curve.title.startswith(piece.text.strip()) for curve in curves):
             raise UserError(f"no step on the tape has {piece.text.strip()}")
-    said = Text("\n".join(_closed(line, curves) for line in dict.fromkeys(lines)).strip("\n"), style="hint")
+    how = "config native off" if it.session.settings["native"] == "on" else "more of config history"
+    said = Text("\n".join(_closed(line, curves, how) for line in dict.fromkeys(lines)).strip("\n"), style="hint")
     if len(curves) == 1 and len(curves[0].places) == 1:
         single = f"{curves[0].title} = {number(curves[0].values[0])} in {curves[0].unit} {curves[0].places[0]}"
         return Group(Text(single), said) if said else Text(single).append(": a curve takes two steps", style="hint")
     return Group(Plot(curves), said) if said else Plot(curves)
 
 
-def _closed(line: Timeline, curves: Sequence[Curve]) -> str:
-    """Return what to say of the steps that are in no curve because nobody has looked into them; "" if there are
-    none."""
+def _closed(line: Timeline, curves: Sequence[Curve], how: str) -> str:
+    """Return what to say of the steps that are in no curve because nobody has looked into them; "" if there are none.
+
+    Args:
+        how: With what they would be recorded, and stay so.
+    """
     drawn = {place for curve in curves for place in curve.places}
     ran = [pass_ for pass_ in line.tape.passes if len(pass_) and isinstance(pass_.ops[0], ClosedOp)]
     # What stands before the first step has no place in a curve.
@@ -68,11 +72,10 @@ def _closed(line: Timeline, curves: Sequence[Curve]) -> str:
     turns = line.tape.turns
     if len(turns) and not turns.is_over:
         said = f"timeline {line.number} and then plot draw them"
-        return "" if turns.curves else f"turns of timeline {line.number} ran natively and are closed; {said}"
+        return "" if turns.curves else f"turns of timeline {line.number} are closed; {said}"
     if len(closed) == 1:
-        return f"step {min(closed)} ran natively and is closed; with config native off, restart and c draw it"
-    which = f"{len(closed)} steps from {min(closed)} to {max(closed)}"
-    return f"{which} ran natively and are closed; with config native off, restart and c draw them"
+        return f"step {min(closed)} is closed; with {how}, restart and c draw it"
+    return f"{len(closed)} steps from {min(closed)} to {max(closed)} are closed; with {how}, restart and c draw them"
 
 
 def _curve(it: Interpreter, what: Parsed, line: Timeline, title: str) -> list[Curve]:

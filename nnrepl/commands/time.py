@@ -9,7 +9,7 @@ from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, NOTHING, Grammar, Opens, command
-from nnrepl.session.closed import closed_between, natively_said, open_steps
+from nnrepl.session.closed import closed_between, closed_said, open_steps
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
 from nnrepl.session.lookup import Lookup
@@ -123,9 +123,9 @@ def _diff_all(it: Interpreter, before: Timeline, after: Timeline) -> RenderableT
         changed = changes(found)
         shown = diff_view(before, after, changed, len(paired.ops) - len(changed), paired.alone, unseen)
     by_loss = [number for number in by_loss_in(before.tape, after.tape) if number not in unseen]
-    said = natively_said(by_loss), natively_said(unseen)
+    said = closed_said(by_loss), closed_said(unseen)
     numbers = {number for line in (before, after) for number in closed_between(line.tape, 0, len(line.tape))}
-    rest = natively_said(sorted(numbers.difference(by_loss, unseen)))
+    rest = closed_said(sorted(numbers.difference(by_loss, unseen)))
     hints = [f"{said[0]}: of them losses alone were compared" if said[0] else ""]
     first = next((number for number in unseen if number > part), unseen[0] if unseen else 0)
     hints += [f"{said[1]}: not compared; goto step {first}, then diff, opens it" if said[1] else ""]

@@ -183,6 +183,11 @@ class HeldOutput:
         """Positions of the tape have moved; what was printed up to `seen` has been shown."""
         self._printed.moved(self._tape(), moved, seen)
 
+    def move(self, moved: Callable[[int], int]) -> None:
+        """Positions of the tape have moved, on which the program goes on."""
+        self._printed.on(self._tape()).move(moved)
+        self._printed_at = moved(self._printed_at)
+
     def begin_anew(self) -> None:
         """Show at once what is printed from now on: it has never been seen."""
         output = self._printed.on(self._tape())

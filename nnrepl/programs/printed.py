@@ -118,6 +118,14 @@ class TapeOutput:
         self.passed = sorted(passed, key=lambda piece: piece.position)
         self.waiting = sorted(waiting, key=lambda piece: piece.position)
 
+    def move(self, moved: Callable[[int], int]) -> None:
+        """Give all that was printed the positions that these have now."""
+        self.passed = [replace(piece, position=moved(piece.position)) for piece in self.passed]
+        self.waiting = [replace(piece, position=moved(piece.position)) for piece in self.waiting]
+        self.seen = moved(self.seen)
+        for same in self.same.values():
+            same.withheld = [replace(piece, position=moved(piece.position)) for piece in same.withheld]
+
     def until(self, position: int) -> TapeOutput:
         """Return a tape begins that shares what was printed up to a position."""
         return TapeOutput([piece for piece in self.passed if piece.position <= position], dict(self.forgotten))

@@ -141,6 +141,12 @@ class HandChanges:
             if isinstance(noted, NotedCalls) and noted.op is not None:
                 left.pass_ = noted.op.pass_
 
+    def cut(self, stands_for: Callable[[Pass], Pass]) -> None:
+        """Note that other passes stand on the tape for some."""
+        for left in self._held.values():
+            if isinstance(left.pass_, Pass):
+                left.pass_ = stands_for(left.pass_)
+
     def since(self, weights: Weights) -> tuple[Pass, bool] | None:
         """Return the gradient call before, of the same function, and whether its weights have changed since; None where
         that is not known."""

@@ -96,6 +96,15 @@ class ClosedLosses:
         return value
 
 
+def loss_value(op: ClosedOp, loss: mx.array) -> Value:
+    """Return the loss of a call that has been closed, which has been evaluated."""
+    if loss.ndim:
+        return Value(op, 0, loss)
+    kept = KeptNumber(op, loss)
+    kept.read()
+    return kept
+
+
 _BATCH = 64
 """So many losses are read at a time."""
 

@@ -160,7 +160,7 @@ class Arriving:
     def put_one(self, tape: Tape, made: Call, scope: Activation | None, lasti: int) -> ClosedOp:
         """Put a call on the tape that has been made from a place."""
         if made.scope is not None:
-            scope, lasti = self._within(made, scope, lasti), made.lasti
+            scope, lasti = self.within(made, scope, lasti), made.lasti
         return put_closed(self._numbering, tape, made, scope, lasti)
 
     def put(self, tape: Tape, noted: deque[NotedCalls]) -> None:
@@ -213,7 +213,7 @@ class Arriving:
             if went is not None:
                 self._numbering.went(*went, count, update)
 
-    def _within(self, made: Call, scope: Activation | None, lasti: int) -> Activation | None:
+    def within(self, made: Call, scope: Activation | None, lasti: int) -> Activation | None:
         """Return in which call of a compiled function a call is made. As long as that is called from one place, it is
         one call to the tape: no Python runs in it, so nothing tells one from the other."""
         caller = self._caller
@@ -289,12 +289,17 @@ def note_span(tape: Tape, calls: Sequence[Call]) -> bool:
     """Note that calls on the tape, the last ones, were made at once in several steps: a compiled function takes
     gradients again after it has used them. It runs natively as a whole, or is recorded as a whole. Returns whether
     they may be such calls."""
-    spans = len(calls) > 1 and any([call.kind == GRADIENT_PASS for call in calls[1:]])
-    if spans:
-        steps = [tape.passes[-count].step.number for count in (len(calls), 1)]
-        if steps[0] != steps[1]:
-            tape.spans.append((steps[0], steps[1]))
-    return spans
+    if not spans(calls):
+        return False
+    steps = [tape.passes[-count].step.number for count in (len(calls), 1)]
+    if steps[0] != steps[1]:
+        tape.spans.append((steps[0], steps[1]))
+    return True
+
+
+def spans(calls: Sequence[Call]) -> bool:
+    """Whether calls that are made at once may lie in several steps."""
+    return len(calls) > 1 and any([call.kind == GRADIENT_PASS for call in calls[1:]])
 
 
 def gradients_in(calls: Sequence[Call]) -> int:

@@ -38,7 +38,7 @@ from nnrepl.record.repeat import Repetition
 from nnrepl.record.stranded import strand
 from nnrepl.record.strays import invoke, native
 from nnrepl.record.tracing import Tracing, takes_tracers
-from nnrepl.tape import Value
+from nnrepl.tape import GRADIENT_PASS, Value
 
 _getframe = sys._getframe
 _RANDOM_STATE: Any = mx.random.state
@@ -65,6 +65,7 @@ class Compiled(opaque.Transform):
         self._native: set[Any] = set()
         self._looks: dict[Any, int] = {}
         self._settled: dict[Any, Twin] = {}
+        self._consists: dict[Any, tuple[Call, ...]] = {}
         self._ran = False
         self._library: bool | None = None
 
@@ -83,17 +84,17 @@ class Compiled(opaque.Transform):
     def forget(self) -> None:
         """Note that the function does something else now: it is traced again when it is called."""
         self.traces = {}  # a trace that is being made goes into those that are forgotten
-        self.twins, self._native, self._looks, self._settled = {}, set(), {}, {}
+        self.twins, self._native, self._looks, self._settled, self._consists = {}, set(), {}, {}, {}
         self.real = native(self.original(self._noted(self.fun), *self.args, **self.kwargs))
 
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if self._is_library():
             return self.real(*args, **kwargs)
         signature = call_signature(args, kwargs)
-        twin = self._settled.get(signature)  # as mostly: one look
+        twin = None if levels.awaited else self._settled.get(signature)  # as mostly: one look
         if twin is None:
             twin = self.twins.get(signature)
-            if twin is None or self._traces_anew(signature, args, kwargs):
+            if twin is None or levels.awaited or self._traces_anew(signature, args, kwargs):
                 levels.record_late()
                 return self.call(levels.recorder, args, kwargs, frame)
             if self._looks.get(signature, 0) >= _LOOKED_AT:
@@ -159,12 +160,15 @@ class Compiled(opaque.Transform):
         if twin is None:
             levels.wake()
         calls: list[Call] = []
-        with levels.recorded(calls):
+        coming = self._consists.get(signature, ())
+        gradient = any(one.kind == GRADIENT_PASS for one in coming[:1])
+        levels.comes(functools.partial(self.real, *args, **kwargs), gradient, frame)
+        with levels.recorded(calls, frame):
             if recorder.listener is not None:
                 recorder.listener.call_started()
             key = self._kind(recorder, args, kwargs, frame)
             if key in self._native or key in self.traces or levels.blocked:
-                calls += () if twin is None else twin.calls
+                calls += coming
                 return self._call(recorder, args, kwargs, frame)
             result, first = self._first(recorder, levels, args, kwargs, frame, key)
             calls += first
@@ -241,7 +245,8 @@ class Compiled(opaque.Transform):
         if listener is None or before is None or key not in self.traces:
             levels.blocked = "a compiled function of it cannot be traced again"
             return result, ()
-        twin = Twin.of(self.traces[key])
+        twin, signature = Twin.of(self.traces[key]), call_signature(args, kwargs)
+        self._consists[signature] = twin.calls
         # A run along a tape makes natively what is closed there, whatever has been set since.
         if listener.may_run_natively() or recorder.intake.opens:
             from nnrepl.record.as_before import as_before
@@ -255,7 +260,6 @@ class Compiled(opaque.Transform):
                     if after is not None:
                         after()
             self._native.add(key)
-            signature = call_signature(args, kwargs)
             self.twins[signature] = twin
             self._settled.pop(signature, None)
         return result, twin.calls
@@ -393,6 +397,7 @@ def _from_source(
     scope = recorder.stack.enter(recorder.stack.program_frame(frame))
     held = len(recorder.tape.bindings.holds)
     recorder.tracing.append(tracing)
+    recorder.tape.traced.append(start)
     try:
         result = invoke(fun, *tree)
     finally:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nnrepl.record.handing_back import another, compute, duplicate, is_arithmetic, let_go
+from nnrepl.record.handing_back import compute, duplicate, is_arithmetic, let_go
+from nnrepl.record.objects import another
 from nnrepl.tape import Leaf, is_evaluated
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nnrepl.record.ledger import Ledger
     from nnrepl.tape import Op, Value
 
-_view, _or, _copy, _eval = mx.view, mx.bitwise_or, mx.array.__copy__, mx.eval
+_view, _or, _eval = mx.view, mx.bitwise_or, mx.eval
 # Made here, where nothing is recorded: a construction is an op.
 _NOTHING = {size: mx.array(0, kind) for size, kind in ((1, mx.uint8), (2, mx.uint16), (4, mx.uint32), (8, mx.uint64))}
 _LINEAR = frozenset(("add", "subtract"))
@@ -103,11 +103,6 @@ def let_go(recorder: Ledger, value: Value) -> None:
             recorder.link(held, value)
         recorder.tape.notes.sketches[value] = sketch_of(held)
     value.held = None
-
-
-def another(array: mx.array) -> mx.array:
-    """Return another Python object for an array, on the same buffer."""
-    return _copy(array)
 
 
 def compute(arrays: list[mx.array]) -> None:

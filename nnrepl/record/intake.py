@@ -138,6 +138,12 @@ class Intake(Generic[R]):
         recorder.tape.kept.tell(how, answer)
         return answer
 
+    def asked(self, recorder: R, how: str, answer: Any) -> Any:
+        """Return what the program is told that reads a tensor while ops are recorded. Its step may be closed later, and
+        a run be led through it, in which it has to be told the same."""
+        recorder.tape.kept.tell(how, answer)
+        return answer
+
     def write(self, recorder: R, how: str, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Have MLX write tensors into a file."""
         answer = original(*args, **kwargs)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
+from nnrepl.record.closing import Call
 from nnrepl.tape import Activation, ClosedOp, Inside, Op, Pass, Value
 
 
@@ -32,6 +33,13 @@ class Listener(Protocol):
 
     def call_started(self) -> None:
         """Note that a compiled function is called at the top level of the program."""
+
+    def call_comes(self, gradient: bool) -> None:
+        """Note that the program is about to make a call at its top level that is recorded and may be closed later.
+
+        Args:
+            gradient: Whether it takes gradients.
+        """
 
     def pass_started(self, call: RecordedCall) -> None:
         """Note that a gradient pass begins: nothing will be said until its end."""
@@ -133,6 +141,9 @@ class Switching(Protocol):
 
     def over(self) -> None:
         """Note that the program has ended."""
+
+    def within(self, made: Call, scope: Activation | None, lasti: int) -> Activation | None:
+        """Return in which call of a compiled function a call is made."""
 
 
 class Touching(Protocol):

@@ -39,6 +39,10 @@ class ProgramNames:
 
     def __init__(self, old: Tape | None = None, position: int | None = None) -> None:
         self.tape = Tape(self) if old is None else old.grown(self, position)
+        self.forget()
+
+    def forget(self) -> None:
+        """Note that ops lie elsewhere than they did: what is known of the tape is looked for anew."""
         self._modules: dict[int, tuple[Any, dict[int, str]]] = {}
         self._homes: Homes | None = None
         self._passes_seen = self._indexed = self._noted = 0

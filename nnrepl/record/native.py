@@ -31,6 +31,7 @@ from nnrepl.record.stack import outside_of_mlx
 from nnrepl.record.watch import BindingWatch
 from nnrepl.tape import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Tape
 from nnrepl.tape.collector import set_aside
+from nnrepl.tape.native_run import MadeCall
 from nnrepl.tape.steps import earliest
 
 Loss = Callable[[Any], Any]
@@ -77,6 +78,7 @@ class Levels:
         numbering: Numbers their passes.
         changes: Tells whether weights are changed between gradient calls.
         resting: Whether the program is in a closed stretch: until the next call.
+        awaited: Whether the next call is recorded, as in the run before, whatever comes before it.
         evaluations: How many evaluations the program has forced up to now at its top level.
         remember: Returns what puts back all that can be reached from some things; None if nobody can.
         undisturbed: Tells whether nothing but the user can stop the program at a call, and nothing is to be done there;
@@ -102,7 +104,7 @@ class Levels:
         self.numbering = Numbering()
         self._arriving = Arriving(self.numbering)
         self.changes = HandChanges()
-        self.resting = False
+        self.resting = self.awaited = False
         self.evaluations = 0
         self.returned: Any = None
         self.calling: FrameType | None = None
@@ -160,7 +162,7 @@ class Levels:
     def record(self) -> None:
         """From here on every op is recorded."""
         recorder = self.recorder
-        self.resting = False
+        self.resting = self.awaited = False
         recorder.intake.wakes(recorder)
         self.losses.link(recorder)
         self.changes.forget()
@@ -220,7 +222,7 @@ class Levels:
 
     def wake(self) -> None:
         """Note that a call is about to be made that has to be seen: a stretch ends here, closed or opened."""
-        if self.resting:
+        if self.resting or self.awaited:
             self.record_late()
         elif not self.native:
             self.recorder.intake.awake(self.recorder)
@@ -390,6 +392,10 @@ class Levels:
         if gradient and recorder.listener is not None:
             recorder.listener.closed_call_started()
 
+    def within(self, made: Call, scope: Activation | None, lasti: int) -> Activation | None:
+        """Return in which call of a compiled function a call is made."""
+        return self._arriving.within(made, scope, lasti)
+
     def _look_for_update(self, weights: Weights | None) -> None:
         """See whether the program has changed the weights since their last gradient call, and that was expected."""
         found = None if weights is None or not self.changes.knows else self.changes.unexpected(weights)
@@ -409,9 +415,36 @@ class Levels:
             self.record()
         self.returned = self.calling = None
 
+    def comes(self, run: Callable[[], Any], gradient: bool, frame: FrameType) -> None:
+        """Note that a call comes that is recorded op by op, and whether it is known that it takes gradients: what is
+        too old may be closed before, and what the program holds be kept, as if `run` made the call natively."""
+        if self.recorder.listener is not None and not self._depth:
+            self.making, self.calling = run, frame
+            try:
+                self.recorder.listener.call_comes(gradient)
+            finally:
+                self.making = self.calling = None
+
     @contextmanager
-    def recorded(self, calls: list[Call]) -> Iterator[None]:
-        """Record a call op by op that would be closed ops if it ran natively: `calls`, known when it is over."""
+    def noted(self, calls: list[Call], frame: FrameType) -> Iterator[None]:
+        """Note where a call is recorded op by op that would be closed ops if it ran natively: `calls`, known when it is
+        over."""
+        recorder, outermost = self.recorder, not self._depth
+        start = len(recorder.tape)
+        yield
+        if outermost:
+            frame = outside_of_mlx(frame)
+            made = MadeCall(start, len(recorder.tape), tuple(calls), recorder.stack.enter(frame), frame.f_lasti)
+            recorder.tape.made.append(made)
+
+    @contextmanager
+    def recorded(self, calls: list[Call], frame: FrameType) -> Iterator[None]:
+        """Record such a call, of which a run along a tape is told."""
+        with self.noted(calls, frame), self._told(calls):
+            yield
+
+    @contextmanager
+    def _told(self, calls: list[Call]) -> Iterator[None]:
         self._depth += 1
         try:
             yield

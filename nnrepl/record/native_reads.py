@@ -84,7 +84,11 @@ class Conversion:
             return self._original(*args, **kwargs)
         if recorder.mode == RECORD and recorder.inside is None:
             check_bounds(recorder, arrays_of(args[0]))
+            with recorder.tape.kept.hushed():
+                answer = self._original(*args, **kwargs)
+            return recorder.intake.asked(recorder, self._how, answer)
         if recorder.mode != NATIVE:
+            recorder.tape.kept.spoil()
             return self._original(*args, **kwargs)
         answer = recorder.intake.read(recorder, self._how, self._convert, args, kwargs)
         self._levels.losses.read(args[0])

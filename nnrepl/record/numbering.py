@@ -73,6 +73,12 @@ class Numbering:
             elif pass_.kind == UPDATE_PASS and self._last is not None:
                 self._by_hand = self._by_hand or pass_ in pass_.step.updates
 
+    def cut(self, before: int, fewer: int, stands_for: Callable[[Pass], Pass]) -> None:
+        """Note that there are fewer passes on the tape after some, which have been looked at, and others stand for what
+        they were."""
+        self._last = None if self._last is None else stands_for(self._last)
+        self._learnt = max(self._learnt - fewer, before) if self._learnt > before else self._learnt
+
     def number(self, tape: Tape, pass_: Pass) -> None:
         """Give a closed call its number, whose pass is about to be put on the tape, and note what is expected to update
         weights between it, if it is a gradient call, and the next one."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from types import FrameType, FunctionType
 from typing import Any
 
@@ -69,7 +68,7 @@ class Differentiated(opaque.Transform):
     _wanted: tuple[list[int], list[str]] | None = None
 
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        if levels.resting:
+        if levels.resting or levels.awaited:
             levels.wake()
             return self.call(levels.recorder, args, kwargs, frame)
         loss = loss_of if self.name == "value_and_grad" else None
@@ -80,10 +79,13 @@ class Differentiated(opaque.Transform):
             self._whose = whose(self.fun)
             if made is None or made[0].code is not code:
                 made = self._made = [Call(GRADIENT_PASS, titles.title(self.fun), code)]
-        # Asked when the call has begun: a run that is led forward knows only then what is computed in it.
-        run = lambda: levels.recorder.intake.differentiated(self)(*args, **kwargs)  # noqa: E731
         weights = Weights(self.fun, functools.partial(self._chosen, args, kwargs), self._whose)
-        return levels.run(made, frame, run, loss, weights)
+        return levels.run(made, frame, self._natively(levels, args, kwargs), loss, weights)
+
+    def _natively(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
+        """Return what makes a call natively."""
+        # Asked when the call has begun: a run that is led forward knows only then what is computed in it.
+        return lambda: levels.recorder.intake.differentiated(self)(*args, **kwargs)
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if recorder.differentiating or recorder.inside is not None:
@@ -102,7 +104,8 @@ class Differentiated(opaque.Transform):
             return (value, grads) if self.name == "value_and_grad" else grads
 
         weights = Weights(self.fun, functools.partial(self._chosen, args, kwargs))
-        return _recorded(GradientCall(recorder, self.fun, (args, kwargs), frame, body), weights)
+        run = None if levels is None else self._natively(levels, args, kwargs)
+        return _recorded(GradientCall(recorder, self.fun, (args, kwargs), frame, body), weights, frame, run)
 
     def _chosen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """Return what it is given of that by which it differentiates."""
@@ -273,13 +276,20 @@ class _Arguments:
         return by_itself or self.recorder.intake.edited_in_place(value)
 
 
-def _recorded(call: GradientCall, weights: Weights) -> Any:
-    """Make a gradient call while ops are recorded."""
+def _recorded(call: GradientCall, weights: Weights, frame: FrameType, run: Callable[[], Any] | None) -> Any:
+    """Make a gradient call while ops are recorded.
+
+    Args:
+        run: What would make it natively.
+    """
     levels = levels_of(call.recorder)
     if levels is None:
         return make_call(call)
     levels.changes.unexpected(weights)
-    with levels.recorded([Call(GRADIENT_PASS)]) if call.recorder.intake.opens else nullcontext():
+    calls = [Call(GRADIENT_PASS, titles.title(call.fun), titles.code_of(call.fun))]
+    if run is not None:
+        levels.comes(run, True, frame)
+    with (levels.recorded if call.recorder.intake.opens else levels.noted)(calls, frame):
         result = make_call(call)
     levels.changes.hold(weights, call.pass_)
     return result
@@ -289,7 +299,7 @@ def _vjp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original, assigned=("__name__", "__doc__", "__module__"), updated=())
     def vjp(fun: Callable[..., Any], primals: Any, cotangents: Any) -> Any:
         levels = noticing()
-        if levels is not None and levels.resting:
+        if levels is not None and (levels.resting or levels.awaited):
             levels.wake()
         elif levels is not None:
             return _native_vjp(levels, original, fun, primals, cotangents, _getframe(1))
@@ -305,7 +315,8 @@ def _vjp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
             levels.wake()
             if levels.begins(frame):
                 return _native_vjp(levels, original, fun, primals, cotangents, frame)
-        return _outermost_vjp(recorder, original, fun, list(primals), list(cotangents), frame)
+        run = _native_call(original, fun, primals, cotangents)
+        return _outermost_vjp(recorder, original, fun, list(primals), list(cotangents), frame, run)
 
     return vjp
 
@@ -320,7 +331,11 @@ def _native_vjp(
 ) -> Any:
     made = Call(GRADIENT_PASS, titles.title(fun), titles.code_of(fun))
     weights = Weights(fun, lambda: primals)
-    return levels.run([made], frame, lambda: original(fun, primals, cotangents), None, weights)
+    return levels.run([made], frame, _native_call(original, fun, primals, cotangents), None, weights)
+
+
+def _native_call(original: Callable[..., Any], fun: Callable[..., Any], primals: Any, cotangents: Any) -> Any:
+    return lambda: original(fun, primals, cotangents)
 
 
 def _outermost_vjp(
@@ -330,6 +345,7 @@ def _outermost_vjp(
     primals: list[mx.array],
     cotangents: list[mx.array],
     frame: FrameType,
+    run: Callable[[], Any],
 ) -> Any:
     def body(call: GradientCall) -> Any:
         pass_ = call.pass_
@@ -355,4 +371,5 @@ def _outermost_vjp(
         grads = take_gradients(recorder, pass_, roots, chosen.wrt)
         return [recorder.handle(value) for value in values], grads
 
-    return _recorded(GradientCall(recorder, fun, (primals, cotangents), frame, body), Weights(fun, lambda: primals))
+    made = GradientCall(recorder, fun, (primals, cotangents), frame, body)
+    return _recorded(made, Weights(fun, lambda: primals), frame, run)

@@ -30,7 +30,7 @@ def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., A
             return original(self, *args, **kwargs)
         if recorder.mode == RECORD and not recorder.differentiating:
             recorder.intake.awake(recorder)
-            with levels.recorded([Call(UPDATE_PASS)]):
+            with levels.recorded([Call(UPDATE_PASS, type(self).__name__)], _getframe(1)):
                 return original(self, *args, **kwargs)
         if recorder.mode != NATIVE or levels.inside:
             return original(self, *args, **kwargs)

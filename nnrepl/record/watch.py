@@ -325,11 +325,9 @@ class BindingWatch:
             key, known = id(thing), self._known  # the tapes of later runs hold it, too: it must not hold this one
             refer: Callable[[], Any] = weakref.ref(thing, lambda _: known.pop(key, None))
         except TypeError:  # a list, a dict, a tuple: `settle` lets go of those that nobody else holds
-            box = [thing]
-            refer = Grip(box)
-        watched = self._known[id(thing)] = Watched(
-            Holder(type(thing), refer, getattr(thing, "maxlen", None) if isinstance(thing, deque) else None), refer
-        )
+            refer = Grip([thing])
+        maxlen = getattr(thing, "maxlen", None) if isinstance(thing, deque) else None
+        watched = self._known[id(thing)] = Watched(Holder(type(thing), refer, maxlen), refer)
         resting = self._resting.pop(id(thing), None)
         if resting is not None and self._is_again(watched, resting, position):
             return watched.holder
@@ -359,8 +357,7 @@ class BindingWatch:
         if type(watched) is Attributes:
             self._look_at_all(position)
             return
-        thing = watched.refer()
-        if thing is None:
+        if (thing := watched.refer()) is None:
             return
         entries = entries_of(thing)
         values = list(entries.values()) if isinstance(entries, dict) else list(entries)
@@ -458,8 +455,7 @@ class BindingWatch:
         self._restate(concerns, old, holding)
 
     def _restate(self, concerns: Callable[[mx.array], bool], old: Value, holding: Iterable[Watched]) -> None:
-        tape = self.recorder.tape
-        position = len(tape.ops)
+        tape, position = self.recorder.tape, len(self.recorder.tape.ops)
         for state in self._frames.values():
             for at, thing in enumerate(state.values):
                 if type(thing) is _array and concerns(thing):
@@ -472,12 +468,18 @@ class BindingWatch:
             watched.last = None
             self._look(watched, position)
 
+    def holders(self) -> list[Holder]:
+        """Return what stands for every container that is known."""
+        return [*(watched.holder for watched in self._known.values()), *self._resting.values()]
+
+    def renewed(self, now: Mapping[Value, Value]) -> None:
+        """Note that other values stand for some, and that what is noted lies elsewhere."""
+        for state in self._frames.values():
+            state.noted, state.kept = None, [now.get(one, one) if isinstance(one, Value) else one for one in state.kept]
+
     def containers(self) -> Iterator[Any]:
         """Every container that is known and still there."""
-        for watched in list(self._known.values()):
-            thing = watched.refer()
-            if thing is not None:
-                yield thing
+        yield from (thing for watched in list(self._known.values()) if (thing := watched.refer()) is not None)
 
     def look_at(self, thing: Any) -> None:
         """Note what a container holds now."""
@@ -489,8 +491,7 @@ class BindingWatch:
         """Note what containers hold, of which something else was noted for a while."""
         position = len(self.recorder.tape.ops)
         for holder in holders:
-            watched = self._known.get(id(holder.refer()))
-            if watched is not None and watched.holder is holder:
+            if (watched := self._known.get(id(holder.refer()))) is not None and watched.holder is holder:
                 watched.last = None
                 self._look(watched, position)
 

@@ -101,12 +101,14 @@ def _property(callee: Callee) -> property:
 
 def _sync(callee: Callee) -> Callable[..., Any]:
     original, how = callee.original, callee.key
+    tells = callee.holder is mx.array  # natively these are noticed (`nnrepl.record.native_reads`)
 
     @_like(original, callee)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         recorder = _recorder
         if recorder.inside is not None:
             recorder.forced = True
+            recorder.tape.kept.spoil()
             recorder.inside.evaluate(arrays_of((*args, *kwargs.values())))
         elif recorder.mode == RECORD and get_ident() == recorder.thread:
             check_evaluation(recorder, how, (*args, *kwargs.values()))
@@ -118,8 +120,11 @@ def _sync(callee: Callee) -> Callable[..., Any]:
             check_bounds(recorder, arrays_of((*args, *kwargs.values())))
             if how in SUFFIXES:
                 return recorder.intake.write(recorder, how, original, args, kwargs)
+            if tells:
+                return recorder.intake.asked(recorder, how, original(*args, **kwargs))
         elif recorder.mode == OPAQUE:
             recorder.forced = True
+            recorder.tape.kept.spoil()
         return original(*args, **kwargs)
 
     return wrapper

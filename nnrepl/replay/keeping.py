@@ -107,10 +107,10 @@ class Keeping:
             return
         kept_now = bool(self._known) and self._ready(reach)
         if kept_now:
-            point = self._keep(number, reach)
-            if point.nbytes > budget // 4:
-                self._due, self._lazy = _NEVER, None
+            if sum([array.nbytes for array in reach.arrays if not self._is_known(array)]) > budget // 4:
+                self._due = _NEVER  # known before it is copied: that alone would take as much
                 return
+            point = self._keep(number, reach)
             kept.points.append(point)
             thin(kept, budget)
             self._owner = kept
@@ -133,8 +133,7 @@ class Keeping:
         point, lazy = Point(number, reach), []
         _compute_few(reach.arrays)
         for at, array in enumerate(reach.arrays):
-            known = self._known.get(id(array))
-            if known is not None and known() is array:
+            if self._is_known(array):
                 point.arrays.append(_copy(array) if computes(array) else None)
                 if point.arrays[at] is None:
                     point.dead.add(at)
@@ -148,6 +147,11 @@ class Keeping:
         if lazy:
             self._lazy = point, lazy
         return point
+
+    def _is_known(self, array: mx.array) -> bool:
+        """Whether it was there already when the program was last looked at."""
+        known = self._known.get(id(array))
+        return known is not None and known() is array
 
     def _settle(self) -> None:
         """Copy what has been computed since then of what a point holds, and let go of the rest."""

@@ -69,6 +69,8 @@ class Opening:
         if at >= len(self._expected):
             return native and (self._whole or late)
         if not isinstance(self._expected[at], ClosedOp):
+            if levels is not None and native and late:
+                levels.awaited = True
             return native and late
         if self._steps and self._step(at) in self._steps:
             self._begin(recorder, at)
@@ -117,6 +119,8 @@ class Opening:
         """Wake up: a call is about to be recorded that ends a stretch, if one is being opened; or a call that the tape
         has, whatever else it has not after the last one of the step that is being opened."""
         late = self.free == 1 and self._is_late(self._start + self._calls)
+        if late:
+            recorder.tape.late.add(len(recorder.tape))  # should the step be closed again
         if late or (self.free and _is_stretch(self.old.ops[self._start - self._shift])):
             self.close(recorder)
 
@@ -215,6 +219,8 @@ class Opening:
         the run before, as the losses of closed calls tell; "" if they are the same as far as that is known."""
         for old, new in self.pairs:
             before, now = old.pass_.loss, new.pass_.loss
+            if before is not None and before.held is None and not before.evaluated:
+                before = None
             if now is None and before is not None:  # what the program evaluates later is known already
                 now = new.pass_.loss = Value(new, 0, before.array)
                 new.outputs = (now,)

@@ -195,6 +195,9 @@ class Led(Intake[Recorder]):
             return self.write(recorder, how, original, args, kwargs)
         return self.forward.read(how, original, args, kwargs)
 
+    def asked(self, recorder: Recorder, how: str, answer: Any) -> Any:
+        return answer  # the tape that is followed has it
+
     def write(self, recorder: Recorder, how: str, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.forward.writes(self.opening.before(len(recorder.tape)), file_of(how, args)):
             return super().write(recorder, how, original, args, kwargs)

@@ -315,7 +315,7 @@ class Changes:
             return None
         self.failed()
         self.news = None
-        self.session.hooks.opening(f"{closed.all_of(steps)}, which ran natively")
+        self.session.hooks.opening(f"all of {closed.all_of(steps)}")
         return RunAgain(self._along_again(frozenset(steps)))
 
     def come_back(self, failure: str) -> RunAgain:

@@ -39,16 +39,16 @@ def units(tape: Tape, number: int) -> list[int]:
 
 
 def said_of_closed(tape: Tape) -> str:
-    """Which steps are closed: `steps 2 to 99 ran natively and are closed`; "" if none is."""
+    """Which steps are closed: `steps 2 to 99 are closed`; "" if none is."""
     starts = [pass_.start for pass_ in tape.passes if len(pass_) == 1]
     closed = [at for at in starts if tape.ops[at].operation.kind == "closed"]  # also on a saved tape
-    said = natively_said(list(dict.fromkeys([unit_at(tape, at) for at in closed])))
+    said = closed_said(list(dict.fromkeys([unit_at(tape, at) for at in closed])))
     return f"{said}: not looked at" if said else ""
 
 
-def natively_said(numbers: list[int]) -> str:
-    """Return `steps 2 to 99 ran natively and are closed`; "" of none."""
-    return f"{all_of(numbers)} ran natively and {'are' if len(numbers) > 1 else 'is'} closed" if numbers else ""
+def closed_said(numbers: list[int]) -> str:
+    """Return `steps 2 to 99 are closed`; "" of none."""
+    return f"{all_of(numbers)} {'are' if len(numbers) > 1 else 'is'} closed" if numbers else ""
 
 
 def all_of(numbers: list[int]) -> str:
@@ -104,7 +104,7 @@ def open_steps(session: Standing, steps: list[int], losses: list[int] | None = N
     if closed.isdisjoint(steps):  # the command would come here again and again
         raise UserError(f"{title} is open already; that it was to be opened once more is a fault of nnrepl's")
     if not session.edits.can_run_again:
-        raise UserError(f"{title} ran natively and is closed; there is no program here that could run again")
+        raise UserError(f"{title} is closed; there is no program here that could run again")
     steps = sorted({*steps, *(closed & tape.retraced)})  # what MLX kept of a first run has to be seen there
     of = of or (f"the losses of {title_of(losses)}" if losses else title)
     session.hooks.opening(of)

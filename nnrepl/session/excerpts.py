@@ -203,6 +203,11 @@ class _Lines:
 _known: WeakKeyDictionary[Tape, _Lines] = WeakKeyDictionary()
 
 
+def forget(tape: Tape) -> None:
+    """Note that ops of a tape lie elsewhere than they did."""
+    _known.pop(tape, None)
+
+
 def _caller_line(scope: Activation, path: str, known: dict[Activation, int]) -> int:
     """Return the line of the innermost caller in a file; 0 if none is in it."""
     if scope not in known:

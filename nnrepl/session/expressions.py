@@ -91,8 +91,7 @@ class Expressions:
 
     def value_of(self, array: Any) -> Value | None:
         """Return the value that an array stands for which was handed out in this evaluation."""
-        found = self._values.get(id(array))
-        return found[1] if found is not None else None
+        return self._values.get(id(array), (None, None))[1]
 
     def show(self, result: Any) -> None:
         """Note that a result is shown: `_` means it from now on."""
@@ -105,8 +104,7 @@ class Expressions:
     def behind(self, array: mx.array) -> list[Value]:
         """Return the values of the tape that a result was computed from in this evaluation: itself, or all that were
         handed out."""
-        value = self.value_of(array)
-        if value is not None:
+        if (value := self.value_of(array)) is not None:
             return [value]
         return [] if is_evaluated(array) else [value for _, value in self._values.values()]
 
@@ -195,6 +193,8 @@ class Expressions:
 
     def array_for(self, value: Value) -> mx.array:
         """Return a handle on a value that Python may do with what it likes."""
+        if value.held is None and value.refusal:
+            raise UserError(value.refusal)
         array = _copy(value.array if self.numbers is None else self.numbers(value))
         self._values[id(array)] = (array, value)
         if self._recorder is not None:

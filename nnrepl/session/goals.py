@@ -193,6 +193,10 @@ class Until:
         finally:
             self._asked = True
 
+    def move(self, moved: Callable[[int], int]) -> None:
+        """Note that positions of the tape have moved."""
+        self._start, self._seen = moved(self._start), moved(self._seen)
+
     def _given_up(self, tape: Tape) -> int | None:
         """Return the first op of the step or the pass that is named, if that is over and has nothing at the place; if
         it began before this, where the user stands."""

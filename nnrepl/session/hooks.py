@@ -83,6 +83,9 @@ class Hooks:
         """Note that a step has been opened: positions of the tape have moved, and what the program printed before
         `seen` has been seen."""
 
+    def moved(self, moved: Callable[[int], int]) -> None:
+        """Note that positions of the tape have moved, since old steps of it have been closed."""
+
     def has_printed(self, position: int) -> bool:
         """Whether the program has printed since it made the last op before a position."""
         return False

@@ -78,7 +78,7 @@ class Lookup:
         if not len(found):
             return f"the {found.title} has no op"
         if any(isinstance(op, ClosedOp) for op in self.tape.ops[found.start : found.end]):
-            return f"{found.title} ran natively and is closed"
+            return f"{found.title} is closed"
         return f"{'the ' if not here else ''}{found.title} has #1 to #{len(found)}"
 
     def by_number(self, text: str) -> Value:

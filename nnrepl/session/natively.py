@@ -133,17 +133,27 @@ def call_begins(session: Standing, recorder: Recorder, keeping: Keeping) -> None
     """
     if session.codes.awaits:
         session.codes.reach(reached(session, recorder), entering=True)
-    kept, intake = recorder.tape.kept, recorder.intake
-    number = kept.calls(recorder.tape.passes)
+    intake, levels = recorder.intake, levels_of(recorder)
     if isinstance(intake, Replay):
-        intake.forward.begins(recorder, number)
-    elif this_process() == session.process and session.edits.can_run_again:
-        kept.begins(number)
-        levels = levels_of(recorder)
-        if levels is not None and levels.undisturbed is None:
-            levels.undisturbed = partial(_undisturbed, session, keeping)
-        if not keeping.is_due:
-            return
+        intake.forward.begins(recorder, recorder.tape.kept.calls(recorder.tape.passes))
+        return
+    keep(session, recorder, keeping)
+    if levels is not None and levels.undisturbed is None and session.edits.can_run_again:
+        levels.undisturbed = partial(_undisturbed, session, keeping)
+
+
+def keep(session: Standing, recorder: Recorder, keeping: Keeping, points: bool = True) -> None:
+    """Keep what the program holds now and then, where it is about to make a gradient call, and what it is told.
+
+    Args:
+        points: Whether there may be any use of what it holds.
+    """
+    if this_process() != session.process or not session.edits.can_run_again:
+        return
+    kept = recorder.tape.kept
+    number = kept.calls(recorder.tape.passes)
+    kept.begins(number)
+    if points and keeping.is_due:
         with recorder.muted():
             keeping.begins(recorder, kept, number, room(int(session.settings["history"]) // 2))
 

@@ -9,14 +9,44 @@ from typing import TYPE_CHECKING
 
 from nnrepl.session.reading import Reading
 from nnrepl.tape import OpenedStep, Tape
+from nnrepl.timeline.history import OPS, History
 
 if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
+    from nnrepl.session.standing import Standing
     from nnrepl.timeline.timelines import Timeline
 
 _MOST = 8
 """So many opened steps are kept at most: the program has to compute its way to each of them when it runs again."""
-_OP_BYTES = 2_100
+OP_BYTES = 2_100
 """What an op takes without its numbers, in bytes."""
+_GOOD = 4
+"""Such a part of what there is room for is a good part of it."""
+
+
+def history_of(session: Standing, recorder: Recorder) -> History:
+    """Return what keeps the values of the tape that is recorded within the budget."""
+    budget = int(session.settings["history"])
+    if session.history is None or session.history.tape is not recorder.tape:
+        session.history = History(recorder.tape, budget, recorder.drop, recorder.shared)
+    session.history.budget = budget
+    return session.history
+
+
+def bound(session: Standing, recorder: Recorder, gradient: bool) -> bool:
+    """Close the oldest of the steps that have been recorded, if there are more ops than there is room for and a new one
+    begins; returns whether it is a good part of that.
+
+    Args:
+        gradient: Whether a gradient call comes.
+    """
+    history = history_of(session, recorder)
+    room = history.budget // OPS // OP_BYTES
+    if gradient and len(recorder.tape) >= (history.due or room):
+        from nnrepl.session import bounded  # needed in a long run
+
+        bounded.bound(session, recorder, history, room)
+    return len(recorder.tape) >= room // _GOOD
 
 
 def look_at(tape: Tape, position: int) -> None:
@@ -51,7 +81,7 @@ def to_close(session: Reading, timeline: Timeline, asked: Collection[int]) -> tu
 def _size(tape: Tape, step: OpenedStep) -> int:
     held = sum([value.size * value.dtype.size for op in tape.ops[step.start : step.end] for value in op.outputs
                 if value.evaluated])  # fmt: skip
-    return held + _OP_BYTES * (step.end - step.start)
+    return held + OP_BYTES * (step.end - step.start)
 
 
 def _may_close(session: Reading, timeline: Timeline, step: OpenedStep) -> bool:

@@ -7,6 +7,8 @@ run on a little, and the cursor goes back to the op.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nnrepl.session import goals
 from nnrepl.session.hooks import OPENED
 from nnrepl.session.place import Place, named_from
@@ -57,6 +59,13 @@ class Lookout:
         self._at_once = self._in_stretches = position
         self._looked(position, position)
         self.interrupted = False
+
+    def move(self, moved: Callable[[int], int]) -> None:
+        """Note that positions of the tape have moved. What has been found out about its values is forgotten."""
+        before, self._search = self._search, Search(self._session)
+        self._search.skip, self._search.unasked = before.skip, before.unasked
+        self._at_once, self._in_stretches, self._named = map(moved, (self._at_once, self._in_stretches, self._named))
+        self._asked = {(entry, moved(at)) for entry, at in self._asked}
 
     def ahead(self, end: int, goal: goals.Goal) -> list[Hit]:
         """Return the first hit after the cursor on the way to a goal, up to `end`; from there on, what is recorded is

@@ -31,7 +31,7 @@ from nnrepl.session.lookup import Lookup
 from nnrepl.session.passing import Passing
 from nnrepl.session.place import Place
 from nnrepl.session.program import Program
-from nnrepl.session.reclosing import look_at
+from nnrepl.session.reclosing import bound, history_of, look_at
 from nnrepl.session.restarts import ProgramRestarts
 from nnrepl.session.running import Lookout
 from nnrepl.session.settings import defaults
@@ -97,7 +97,7 @@ class TapeSession(Standing):
         self.awaited = []
         self.many, self.openings = 1, 0
         self.keeping = Keeping()
-        self._history: History | None = None
+        self.history: History | None = None
         self.process = this_process()
         self.outer: TapeSession | None = None
         self.debuggee: TakesCells | None = None
@@ -133,22 +133,22 @@ class TapeSession(Standing):
         if self.recorder is not None:
             self.codes.reach(natively.reached(self, self.recorder))
 
+    def call_comes(self, gradient: bool) -> None:
+        """Hear that the program is about to make a call that is recorded."""
+        if self.recorder is not None:
+            is_long = bound(self, self.recorder, gradient)
+            if gradient and not self.recorder.intake.follows:
+                natively.keep(self, self.recorder, self.keeping, points=is_long)
+
     def pass_started(self, call: RecordedCall) -> None:
         """Hear that a gradient pass begins."""
         if this_process() == self.process:
             self.hooks.pass_started()
             assert self.recorder is not None
-            self._kept(self.recorder).trim()
+            history_of(self, self.recorder).trim()
             self.codes.reach(natively.reached(self, self.recorder), entering=True)
             if self.restarts is not None and self.may_stop:
                 self.restarts.pass_started(call)
-
-    def _kept(self, recorder: Recorder) -> History:
-        """Return what keeps the values of the tape that is recorded within the budget."""
-        if self._history is None or self._history.tape is not recorder.tape:
-            self._history = History(recorder.tape, int(self.settings["history"]), recorder.drop, recorder.shared)
-        self._history.budget = int(self.settings["history"])
-        return self._history
 
     def pass_recorded(self, call: RecordedCall) -> None:
         """Hear that a gradient pass has been recorded to its end; the program waits."""
@@ -184,7 +184,7 @@ class TapeSession(Standing):
     def call_closed(self, op: ClosedOp) -> bool:
         """Hear that a call has run natively; return whether the program goes on so."""
         if self.recorder is not None and op.position % 16 == 0:
-            self._kept(self.recorder).trim()
+            history_of(self, self.recorder).trim()
         return natively.goes_on(self, op)
 
     def closed_call_started(self) -> None:
@@ -207,7 +207,7 @@ class TapeSession(Standing):
         """Hear that the program forces an evaluation; a good moment to look for what only numbers tell."""
         self.call_started()
         if self.recorder is not None and this_process() == self.process:
-            self._kept(self.recorder).evaluated()
+            history_of(self, self.recorder).evaluated()
         if isinstance(self.course.now, Going) and this_process() == self.process:
             hits = self.lookout.caught_up()
             if hits:

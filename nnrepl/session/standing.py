@@ -17,6 +17,7 @@ from nnrepl.session.place import Place
 from nnrepl.session.stops import Trigger
 from nnrepl.tape import Tape
 from nnrepl.timeline.code import CodeChange, SourceChanges
+from nnrepl.timeline.history import History
 from nnrepl.timeline.timelines import Timeline, Timelines
 
 
@@ -54,6 +55,7 @@ class Standing(Motions):
         openings: How often steps have been opened for the command that runs.
         awaited: The places where the program is wanted, as they were known when it was last let go.
         alarms: How many steps have been opened for a command because something might have been hit there.
+        history: What keeps the values of the tape that is recorded within the budget, once there is one.
         wary: Up to which step all are recorded after the last alarm, since many are for nothing.
     """
 
@@ -69,6 +71,7 @@ class Standing(Motions):
     awaited: list[Place]
     alarms: int
     wary: int
+    history: History | None
 
     @property
     def edits(self) -> Edits:

@@ -221,6 +221,15 @@ class Trips:
             if key in old._truths:
                 self._truths[key] = [(moved(at), truth) for at, truth in old._truths[key]]
 
+    def move(self, moved: Callable[[int], int]) -> None:
+        """Note that positions of the tape have moved."""
+        far = sys.maxsize
+        self._known = {key: (moved(a), b if b == far else moved(b)) for key, (a, b) in self._known.items()}
+        for places in (self._at, self._between):
+            for key in places:
+                places[key] = list(dict.fromkeys(map(moved, places[key])))
+        self._truths = {key: [(moved(at), truth) for at, truth in said] for key, said in self._truths.items()}
+
 
 def _first(entry: tuple[int, bool]) -> int:
     return entry[0]

@@ -212,6 +212,10 @@ class Shell(Breaking, Hooks):
         """Note that what was printed has moved with the tape."""
         self.held.moved(moved, seen)
 
+    def moved(self, moved: Callable[[int], int]) -> None:
+        """Note that what was printed has moved with the tape."""
+        self.held.move(moved)
+
     def has_printed(self, position: int) -> bool:
         """Whether something has been shown of what the program printed from there on."""
         return self.held.is_printed_at(position)

@@ -37,7 +37,7 @@ from nnrepl.tape.passes import (
 from nnrepl.tape.sites import SKIPPED, Site, is_skipped, own_site
 from nnrepl.tape.steps import Step, Steps
 from nnrepl.tape.tape import Namer, OpSequence, Tape
-from nnrepl.tape.value import LEAF_KINDS, Gradient, Leaf, Tangent, Tracer, Value, is_evaluated, sketch_of
+from nnrepl.tape.value import LEAF_KINDS, Gradient, Leaf, Remnant, Tangent, Tracer, Value, is_evaluated, sketch_of
 
 __all__ = [
     "BACKWARD",
@@ -74,6 +74,7 @@ __all__ = [
     "OpenedStep",
     "Operation",
     "Pass",
+    "Remnant",
     "Site",
     "Source",
     "Step",

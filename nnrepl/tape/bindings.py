@@ -171,6 +171,77 @@ class Bindings:
         twin.seen = {scope: min(seen, position) for scope, seen in self.seen.items()}
         return twin
 
+    def cut(
+        self, start: int, end: int, moved: Callable[[int], int], image: Callable[[Value], Value], held: list[Holder]
+    ) -> tuple[Callable[[], None], list[Value]]:
+        """Return what forgets all that was noted after one position and before another, but for what still holds there;
+        until that is called nothing has changed. And which values are noted as variables' then.
+
+        Args:
+            moved: Where each position lies then.
+            image: Returns what stands for a value then.
+            held: The containers that the program may still have.
+        """
+        before = [entry for entry in self.log if entry[0] <= start]
+        known = {entry[1] for entry in before}
+        last = {entry[1:3]: entry for entry in self.log if start < entry[0] < end}
+        kept = [(end, *entry[1:]) for entry in last.values() if self.seen.get(entry[1], -1) >= end or entry[1] in known]
+        after = [*kept, *(entry for entry in self.log if entry[0] >= end)]
+        after = [(moved(at), scope, name, image(thing) if isinstance(thing, Value) else thing)
+                 for at, scope, name, thing in after]  # fmt: skip
+        scopes = {*known, *(entry[1] for entry in after)}
+        seen = {scope: moved(at) for scope, at in self.seen.items() if at >= end or at <= start or scope in scopes}
+        there = [entry[3] for entry in (*before, *after) if type(entry[3]) is Holder]
+        contents, images = self._cut_contents(start, end, moved, image, {*held, *there})
+
+        def forget() -> None:
+            for entry in (*self.log, *after):  # an entry and its value hold each other
+                if isinstance(entry[3], Value):
+                    entry[3].bound = None
+            self.log, self.held_containers, self._calls, self._codes, self.seen = [], [], {}, {}, seen
+            for entry in (*before, *after):
+                self._enter_again(entry)
+            for entries, key, value in images:
+                entries[key] = value
+            self._contents = contents
+            holds = [(at, holder, *version) for holder, versions in contents.items() for at, *version in versions
+                     if isinstance(version[0], (dict, list))]  # fmt: skip
+            self.holds = sorted(holds, key=_position)
+
+        return forget, [entry[3] for entry in (*before, *after) if isinstance(entry[3], Value)]
+
+    def _enter_again(self, entry: Entry) -> None:
+        self._enter(entry)
+        thing = entry[3]
+        if type(thing) is Holder:
+            self.held_containers.append(entry)
+        elif isinstance(thing, Value):
+            thing.bound = entry if thing.bound is None else (thing.bound, entry)
+
+    def _cut_contents(
+        self, start: int, end: int, moved: Callable[[int], int], image: Callable[[Value], Value], alive: set[Holder]
+    ) -> tuple[dict[Holder, list[tuple[int, Any, int]]], list[tuple[Any, Any, Value]]]:
+        """Return what containers held, but for what they held meanwhile and for those that nobody has any more; and
+        what is to stand in what they held: where, and which value."""
+        images: list[tuple[Any, Any, Value]] = []
+        contents: dict[Holder, list[tuple[int, Any, int]]] = {}
+        imaged, pending = set[int](), list(alive)
+        while pending:
+            holder = pending.pop()
+            if versions := _without(self._contents.get(holder, []), start, end, moved):
+                contents[holder] = versions
+            for _, entries, _ in versions:
+                if id(entries) in imaged or not isinstance(entries, (dict, list)):
+                    continue
+                imaged.add(id(entries))
+                for key, thing in entries.items() if isinstance(entries, dict) else enumerate(entries):
+                    if isinstance(thing, Value) and (value := image(thing)) is not thing:
+                        images.append((entries, key, value))
+                    elif type(thing) is Holder and thing not in alive:
+                        alive.add(thing)
+                        pending.append(thing)
+        return contents, images
+
     # -- containers ----------------------------------------------------------------------------------------
 
     def hold(self, position: int, holder: Holder, entries: Any) -> None:
@@ -379,6 +450,17 @@ class Bindings:
     def names(self) -> list[str]:
         """Return the names of all variables that are noted."""
         return list(dict.fromkeys(entry[2] for entry in self.log))
+
+
+def _without(
+    versions: list[tuple[int, Any, int]], start: int, end: int, moved: Callable[[int], int]
+) -> list[tuple[int, Any, int]]:
+    """Return what a container held, but for what came and went between two positions."""
+    before = [version for version in versions if version[0] <= start]
+    between = [(end, *version[1:]) for version in versions if start < version[0] < end][-1:]
+    after = [version for version in versions if version[0] >= end]
+    between = [] if after and after[0][0] == end else between
+    return [*before, *((moved(at), entries, count) for at, entries, count in (*between, *after))]
 
 
 def is_module(code: CodeType) -> bool:

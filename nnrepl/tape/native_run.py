@@ -6,10 +6,12 @@ import marshal
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from nnrepl.classes import dataclass
+from nnrepl.tape.origins import Activation
 from nnrepl.tape.passes import GRADIENT_PASS, Pass
 
 
@@ -18,9 +20,11 @@ class KeptPoint(Protocol):
 
     Attributes:
         number: How many gradient calls had been made before it.
+        nbytes: What it holds.
     """
 
     number: int
+    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,31 @@ class OpenedStep:
     end: int
     calls: tuple[ClosedCall, ...]
 
+    def moved(self, by: int) -> OpenedStep:
+        """Return it where the tape has become longer before it."""
+        return OpenedStep(self.number, self.start + by, self.end + by, self.calls)
+
+
+@dataclass(frozen=True, slots=True)
+class MadeCall:
+    """A call that was recorded op by op, and may become a closed one.
+
+    Attributes:
+        start, end: Where on the tape its ops lie.
+        calls: What it would be if it had run natively (`nnrepl.record.closing.Call`).
+        scope, lasti: Where the program made it.
+    """
+
+    start: int
+    end: int
+    calls: tuple[Any, ...]
+    scope: Activation | None
+    lasti: int
+
+    def moved(self, by: int) -> MadeCall:
+        """Return it where the tape has become longer before it."""
+        return MadeCall(self.start + by, self.end + by, self.calls, self.scope, self.lasti)
+
 
 Answer = tuple[str, Any]
 """What the program asked of a tensor (`array.item`), and what it was told."""
@@ -77,6 +106,7 @@ class NativeRun:
         self._read_back: set[str] = set()
         self._tape_seen = self._calls = 0
         self._begun = -1
+        self._hushed = False
 
     def calls(self, passes: Sequence[Pass]) -> int:
         """How many gradient calls there are among the passes of a tape, always the same one that grows."""
@@ -87,17 +117,21 @@ class NativeRun:
         self._tape_seen = len(passes)
         return self._calls
 
+    def recount(self) -> None:
+        """Note that the tape has fewer passes than it had."""
+        self._tape_seen = self._calls = 0
+
     def begins(self, number: int) -> None:
-        """Note that a gradient call is about to be made natively, after so many others: what is told from here on is
-        kept under it."""
+        """Note that a gradient call is about to be made, after so many others: what is told from here on is kept under
+        it."""
         if self._numbers and self._numbers[-1] >= number:
             self._cut(number)
         self._begun = number
 
     def tell(self, how: str, answer: Any) -> None:
-        """Note what the program has been told natively: small answers always, large ones as long as there is room."""
-        if self._begun < 0:
-            return  # nothing has run natively
+        """Note what the program has been told: small answers always, large ones as long as there is room."""
+        if self._begun < 0 or self._hushed:
+            return  # no gradient call has begun
         if not self._numbers or self._numbers[-1] != self._begun:
             self._numbers.append(self._begun)
             self._starts.append(len(self._told))
@@ -107,6 +141,19 @@ class NativeRun:
                 self.room -= size
             self._asked.append(how)
             self._told.append(kept if size <= _SMALL or self.room >= 0 else UNKEPT)
+
+    def spoil(self) -> None:
+        """Note that the program has been told something of which is not known what it would be natively, and when."""
+        self.tell("", UNKEPT)
+
+    @contextmanager
+    def hushed(self) -> Iterator[None]:
+        """Note nothing that is told inside: it is a part of another answer."""
+        before, self._hushed = self._hushed, True
+        try:
+            yield
+        finally:
+            self._hushed = before
 
     def wrote(self, path: str) -> None:
         """Note that the program has written tensors into a file, by its path; "" for one that it has opened itself."""

@@ -55,6 +55,7 @@ class Notes:
         unlinked: Calls of nested transforms, and of their arguments those that no gradient reaches through them.
         carried: Values that a function takes where MLX runs it once more (a checkpoint in a nested gradient), and not
             in its first run.
+        from_closed: Leaves that stand for what was made in steps that have been closed since.
         updates: Ops of updates, lazy when they were looked at last, for which MLX may write over an operand: by that it
             chooses how the result lies in memory.
         inside: Ops of which the places that they take have been looked at and lie inside of their axes.
@@ -87,6 +88,7 @@ class Notes:
     cut: set[Value] = field(default_factory=set)
     unlinked: dict[Op, frozenset[Value]] = field(default_factory=dict)
     carried: set[Value] = field(default_factory=set)
+    from_closed: set[Value] = field(default_factory=set)
     inside: set[Op] = field(default_factory=set)
     calls: dict[Op, Inside] = field(default_factory=dict)
     entered: dict[Value, Inside] = field(default_factory=dict)
@@ -146,21 +148,43 @@ class Notes:
 
     def keep(self, ops: Collection[Op], values: Collection[Value]) -> None:
         """Let go of what is noted of any other ops and values."""
-        of_ops: tuple[dict[Any, Any], ...] = (
-            self.errors, self.streams, self.structures, self.belonging, self.edits, self.read, self.unlinked,
-            self.calls, self.mapped,
-        )  # fmt: skip
-        of_values: tuple[dict[Any, Any], ...] = self.labels, self.aliases, self.sketches, self.entered
+        of_ops, of_values = self._tables()
         for table, known in (*((table, ops) for table in of_ops), *((table, values) for table in of_values)):
             for key in [key for key in table if key not in known]:
                 del table[key]
         for noted in (self.inserted, self.following, self.typed, self.awaited, self.inside):
             noted.intersection_update(ops)
-        for marked in (self.dropped, self.forced, self.looked, self.glimpsed, self.cut):
+        for marked in self._marked():
             marked.intersection_update(values)
         self.restored[:] = [value for value in self.restored if value in values]
         for key in [key for key, leaf in self.leaves.items() if leaf not in values]:
             del self.leaves[key]
+
+    def forget(self, ops: Collection[Op], values: Collection[Value]) -> None:
+        """Let go of what is noted of some ops and values."""
+        of_ops, of_values = self._tables()
+        for table, gone in (*((table, ops) for table in of_ops), *((table, values) for table in of_values)):
+            if table:
+                for key in gone:
+                    table.pop(key, None)
+        for noted in (self.inserted, self.typed, self.awaited, self.inside):
+            noted.difference_update(ops)
+        for marked in self._marked():
+            marked.difference_update(values)
+        known, gone = set(values), set(ops)
+        self.updates = [op for op in self.updates if op not in gone]
+        self.restored[:] = [value for value in self.restored if value not in known]
+        for at in [at for at, leaf in self.leaves.items() if leaf in known]:
+            del self.leaves[at]
+
+    def _tables(self) -> tuple[tuple[dict[Any, Any], ...], tuple[dict[Any, Any], ...]]:
+        """Return what is noted of ops, and of values."""
+        of_ops = (self.errors, self.streams, self.structures, self.belonging, self.edits, self.read, self.unlinked,
+                  self.calls, self.mapped)  # fmt: skip
+        return of_ops, (self.labels, self.aliases, self.sketches, self.entered)
+
+    def _marked(self) -> tuple[set[Value], ...]:
+        return self.dropped, self.forced, self.looked, self.glimpsed, self.cut, self.carried, self.from_closed
 
     # -- files ---------------------------------------------------------------------------------------------
 

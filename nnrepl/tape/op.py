@@ -266,7 +266,7 @@ class ClosedOp(Op):
 
     __slots__ = ()
 
-    refusal = "it ran natively and is closed"
+    refusal = "it is closed"
 
     def __init__(self, kind: str, title: str, pass_: Pass) -> None:
         self.operation = _closed_operation(kind, title)

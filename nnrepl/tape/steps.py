@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import field
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Protocol, overload
 
 from nnrepl.classes import dataclass
 from nnrepl.tape.origins import Activation
@@ -81,6 +81,16 @@ class Step:
 
     def __repr__(self) -> str:
         return f"<Step {self.number} {len(self)} ops>"
+
+
+class Cutting(Protocol):
+    """What makes a stretch of a tape shorter."""
+
+    def moved(self, position: int) -> int:
+        """Where a position will lie."""
+
+    def stands_for(self, pass_: Pass) -> Pass:
+        """Return what will stand for a pass."""
 
 
 @dataclass(eq=False, slots=True)
@@ -160,6 +170,25 @@ class Steps(Sequence[Step]):
         """What was recorded before the first step."""
         self._look()
         return Step(self.tape, 0, 0, self._starts[0] if self._starts else len(self.tape))
+
+    def cut(self, start: int, cutting: Cutting, fewer: int, before: int) -> Callable[[], None]:
+        """Return what notes that a stretch of the tape becomes shorter, which begins and ends in steps that are over.
+
+        Args:
+            cutting: Where each position will lie, and what will stand for a pass.
+            fewer: How many passes less there will be after so many (`before`).
+        """
+        self._look()
+        moved = cutting.moved
+        starts = [at if at <= start else moved(at) for at in self._starts]
+        seen = max(self._seen - fewer, before) if self._seen > before else self._seen
+        looked = moved(self._looked) if self._looked > start else self._looked
+        updated = None if self._updated is None else cutting.stands_for(self._updated)
+
+        def note() -> None:
+            self._starts, self._seen, self._looked, self._updated = starts, seen, looked, updated
+
+        return note
 
     def _step(self, at: int) -> Step:
         starts = self._starts

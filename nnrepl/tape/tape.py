@@ -13,7 +13,7 @@ import mlx.core as mx
 from nnrepl.tape.bindings import Bindings
 from nnrepl.tape.collector import let_go
 from nnrepl.tape.face import Face
-from nnrepl.tape.native_run import NativeRun, OpenedStep, count_calls
+from nnrepl.tape.native_run import MadeCall, NativeRun, OpenedStep, count_calls
 from nnrepl.tape.notes import Notes
 from nnrepl.tape.op import ClosedOp, Op
 from nnrepl.tape.origins import Source
@@ -65,6 +65,8 @@ class Tape:
             positions of the ops that came next.
         kept: What is kept of the run that wrote it, as far as that was native.
         opened: The steps that have been opened, those that were looked at last behind the others.
+        made: The calls that have been recorded op by op, and may become closed ones.
+        traced: Where compiled functions were recorded for the first time.
         turns: The turns of the program's loops, as long as it makes no gradient call.
     """
 
@@ -84,6 +86,8 @@ class Tape:
         self.passed: dict[tuple[str, int], list[int]] = {}
         self.kept = NativeRun()
         self.opened: list[OpenedStep] = []
+        self.made: list[MadeCall] = []
+        self.traced: list[int] = []
         self.turns = Turns()
         self.steps = Steps(self)
         self.here = 1
@@ -118,6 +122,8 @@ class Tape:
         twin.marks = [mark for mark in self.marks if mark.position < position]
         twin.kept = self.kept.before(count_calls(before) - 1)
         twin.opened = [step for step in self.opened if step.end <= position]
+        twin.made = [call for call in self.made if call.end <= position]
+        twin.traced = [at for at in self.traced if at < position]
         twin.turns = self.turns.before(position)
         twin.compiled = [span for span in self.compiled if span[1] <= position]
         twin.spans = [span for span in self.spans if span[1] <= len(twin.steps)]
@@ -194,6 +200,10 @@ class Tape:
                 self._consumers.setdefault(taken, []).append(op)
         self._consumers_known = len(self.ops)
         return tuple(self._consumers.get(value, ()))
+
+    def forget_consumers(self) -> None:
+        """Note that ops lie elsewhere than they did: who takes what is looked for anew."""
+        self._consumers, self._consumers_known, self._scanned = {}, 0, {}
 
     def _behind(self, value: Value) -> int:
         """From which position on ops can take a value."""

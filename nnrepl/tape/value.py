@@ -221,6 +221,27 @@ class Tracer(Leaf):
         )
 
 
+class Remnant(Leaf):
+    """What stands for a value that was made in a step which has been closed since.
+
+    Attributes:
+        step: Its number.
+    """
+
+    __slots__ = ("step",)
+
+    def __init__(self, tape: Tape, held: mx.array | None, label: str | None, step: int) -> None:
+        super().__init__(tape, held, "captured", label, None)
+        self.step = step
+
+    @property
+    def refusal(self) -> str:  # type: ignore[override]
+        """Why its numbers cannot be had: no later op takes it, and there was no room for it."""
+        if self.held is not None:
+            return ""
+        return f"it was made in step {self.step}, which is closed: goto step {self.step} opens it"
+
+
 class Gradient(Value):
     """A result of the backward pass.
 

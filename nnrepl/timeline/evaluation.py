@@ -11,7 +11,7 @@ import mlx.core as mx
 from nnrepl.classes import dataclass
 from nnrepl.record.bounds import OutOfBounds, outside
 from nnrepl.record.needs import needs
-from nnrepl.tape import Op, Tracer, Value
+from nnrepl.tape import Op, Remnant, Tracer, Value
 from nnrepl.tape.collector import paused
 
 _eval = mx.eval
@@ -70,7 +70,8 @@ def _position(op: Op) -> int:
 
 
 class LeftTracer(Exception):
-    """What is wanted is a tracer that a compiled function has left, or is computed from one."""
+    """What is wanted is a tracer that a compiled function has left, or what only a closed step has, or is computed from
+    one."""
 
 
 @paused()
@@ -85,12 +86,12 @@ def evaluate(values: Iterable[Value], progress: Callable[[float], None] | None =
 
     Raises:
         OutOfBounds: If one of the ops reads or writes outside of a tensor, which MLX does not check.
-        LeftTracer: If one of them takes what MLX cannot evaluate.
+        LeftTracer: If one of them takes what MLX cannot evaluate, or only a closed step has.
     """
     wanted = list(values)
     ops = pending(wanted, lazy=lazy) or []
     for value in chain(wanted, *(op.inputs for op in ops)):
-        if isinstance(value, Tracer):
+        if isinstance(value, (Tracer, Remnant)) and value.refusal:
             raise LeftTracer(value.refusal)
     found = outside(ops)
     if found is not None:

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import mlx.core as mx
 
@@ -25,6 +25,9 @@ _copy = mx.array.__copy__
 RECENT = 2
 """So many of the newest stretches make a step: nobody knows yet what of them is handed on, so what the program still
 holds is kept; and the step that comes will need as much room as they did."""
+
+OPS = 4
+"""Such a part of the budget is for what is known of ops beside their numbers."""
 
 SHARE = 8
 """Where no gradient pass begins, a stretch ends when it holds such a part of the budget."""
@@ -42,6 +45,7 @@ class History:
     Attributes:
         dropped: How many values have been dropped.
         bytes: What is held by the values of the stretches that have been looked through.
+        due: At which length of the tape its oldest steps are to be closed.
     """
 
     def __init__(
@@ -63,6 +67,31 @@ class History:
         self._leaves: dict[Value, list[Value]] = {}
         self._measured = self._evaluated = 0
         self._grown = 0
+        self.due = self._remnants = 0
+        self._spare: list[Value] = []
+        self._looked_at = 0
+
+    def cut(self, start: int, end: int, moved: Callable[[int], int], spare: Sequence[Value]) -> None:
+        """Note that ops have been closed between two positions, which lie elsewhere now.
+
+        Args:
+            spare: What stands for values made there that variables held and no later op has taken.
+        """
+        # The stretches stay as many as they were: which are kept goes by their numbers.
+        for at, (begin, stop) in enumerate(zip(self._starts, [*self._starts[1:], self._end])):
+            if start <= begin and stop <= end:
+                self.bytes -= self._sizes.pop(at, 0)
+        self._starts = [*map(moved, self._starts)]
+        self._end, self._measured, self._evaluated = moved(self._end), moved(self._measured), moved(self._evaluated)
+        self._noted_passes = max(len(self.tape.passes) - 1, 0)
+        known = {value for op in self.tape.ops for value in op.inputs}
+        self._handed_on &= known
+        self._spare = [leaf for leaf in {*self._spare, *spare} - _with_older(known) if _bytes(leaf)]
+        self._looked_at = len(self.tape.ops)
+        self._remnants = sum([_bytes(leaf) for leaf in self.tape.notes.from_closed])
+        kept = {leaf for pass_ in self.tape.passes for leaf in pass_.wrt}
+        self._leaves = {origin: alive for origin, leaves in self._leaves.items()
+                        if (alive := [leaf for leaf in leaves if leaf in kept and leaf.origin is origin])}  # fmt: skip
 
     def evaluated(self) -> None:
         """Drop what is too much before the program evaluates, if a good part of the budget has come to be held since
@@ -76,8 +105,14 @@ class History:
             return
         if self._grown * SHARE > self.budget:
             self.trim()
-        if self.bytes + self._grown + size > self.budget:
+        if self.bytes + self._grown + size > self._all_room():
             self._forgo(coming)
+
+    def _all_room(self) -> int:
+        """How many bytes the results of ops may hold: a part of the budget is for what else is known of them; what
+        points take is taken, and what stands for what was made in closed steps."""
+        points = sum([point.nbytes for point in self.tape.kept.points])
+        return self.budget - self.budget // OPS - points - self._remnants
 
     def _forgo(self, coming: list[Op]) -> None:
         """Let go of what is about to be computed and the program does not hold, while it is lazy: MLX then reuses each
@@ -100,11 +135,12 @@ class History:
         self._grown = 0
         lasting.budget = min(lasting.MOST, self.budget // SHARE)
         self._note_leaves()
+        self._let_go_of_spare()
         count = len(self._starts)
         recent = range(max(count - RECENT, 0), count)
         for at in range(max(count - RECENT - 1, self._thinned), count):  # some of it has been evaluated meanwhile
             self._resize(at, sum([_bytes(value) for op in self._ops(at) for value in op.outputs]))
-        room = self.budget - sum([self._sizes.get(at, 0) for at in recent])
+        room = self._all_room() - sum([self._sizes.get(at, 0) for at in recent])
         if self.bytes <= room:
             return
         room = room * 9 // 10  # so that not every pass has to look through all that is kept
@@ -114,11 +150,14 @@ class History:
             self._thinned += 1
         for at in recent:
             if self.bytes > room:
-                self._release(at, keep=frozenset(), and_held=True)
+                self._release(at, keep=self._handed_on, and_held=True)
         for at in (*self._superfluous(recent.start), *sorted(self._sizes)):
             if self.bytes <= room or at >= recent.start:
-                return
+                break
             self._release(at, keep=frozenset())
+        for at in recent:  # last of all: no step could be computed again from here on
+            if self.bytes > room:
+                self._release(at, keep=frozenset(), and_held=True)
 
     def _ops(self, at: int) -> list[Op]:
         """Return the ops of a stretch."""
@@ -152,6 +191,21 @@ class History:
                 self._leaves.setdefault(leaf.origin, []).append(leaf)
                 self._bring_back(leaf, leaf.origin)
 
+    def _let_go_of_spare(self) -> None:
+        """Let go of what only variables held where closed steps ended (as a rule gradients), once the program holds it
+        no more, if that is much: no op takes it."""
+        if sum(map(_bytes, self._spare)) * SHARE <= self.budget:
+            return
+        shared = self._held_elsewhere()
+        taken = _with_older([value for op in self.tape.ops[self._looked_at :] for value in op.inputs])
+        self._looked_at = len(self.tape.ops)
+        self._spare = [leaf for leaf in self._spare if leaf not in taken and leaf not in self._leaves]
+        for leaf in self._spare:
+            if leaf not in shared:
+                self._remnants -= _bytes(leaf)
+                self._drop(leaf)
+        self._spare = [leaf for leaf in self._spare if leaf in shared]
+
     def _bring_back(self, leaf: Value, older: Value | None) -> None:
         """Count again what had been dropped before a leaf continued it: the array is there."""
         while older is not None and older.held is None and older.dropped and leaf.held is not None:
@@ -165,8 +219,8 @@ class History:
         """Drop what a stretch holds, but for `keep` and (if so wished) what the program itself holds."""
         left, shared = 0, self._held_elsewhere() if and_held else set()
         for op in self._ops(at):
-            if op.operation.kind == "data":
-                continue  # the op itself holds it
+            if op.operation.kind in ("data", "closed"):
+                continue  # the op itself holds it; a closed call's loss no op can make again
             for value in op.outputs:
                 if value.held is None:
                     continue
@@ -189,13 +243,7 @@ class History:
     def _held_elsewhere(self) -> set[Value]:
         """Return the values that the program holds by objects of its own: what these stand for, and what that
         continues."""
-        found: set[Value] = set()
-        for value in self._shared():
-            older: Value | None = value
-            while older is not None and older not in found:
-                found.add(older)
-                older = older.origin if isinstance(older, Leaf) else None
-        return found
+        return _with_older(self._shared())
 
     def _let_go(self, value: Value) -> None:
         """Drop a value, and the leaves by which later passes hold the same buffer: one continues the other."""
@@ -217,6 +265,17 @@ class History:
 
 _OF_THE_TAPE = 2
 """An array that only its value holds has so many references: that one, and the look at it."""
+
+
+def _with_older(values: Iterable[Value]) -> set[Value]:
+    """Return values with what they continue."""
+    found: set[Value] = set()
+    for value in values:
+        older: Value | None = value
+        while older is not None and older not in found:
+            found.add(older)
+            older = older.origin if isinstance(older, Leaf) else None
+    return found
 
 
 def _bytes(value: Value) -> int:

@@ -162,7 +162,7 @@ def leaf_text(value: Value) -> str:
     if not isinstance(value, Leaf):
         return ""
     if value.kind == "captured" and value.tape.closed:
-        return "made in what ran natively and is closed, or outside of the recording"
+        return "made in what is closed, or outside of the recording"
     return {
         "parameter": "a parameter",
         "input": "an input",

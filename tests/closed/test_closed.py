@@ -17,7 +17,7 @@ import pytest
 from nnrepl.cli import main
 from nnrepl.record.by_hand import HandChanges, Weights
 from nnrepl.record.closed_losses import ClosedLosses
-from nnrepl.session.closed import natively_said
+from nnrepl.session.closed import closed_said
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Pass, Tape
 from tests.closed.programs import ARRAYS, BY_HAND, COMPILED, HEAD, PROGRAMS, SUMMED
 from tests.closed.walks import KINDS, walk
@@ -335,7 +335,7 @@ def test_a_saved_tape_knows_what_was_closed(tmp_path: Path) -> None:
     play(tmp_path / "train.py", "continue", f"save {tmp_path / 'run'}")
     shown = captured("--batch", "-c", "plot loss", "-c", "health", str(tmp_path / "run.safetensors"))
     assert "(step 12)" in shown, shown
-    assert "steps 2 to 12 ran natively and are closed: not looked at" in shown, shown
+    assert "steps 2 to 12 are closed: not looked at" in shown, shown
 
 
 @pytest.mark.parametrize(
@@ -415,15 +415,15 @@ for i in range(5):
     ("numbers", "said"),
     [
         ([], ""),
-        ([4], "step 4 ran natively and is closed"),
-        ([2, 3], "steps 2 to 3 ran natively and are closed"),
-        ([1, 3, 4, 6], "steps 1, 3 to 4, 6 ran natively and are closed"),
-        ([1, 3, 5, 7, 8], "steps 1, 3, 5 and 1 more stretch ran natively and are closed"),
-        ([1, 3, 5, 7, 9], "steps 1, 3, 5 and 2 more stretches ran natively and are closed"),
+        ([4], "step 4 is closed"),
+        ([2, 3], "steps 2 to 3 are closed"),
+        ([1, 3, 4, 6], "steps 1, 3 to 4, 6 are closed"),
+        ([1, 3, 5, 7, 8], "steps 1, 3, 5 and 1 more stretch are closed"),
+        ([1, 3, 5, 7, 9], "steps 1, 3, 5 and 2 more stretches are closed"),
     ],
 )
 def test_which_steps_are_closed_is_said_in_stretches(numbers: list[int], said: str) -> None:
-    assert natively_said(numbers) == said
+    assert closed_said(numbers) == said
 
 
 MICRO_BATCHES = """

@@ -22,10 +22,12 @@ from nnrepl.replay import keeping, uncomputed
 from nnrepl.replay.keeping import Keeping, Point, thin
 from nnrepl.replay.reach import CannotReach, Reach
 from nnrepl.replay.uncomputed import Forward, stand_in
+from nnrepl.session import reclosing
 from nnrepl.session.session import TapeSession
 from nnrepl.session.state import RunAgain
 from nnrepl.tape import Tape, arrays_of
 from nnrepl.tape.native_run import UNKEPT, NativeRun
+from nnrepl.timeline.history import OPS, default_budget
 from tests.closed.programs import HEAD, PROGRAMS
 from tests.closed.test_closed import BITS, QUIET, TOLD, _main, plainly, play
 from tests.closed.walks import KINDS, walk
@@ -103,6 +105,30 @@ def test_bits_behind_what_was_not_computed(program: str, reaches: bool, led: lis
     assert led or not reaches
     assert (FROM_START not in shown) is reaches
     assert re.sub(r"^(native on|opening .*)\n", "", shown, flags=re.MULTILINE).startswith(printed)
+
+
+READS_INSIDE = PROGRAMS["adam"].replace("2).mean()", "2).mean() * mx.grad(lambda w: w * max(w.item(), 0.9))(y.mean())")
+
+
+@pytest.mark.parametrize(
+    ("program", "reaches"),
+    [(IN_NUMPY, True), (READS_INSIDE, False)],
+    ids=["numpy", "reads inside"],
+)
+def test_bits_behind_what_was_recorded_and_closed(
+    program: str, reaches: bool, led: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What a program reads while ops are recorded it is told again, where a run is led through the closed steps."""
+    monkeypatch.setattr(reclosing, "OP_BYTES", default_budget() // OPS // 60)
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + program)
+    _, told = plainly(HEAD + TOLD + program)
+    lines = ("goto step 7", "until backward", f"p {BITS}")
+    shown = play(file, "config native off", "continue", "info steps all", *lines)
+    assert len(re.findall(r"^ +\d+ +[1-4] ", shown, re.MULTILINE)) >= 3, shown
+    assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[6]]
+    assert led or not reaches
+    assert (FROM_START not in shown) is reaches, shown
 
 
 @pytest.mark.parametrize(("kind", "seed"), [("whole", 0), ("batches", 4), ("nested", 1)])

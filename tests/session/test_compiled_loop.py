@@ -89,4 +89,4 @@ def _but_for_open_steps(text: str) -> str:
     """A session without what tells how many ops are known of its steps."""
     text = re.sub(r"(?<=loop.py:1[56])( +\d+( \+ \d+)?) .*?(?=( [\d.]+)? *\n)", "", text)
     text = re.sub(r"\n(▶| ) +\d+  update · Adam.*", "", text)
-    return re.sub(r"(?m)^(steps? .* ran natively|no value differs: \d+|opening step).*\n", "", text)
+    return re.sub(r"(?m)^(steps? .* (?:is|are) closed|no value differs: \d+|opening step).*\n", "", text)
