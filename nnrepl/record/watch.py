@@ -246,9 +246,8 @@ class BindingWatch:
             state.containers = self._containers(state)
 
     def _containers(self, state: _Frame) -> list[tuple[Any, Watched]]:
-        """Return the containers among the variables of a frame, which are looked at with every op of it: at all that
-        small ones hold, at the size of the others. Of a library's only dicts, an optimizer's state of one parameter,
-        and those that an object of its own holds, its state of all."""
+        """Return the containers among a frame's variables, looked at with every op of it: at all that small ones hold,
+        at the size of others. Of a library's only dicts (an optimizer's state) and what its own objects hold."""
         containers, known = list[tuple[Any, Watched]](), self._known
         for thing in state.values:
             watched = known.get(id(thing))
