@@ -158,6 +158,10 @@ class Levels:
         self._sparse = True
         recorder.mode = NATIVE
         set_aside()  # what is on the tape stays there: Python need not walk it again and again
+        if not recorder.intake.follows:
+            from nnrepl.record.heap import fill
+
+            fill()
 
     def record(self) -> None:
         """From here on every op is recorded."""
@@ -172,6 +176,9 @@ class Levels:
         recorder.older.clear()
         recorder.seeded(("native", len(recorder.tape.steps)))
         recorder.watch.resume(recorder.stack.watched(recorder.watch))
+        from nnrepl.record.heap import release
+
+        release()
 
     def renew(self) -> None:
         """Put in anew what records every op, since what is asked of it has changed."""

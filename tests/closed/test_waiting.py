@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from nnrepl.record import closing
+from nnrepl.record import closing, heap
 from nnrepl.record.closing import Call, NotedCalls, WaitingCalls
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.numbering import Numbering
@@ -135,6 +135,9 @@ def test_calls_wait_until_somebody_looks(
             super().__init__(*given)
             kept.append(len(given[0].tape.steps))
 
+    filled: list[str] = []
+    monkeypatch.setattr(heap, "fill", lambda: filled.append("fill"))
+    monkeypatch.setattr(heap, "release", lambda: filled.append("release"))
     monkeypatch.setattr("nnrepl.session.restarts.RestartPoint", Point)
     monkeypatch.setattr(callees, "_inside", inside_of)
     monkeypatch.setattr(WaitingCalls, "_arrive", arrive)
@@ -148,6 +151,8 @@ def test_calls_wait_until_somebody_looks(
     shown = play(file, "continue", "p outliving", "info steps all", *looks)
     assert "outliving = 0\n" in shown  # a frame that is held keeps a step's gradients
     assert max(waited) > 10
+    assert filled[:2] == ["fill", "release"]  # natively, and where a step is recorded again
+    assert filled.count("fill") == 1, "a run along a tape leaves the heap as it is"
     assert kept == [0], "a step that is opened on the way is not one in which the program waits"
     assert len(walked) < 30 * len(looks), "what is written in C, or stands in for MLX's, has nothing of the program's"
     assert re.findall(r"train.py:\d+ +(\S+)$", shown, re.MULTILINE) == [f"{loss.item():.4f}" for loss in losses]
