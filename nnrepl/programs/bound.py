@@ -23,7 +23,7 @@ from nnrepl.programs.savefile import harmless
 from nnrepl.programs.standins import SavedFunction, Shown, as_number, as_text, as_word, class_name, demand
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module, is_module_type
-from nnrepl.tape import UNBOUND, Activation, Holder, Large, Tape, Value
+from nnrepl.tape import UNBOUND, Activation, Holder, Large, Leaf, Tape, Value
 from nnrepl.tape.kept_array import BYTES, KeptArray
 from nnrepl.tape.kept_function import KeptFunction
 
@@ -128,6 +128,8 @@ class BoundRows:
     def thing(self, thing: Any) -> Any:
         """Return what a variable or a container holds: plain things as they are, others as one table that says what."""
         if isinstance(thing, Value):
+            if isinstance(thing, Leaf) and thing.is_gone:
+                return {"gone": 0}
             return {"v": self._tables.value(thing)} if self._tables.is_known(thing) else _shown(thing)
         if isinstance(thing, Holder):
             return {"h": self._holder(thing)}

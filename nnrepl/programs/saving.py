@@ -31,7 +31,7 @@ from nnrepl.record.verify import same_bits
 from nnrepl.record.vjp import Rule
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
-from nnrepl.tape import Activation, BackwardOp, Op, Pass, Tape, Value, text_of
+from nnrepl.tape import Activation, BackwardOp, Leaf, Op, Pass, Tape, Value, text_of
 from nnrepl.timeline.timelines import Timeline
 
 if TYPE_CHECKING:
@@ -111,6 +111,10 @@ def _arrays(values: list[Value]) -> tuple[dict[str, mx.array], dict[Value, tuple
         arrays[f"v{number}"] = array
         stored[value] = (f"v{number}", zlib.crc32(memoryview(data)))
     return arrays, stored
+
+
+def _is_gone(value: Value) -> bool:
+    return isinstance(value, Leaf) and value.is_gone
 
 
 def _twins(having: list[Value]) -> dict[Value, Value]:
@@ -213,7 +217,7 @@ class Tables:
             "passes": [self._pass(pass_) for pass_ in tape.passes],
             "insides": insides.rows(tape, self._pass, self.value),
             "marks": [
-                [mark.position, harmless(mark.how), self._all(mark.values), *self._place(mark.scope, mark.lasti)]
+                [mark.position, harmless(mark.how), self._left(mark.values), *self._place(mark.scope, mark.lasti)]
                 for mark in tape.marks
             ],
             "holes": [[self.value(hole.value), hole.position, harmless(hole.reason)] for hole in tape.holes],
@@ -236,7 +240,10 @@ class Tables:
     def _index(self, names: ProgramNames) -> list[list[Any]]:
         """Which value each name means, from which position on."""
         return [
-            [harmless(name), [[position, self.value(value)] for position, value in names.versions(name)]]
+            [
+                harmless(name),
+                [[position, self.value(value)] for position, value in names.versions(name) if not _is_gone(value)],
+            ]
             for name in names.known()
         ]
 
@@ -293,6 +300,9 @@ class Tables:
 
     def _all(self, values: Any) -> list[int]:
         return [self.value(value) for value in values]
+
+    def _left(self, values: Any) -> list[int]:
+        return self._all(value for value in values if not _is_gone(value))
 
     def _value_row(self, value: Value, stored: tuple[str, int] | None) -> dict[str, Any]:
         row: dict[str, Any] = {"dtype": str(value.dtype).removeprefix("mlx.core.")}

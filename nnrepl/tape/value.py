@@ -194,6 +194,12 @@ class Leaf(Value):
         """The tape that this value belongs to."""
         return self._tape
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether it went with a step that has been closed: nobody knows its numbers, nor its shape. (What variables
+        held there and what was evaluated still speaks of it; who looks there opens the step.)"""
+        return self.held is None and self not in self._tape.notes.sketches
+
     def come_over(self, tape: Tape) -> None:
         """Note that it lies on a tape now that takes the place of its own."""
         self._tape = tape

@@ -80,7 +80,10 @@ def test_recorded_steps_beyond_the_budget_are_closed(
     steps = 12 if len(told) == 12 else 10
     order = [4]
     lines = [line for step in order for line in (f"goto step {step}", "until backward", f"p {BITS}")]
-    shown = play(tmp_path / "train.py", "config native off", "continue", "info steps all", *lines)
+    save = f"save {tmp_path / 'tape'} all"
+    shown = play(tmp_path / "train.py", "config native off", "continue", save, "info steps all", *lines)
+    loaded = captured("--batch", "-c", "info locals", "-c", "timelines", str(tmp_path / "tape.safetensors"))
+    assert "as it is" in loaded, (shown, loaded)
     assert len(re.findall(r"^ +\d+ +[1-4] ", shown, re.MULTILINE)) >= 3, shown
     assert len(times) >= 1
     assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[(step - 1) * (len(told) // steps)] for step in order]
