@@ -5,11 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import mlx.core as mx
 import pytest
 
-import nnrepl
-from tests.support import OpenSession, assert_last_pass_is, loaded
+from tests.replay.test_rebinding import hold_against_twin
 
 PUT_ASIDE = """\
 import mlx.core as mx
@@ -72,11 +70,4 @@ PLACES = [*[(place, "k = k * 2") for place in ("late", "rest", "closed", "turn",
 def test_what_a_call_puts_aside_before_its_first_op_is_what_a_line_before_the_call_has_made(
     place: str, line: str, tmp_path: Path
 ) -> None:
-    program = loaded(tmp_path / f"aside_{place}.py", PUT_ASIDE)
-    number, text = next((at, text) for at, text in enumerate(PUT_ASIDE.splitlines(), 1) if text.endswith(f"# {place}"))
-    twin = loaded(tmp_path / "twin.py", PUT_ASIDE.replace(text, f"    {line}\n{text}"))
-    w = mx.array([1.0, 2.0])
-    session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
-    session.run(f"goto {Path(program.__file__).name}:{number}")
-    session.run(line)
-    assert_last_pass_is(session, mx.value_and_grad(twin.f)(w))
+    hold_against_twin(PUT_ASIDE, place, line, tmp_path)

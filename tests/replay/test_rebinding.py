@@ -101,7 +101,7 @@ LINES = [
 @pytest.mark.parametrize(("place", "line"), LINES, ids=map(" ".join, LINES))
 def test_who_sees_it(place: str, line: str, tmp_path: Path) -> None:
     written = line if not place.startswith("in ") else f"if not once: once.append(1); {line}"
-    _hold_against_twin(PROGRAM, place, line, tmp_path, written)
+    hold_against_twin(PROGRAM, place, line, tmp_path, written)
 
 
 COMPILED = """\
@@ -221,15 +221,15 @@ def f(w):
 @pytest.mark.parametrize("place", ["u", "return"])
 def test_who_sees_it_in_the_second_run_of_a_block(place: str, line: str, tmp_path: Path) -> None:
     """One tensor that has come in as two arguments, and under two names, is each of them by itself."""
-    _hold_against_twin(TWICE, place, line, tmp_path)
+    hold_against_twin(TWICE, place, line, tmp_path)
 
 
 @pytest.mark.parametrize("line", ["a = a * 3", "b = b * 3", "b *= 3", "a[0] = 2"])
 def test_two_names_of_one_object_part_before_it_is_changed_in_place(line: str, tmp_path: Path) -> None:
-    _hold_against_twin(TWICE, "v", line, tmp_path)
+    hold_against_twin(TWICE, "v", line, tmp_path)
 
 
-def _hold_against_twin(source: str, place: str, line: str, tmp_path: Path, written: str = "") -> None:
+def hold_against_twin(source: str, place: str, line: str, tmp_path: Path, written: str = "") -> None:
     """Type a line where the source has a place marked, and hold what follows against a twin with it (or with what is
     `written` instead) there."""
     program = loaded(tmp_path / f"plain_{abs(hash((place, line)))}.py", source)
@@ -289,7 +289,7 @@ def f(w):
 
 @pytest.mark.parametrize("line", ["o = o * 3", "p = p * 3", "p *= 3", "q[0] = 7", "c = c * 2"])
 def test_a_line_of_a_custom_functions_own_vjp_runs_once_in_a_block_that_runs_twice(line: str, tmp_path: Path) -> None:
-    _hold_against_twin(OWN_VJP, "u", line, tmp_path)
+    hold_against_twin(OWN_VJP, "u", line, tmp_path)
 
 
 COMPILED_TWICE = """\

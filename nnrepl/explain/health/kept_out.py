@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from nnrepl.explain import words
 from nnrepl.explain.health.report import NOTE, Check, Checkup, Finding, findings
 from nnrepl.installed import is_library
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import is_inexact
-from nnrepl.tape import Op, Value
+from nnrepl.tape import Op, Pass, Value
 from nnrepl.tape.claims import Claim
 
 
@@ -74,11 +74,16 @@ def from_weights(case: Checkup) -> dict[Value, dict[Value, None]]:
 
 def in_the_loss(case: Checkup) -> set[Op]:
     """Return the forward ops on which the loss depends."""
+    return made_by(case.pass_, [root for root, _ in case.pass_.roots])
+
+
+def made_by(pass_: Pass, values: Iterable[Value]) -> set[Op]:
+    """Return the ops of a pass from which tensors were computed."""
     found: set[Op] = set()
-    stack = [root for root, _ in case.pass_.roots]
+    stack = list(values)
     while stack:
         op = stack.pop().op
-        if op is not None and op.pass_ is case.pass_ and op not in found:
+        if op is not None and op.pass_ is pass_ and op not in found:
             found.add(op)
             stack.extend(op.inputs)
     return found

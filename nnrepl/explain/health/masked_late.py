@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from nnrepl.explain import words
+from nnrepl.explain.health.kept_out import made_by
 from nnrepl.explain.health.report import Check, Checkup, Finding, findings
 from nnrepl.ops import Trait, has
 from nnrepl.tape import Op, Value
@@ -57,7 +58,7 @@ def _least_row(case: Checkup, op: Op, product: Op, mask: Value) -> float | None:
     shares, made = op.outputs[0], product.outputs[0]
     if mask is shares or not all(case.look.can_see(one) for one in (mask, shares, made)) or made.shape != shares.shape:
         return None
-    before = _made_in_the_pass(op, mask)
+    before = made_by(op.pass_, [mask])
     if op in before or any(has(one.name, Trait.RANDOM) for one in before):
         return None
     axis = op.kwargs.get("axis", op.args[1] if len(op.args) > 1 else None)
@@ -67,18 +68,6 @@ def _least_row(case: Checkup, op: Op, product: Op, mask: Value) -> float | None:
     least = mx.min(mx.where(some, _sums(case, made, op), 1.0))
     found = case.look.numbers([plain, mx.any(some), least])
     return float(found[2]) if found[0] and found[1] and found[2] < 1 - _TAKEN else None
-
-
-def _made_in_the_pass(op: Op, value: Value) -> set[Op]:
-    """Return the ops of a pass from which a tensor was computed."""
-    found: set[Op] = set()
-    stack = [value]
-    while stack:
-        made = stack.pop().op
-        if made is not None and made.pass_ is op.pass_ and made not in found:
-            found.add(made)
-            stack.extend(made.inputs)
-    return found
 
 
 def _sums(case: Checkup, value: Value, op: Op) -> mx.array:
