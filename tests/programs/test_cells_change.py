@@ -1,5 +1,4 @@
-"""What cells change in the lists, dicts, objects and models of the program: after each, and in the calls that it makes, a
-name is what plain Python would say."""
+"""What cells change in the lists, dicts, objects and models of the program: after each, a name is what Python says."""
 
 from __future__ import annotations
 
@@ -107,3 +106,20 @@ def test_after_each_cell_a_name_is_what_python_says(native: str, seed: int, tmp_
     result = nnrepl_cli("run.py", stdin="\n".join(lines), cwd=tmp_path, env={"NNREPL_NATIVE": native})
     assert (result.returncode, result.stderr) == (0, "")
     assert _shown(result.stdout) == pytest.approx(told, rel=1e-4), "\n".join(cells)
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_at_the_end_of_a_program_a_change_is_its_next_line_or_is_refused(native: str, tmp_path: Path) -> None:
+    """It was said that the program does something else when it runs again, "a clock, say"."""
+    (tmp_path / "run.py").write_text(PROGRAM.replace("y = f()", "print(y := f())"))
+    refused = {
+        "#4 = #4 * 2": "the program has ended: nothing of it takes #4 any more; goto #4 leads to where it is made",
+        "weight = weight * 2": "as its next line, model.weight = ... changes the model",
+    }
+    lines = ["continue", "set box.w = box.w * 2", "p box.w", *refused, "set opt.learning_rate = 2", "undo", "p box.w"]
+    result = nnrepl_cli("run.py", stdin="\n".join(lines), cwd=tmp_path, env={"NNREPL_NATIVE": native})
+    assert result.returncode == 1
+    said = " ".join(result.stdout.split())
+    assert all(refusal in said for refusal in refused.values()), said
+    assert _shown(result.stdout)[-2:] == [4, 4], said
+    assert "does not do the same" not in said
