@@ -149,7 +149,9 @@ def _ask(op: Op, value: Value) -> str:
 def _leaf(look: Look, value: Value, index: str | None) -> Explanation:
     kinds = {"parameter": "a parameter of the model", "input": "an input", "constant": "a constant",
              "seed": "where the backward pass begins: ∂L/∂L = 1"}  # fmt: skip
-    kind = kinds.get(value.kind, "from outside of the recording")
+    outside = "made in what is closed, or outside of the recording" if value.tape.closed else (
+        "from outside of the recording")  # fmt: skip
+    kind = kinds.get(value.kind, outside)
     maker = value.oldest.op  # an update of the step before: what is shown here begins with what it made
     made = f"{words.made_before(maker)}; explain {maker.label} shows how" if maker is not None else (
         "no op on the tape made it")  # fmt: skip
