@@ -150,3 +150,21 @@ def test_a_timeline_with_a_change_in_a_block_that_runs_twice_is_run_again(tmp_pa
         exec(TWICE.replace("    return mx.sin", f"{edit}    return mx.sin"), held)
         expected.append(str(held["w"].tolist()))
     assert re.findall(r"str\(w.tolist\(\)\) = '(.*)'", shown) == expected
+
+
+RAISES = f"""\
+import sys
+import mlx.core as mx
+a = mx.ones((2,)) * 2
+sys.modules.setdefault("{FLAG}", [])
+if sys.modules["{FLAG}"]: raise ValueError("was here before")
+b = a + 1
+sys.modules["{FLAG}"].append(b.sum().item())
+"""
+
+
+def test_what_a_program_raises_when_it_runs_again_is_said(tmp_path: Path) -> None:
+    (tmp_path / "raises.py").write_text(RAISES)
+    lines = ["c", "goto add", "a = a * 3", "p b", "q"]
+    shown = nnrepl_cli("raises.py", stdin="\n".join(lines), cwd=tmp_path, env={"COLUMNS": "1000"}).stdout
+    assert "it raised ValueError: was here before" in shown, shown
