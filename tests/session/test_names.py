@@ -1184,3 +1184,20 @@ l, g = mx.value_and_grad(lambda x: mx.checkpoint(lambda h: mx.sin(h) * h)(f(x)).
     backward = answers[1].partition("backward")[2]
     assert " multiply " in backward
     assert "l (2,)" not in backward
+
+
+@pytest.mark.parametrize(("calls", "more"), [(6, "made@11"), (8, "made@11 and 2 more")])
+def test_of_many_calls_that_have_returned_the_first_are_named(calls: int, more: str) -> None:
+    def helper(v: mx.array) -> mx.array:
+        made = v + 1
+        return made * 2
+
+    def many(x: mx.array) -> mx.array:
+        for _ in range(calls):
+            x = helper(x)
+        return x.sum()
+
+    session = OpenSession(nnrepl.trace(many, mx.array([1.0])))
+    session.run("goto sum")
+    with pytest.raises(nnrepl.UserError, match=f"made is a variable of {calls} calls .*, made@7, made@9, {more}$"):
+        session.run("p made")
