@@ -915,6 +915,7 @@ def test_a_function_sees_the_variables_of_the_one_in_whose_source_it_stands(plac
         ("stats layers.*.nothing", "no tensor is called layers.*.nothing"),
         ("p inner", "inner is a variable of 2 calls that have returned: inner@"),
         ("p count", "nothing here is called count; it is a variable of helper: goto #5 leads there"),
+        ("what count", "nothing on the tape is called count; it is a variable of helper: goto #5 leads there"),
         ("p text", "'words'"),
         ("why text", "text is no tensor of the tape; p text shows what it is"),
         ("display later", "later is not made yet in this call"),
