@@ -11,12 +11,12 @@ import mlx.core as mx
 
 from nnrepl.classes import dataclass
 from nnrepl.record.caller import Caller
-from nnrepl.record.kept_number import KeptNumber
+from nnrepl.record.kept_number import KeptNumber, number_of
 from nnrepl.record.numbering import Numbering, State, Way
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, ClosedOp, Operation, Pass, Tape, Value
 from nnrepl.tape.tape import WaitingTape, wait
 
-_new, _item = object.__new__, mx.array.item
+_new = object.__new__
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ class NotedCalls:
 
     Attributes:
         gives_loss: How the program gets the loss, where it gets one: see `Pass`.
-        loss: The loss, once it is kept: a tensor, and its number once that has been read; `dtype`: of what kind it is
-            then.
+        loss: The loss, once it is kept: a tensor; its number once that has been read (`dtype`: of what kind it is
+            then); what stands for it on the tape.
         op: The last gradient call among them, once they lie on the tape.
     """
 
@@ -69,17 +69,20 @@ class NotedCalls:
     def read(self) -> None:
         """Keep the number of the loss, and let go of the tensor; one with axes stays."""
         loss = self.loss
-        if self.dtype is None and not loss.ndim:
-            self.dtype, self.loss = loss.dtype, _item(loss)
+        if isinstance(loss, KeptNumber):
+            loss.read()
+        elif not loss.ndim:
+            self.loss, self.dtype = number_of(loss)
 
     def lies(self, op: ClosedOp) -> None:
         """Note that they lie on the tape, and which is the last gradient call among them."""
         self.op = op
         loss = self.loss
         if loss is not None:
-            self.read()
-            value = Value(op, 0, loss) if self.dtype is None else KeptNumber(op, None, self.loss, self.dtype)
-            op.outputs, op.pass_.loss = (value,), value
+            read, axes = self.dtype is not None, self.dtype is None and loss.ndim
+            value = Value(op, 0, loss) if axes else KeptNumber(op, None if read else loss, loss, self.dtype)
+            self.loss = op.pass_.loss = value
+            op.outputs = (value,)
 
 
 class WaitingCalls:

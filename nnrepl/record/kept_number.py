@@ -37,7 +37,7 @@ class KeptNumber(Value):
     def read(self) -> None:
         """Keep the number, and let go of the tensor."""
         if self._array is not None:
-            self._number, self._dtype, self._array = _item(self._array), self._array.dtype, None
+            (self._number, self._dtype), self._array = number_of(self._array), None
 
     @property
     def held(self) -> mx.array:  # type: ignore[override]
@@ -51,3 +51,8 @@ class KeptNumber(Value):
 
     def forget(self) -> None:
         """Keep it: it takes next to nothing."""
+
+
+def number_of(array: mx.array) -> tuple[Any, mx.Dtype]:
+    """Return the number of a tensor of no axes, and of what kind it is."""
+    return _item(array), array.dtype
