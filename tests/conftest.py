@@ -6,6 +6,7 @@ import compileall
 import gc
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import hypothesis
 import mlx.core as mx
 import pytest
 
+from tests.kernels import read_header_once
 from tests.thorough import THOROUGH
 
 hypothesis.settings.register_profile(
@@ -23,9 +25,12 @@ hypothesis.settings.load_profile("nnrepl")  # what is drawn is the same in each 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Compile nnrepl once, as pip does: else each of the hundreds of processes that tests start would, where Python
-    is told to write no bytecode."""
+    is told to write no bytecode; and have MLX's header read once, which each of its kernels would."""
     if not hasattr(config, "workerinput"):
         compileall.compile_dir(Path(__file__).parent.parent / "nnrepl", quiet=2)
+        kept = tempfile.TemporaryDirectory(prefix="nnrepl-kernels-", ignore_cleanup_errors=True)
+        config.add_cleanup(kept.cleanup)
+        read_header_once(Path(kept.name))  # workers are started after this, and find it
 
 
 @pytest.hookimpl(wrapper=True)

@@ -15,6 +15,7 @@ from nnrepl.session.expressions import aside
 from nnrepl.session.lookup import Lookup
 from nnrepl.session.other_tape import same_place
 from nnrepl.session.parsed import parse
+from nnrepl.session.typed import CELL, kind_of
 from nnrepl.tape.collector import paused
 
 if TYPE_CHECKING:
@@ -31,10 +32,14 @@ def set_(it: Interpreter, text: str) -> RenderableType | None:
 
     Also `grad(a1) = grad(a1) * 2`, a batch, a random mask, an optimizer's moment. What depends on the value
     is computed anew when it is looked at, nothing else; gradients flow through the change by calculus. A
-    parameter changes where it enters its pass. Each change starts a timeline; `undo` leaves it.
+    parameter changes where it enters its pass. Each change starts a timeline; `undo` leaves it. Where the program
+    has ended, it is its next line.
     """
-    change = parse(text).assignment
+    line = parse(text)
+    change = line.assignment
     assert change is not None
+    if kind_of(it.session, line) == CELL:
+        return it.cell(line)
     shown = it.edit(change, text)
     if shown is None:
         raise UserError(

@@ -46,7 +46,7 @@ class _Blind(BindingWatch):
     def leave(self, frame: FrameType) -> None:
         pass
 
-    def release(self) -> None:
+    def release(self, rests: bool = False) -> None:
         pass
 
 

@@ -51,7 +51,10 @@ class Quiet:
         # The first argument of a function may be a Module or an Optimizer. Nothing else is asked at each call.
         self.enter: Callable[[FrameType], Any] = first_argument
         self.leave: Callable[[FrameType], None] = watch.forget
-        self.release: Callable[[], None] = watch.forget_all
+        self._forget_all = watch.forget_all
+
+    def release(self, rests: bool = False) -> None:
+        self._forget_all()
 
     def belong(self, frame: FrameType, scope: Activation) -> None:
         """Nothing is noted."""

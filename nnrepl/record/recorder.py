@@ -439,8 +439,8 @@ class Recorder:
         """Note that the program has ended: what its variables and models held at its end is noted."""
         if self.levels is not None:
             self.levels.over()
-        self.watch.settle()
-        self.stack.release()
+        self.watch.over()
+        self.stack.release(rests=True)
 
     @contextmanager
     def muted(self) -> Iterator[None]:

@@ -27,7 +27,7 @@ class Watching(Protocol):
     def belong(self, frame: FrameType, scope: Activation) -> None: ...
     def see(self, frame: FrameType) -> None: ...
     def leave(self, frame: FrameType) -> None: ...
-    def release(self) -> None: ...
+    def release(self, rests: bool = False) -> None: ...
 
 
 UPDATES = ("update", "apply_gradients")
@@ -293,9 +293,10 @@ class Stack:
             scope = scope.parent
         return None
 
-    def release(self) -> None:
-        """Let go of the frames, and of what their local variables hold."""
-        self._watch.release()
+    def release(self, rests: bool = False) -> None:
+        """Let go of the frames, and of what their local variables hold; where the program only `rests`, cells can
+        come."""
+        self._watch.release(rests)
         self.frame = self.scope = None
         self._known = {self.base: None}
         self._natively.clear()

@@ -29,11 +29,11 @@ from nnrepl.record.containers import (
     view_of,
 )  # fmt: skip
 from nnrepl.record.ended_modules import EndedModules
-from nnrepl.record.frame_variables import OPTIMIZED, looked_at, may_dangle, read, sets_globals, shared_names
+from nnrepl.record.frame_variables import may_dangle, read, sets_globals, shared_names
 from nnrepl.record.holding import HolderIndex, mentioned, within
 from nnrepl.record.stack import is_module, was_at
+from nnrepl.record.watched_frame import WatchedFrame
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
-from nnrepl.tape.bindings import Bindings, Noted
 from nnrepl.tape.kept_array import KeptArray, is_small_array
 from nnrepl.tape.kept_function import KINDS, KeptFunctions
 from nnrepl.tape.lasting import lasting
@@ -49,30 +49,6 @@ _NUMBERS = frozenset((int, float, bool, str, type(None)))
 _KEYED = (dict, *SEQUENCES)
 _FEW, _MOST, _QUEUE = 16, 4096, 512
 _NO_STATE = frozenset((type(None), FunctionType, ModuleType, BuiltinFunctionType, type, int, float, bool, str, _array))
-
-
-class _Frame:
-    """A frame that is being watched: its variables, what they held last, and the small containers among them."""
-
-    __slots__ = (
-        "bindings", "coming", "containers", "kept", "library", "names", "noted", "optimized", "scope", "shared",
-        "values",
-    )  # fmt: skip
-
-    def __init__(self, frame: FrameType) -> None:
-        code = frame.f_code
-        self.optimized = bool(code.co_flags & OPTIMIZED)
-        self.names, self.library = looked_at(code)
-        self.values: list[Any] = [UNBOUND] * len(self.names)
-        self.kept: list[Any] = [UNBOUND] * len(self.names)
-        """What was noted of the values."""
-        self.noted: Noted | None = None
-        self.bindings: Bindings | None = None
-        """Of which tape that is."""
-        self.coming: list[Any] = []
-        self.containers: list[tuple[Any, Watched]] = []
-        self.shared: list[tuple[Any, Watched]] | None = []
-        self.scope: Activation
 
 
 _LOOSE: Any = object()
@@ -91,7 +67,7 @@ class BindingWatch:
 
     def __init__(self, recorder: Ledger) -> None:
         self.recorder = recorder
-        self._frames: dict[FrameType, _Frame] = {}
+        self._frames: dict[FrameType, WatchedFrame] = {}
         self._known: dict[int, Watched] = {}
         self._resting: dict[int, Holder] = {}
         self._resuming = self._begins = False
@@ -104,8 +80,9 @@ class BindingWatch:
 
     def enter(self, frame: FrameType) -> Any:
         """Begin to watch a frame; returns its first argument, None if it has none. `belong` comes next."""
-        state = self._frames[frame] = _Frame(frame)
+        state = self._frames[frame] = WatchedFrame(frame)
         code = frame.f_code
+        state.others = not state.library and (state.optimized or self._ended.know(frame.f_globals))
         if not state.optimized:
             self._ended.begins(frame.f_globals)
             if not state.library and sets_globals(code):
@@ -125,10 +102,10 @@ class BindingWatch:
         if self._begins:  # by now a model has been given what it is differentiated by
             self._begins = False
             self._look_at_all(position)
-        if state.optimized and not state.library:
+        if state.others:
             state.shared = self._shared(frame, position)
-            if (module := self._ended.changed(frame.f_globals, self._known)) is not None:
-                self._note(*module, position)
+            for module, values in self._ended.changed(frame.f_globals, self._known, not state.optimized):
+                self._note(module, values, position)
         if state.names:
             self._note(state, state.coming, position)
             state.coming = []
@@ -147,7 +124,7 @@ class BindingWatch:
             if not all(map(is_, values, state.values)):
                 self._note(state, values, position)
         if state.shared is None:
-            state.shared = self._shared(frame, position) if state.optimized and not state.library else []
+            state.shared = self._shared(frame, position) if state.others else []
         changed = False
         for view, watched in (*state.containers, *state.shared) if state.shared else state.containers:
             last = watched.last
@@ -159,7 +136,7 @@ class BindingWatch:
         if self._modules:
             self._see_globals(frame, state)
 
-    def _see_globals(self, frame: FrameType, state: _Frame) -> None:
+    def _see_globals(self, frame: FrameType, state: WatchedFrame) -> None:
         """Note what the global variables of a function hold now, where functions set some."""
         if state.optimized and not state.library:
             module = self._modules.get(id(frame.f_globals))
@@ -195,16 +172,27 @@ class BindingWatch:
                 self.belong(frame, scope)
         self._resuming = False
 
-    def release(self) -> None:
-        """Let go of all frames, and of what their variables hold."""
+    def over(self) -> None:
+        """Note what all variables hold where the program, or a cell, has come to its end."""
+        position = len(self.recorder.tape.ops)
+        for module, values in self._ended.all_changed(self._known):
+            self._note(module, values, position)
+        self.settle()
+
+    def release(self, rests: bool = False) -> None:
+        """Let go of all frames, and of what their variables hold. Where the program only `rests`, what a container held
+        stays known: a cell may change it, which no variable shows."""
         tape = self.recorder.tape
         for frame, state in list(self._frames.items()):
             self.leave(frame)
             if tape.ops and was_at(tape.ops[-1], state.scope, frame):  # no variable there has got its result
                 tape.bindings.seen[state.scope] = len(tape.ops) - 1
-        self._known.clear()
+        if rests:
+            self.rest()
+        else:
+            self._known.clear()
 
-    def _note(self, state: _Frame, values: list[Any], position: int) -> None:
+    def _note(self, state: WatchedFrame, values: list[Any], position: int) -> None:
         bindings, scope, live = self.recorder.tape.bindings, state.scope, self.recorder.live
         noted = state.noted
         if noted is None or state.bindings is not bindings:
@@ -245,7 +233,7 @@ class BindingWatch:
         if contained:
             state.containers = self._containers(state)
 
-    def _containers(self, state: _Frame) -> list[tuple[Any, Watched]]:
+    def _containers(self, state: WatchedFrame) -> list[tuple[Any, Watched]]:
         """Return the containers among a frame's variables, looked at with every op of it: at all that small ones hold,
         at the size of others. Of a library's only dicts (an optimizer's state) and what its own objects hold."""
         containers, known = list[tuple[Any, Watched]](), self._known
@@ -494,7 +482,7 @@ class BindingWatch:
                 watched.last = None
                 self._look(watched, position)
 
-    def see_again(self, state: _Frame) -> None:
+    def see_again(self, state: WatchedFrame) -> None:
         """Look at the variables of a frame again."""
         for frame in [frame for frame, other in self._frames.items() if other is state]:
             self.see(frame)

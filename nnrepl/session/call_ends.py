@@ -205,7 +205,7 @@ def _at(thing: Any, path: str) -> Any:
 def asks_attributes(session: Standing, parsed: Parsed) -> bool:
     """Whether a condition speaks of numbers and texts in attributes of the program's objects, and of nothing else but
     variables."""
-    if parsed.words or parsed.gradients or parsed.bound or not any("." in path for path in parsed.plain_names):
+    if parsed.words or not any("." in path for path in parsed.plain_names):
         return False
     if any(path.partition(".")[0] in OWN_NAMES for path in parsed.plain_names):
         return False

@@ -27,7 +27,7 @@ from nnrepl.session.parsed import Assignment, Parsed, parse
 from nnrepl.session.reclosing import to_close
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
-from nnrepl.session.typed import append, at_last, ended_here, upcoming
+from nnrepl.session.typed import append, at_last, ended_here, nothing_takes, upcoming
 from nnrepl.tape import ClosedOp, Tape, Value, outermost
 from nnrepl.timeline.code import CodeChange, SourceChanges
 from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of, said_inside
@@ -106,10 +106,8 @@ class Changes:
             return None
         value, name, in_part = found
         session = self.session
-        held = session.expressions.found.get(name)
-        if held is not None and held.address and value.op is not None and upcoming(session):
-            raise UserError(f"{name} was a variable of a call that has returned, and the program has ended: "
-                            f"goto {value.op.label} leads to where it is made; change it there")  # fmt: skip
+        if session.op is None and ended_here(session):
+            raise UserError(nothing_takes(session, name, value))
 
         def compute(recorder: Recorder) -> Any:
             def given(parsed: Parsed, **names: Any) -> Any:

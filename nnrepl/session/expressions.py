@@ -8,12 +8,11 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Any, Protocol
 
 import mlx.core as mx
 
-from nnrepl.classes import dataclass
 from nnrepl.installed import is_library
 from nnrepl.record.checked import checked
 from nnrepl.record.containers import as_it_is
@@ -25,9 +24,9 @@ from nnrepl.session.enclosing import RESULT, enclosed
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.frames import Held, real
 from nnrepl.session.lookup import Lookup
-from nnrepl.session.own_names import GRADIENT, OWN_NAMES, own_name, takes
+from nnrepl.session.own_names import GRADIENT, OWN_NAMES, Surroundings, own_name, takes, walked
 from nnrepl.session.parsed import Mention, Parsed, Word, names_of, replaced
-from nnrepl.tape import UNBOUND, Activation, Holder, Value
+from nnrepl.tape import UNBOUND, Holder, Value
 from nnrepl.tape.value import is_evaluated
 
 _copy = mx.array.__copy__
@@ -38,24 +37,6 @@ Meant = tuple[str, tuple[str, ...]]
 """The placeholder for a name that is mentioned, and the attributes that are asked of it."""
 NOTHING: Meant = ("", ())
 """What stays Python."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """Where Python at the prompt stands.
-
-    Attributes:
-        position: The cursor.
-        scope: The function that stands there.
-        frame: Its live frame, or that of the nearest caller that still runs; None if none does.
-        ended: The variables of the program's `__main__`, where the program is over and one stands at its end: there a
-            name is first of all what it is in them.
-    """
-
-    position: int
-    scope: Activation | None
-    frame: FrameType | None
-    ended: dict[str, Any] | None = None
 
 
 class Linking(Protocol):
@@ -284,14 +265,19 @@ class Expressions:
                 if labels:
                     shorter = shorter or (thing, count)  # `first.weight` of `first.weight.m`, Adam's state
             elif found is not None and digits:
-                name = f"__thing_{len(self._things)}__"
-                self._things[name] = self._real(thing, path, where)
-                return name, tuple(rest)
+                return self._thing(self._real(thing, path, where), *rest)
         if shorter is not None:
             return put(shorter[0]), tuple(words[shorter[1] :])
+        if failed is not None and where.ended is not None and words[0] in where.ended:
+            return self._thing(walked(where.ended, words)) if digits else NOTHING  # set when no op came any more
         if digits or (failed is not None and self._unknown(words, where)):  # no Python either
             raise failed or UserError(f"nothing on the tape is called {path}{self.lookup.suggest(path)}")
         return NOTHING
+
+    def _thing(self, thing: Any, *rest: str) -> Meant:
+        name = f"__thing_{len(self._things)}__"
+        self._things[name] = thing
+        return name, rest
 
     def _unknown(self, words: list[str], where: Surroundings) -> bool:
         """Whether Python would not know what a path begins with, or a model on it has nothing of the next name."""

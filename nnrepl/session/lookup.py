@@ -78,7 +78,8 @@ class Lookup:
         if not len(found):
             return f"the {found.title} has no op"
         if any(isinstance(op, ClosedOp) for op in self.tape.ops[found.start : found.end]):
-            return f"{found.title} is closed"
+            alone = not here and not len(steps) and self.tape.turns.said
+            return f"the tape holds only the setup{alone}" if alone else f"{found.title} is closed"
         return f"{'the ' if not here else ''}{found.title} has #1 to #{len(found)}"
 
     def by_number(self, text: str) -> Value:

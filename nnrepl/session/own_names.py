@@ -6,12 +6,14 @@ import ast
 import builtins
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from types import FrameType
+from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.classes import dataclass
 from nnrepl.session.errors import Quit, UserError
 from nnrepl.tape import Activation
 
@@ -22,15 +24,26 @@ GRADIENT = "__grad__"
 _SHORT = {"nn": "nn", "optim": "optimizers"}
 
 
-class _There(Protocol):
-    """Where one stands."""
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where Python at the prompt stands.
 
-    @property
-    def scope(self) -> Activation | None: ...
+    Attributes:
+        position: The cursor.
+        scope: The function that stands there.
+        frame: Its live frame, or that of the nearest caller that still runs; None if none does.
+        ended: The variables of the program's `__main__`, where the program is over and one stands at its end: there a
+            name is first of all what it is in them.
+    """
+
+    position: int
+    scope: Activation | None
+    frame: FrameType | None
+    ended: dict[str, Any] | None = None
 
 
 def own_name(
-    name: str, where: _There, gradient: Callable[[Any], mx.array], variables: Callable[[], dict[str, Any]]
+    name: str, where: Surroundings, gradient: Callable[[Any], mx.array], variables: Callable[[], dict[str, Any]]
 ) -> Any:
     """Return what a name means to the prompt; None if nothing.
 
@@ -88,7 +101,7 @@ def takes(thing: Any, call: ast.Call) -> bool:
     return True
 
 
-def _of_frame(builtin: Any, where: _There, held: Callable[[], dict[str, Any]], *things: Any) -> Any:
+def _of_frame(builtin: Any, where: Surroundings, held: Callable[[], dict[str, Any]], *things: Any) -> Any:
     """`locals()`, `globals()`, `dir()` and `vars()` of the function in which Python at the prompt stands."""
     if things:
         return builtin(*things)
@@ -96,3 +109,12 @@ def _of_frame(builtin: Any, where: _There, held: Callable[[], dict[str, Any]], *
         return {} if where.scope is None else dict(where.scope.variables)
     variables = held()
     return sorted(variables) if builtin is dir else variables
+
+
+def walked(variables: Mapping[str, Any], words: Sequence[str]) -> Any:
+    """Return what a path leads to that begins with a variable: `best.layers.0.weight`. Raises what Python raises."""
+    thing = variables[words[0]]
+    for word in words[1:]:
+        in_list = isinstance(thing, (list, tuple)) and word.isdigit() and int(word) < len(thing)
+        thing = thing[int(word)] if in_list else getattr(thing, word)
+    return thing

@@ -7,6 +7,7 @@ within the one before: `step 30 layers.1 softmax`.
 
 from __future__ import annotations
 
+import ast
 import builtins
 import os
 import re
@@ -47,6 +48,7 @@ FIXED = tuple(word for kind in KINDS for word in kind.fixed)
 
 FORMS = "a place is #12, train.py:31, a value, a function, a class, a module path, an op such as matmul, or step 2"
 
+_OPERATOR = re.compile(r"\s[-+*/@%&|^<>]{1,2}\s")  # with blanks around it: `layers.*` and `step -1` have none
 _LINE = re.compile(r"(?P<file>.*?)(?: ?cell (?P<cell>\d{1,9}))?:(?P<line>\d{1,9})")
 _SPACED = "|".join(re.sub(r"\?P<\w+>", "?:", rf"(?:{kind.form})(?!\S)") for kind in KINDS if " " in kind.form)
 _TOKEN = re.compile(rf"(?:[^\s:]+ )?cell \d{{1,9}}:\d{{1,9}}(?!\S)|{_SPACED}|grad\((?:[^()]|\([^()]*\))*\)|\S+")
@@ -66,6 +68,8 @@ def read(text: str, here: Here) -> Place:
     whole = parse(text)
     if whole.is_condition:
         return _condition(None, whole, here)
+    if _OPERATOR.search(text) and isinstance(whole.expression, ast.BinOp):
+        raise UserError(f"{text} is an expression, and no place; a condition compares it: {text} > 0; {FORMS}")
     spelled, asked = split_condition(whole.text)
     if not spelled:
         return _condition(None, condition(asked), here)

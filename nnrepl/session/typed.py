@@ -8,6 +8,7 @@ and in the middle of a call, where the program's next lines are written already.
 from __future__ import annotations
 
 import builtins
+import re
 
 from nnrepl.record.native import levels_of
 from nnrepl.replay.replay import Replay
@@ -17,7 +18,7 @@ from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Hit
-from nnrepl.tape import Tape
+from nnrepl.tape import Tape, Value
 from nnrepl.timeline.typed_cells import Cell
 
 LOOK, EDIT, CELL = "look", "edit", "cell"
@@ -42,6 +43,22 @@ def at_last(session: Standing) -> bool:
     """Whether the cursor stands after the last op, or at one that raised and was the last."""
     left = session.tape.ops[session.cursor :]
     return not left or (len(left) == 1 and left[0] in session.tape.notes.errors)
+
+
+def nothing_takes(session: Standing, name: str, value: Value) -> str:
+    """Why a tensor that no variable of the program's holds cannot be changed at its end, and what to type instead."""
+    held = session.expressions.found.get(name)
+    why = f"{name} was a variable of a call that has returned, and the program has ended"
+    if held is None or not held.address:
+        why = f"the program has ended: nothing of it takes {name} any more"
+    owner = next(iter(session.names.owners(name)), None)
+    spelled = owner if owner is None or isinstance(owner, str) else session.names.homes.spelled(owner)
+    if spelled is not None:
+        line = re.sub(r"\.(\d+)", r"[\1]", spelled)
+        return f"{why}; as its next line, {line} = ... changes the model"
+    if value.op is None:
+        return f"{why}; goto leads to an op before which it can be changed"
+    return f"{why}; goto {value.op.label} leads to where it is made; change it there"
 
 
 def kind_of(session: Standing, parsed: Parsed) -> str:

@@ -150,12 +150,10 @@ def _sets(code: CodeType) -> frozenset[str]:
 
 def asks_variables_only(parsed: Parsed) -> bool:
     """Whether a condition speaks of nothing but variables, as they are: what it says changes where one is set."""
-    nodes = list(ast.walk(parsed.only()))
-    if parsed.words or parsed.gradients or parsed.bound:
-        return False
     allowed = (ast.Compare, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Name, ast.Constant, ast.operator, ast.cmpop,
                ast.boolop, ast.unaryop, ast.expr_context, ast.Tuple, ast.List, ast.IfExp)  # fmt: skip
-    return all(isinstance(node, allowed) for node in nodes) and bool(parsed.plain_names)
+    plain = not parsed.words and all(isinstance(node, allowed) for node in ast.walk(parsed.only()))
+    return plain and bool(parsed.plain_names)
 
 
 class Trips:

@@ -47,10 +47,12 @@ def test_a_turn_is_one_of_the_innermost_loop(native: str, tmp_path: Path) -> Non
     (tmp_path / "run.py").write_text(QUIET + LOOPS)
     turns = (27, 3, 32)
     lines = [part for turn in turns for part in (f"goto turn {turn + 1}", f"p {BITS.replace('z', 'w')}")]
-    more = ("rn turn 4", "where", "next turn", "p k", "goto turn 34", "goto step 3")
+    more = ("rn turn 4", "where", "next turn", "p k", "goto turn 34", "goto step 3", "next step")
     shown = play(tmp_path / "run.py", f"config native {native}", "restart now", "info steps", *lines, *more)
     assert shown.count(printed) == 2
     assert "no training step has begun yet; the setup is of 33 turns (goto turn 33)" in shown
+    ahead = {"on": "tape holds only the setup, of 33 turns", "off": r"setup has #1 to #\d+"}[native]
+    assert re.search(f"^nothing ahead is at step 1; the {ahead}", shown, re.MULTILINE), shown
     assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[turn - 1] for turn in turns], shown
     assert re.findall(r"^(turn \d+) · setup", shown, re.MULTILINE) == [
         "turn 28",

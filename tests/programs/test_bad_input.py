@@ -252,6 +252,7 @@ LINES = [
     ("step 3 4", "step [n]"),
     ("goto -5", "a place is #12"),
     ("list -1", "a place is #12"),
+    ("until x * y", "is an expression, and no place"),
     ("where now", "where"),
 ]
 

@@ -24,7 +24,7 @@ import nnrepl
 from nnrepl.explain.why import why
 from nnrepl.record import names
 from nnrepl.session.errors import UserError
-from nnrepl.session.expressions import Surroundings
+from nnrepl.session.own_names import Surroundings
 from nnrepl.session.parsed import parse
 from tests.support import OpenSession, assert_same_bits, loaded, nnrepl_cli, script_python
 

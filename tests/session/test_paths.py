@@ -165,3 +165,34 @@ def test_gradients_of_a_model_between_its_gradient_call_and_its_update(tmp_path:
     assert here.replace(",", "").split() == sums["actor"]
     assert abs(sum(map(float, there.split())) - float(sums["critic"][0])) < 1e-3
     assert found[1].endswith(found[2])
+
+
+AT_END = """
+import copy
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+mx.random.seed(0)
+model, opt = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2)), optim.SGD(0.1)
+run = nn.value_and_grad(model, lambda x: model(x).square().mean())
+for _ in range(3):
+    loss, grads = run(mx.ones((4, 3)))
+    opt.update(model, grads)
+    mx.eval(model.parameters())
+report = "hello"
+best = copy.deepcopy(model)
+"""
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_what_is_set_when_no_op_comes_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: str) -> None:
+    """At the program's end a path may begin with a variable that the tape knows nothing of: no op came after it."""
+    monkeypatch.setenv("NNREPL_NATIVE", native)
+    path = tmp_path / "train.py"
+    path.write_text(AT_END)
+    lines = ["p report.encode()", "p report.foo", "p best.layers.0.weight.shape", "p best.layers.9.weight"]
+    lines += ["p bool((best.layers.0.weight == model.layers[0].weight).all())", "p (best.layers.2.bias)[0].ndim"]
+    shown = nnrepl_cli(str(path), stdin="\n".join(["c", *lines, "q\n"])).stdout
+    said = [answer.partition("\n")[2].strip() for answer in re.split(r"\(nnrepl 1\) ", shown)[1:-1]]
+    assert [answer.rpartition(" = ")[2] for answer in said] == [
+        "b'hello'", "AttributeError: 'str' object has no attribute 'foo'", "(2, 3)",
+        "AttributeError: 'list' object has no attribute '9'", "True", "0",
+    ]  # fmt: skip
