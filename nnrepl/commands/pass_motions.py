@@ -43,25 +43,34 @@ def plot(it: Interpreter, text: str) -> RenderableType | None:
     changes = it.session.changes
     lines = [changes.numbered(int(number)) for number in numbers] or [changes.timelines.current]
     curves: list[Curve] = []
+    drawn: dict[Timeline, list[Curve]] = {}
     for piece in parse(", ".join(side_by_side(what)) or what).parts():
         for line in dict.fromkeys(lines):
             title = f"{piece.text.strip()} in timeline {line.number}" if len(lines) > 1 else piece.text.strip()
-            curves += _curve(it, piece, line, title)
+            found_there = _curve(it, piece, line, title)
+            curves += found_there
+            drawn.setdefault(line, []).extend(found_there)
         if not any(curve.title.startswith(piece.text.strip()) for curve in curves):
             raise UserError(f"no step on the tape has {piece.text.strip()}")
     how = "config native off" if it.session.settings["native"] == "on" else "more of config history"
-    said = Text("\n".join(_closed(line, curves, how) for line in dict.fromkeys(lines)).strip("\n"), style="hint")
+    others = [line for line in drawn if line is not changes.timelines.current and what.strip() == "loss"]
+    ways = {line: f"timeline {line.number} and then plot loss compute them" for line in others}
+    unseen = [
+        _closed(line, of_line, ways.get(line, f"with {how}, restart and c draw it")) for line, of_line in drawn.items()
+    ]
+    said = Text("\n".join(filter(None, unseen)), style="hint")
     if len(curves) == 1 and len(curves[0].places) == 1:
         single = f"{curves[0].title} = {number(curves[0].values[0])} in {curves[0].unit} {curves[0].places[0]}"
         return Group(Text(single), said) if said else Text(single).append(": a curve takes two steps", style="hint")
     return Group(Plot(curves), said) if said else Plot(curves)
 
 
-def _closed(line: Timeline, curves: Sequence[Curve], how: str) -> str:
-    """Return what to say of the steps that are in no curve because nobody has looked into them; "" if there are none.
+def _closed(line: Timeline, curves: Sequence[Curve], way: str) -> str:
+    """Return what to say of the steps of a timeline that are in none of its curves because nobody has looked into them;
+    "" if there are none.
 
     Args:
-        how: With what they would be recorded, and stay so.
+        way: What draws them.
     """
     drawn = {place for curve in curves for place in curve.places}
     ran = [pass_ for pass_ in line.tape.passes if len(pass_) and isinstance(pass_.ops[0], ClosedOp)]
@@ -73,9 +82,10 @@ def _closed(line: Timeline, curves: Sequence[Curve], how: str) -> str:
     if len(turns) and not turns.is_over:
         said = f"timeline {line.number} and then plot draw them"
         return "" if turns.curves else f"turns of timeline {line.number} are closed; {said}"
+    of = f" of timeline {line.number}" if "timeline" in way else ""
     if len(closed) == 1:
-        return f"step {min(closed)} is closed; with {how}, restart and c draw it"
-    return f"{len(closed)} steps from {min(closed)} to {max(closed)} are closed; with {how}, restart and c draw them"
+        return f"step {min(closed)}{of} is closed; {way}"
+    return f"{len(closed)} steps from {min(closed)} to {max(closed)}{of} are closed; {way.replace(' it', ' them')}"
 
 
 def _curve(it: Interpreter, what: Parsed, line: Timeline, title: str) -> list[Curve]:

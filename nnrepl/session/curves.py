@@ -40,9 +40,9 @@ def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
     unit, turns = _turns(session)
     for number, pass_ in turns.items():
         loss = pass_.loss.array if pass_.loss is not None and _is_given(pass_, parsed) else None
-        if _is_closed(pass_) and (loss is not None or parsed.text != "loss"):
+        if _is_closed(pass_) and (loss is not None or pass_.loss is None or parsed.text != "loss"):
             closed += [] if loss is None else [(number, loss)]
-            continue  # what other variables held nobody has noted
+            continue  # what other variables held nobody has noted: they would say what they held before it
         where = _moment(session, parsed, pass_, pass_.step.start if unit == "step" else pass_.start)
         if where is None:
             continue

@@ -201,3 +201,20 @@ def test_what_was_recorded_before_is_let_go(program: str, tmp_path: Path) -> Non
         list(map(int, row.split(", "))) for row in re.findall(r"\[(\d+, \d+, \d+)\]$", shown, re.MULTILINE)
     )
     assert all(now <= then for then, now in zip(before, after)), (before, after)
+
+
+def test_a_curve_takes_no_loss_of_a_closed_step_from_the_one_before_it(tmp_path: Path) -> None:
+    """Of the other timeline nobody had computed them: a flat line was drawn, up to "last 1.0 (step 9)"."""
+    (tmp_path / "train.py").write_text(HEAD + QUIET + PROGRAMS["adam"])
+    lines = ("continue", "goto step 4", "X = X * 3", "continue", "plot loss 1 2", "timeline 1", "plot loss 1 2")
+    shown = play(tmp_path / "train.py", *lines)
+    before, after = re.split(r"^timeline 1$", shown, flags=re.MULTILINE)[-2:]
+    assert re.search(r"steps from 2 to \d+ of timeline 1 are closed; timeline 1 and then plot loss", before), shown
+    assert "are closed" not in after
+    first = [re.search(r"1 loss in timeline 1 +(.*)", part) for part in (before, after)]
+    assert all(first), shown
+    plain = play(tmp_path / "train.py", "config native off", "continue", "plot loss")
+    told = re.search(r"^loss +(last .* lowest .*) · highest", plain, re.MULTILINE)
+    assert told is not None, plain
+    assert first[1] is not None
+    assert first[1][1].strip() == told[1]
