@@ -12,7 +12,7 @@ from nnrepl.record import segments as sources
 from nnrepl.record.frame_variables import variables_of
 from nnrepl.session import turn_curves
 from nnrepl.session.errors import NoGradient, NotYet
-from nnrepl.session.expressions import Surroundings
+from nnrepl.session.own_names import Surroundings
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, Pass, Value

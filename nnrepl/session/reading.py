@@ -14,10 +14,11 @@ from nnrepl.record.segments import file_of
 from nnrepl.session import places
 from nnrepl.session.below import TakesCells
 from nnrepl.session.errors import UserError
-from nnrepl.session.expressions import Expressions, Surroundings, aside
+from nnrepl.session.expressions import Expressions, aside
 from nnrepl.session.goals import Goal
 from nnrepl.session.hooks import Hooks, Stop
 from nnrepl.session.lookup import Lookup
+from nnrepl.session.own_names import Surroundings
 from nnrepl.session.place import Here, Place
 from nnrepl.session.program import Program
 from nnrepl.session.state import Course, Going, Over, Replaying, Waiting

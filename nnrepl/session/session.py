@@ -25,9 +25,10 @@ from nnrepl.session import closed, goals, natively
 from nnrepl.session.below import TakesCells
 from nnrepl.session.changes import Changes
 from nnrepl.session.errors import Quit, Restart, UserError
-from nnrepl.session.expressions import Expressions, Surroundings
+from nnrepl.session.expressions import Expressions
 from nnrepl.session.hooks import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, OPENED, START_OF_TAPE, Hooks, Stop
 from nnrepl.session.lookup import Lookup
+from nnrepl.session.own_names import Surroundings
 from nnrepl.session.passing import Passing
 from nnrepl.session.place import Place
 from nnrepl.session.program import Program
@@ -279,7 +280,7 @@ class TapeSession(Standing):
         self.course.error = error
         self.changes.timelines.live.ended = True
         natively.look_at_end(self)
-        goal, hits = at_end(self)
+        goal, hits = at_end(self, error)
         natively.look_at_failure(self, error)
         if natively.opened(self):
             pass
@@ -398,9 +399,8 @@ class TapeSession(Standing):
         elif goal.sought:
             raise UserError(f"nothing ahead is at {goal.sought}; {self.lookup.extent()}")
         else:
-            shows = isinstance(goal, goals.Stepping) and self.cursor < len(
-                self.tape
-            )  # the op stepped over, and so the end
+            # the op stepped over is shown, and so the end
+            shows = isinstance(goal, goals.Stepping) and self.cursor < len(self.tape)
             self.arrive(len(self.tape), "" if shows else END_OF_TAPE, by=goal)
 
     def ahead(self, goal: goals.Goal, found: int | None) -> list[Hit]:

@@ -11,7 +11,8 @@ import mlx.core as mx
 
 from nnrepl.session.closed import closed_between, open_steps
 from nnrepl.session.errors import NoGradient, NotYet, UserError
-from nnrepl.session.expressions import Surroundings, aside
+from nnrepl.session.expressions import aside
+from nnrepl.session.own_names import Surroundings
 from nnrepl.session.parsed import Parsed, parse, side_by_side
 from nnrepl.session.reading import Reading
 from nnrepl.session.standing import Standing

@@ -20,7 +20,7 @@ import nnrepl
 from nnrepl.record.containers import is_data
 from nnrepl.record.names import ProgramNames
 from nnrepl.session.errors import UserError
-from nnrepl.session.expressions import Surroundings
+from nnrepl.session.own_names import Surroundings
 from nnrepl.session.parsed import parse
 from nnrepl.tape import UNBOUND, Activation, Holder, Tape
 from nnrepl.tape.bindings import Bindings
