@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import FrameType, FunctionType, GeneratorType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -442,6 +442,15 @@ def _scope_of(scope: Activation | None, root: str) -> Activation | None:
     having = having or [call for call in path if root in call.code.co_freevars]
     own = [call for call in having if not is_library(call.code.co_filename)]
     return next(iter([*own, *having]), scope)
+
+
+def waits(recorder: Recorder, op: Op, edits: Mapping[Op, Value], calling: bool) -> bool:
+    """Whether an edit cannot be made yet: a function of whose variables it changes one is about to be called, or it
+    changes what a backward pass begins with (`grad(loss)`) that has not begun."""
+    target = edits.get(op)
+    if isinstance(target, Leaf) and target.kind == "seed":
+        return not recorder.sweeps
+    return calling and lies_inside(recorder, op)
 
 
 def lies_inside(recorder: Recorder, op: Op) -> bool:

@@ -111,7 +111,7 @@ class Replay(Led):
             recorder.mirrors[-1].passed(due=due and not calling)
         standing: ComingBy | None = None
         while (op := self._inserted(recorder, due)) is not None:
-            if calling and self._lies_inside(recorder, op):  # the frame with its variable is not there yet
+            if self._waits(recorder, op, calling):
                 return
             standing = standing or ComingBy(recorder)
             pass_ = recorder.pass_ if recorder.pass_ is not None else reopened_pass(recorder)
@@ -370,10 +370,10 @@ class Replay(Led):
             return None
         return op if recorder.mirrors or not in_second_run(op) else None
 
-    def _lies_inside(self, recorder: Recorder, op: Op) -> bool:
-        from nnrepl.replay.rebinding import lies_inside  # needed where something was edited
+    def _waits(self, recorder: Recorder, op: Op, calling: bool) -> bool:
+        from nnrepl.replay.rebinding import waits  # needed where something was edited
 
-        return lies_inside(recorder, self._edit_of(op))
+        return waits(recorder, self._edit_of(op), self.tape.notes.edits, calling)
 
     def _edit_of(self, op: Op) -> Op:
         """Return the op that makes the change to which an inserted one belongs."""

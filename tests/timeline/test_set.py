@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 
 import nnrepl
 from nnrepl.session.errors import UserError
-from tests.support import OpenSession, assert_same_bits, loaded
+from tests.support import OpenSession, assert_same_bits, loaded, nnrepl_cli
 from tests.thorough import share
 
 UNARY: list[Callable[[mx.array], mx.array]] = [
@@ -405,3 +405,37 @@ def test_an_item_of_a_tuple_takes_nothing_as_in_python() -> None:
     session.run("pair[0][...] = pair[0] * 5")
     session.run("goto end")
     assert session.tape.ops[-1].outputs[0].array.tolist() == [13.0, 26.0]
+
+
+BEGINNING = """
+import mlx.core as mx
+@mx.custom_function
+def handed_on(loss): return loss * 1
+@handed_on.vjp
+def changed(loss, cotangent, _): return cotangent * 2
+def loss_fn(w, x):
+    h = mx.tanh(x @ w)
+    loss = (h * h).sum().astype(mx.float16)
+    return loss
+x, w = mx.ones((2, 3)), mx.ones((3, 4)) * 0.5
+for step in range(3):
+    loss, g = mx.value_and_grad(loss_fn)(w, x)
+    w = w - 0.01 * g
+print("END", loss.item(), g.tolist(), w.tolist())
+"""
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_what_a_backward_pass_begins_with_is_changed(
+    native: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`grad(loss)` is there only once the backward pass has begun."""
+    monkeypatch.setenv("NNREPL_NATIVE", native)
+    path = tmp_path / "begins.py"
+    path.write_text(BEGINNING)
+    lines = ["c", "goto step 2 backward", "grad(loss) = grad(loss) * 2", "c", "undo", "c", "print('END', loss.item())"]
+    shown = nnrepl_cli("--plain", str(path), stdin="\n".join([*lines, "q\n"])).stdout
+    exec(BEGINNING, {})
+    exec(BEGINNING.replace("return loss\n", "return handed_on(loss) if step == 1 else loss\n"), {})
+    plain, twin = capsys.readouterr().out.splitlines()
+    assert [line for line in shown.splitlines() if line.startswith("END")] == [plain, twin, plain.partition(" [")[0]]
