@@ -152,6 +152,26 @@ def test_a_timeline_with_a_change_in_a_block_that_runs_twice_is_run_again(tmp_pa
     assert re.findall(r"str\(w.tolist\(\)\) = '(.*)'", shown) == expected
 
 
+def test_what_was_refused_is_refused_again_behind_an_edit() -> None:
+    """An op that has nothing of the edit has what it had before it: also the exception that the program caught."""
+
+    def catching(w: mx.array, x: mx.array) -> mx.array:
+        h = w * 2
+        try:
+            r = h @ h
+        except ValueError:
+            r = h * 3
+        return (r + x).sum()
+
+    session = OpenSession(nnrepl.trace(catching, mx.ones((2, 3)), mx.zeros((2, 3))))
+    session.run("goto matmul")
+    session.run("x = x + 1")
+    session.run("goto end")
+    assert [op.name for op in session.tape.ops if op in session.tape.notes.errors] == ["matmul"]
+    assert str(session.run("p r.sum()")) == "r.sum() = 36"
+    assert session.tape.ops[-1].outputs[0].array.item() == 42.0
+
+
 RAISES = f"""\
 import sys
 import mlx.core as mx
