@@ -60,6 +60,15 @@ for step in range(4):
     mx.eval(w)
 told(loss, w)
 """,
+    "weights that a nested call leaves in a model": """\
+for step in range(4):
+    loss, g = mx.value_and_grad(one)(w, X[step])
+    _, (mean,) = mx.jvp(lambda p: nn.value_and_grad(model, inner)(model, Y * p)[1]["weight"].sum(), [w], [g])
+    t = mean * 0.05
+    w = w - 0.1 * g - t
+    mx.eval(w)
+told(loss, w)
+""",
     "compiled, without a gradient call": """\
 each = mx.compile(each)
 for step in range(4):
