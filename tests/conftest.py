@@ -68,9 +68,9 @@ def _little_heap() -> Iterator[None]:
     (what was imported, parsed, or drawn) is walked by no later collection: that took a quarter of the suite's time."""
     from nnrepl.tape.collector import freeze_imports  # not above, either
 
-    yield
     gc.collect()
     freeze_imports()
+    yield
 
 
 SLOW = (
