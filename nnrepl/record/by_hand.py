@@ -17,7 +17,7 @@ from nnrepl.record.closing import NotedCalls
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Pass, Tape
 from nnrepl.tape.steps import is_update, weights_of
 
-_array = mx.array
+_ARRAYS = {mx.array}
 
 
 class Weights:
@@ -51,9 +51,8 @@ class Weights:
         if self._alone is not None:
             return self._alone
         given = self._given()
-        for part in given if type(given) is list else (None,):
-            if type(part) is not _array:
-                return trees.arrays(given)  # what holds arrays may hold others when the call is over
+        if type(given) is not list or set(map(type, given)) != _ARRAYS:
+            return trees.arrays(given)  # what holds arrays may hold others when the call is over
         self._alone = [*given]
         return self._alone
 
@@ -90,13 +89,25 @@ class _Left:
     def is_still(self, given: list[mx.array]) -> bool:
         """Whether weights that are given now are these, in this order, and have not been written into."""
         refs = self._refs
-        same = len(given) == len(refs) and all([ref() is array for ref, array in zip(refs, given)])  # as mostly
-        if not same:
+        if len(given) == len(refs):  # as mostly
+            for ref, array in zip(refs, given):
+                if ref() is not array:
+                    return False
+        else:
             left = iter(refs)
             # One iterator for all: each is looked for behind the one before. What is not differentiated may lie
             # between.
-            same = all([any(ref() is array for ref in left) for array in given])
-        return same and not any(ref() is array for ref in self._written for array in given)
+            if not all([any(ref() is array for ref in left) for array in given]):
+                return False
+        return not (self._written and any(ref() is array for ref in self._written for array in given))
+
+    def hold(self, arrays: list[mx.array], pass_: Pass | NotedCalls) -> None:
+        """Note what the next call of the same function leaves behind, which ran natively."""
+        self.pass_ = pass_
+        self._refs = list(map(weakref.ref, arrays))
+        self._ids = None
+        if self._written:
+            self._written = []
 
     def write(self, array: mx.array) -> None:
         """Note that an array is about to be changed in place."""
@@ -107,50 +118,62 @@ class _Left:
 
 
 class HandChanges:
-    """Tells what has changed weights between gradient calls of the same function."""
+    """Tells what has changed weights between gradient calls of the same function.
+
+    Attributes:
+        held: What is known of gradient calls that left weights behind, by the function.
+    """
 
     def __init__(self) -> None:
-        self._held: dict[Any, _Left] = {}
+        self.held: dict[Any, _Left] = {}
         self._free: set[Any] = set()
 
     @property
     def knows(self) -> bool:
         """Whether there is a gradient call of which is known what it left behind."""
-        return bool(self._held)
+        return bool(self.held)
 
     def hold(self, weights: Weights, pass_: Pass | NotedCalls, closed: bool = False) -> None:
         """Note what a gradient call leaves behind, which ran natively, or was recorded."""
         key = weights.key
         if key not in self._free:
-            self._held[key] = _Left(weights.left(), pass_, closed)
+            self.held[key] = _Left(weights.left(), pass_, closed)
 
     def are_expected(self, weights: Weights) -> bool:
         """Whether what has become of the weights is what was expected, since the call before of the same function ran
         natively."""
-        left = self._held.get(weights.key)
+        left = self.held.get(weights.key)
         return left is not None and left.closed and left.pass_.by_hand != left.is_still(weights.given)
+
+    def hold_again(self, weights: Weights, noted: NotedCalls) -> None:
+        """Note what a gradient call leaves behind that ran natively, as the one before of the same function did."""
+        left = self.held.get(weights.key)
+        if left is None:
+            self.hold(weights, noted, closed=True)
+        else:
+            left.hold(weights.left(), noted)
 
     def forget_of(self, weights: Weights) -> None:
         """Note that the next gradient call of a function is made."""
-        self._held.pop(weights.key, None)
+        self.held.pop(weights.key, None)
 
     def arrived(self) -> None:
         """Note that calls may lie on the tape now that were noted before."""
-        for left in self._held.values():
+        for left in self.held.values():
             noted = left.pass_
             if isinstance(noted, NotedCalls) and noted.op is not None:
                 left.pass_ = noted.op.pass_
 
     def cut(self, stands_for: Callable[[Pass], Pass]) -> None:
         """Note that other passes stand on the tape for some."""
-        for left in self._held.values():
+        for left in self.held.values():
             if isinstance(left.pass_, Pass):
                 left.pass_ = stands_for(left.pass_)
 
     def since(self, weights: Weights) -> tuple[Pass, bool] | None:
         """Return the gradient call before, of the same function, and whether its weights have changed since; None where
         that is not known."""
-        left = self._held.pop(weights.key, None)
+        left = self.held.pop(weights.key, None)
         if left is None:
             return None
         assert isinstance(left.pass_, Pass)  # who asks has looked at the tape
@@ -172,12 +195,12 @@ class HandChanges:
 
     def write(self, array: mx.array) -> None:
         """Note that an array is about to be changed in place."""
-        for left in self._held.values():
+        for left in self.held.values():
             left.write(array)
 
     def forget(self) -> None:
         """Note that weights are changed by what is seen: an optimizer, or ops that are recorded."""
-        self._held.clear()
+        self.held.clear()
 
 
 def _updated_after(tape: Tape, since: Pass) -> bool:

@@ -12,7 +12,7 @@ from nnrepl.record.kept_number import KeptNumber
 from nnrepl.record.recorder import Recorder
 from nnrepl.tape import ClosedOp, Value, is_evaluated
 
-_copy = mx.array.__copy__
+_copy, _array, _ref = mx.array.__copy__, mx.array, weakref.ref
 
 
 class ClosedLosses:
@@ -23,13 +23,14 @@ class ClosedLosses:
         self._op: ClosedOp | NotedCalls | None = None
         self._loss: weakref.ref[mx.array] | None = None
         self._asked = False
-        self._unread: list[KeptNumber] = []
+        self._unread: list[KeptNumber | NotedCalls] = []
 
     def made(self, op: ClosedOp | NotedCalls, loss: Any) -> None:
         """Note that a call has returned a loss."""
-        self._op, self._loss = None, None
-        if isinstance(loss, mx.array) and loss.size == 1:
-            self._op, self._loss, self._asked = op, weakref.ref(loss), False
+        if isinstance(loss, _array) and loss.size == 1:
+            self._op, self._loss, self._asked = op, _ref(loss), False
+        else:
+            self._op = self._loss = None
 
     def fresh(self) -> tuple[ClosedOp, mx.array] | None:
         """Return the last one, whether it has been evaluated or not, with its call; None if it has been asked for
@@ -55,13 +56,24 @@ class ClosedLosses:
             self.settle()
 
     def settle(self) -> None:
-        """Keep the last one, if its number is there."""
-        op = self._op
-        if op is None or op.outputs:
+        """Keep the last one, if its number is there. It is asked at every step."""
+        known, made = self._loss, self._op
+        loss = None if known is None else known()
+        if loss is None or made is None or not is_evaluated(loss):
             return
-        loss = None if self._loss is None else self._loss()
-        if loss is not None and is_evaluated(loss):
-            self._keep(loss, True)
+        if isinstance(made, ClosedOp):
+            if not made.outputs:
+                self._keep(made, loss, True)
+        elif made.loss is None:
+            made.loss = _copy(loss)  # `loss += 1` of the program's would change the object it has
+            self._unread.append(made)
+            if len(self._unread) == _BATCH:
+                self._read()
+
+    def _read(self) -> None:
+        for one in self._unread:
+            one.read()
+        self._unread.clear()
 
     def look(self) -> None:
         """Compute the last one, and keep it."""
@@ -74,25 +86,19 @@ class ClosedLosses:
         """Ops are recorded again: what they take of the last one, and what variables hold of it, is known as that."""
         assert recorder.tape.ops is not None  # what is noted of calls comes to lie there
         loss, op = self._now(), self._op
-        if loss is not None and op is not None:
-            recorder.link(loss, op.outputs[0] if op.outputs else self._keep(loss, is_evaluated(loss)))
+        if loss is not None and isinstance(op, ClosedOp):
+            recorder.link(loss, op.outputs[0] if op.outputs else self._keep(op, loss, is_evaluated(loss)))
 
-    def _keep(self, loss: mx.array, evaluated: bool) -> Value:
-        op = self._op if isinstance(self._op, ClosedOp) else None  # it may come to lie on the tape later
+    def _keep(self, op: ClosedOp, loss: mx.array, evaluated: bool) -> Value:
         value: Value
         if evaluated and not loss.ndim:
-            value = KeptNumber(op, loss)
+            value = KeptNumber(op, _copy(loss))
             self._unread.append(value)
             if len(self._unread) == _BATCH:
-                for one in self._unread:
-                    one.read()
-                self._unread.clear()
+                self._read()
         else:
             value = Value(op, 0, _copy(loss))
-        if op is not None:
-            op.pass_.loss = value
-        if self._op is not None:
-            self._op.outputs = (value,)
+        op.outputs, op.pass_.loss = (value,), value
         return value
 
 
@@ -100,7 +106,7 @@ def loss_value(op: ClosedOp, loss: mx.array) -> Value:
     """Return the loss of a call that has been closed, which has been evaluated."""
     if loss.ndim:
         return Value(op, 0, loss)
-    kept = KeptNumber(op, loss)
+    kept = KeptNumber(op, _copy(loss))
     kept.read()
     return kept
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import CodeType
+from typing import Any
+
+import mlx.core as mx
 
 from nnrepl.classes import dataclass
 from nnrepl.record.caller import Caller
+from nnrepl.record.kept_number import KeptNumber, number_of
 from nnrepl.record.numbering import Numbering, State, Way
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, ClosedOp, Operation, Pass, Tape, Value
 from nnrepl.tape.tape import WaitingTape, wait
@@ -41,33 +45,44 @@ class NotedCalls:
     Args:
         calls: What they are.
         scope, lasti: Where the program made them.
-        gives_loss: How the program gets the loss, where it gets one: see `Pass`.
         by_hand: Whether the program updates weights by hand after them.
 
     Attributes:
-        outputs: The loss, once it is kept.
+        gives_loss: How the program gets the loss, where it gets one: see `Pass`.
+        loss: The loss, once it is kept: a tensor; its number once that has been read (`dtype`: of what kind it is
+            then); what stands for it on the tape.
         op: The last gradient call among them, once they lie on the tape.
     """
 
-    __slots__ = ("by_hand", "calls", "gives_loss", "lasti", "op", "outputs", "scope")
+    __slots__ = ("by_hand", "calls", "dtype", "gives_loss", "lasti", "loss", "op", "scope")
 
-    def __init__(
-        self, calls: Sequence[Call], scope: Activation | None, lasti: int, gives_loss: str, by_hand: bool = False
-    ) -> None:
+    def __init__(self, calls: Sequence[Call], scope: Activation | None, lasti: int, by_hand: bool) -> None:
         self.calls = calls
         self.scope = scope
         self.lasti = lasti
-        self.gives_loss = gives_loss
+        self.gives_loss = ""
         self.by_hand = by_hand
-        self.outputs: tuple[Value, ...] = ()
+        self.loss: Any = None
+        self.dtype: mx.Dtype | None = None
         self.op: ClosedOp | None = None
+
+    def read(self) -> None:
+        """Keep the number of the loss, and let go of the tensor; one with axes stays."""
+        loss = self.loss
+        if isinstance(loss, KeptNumber):
+            loss.read()
+        elif not loss.ndim:
+            self.loss, self.dtype = number_of(loss)
 
     def lies(self, op: ClosedOp) -> None:
         """Note that they lie on the tape, and which is the last gradient call among them."""
         self.op = op
-        if self.outputs:
-            (value,) = self.outputs
-            value.op, op.outputs, op.pass_.loss = op, self.outputs, value
+        loss = self.loss
+        if loss is not None:
+            read, axes = self.dtype is not None, self.dtype is None and loss.ndim
+            value = Value(op, 0, loss) if axes else KeptNumber(op, None if read else loss, loss, self.dtype)
+            self.loss = op.pass_.loss = value
+            op.outputs = (value,)
 
 
 class WaitingCalls:
@@ -86,7 +101,8 @@ class WaitingCalls:
     def add(self, tape: Tape, noted: NotedCalls, gradients: int) -> None:
         """Note calls that have been made, so many gradient calls among them."""
         self._noted.append(noted)
-        self._counts = self._counts or gradients > 0
+        if gradients:
+            self._counts = True
         if type(tape) is not WaitingTape:
             wait(tape, self._arrive)
 

@@ -88,7 +88,7 @@ class Compiled(opaque.Transform):
         self.real = native(self.original(self._noted(self.fun), *self.args, **self.kwargs))
 
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        if self._is_library():
+        if self._library is not False and self._is_library():
             return self.real(*args, **kwargs)
         signature = call_signature(args, kwargs)
         twin = None if levels.awaited else self._settled.get(signature)  # as mostly: one look

@@ -16,7 +16,6 @@ from nnrepl.record.data import construct
 from nnrepl.tape import Op, Value
 
 _item = mx.array.item
-_copy = mx.array.__copy__
 
 
 class KeptNumber(Value):
@@ -24,22 +23,21 @@ class KeptNumber(Value):
 
     Args:
         array: The tensor, of no axes, which has been evaluated. Python's number loses nothing of it.
+        number, dtype: They, where it has been read already.
     """
 
     __slots__ = ("_array", "_dtype", "_number")
 
     size = 1
 
-    def __init__(self, op: Op | None, array: mx.array) -> None:
+    def __init__(self, op: Op, array: mx.array | None, number: Any = None, dtype: mx.Dtype | None = None) -> None:
         self.op, self.slot, self.bound = op, 0, None
-        self._array: mx.array | None = _copy(array)  # `loss += 1` of the program's would change the object it has
-        self._dtype = array.dtype
-        self._number: Any = None
+        self._array, self._number, self._dtype = array, number, dtype
 
     def read(self) -> None:
         """Keep the number, and let go of the tensor."""
         if self._array is not None:
-            self._number, self._array = _item(self._array), None
+            (self._number, self._dtype), self._array = number_of(self._array), None
 
     @property
     def held(self) -> mx.array:  # type: ignore[override]
@@ -53,3 +51,8 @@ class KeptNumber(Value):
 
     def forget(self) -> None:
         """Keep it: it takes next to nothing."""
+
+
+def number_of(array: mx.array) -> tuple[Any, mx.Dtype]:
+    """Return the number of a tensor of no axes, and of what kind it is."""
+    return _item(array), array.dtype

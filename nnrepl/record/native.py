@@ -11,7 +11,6 @@ stretch, which ends where a call is made that has to be seen.
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
@@ -20,21 +19,20 @@ from typing import Any
 
 from nnrepl.record.by_hand import HandChanges, Weights
 from nnrepl.record.closed_losses import ClosedLosses, gives
-from nnrepl.record.closing import Arriving, Call, NotedCalls, WaitingCalls, gradients_in, note_span, put_closed
+from nnrepl.record.closing import Arriving, Call, note_span, put_closed
 from nnrepl.record.frame_variables import first_argument
 from nnrepl.record.handing_back import hand_back
 from nnrepl.record.intake import RECORDING
-from nnrepl.record.numbering import BY_HAND, BY_OPTIMIZER, Numbering
+from nnrepl.record.noting import Loss, Noting
+from nnrepl.record.numbering import BY_OPTIMIZER, Numbering
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import NATIVE, RECORD, Recorder, here
 from nnrepl.record.stack import outside_of_mlx
 from nnrepl.record.watch import BindingWatch
-from nnrepl.tape import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Tape
+from nnrepl.tape import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Activation, ClosedOp, Pass
 from nnrepl.tape.collector import set_aside
 from nnrepl.tape.native_run import MadeCall
 from nnrepl.tape.steps import earliest
-
-Loss = Callable[[Any], Any]
 
 _getframe = sys._getframe
 
@@ -115,7 +113,7 @@ class Levels:
         self.making: Callable[[], Any] | None = None
         self.remember: Callable[[tuple[Any, ...]], Callable[[], None] | None] | None = None
         self.undisturbed: Callable[[], bool] | None = None
-        self._waiting = WaitingCalls(self._put)
+        self._noting = Noting(recorder, self.numbering, self._arriving, self.losses, self.changes)
         self._depth = 0
         self._sparse = False
         self._turn, self._due = 0, sys.maxsize
@@ -151,6 +149,7 @@ class Levels:
         """From here on only calls are noticed. The program stands between two calls of its top level."""
         recorder = self.recorder
         recorder.close_pass()
+        self._noting.forget()
         for frame in recorder.stack.watched(Quiet(recorder.watch)):
             if frame is not None:
                 recorder.watch.see(frame)  # what they have got since their last op is not known later
@@ -173,6 +172,7 @@ class Levels:
         recorder.intake.wakes(recorder)
         self.losses.link(recorder)
         self.changes.forget()
+        self._noting.forget()
         self.renew()
         recorder.mode = RECORD
         recorder.native_until = len(recorder.tape)
@@ -298,18 +298,15 @@ class Levels:
             weights: By what they differentiate, where that is known.
         """
         recorder = self.recorder
-        scope, lasti, result, error = None, -1, None, None
-        entered = self.undisturbed is not None and recorder.intake is RECORDING and self.undisturbed()
-        if entered:
-            frame = outside_of_mlx(frame)
-            scope, lasti = recorder.stack.enter(frame), frame.f_lasti
-            if self._may_wait(calls[0], scope, lasti, weights):
-                return self._run_noted(calls, (scope, lasti), call, loss, weights)
+        result, error = None, None
+        if self.undisturbed is not None and recorder.intake is RECORDING and self.undisturbed():
+            place = self._noting.place(calls, frame, weights)
+            if place is not None:
+                return self._noting.run(self, place, call, loss, weights)
         len(recorder.tape)  # what is noted of calls before comes to lie there
         self._begin(calls[0], call, weights)
-        if not entered:
-            frame = outside_of_mlx(frame)
-            scope, lasti = recorder.stack.enter(frame), frame.f_lasti
+        frame = outside_of_mlx(frame)
+        scope, lasti = recorder.stack.enter(frame), frame.f_lasti
         self.inside = True
         try:
             result = call()
@@ -332,64 +329,6 @@ class Levels:
             self.compiled = calls[0].scope is not None
             self._left(op, result, frame)
         return result
-
-    def _may_wait(self, first: Call, scope: Activation | None, lasti: int, weights: Weights | None) -> bool:
-        """Whether it is known without the tape what comes of a call: that it is the first of a step, and what updates
-        the weights after it, if it is a gradient call; and that nothing unexpected has become of them before."""
-        if self.numbering.seen or (weights is None and self.changes.knows):
-            return False
-        if weights is None:
-            return True
-        if not self._waiting.are_updated(self.recorder.tape):
-            return False
-        expected = self.numbering.expected(scope, lasti)
-        if expected == BY_HAND:
-            return self.changes.are_expected(weights)
-        return expected == BY_OPTIMIZER and not self.changes.knows
-
-    def _run_noted(
-        self,
-        calls: Sequence[Call],
-        place: tuple[Activation | None, int],
-        call: Callable[[], Any],
-        loss: Loss | None,
-        weights: Weights | None,
-    ) -> Any:
-        """Make a call natively, and note it: it becomes closed ops when somebody looks at the tape."""
-        waiting, gradients = self._waiting, gradients_in(calls)
-        tape = self.recorder.tape
-        if not self.changes.knows:
-            weights = None  # nothing tells what becomes of them
-        if gradients:
-            self.losses.settle()
-            waiting.begins(tape, gradients)
-        if weights is not None:
-            self.changes.forget_of(weights)
-        self.inside, self.making = True, call
-        try:
-            result = call()
-        except BaseException as error:
-            op = self._arriving.put_one(tape, calls[0], *place)
-            op.pass_.error = tape.notes.errors[op] = error
-            raise
-        finally:
-            self.inside, self.making = False, None
-        has_loss = loss is not None and gradients > 0
-        noted = NotedCalls(calls, *place, gives(result) if has_loss else "", weights is not None)
-        if loss is not None and has_loss:
-            self.losses.made(noted, loss(result))
-        if weights is not None:
-            self.changes.hold(weights, noted, closed=True)
-        waiting.add(tape, noted, gradients)
-        return result
-
-    def _put(self, tape: Tape, noted: deque[NotedCalls]) -> None:
-        """Put calls on the tape that are noted."""
-        try:
-            self._arriving.put(tape, noted)
-        finally:
-            self.losses.arrived()
-            self.changes.arrived()
 
     def _begin(self, first: Call, call: Callable[[], Any], weights: Weights | None) -> None:
         """Note that a call is about to be made natively."""

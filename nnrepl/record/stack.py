@@ -39,6 +39,13 @@ _Remembered = tuple[FrameType | None, FrameType, list[tuple[CodeType, int]], Pla
 """The frame that was known last, one from which on all stands below as it stood, what is above that, and where that is.
 """
 
+_Step = tuple[CodeType, int, dict[str, Any], Any]
+"""A function on the way to a call: its code, where it stands, its variables, and its first argument if that has to be
+the same one."""
+Way = tuple[list[_Step], int, "Activation | None"]
+"""How a call is come to: through which functions, from where in the one below them that is known, and which call that
+is."""
+
 
 class Stack:
     """Turns the calling frame of an op into an `Activation`.
@@ -138,6 +145,35 @@ class Stack:
                 return found if scope is known[top] else None
             code = at.f_code
         return None
+
+    def way(self, frame: FrameType, scope: Activation | None) -> Way | None:
+        """Return what tells that a later native call comes from where this one does, made in `frame` or through a
+        frame of MLX's: from the call `scope`. None where nothing does."""
+        top, rows = next(reversed(self._known)), list[_Step]()
+        at: FrameType | None = frame
+        below = scope
+        while at is not None and at is not top:
+            owner = None
+            if below is not None and below.code is at.f_code:
+                owner, below = below.owner, below.parent
+            rows.append((at.f_code, at.f_lasti, at.f_globals, owner))
+            at = at.f_back
+        return None if at is None or below is not self._known[top] else (rows, at.f_lasti, below)
+
+    def is_way(self, way: Way | None, frame: FrameType) -> bool:
+        """Whether a native call comes from where another one came from, that is made in `frame`. It is asked at every
+        step, and not more is looked at than tells it."""
+        if way is None:
+            return False
+        rows, lasti, scope = way
+        at: FrameType | None = frame
+        for code, offset, variables, owner in rows:
+            if at is None or at.f_code is not code or at.f_lasti != offset or at.f_globals is not variables:
+                return False
+            if owner is not None and first_argument(at) is not owner:
+                return False
+            at = at.f_back
+        return at is not None and at.f_lasti == lasti and self._known.get(at, self) is scope
 
     def _surface(self) -> None:
         """Note the program's frames that run now: natively none is held. Ops are recorded in them next."""

@@ -110,9 +110,9 @@ class Differentiated(opaque.Transform):
     def _chosen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """Return what it is given of that by which it differentiates."""
         numbers, names = self._arguments()
+        if numbers and not names and numbers[-1] < len(args):  # as mostly
+            return list(map(args.__getitem__, numbers))
         given = [args[number] for number in numbers if number < len(args)]
-        if not names:
-            return given
         return [*given, *[kwargs[name] for name in names if name in kwargs]]
 
     def wanted(self) -> tuple[list[int], list[str]]:

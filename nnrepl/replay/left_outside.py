@@ -191,8 +191,8 @@ def _put_back(module: ModuleType, before: dict[str, Any]) -> None:
     """Take out of a library's module what the program has put there: what the library itself has changed (something
     that it has found out once for all) stays."""
     now = vars(module)
-    if len(now) == len(before) and all(map(is_, now.values(), before.values())) and list(now) == list(before):
-        return  # hundreds of modules are, one by one, what they were
+    if len(now) == len(before) and all(map(is_, now, before)) and all(map(is_, now.values(), before.values())):
+        return  # as nearly every one of a thousand modules: Python looks through them here without running a line
     for name, thing in list(now.items()):
         was = before.get(name, UNBOUND)
         if thing is not was and _is_made_by_program(thing):

@@ -7,19 +7,27 @@ import io
 import itertools
 import math
 import re
+import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 
 from nnrepl.record import closing, heap
+from nnrepl.record.closed_losses import ClosedLosses
 from nnrepl.record.closing import Call, NotedCalls, WaitingCalls
 from nnrepl.record.names import ProgramNames
+from nnrepl.record.native import Quiet
 from nnrepl.record.numbering import Numbering
+from nnrepl.record.recorder import Recorder
+from nnrepl.record.stack import Stack, Way
+from nnrepl.record.watch import BindingWatch
 from nnrepl.replay.restart_point import RestartPoint
 from nnrepl.session import callees, natively
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, ClosedOp, Op, Operation, Pass, Tape
@@ -167,7 +175,7 @@ def _tape() -> Tape:
 
 
 def _noted(k: int) -> NotedCalls:
-    return NotedCalls([Call(GRADIENT_PASS), Call(UPDATE_PASS)], None, k, "alone")
+    return NotedCalls([Call(GRADIENT_PASS), Call(UPDATE_PASS)], None, k, by_hand=False)
 
 
 def test_what_waits_comes_in_order_and_an_interrupt_loses_none() -> None:
@@ -190,6 +198,61 @@ def test_what_waits_comes_in_order_and_an_interrupt_loses_none() -> None:
     assert len(tape) == 6
     assert seen == [0, 1, 2, 3, 4, 5]
     assert type(tape) is Tape
+
+
+class _Fitted(nn.Module):
+    def fit(self, look: Callable[[FrameType], bool]) -> bool:
+        return look(sys._getframe())
+
+
+def _fit(net: _Fitted, look: Callable[[FrameType], bool]) -> bool:
+    return net.fit(look)
+
+
+def _fit_elsewhere(net: _Fitted, look: Callable[[FrameType], bool]) -> bool:
+    return net.fit(look)
+
+
+def test_a_call_is_known_by_the_way_to_it_and_by_whose_method_makes_it() -> None:
+    watch = Quiet(BindingWatch(Recorder(_tape(), strict=False)))
+    stack, ways = Stack(sys._getframe(), watch), list[Way]()
+
+    def take(frame: FrameType) -> bool:
+        way = stack.way(frame, stack.enter(frame))
+        assert way is not None
+        ways.append(way)
+        return True
+
+    one, other = _Fitted(), _Fitted()
+    below = Activation(None, _tape.__code__, -1, None)  # where it stands, that is another call to the tape
+    comes = [take, *[lambda frame: stack.is_way(ways[0], frame)] * 4]
+    comes.append(lambda frame: stack.is_way((*ways[0][:2], below), frame))
+    through = [_fit, _fit, _fit, _fit_elsewhere, _fit, _fit]
+    found = [make(net, look) for make, net, look in zip(through, [one, one, other, one, one, one], comes)]
+    assert found == [True, True, False, False, True, False]
+
+
+def test_losses_are_kept_as_numbers_where_a_call_waits_long() -> None:
+    losses, calls, tape = ClosedLosses(), [_noted(k) for k in range(70)], _tape()
+    for k, noted in enumerate(calls):
+        loss = mx.array(k + 0.5, mx.bfloat16) if k else mx.array([0.5])
+        losses.made(noted, loss)
+        losses.settle()
+        loss += 1  # the program's own object
+    read = [type(noted.loss) for noted in calls]
+    assert read[:64] == [mx.array, *[float] * 63]
+    assert read[64:] == [mx.array] * 6
+    for noted in calls:
+        op = ClosedOp(GRADIENT_PASS, "loss", Pass(tape, 1, GRADIENT_PASS, "loss", 0, 1))
+        noted.lies(op)
+        assert op.pass_.loss is op.outputs[0]
+        assert op.outputs[0].op is op
+    for noted in calls[64:68]:
+        noted.read()
+    held = [noted.op.outputs[0].array for noted in calls if noted.op is not None]
+    assert [array.item() for array in held] == [k + 0.5 for k in range(70)]
+    assert {array.dtype for array in held[1:]} == {mx.bfloat16}
+    assert held[0].shape == (1,)
 
 
 def test_another_thread_sees_what_is_there() -> None:
@@ -245,7 +308,8 @@ def test_calls_that_come_as_before_lie_on_the_tape_as_each_by_itself(
         made, waiting = [], deque[NotedCalls]()
         for k, way in enumerate(ways * 12):
             for calls, scope, lasti in kinds[way]:
-                made.append(NotedCalls(calls, scope, lasti, "first" if k % 3 else ""))
+                made.append(NotedCalls(calls, scope, lasti, by_hand=False))
+                made[-1].gives_loss = "first" if k % 3 else ""
                 waiting.append(made[-1])
             if k % 7 < 4:  # several come to lie there at once
                 arriving.put(tape, waiting)
