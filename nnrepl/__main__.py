@@ -12,10 +12,11 @@ def main() -> int:
     try:
         from nnrepl.cli import main
         from nnrepl.commands import load_all
+        from nnrepl.tape.collector import freeze_imports
 
         load_all()
+        freeze_imports()
     finally:
-        gc.freeze()
         if collecting:
             gc.enable()
     return main()

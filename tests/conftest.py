@@ -66,12 +66,11 @@ def _clean() -> Iterator[None]:
 def _little_heap() -> Iterator[None]:
     """What one module leaves in circles is not walked by the next one's tests of what lives; what it leaves for good
     (what was imported, parsed, or drawn) is walked by no later collection: that took a quarter of the suite's time."""
-    from nnrepl.tape.collector import frozen  # not above, either
+    from nnrepl.tape.collector import freeze_imports  # not above, either
 
     yield
     gc.collect()
-    gc.freeze()
-    frozen.cache_clear()
+    freeze_imports()
 
 
 SLOW = (

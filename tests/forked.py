@@ -1,8 +1,10 @@
 """Forked: `python -m nnrepl` without importing it anew each time, which is two thirds of the time of a short session.
 
 A process that has imported all of nnrepl, and nothing else, waits for requests; each runs in a fork of it, with
-standard streams, environment, arguments and working directory of its own, to the end of its interpreter. nnrepl itself
-imports all of itself before a program begins where the program's files are called as modules that it would import later
+standard streams, environment, arguments and working directory of its own, to the end of its interpreter: the finalizers
+of the program are called. Only what the process that waits had imported is not taken apart once more, which took as
+long as a short session: a fork that ends in good order is gone when Python comes to clear `sys`. nnrepl itself imports
+all of itself before a program begins where the program's files are called as modules that it would import later
 (`nnrepl.programs.shadows`), so a program cannot tell but by `sys.modules`; that nothing is imported before it is used
 is what `test_start` and the tests in terminals see, in fresh processes. A second such process, in which nothing of
 nnrepl has been imported, is there for scripts in plain Python (`tests.support.script_python`).
@@ -29,9 +31,26 @@ from tests.thorough import THOROUGH
 
 _SERVER = """
 def serve(replies, prepare):
-    import gc, marshal, os, runpy, sys
+    import atexit, gc, marshal, os, runpy, sys
+    status = []
+    class Last:
+        leave = os._exit
+        def __del__(self):
+            self.leave(*status)
+    def end():
+        try:
+            for stream in {sys.stdout, sys.stderr} - {None}:
+                stream.closed or stream.flush()
+        except Exception:
+            status.clear()
+        if status:
+            sys.modules.update({name: None for name, module in before.items() if sys.modules.get(name) is module})
+            sys.__dict__["last"] = Last()
+    atexit.register(end)
     gc.disable()
     exec(prepare, {})
+    before = {name: module for name, module in sys.modules.items() if name not in ("__main__", "builtins", "sys")}
+    gc.freeze()
     gc.enable()
     while size := os.read(0, 8):
         wanted, said = int.from_bytes(size, "big"), b""
@@ -53,15 +72,29 @@ def serve(replies, prepare):
         main = sys.modules["__main__"].__dict__
         for name in [name for name in main if not name.startswith("__")]:
             del main[name]
-        if script:
+        try:
+            if not script:
+                sys.argv = ["-m", *arguments]
+                sys.orig_argv = [sys.executable, "-m", "nnrepl", *arguments]
+                sys.path[0] = folder
+                runpy._run_module_as_main("nnrepl")
+            if "nnrepl" in sys.modules:
+                gc.unfreeze()
+            sys.modules["__main__"] = made = type(sys)("__main__")  # not set aside: it is collected with what it holds
+            made.__dict__.update(main)
+            main = made.__dict__
             sys.argv, sys.path[0], main["__file__"] = list(arguments), os.path.dirname(arguments[0]), arguments[0]
             with open(arguments[0], "rb") as file:
-                return exec(compile(file.read(), arguments[0], "exec"), main)
-        sys.argv = ["-m", *arguments]
-        sys.orig_argv = [sys.executable, "-m", "nnrepl", *arguments]
-        sys.path[0] = folder
-        return runpy._run_module_as_main("nnrepl")
+                exec(compile(file.read(), arguments[0], "exec"), main)
+            status.append(0)
+        except SystemExit as said:
+            if said.code is None or isinstance(said.code, int):
+                status.append(said.code or 0)
+            raise
+        return
 """
+_OWN_VARIABLES = "type(serve)(serve.__code__, {'__name__': 'server', '__builtins__': __builtins__})"
+"""`serve` by itself: what outlives the program must not hold the variables of `__main__`, which are the program's."""
 ALL_OF_NNREPL = """
 import nnrepl.cli  # first: what it finds imported is the program's
 import contextlib, importlib, pkgutil
@@ -73,6 +106,7 @@ for found in pkgutil.walk_packages(nnrepl.__path__, "nnrepl."):
                 with contextlib.suppress(TypeError, AttributeError):
                     made.__init__(None)  # which is written now
 nnrepl.late.late("platform")
+nnrepl.record.intercept._standing_in()  # which is made once in a process
 """
 MLX_ALONE = "import mlx.core, mlx.nn, mlx.optimizers"
 """What a process that waits has imported: for nnrepl, and for scripts in plain Python."""
@@ -105,7 +139,7 @@ class Server:
         self.environment = at_start(everything)
         self._replies, theirs = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", f"{_SERVER}\nserve({theirs}, {prepare!r})"],
+            [sys.executable, "-c", f"{_SERVER}\n{_OWN_VARIABLES}({theirs}, {prepare!r})"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[theirs], env=everything,
         )  # fmt: skip
         os.close(theirs)

@@ -3,13 +3,14 @@ for modules that nnrepl has imported before it needs them."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests import forked
-from tests.support import nnrepl_cli, script_python, surroundings
+from tests.support import nnrepl_cli, plain_python, script_python, surroundings
 
 SEEN = """
 import gc, os, signal, sys
@@ -50,6 +51,36 @@ def test_nothing_of_nnrepl_is_where_a_script_in_plain_python_runs(tmp_path: Path
     path = tmp_path / "seen.py"
     path.write_text(f"{seen}raise SystemExit(3)\n")
     assert script_python(path, stdin="typed\n") == f"{[str(path)]} {path} typed\n"
+
+
+ENDING = """
+import atexit, json, sys
+class Says:
+    def __init__(self, name): self.name = name
+    def __del__(self, say=print): say("gone", self.name)
+kept, json.kept_there = Says("kept"), Says("kept in a module")
+kept.itself = kept
+atexit.register(print, "at the end")
+sys.stdout.write("no end of a line ")
+"""
+
+
+@pytest.mark.parametrize("last", ["", "sys.exit(3)", "sys.exit(-1)", "sys.exit('said')", "sys.stdout.close()"])
+def test_a_program_ends_as_it_ends_in_a_fresh_process(last: str, tmp_path: Path) -> None:
+    path = tmp_path / "ending.py"
+    path.write_text(ENDING + last)
+    if not forked.can_run(surroundings(), True):
+        pytest.skip("no process is forked")
+    found = forked.run((str(path),), "", str(tmp_path), surroundings(), 60, forked.MLX_ALONE, script=True)
+    fresh = plain_python(str(path), stdin="")
+    assert found.returncode == fresh.returncode
+    assert sorted(found.stdout.splitlines()) == sorted(fresh.stdout.splitlines())  # what is collected has no order
+    assert _without_addresses(found.stderr) == _without_addresses(fresh.stderr)
+    assert "gone kept" in fresh.stdout + fresh.stderr or "close" in last
+
+
+def _without_addresses(text: str) -> list[str]:
+    return sorted(re.sub("0x[0-9a-f]+", "0x", text).splitlines())
 
 
 def test_what_is_read_at_a_start_is_not_what_was_read() -> None:

@@ -12,7 +12,7 @@ from nnrepl.session import closed
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import TapeSession
 from nnrepl.session.typed import AT_HAND, on_tape
-from nnrepl.tape import ClosedOp, Leaf
+from nnrepl.tape import ClosedOp, Leaf, Remnant
 
 _NO_TENSORS = re.compile(r"(steps|pass|mem|ev|b|w|disp|$)")
 """What `info` tells without looking at any tensor, or variable."""
@@ -89,6 +89,8 @@ def _open_made(session: TapeSession, text: str) -> None:
         return  # the command itself says so
     if value is not None and isinstance(value.op, ClosedOp) and session.edits.can_run_again:
         closed.open_at(session, value.op.position)
+    if isinstance(value, Remnant) and session.edits.can_run_again:
+        closed.open_steps(session, [value.step])
     if isinstance(value, Leaf) and value.kind == "captured" and not session.openings:
         closed.open_turn_before(session)
 

@@ -38,6 +38,7 @@ class Names:
         self._own = set(own)
         self._inside = set(inside)
         self._bare: dict[str, str] = {}
+        self._known: dict[Value, str] = {}
         self._taker, self._taken = taker, set(() if taker is None else taker.inputs)
         holders: dict[str, set[Value]] = {}
         listed = list(values)
@@ -65,11 +66,16 @@ class Names:
         return f"{name}@{value.op.label.removeprefix('#')}"
 
     def _plain(self, value: Value) -> str:
+        name = self._known.get(value)
+        if name is None:  # it is asked for again and again, and looked for in all that the program holds
+            name = self._known[value] = self._looked_up(value)
+        return self._bare.get(name, name) if value.op in self._inside else name
+
+    def _looked_up(self, value: Value) -> str:
         if value.op is not None and value.op.pass_.adds_to(value) is not None:
             return _number(value)  # ∂L/∂x is the sum of all its parts
         taken = value in self._taken or value.gradient_of is not None
-        name = words.name(value, self._taker if taken else None)
-        return self._bare.get(name, name) if value.op in self._inside else name
+        return words.name(value, self._taker if taken else None)
 
 
 def _number(value: Value) -> str:

@@ -113,12 +113,12 @@ def of_value(look: Look, value: Value, index: str | None = None) -> Explanation:
     if op is None:
         return _leaf(look, value, index)
     place = parse(index, value) if index is not None else most_telling(look, value)
-    found = Explanation(op, symbols=_symbols(op, names_for(op)))
-    entry = entry_for(op)
+    names, entry = names_for(op), entry_for(op)
+    found = Explanation(op, symbols=_symbols(op, names))
     if op.of is not None:
-        _backward(look, found, op, entry, value, place)
+        _backward(look, found, op, entry, value, place, names)
     else:
-        _forward(look, found, op, entry, value, place)
+        _forward(look, found, op, entry, value, place, names)
     if index is None and value.size > 1:
         found.notes += which(look, value, place, _ask(op, value))
     return found
@@ -149,7 +149,9 @@ def _ask(op: Op, value: Value) -> str:
 def _leaf(look: Look, value: Value, index: str | None) -> Explanation:
     kinds = {"parameter": "a parameter of the model", "input": "an input", "constant": "a constant",
              "seed": "where the backward pass begins: ∂L/∂L = 1"}  # fmt: skip
-    kind = kinds.get(value.kind, "from outside of the recording")
+    outside = "made in what is closed, or outside of the recording" if value.tape.closed else (
+        "from outside of the recording")  # fmt: skip
+    kind = kinds.get(value.kind, outside)
     maker = value.oldest.op  # an update of the step before: what is shown here begins with what it made
     made = f"{words.made_before(maker)}; explain {maker.label} shows how" if maker is not None else (
         "no op on the tape made it")  # fmt: skip
@@ -174,8 +176,9 @@ def _symbols(op: Op, names: Names) -> list[Symbol]:
 # -- forward -------------------------------------------------------------------------------------------------------
 
 
-def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value: Value, place: Index) -> None:
-    names = names_for(op)
+def _forward(
+    look: Look, found: Explanation, op: Op, entry: Entry | None, value: Value, place: Index, names: Names
+) -> None:
     left = element(names(value), place)
     found.element = left if value.size else ""
     if entry is None:
@@ -204,8 +207,9 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
 # -- backward ------------------------------------------------------------------------------------------------------
 
 
-def _backward(look: Look, found: Explanation, op: Op, entry: Entry | None, value: Value, place: Index) -> None:
-    names = names_for(op)
+def _backward(
+    look: Look, found: Explanation, op: Op, entry: Entry | None, value: Value, place: Index, names: Names
+) -> None:
     found.element = element(names(value), place) if value.size else ""
     if op.operation.kind == "accumulate":
         found.rule = [taught.sum_rule(value, names)]

@@ -134,7 +134,10 @@ def _makers(op: Op) -> tuple[dict[int, Group], tuple[int, ...]]:
     """Return the group of each output of an op, and which distinct input each of its inputs is."""
     number: dict[Value, int] = {}
     slots = tuple([number.setdefault(taken.canonical, len(number)) for taken in op.inputs])
-    return {slot: group for group in anatomy(op, slots, tuple(number)) for slot in group.outputs}, slots
+    known = {slot: group for group in anatomy(op, slots, tuple(number)) for slot in group.outputs}
+    if len(known) < len(op.outputs):  # taken from a call once its gradients were: MLX's graph of it was not read
+        known = dict.fromkeys(range(len(op.outputs)), _in_one_go(len(op.outputs), slots)) | known
+    return known, slots
 
 
 def of_call(op: Op, forced: bool, taken: list[mx.array]) -> tuple[Group, ...]:

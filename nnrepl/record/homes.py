@@ -139,7 +139,10 @@ class Homes:
     def all_of(self, value: Value) -> list[Home]:
         """Every place where a value lies or lay: those in modules first, then those in other containers."""
         self._catch_up()
-        found = [home for _, home in self._of.get(value, ()) if issubclass(home.holder.kind, (dict, list))]
+        lying = self._of.get(value)
+        if lying is None:
+            return []
+        found = [home for _, home in lying if issubclass(home.holder.kind, (dict, list))]
         modules = [home for home in found if is_module_type(home.holder.kind)]
         others = [home for home in found if home not in modules and self.name(home.holder) is not None]
         return list(dict.fromkeys([*modules, *others]))

@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache
 from threading import get_ident
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -21,7 +21,7 @@ from nnrepl.record import before, catalog, compiling, custom, kernels, special, 
 from nnrepl.record.catalog import Callee
 from nnrepl.record.native import Levels, levels_of
 from nnrepl.record.native_reads import CONVERSIONS, IN_PLACE, Conversion, evaluating, in_place, loading, reading
-from nnrepl.record.patches import Patches, Replaced
+from nnrepl.record.patches import Patches, Replaced, stand
 from nnrepl.record.recorder import Recorder, aside, current, installed
 from nnrepl.tape import collector
 from nnrepl.tape.native_run import SUFFIXES
@@ -131,8 +131,7 @@ def _install_updates(levels: Levels, patches: Patches) -> None:
 
 def _install(recorder: Recorder, patches: Patches) -> None:
     patches.undo_by(wrapped.record_for(recorder))
-    rows, wrappers = _made_once()
-    patches.set_all(rows)
+    wrappers = _install_made_once(patches)
     for callee in _MADE_EACH_TIME:
         wrapper = _wrapper(recorder, callee)
         if wrapper is None or callee.attribute not in vars(callee.holder) or not _is_own(callee):
@@ -164,29 +163,55 @@ def _install(recorder: Recorder, patches: Patches) -> None:
 _MADE_EACH_TIME = [callee for callee in catalog.CALLEES if callee.treatment not in {*wrapped.MADE_ONCE, "skip"}]
 
 
-def _made_once() -> tuple[list[Replaced], dict[int, Any]]:
-    """Return what to put in of what is the same for all recordings, and the functions among it by the `id` of what they
-    stand for. Every stop comes by here: it costs what a look at each name does."""
-    rows: list[Replaced] = []
-    wrappers = {}
-    for callee, own, attribute, original, wrapper in _standing_in():
-        there = own.get(attribute)
-        if there is not original and not _is_own(callee):
+def _install_made_once(patches: Patches) -> dict[int, Any]:
+    """Put in what is the same for all recordings, and return the functions among it by the `id` of what they stand for:
+    MLX's own are caught where they are called, also by what the program has put in their place. Every stop comes by
+    here: it costs what a look at each name does."""
+    wrappers: dict[int, Any] = {}
+    for group in _standing_in():
+        own = vars(group.holder)
+        if group.holder is mx.array:
+            patches.set_all(_replaced(group, own))
             continue
-        rows.append((callee.holder, own, attribute, there, wrapper))
-        if callee.holder is not mx.array:
-            wrappers[id(original)] = wrapper
-    return rows, wrappers
+        wrappers |= group.wrappers
+        if stand(own, group.originals):
+            patches.set_together(own, group.originals, group.instead)
+        else:
+            patches.set_all(_replaced(group, own))
+    return wrappers
+
+
+def _replaced(group: WrappedOnce, own: Mapping[str, Any]) -> list[Replaced]:
+    """Return what to put in one by one: on a type that is the only way, and in a module something may stand in the
+    place of MLX's own."""
+    return [
+        (group.holder, own, name, there, group.instead[name])
+        for name, original in group.originals.items()
+        if (there := own.get(name)) is original or _is_own(group.callees[name])
+    ]
+
+
+class WrappedOnce(NamedTuple):
+    """What is wrapped once of one module, or of the type of arrays, by name."""
+
+    holder: Any
+    callees: dict[str, Callee]
+    originals: dict[str, Any]
+    instead: dict[str, Any]
+    wrappers: dict[int, Any]
 
 
 @cache
-def _standing_in() -> list[tuple[Callee, Mapping[str, Any], str, Any, Any]]:
-    """Return what is wrapped once: its name among its holder's, MLX's own, and what stands in for it."""
-    callees = [callee for callee in catalog.CALLEES if callee.treatment in wrapped.MADE_ONCE]
-    return [
-        (callee, vars(callee.holder), callee.attribute, callee.original, _hung(callee, wrapped.wrapper(callee)))
-        for callee in callees
-    ]
+def _standing_in() -> list[WrappedOnce]:
+    """Return what is wrapped once: MLX's own, and what stands in for it; that by the `id` of MLX's own as well."""
+    groups: dict[int, WrappedOnce] = {}
+    for callee in catalog.CALLEES:
+        if callee.treatment in wrapped.MADE_ONCE:
+            group = groups.setdefault(id(callee.holder), WrappedOnce(callee.holder, {}, {}, {}, {}))
+            group.callees[callee.attribute], group.originals[callee.attribute] = callee, callee.original
+            group.instead[callee.attribute] = instead = _hung(callee, wrapped.wrapper(callee))
+            group.wrappers[id(callee.original)] = instead
+    return list(groups.values())
 
 
 def _hung(callee: Callee, wrapper: Any) -> Any:

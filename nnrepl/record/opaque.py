@@ -21,7 +21,7 @@ from nnrepl.record.anatomy import Group, of_call
 from nnrepl.record.aside import notice, pass_on
 from nnrepl.record.handed import Handed
 from nnrepl.record.leavings import Mark, mark_of_handed
-from nnrepl.record.native import Levels
+from nnrepl.record.native import Levels, noticing
 from nnrepl.record.nested_calls import Given, InsideRecording, given_of
 from nnrepl.record.objects import deliver, hand_out
 from nnrepl.record.quiet import exchanged, quietly
@@ -121,6 +121,18 @@ class Transform:
 class Mapped(Transform):
     """What `mx.vmap(fun, ...)` returns while recording is on: always one opaque op."""
 
+    def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
+        return _by_itself(levels, lambda: self.real(*args, **kwargs))
+
+
+def _by_itself(levels: Levels, call: Callable[[], Any]) -> Any:
+    """Have MLX run a call natively: a gradient that its function takes is none of the program's, but of tracers."""
+    levels.inside = True
+    try:
+        return call()
+    finally:
+        levels.inside = False
+
 
 def run_transform(
     recorder: Recorder, transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
@@ -187,6 +199,9 @@ def jvp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original, assigned=("__name__", "__doc__", "__module__"), updated=())
     def jvp(fun: Callable[..., Any], primals: Any, tangents: Any) -> Any:
+        levels = noticing()
+        if levels is not None:
+            return _by_itself(levels, lambda: original(fun, primals, tangents))
         recorder = ready()
         if recorder is None:
             pass_on((primals, tangents))
@@ -404,10 +419,9 @@ class OpaqueCall:
     ) -> InsideRecording | None:
         """Return what writes down what happens inside; None where that is not known, or on the tape already."""
         recorder = self.recorder
-        if self.given is None or recorder.intake.has_inside(recorder):
-            return None
-        given = self.given(args, kwargs)
-        if given is None:
+        known = recorder.intake.has_inside(recorder)
+        given = None if known or self.given is None else self.given(args, kwargs)
+        if given is None and not known:
             return None
         recorder.stand(frame)
         # What happens inside lies before the op of the call, in the same pass: this one is asked which that will be.
@@ -415,7 +429,7 @@ class OpaqueCall:
             op = Op(self.operation, (), {}, tuple(inputs))
             op.scope, op.lasti, op.position = recorder.stack.scope, frame.f_lasti, len(recorder.tape)
             recorder.top_level(op)
-        return InsideRecording(recorder, given, title(self.fun), frame)
+        return None if given is None else InsideRecording(recorder, given, title(self.fun), frame)
 
     def _relinking(self, handed: Handed, inside: InsideRecording | None) -> Callable[..., Any]:
         """Return the inner function, which notes what MLX hands to it."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping
+from functools import partial
+from operator import is_
 from typing import Any
 
 Replaced = tuple[Any, Mapping[str, Any], str, Any, Any]
@@ -29,6 +31,11 @@ class Patches:
         self._undo += rows  # before: Ctrl-C may come between two of them
         for holder, _, attribute, _, replacement in rows:
             setattr(holder, attribute, replacement)
+
+    def set_together(self, names: dict[str, Any], before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        """Replace names of a module of which it is known what stands there: all of them in one step of Python."""
+        self._undo.append(partial(_put_back, names, before, now))
+        names.update(now)
 
     def clear_vectorcall(self, cls: type) -> None:
         slot = _vectorcall_slot(cls)
@@ -59,6 +66,20 @@ class Patches:
 
 
 _MISSING = object()
+
+
+def stand(names: Mapping[str, Any], things: Mapping[str, Any]) -> bool:
+    """Whether each of these things stands under its name."""
+    return all(map(is_, map(names.get, things), things.values()))
+
+
+def _put_back(names: dict[str, Any], before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if stand(names, now):
+        names.update(before)
+        return
+    for name, thing in now.items():
+        if names.get(name) is thing:  # else the program has put something of its own in its place
+            names[name] = before[name]
 
 
 def _vectorcall_slot(cls: type) -> ctypes.c_void_p:

@@ -265,9 +265,10 @@ class BindingWatch:
             thing = variables.get(name)
             if type(thing) in _NO_STATE:
                 continue
-            if id(thing) not in self._known:
-                self.keep(thing, position)
             watched = self._known.get(id(thing))
+            if watched is None or watched.last is None:
+                self.keep(thing, position)
+                watched = self._known.get(id(thing))
             if watched is not None and watched.last is not None:
                 found += [(view_of(thing), watched), *within(watched, self._known)]
         return found

@@ -149,6 +149,31 @@ _copies: dict[int, tuple[weakref.ref[Any], Any]] = {}
 """The last copy of each NumPy array that was remembered: most never change."""
 
 
+def keep_defaults(function: types.FunctionType) -> Restore:
+    """Remember the defaults of a function."""
+    defaults, named = function.__defaults__, dict(function.__kwdefaults__ or {})
+
+    def restore() -> None:
+        if function.__defaults__ is not defaults:
+            function.__defaults__ = defaults
+        for name, part in named.items():
+            if (now := function.__kwdefaults__ or {}).get(name) is not part:
+                function.__kwdefaults__ = {**now, name: part}
+
+    return restore
+
+
+def keep_partial(thing: Any) -> Restore:
+    """Remember the arguments of a `functools.partial`."""
+    args, keywords = thing.args, thing.keywords
+
+    def restore() -> None:
+        if thing.args is not args or thing.keywords is not keywords:
+            thing.__setstate__((thing.func, args, keywords, thing.__dict__ or None))
+
+    return restore
+
+
 def keep_ndarray(array: Any) -> Restore:
     """Remember the numbers of a NumPy array."""
     known = _copies.get(id(array))
@@ -259,13 +284,9 @@ def copy_iterator(thing: Any) -> Any:
         raise CannotKeep("a generator")
     if type(thing) is itertools.count:
         return _count_from(thing)
-    by_type = (
-        sys.modules["copyreg"].__newobj__,
-        sys.modules["copyreg"]._reconstructor,
-    )  # which know no place to stand at
     try:
         reduced = unwarned(thing.__reduce__)
-        if not isinstance(reduced, tuple) or len(reduced) < 2 or reduced[0] in by_type:
+        if not isinstance(reduced, tuple) or len(reduced) < 2 or reduced[0] in BY_TYPE:
             raise CannotKeep(f"an iterator ({kind})")
         make, given = reduced[:2]
         if make is iter and not _tells_its_place(given):
@@ -278,6 +299,10 @@ def copy_iterator(thing: Any) -> Any:
     except Exception:  # a library's own, which may go wrong in any way
         raise CannotKeep(f"an iterator ({kind})") from None
     return made
+
+
+BY_TYPE = sys.modules["copyreg"].__newobj__, sys.modules["copyreg"]._reconstructor
+"""What makes an object by its type: it knows no place to stand at."""
 
 
 def unwarned(ask: Callable[..., Any], *given: Any) -> Any:

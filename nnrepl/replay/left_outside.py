@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from operator import is_
 from types import FrameType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -189,7 +190,10 @@ _TIMERS = [getattr(signal, name) for name in ("ITIMER_REAL", "ITIMER_VIRTUAL", "
 def _put_back(module: ModuleType, before: dict[str, Any]) -> None:
     """Take out of a library's module what the program has put there: what the library itself has changed (something
     that it has found out once for all) stays."""
-    for name, thing in list(vars(module).items()):
+    now = vars(module)
+    if len(now) == len(before) and all(map(is_, now, before)) and all(map(is_, now.values(), before.values())):
+        return  # as nearly every one of a thousand modules: Python looks through them here without running a line
+    for name, thing in list(now.items()):
         was = before.get(name, UNBOUND)
         if thing is not was and _is_made_by_program(thing):
             if was is UNBOUND:

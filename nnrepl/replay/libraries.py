@@ -25,7 +25,7 @@ class Libraries:
         for holder, before in self._before.values():
             _put_back(holder, before)
         for name, module in list(sys.modules.items()):
-            if concerns(name) and isinstance(module, ModuleType):
+            if concerns(name) and id(module) not in self._before and isinstance(module, ModuleType):
                 self.keep(module)
 
     def keep(self, module: ModuleType) -> None:

@@ -75,7 +75,7 @@ class Plan:
         self._twins[op] = found
         if op.operation.in_place and op.inputs and not self.parted.isdisjoint((op.inputs[0], found.inputs[0])):
             self.parted.update(found.outputs)  # here it is one object's, and there all others' as well
-        return found, self._unchanged(found, op) and self._can_tell(op)
+        return found, self._unchanged(found, op) and self._can_tell(found)
 
     def backward(self, op: BackwardOp) -> Op | None:
         """Return the backward op of the old tape that has the same numbers, if there is one."""
@@ -153,7 +153,7 @@ class Plan:
         return all([was.get(value, value) is before for value, before in zip(op.inputs, old.inputs)])
 
     def _can_tell(self, op: Op) -> bool:
-        """Whether what an op computes is all in its arguments."""
+        """Whether what an op of the old tape computed is all in its arguments: what raised has to raise again."""
         if op.operation.kind in ("opaque", "custom", "checkpoint") or op in self._tape.notes.errors:
             return False
         try:

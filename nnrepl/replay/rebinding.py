@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 from collections import deque
 from collections.abc import Iterable
-from types import FrameType, FunctionType, GeneratorType
+from types import FrameType, FunctionType, GeneratorType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -21,19 +21,20 @@ from nnrepl.record.frame_variables import around, namespace, set_variables, vari
 from nnrepl.record.objects import object_of
 from nnrepl.record.renamed import PATHS
 from nnrepl.record.repeat import Repetition
+from nnrepl.replay import holders
 from nnrepl.replay.assigned_paths import changed_in_place, root_of, target_of, walk
 from nnrepl.replay.divergence import Lost
-from nnrepl.replay.keepers import Cache
+from nnrepl.replay.keepers import Cache, is_iterator
 from nnrepl.replay.operands import Operands, expression_of, tree_of
 from nnrepl.replay.remade import unify
-from nnrepl.replay.world import World, contents_of, slots_of
+from nnrepl.replay.world import World, contents_of, is_foreign, slots_of
 from nnrepl.tape import Activation, ClosedOp, Leaf, Op, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
 
 _copy = mx.array.__copy__
-_HOLDING = (dict, list, deque, FunctionType, GeneratorType, Cache)
+_HOLDING = (dict, list, deque, FunctionType, GeneratorType, Cache, ModuleType, *holders.HOLDING)
 _CELLS = "co_cellvars", "co_freevars"
 
 
@@ -61,6 +62,7 @@ class Rebinding:
         self._frames = recorder.stack.frames()
         self.operands = Operands(self._other, self._is_called)
         self._kept: dict[int, mx.array] = {}
+        self._iterators: dict[int, Any] = {}
         self._target = target_of(op)
         self._own = -1
         self._slot: tuple[int, str] | None = None
@@ -327,6 +329,10 @@ class Rebinding:
             parts = [self._other(part) for part in thing]
             if any([part is not before for part, before in zip(parts, thing)]):
                 return type(thing)(*parts) if hasattr(thing, "_fields") else tuple(parts)
+        elif is_iterator(thing):
+            if id(thing) not in self._iterators:  # all that hold one are to hold one and the same
+                self._iterators[id(thing)] = holders.iterator_with(thing, self._other)
+            return self._iterators[id(thing)]
         return thing
 
     def _reachable(self) -> list[Any]:
@@ -380,6 +386,9 @@ class Rebinding:
                 kind: Any = next(kind for kind in (dict, list, deque) if isinstance(thing, kind))
                 kind.__setitem__(thing, key, other)
                 self._recorder.watch.look_at(thing)
+        elif isinstance(thing, ModuleType) and not is_foreign(thing.__name__, getattr(thing, "__file__", None)):
+            self._keep_in_variables(vars(thing))
+        self._note_parted(holders.exchange(thing, self._other, self._is_entry))
         for slot in slots_of(type(thing)):
             held = getattr(thing, slot, None)
             if self._other(held) is not held and not self._is_entry(thing, slot):

@@ -240,8 +240,8 @@ class Replay(Led):
         """Return the kind of the pass in which an op of the tape stands. Where ops are recorded anew, the first forward
         pass begins where it did: what reads a parameter then may be known by another object."""
         at, opening = op.position, self.opening
-        if self.replaying(at):
-            return op.pass_.kind
+        if self.replaying(at):  # an op for which a pass is asked before what happens inside of it has none yet
+            return self.expected[at].pass_.outermost.kind
         near = [] if opening.free else [one.pass_.kind for one in self.expected[max(at - 1, 0) : at + 1]]
         return near[-1] if opening.anew and len(near) > 1 and SETUP_PASS in near else None
 

@@ -9,6 +9,7 @@ reference to it sees the same. What Python and installed packages have of their 
 
 from __future__ import annotations
 
+import functools
 import gc
 import io
 import random
@@ -170,7 +171,10 @@ class World:
 
     def _function(self, function: types.FunctionType, pending: _Pending) -> None:
         pending += zip(function.__closure__ or (), function.__code__.co_freevars)
-        pending += [(part, "") for part in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())]
+        if function.__defaults__ or function.__kwdefaults__:
+            self._kept.append(keepers.keep_defaults(function))
+            defaults = *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()
+            pending += [(part, "") for part in defaults]
         pending.append((function.__dict__, ""))
         variables = function.__globals__
         if is_foreign(str(variables.get("__name__", "")), variables.get("__file__")):
@@ -209,6 +213,8 @@ class World:
         inner = inner_function(thing)
         if inner is not thing:
             pending.append((inner, ""))
+        if isinstance(thing, functools.partial):
+            self._kept.append(keepers.keep_partial(thing))
         for attribute in ("func", "args", "keywords") if kind.__name__ == "partial" else ("__wrapped__", "fun"):
             pending.append((getattr(thing, "__dict__", {}).get(attribute) or _part(thing, kind, attribute), ""))
         if getattr(thing, "__dict__", None) is None and not slots_of(kind):

@@ -29,6 +29,8 @@ from nnrepl.session.parsed import Mention, Parsed, Word, names_of, replaced
 from nnrepl.tape import UNBOUND, Holder, Value
 from nnrepl.tape.value import is_evaluated
 
+__all__ = ["Expressions", "Surroundings", "aside", "instead_of"]
+
 _copy = mx.array.__copy__
 _RANDOM_STATE: Any = mx.random.state
 Put = Callable[[Value], str]

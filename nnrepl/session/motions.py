@@ -282,6 +282,8 @@ class Motions(Reading):
         value = source_of(self.named(name))
         if value.op is None:
             what = "a gradient that the pass starts from" if value.kind == "seed" else f"{value.kind} of the program"
+            if value.kind == "captured" and self.tape.closed:
+                what = "made in what is closed, or outside of the recording"
             raise UserError(f"no op on the tape wrote {name}: it is {what}")
         self.arrive(value.op.position)
 

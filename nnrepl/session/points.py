@@ -60,8 +60,9 @@ class Number(Place):
 
     def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
         at = tape.position(self._index, self.step)
-        found = at is not None and at < len(tape) and tape.steps.number_at(at) == self.step
-        return ordered([at] if found and at is not None else [], start, end, reverse)
+        if at is None or at >= len(tape) or tape.steps.number_at(at) != self.step:
+            return iter(())
+        return ordered([at], start, end, reverse)
 
     def gone(self, tape: Tape) -> str:
         if any(True for _ in self.positions(tape, 0, len(tape))):

@@ -280,7 +280,7 @@ class TapeSession(Standing):
         self.course.error = error
         self.changes.timelines.live.ended = True
         natively.look_at_end(self)
-        goal, hits = at_end(self)
+        goal, hits = at_end(self, error)
         natively.look_at_failure(self, error)
         if natively.opened(self):
             pass

@@ -161,8 +161,11 @@ def cell_begins(session: Standing, fresh: bool, seen: bool) -> None:
         session.hooks.cell_begins()
 
 
-def along_done(session: Standing) -> None:
+def along_done(session: Standing, error: BaseException | None = None) -> None:
     """All that was on the tape before has been done again: what comes now is new.
+
+    Args:
+        error: What has ended the program.
 
     Raises:
         Diverged: If the program has come to its end before.
@@ -170,12 +173,15 @@ def along_done(session: Standing) -> None:
     recorder = session.recorder
     if recorder is None or not isinstance(recorder.intake, Replay):
         return
-    recorder.intake.ended(recorder)
+    recorder.intake.ended(recorder, error)
     session.caught_up(len(session.tape))
 
 
-def at_end(session: Standing) -> tuple[goals.Goal | None, list[Hit]]:
+def at_end(session: Standing, error: BaseException | None) -> tuple[goals.Goal | None, list[Hit]]:
     """Note that the program, or its last cell, has come to its end. Returns what it ran on for, and what is hit there.
+
+    Args:
+        error: What has ended it.
 
     Raises:
         Diverged: If the program has come to its end before, in a run along a tape.
@@ -183,7 +189,7 @@ def at_end(session: Standing) -> tuple[goals.Goal | None, list[Hit]]:
     again = session.replaying
     if session.recorder is not None:
         session.recorder.over()
-    along_done(session)
+    along_done(session, error)
     goal = session.course.end(len(session.tape))
     return goal, [] if again else session.lookout.ended()
 
@@ -191,7 +197,7 @@ def at_end(session: Standing) -> tuple[goals.Goal | None, list[Hit]]:
 def cell_ended(session: Standing, cell: Cell, error: BaseException | None) -> None:
     """Note that the last cell has run to its end, or raised: the user has the floor."""
     natively.look_at_end(session)
-    goal, hits = at_end(session)
+    goal, hits = at_end(session, error)
     missed = goals.missed(goal, session.tape)
     if natively.opened(session):
         session.give_floor()

@@ -17,6 +17,8 @@ _collect = gc.collect
 _OFTEN = 2_000
 """Ops that are recorded between two times at which they are set aside: a collection in a few milliseconds."""
 
+_frozen: bool | None = None
+"""Whether others had set aside what lives, once that has been asked or told."""
 _set_aside = False
 """Whether anything of a recording is set aside. What `nnrepl.__main__` froze, before a program ran, stays so."""
 _left = 0
@@ -75,17 +77,28 @@ def let_go() -> None:
 
 def wake() -> None:
     """Note that a tape may be let go of from here on: the collector looks at everything once more."""
+    global _frozen
     if _set_aside:
         gc.unfreeze()
         _note(False)
-        frozen.cache_clear()
+        _frozen = False
 
 
-@functools.cache
+def freeze_imports() -> None:
+    """Set aside what has been imported before any program runs."""
+    global _frozen
+    gc.freeze()
+    _frozen = True
+
+
 def frozen() -> bool:
-    """Whether what lives was set aside by others: `nnrepl.__main__` does so, and a program may. Asked once, for Python
-    counts by walking through all of it, which took longer than to record a small function."""
-    return gc.get_freeze_count() > _OF_PYTHON
+    """Whether what lives was set aside by others: `nnrepl.__main__` does so, and a program may. Python is asked once at
+    most: it counts by walking through all of it, which took longer than to record a small function, and a tenth of a
+    short session."""
+    global _frozen
+    if _frozen is None:
+        _frozen = gc.get_freeze_count() > _OF_PYTHON
+    return _frozen
 
 
 _OF_PYTHON = 1_000

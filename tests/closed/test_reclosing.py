@@ -145,12 +145,17 @@ for i in range(14):
     (tmp_path / "train.py").write_text(HEAD + QUIET + program)
     look = "p ('kept', kept.sum().item())"
     lines = ("config history 100k", "until step 12", look, "until step 14", "goto step 12", look, "goto step 5", look)
-    shown = play(tmp_path / "train.py", "config native off", *lines)
+    shown = play(tmp_path / "train.py", "config native off", *lines, "explain kept", "last kept")
+    assert re.search(r"^opening step 4:.*\n(4#\d+ multiply .*  →  kept)", shown, re.MULTILINE), shown
+    assert re.search(r"^step 4 · .*\n▶ .*kept = mx.ones", shown, re.MULTILINE), shown
     assert re.findall(r"'kept', (\d+)|(made in step 4, which is closed)", shown) == [
         ("12288", ""),
         ("", "made in step 4, which is closed"),
         ("12288", ""),
     ], shown
+    shown = play(tmp_path / "train.py", "continue", "explain kept", "last kept")
+    assert "made in what is closed, or outside of the recording; no op on the tape" in " ".join(shown.split())
+    assert "no op on the tape wrote kept: it is made in what is closed, or outside of the recording" in shown
 
 
 COMPILED = """

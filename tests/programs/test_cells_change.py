@@ -123,3 +123,16 @@ def test_at_the_end_of_a_program_a_change_is_its_next_line_or_is_refused(native:
     assert all(refusal in said for refusal in refused.values()), said
     assert _shown(result.stdout)[-2:] == [4, 4], said
     assert "does not do the same" not in said
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_in_a_call_that_a_cell_makes_a_name_is_what_it_was_there(native: str, tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(PROGRAM)
+    look = "p (box.w + 100 * row[0] + 10000 * data['a']).item()"
+    walk = ("put(mx.array([7.0]))", look, *("back", look) * 3, "goto end", "debug put(mx.array([3.0]))", look)
+    fails = "box.w = mx.array([5.0]); mx.ones((2,)) @ mx.ones((3,))"
+    lines = ("continue", *walk, *("s", look) * 2, "continue", look, fails, look)
+    result = nnrepl_cli("run.py", stdin="\n".join(lines), cwd=tmp_path, env={"NNREPL_NATIVE": native})
+    told = re.findall(r"\.item\(\) = (\d+)", result.stdout)
+    back, on = ["70814", "70314", "70302", "10302"], ["70814", "30814", "30806", "30406"]
+    assert told == [*back, *on, "30405"], result.stdout

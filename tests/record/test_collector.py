@@ -89,10 +89,13 @@ def test_collections_that_are_off_stay_off() -> None:
 def test_what_is_set_aside_is_not_counted_at_each_recording(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
     monkeypatch.setattr(gc, "get_freeze_count", lambda: counted.append(1) or 100_000)
-    collector.frozen.cache_clear()
+    monkeypatch.setattr(collector, "_frozen", None)
     for _ in range(3):
         nnrepl.trace(lambda w: (w + 1).sum(), mx.ones((2,)))
-    collector.frozen.cache_clear()
+    assert counted == [1]
+    collector.freeze_imports()  # as `nnrepl.__main__` does
+    nnrepl.trace(lambda w: (w + 1).sum(), mx.ones((2,)))
+    assert collector.frozen()
     assert counted == [1]
 
 

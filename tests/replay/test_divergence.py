@@ -22,7 +22,7 @@ from nnrepl.replay.divergence import (
     same_operation,
     same_place,
 )
-from nnrepl.tape import Op
+from nnrepl.tape import DrawnKey, Op
 
 
 def calls(x: mx.array, axis: int, shape: Any, seed: int, which: bool, parts: int) -> mx.array:
@@ -82,6 +82,86 @@ def test_another_op_and_another_place() -> None:
     assert not same_place(both[0], apart[0])
     line = f"line {apart[0].source.line} instead of {both[0].source.line}"
     assert said(compare(both[0], apart[0])) == f"where the tape has #1 exp, it called exp with {line}"
+
+
+def test_an_op_with_other_arguments() -> None:
+    def made(*more: Any, **options: Any) -> Op:
+        return nnrepl.trace(called, mx.ones((2, 2)), more, options).ops[0]
+
+    def told(one: Op, other: Op) -> str | None:
+        return said(compare(one, other))
+
+    assert told(made(), made(0)) == "where the tape has #1 sum, it called sum with other arguments"
+    assert told(made(axis=0), made(keepdims=True)) == "where the tape has #1 sum, it called sum with other arguments"
+    assert told(made(), made()) is None
+    long, short = tuple([0] * 14), (*[0] * 12, 10)
+    assert text_of_axes(long) == f"argument axis = {str(long)[:37]}... instead of 0"
+    assert len(str(short)) == 40
+    assert text_of_axes(short) == f"argument axis = {short} instead of 0"
+    few, many = data(mx.array([1, 2, 3, 4])), data(mx.array([1, 2, 3, 4, 5]))
+    assert text_of_axes(few) == "argument axis = [1, 2, 3, 4] instead of 0"
+    assert text_of_axes(many) == "argument axis = other data of shape (5,) instead of 0"
+    assert text_of_axes(made().inputs[0]) == "argument axis = x instead of 0"
+    assert text_of_axes(DrawnKey(mx.array(0), (None, 1))) == "argument axis = a random key instead of 0"
+
+
+def called(x: mx.array, more: Any, options: Any) -> mx.array:
+    return mx.sum(x, *more, **options)
+
+
+def text_of_axes(axis: Any) -> str:
+    """What is said where an op was called with something else than 0."""
+    op, other = (nnrepl.trace(called, mx.ones((2, 2)), (), {"axis": 0}).ops[0] for _ in range(2))
+    other.kwargs["axis"] = axis
+    found = compare(op, other)
+    assert found is not None
+    return found.what
+
+
+def test_a_backward_op_is_compared_by_what_it_differentiates() -> None:
+    one, other = (nnrepl.trace(lambda x, by=by: mx.sum(x * by), mx.ones(2), wrt=0).ops for by in (2, 3))
+    forward, backward = ([ops[at] for ops in (one, other)] for at in (0, -1))
+    assert (
+        said(compare(*forward)) == "where the tape has #1 multiply, it called multiply with argument 2 = 3 instead of 2"
+    )
+    assert compare(*backward) is None
+
+
+def test_the_same_place_is_where_the_same_text_stands() -> None:
+    code = calls.__code__
+    here = SimpleNamespace(code=code)
+    renamed = SimpleNamespace(code=code.replace(co_name="reloaded"))
+    others: list[Any] = [
+        SimpleNamespace(code=usual.__wrapped__.__code__),
+        SimpleNamespace(code=code.replace(co_name="reloaded", co_filename="elsewhere")),
+        SimpleNamespace(code=code.replace(co_firstlineno=3, co_linetable=code.co_linetable + b"\x80\x00")),
+    ]  # fmt: skip
+
+    def op(scope: Any, lasti: int = 10) -> Any:
+        return SimpleNamespace(scope=scope, lasti=lasti)
+
+    assert same_place(op(None), op(here))
+    assert same_place(op(here), op(None))
+    assert same_place(op(here), op(renamed))
+    assert not any(same_place(op(here), op(other)) for other in others)
+    positions = list(code.co_positions())
+    assert all(
+        same_place(op(here, 2 * at), op(here)) is (positions[at] == positions[5]) for at in range(len(positions))
+    )
+
+
+def test_the_same_operation_is_of_one_name_and_kind() -> None:
+    def op(name: str, kind: str) -> Any:
+        return SimpleNamespace(operation=SimpleNamespace(name=name, kind=kind))
+
+    one = op("sin", "op")
+    assert same_operation(one, one)
+    assert same_operation(one, op("sin", "op"))
+    assert not same_operation(one, op("sin", "closed"))
+    assert not same_operation(one, op("cos", "op"))
+    assert same_constant(usual()["sin"].inputs[0], usual()["sum"].outputs[0])  # tensors are compared elsewhere
+    assert not same_constant(usual()["sin"].inputs[0], 3)
+    assert not same_constant(3, usual()["sin"].inputs[0])
 
 
 def test_what_is_said_where_there_is_no_op_on_a_side() -> None:

@@ -150,3 +150,41 @@ def test_a_timeline_with_a_change_in_a_block_that_runs_twice_is_run_again(tmp_pa
         exec(TWICE.replace("    return mx.sin", f"{edit}    return mx.sin"), held)
         expected.append(str(held["w"].tolist()))
     assert re.findall(r"str\(w.tolist\(\)\) = '(.*)'", shown) == expected
+
+
+def test_what_was_refused_is_refused_again_behind_an_edit() -> None:
+    """An op that has nothing of the edit has what it had before it: also the exception that the program caught."""
+
+    def catching(w: mx.array, x: mx.array) -> mx.array:
+        h = w * 2
+        try:
+            r = h @ h
+        except ValueError:
+            r = h * 3
+        return (r + x).sum()
+
+    session = OpenSession(nnrepl.trace(catching, mx.ones((2, 3)), mx.zeros((2, 3))))
+    session.run("goto matmul")
+    session.run("x = x + 1")
+    session.run("goto end")
+    assert [op.name for op in session.tape.ops if op in session.tape.notes.errors] == ["matmul"]
+    assert str(session.run("p r.sum()")) == "r.sum() = 36"
+    assert session.tape.ops[-1].outputs[0].array.item() == 42.0
+
+
+RAISES = f"""\
+import sys
+import mlx.core as mx
+a = mx.ones((2,)) * 2
+sys.modules.setdefault("{FLAG}", [])
+if sys.modules["{FLAG}"]: raise ValueError("was here before")
+b = a + 1
+sys.modules["{FLAG}"].append(b.sum().item())
+"""
+
+
+def test_what_a_program_raises_when_it_runs_again_is_said(tmp_path: Path) -> None:
+    (tmp_path / "raises.py").write_text(RAISES)
+    lines = ["c", "goto add", "a = a * 3", "p b", "q"]
+    shown = nnrepl_cli("raises.py", stdin="\n".join(lines), cwd=tmp_path, env={"COLUMNS": "1000"}).stdout
+    assert "it raised ValueError: was here before" in shown, shown

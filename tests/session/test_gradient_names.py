@@ -67,9 +67,11 @@ def test_what_gets_no_loss_is_not_called_after_it(tmp_path: Path, call: str) -> 
 
 def test_what_gets_the_loss_is(tmp_path: Path) -> None:
     program = SWAPPED.replace("mx.grad(step, argnums=(0, 1))", "mx.value_and_grad(step)")
-    screen = play(tmp_path, program.replace("gb.tolist()", "gb"), "goto backward", "p ga", "p gb")
+    program = program.replace("gb.tolist()", "gb").replace("ga, gb = ", "both = ga, gb = ")
+    screen = play(tmp_path, program, "goto backward", "p ga", "p gb", "p both")
     assert answers(screen)[1].startswith("ga = 16")
     assert answers(screen)[2].startswith("gb is not bound yet")
+    assert answers(screen)[3].startswith("both is not bound yet")  # which is given the loss and the gradients
 
 
 CALLED = """\

@@ -915,6 +915,7 @@ def test_a_function_sees_the_variables_of_the_one_in_whose_source_it_stands(plac
         ("stats layers.*.nothing", "no tensor is called layers.*.nothing"),
         ("p inner", "inner is a variable of 2 calls that have returned: inner@"),
         ("p count", "nothing here is called count; it is a variable of helper: goto #5 leads there"),
+        ("what count", "nothing on the tape is called count; it is a variable of helper: goto #5 leads there"),
         ("p text", "'words'"),
         ("why text", "text is no tensor of the tape; p text shows what it is"),
         ("display later", "later is not made yet in this call"),
@@ -1184,3 +1185,20 @@ l, g = mx.value_and_grad(lambda x: mx.checkpoint(lambda h: mx.sin(h) * h)(f(x)).
     backward = answers[1].partition("backward")[2]
     assert " multiply " in backward
     assert "l (2,)" not in backward
+
+
+@pytest.mark.parametrize(("calls", "more"), [(6, "made@11"), (8, "made@11 and 2 more")])
+def test_of_many_calls_that_have_returned_the_first_are_named(calls: int, more: str) -> None:
+    def helper(v: mx.array) -> mx.array:
+        made = v + 1
+        return made * 2
+
+    def many(x: mx.array) -> mx.array:
+        for _ in range(calls):
+            x = helper(x)
+        return x.sum()
+
+    session = OpenSession(nnrepl.trace(many, mx.array([1.0])))
+    session.run("goto sum")
+    with pytest.raises(nnrepl.UserError, match=f"made is a variable of {calls} calls .*, made@7, made@9, {more}$"):
+        session.run("p made")

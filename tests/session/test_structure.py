@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -14,21 +15,23 @@ PACKAGE = "nnrepl.session"
 def _imports(text: str) -> tuple[set[str], set[str]]:
     """The files of the package that a file imports, at any place in it; and those of which it only knows the types."""
     tree = ast.parse(text)
+    nodes = [*ast.walk(tree)]
     guarded = {
         inner
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
         for inner in ast.walk(node)
     }
     real: set[str] = set()
     types: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.startswith(PACKAGE):
             name = node.module.removeprefix(PACKAGE).removeprefix(".")
             (types if node in guarded else real).update([name] if name else [alias.name for alias in node.names])
     return real, types
 
 
+@cache
 def _files() -> dict[str, tuple[set[str], set[str]]]:
     folder = Path(nnrepl.session.__file__).parent
     return {path.stem: _imports(path.read_text(encoding="utf-8")) for path in folder.glob("*.py")}
