@@ -243,8 +243,12 @@ class Levels:
         if recorder.mode != NATIVE or get_ident() != recorder.thread or self.inside:
             return
         self.evaluations += 1
-        frame, turns = recorder.stack.program_frame(frame), recorder.tape.turns
-        turns.evaluated(recorder.stack.places(frame), len(recorder.tape) - 1, self.evaluations)
+        stack, turns = recorder.stack, recorder.tape.turns
+        places = stack.places_again(frame)  # as mostly
+        if places is None:
+            frame = stack.program_frame(frame)
+            places = stack.places(frame)
+        turns.evaluated(places, len(recorder.tape) - 1, self.evaluations)
         if recorder.listener is not None:
             self.calling = frame
             recorder.listener.evaluated_natively(self.evaluations)

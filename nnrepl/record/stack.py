@@ -199,8 +199,9 @@ class Stack:
             below = below.f_back
         return frame if below is None or below is self.base else below
 
-    def places(self, frame: FrameType) -> Places:
-        """Return where the program's calls stand, that in `frame` last. No frame is held for it."""
+    def places_again(self, frame: FrameType) -> Places | None:
+        """Return where the program's calls stand, that in `frame` last, if they stand there again; `frame` is one of
+        the program's then."""
         memo = self._places.get((id(frame.f_code), frame.f_lasti))
         if memo is not None and memo[0] is next(reversed(self._known)):
             _, held, above, known = memo
@@ -211,6 +212,13 @@ class Stack:
                 if at is held:
                     return known  # the same lines as the last time: what is below `held` stands where it stood
                 at = at.f_back
+        return None
+
+    def places(self, frame: FrameType) -> Places:
+        """Return where the program's calls stand, that in `frame` last. No frame is held for it."""
+        known = self.places_again(frame)
+        if known is not None:
+            return known
         known = self._places_below(frame)
         if not self._watch.native or len(self._places) >= _PLACES:
             self._places.clear()

@@ -73,7 +73,8 @@ class Turns:
         if self.is_over:
             return
         last, self._last = self._last, places
-        ends, again = self._way(last, places)
+        known = self._ways.get((id(last), id(places)))
+        ends, again = self._way(last, places) if known is None else known[2]
         if ends:
             if again and not self._counts:
                 self._add()  # now it shows that what came before was one
@@ -85,16 +86,14 @@ class Turns:
     def _way(self, last: Places, places: Places) -> tuple[bool, bool]:
         """Whether an evaluation shows that something is over since the last one, and whether that is a turn of the loop
         in which both stand."""
-        key = id(last), id(places)
-        known = self._ways.get(key)
-        if known is None:
-            same = places == last and not _are_cells(last, places)  # the code of cells is equal where they say the same
-            ends = bool(last) and (same or not _is_one_turn(last, places))
-            again = ends and (same or not _are_apart(last, places))
-            if len(self._ways) >= _WAYS:
-                self._ways.clear()
-            known = self._ways[key] = last, places, (ends, again)  # both are held, so that nothing else has their `id`
-        return known[2]
+        same = places == last and not _are_cells(last, places)  # the code of cells is equal where they say the same
+        ends = bool(last) and (same or not _is_one_turn(last, places))
+        again = ends and (same or not _are_apart(last, places))
+        if len(self._ways) >= _WAYS:
+            self._ways.clear()
+        # Both are held, so that nothing else has their `id`.
+        self._ways[id(last), id(places)] = last, places, (ends, again)
+        return ends, again
 
     def move(self, position: int, recorded: bool) -> None:
         """Note that the tape goes on elsewhere after the last evaluation: what follows is closed, or opened, by

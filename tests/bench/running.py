@@ -72,7 +72,7 @@ class Scripts:
 
     def path(self, workload: Workload) -> str:
         """Write a script. Returns where."""
-        path = self.folder / f"{workload.name.replace(', ', '_')}_{workload.steps}.py"
+        path = self.folder / f"{workload.what}_{workload.name}_{workload.steps}.py".replace(", ", "_").replace(" ", "_")
         path.write_text(workload.source())
         return str(path)
 
@@ -101,10 +101,9 @@ def _ratios(workload: Workload, path: str, rounds: int) -> Iterator[Figure]:
         for clock, found in ratios.items():
             found.append(statistics.median(ours[clock][warm:]) / statistics.median(plain[clock][warm:]))
         plain_ms.append(1e3 * statistics.median(plain["cpu"][warm:]))
-    what = "token" if workload.generates else "step"
     note = f"plain {statistics.median(plain_ms):.3g} ms" + ("" if same else "; PRINTS OTHER LINES THAN PLAIN PYTHON")
-    yield figure(f"{what}, {workload.name}: cpu", ratios["cpu"], "x", workload.budget, note)
-    yield figure(f"{what}, {workload.name}: wall", ratios["wall"], "x")
+    yield figure(f"{workload.what}, {workload.name}: cpu", ratios["cpu"], "x", workload.budget, note)
+    yield figure(f"{workload.what}, {workload.name}: wall", ratios["wall"], "x")
 
 
 def memory(quick: bool) -> Iterator[Figure]:

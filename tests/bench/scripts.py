@@ -36,6 +36,39 @@ batch = mx.random.normal((32, 16)), mx.random.randint(0, 10, (32,))
 def loss_fn(x, y):
     return nn.losses.cross_entropy(model(x), y, reduction="mean")
 """,
+    "tiny": """
+model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+batch = mx.random.normal((8, 4)), mx.random.normal((8, 2))
+
+def loss_fn(x, y):
+    return mx.mean(mx.square(model(x) - y))
+""",
+    "by hand": """
+w, v = 0.3 * mx.random.normal((4, 8)), 0.3 * mx.random.normal((8, 2))
+x, y = mx.random.normal((8, 4)), mx.random.normal((8, 2))
+
+def loss_fn(w, v):
+    return mx.mean(mx.square(mx.tanh(x @ w) @ v - y))
+
+gradient = mx.value_and_grad(loss_fn, argnums=(0, 1))
+
+def one(k):
+    global w, v
+    loss, (dw, dv) = gradient(w, v)
+    w, v = w - 0.01 * dw, v - 0.01 * dv
+    mx.eval(loss, w, v)
+    return loss
+""",
+    "turns": """
+w, v = 0.3 * mx.random.normal((4, 8)), 0.3 * mx.random.normal((8, 4))
+state = mx.random.normal((8, 4))
+
+def one(k):
+    global state
+    state = mx.tanh(mx.tanh(state @ w) @ v) + 0.5 * state
+    mx.eval(state)
+    return state[0, 0]
+""",
     "mlp, large": """
 model = nn.Sequential(nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10))
 batch = mx.random.normal((128, 784)), mx.random.randint(0, 10, (128,))
@@ -118,7 +151,7 @@ def loss_fn(x, y):
 """,
 }
 
-_TRAINING = """
+_OPTIMIZER = """
 optimizer = optim.Adam(learning_rate=1e-3)
 mx.eval(model.parameters())
 gradient = nn.value_and_grad(model, loss_fn)
@@ -179,7 +212,7 @@ class Workload:
         steps: How many steps it makes.
         budget: The ratio to plain Python that its steps may have.
         compiled: Whether its step is compiled.
-        generates: Whether it makes tokens and does not train.
+        what: What it repeats: "step" with an optimizer, "token", or what the model itself does: "step by hand", "turn".
         marks: After how many steps it looks at its memory.
     """
 
@@ -188,20 +221,24 @@ class Workload:
     steps: int
     budget: float
     compiled: bool = False
-    generates: bool = False
+    what: str = "step"
     marks: tuple[int, ...] = ()
 
     def source(self) -> str:
         """The script."""
         state = "state = [model.state, optimizer.state]\n@mx.compile(inputs=state, outputs=state)"
         decorator = state.replace("@mx.compile(", "@partial(mx.compile, ") if self.compiled else ""
-        body = _GENERATION if self.generates else _TRAINING.format(decorator=decorator)
+        body = {"step": _OPTIMIZER.format(decorator=decorator), "token": _GENERATION}.get(self.what, "")
         head = _HEAD + ("from functools import partial\n" if self.compiled else "")
         loop = _LOOP.format(steps=self.steps, every=max(1, self.steps // 4), marks=self.marks)
         return head + _MODELS[self.model] + body + loop
 
 
 WORKLOADS = (
+    Workload("tiny", "tiny", 2000, 1.15),
+    Workload("tiny, compiled", "tiny", 2000, 1.15, compiled=True),
+    Workload("tiny", "by hand", 2000, 1.15, what="step by hand"),
+    Workload("tiny", "turns", 2000, 1.15, what="turn"),
     Workload("mlp", "mlp", 80, 1.15),
     Workload("mlp, compiled", "mlp", 80, 1.15, compiled=True),
     Workload("mlp, large", "mlp, large", 12, 1.05),
@@ -210,7 +247,7 @@ WORKLOADS = (
     Workload("recurrent", "recurrent", 40, 1.05),
     Workload("recurrent, compiled", "recurrent", 40, 1.1, compiled=True),
     Workload("resnet", "resnet", 24, 1.05),
-    Workload("llama, tokens", "llama", 100, 1.05, generates=True),
+    Workload("llama, tokens", "llama", 100, 1.05, what="token"),
 )
 """Steps of these are timed."""
 
@@ -219,7 +256,7 @@ ON_A_GPU = (
     Workload("llama, d256, compiled", "llama, d256", 40, 1.1, compiled=True),
     Workload("llama, d768, bfloat16", "llama, d768", 24, 1.1),
     Workload("llama, d768, bfloat16, compiled", "llama, d768", 24, 1.1, compiled=True),
-    Workload("llama, d256, tokens", "llama, d256", 100, 1.1, generates=True),
+    Workload("llama, d256, tokens", "llama, d256", 100, 1.1, what="token"),
 )
 """Steps of these are timed where there is a GPU: a CPU would take minutes for one."""
 

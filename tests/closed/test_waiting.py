@@ -255,6 +255,27 @@ def test_losses_are_kept_as_numbers_where_a_call_waits_long() -> None:
     assert held[0].shape == (1,)
 
 
+SKIPPING = """\
+import mlx.core as mx
+mx.random.seed(0)
+w, x = mx.random.normal((3, 2)), mx.random.normal((4, 3))
+grad = mx.value_and_grad(lambda w: mx.square(x @ w).mean())
+for k in range(24):
+    loss, dw = grad(w)
+    {update}
+    mx.eval(loss, w)
+"""
+
+
+@pytest.mark.parametrize("update", ["if k != 18: w = w - 0.1 * dw", "if k != 18: w -= 0.1 * dw"])
+def test_weights_that_are_not_updated_by_hand_once_are_found(update: str, tmp_path: Path) -> None:
+    """Each call, noted or not, knows what the one before it has left behind."""
+    (tmp_path / "train.py").write_text(SKIPPING.format(update=update))
+    shown = play(tmp_path / "train.py", "continue", "info steps all")
+    gradients = re.findall(r"^▶? +\d+ +\d+ +(\d) +by hand", shown, re.MULTILINE)
+    assert gradients == [*["1"] * 18, "2", *["1"] * 4]
+
+
 def test_another_thread_sees_what_is_there() -> None:
     tape, found = _tape(), deque[int]()
 
