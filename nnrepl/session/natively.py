@@ -49,6 +49,9 @@ def wanted(session: Standing, step: int) -> bool:
     fresh = step > len(tape.steps) or not tape.steps.differentiated()
     if step <= session.wary or (_waits_for_place(session) and step <= tape.here + 1):
         return False  # what has just been hit may well be hit again at once
+    began = session.edits.timelines.current.began
+    if began is not None and tape.steps.number_at(began.position) == step:
+        return False  # what was changed may lead to places outside of a tensor, of which MLX tells nothing
     before = tape.steps[step - 2] if 1 < step <= len(tape.steps) + 1 else None
     return fresh and step < _needed_from(session) and before is not None and before.is_over
 

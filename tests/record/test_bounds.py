@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,28 @@ def test_the_program_is_told_and_an_edit_is_stopped(tmp_path: Path) -> None:
     assert "index 9 is out of range" in result.stdout
     assert "reads outside" not in result.stdout, "what was refused is no op of the program's"
     assert "6.0" in result.stdout
+
+
+def test_the_step_of_a_change_is_recorded_where_the_program_goes_on_natively(tmp_path: Path) -> None:
+    """It read another's memory, and a wrong loss was printed."""
+    (tmp_path / "rows.py").write_text(
+        "import mlx.core as mx\nw = mx.ones((5, 3))\nlearn = mx.value_and_grad(lambda w, i: w[i].sum())\n"
+        "for k in range(6):\n    i = mx.array([0, 3])\n    j = i + 1\n    loss, g = learn(w, j)\n    w = w - 0.1 * g\n"
+        "    mx.eval(w)\nprint('loss', round(loss.item(), 3))\n"
+    )
+    lines = (
+        "c",
+        "goto step 3 rows.py:6",
+        "i = i * 1000000",
+        "c",
+        "undo",
+        "goto step 3 rows.py:6",
+        "i = mx.array([2, 2])",
+        "c",
+    )
+    result = nnrepl_cli("rows.py", stdin="\n".join(lines), cwd=tmp_path, env={"NNREPL_NATIVE": "on"})
+    assert "index 3000001 is out of range: j[1] = 3000001, but axis 0 of w (5, 3)" in " ".join(result.stdout.split())
+    assert re.findall(r"^loss (\S+)$", result.stdout, re.MULTILINE) == ["1.0", "1.2"], result.stdout
     assert "a masked assignment of nothing to w (5, 3): it is empty, and MLX crashes on that" in result.stdout
 
 
