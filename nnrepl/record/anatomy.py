@@ -135,7 +135,7 @@ def _makers(op: Op) -> tuple[dict[int, Group], tuple[int, ...]]:
     number: dict[Value, int] = {}
     slots = tuple([number.setdefault(taken.canonical, len(number)) for taken in op.inputs])
     known = {slot: group for group in anatomy(op, slots, tuple(number)) for slot in group.outputs}
-    if len(known) < len(op.outputs):  # what was taken from a call once its gradients were: MLX's graph of it was not read
+    if len(known) < len(op.outputs):  # taken from a call once its gradients were: MLX's graph of it was not read
         known = dict.fromkeys(range(len(op.outputs)), _in_one_go(len(op.outputs), slots)) | known
     return known, slots
 

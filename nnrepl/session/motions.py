@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from nnrepl.session import closed, goals
+from nnrepl.session import goals
 from nnrepl.session.entered import InCell, SourceLine, check_cells
 from nnrepl.session.errors import UserError
 from nnrepl.session.findings import source_of
@@ -282,9 +282,8 @@ class Motions(Reading):
         value = source_of(self.named(name))
         if value.op is None:
             what = "a gradient that the pass starts from" if value.kind == "seed" else f"{value.kind} of the program"
-            if value.kind == "captured":
-                unseen = closed.closed_said(closed.closed_between(self.tape, 0, self.cursor))
-                what = f"made where nothing was recorded{f' ({unseen})' if unseen else ''}"
+            if value.kind == "captured" and self.tape.closed:
+                what = "made in what is closed, or outside of the recording"
             raise UserError(f"no op on the tape wrote {name}: it is {what}")
         self.arrive(value.op.position)
 
