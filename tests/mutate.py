@@ -32,18 +32,21 @@ from tests.mutants import ROOT, Mutant, is_python, mutants, with_looks
 _REASONS = Path(__file__).parent / "unnoticed.txt"
 
 _SCREENS = "tests/shell/test_transcripts.py"
+_NAMES = "tests/session/test_names.py"
+_RUN = "tests/session/test_running_on.py tests/session/test_stops_running.py tests/closed/test_reclosing.py"
+_ASKED = "tests/session/test_stops.py tests/session/test_reference.py"
 _TYPED = "tests/shell/test_muscle_memory.py tests/programs/test_cells.py tests/session/test_reference.py tests/closed"
 TESTS = {
     "ops": f"tests/explain tests/record/test_catalog.py tests/record/test_bounds.py {_SCREENS}",
-    "tape": f"tests/tape tests/session/test_places.py tests/session/test_names.py {_SCREENS}",
-    "record": f"tests/record tests/corpus/test_odd.py tests/closed {_SCREENS}",
-    "replay": "tests/replay tests/timeline tests/closed tests/programs/test_training.py",
+    "tape": f"tests/tape tests/session/test_places.py {_NAMES} tests/closed tests/timeline {_SCREENS}",
+    "record": f"tests/record tests/corpus/test_odd.py tests/closed tests/timeline {_NAMES} {_SCREENS}",
+    "replay": f"tests/replay tests/timeline tests/closed tests/programs/test_training.py {_NAMES} {_SCREENS}",
     "timeline": f"tests/timeline tests/replay tests/session {_SCREENS}",
     "session": f"tests/session tests/timeline tests/closed {_SCREENS} tests/shell/test_muscle_memory.py",
     "explain": f"tests/explain tests/programs/test_cells.py {_SCREENS}",
     "programs": f"tests/programs {_SCREENS}",
     "seen": f"tests/view tests/commands {_SCREENS}",
-    "view": f"tests/view tests/commands {_SCREENS} tests/session/test_stops.py tests/session/test_reference.py",
+    "view": f"tests/view tests/commands {_SCREENS} {_NAMES} {_RUN} {_ASKED}",
     "commands": f"tests/commands tests/session/test_stops.py tests/session/test_stops_running.py {_TYPED} {_SCREENS}",
     "learn": "tests/learn tests/commands/test_help.py",
     "cli": "tests/programs/test_starting.py tests/programs/test_load.py tests/shell/test_terminals.py",

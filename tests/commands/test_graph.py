@@ -1,9 +1,13 @@
-"""Graphs and tables: what they show is what is on the tape, and looking evaluates nothing."""
+"""Graphs and tables: what they show is what is on the tape, and looking evaluates nothing.
+
+`python -m tests.commands.test_graph` writes the files in which it is drawn anew; read the difference.
+"""
 
 from __future__ import annotations
 
 import itertools
 import re
+import tempfile
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -23,6 +27,8 @@ from nnrepl.view.page import COLOURS
 from nnrepl.view.theme import THEMES
 from tests.corpus import lm
 from tests.support import OpenSession
+
+DRAWN = Path(__file__).parent / "drawn"
 
 
 def llama_session() -> OpenSession:
@@ -171,6 +177,37 @@ def test_files(tmp_path: Path) -> None:
     assert (tmp_path / "net.mmd").read_text().startswith("flowchart TD\n")
 
 
+def scaled(w: mx.array, b: mx.array) -> mx.array:
+    a = w * 2
+    c = a + b
+    d = mx.maximum(c, 0)
+    e = a * d
+    return (e + mx.stop_gradient(a)).sum()
+
+
+def drawings(folder: Path) -> dict[str, str]:
+    """Each way of drawing a pass in which tensors go by other ops, and one that has no gradient, by the file's name."""
+    session = OpenSession(nnrepl.trace(scaled, mx.array([[3.0, -4.0]]), mx.array([1.0, 2.0]), wrt=(0, 1)))
+    drawn = {}
+    for name, what in (
+        ("pass.svg", ""),
+        ("pass.html", ""),
+        ("pass.dot", ""),
+        ("pass.mmd", ""),
+        ("ops.svg", "forward "),
+    ):
+        session.run(f"graph {what}{folder / name}")
+        drawn[name] = re.sub(r"\d{4}-\d\d-\d\d", "TODAY", (folder / name).read_text(encoding="utf-8"))
+    views = [f"--- {line}\n{shown(session, line, 100)}" for line in ("graph pass norms", "graph", "graph backward")]
+    drawn["graph.txt"] = "\n".join(line.rstrip() for line in "".join(views).splitlines()) + "\n"
+    return drawn
+
+
+def test_drawings_look_as_they_did(tmp_path: Path) -> None:
+    for name, text in drawings(tmp_path).items():
+        assert text == (DRAWN / name).read_text(encoding="utf-8"), name
+
+
 def _boxes_apart(path: Path) -> None:
     picture = ET.parse(path).getroot()
     boxes = [rect for rect in picture.iter("{http://www.w3.org/2000/svg}rect") if rect.get("x")]
@@ -292,3 +329,9 @@ def test_stats_of_a_pattern() -> None:
     assert "layers.2.weight" in table
     weight = session.lookup.by_words("layers.0.weight", session.cursor).array
     assert f"{mx.max(weight).item():.4f}" in table
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in drawings(Path(folder)).items():
+            (DRAWN / name).write_text(text, encoding="utf-8")
