@@ -187,10 +187,10 @@ class BindingWatch:
             self.leave(frame)
             if tape.ops and was_at(tape.ops[-1], state.scope, frame):  # no variable there has got its result
                 tape.bindings.seen[state.scope] = len(tape.ops) - 1
-        if rests:
-            self.rest()
-        else:
+        if not rests:
             self._known.clear()
+        for watched in self._known.values():
+            watched.last = None  # nothing but the containers themselves, as their variables do
 
     def _note(self, state: WatchedFrame, values: list[Any], position: int) -> None:
         bindings, scope, live = self.recorder.tape.bindings, state.scope, self.recorder.live

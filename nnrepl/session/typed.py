@@ -50,7 +50,7 @@ def nothing_takes(session: Standing, name: str, value: Value) -> str:
     held = session.expressions.found.get(name)
     why = f"{name} was a variable of a call that has returned, and the program has ended"
     if held is None or not held.address:
-        why = f"the program has ended: nothing of it takes {name} any more"
+        why = f"the program has ended, and nothing of it takes {name} any more"
     owner = next(iter(session.names.owners(name)), None)
     spelled = owner if owner is None or isinstance(owner, str) else session.names.homes.spelled(owner)
     if spelled is not None:
@@ -58,7 +58,7 @@ def nothing_takes(session: Standing, name: str, value: Value) -> str:
         return f"{why}; as its next line, {line} = ... changes the model"
     if value.op is None:
         return f"{why}; goto leads to an op before which it can be changed"
-    return f"{why}; goto {value.op.label} leads to where it is made; change it there"
+    return f"{why}: goto {value.op.label} leads to where it is made; change it there"
 
 
 def kind_of(session: Standing, parsed: Parsed) -> str:

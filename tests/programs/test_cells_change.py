@@ -113,7 +113,7 @@ def test_at_the_end_of_a_program_a_change_is_its_next_line_or_is_refused(native:
     """It was said that the program does something else when it runs again, "a clock, say"."""
     (tmp_path / "run.py").write_text(PROGRAM.replace("y = f()", "print(y := f())"))
     refused = {
-        "#1 = #1 * 2": "the program has ended: nothing of it takes #1 any more; goto #1 leads to where it is made",
+        "#1 = #1 * 2": "the program has ended, and nothing of it takes #1 any more: goto #1 leads to where it is made",
         "weight = weight * 2": "as its next line, model.weight = ... changes the model",
     }
     lines = ["continue", "set box.w = box.w * 2", "p box.w", *refused, "set opt.learning_rate = 2", "undo", "p box.w"]
