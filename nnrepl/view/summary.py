@@ -39,8 +39,10 @@ class Summary:
     kind: str = ""
 
 
-def pieces(array: mx.array, limit: int = PIECE) -> Iterator[mx.array]:
-    """Yield an array in slices of at most `limit` elements, along its leading axes; lazy views, no copies."""
+def pieces(array: mx.array, limit: int = 0) -> Iterator[mx.array]:
+    """Yield an array in slices of at most `limit` elements (`PIECE`, if that is 0), along its leading axes; lazy views,
+    no copies."""
+    limit = limit or PIECE
     if array.size <= limit:
         yield array
         return
