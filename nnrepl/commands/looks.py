@@ -92,7 +92,7 @@ def _open_made(session: TapeSession, text: str) -> None:
     if isinstance(value, Remnant) and session.edits.can_run_again:
         closed.open_steps(session, [value.step])
     if isinstance(value, Leaf) and value.kind == "captured" and not session.openings:
-        closed.open_turn_before(session)
+        closed.open_step_before(session, value)
 
 
 def _asks_tape(session: TapeSession, text: str) -> bool:
