@@ -9,7 +9,7 @@ import sys
 import weakref
 from bisect import bisect_right, insort
 from collections.abc import Callable, Sequence
-from itertools import islice, pairwise
+from itertools import islice
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -290,9 +290,15 @@ class Homes:
 
     def moment(self, value: Value, home: Home) -> int:
         """Until where on the tape a value lay in a place."""
-        lain = self._in[home]
-        after = next((at for (_, one), (at, _) in pairwise(lain) if one is value), None) if self._moves else None
-        return sys.maxsize if after is None else after - 1
+        entered = next((at for at, place in self._of.get(value, ()) if place == home), None)
+        lain = [] if entered is None else self._in[home]
+        after = bisect_right(lain, entered, key=_position) if entered is not None else 0
+        return lain[after][0] - 1 if after < len(lain) else sys.maxsize
+
+    @property
+    def moved(self) -> bool:
+        """Whether a model has got other layers on the way."""
+        return bool(self._moves)
 
     def _around(self, holder: Holder, position: int = sys.maxsize) -> list[Home]:
         """Return where a container lies in others when the cursor stands at `position`: first in those that lie
@@ -346,19 +352,33 @@ class Homes:
             if home.holder not in seen and issubclass(home.holder.kind, (dict, list))
         )
 
-    def name(self, holder: Holder) -> str | None:
-        """How the program calls a container: by the outermost variable that holds it and nothing else, or by its place
-        in another container that has such a name."""
+    def name(self, holder: Holder, position: int = sys.maxsize) -> str | None:
+        """How the program calls a container when the cursor stands at `position`: by the outermost variable that holds
+        it then, or by its place in another container that has such a name; at the end, by one that has held nothing
+        else."""
         self._catch_up()
-        found = self._named(holder, True)
+        found = None if position == sys.maxsize else self._named_then(holder, position)
+        found = found or self._named(holder, True)
         if found is not None:
             return found[1]
-        if is_module_type(holder.kind):  # a layer by its model, which one variable has held in turn with others
+        state = any(above.key == "_state" for above in self._parents.get(holder, ()))
+        if is_module_type(holder.kind) or state:  # by its model or optimizer, which one variable has held in turn
             shared = self._named(holder, False)
         else:
             held = [(scope.depth, name) for scope, name in self._variables.get(holder, ())]
             shared = min(held, key=lambda one: one[0], default=None)
         return self._global(holder) or (None if shared is None else shared[1])
+
+    def _named_then(self, holder: Holder, position: int, deep: int = 8) -> tuple[int, str] | None:
+        """Return the same as `_named`, of the variables that hold it when the cursor stands at `position`."""
+        held = self._tape.bindings.held
+        found = [(scope.depth, name) for scope, name in self._variables.get(holder, ())
+                 if held(scope, name, position) is holder]  # fmt: skip
+        for home in self._around(holder, position) if deep else ():
+            above = self._named_then(home.holder, position, deep - 1)
+            if above is not None and self._lies(home, holder, position):
+                found.append((above[0], f"{above[1]}.{str(home.key).removeprefix('_')}"))
+        return min(found, key=lambda one: (one[0], one[1].count(".")), default=None)
 
     def _named(self, holder: Holder, alone: bool) -> tuple[int, str] | None:
         """Return the depth of the call whose variable a container is known by, and the name.
@@ -433,19 +453,22 @@ class Homes:
                         return name
         return None
 
-    def qualified(self, value: Value, home: Home | None = None) -> str | None:
+    def qualified(self, value: Value, home: Home | None = None, position: int | None = None) -> str | None:
         """Return a value by the program's variable: `critic.layers.0.weight`; None if no container holds it.
 
         Args:
             home: Where it lies, if that is known.
+            position: At which moment; None for the last one at which it lay there.
         """
         home = home or self.of(value)
-        return None if home is None else self.spelled(home)
+        if home is None:
+            return None
+        return self.spelled(home, self.moment(value, home) if position is None else position)
 
-    def spelled(self, home: Home) -> str | None:
+    def spelled(self, home: Home, position: int = sys.maxsize) -> str | None:
         """Return a place from the program's variable. What lies in an optimizer's state and is a property of its own is
         written so: `opt.learning_rate`."""
-        name = self.name(home.holder)
+        name = self.name(home.holder, position)
         if name is None:
             return None
         for above in self._parents.get(home.holder, ()):

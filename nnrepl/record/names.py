@@ -180,7 +180,7 @@ class ProgramNames:
         root, path = self.homes.path(home, self.homes.moment(value, home) if position is None else position)
         if is_module_type(root.kind) and not self._is_shared(path):
             return path
-        return self.homes.qualified(value, home)
+        return self.homes.qualified(value, home, position)
 
     def name_at(self, value: Value, op: Op) -> str:
         """Return the name of an operand where an op takes it. It is the value's own, but for two things: of several
@@ -192,8 +192,13 @@ class ProgramNames:
             taken = op.pass_.kind == GRADIENT_PASS and (of.op is None or of in forward.inputs)
             return sign_of(value) + self.name_at(of, op) if taken else name
         op = op.of or op
-        steps = _path(op.scope)[::-1]
         home, own = self.homes.of(value), None
+        made = any(value is one for one in op.outputs)
+        if home is not None:
+            name = self._placed_then(value, home, name, op.position + made)
+        if made:
+            return name
+        steps = _path(op.scope)[::-1]
         if value.op is None or value.op.pass_ is not op.pass_:
             own = self.homes.at(value, op.position, [step.owner for step in steps if is_module(step.owner)])
             if own is not None and is_module_type(own.holder.kind) and own != home:
@@ -203,6 +208,13 @@ class ProgramNames:
         if not frames or not (name.isidentifier() or (not lies_in_model and name == self.placed(value))):
             return name
         return name_there(self, frames, value, op, name, home) or self._number(value) or name
+
+    def _placed_then(self, value: Value, home: Home, name: str, position: int) -> str:
+        """Return the name of a value, if that is its place, as that was called when the cursor stood at `position`: a
+        variable may have held another model."""
+        if self.homes.moved or ("." in name and name != self.homes.path(home)[1]):
+            return (name == self.placed(value, home) and self.placed(value, home, position)) or name
+        return name
 
     def _number(self, value: Value) -> str:
         op = value.op
@@ -420,7 +432,7 @@ class ProgramNames:
         home = self.homes.of(value)
         if home is None or is_module_type(self.homes.path(home)[0].kind):
             return home
-        return self.homes.qualified(value)
+        return self.homes.spelled(home)
 
     def path_from(self, root: Any, path: str) -> str:
         """Return a parameter by its path in a model: with the variable that holds the model where another has that

@@ -223,7 +223,9 @@ class Lookup:
         model = self.names.homes.model_of([owner for owner in owners if isinstance(owner, Home)])
         if model is not None:
             thing = leaves[0] if leaves else self._walk(model, path.split("."), position)
-            return Held(thing) if isinstance(thing, Value) else None
+            if not isinstance(thing, Value):
+                raise UserError(f"the model has no {path} here: it has other layers at another moment")
+            return Held(thing)
         if len(owners) > 1:
             near = [owner for owner in owners if self._is_at_hand(owner, position, scope)]
             if len(near) != 1:
