@@ -92,6 +92,29 @@ def accumulated(lazy: bool) -> None:
                 mx.eval(model.parameters())
 
 
+@pytest.mark.parametrize("evaluated", ["in the turn around", "at the end"])
+def test_what_waits_for_the_turn_of_a_loop_further_out_is_no_growing_graph(evaluated: str) -> None:
+    """A sampler of five steps, whose last is evaluated by the training step around it, or by what follows them all."""
+
+    def sampled(x: mx.array) -> mx.array:
+        for _ in range(5):
+            x = x - 0.1 * mx.grad(lambda x: mx.sin(x).sum())(x)
+        return x
+
+    with nnrepl.recording() as tape:
+        model, loss = mx.array([0.3, 0.2]), mx.grad(lambda w, x: (x[:, :2] * w).sum())
+        for _ in range(3):
+            x = sampled(X)
+            model = model - 0.1 * loss(model, x)
+            if evaluated == "in the turn around":
+                mx.eval(model)
+        mx.eval(x, model)
+    session = OpenSession(tape)
+    session.run("goto end")
+    kinds = [one.kind for one in health(session).findings]
+    assert ("growing graph" in kinds) == (evaluated == "at the end"), kinds
+
+
 @pytest.mark.parametrize("lazy", [True, False])
 def test_gradients_that_are_added_up_until_an_update_are_no_growing_graph(lazy: bool) -> None:
     with nnrepl.recording() as tape:

@@ -204,6 +204,39 @@ def heaped(faulty: bool) -> None:
         mx.eval(model.parameters(), heap)
 
 
+def heaped_over(how: str) -> Program:
+    """Return a program that adds up the gradients of two batches, and does not begin anew after the update."""
+
+    def program(faulty: bool) -> None:
+        model, optimizer, heap = nn.Linear(3, 2), optim.SGD(1e-3), None
+        step, x, y = nn.value_and_grad(model, squares), rows(4, 3), rows(4, 2)
+        for turn in range(8):
+            _, grads = step(model, x + turn, y)
+            heap = grads if heap is None else tree_map(lambda a, b: a + b, heap, grads)
+            if turn % 2:
+                mean = tree_map(lambda a: a / 2, heap)
+                if how == "clipped":
+                    mean, _ = optim.clip_grad_norm(mean, 1.0)
+                if how == "by hand":
+                    model.update(tree_map(lambda w, g: w - 1e-3 * g, model.parameters(), mean))
+                else:
+                    optimizer.update(model, mean)
+                heap = heap if faulty else None
+            mx.eval(model.parameters(), heap or [])
+
+    return program
+
+
+def trailing(faulty: bool) -> None:
+    """A loop that ends with a gradient, which no update takes any more; or whose last ones are all forgotten."""
+    take, x = mx.value_and_grad(lambda x: (x - 1).square().sum()), mx.zeros((2,))
+    _, grad = take(x)
+    for _ in range(4):
+        x = x - 0.1 * (x if faulty else grad)
+        _, grad = take(x)
+        mx.eval(x)
+
+
 def unasked(faulty: bool) -> None:
     labels = mx.array([0, 1, 2, 3 if faulty else 2])
 
@@ -463,6 +496,8 @@ def looked_up(faulty: bool) -> None:
 
 
 OTHERS: dict[str, tuple[str, Program]] = {
+    **{f"old gradients, {how}": ("old gradients", heaped_over(how)) for how in ("as they are", "clipped", "by hand")},
+    "forgotten, at the end": ("forgotten update", trailing),
     "late mask": ("late mask", masked), "made anew": ("made anew", drawn), "from the end": ("from the end", looked_up),
     "term from Python": ("term from Python", term),
     "term, read": ("term from Python", lambda faulty: term(faulty, lambda one: one.max().item())),
@@ -496,6 +531,8 @@ ELSEWHERE = {"hole"}
 
 
 CLAIMED = {
+    **{f"old gradients, {how}": "old gradients" for how in ("as they are", "clipped", "by hand")},
+    "forgotten, at the end": "forgotten update",
     "asleep": "asleep or not called", "sleeping": "asleep", "half kept": "half kept", "divided away": "gone again",
     "one term": "dead way", "leapt first": "leaping update", "peeking, fused": "peeking",
     "term, read": "term from Python",
