@@ -35,7 +35,7 @@ def never_cleared(case: Checkup) -> Iterator[Finding]:
 
 
 def _updated(before: Pass, case: Checkup) -> bool:
-    """Whether weights have been updated between two passes: those of one step add up the gradients of several batches."""
+    """Whether weights have been updated between two passes: one step may add up the gradients of several."""
     return any(not same_weight(was, leaf) for was, leaf in leaves_later(before, case.pass_).items())
 
 

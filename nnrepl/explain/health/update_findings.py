@@ -37,8 +37,9 @@ def changes(case: Checkup) -> list[ParameterUpdate]:
     found = []
     start, end = passes[0].start, passes[-1].end
     later = leaves_later(case.pass_, case.next) if case.next is not None else {}
+    by_hand = {} if case.next is not None else _as_before(case)
     for leaf, gradient in finals(case).items():
-        after = _newest(case, leaf, start, end) or _goes_on(later.get(leaf), start, end)
+        after = _newest(case, leaf, start, end) or _goes_on(later.get(leaf), start, end) or by_hand.get(leaf)
         if after is not None and after.shape == leaf.shape:
             found.append(ParameterUpdate(leaf.name, leaf, after, gradient))
     return found
@@ -65,6 +66,29 @@ def _goes_on(later: Value | None, start: int, end: int) -> Value | None:
     `weights`)."""
     made = later.origin if later is not None else None
     return made if made is not None and made.op is not None and start <= made.op.position < end else None
+
+
+def _as_before(case: Checkup) -> dict[Value, Value]:
+    """Return what the last update made of weights that no later pass takes: what stands where the update before made
+    those that this pass took."""
+    before = case.before
+    turn = [] if before is None else Checkup(case.session, before, case.look, case.limits).after
+    places: dict[Value, tuple[object, int]] = {}
+    for leaf in case.pass_.wrt:
+        made = _goes_on(leaf, turn[0].start, turn[-1].end) if turn else None
+        if made is not None and made.op is not None and made.op.scope is not None:
+            places[leaf] = made.op.scope.code, made.op.lasti
+    whose = {one: leaf for leaf in places for one in (leaf, leaf.origin) if one is not None}
+    found: dict[Value, Value] = {}
+    for op in (op for pass_ in case.after for op in pass_.ops if op.error is None):
+        leaf = next((whose[taken] for taken in op.inputs if taken in whose), None)
+        if leaf is None or len(op.outputs) != 1 or op.outputs[0].shape != leaf.shape:
+            continue
+        if op.scope is not None and (op.scope.code, op.lasti) == places[leaf]:
+            found[leaf] = op.outputs[0]
+        else:
+            whose.setdefault(op.outputs[0], leaf)  # (1 - decay) * w, of which the update is made
+    return found
 
 
 def steps(case: Checkup) -> Iterator[Finding]:
