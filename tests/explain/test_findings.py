@@ -576,6 +576,24 @@ def test_the_last_update_by_hand_is_looked_at_as_those_before(decay: float) -> N
     assert [finding for one in reports(program, False) for finding in one.warnings] == []
 
 
+def test_a_sampler_that_takes_its_proposal_or_not_makes_no_idle_update() -> None:
+    """The last gradient of a leapfrog moves the momentum, and by that only what is asked of the place."""
+
+    def program(_: bool) -> None:
+        take = mx.grad(lambda q: 0.5 * q.square().sum())
+        q = mx.array([1.0, -1.0])
+        for _ in range(3):
+            before, p = q, rows(2, 1)[:, 0]
+            for _ in range(2):
+                p = p - 0.05 * take(q)
+                q = q + 0.1 * p
+            p = p - 0.05 * take(q)
+            q = mx.where(p.square().sum() < 100, q, before)
+            mx.eval(q)
+
+    assert [finding for one in reports(program, False) for finding in one.warnings] == []
+
+
 def test_a_clean_bill_names_what_lies_ahead() -> None:
     found = reports(growing, False)
     assert found[0].unseen == []

@@ -9,6 +9,7 @@ from nnrepl.explain.health.gradient_findings import finals
 from nnrepl.explain.health.report import Check, Checkup, Finding, findings
 from nnrepl.explain.health.update_findings import same_weight
 from nnrepl.explain.paths import leaves_later
+from nnrepl.ops import Trait, has
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Value
 from nnrepl.tape.claims import Claim
 
@@ -80,7 +81,7 @@ def _updates(op: Op, leaf: Value) -> bool:
     """Whether an op belongs to an optimizer's update, or makes new weights of this one by hand."""
     if op.scope is not None and op.scope.updating:
         return True
-    moves = op.name in ("subtract", "add") and op.pass_.kind != GRADIENT_PASS
+    moves = has(op.name, Trait.SUM, Trait.DIFFERENCE) and op.pass_.kind != GRADIENT_PASS
     return moves and any(one in (leaf, leaf.origin) for one in op.inputs)
 
 

@@ -48,7 +48,7 @@ def _keeps_out(case: Checkup, op: Op, leaves: list[Value]) -> Claim[str]:
 def _learns(case: Checkup, leaf: Value) -> bool:
     """Whether a gradient comes to a weight that is not 0 everywhere."""
     parts = case.pass_.grads.get(leaf)
-    return bool(parts) and not (case.look.can_see(parts[-1]) and case.look.stat(parts[-1]).is_zero)
+    return parts is not None and not (case.look.can_see(parts[-1]) and case.look.stat(parts[-1]).is_zero)
 
 
 def _is_usual(op: Op) -> bool:

@@ -331,10 +331,11 @@ def _is_carried(case: Checkup, op: Op) -> bool:
 
 def _where(op: Op) -> list[tuple[object, int]]:
     """Return where in the program an op stands, with the calls that led there, whichever turn of a loop made them."""
-    found, scope, lasti = [], op.scope, op.lasti
+    found: list[tuple[object, int]] = []
+    scope, lasti = op.scope, op.lasti
     while scope is not None:
         found.append((scope.code, lasti))
-        scope, lasti = scope.parent, scope.lasti
+        lasti, scope = scope.lasti, scope.parent
     return found
 
 
