@@ -97,7 +97,8 @@ def test_the_files_of_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Those that ops came from, those that they import and that lie beside them or where Python looks first, and of
     those again."""
     texts = {
-        "trains.py": "from sub import net\nimport first, os, missing\ndef run(x, net):\n    return call(\n        net, x)\n"
+        "trains.py": "from sub import net\nimport first, os, missing\ndef run(x, net):\n    return call(\n"
+        "        net, x)\n"
         "def call(net, x): return net(x) * 2\n",
         "sub/__init__.py": "",
         "sub/net.py": "from . import util\nfrom .. import outside\nfrom .deep.er import thing\nclass Net: pass\n"
