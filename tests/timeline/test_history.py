@@ -14,7 +14,7 @@ import pytest
 from nnrepl.timeline.history import parse_size
 from tests.support import nnrepl_cli
 
-PASSES = 100
+PASSES = 40
 PROGRAM = f"""
 import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
 mx.random.seed(0)
