@@ -305,7 +305,8 @@ class Debuggee:
             self._waits = False
 
     def _load(self, script: Script) -> None:
-        """Another program takes the place of this one."""
+        """Another program takes the place of this one, and of what has been typed at its end."""
+        self.session.changes.timelines.live.cells.clear()
         self._reset()
         self._take(script)
         self._leave_names()
