@@ -168,8 +168,8 @@ class NativeRun:
             self._read_back.add(path)
 
     def is_as_written(self, path: str) -> bool:
-        """Whether a file is still as the run before has left it, and it need not be written again. One that this run has
-        written itself is as an earlier step has left it: a folder of a random name is another one in each run."""
+        """Whether a file is still as the run before has left it, and it need not be written again. One that this run
+        has written itself is as an earlier step has left it: a folder of a random name is another one in each run."""
         left = self._files_before.get(path)
         return left is not None and path not in self._read_back and left == _stamp(path)
 
