@@ -403,6 +403,18 @@ def pixels(shift: Callable[[mx.array], mx.array]) -> Program:
     return program
 
 
+def prepared(faulty: bool) -> None:
+    """Bytes that go around before the first gradient is taken."""
+    raw = mx.array([[3, 200, 130, 7], [250, 128, 0, 90]], dtype=mx.uint8)
+    train(nn.Linear(4, 2), squares, (raw if faulty else raw.astype(mx.float32)) * 2 / 255, mx.zeros((2, 2)))
+
+
+def timed_before(faulty: bool) -> None:
+    t, x = mx.array([3, 20, 47, 11]), rows(4, 3)
+    part = (t // 50 if faulty else t / 50)[:, None] * mx.array([1.0, 10.0, 100.0])
+    train(nn.Linear(3, 2), squares, x + mx.sin(part), rows(4, 2))
+
+
 def shuffled(kind: str) -> Program:
     """Rows of a data set and of its labels, drawn each for itself, or of which one lies in another order since before;
     a series is held against what comes next in it."""
@@ -507,6 +519,8 @@ KINDS: dict[str, tuple[str, str, Program]] = {
     "bytes": ("went around", "would be −125 and is 131", pixels(lambda raw: raw - 128)),
     "bytes turned": ("went around", "would be −190 and is 66", pixels(lambda raw: 10 - raw)),
     "bytes doubled": ("went around", "would be 400 and is 144", pixels(lambda raw: raw * 2)),
+    "bytes prepared": ("went around", "would be 400 and is 144", prepared),
+    "floored before": ("floored", "t // 50", timed_before),
     "drawn apart": ("rows apart", "and row 0 of y, with which its answer is compared", shuffled("drawn")),
     "shuffled before": ("rows apart", "and row 0 of y, with which its answer is compared", shuffled("before")),
     "sharp": ("sharp attention", "Nothing scales its scores", looking(whole=False)),
