@@ -1,7 +1,7 @@
 """The models of mlx-lm, in miniature: trained, sampled from, and in the ways in which mlx-lm itself tunes them.
 
 By default all are trained under `nnrepl.trace`, and some are recorded as a script, verified before anything is
-evaluated, and write text; with NNREPL_ALL_MODELS=1 all of them do everything.
+evaluated, and write text; with NNREPL_THOROUGH=1 all of them do everything.
 """
 
 from __future__ import annotations
@@ -17,11 +17,6 @@ import mlx.optimizers as optim
 import numpy as np
 import pytest
 from mlx.utils import tree_map
-from mlx_lm.generate import generate_step
-from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.sample_utils import make_logits_processors, make_sampler
-from mlx_lm.tuner.trainer import TrainingArgs, grad_checkpoint, train
-from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from tests.corpus import lm
 from tests.corpus.checks import (
@@ -81,6 +76,8 @@ def test_forward_only(name: str) -> None:
 @pytest.mark.parametrize("name", some(WRITING, 3, 2))
 def test_writing(name: str) -> None:
     """A prompt, then one sampled token at a time, with the model's own cache."""
+    from mlx_lm.models.cache import make_prompt_cache
+
     model = lm.tiny(name).eval()
 
     def write(tokens: mx.array) -> list[list[int]]:
@@ -101,10 +98,14 @@ def half_precision(model: nn.Module) -> None:
 
 
 def checkpointed(model: nn.Module) -> None:
+    from mlx_lm.tuner.trainer import grad_checkpoint
+
     grad_checkpoint(model.layers[0])
 
 
 def tuned(model: nn.Module, use_dora: bool = False) -> None:
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
     model.freeze()
     linear_to_lora_layers(model, 2, {"rank": 4, "dropout": 0.1, "scale": 10.0}, use_dora=use_dora)
 
@@ -152,6 +153,9 @@ def test_ways_of_training(name: str, way: str, monkeypatch: pytest.MonkeyPatch) 
 
 def test_generate_step() -> None:
     """mlx-lm's own generation: streams of its own, asynchronous evaluation, samplers and logits processors."""
+    from mlx_lm.generate import generate_step
+    from mlx_lm.sample_utils import make_logits_processors, make_sampler
+
     model = lm.tiny("llama").eval()
     processors = make_logits_processors(repetition_penalty=1.3, repetition_context_size=4)
 
@@ -168,6 +172,7 @@ def test_generate_step() -> None:
 
 def test_trainer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """mlx-lm's own training loop: a compiled step, gradient accumulation, a schedule, adapters saved on the way."""
+    from mlx_lm.tuner.trainer import TrainingArgs, train
 
     def make() -> Call:
         np.random.seed(0)  # batches are drawn with it
