@@ -688,6 +688,37 @@ def test_a_second_model_that_other_passes_train_is_not_hidden() -> None:
     assert "hidden weight" not in [finding.kind for one in reports(program, False) for finding in one.findings]
 
 
+@pytest.mark.parametrize("faulty", [True, False])
+def test_a_weight_that_another_loss_of_the_step_teaches_is_no_fault(faulty: bool) -> None:
+    """Two tasks with a head each, whose gradients are added up; or both take the first head."""
+
+    class Tasks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.heads = nn.Linear(3, 4), [nn.Linear(4, 1), nn.Linear(4, 1)]
+
+    def program(faulty: bool) -> None:
+        model, optimizer, x, y = Tasks(), optim.SGD(1e-2), rows(6, 3), rows(6, 1)
+
+        def first(m: nn.Module) -> mx.array:
+            return (m.heads[0](mx.tanh(m.body(x))) - y).square().mean()
+
+        def second(m: nn.Module) -> mx.array:
+            return (m.heads[0 if faulty else 1](mx.tanh(m.body(x))) + y).square().mean()
+
+        for _ in range(3):
+            grads = [nn.value_and_grad(model, task)(model)[1] for task in (first, second)]
+            optimizer.update(model, tree_map(lambda a, b: a + b, *grads))
+            mx.eval(model.parameters())
+
+    found = reports(program, faulty)
+    told = {
+        (finding.kind, "heads.1.weight, heads.1.bias get" in finding.text) for one in found for finding in one.findings
+    }
+    assert told == ({("no gradient", True)} if faulty else set())
+    assert found[-1].unseen == []  # the update lies behind the other call of the step
+
+
 def test_gradients_of_one_vjp_that_are_0_for_two_reasons_are_two_findings() -> None:
     """Weights of 0 everywhere: the second layer's gradient is 0 because of its input, the first's because of the
     second's weight."""

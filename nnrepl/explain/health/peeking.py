@@ -34,25 +34,25 @@ def peeks(case: Checkup) -> Iterator[Finding]:
 
 
 def echoes(case: Checkup) -> Iterator[Finding]:
-    """Find targets that are the tokens themselves, each at its place, where the model is shown no other but those
-    before: there is nothing to learn. What sees all tokens is an autoencoder."""
+    """Find targets that are the tokens themselves, each at its place, where the model is shown that and those before
+    it: there is nothing to learn. What sees all tokens is an autoencoder, what sees one alone no model of sequences."""
     if case.broken:
         return
     for pick, table in _tables(case):
         if _compared(case, pick, table) == [False, True]:
-            at = _asked(case, pick, table)
+            at = _asked(case, pick, table, 1)
             if at is not None:
                 yield from findings(_copies(case, pick, table, at), "echo", f"explain {pick.op.label}", pick.op)
                 return
 
 
 def _copies(case: Checkup, pick: Pick, table: Op, at: int) -> Claim[str]:
-    """Claim that the logits of a place change with the token there, and not with the next one."""
+    """Claim that the logits of a place change with the token there and the one before, and not with the next one."""
 
     def holds() -> bool:
-        own, following = (_moved(case, pick, table, there) for there in (at - 1, at))
         length = table.inputs[1].shape[-1]
-        return _depend(case, pick, own, at, length) and not _depend(case, pick, following, at, length)
+        moved = (_moved(case, pick, table, there) for there in (at - 2, at - 1, at))
+        return [_depend(case, pick, one, at, length) for one in moved] == [True, True, False]
 
     return Possibility("finding: echo", holds, lambda: (
         f"{pick.op.label} {pick.op.name} ({words.spot(pick.op)}) asks {words.name(pick.logits)} of each place for the "
@@ -96,8 +96,9 @@ def _compared(case: Checkup, pick: Pick, table: Op) -> list[bool]:
     return found
 
 
-def _asked(case: Checkup, pick: Pick, table: Op) -> int | None:
-    """Return the first place, but the last, of whose logits some gradient is not 0: what is padded is not asked."""
+def _asked(case: Checkup, pick: Pick, table: Op, first: int = 0) -> int | None:
+    """Return the first place from `first` on, but the last, of whose logits some gradient is not 0: what is padded is
+    not asked."""
     parts = case.pass_.grads.get(pick.logits.canonical)
     if not parts or not case.look.can_see(parts[-1]):
         return None
@@ -105,7 +106,7 @@ def _asked(case: Checkup, pick: Pick, table: Op) -> int | None:
     with aside():
         flat = mx.reshape(gradient, (-1, table.inputs[1].shape[-1], pick.logits.shape[-1]))
         asked = mx.any(flat != 0, axis=(0, 2))[:-1]
-    return next((at for at, is_so in enumerate(case.look.numbers([asked])[0]) if is_so), None)
+    return next((at for at, is_so in enumerate(case.look.numbers([asked])[0]) if is_so and at >= first), None)
 
 
 def _found(case: Checkup, pick: Pick, table: Op, at: int) -> Iterator[Finding]:
