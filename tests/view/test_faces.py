@@ -180,7 +180,8 @@ def test_repr_computes_nothing_and_a_large_trace_neither(trace: nnrepl.Trace, mo
 def test_a_session_says_where_it_is_and_of_many_results_four_are_listed() -> None:
     trace = nnrepl.trace(lambda x: sum(mx.split(x, 5)).sum(), mx.ones((5, 2)))
     rows = [line.split()[:4] for line in str(trace).splitlines()[2:8]]
-    assert rows == [["#1", "split", "(1,", "2)"], *[["(1,", "2)", "1.4142"]] * 3, ["#2", "add", "(1,", "2)"], ["#3", "add", "(1,", "2)"]]
+    shapes = [["(1,", "2)", "1.4142"]] * 3
+    assert rows == [["#1", "split", "(1,", "2)"], *shapes, *[[f"#{at}", "add", "(1,", "2)"] for at in (2, 3)]]
     session = nnrepl.Session(trace)
     assert repr(session) == "<Session of 7 ops, at #1 split, forward of step 1>"
     session.goto("end")
