@@ -183,8 +183,9 @@ def _tell_ends(answer: Cause, cone: Cone, pass_: Pass, value: Value) -> None:
     ends = sorted(cuts or cone.ends, key=lambda op: (not has(op.name, Trait.STOPS), op.position))
     if not cuts and tails(pass_, cone.reached, cone.ends):
         return
+    into_loss = set() if cuts else _ancestors_of_loss(pass_)
     for op in ends[:4]:
-        answer.reasons += say(_ends_at(op, value, cone, bool(cuts)))
+        answer.reasons += say(_ends_at(op, value, cone, bool(cuts) or op in into_loss))
         answer.op, answer.cause = answer.op or op, answer.cause or "cut"
     if ends and len(ends) == len(cone.reached) and all(_takes_as_data(op, value) for op in ends):
         answer.cause = "data"

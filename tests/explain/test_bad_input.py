@@ -236,3 +236,51 @@ def test_what_is_added_up_is_told_without_what_the_parts_were_made_of() -> None:
     assert found.op.operation.kind == "accumulate"
     assert "w" not in [symbol.name for symbol in found.symbols]
     assert not any("The sum runs over" in note for note in found.notes)
+
+
+def refused(session: OpenSession, line: str) -> str:
+    with pytest.raises(UserError) as raised:
+        session.run(line)
+    return str(raised.value)
+
+
+def test_what_cannot_be_told_of_an_op_gets_one_line() -> None:
+    def loss(w: mx.array) -> mx.array:
+        a, b = mx.split(w, 2)
+        inner = mx.vmap(lambda row: mx.exp(row))(w)
+        h = mx.tanh(a * b + a)
+        return inner.sum() + mx.linalg.norm(h) + h.sum()
+
+    with nnrepl.recording() as recorded:
+        mx.value_and_grad(loss)(mx.array([[1.0, 2.0], [3.0, 4.0]]))
+        with pytest.raises(ValueError, match="matmul"):
+            mx.ones((2, 3)) @ mx.ones((2, 3))
+    session = OpenSession(recorded)
+    by_name = {op.name: op.label for op in reversed(session.tape.ops)}
+    failed, added, split = by_name["matmul"], by_name["accumulate"], by_name["split"]
+    assert refused(session, f"explain {failed}") == (
+        f"{failed} matmul raised ValueError and has no result; why error tells more"
+    )
+    assert refused(session, f"into {failed}") == f"{failed} matmul raised ValueError; why error tells more"
+    assert refused(session, f"why {failed}") == f"{failed} matmul has no result"
+    assert refused(session, f"primitives {failed}") == f"{failed} matmul raised ValueError; it has no graph"
+    assert "has no VJP on the tape" in refused(session, f"check {failed}")
+    assert refused(session, f"into {added}").startswith(f"{added} adds two gradients: there is nothing inside")
+    assert "lies in a vmap, and is done for each sample" in refused(session, f"into {by_name['exp']}")
+    assert "nnrepl's table has no formula for vmap of" in refused(session, "into vmap")
+    assert refused(session, f"into {by_name['tanh']}") == (
+        f"tanh is a textbook op already; explain {by_name['tanh']} shows its numbers"
+    )
+    assert ["b[0,1]" in str(session.run(f"explain {split}{slot}")) for slot in ("", ".1", ".2")] == [False, True, False]
+    assert refused(session, "health nothing=1").startswith("health has no threshold nothing; it has dead, ")
+    assert refused(session, "health dead=x") == "a threshold is set with a number: health dead=0.5"
+    session.run("goto end")
+    assert refused(session, "explain").startswith("the cursor stands after the last op; explain #3, or a name,")
+    assert refused(session, "explain update w").startswith("no update of w is on the tape")
+
+
+@pytest.mark.parametrize("line", ["explain", "graph", "verify", "into", "check"])
+def test_of_nothing_nothing_is_told(line: str) -> None:
+    session = OpenSession(nnrepl.trace(lambda: None))
+    assert refused(session, line).startswith("nothing has been recorded yet")
+    assert "Nothing has been recorded yet: step to the first op, then ask why." in str(session.run("why"))

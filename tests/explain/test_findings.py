@@ -559,6 +559,41 @@ def test_a_learning_rate_that_is_warmed_up_is_no_fault() -> None:
     assert "idle update" in [finding.kind for finding in found[0].findings]
 
 
+@pytest.mark.parametrize("decay", [0.0, 1e-3])
+def test_the_last_update_by_hand_is_looked_at_as_those_before(decay: float) -> None:
+    """No later pass takes what it makes, and weights in a list have no name of their own."""
+
+    def program(faulty: bool) -> None:
+        x, weights = rows(6, 3), [rows(3, 2), mx.zeros((2,))]
+        take = mx.value_and_grad(lambda w, b: (mx.tanh(x @ w + b) - 1).square().mean(), argnums=[0, 1])
+        rate = -0.1 if faulty else 0.1
+        for _ in range(3):
+            _, grads = take(*weights)
+            weights = [(w if not decay else w * (1 - decay)) - rate * g for w, g in zip(weights, grads)]
+            mx.eval(weights)
+
+    assert [[finding.kind for finding in one.warnings] for one in reports(program, True)] == [["uphill"]] * 3
+    assert [finding for one in reports(program, False) for finding in one.warnings] == []
+
+
+def test_a_sampler_that_takes_its_proposal_or_not_makes_no_idle_update() -> None:
+    """The last gradient of a leapfrog moves the momentum, and by that only what is asked of the place."""
+
+    def program(_: bool) -> None:
+        take = mx.grad(lambda q: 0.5 * q.square().sum())
+        q = mx.array([1.0, -1.0])
+        for _ in range(3):
+            before, p = q, rows(2, 1)[:, 0]
+            for _ in range(2):
+                p = p - 0.05 * take(q)
+                q = q + 0.1 * p
+            p = p - 0.05 * take(q)
+            q = mx.where(p.square().sum() < 100, q, before)
+            mx.eval(q)
+
+    assert [finding for one in reports(program, False) for finding in one.warnings] == []
+
+
 def test_a_clean_bill_names_what_lies_ahead() -> None:
     found = reports(growing, False)
     assert found[0].unseen == []

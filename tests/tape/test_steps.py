@@ -272,11 +272,20 @@ for i in range(2):
 def test_they_are_the_same_found_bit_by_bit() -> None:
     source = PROGRAMS["average and evaluation in the same turn"]
     whole, _ = counted(source)
-    space: dict[str, Any] = {"mark": lambda number: len(recorded.tape.steps)}
+    differentiated: list[tuple[bool, bool]] = []
+
+    def mark(number: int) -> None:
+        tape = recorded.tape
+        start = tape.steps[-1].start if len(tape.steps) else 0
+        calls = [pass_ for pass_ in tape.passes if pass_.kind == "gradient" and pass_.end > start]
+        differentiated.append((tape.steps.differentiated(), bool(calls)))
+
+    space: dict[str, Any] = {"mark": mark}
     exec(compile(PREPARED, "prepared.py", "exec"), space)
     with nnrepl.recording() as recorded:
         exec(compile(source.replace("mx.eval", "mark(0); mx.eval"), "program.py", "exec"), space)
     assert [step.start for step in recorded.tape.steps] == [step.start for step in whole.tape.steps]
+    assert set(differentiated) == {(True, True), (False, False)}
 
 
 def test_ops_are_addressed_within_their_step() -> None:

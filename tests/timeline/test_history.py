@@ -5,13 +5,17 @@ from __future__ import annotations
 import random
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import pytest
 
-from nnrepl.timeline.history import parse_size
+import nnrepl
+from nnrepl.tape import Value
+from nnrepl.timeline.history import History, parse_size
 from tests.support import nnrepl_cli
 
 PASSES = 40
@@ -161,6 +165,45 @@ def test_the_budget_holds_without_gradients(body: str, tmp_path: Path) -> None:
     assert len(used) == 60
     assert max(used) < 2**20 + 3 * 2**18
     assert re.search(r"item\(\)\) = 0\.\d+$", result.stdout, re.MULTILINE), result.stdout
+
+
+def trained(w: mx.array) -> mx.array:
+    for _ in range(12):
+        _, gradient = mx.value_and_grad(lambda w: (w * w * w).sum())(w)
+        w = w - 0.01 * gradient
+    return w
+
+
+HELD = {
+    4_000: ("00 00 00 00 00 02", "00 00 00 00 00 00 00 00 00 00 00 02"),
+    7_000: ("00 00 01 01 01 02", "00 00 00 00 00 00 00 00 01 01 01 02"),
+    9_000: ("11 01 01 01 01 02", "11 00 00 00 01 00 00 01 01 01 01 02"),
+    14_000: ("11 11 11 11 11 02", "11 01 11 11 11 01 01 01 01 01 01 02"),
+    20_000: ("11 11 11 12 72 72", "11 11 11 11 11 11 11 11 11 11 01 02"),
+    40_000: ("72 72 72 72 72 72", "11 11 11 11 11 11 11 72 72 72 72 72"),
+}
+
+
+def test_what_is_let_go_of_first() -> None:
+    """How many tensors of each gradient pass and each update are held, of 100 numbers each, after six steps and after
+    twelve. What is handed on (the weights) stays longest, of older passes at distances that double; of the newest all
+    that there is room for."""
+    assert {budget: held_within(budget) for budget in HELD} == HELD
+
+
+def held_within(budget: int) -> tuple[str, str]:
+    tape = nnrepl.trace(trained, mx.ones(100)).tape
+    reached: Any = SimpleNamespace(ops=[], passes=[], kept=tape.kept, notes=tape.notes)
+    history, seen = History(reached, budget, Value.forget, set), []
+    for pass_ in tape.passes[1:]:
+        reached.ops, reached.passes = tape.ops[: pass_.end], [*reached.passes, pass_]
+        mx.eval([value.array for op in pass_.ops for value in op.outputs])
+        history.trim()
+        parts = [[value for op in one.ops for value in op.outputs if value.size > 1] for one in reached.passes]
+        held = [str(sum(value.held is not None for value in part)) for part in parts]
+        assert history.bytes == 400 * sum(map(int, held))
+        seen.append(" ".join(map("".join, zip(held[::2], held[1::2]))))
+    return seen[11], seen[23]
 
 
 @pytest.mark.parametrize(("text", "size"), [("500", 500), ("20K", 20480), ("1.5MB", 1572864), ("2 GiB", 2**31)])

@@ -22,6 +22,7 @@ from nnrepl.explain.health import (
     kept_out,
     made_anew,
     masked_late,
+    masked_whole,
     no_gradient,
     own_numbers,
     parameters,
@@ -82,6 +83,7 @@ _MODULES = (
     floored,
     shuffling,
     masked_late,
+    masked_whole,
     made_anew,
     from_the_end,
 )
