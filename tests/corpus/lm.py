@@ -431,6 +431,11 @@ def _modules() -> set[str]:
 
 
 MODELS = tuple(sorted(_modules() - HELPERS - IMPOSSIBLE.keys()))
+DIFFERENT = frozenset(
+    "Klear afm7 bailing_hybrid bailing_moe_v3 dbrx gemma3n kimi_k3 longcat_flash_ngram minicpm3 phixtral "
+    "prism_hadamard_qwen35 recurrent_gemma rwkv7".split()
+)
+"""Trained, these come by each line and each branch of nnrepl that any of them all comes by."""
 
 
 def tiny(name: str) -> nn.Module:

@@ -1,7 +1,7 @@
 """The models of mlx-lm, in miniature: trained, sampled from, and in the ways in which mlx-lm itself tunes them.
 
-By default all are trained under `nnrepl.trace`, and some are recorded as a script, verified before anything is
-evaluated, and write text; with NNREPL_THOROUGH=1 all of them do everything.
+By default those that are different, and a third of the others, are trained under `nnrepl.trace`, and some are recorded
+as a script, verified before anything is evaluated, and write text; with NNREPL_THOROUGH=1 all of them do everything.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from tests.corpus.checks import (
 )
 from tests.support import plain_and_traced
 
-TRAINED = [name for name in lm.MODELS if name not in lm.UNTRAINABLE]
-VERIFIED = some(TRAINED, 2)
+TRAINABLE = [name for name in lm.MODELS if name not in lm.UNTRAINABLE]
+TRAINED = sorted(lm.DIFFERENT.union(some(TRAINABLE, 3)))
+VERIFIED = some(TRAINABLE, 2)
 WRITING = [name for name in lm.MODELS if name not in lm.SILENT]
 
 
@@ -53,12 +54,12 @@ def training(name: str) -> Call:
     return Call(lm.loss_of(model), [lm.tokens_for(name)], model)
 
 
-@pytest.mark.parametrize("name", some(TRAINED, 3))
+@pytest.mark.parametrize("name", some(TRAINABLE, 3))
 def test_training_as_a_script(name: str) -> None:
     compare_as_script(lambda: training(name))
 
 
-@pytest.mark.parametrize("name", some(TRAINED, 6, 1))
+@pytest.mark.parametrize("name", some(TRAINABLE, 6, 1))
 def test_receipt_before_anything_is_evaluated(name: str) -> None:
     check_receipt_at_once(lambda: training(name))
 

@@ -180,7 +180,7 @@ def test_a_file_that_only_defines_adds_its_names(program: Program) -> None:
 
 def test_a_file_is_not_taken_for_another_of_its_name(program: Program) -> None:
     program.write(MODEL, "json.py")
-    shown = program.run("continue", "load json.py", "1 + 1")
+    shown = program.run_here("continue", "load json.py", "1 + 1")
     assert "there is another module json already, " in shown
     assert "rename json.py" in shown
 
