@@ -94,8 +94,9 @@ def _open_made(session: TapeSession, text: str) -> None:
         closed.open_at(session, value.op.position)
     if isinstance(value, Remnant) and session.edits.can_run_again:
         closed.open_steps(session, [value.step])
-    if isinstance(value, Leaf) and value.kind == "captured" and not session.openings:
-        closed.open_step_before(session, value)
+    source = None if value is None else value.oldest
+    if isinstance(source, Leaf) and source.kind in ("captured", "parameter") and not session.openings:
+        closed.open_step_before(session, source)
 
 
 def _asks_tape(session: TapeSession, text: str) -> bool:

@@ -24,8 +24,11 @@ from nnrepl.tape import GRADIENT_PASS, Inside, Op, Pass, Tape, Value, inside_of
 from nnrepl.tape.claims import Claim, Possibility, Said, full_stop, joined, perhaps, say, say_first, stated
 
 
-def why_none(session: Reading, value: Value) -> Cause:
+def why_none(session: Reading, value: Value, asked_of: Pass | None = None) -> Cause:
     """Follow a value from where it enters towards the loss, and say where its way ends.
+
+    Args:
+        asked_of: The gradient pass that is meant; else that of the cursor, or the last one that takes the value.
 
     The causes are told apart: "unused" in the loss, "cut" by an op that passes no gradient, cut by an "edit", used
     only as "data" (places, conditions), "frozen", never "asked" for, "lost" on the way for no reason that is known,
@@ -35,8 +38,8 @@ def why_none(session: Reading, value: Value) -> Cause:
     if value.inside is not None:
         return _inside(value, value.inside)
     tape = session.tape
-    value, namesake = _meant(tape, session.pass_, value)
-    pass_ = _pass_of(session, value)
+    value, namesake = _meant(tape, asked_of or session.pass_, value)
+    pass_ = asked_of or _pass_of(session, value)
     if pass_ is None:  # what the last update made of a weight: it is asked about as that pass took it
         pass_, value = next(iter(session.lookup.passes_of(value, len(tape))), (None, value))
     name = value.name

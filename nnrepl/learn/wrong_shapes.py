@@ -39,7 +39,7 @@ def reply_to_shape(given: Shape, shape: Shape) -> str:
     wrong = [at for at, (a, b) in enumerate(zip(given, shape)) if a != b]
     if len(wrong) == len(shape):
         return "None of its axes is so long." if len(shape) > 1 else "It is another length."
-    places = " and ".join(_PLACES[at] if at < len(_PLACES) else str(at + 1) for at in wrong)
+    places = " and ".join(_PLACES[at] if at < len(_PLACES) else f"{at + 1}th" for at in wrong)
     return f"Look at the {places} axis; the rest is right."
 
 

@@ -450,6 +450,16 @@ def peeking(faulty: bool, fused: bool = False) -> None:
     train(Next(int(faulty), fused), loss, ids[:, :-1], ids[:, 1:])
 
 
+def echo(faulty: bool) -> None:
+    """Targets that are the tokens themselves, where no later one is seen; what sees all of them is an autoencoder."""
+    ids = mx.random.randint(0, 5, (3, 7), key=mx.random.key(2))[:, :-1]
+
+    def loss(m: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+        return nn.losses.cross_entropy(m(x), y).mean()
+
+    train(Next(0 if faulty else 6, False), loss, ids, ids)
+
+
 def term(faulty: bool, read: Any = lambda one: mx.array(np.mean(np.abs(np.array(one))))) -> None:
     """A term of the loss is computed through NumPy, or Python, or is the same number in each step."""
 
@@ -526,6 +536,7 @@ OTHERS: dict[str, tuple[str, Program]] = {
     "term from Python": ("term from Python", term),
     "term, read": ("term from Python", lambda faulty: term(faulty, lambda one: one.max().item())),
     "peeking": ("peeking", peeking), "peeking, fused": ("peeking", lambda faulty: peeking(faulty, True)),
+    "echo": ("echo", echo),
     "of itself": ("idle update", averaged), "standing average": ("standing average", standing),
     "unkept": ("discarded update", following),
     "thrown": ("leaping update", thrown), "leapt first": ("leaping update", leapt_first),

@@ -245,6 +245,16 @@ PAIRS: dict[str, tuple[str, nn.Module, Loss, nn.Module, Loss]] = {
         nn.Linear(3, 2), lambda m: -m(X).square().mean(),
         nn.Linear(3, 2), lambda m: -mx.sqrt(m(X).square().mean()),
     ),
+    "an input that is to be given back": (
+        "away from targets",
+        nn.Linear(3, 3), lambda m: -(m(X[:2]) - X[:2]).square().mean(),
+        nn.Linear(3, 3), lambda m: -((out := m(X[:2])) - mx.stop_gradient(out.mean(axis=0))).square().mean(),
+    ),
+    "shares of one": (
+        "softmax axis",
+        nn.Linear(3, 1), lambda m: (mx.softmax(m(X), axis=-1) * Y[:6, None]).sum(),
+        nn.Linear(3, 2), lambda m: (mx.softmax(m(X), axis=-1) * Y[:6, None]).sum(),
+    ),
     "positions that are trained": (
         "trained table",
         Hidden(False), lambda m: (m(X) + m.positions).square().mean(),

@@ -177,6 +177,20 @@ def test_repr_computes_nothing_and_a_large_trace_neither(trace: nnrepl.Trace, mo
     assert "not computed yet" not in str(trace["err"])  # this is a look
 
 
+def test_a_session_says_where_it_is_and_of_many_results_four_are_listed() -> None:
+    trace = nnrepl.trace(lambda x: sum(mx.split(x, 5)).sum(), mx.ones((5, 2)))
+    rows = [line.split()[:4] for line in str(trace).splitlines()[2:8]]
+    shapes = [["(1,", "2)", "1.4142"]] * 3
+    assert rows == [["#1", "split", "(1,", "2)"], *shapes, *[[f"#{at}", "add", "(1,", "2)"] for at in (2, 3)]]
+    session = nnrepl.Session(trace)
+    assert repr(session) == "<Session of 7 ops, at #1 split, forward of step 1>"
+    session.goto("end")
+    assert repr(session) == "<Session of 7 ops, at the end>"
+    for line in ("debug x * 2", "restart", "reload", "edit"):
+        with pytest.raises(nnrepl.UserError, match="there is no program here"):
+            session.run(line)
+
+
 def test_several_steps_stand_apart() -> None:
     net, x = Net(), mx.ones((3, 4))
     with nnrepl.recording() as tape:
