@@ -68,7 +68,8 @@ class Tracing:
             if not any(map(is_made, op.inputs)):
                 continue
             # Of `zeros_like(a)` MLX's graph has no `a`: it can be evaluated, by the function and by who finds it later.
-            if op.operation.kind == "op":
+            # What MLX runs by itself is made of its own tracers, and is not drawn here.
+            if op.operation.kind == "op" and op.pass_.within is None:
                 made.update([value for value in op.outputs if any(map(is_made, made_of(value)))])
             else:
                 made.update(op.outputs)
