@@ -101,10 +101,19 @@ TERMINAL = (
 NUMBERS = ("shell/test_transcripts", "test_readme", "learn/test_lessons", "test_docs")
 """What holds numbers that MLX computes on a CPU, to the last digit shown: another backend rounds otherwise."""
 
+LAST = (
+    "corpus/test_lm.py", "closed/test_closed.py", "programs/test_saved.py", "explain/test_health.py",
+    "session/test_stops.py", "commands/test_graph.py", "test_bench.py",
+)  # fmt: skip
+"""What imports mlx-lm, and with it 750 modules of other packages: each session in that process looks through them from
+then on. The long ones first, so that no worker waits for another at the end."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is slow, needs a terminal, or holds numbers of a CPU. What does not agree with MLX yet is named in
     `known_failures.txt`; a line there that is no longer true fails."""
+    turns = {f"tests/{name}": turn for turn, name in enumerate(LAST)}
+    items.sort(key=lambda item: turns.get(item.nodeid.partition("::")[0], -1))
     for item in items:
         for mark, where in (("slow", SLOW), ("terminal", TERMINAL), ("numbers", NUMBERS)):
             if item.nodeid.removeprefix("tests/").startswith(where):

@@ -1,11 +1,18 @@
-"""Thorough: how much of what tests draw at random is tried. `NNREPL_THOROUGH=1 pytest` tries all of it, by hand and
-before a release; without it a part, so that the whole suite stays under five minutes."""
+"""Thorough: how much is tried of what tests draw at random, and of programs in several ways. `NNREPL_THOROUGH=1 pytest`
+tries all of it, each night and before a release; without it a part, so that the suite stays under five minutes."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 THOROUGH = bool(os.environ.get("NNREPL_THOROUGH"))
+
+
+def by_turns(things: Iterable[Any], ways: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """Return each thing with one of several ways, by turns, so that each of both is tried; with each where all is."""
+    return [(thing, way) for at, thing in enumerate(things) for way in (ways if THOROUGH else [ways[at % len(ways)]])]
 
 
 def share(whole: int, part: int) -> int:

@@ -12,7 +12,7 @@ from nnrepl.session import closed
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import TapeSession
 from nnrepl.session.typed import AT_HAND, on_tape
-from nnrepl.tape import ClosedOp, Leaf, Remnant
+from nnrepl.tape import GRADIENT_PASS, ClosedOp, Leaf, Remnant
 
 _NO_TENSORS = re.compile(r"(steps|pass|mem|ev|b|w|disp|$)")
 """What `info` tells without looking at any tensor, or variable."""
@@ -28,6 +28,9 @@ def open_first(session: TapeSession, command: Command | None, text: str) -> None
         session.changes.look_alive()
     if not tape.closed:
         return
+    of_gradients = name == "health" or (name == "why" and re.match(r"loss\b", text) is not None)
+    if of_gradients and not any(pass_.kind == GRADIENT_PASS for pass_ in tape.passes):
+        return  # it says that there is none, whatever is opened: a closed gradient call is known as one
     if python or Opens.PLACE in looks:
         closed.open_named(session, text, not python)
     if name in ("why", "health"):
@@ -91,8 +94,9 @@ def _open_made(session: TapeSession, text: str) -> None:
         closed.open_at(session, value.op.position)
     if isinstance(value, Remnant) and session.edits.can_run_again:
         closed.open_steps(session, [value.step])
-    if isinstance(value, Leaf) and value.kind == "captured" and not session.openings:
-        closed.open_turn_before(session)
+    source = None if value is None else value.oldest
+    if isinstance(source, Leaf) and source.kind in ("captured", "parameter") and not session.openings:
+        closed.open_step_before(session, source)
 
 
 def _asks_tape(session: TapeSession, text: str) -> bool:

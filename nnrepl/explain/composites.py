@@ -84,7 +84,11 @@ def _called(session: Reading, op: Op, text: str, module: InModule | None) -> tup
     assert op.scope is not None
     for path, step in session.names.calls(op):
         kind = type(step.owner).__name__
-        if (path == text and path) or kind == text or (module is not None and module.accepts(step)):
+        if (
+            (path == text and path)
+            or kind == text
+            or (module is not None and module.accepts(step, op.tape, op.position))
+        ):
             return step, kind
     for step in op.scope.path():
         qualified = getattr(step.code, "co_qualname", step.code.co_name)

@@ -24,8 +24,11 @@ from nnrepl.tape import GRADIENT_PASS, Inside, Op, Pass, Tape, Value, inside_of
 from nnrepl.tape.claims import Claim, Possibility, Said, full_stop, joined, perhaps, say, say_first, stated
 
 
-def why_none(session: Reading, value: Value) -> Cause:
+def why_none(session: Reading, value: Value, asked_of: Pass | None = None) -> Cause:
     """Follow a value from where it enters towards the loss, and say where its way ends.
+
+    Args:
+        asked_of: The gradient pass that is meant; else that of the cursor, or the last one that takes the value.
 
     The causes are told apart: "unused" in the loss, "cut" by an op that passes no gradient, cut by an "edit", used
     only as "data" (places, conditions), "frozen", never "asked" for, "lost" on the way for no reason that is known,
@@ -35,8 +38,8 @@ def why_none(session: Reading, value: Value) -> Cause:
     if value.inside is not None:
         return _inside(value, value.inside)
     tape = session.tape
-    value, namesake = _meant(tape, session.pass_, value)
-    pass_ = _pass_of(session, value)
+    value, namesake = _meant(tape, asked_of or session.pass_, value)
+    pass_ = asked_of or _pass_of(session, value)
     if pass_ is None:  # what the last update made of a weight: it is asked about as that pass took it
         pass_, value = next(iter(session.lookup.passes_of(value, len(tape))), (None, value))
     name = value.name
@@ -183,8 +186,9 @@ def _tell_ends(answer: Cause, cone: Cone, pass_: Pass, value: Value) -> None:
     ends = sorted(cuts or cone.ends, key=lambda op: (not has(op.name, Trait.STOPS), op.position))
     if not cuts and tails(pass_, cone.reached, cone.ends):
         return
+    into_loss = set() if cuts else _ancestors_of_loss(pass_)
     for op in ends[:4]:
-        answer.reasons += say(_ends_at(op, value, cone, bool(cuts)))
+        answer.reasons += say(_ends_at(op, value, cone, bool(cuts) or op in into_loss))
         answer.op, answer.cause = answer.op or op, answer.cause or "cut"
     if ends and len(ends) == len(cone.reached) and all(_takes_as_data(op, value) for op in ends):
         answer.cause = "data"

@@ -42,15 +42,22 @@ def why_loss(session: Reading) -> Cause:
     assert new_loss is not None
     look.see([old_loss, new_loss, *(value for triple in pairs for value in triple)])
     parts = [first_order(grad.array, old.array, new.array) for old, new, grad in pairs]
-    first, second, mixed, *changes = look.numbers([old_loss.array, new_loss.array, _on_old_data(before, after), *parts])
+    moved = mx.stack([mx.any(old.array != new.array) for old, new, _ in pairs] or [mx.array(False)]).any()
+    first, second, mixed, moves, *changes = look.numbers(
+        [old_loss.array, new_loss.array, _on_old_data(before, after), moved, *parts]
+    )
     shares = sorted(
         (Share(old.name, change) for (old, _, _), change in zip(pairs, changes)), key=lambda one: -abs(one.change)
     )
-    weights = LossChange(float(first), float(mixed), float(second), float(sum(changes)), mx.finfo(old_loss.dtype).eps)
+    weights = LossChange(
+        float(first), float(mixed), float(second), float(sum(changes)), mx.finfo(old_loss.dtype).eps, bool(moves)
+    )
     answer = Cause(stated(*_heads(look, before, after, weights)))
     answer.ops = look.ops
     if not weights.is_finite:
         answer.reasons = say(_followed(weights))
+        return answer
+    if not weights.moved:
         return answer
     slope = foretold("the weights", "Σ ∂L/∂w · Δw", weights)
     answer.reasons = [joined(say(slope), say_first(verdict(weights.predicted, weights.done, weights.grain)))]
@@ -77,6 +84,7 @@ class LossChange:
         mixed: With the new weights on the old data.
         predicted: What the weights should change, to first order.
         eps: The rounding of 1 in its dtype.
+        moved: Whether any weight has another number.
     """
 
     first: float
@@ -84,6 +92,7 @@ class LossChange:
     second: float
     predicted: float
     eps: float
+    moved: bool = True
 
     @property
     def is_finite(self) -> bool:
@@ -132,6 +141,14 @@ def _heads(look: Look, before: Pass, after: Pass, change: LossChange) -> Iterato
     others = _others(look, before, after) if change.is_finite else []
     names = _listed(others)
     done = f"{went}: {signed(second - first)}. The weights account for {signed(change.done)}"
+    alone = f"{went}: {signed(second - first)}. No weight has changed between them"
+    yield Claim("why: no weight moved", lambda: not change.moved and bool(others), lambda: (
+        f"{alone}; what differs ({names}) accounts for all of it."))  # fmt: skip
+    yield Claim(
+        "why: nothing moved",
+        lambda: not change.moved and not others,
+        lambda: f"{alone}, nor anything else that goes in.",
+    )
     large = abs(change.rest) > 1e-6 * max(abs(first), 1e-12)
     yield Claim("why: the rest too", lambda: large, lambda: (
         f"{done}, what else differs{f' ({names})' if others else ''} for {signed(change.rest)}."))  # fmt: skip

@@ -90,18 +90,26 @@ def trouble(look: Look, pass_: Pass) -> Trouble | None:
 
 
 def ends(pass_: Pass) -> list[Value]:
-    """Return what a pass is run for, the loss first: of an update all that it makes; of what is neither what nothing
-    in it goes on with, since an evaluation may mask with −∞ as training does."""
+    """Return what a pass is run for, the loss first: of an update all that it makes; of what is neither what no op
+    goes on with, since an evaluation may mask with −∞ as training does, and a batch with gaps is filled by the model
+    that takes it."""
     if pass_.kind == GRADIENT_PASS:
         found = [pass_.loss] if pass_.loss is not None else [root for root, _ in pass_.roots]
         found += [grads[-1] for leaf in pass_.wrt if (grads := pass_.grads.get(leaf))]
     else:
         made = [op for op in pass_.ops if op.error is None]
-        taken = set() if pass_.kind == UPDATE_PASS else {value for op in made for value in op.inputs}
-        found = [value for op in made for value in op.outputs if value not in taken]
+        found = [value for op in made for value in op.outputs]
         if pass_.kind != UPDATE_PASS:
-            found = [value for value in found if not _is_written(value)]
+            found = [value for value in found if not _goes_on(value) and not _is_written(value)]
     return [value for value in found if is_inexact(value) and not value.refusal]
+
+
+def _goes_on(value: Value) -> bool:
+    """Whether an op takes a tensor, or a call may that is closed: what goes into one is not known."""
+    made = value.op
+    assert made is not None
+    closed = (other for other in made.step.passes if isinstance(other.tape.ops[other.start], ClosedOp))
+    return bool(value.consumers) or any(other.start > made.position for other in closed)
 
 
 _MOVES = (Trait.ARRANGES, Trait.CONVERTS, Trait.PICKS, Trait.PUTS, Trait.JOINS, Trait.REPEATS, Trait.CHOOSES,

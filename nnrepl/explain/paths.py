@@ -247,6 +247,8 @@ def gradient_pass(session: Reading) -> Pass:
         UserError: If there is none.
     """
     found = gradient_pass_or_none(session)
+    if found is None and not session.running:
+        raise UserError("the program has taken no gradient; stats NAME and why nan look at tensors without one")
     if found is None:
         raise UserError("no gradient has been taken yet; go on until value_and_grad has been called")
     return found

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from types import ModuleType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import mlx.core as mx
 
@@ -37,6 +37,9 @@ from nnrepl.session.state import RunAgain
 from nnrepl.session.typed import append, cell_begins, cell_ended
 from nnrepl.timeline.timelines import Timeline
 from nnrepl.timeline.typed_cells import Cell, make_cell
+
+if TYPE_CHECKING:
+    from nnrepl.timeline.cut_short import CutShort
 
 
 class Debuggee:
@@ -79,6 +82,7 @@ class Debuggee:
         self._waits = self._at_end = False
         self._seen = 0
         self._whole = False
+        self._ends: list[int] = []
         self._forward: Forward | None = None
         self.raised: dict[Cell | None, BaseException] = {}
         self.provided: list[str] = []
@@ -208,6 +212,7 @@ class Debuggee:
         recorder.listener = session
         cells = list(session.changes.timelines.live.cells)
         starts = session.changes.timelines.current.starts
+        self._ends = [] if run is None else [*starts, len(run.old)]
         self._whole = run is not None and not run.ops and run.position >= len(run.old)
         self._forward = None
         self._seen = 0 if run is None else sum(at < run.position + _inside(run) for at in starts)
@@ -261,7 +266,7 @@ class Debuggee:
             cell_begins(session, cell not in self._ran or (self._whole and not seen), seen)
             self._ran.add(cell)
             self.provided += needed(cell.names, self.namespace)
-            error = self._run(partial(run_cell, cell, self.namespace, self.script.loop))
+            error = self._run(partial(run_cell, cell, self.namespace, self.script.loop), cell)
             self._note(cell, error)
             if isinstance(error, SystemExit) and is_leaving(error):
                 raise Quit
@@ -270,23 +275,50 @@ class Debuggee:
         if error is not None:
             self.raised[cell] = error
 
-    def _run(self, part: Callable[[], None]) -> BaseException | None:
-        """Run a part of the program. Returns what ended it."""
+    def _run(self, part: Callable[[], None], cell: Cell | None = None) -> BaseException | None:
+        """Run a part of the program, itself or a cell. Returns what ended it."""
+        session, before = self.session, self.session.changes.timelines.live.cut
+        if not session.replaying and not self._whole:
+            before.pop(cell, None)
         try:
             resume()
-            with clean_walks():
+            with clean_walks(), self._cut_again(before.get(cell)):
                 part()
         except Unwinding:
             raise
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) and self.session.replaying:
+            if cell in before and error is before[cell].again:
+                return error  # which has been shown
+            if isinstance(error, KeyboardInterrupt) and session.replaying:
                 raise CannotExchange("interrupted where it ran again") from error
             if self._forward is not None and self.session.replaying and self._forward.failed(error):
                 raise NotKept("the program needs numbers that have not been kept") from error
-            if not isinstance(error, SystemExit) and not self.session.replaying:
+            if isinstance(error, KeyboardInterrupt):
+                from nnrepl.timeline.cut_short import cut_by
+
+                session.changes.timelines.live.cut[cell] = cut_by(error)
+            if not isinstance(error, SystemExit) and not session.replaying:
                 print_exception(error)
             return error
         return None
+
+    def _cut_again(self, cut: CutShort | None) -> AbstractContextManager[None]:
+        """End the part that runs again inside where it was ended, if it was."""
+        if cut is None:
+            return nullcontext()
+        from nnrepl.timeline.cut_short import cut_again
+
+        return cut_again(cut, self._done)
+
+    def _done(self) -> bool:
+        """Whether the part that runs again has done all that is on the tape of it."""
+        recorder, begun = self.session.recorder, len(self.session.changes.timelines.live.starts)
+        if recorder is None:
+            return False
+        at = len(recorder.tape)
+        if isinstance(recorder.intake, Replay):
+            at = recorder.intake.opening.before(at)
+        return at >= self._ends[min(begun, len(self._ends) - 1)]
 
     def _wait(self, cell: Cell | None, error: BaseException | None) -> None:
         """All has run that there is: the user has the floor, unless the call is to be made that was asked for."""
@@ -305,7 +337,8 @@ class Debuggee:
             self._waits = False
 
     def _load(self, script: Script) -> None:
-        """Another program takes the place of this one."""
+        """Another program takes the place of this one, and of what has been typed at its end."""
+        self.session.changes.timelines.live.cells.clear()
         self._reset()
         self._take(script)
         self._leave_names()

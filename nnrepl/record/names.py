@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import chain
@@ -43,7 +44,6 @@ class ProgramNames:
 
     def forget(self) -> None:
         """Note that ops lie elsewhere than they did: what is known of the tape is looked for anew."""
-        self._modules: dict[int, tuple[Any, dict[int, str]]] = {}
         self._homes: Homes | None = None
         self._passes_seen = self._indexed = self._noted = 0
         self._wrt: dict[str, list[Value]] = {}
@@ -68,7 +68,7 @@ class ProgramNames:
             subject = subject_of(op)
             return "" if subject is None else subject.name
         modules = [step.owner for step in _path(op.scope) if is_module(step.owner)]
-        return self._path_among(modules, modules[-1]) if modules else ""
+        return self._path_among(modules, modules[-1], op.position) if modules else ""
 
     def calls(self, op: Op) -> Iterator[tuple[str, Activation]]:
         """Yield the calls of modules in which an op was made, the outermost first, each with the module's path."""
@@ -77,17 +77,22 @@ class ProgramNames:
         for step in modules:
             if is_call(step) and id(step.owner) not in seen:
                 seen.add(id(step.owner))
-                yield self._path_among([one.owner for one in modules], step.owner), step
+                yield self._path_among([one.owner for one in modules], step.owner, op.position), step
 
     def path_of(self, scope: Activation, module: Any) -> str:
         """Return the path of a module in the outermost one in whose call `scope` is."""
         roots = [step.owner for step in scope.path() if is_module(step.owner)]
-        return self._path_among(roots, module) if roots else ""
+        return self._path_among(roots, module, self._moment(scope)) if roots else ""
+
+    def _moment(self, scope: Activation) -> int:
+        """Where on the tape a call was looked at last."""
+        return self.tape.bindings.seen.get(scope, sys.maxsize)
 
     def root_of(self, scope: Activation) -> Any:
         """Return the outermost module in whose call `scope` is that holds the one whose call it is."""
         roots = [step.owner for step in scope.path() if is_module(step.owner)]
-        return next((root for root in roots if self._path_of(root, scope.owner)), scope.owner)
+        at = self._moment(scope)
+        return next((root for root in roots if self.path_in(root, scope.owner, at)), scope.owner)
 
     def is_called(self, scope: Activation, path: str) -> bool:
         """Whether a call is one of the module with this path: bare, or from the variable that holds the model."""
@@ -98,16 +103,14 @@ class ProgramNames:
         """Return the leaf that an array object came in as."""
         return self._glance.leaf_of(array)
 
-    def _path_among(self, roots: list[Any], module: Any) -> str:
-        """Return the path of a module in the outermost of these that holds it. What a loss function has as its first
-        argument need not hold the models that it calls."""
-        return next((path for root in roots if (path := self._path_of(root, module))), "")
+    def _path_among(self, roots: list[Any], module: Any, position: int) -> str:
+        """Return the path of a module in the outermost of these that holds it, there on the tape. What a loss function
+        has as its first argument need not hold the models that it calls."""
+        return next((path for root in roots if (path := self.path_in(root, module, position))), "")
 
-    def _path_of(self, root: Any, module: Any) -> str:
-        known = self._modules.get(id(root))
-        if known is None or known[0] is not root or id(module) not in known[1]:
-            known = self._modules[id(root)] = (root, {id(part): path for path, part in root.named_modules()})
-        return known[1].get(id(module), "")
+    def path_in(self, root: Any, module: Any, position: int) -> str | None:
+        """Return the path of a module in an outer one, there on the tape; None if it does not lie in that."""
+        return self.homes.module_path(root, module, position)
 
     # -- the name of a value -------------------------------------------------------------------------------
 
@@ -132,7 +135,7 @@ class ProgramNames:
             placed = None if home is None else self.placed(value, home)
             shared = None
             if home is not None and is_module_type(home.holder.kind):  # `weight`, as its layer's __init__ calls it
-                shared = self.homes.path(home)[1]
+                shared = self.homes.path(home, self.homes.moment(value, home))[1]
             names = self._assigned(value, placed is not None)
             assigned = False
             for name in names:
@@ -168,16 +171,16 @@ class ProgramNames:
         """Return what lies now where a value lay, in the same model under the same name; None if no tensor does."""
         return self.homes.now(value)
 
-    def placed(self, value: Value, home: Home | None = None) -> str | None:
-        """Return a value by its place in a model or a dict: the bare path if only one has it, else with the
-        variable."""
+    def placed(self, value: Value, home: Home | None = None, position: int | None = None) -> str | None:
+        """Return a value by its place in a model or a dict, at a position or as long as it lay there: the bare path if
+        only one has it, else with the variable."""
         home = home or self.homes.of(value)
         if home is None:
             return None
-        root, path = self.homes.path(home)
+        root, path = self.homes.path(home, self.homes.moment(value, home) if position is None else position)
         if is_module_type(root.kind) and not self._is_shared(path):
             return path
-        return self.homes.qualified(value, home)
+        return self.homes.qualified(value, home, position)
 
     def name_at(self, value: Value, op: Op) -> str:
         """Return the name of an operand where an op takes it. It is the value's own, but for two things: of several
@@ -189,8 +192,13 @@ class ProgramNames:
             taken = op.pass_.kind == GRADIENT_PASS and (of.op is None or of in forward.inputs)
             return sign_of(value) + self.name_at(of, op) if taken else name
         op = op.of or op
-        steps = _path(op.scope)[::-1]
         home, own = self.homes.of(value), None
+        made = any(value is one for one in op.outputs)
+        if home is not None:
+            name = self._placed_then(value, home, name, op.position + made)
+        if made:
+            return name
+        steps = _path(op.scope)[::-1]
         if value.op is None or value.op.pass_ is not op.pass_:
             own = self.homes.at(value, op.position, [step.owner for step in steps if is_module(step.owner)])
             if own is not None and is_module_type(own.holder.kind) and own != home:
@@ -201,13 +209,22 @@ class ProgramNames:
             return name
         return name_there(self, frames, value, op, name, home) or self._number(value) or name
 
+    def _placed_then(self, value: Value, home: Home, name: str, position: int) -> str:
+        """Return the name of a value, if that is its place, as that was called when the cursor stood at `position`: a
+        variable may have held another model."""
+        if self.homes.moved or ("." in name and name != self.homes.path(home)[1]):
+            return (name == self.placed(value, home) and self.placed(value, home, position)) or name
+        return name
+
     def _number(self, value: Value) -> str:
         op = value.op
         return "" if op is None else op.label if len(op.outputs) == 1 else f"{op.label}.{value.slot}"
 
     def _is_shared(self, label: str) -> bool:
         """Whether a path is one of several models on this tape."""
-        return len(self.homes.at_path(label)) > 1 or len(self._differentiated(label)) > 1
+        owners = self._differentiated(label)
+        models = {owner if isinstance(owner, str) else self.homes.path(owner)[0] for owner in owners}
+        return len(models) > 1 or self.homes.is_of_several(label)
 
     def _differentiated(self, label: str) -> dict[Home | str, None]:
         """Whose parameters with this path gradients were taken of."""
@@ -331,19 +348,10 @@ class ProgramNames:
             short = inside if isinstance(getattr(type(scope.owner), inside, None), property) else short
             return short if owner is None else f"{owner}.{short}"
         roots = [step.owner for step in scope.path() if is_module(step.owner)]
-        roots = roots if "__init__" not in scope.code.co_name else [self._root_of(scope.owner)]
-        path = self._path_among(roots, scope.owner)
+        roots = roots if "__init__" not in scope.code.co_name else [self.homes.root_of(scope.owner)]
+        path = self._path_among(roots, scope.owner, self._moment(scope))
         path = path or (type(scope.owner).__name__ if local else "")
         return f"{path}.{short}" if path else short
-
-    def _root_of(self, module: Any) -> Any:
-        """Return the outermost Module known that holds `module`; a module under construction has none yet."""
-        for root, paths in self._modules.values():
-            if id(module) in paths and root is not module:
-                return root
-        return module
-
-    # -- updates -------------------------------------------------------------------------------------------
 
     # -- looking values up by name ------------------------------------------------------------------------
 
@@ -354,8 +362,9 @@ class ProgramNames:
             return self.homes.called(name) if "." in name else []
         self._catch_up()
         owners = self.owners(name)
-        if len(owners) == 1 and isinstance(owners[0], Home):
-            return self.homes.held(owners[0])
+        homes = [owner for owner in owners if isinstance(owner, Home)]
+        if homes and len(homes) == len(owners) and not (len(homes) > 1 and self._is_shared(name)):
+            return self.homes.lain_at(name, homes)
         if len(owners) > 1:
             return []
         laid = self.homes.called(name) if "." in name else []  # an op's own label tells of one moment only
@@ -423,7 +432,7 @@ class ProgramNames:
         home = self.homes.of(value)
         if home is None or is_module_type(self.homes.path(home)[0].kind):
             return home
-        return self.homes.qualified(value)
+        return self.homes.spelled(home)
 
     def path_from(self, root: Any, path: str) -> str:
         """Return a parameter by its path in a model: with the variable that holds the model where another has that

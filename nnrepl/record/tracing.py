@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record import trees
+from nnrepl.record.anatomy import made_of
 from nnrepl.record.cuts import would_trace
 from nnrepl.record.data import construct
 from nnrepl.record.strays import native, raw
@@ -64,7 +65,12 @@ class Tracing:
             return origin is not None
 
         for op in self._recorder.tape.ops[self.start :]:
-            if any(map(is_made, op.inputs)):
+            if not any(map(is_made, op.inputs)):
+                continue
+            # Of `zeros_like(a)` MLX's graph has no `a`: it can be evaluated, by the function and by who finds it later.
+            if op.operation.kind == "op":
+                made.update([value for value in op.outputs if any(map(is_made, made_of(value)))])
+            else:
                 made.update(op.outputs)
         return [value for value in values if is_made(value)]
 

@@ -1,14 +1,18 @@
-"""Assigned paths: what the line of an edit assigns to, and where that leads in the program."""
+"""Assigned paths: what the line of an edit assigns to, where that leads in the program, and whether it is there yet."""
 
 from __future__ import annotations
 
 import ast
 import linecache
 from collections import deque
+from collections.abc import Mapping
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nnrepl.tape import Op
+from nnrepl.tape import Leaf, Op, Value
+
+if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
 
 
 def target_of(op: Op) -> ast.expr | None:
@@ -103,3 +107,27 @@ def _key(node: ast.expr, frame: FrameType | None) -> Any:
         return ast.literal_eval(node)
     own = frame.f_locals
     return own[node.id] if node.id in own else frame.f_globals[node.id]
+
+
+def waits(recorder: Recorder, op: Op, edits: Mapping[Op, Value], calling: bool) -> bool:
+    """Whether an edit cannot be made yet: a function of whose variables it changes one is about to be called, or it
+    changes what a backward pass begins with (`grad(loss)`) that has not begun."""
+    target = edits.get(op)
+    if isinstance(target, Leaf) and target.kind == "seed":
+        return not recorder.sweeps
+    return calling and lies_inside(recorder, op)
+
+
+def lies_inside(recorder: Recorder, op: Op) -> bool:
+    """Whether an edit gives another tensor to a variable in a function that does not run yet, or changes one that it
+    is about to be handed."""
+    variable = isinstance(target_of(op), ast.Name) or any(isinstance(path, ast.Name) for path in changed_in_place(op))
+    return variable and lies_deeper(recorder, op)
+
+
+def lies_deeper(recorder: Recorder, op: Op) -> bool:
+    """Whether an edit lies in a function of which no call is running."""
+    if op.scope is None or op.scope.parent is None:
+        return False
+    path, frames = op.scope.parent.path(), recorder.stack.frames()
+    return len(path) > len(frames) and all(step.code is frame.f_code for step, frame in zip(path, frames))

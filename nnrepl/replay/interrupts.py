@@ -112,7 +112,7 @@ def _is_ours() -> bool:
 
 def put_off(frame: FrameType | None) -> bool:
     """Whether Ctrl-C struck where nothing can be raised from: then it strikes again a moment later."""
-    if not is_swallowed(frame):
+    if not is_swallowed(frame) and not is_importing(frame):
         return False
     threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
     return True
@@ -125,6 +125,24 @@ def is_swallowed(frame: FrameType | None) -> bool:
         code = frame.f_code
         if code.co_qualname in _CALLBACKS or code.co_name == "__del__" or code in telling:
             return True
+        frame = frame.f_back
+    return False
+
+
+def is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is imported in a frame that nnrepl wants: Python makes a RuntimeError of what is raised where a
+    class is made, and of a module that is left half done the next command would import the rest once more."""
+    body = imported = False
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "<module>":
+            body, imported = True, False
+        elif code.co_filename.startswith("<frozen importlib"):
+            imported = body
+        elif imported and str(frame.f_globals.get("__name__")).startswith("nnrepl."):
+            return True
+        else:
+            body = imported = False
         frame = frame.f_back
     return False
 

@@ -80,9 +80,24 @@ class Operands:
         nodes = operand_nodes(node, operation, len(args))
         return tuple([self._before(arg, frame, node, pending.new) for arg, node in zip(args, nodes)])
 
+    def _parts_before(self, arg: Any, frame: FrameType, node: ast.List | ast.Tuple, new: str) -> Any:
+        """Return a list or tuple of arguments (`mx.stack([k, s])`) with its parts as they were read."""
+        starred = [at for at, part in enumerate(node.elts) if isinstance(part, ast.Starred)]
+        parts: list[ast.expr] = [*node.elts]
+        if starred:
+            part = node.elts[starred[0]]
+            assert isinstance(part, ast.Starred)
+            parts[starred[0] : starred[0] + 1] = [part.value] * (len(arg) - len(parts) + 1)
+        if len(starred) > 1 or len(parts) != len(arg):
+            return arg
+        found = [self._before(item, frame, part, new) for item, part in zip(arg, parts)]
+        return arg if all([a is b for a, b in zip(arg, found)]) else type(arg)(found)
+
     def _before(self, arg: Any, frame: FrameType, node: ast.expr | None, new: str) -> Any:
         """Return an argument as it was read: what a call has given that keeps a tensor (a cache) is the old one, unless
         it has been handed the new one."""
+        if type(arg) in (list, tuple) and isinstance(node, (ast.List, ast.Tuple)):
+            return self._parts_before(arg, frame, node, new)
         other = self._other(arg) if isinstance(arg, mx.array) else arg
         if other is arg or not isinstance(node, (*PATHS, ast.Call)):
             return arg
@@ -118,3 +133,40 @@ def expression_of(frame: FrameType) -> sources.Span | None:
 def tree_of(frame: FrameType, span: sources.Span) -> ast.AST | None:
     """Return an expression of a call's as a tree."""
     return sources.node_at(frame.f_code, span)
+
+
+def reads_later(frame: FrameType, text: str) -> bool:
+    """Whether an expression reads a variable, if at all, after the call in it that is being made has returned."""
+    span = expression_of(frame)
+    tree = None if span is None else tree_of(frame, span)
+    if tree is None:
+        return False
+    _, line, _, column = sources.span_of(frame.f_code, frame.f_lasti)
+    read = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == text]
+    return all((node.lineno, node.col_offset) >= (line, column) for node in read)
+
+
+def reads(frame: FrameType, text: str) -> bool:
+    """Whether the call that a function is making reads a variable or a path: what else stands in its expression is
+    not handed on."""
+    span = expression_of(frame)
+    tree = tree_of(frame, sources.span_of(frame.f_code, frame.f_lasti))
+    if tree is None and span is not None:
+        tree = tree_of(frame, span)
+    return tree is not None and _has(tree, text)
+
+
+def shows(frame: FrameType, text: str) -> bool:
+    """Whether an expression puts a variable or a path into a list, tuple, dict or set that it writes out."""
+    span = expression_of(frame)
+    tree = None if span is None else tree_of(frame, span)
+    return tree is not None and any(
+        isinstance(node, (ast.List, ast.Tuple, ast.Dict, ast.Set)) and _has(node, text) for node in ast.walk(tree)
+    )
+
+
+def _has(tree: ast.AST, text: str) -> bool:
+    return any(
+        isinstance(node, PATHS) and isinstance(node.ctx, ast.Load) and ast.unparse(node) == text
+        for node in ast.walk(tree)
+    )

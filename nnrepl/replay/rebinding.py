@@ -8,25 +8,25 @@ object (`cache["k"]`, `self.k`, a variable of a caller), they get one of their o
 from __future__ import annotations
 
 import ast
+import weakref
 from collections import deque
-from collections.abc import Iterable, Mapping
-from types import FrameType, FunctionType, GeneratorType, ModuleType
+from collections.abc import Iterable
+from types import CellType, FrameType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from nnrepl.installed import is_library
-from nnrepl.record import segments as sources
 from nnrepl.record.frame_variables import around, namespace, set_variables, variables_of
 from nnrepl.record.objects import object_of
-from nnrepl.record.renamed import PATHS
 from nnrepl.record.repeat import Repetition
 from nnrepl.replay import holders
-from nnrepl.replay.assigned_paths import changed_in_place, root_of, target_of, walk
-from nnrepl.replay.divergence import Lost
+from nnrepl.replay.assigned_paths import changed_in_place, lies_deeper, root_of, target_of, walk
+from nnrepl.replay.divergence import CannotExchange, Lost
 from nnrepl.replay.keepers import Cache, is_iterator
-from nnrepl.replay.operands import Operands, expression_of, tree_of
+from nnrepl.replay.operands import Operands, reads, reads_later, shows
 from nnrepl.replay.remade import unify
+from nnrepl.replay.unseen import RUNNING, Unseen, exchange_in_contexts, frame_of, is_of_context, lies_in, said_of
 from nnrepl.replay.world import World, contents_of, is_foreign, slots_of
 from nnrepl.tape import Activation, ClosedOp, Leaf, Op, Value
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
 
 _copy = mx.array.__copy__
-_HOLDING = (dict, list, deque, FunctionType, GeneratorType, Cache, ModuleType, *holders.HOLDING)
+_HOLDING = (list, deque, *RUNNING, Cache, ModuleType, *holders.HOLDING)
 _CELLS = "co_cellvars", "co_freevars"
 
 
@@ -67,6 +67,7 @@ class Rebinding:
         self._own = -1
         self._slot: tuple[int, str] | None = None
         self._shared: set[int] = set()
+        self._waiting: list[FrameType] = []
         self._entry: tuple[Any, Any] | None = None
         self.place: mx.array | None = None
         self.astray = False
@@ -117,7 +118,7 @@ class Rebinding:
         """Whether it changes an argument of a compiled function, inside of a call in which none of its Python runs:
         what the program holds is another array, as where MLX traces the function."""
         given = any(self._old in one.arguments for one in self._repetitions())
-        return given and _lies_deeper(self._recorder, self._op)
+        return given and lies_deeper(self._recorder, self._op)
 
     @property
     def is_entry(self) -> bool:
@@ -229,30 +230,39 @@ class Rebinding:
     # -- what else holds it ----------------------------------------------------------------------------------
 
     def keep(self) -> None:
-        """Note that the exchange has been made: all else that holds the value gets an object with the old numbers."""
+        """Note that the exchange has been made: all else that holds the value gets an object with the old numbers.
+
+        Raises:
+            CannotExchange: If something cannot be given one.
+        """
+        assert self._target is not None
+        text = ast.unparse(self._target)
+        handed_on = self._keep_reachable(text)
+        # What has been looked at is let go of before: what only our own variables hold is no holder.
+        self._keep_unseen(handed_on, text)
+
+    def _keep_reachable(self, text: str) -> bool:
+        """Let what variables lead to hold the old numbers; returns whether an expression hands the new ones on."""
         recorder, target = self._recorder, self._target
         assert target is not None
         # One for each: what was two objects may be changed in place, the one and not the other.
         for key in self._arrays:
             self._kept[key] = _copy(self._old.array)
             recorder.link(self._kept[key], self._old)
-        text = ast.unparse(target)
-        reads = self._reads(self._frames[self._own], text)
+        handed_on = reads(self._frames[self._own], text)
         if self._entry is not None:  # callers may have handed it on
-            readers = [
-                at for at in self._callers() if self._reads(self._frames[at], text) and self._sees(self._frames[at])
-            ]
-            self._own, reads = (readers[0], True) if readers else (self._own, self._hands_on(target))
+            readers = [at for at in self._callers() if reads(self._frames[at], text) and self._sees(self._frames[at])]
+            self._own, handed_on = (readers[0], True) if readers else (self._own, self._hands_on(target))
         elif self.place is not None and not isinstance(target, ast.Name):
-            reading = [at for at in self._callers() if self._reads(self._frames[at], text)]
-            self._own, reads = (reading[0], True) if reading else (self._own, False)
+            reading = [at for at in self._callers() if reads(self._frames[at], text)]
+            self._own, handed_on = (reading[0], True) if reading else (self._own, False)
         for frame in self._frames:
             recorder.watch.see(frame)  # what has been put somewhere since the last op
         reachable = self._reachable()
         self._find_shared(reachable)
         for at, frame in enumerate(self._frames):
             inner = at > self._own
-            if inner and reads:
+            if inner and handed_on:
                 continue  # it was handed on by the name
             others = {
                 name: other for name, thing in list(namespace(frame).items())
@@ -263,12 +273,52 @@ class Rebinding:
             if others:
                 set_variables(frame, others)
                 recorder.watch.see(frame)
-            new = at == self._own or (id(frame) in self._shared and self._reads_later(frame, text))
+            new = at == self._own or (id(frame) in self._shared and reads_later(frame, text))
             self.operands.note(frame, text if new else "")
         for space in self._namespaces(reachable):
             self._keep_in_variables(space)
         for thing in reachable:
             self._keep_in(thing)
+        return handed_on
+
+    def _keep_unseen(self, handed_on: bool, text: str) -> None:
+        """Let what no variable leads to hold the old numbers: what loops go through, contexts.
+
+        Args:
+            handed_on: Whether an expression hands on what is assigned to: what calls in it hold is the new one.
+
+        Raises:
+            CannotExchange: If something cannot be given them.
+        """
+        frame = self._frames[self._own]
+        if handed_on and frame is not self._frames[-1]:
+            return  # what lies on the stack may be what those calls have made of it
+        self._note_parted(exchange_in_contexts(self._other, waiting=False))
+        arrays = [array for array in self._arrays.values() if array is not self.place]
+        left = ""
+        for _ in range(2):
+            left = self._exchange_unseen(arrays, stacks=not shows(frame, text))
+            if not left:
+                return
+        raise CannotExchange(f"{left} holds the old tensor as well, and cannot be left with it")
+
+    def _exchange_unseen(self, arrays: list[mx.array], *, stacks: bool) -> str:
+        """Exchange the tensor in what holds it now; returns what that was, in words."""
+        unseen = Unseen(arrays, self._frames, self._waiting)
+        found = [thing for thing in unseen.holders(stacks=stacks) if not self._is_target(thing)]
+        self._find_shared(found)
+        if any([is_of_context(thing) for thing in found]):
+            exchange_in_contexts(self._other, waiting=True)
+        for thing in found:
+            self._keep_in(thing)
+        return said_of(found[0]) if found else ""
+
+    def _is_target(self, thing: Any) -> bool:
+        """Whether something is what is assigned to, or where that lies."""
+        if isinstance(thing, CellType):
+            return any([lies_in(frame, thing) for frame in self._frames])
+        container = None if self._entry is None else self._entry[0]
+        return container is not None and (thing is container or thing is getattr(container, "__dict__", None))
 
     def _callers(self) -> range:
         """Return which calls may have handed on what is assigned to: those of one gradient call, which has been given
@@ -285,7 +335,7 @@ class Rebinding:
         while isinstance(target, (ast.Attribute, ast.Subscript)):
             target = target.value
             paths.append(ast.unparse(target))
-        if len(frames) <= self._own + 1 or not any([self._reads(frames[self._own], path) for path in paths]):
+        if len(frames) <= self._own + 1 or not any([reads(frames[self._own], path) for path in paths]):
             return False
         called, inserted = recorder.stack.entered(frames[self._own + 1]), recorder.tape.notes.inserted
         last = next((op for op in reversed(recorder.tape.ops) if op not in inserted), None)
@@ -298,20 +348,21 @@ class Rebinding:
         if self._slot is None:
             return
         at, name = self._slot
-        frame, probe = self._frames[at], object()
-        if not any(name in getattr(frame.f_code, cells) for cells in _CELLS):
+        own, probe = self._frames[at], object()
+        if not any(name in getattr(own.f_code, cells) for cells in _CELLS):
             return
-        held = namespace(frame)[name]
-        waiting = [thing.gi_frame for thing in reachable if isinstance(thing, GeneratorType) and thing.gi_frame]
+        held = namespace(own)[name]
+        waiting = [frame for thing in reachable if (frame := frame_of(thing)) is not None]
+        self._waiting += waiting
         cells = [
             cell for thing in reachable if isinstance(thing, FunctionType) for cell in thing.__closure__ or ()
         ]  # fmt: skip
-        set_variables(frame, {name: probe})
+        set_variables(own, {name: probe})
         try:
             self._shared |= {id(other) for other in [*self._frames, *waiting] if namespace(other).get(name) is probe}
             self._shared |= {id(cell) for cell in cells if contents_of(cell) is probe}
         finally:
-            set_variables(frame, {name: held})
+            set_variables(own, {name: held})
         for other in [*self._frames, *waiting]:
             _ = namespace(other)  # before Python 3.13 a copy, which would still show what was there for a moment
 
@@ -329,6 +380,10 @@ class Rebinding:
             parts = [self._other(part) for part in thing]
             if any([part is not before for part, before in zip(parts, thing)]):
                 return type(thing)(*parts) if hasattr(thing, "_fields") else tuple(parts)
+        elif isinstance(thing, frozenset):
+            return thing if all([self._other(part) is part for part in thing]) else frozenset(map(self._other, thing))
+        elif isinstance(thing, (MethodType, weakref.ref)):
+            return holders.bound_to(thing, self._other)
         elif is_iterator(thing):
             if id(thing) not in self._iterators:  # all that hold one are to hold one and the same
                 self._iterators[id(thing)] = holders.iterator_with(thing, self._other)
@@ -367,9 +422,13 @@ class Rebinding:
                 if other is not contents_of(cell) and id(cell) not in self._shared:
                     self._note_parted([contents_of(cell)])
                     cell.cell_contents = other
-        elif isinstance(thing, GeneratorType):
-            frame: FrameType | None = thing.gi_frame
-            if frame is not None and frame not in self._frames:
+        elif isinstance(thing, CellType):
+            thing.cell_contents = self._other(contents_of(thing))
+        elif isinstance(thing, tuple):
+            self._note_parted(holders.exchange_within(thing, self._other))
+        elif (frame := frame_of(thing)) is not None:
+            if frame not in self._frames:
+                self._waiting.append(frame)
                 shared = {self._slot[1]} if self._slot is not None and id(frame) in self._shared else set()
                 others = self._others({name: thing for name, thing in namespace(frame).items() if name not in shared})
                 set_variables(frame, others)
@@ -388,6 +447,11 @@ class Rebinding:
                 self._recorder.watch.look_at(thing)
         elif isinstance(thing, ModuleType) and not is_foreign(thing.__name__, getattr(thing, "__file__", None)):
             self._keep_in_variables(vars(thing))
+        elif is_iterator(thing):
+            holders.exchange_state(thing, self._other)
+        elif isinstance(attributes := getattr(thing, "__dict__", None), dict) and not isinstance(thing, ModuleType):
+            # CPython keeps attributes in the object itself until somebody asks for the dict.
+            self._keep_in(attributes)
         self._note_parted(holders.exchange(thing, self._other, self._is_entry))
         for slot in slots_of(type(thing)):
             held = getattr(thing, slot, None)
@@ -410,30 +474,6 @@ class Rebinding:
         container = self._entry[0]
         return thing is container or thing is getattr(container, "__dict__", None)
 
-    @staticmethod
-    def _reads_later(frame: FrameType, text: str) -> bool:
-        """Whether an expression reads a variable, if at all, after the call in it that is being made has returned."""
-        span = expression_of(frame)
-        tree = None if span is None else tree_of(frame, span)
-        if tree is None:
-            return False
-        _, line, _, column = sources.span_of(frame.f_code, frame.f_lasti)
-        read = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == text]
-        return all((node.lineno, node.col_offset) >= (line, column) for node in read)
-
-    @staticmethod
-    def _reads(frame: FrameType, text: str) -> bool:
-        """Whether the call that a function is making reads a variable or a path: what else stands in its expression is
-        not handed on."""
-        span = expression_of(frame)
-        tree = tree_of(frame, sources.span_of(frame.f_code, frame.f_lasti))
-        if tree is None and span is not None:
-            tree = tree_of(frame, span)
-        return tree is not None and any(
-            isinstance(node, PATHS) and isinstance(node.ctx, ast.Load) and ast.unparse(node) == text
-            for node in ast.walk(tree)
-        )
-
 
 def _scope_of(scope: Activation | None, root: str) -> Activation | None:
     """Return the call that has a variable, as names are looked up: a library's variables last."""
@@ -442,30 +482,6 @@ def _scope_of(scope: Activation | None, root: str) -> Activation | None:
     having = having or [call for call in path if root in call.code.co_freevars]
     own = [call for call in having if not is_library(call.code.co_filename)]
     return next(iter([*own, *having]), scope)
-
-
-def waits(recorder: Recorder, op: Op, edits: Mapping[Op, Value], calling: bool) -> bool:
-    """Whether an edit cannot be made yet: a function of whose variables it changes one is about to be called, or it
-    changes what a backward pass begins with (`grad(loss)`) that has not begun."""
-    target = edits.get(op)
-    if isinstance(target, Leaf) and target.kind == "seed":
-        return not recorder.sweeps
-    return calling and lies_inside(recorder, op)
-
-
-def lies_inside(recorder: Recorder, op: Op) -> bool:
-    """Whether an edit gives another tensor to a variable in a function that does not run yet, or changes one that it
-    is about to be handed."""
-    variable = isinstance(target_of(op), ast.Name) or any(isinstance(path, ast.Name) for path in changed_in_place(op))
-    return variable and _lies_deeper(recorder, op)
-
-
-def _lies_deeper(recorder: Recorder, op: Op) -> bool:
-    """Whether an edit lies in a function of which no call is running."""
-    if op.scope is None or op.scope.parent is None:
-        return False
-    path, frames = op.scope.parent.path(), recorder.stack.frames()
-    return len(path) > len(frames) and all(step.code is frame.f_code for step, frame in zip(path, frames))
 
 
 def _is_stored(container: Any, key: str, thing: Any) -> bool:

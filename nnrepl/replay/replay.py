@@ -371,7 +371,7 @@ class Replay(Led):
         return op if recorder.mirrors or not in_second_run(op) else None
 
     def _waits(self, recorder: Recorder, op: Op, calling: bool) -> bool:
-        from nnrepl.replay.rebinding import waits  # needed where something was edited
+        from nnrepl.replay.assigned_paths import waits  # needed where something was edited
 
         return waits(recorder, self._edit_of(op), self.tape.notes.edits, calling)
 

@@ -28,7 +28,7 @@ class InSecondRun:
     take_effect: Callable[[Recorder, Op, Value], None]
 
     def waits(self, change: Op) -> bool:
-        from nnrepl.replay.rebinding import lies_inside
+        from nnrepl.replay.assigned_paths import lies_inside
 
         return lies_inside(self.recorder, change)
 

@@ -198,7 +198,7 @@ class World:
             inner = getattr(part, "fget", None) or getattr(part, "__func__", None) or part
             if not isinstance(inner, (types.GetSetDescriptorType, types.MemberDescriptorType)):
                 pending.append((inner, name))
-        pending += [(base, "") for base in cls.__bases__]
+        pending += [(base, "") for base in (*cls.__bases__, type(cls))]
 
     def _object(self, thing: Any, pending: _Pending) -> None:
         kind = type(thing)

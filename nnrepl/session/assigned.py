@@ -15,7 +15,7 @@ from nnrepl.replay.second_run import in_repeated_block
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.parsed import Assignment, Parsed
 from nnrepl.session.reading import Reading
-from nnrepl.tape import Value
+from nnrepl.tape import GRADIENT_PASS, Leaf, Pass, Value
 
 
 def is_set(session: Reading, parsed: Parsed) -> bool:
@@ -64,6 +64,15 @@ def value_named(session: Reading, parsed: Parsed) -> Value | None:
     if value is not None and value.op is not None and value.op.position >= session.cursor:
         raise NotYet(f"{parsed.text} lies ahead: {value.op.label} ({value.op.name}) will make it")
     return value
+
+
+def check_begun(value: Value, name: str, pass_: Pass | None) -> None:
+    """Raise UserError for a change of what a backward pass has begun with outside of it: nothing else takes that."""
+    if isinstance(value, Leaf) and value.kind == "seed" and (pass_ is None or pass_.kind != GRADIENT_PASS):
+        raise UserError(
+            f"{name} is what a backward pass began with, and that is over: nothing takes it any more; "
+            "goto backward leads to where it can be changed"
+        )
 
 
 def is_alias(session: Reading, variable: Parsed, value: Value) -> bool:

@@ -19,7 +19,7 @@ from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import allowed, held, hold_on
 from nnrepl.replay.run import Run
 from nnrepl.session import closed
-from nnrepl.session.assigned import IndexKey, is_alias, is_set, only_source_tells, value_named
+from nnrepl.session.assigned import IndexKey, check_begun, is_alias, is_set, only_source_tells, value_named
 from nnrepl.session.errors import UserError
 from nnrepl.session.goals import Goal
 from nnrepl.session.other_tape import check_kind, left_out, refusal, same_place
@@ -159,6 +159,7 @@ class Changes:
             target, position = value, session.cursor
         else:
             target, position = place_of(session.tape, value, session.cursor)
+        check_begun(target, name, pass_)
         closed.open_maker(session, target, position)
         scope = session.where().scope
         if session.op is not None and session.op.inner:  # it stands before the call, in the function that makes it

@@ -396,10 +396,11 @@ def open_newer(session: Standing, found: int) -> None:
     _open_some(session, closed_between(session.tape, session.cursor + 1, found))
 
 
-def open_turn_before(session: Standing) -> None:
-    """Open the last closed turn before the cursor: what comes from there is mostly made there. Raises as `open_steps`
-    does."""
-    before = [number for number in closed_between(session.tape, 0, session.cursor) if is_turn(number)]
+def open_step_before(session: Standing, leaf: Value) -> None:
+    """Open the last closed step, or turn, before something came in that no op on the tape has made: what comes from
+    there is mostly made there. Raises as `open_steps` does."""
+    entered = min((op.position for op in session.tape.consumers(leaf)), default=session.cursor)
+    before = closed_between(session.tape, 0, min(entered, session.cursor))
     if before and session.edits.can_run_again:
         open_steps(session, before[-1:])
 

@@ -102,30 +102,31 @@ class InCall(Entered):
         super().__init__(title)
         self._calls: dict[Activation, Activation | None] = {}
 
-    def accepts(self, call: Activation) -> bool:
-        """Whether a call is one of those meant."""
+    def accepts(self, call: Activation, tape: Tape, at: int) -> bool:
+        """Whether a call is one of those meant, in which an op of a tape lies."""
         raise NotImplementedError
 
-    def call(self, scope: Activation | None) -> Activation | None:
-        """Return the outermost call of those meant in which a scope lies."""
+    def call(self, tape: Tape, at: int, scope: Activation | None) -> Activation | None:
+        """Return the outermost call of those meant in which a scope lies that an op of a tape lies in."""
         if scope is None:
             return None
         if scope not in self._calls:
-            self._calls[scope] = self.call(scope.parent) or (scope if self.accepts(scope) else None)
+            outer = self.call(tape, at, scope.parent)
+            self._calls[scope] = outer or (scope if self.accepts(scope, tape, at) else None)
         return self._calls[scope]
 
     def begins(self, tape: Tape, at: int) -> bool | None:
-        call = self.call(tape.ops[at].scope)
+        call = self.call(tape, at, tape.ops[at].scope)
         if call is None:
             return None
         before = _before(tape, at)
         return before is None or before.scope is None or not before.scope.within(call)
 
     def frame(self, tape: Tape, at: int) -> Activation | None:
-        return self.call(tape.ops[at].root.scope) if at < len(tape) else None
+        return self.call(tape, at, tape.ops[at].root.scope) if at < len(tape) else None
 
     def around(self, tape: Tape, at: int, pass_: Pass) -> bool:
-        call = self.call(tape.ops[at].scope)
+        call = self.call(tape, at, tape.ops[at].scope)
         return call is not None and pass_.scope is not None and pass_.scope.within(call)
 
 
@@ -145,21 +146,15 @@ class InModule(InCall):
         super().__init__(title)
         self.pattern = pattern
         self._model = model
-        self._paths: dict[int, tuple[Any, dict[int, str]]] = {}
 
-    def accepts(self, call: Activation) -> bool:
+    def accepts(self, call: Activation, tape: Tape, at: int) -> bool:
         if not is_module(call.owner):
             return False
         root = self._model
         if root is None:
             root = next(step.owner for step in call.path() if is_module(step.owner))
-        path = self._path(root, call.owner)
+        path = tape.names.path_in(root, call.owner, at)
         return path is not None and (bool(path) or not self.pattern) and fnmatchcase(path, self.pattern)
-
-    def _path(self, root: Any, module: Any) -> str | None:
-        if id(root) not in self._paths:
-            self._paths[id(root)] = (root, {id(part): path for path, part in root.named_modules()})
-        return self._paths[id(root)][1].get(id(module))
 
     def begins(self, tape: Tape, at: int) -> bool | None:
         op = tape.ops[at]
@@ -181,7 +176,7 @@ class InNamed(InCall):
         super().__init__(title)
         self._file, self.name = file, name
 
-    def accepts(self, call: Activation) -> bool:
+    def accepts(self, call: Activation, tape: Tape, at: int) -> bool:
         return self.means(call.code, call.owner)
 
     def means(self, code: CodeType, owner: Any) -> bool:
@@ -219,7 +214,7 @@ class InTyped(InCall):
         super().__init__(title)
         self._filename = filename
 
-    def accepts(self, call: Activation) -> bool:
+    def accepts(self, call: Activation, tape: Tape, at: int) -> bool:
         return call.code.co_filename == self._filename and call.code.co_name == "<module>"
 
 
@@ -268,7 +263,7 @@ class InCell(InCall):
         super().__init__(f"cell {number}" if number else "next cell")
         self.number = number
 
-    def accepts(self, call: Activation) -> bool:
+    def accepts(self, call: Activation, tape: Tape, at: int) -> bool:
         number = sources.cell_of(call.code)[1]
         return call.code.co_name == "<module>" and bool(number) and self.number in (0, number)
 

@@ -220,6 +220,12 @@ class Lookup:
         owners = self.names.owners(path)
         pass_ = self.tape.pass_at(position)
         leaves = [] if pass_ is None else [leaf for leaf in pass_.wrt if leaf.label == path]
+        model = self.names.homes.model_of([owner for owner in owners if isinstance(owner, Home)])
+        if model is not None:
+            thing = leaves[0] if leaves else self._walk(model, path.split("."), position)
+            if not isinstance(thing, Value):
+                raise UserError(f"the model has no {path} here: it has other layers at another moment")
+            return Held(thing)
         if len(owners) > 1:
             near = [owner for owner in owners if self._is_at_hand(owner, position, scope)]
             if len(near) != 1:

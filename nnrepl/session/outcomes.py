@@ -138,9 +138,9 @@ def is_called_loss(session: Standing) -> bool:
     """Whether what the program calls `loss` in the steps that were recorded is what it differentiates and nothing
     else."""
     tape = session.tape
-    step = tape.steps[0] if len(tape.steps) > 1 or tape.closed else None
-    if step is None:
-        return False  # it is not over yet
+    if len(tape.steps) < (1 if tape.closed else 2):
+        return False  # the first is not over yet, or there are none
+    step = tape.steps[0]
     loss = step.loss
     called = [value for start, value in session.names.versions("loss") if start <= step.end]
     return loss is not None and all(value.canonical is loss.canonical for value in called)

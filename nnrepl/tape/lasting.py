@@ -76,7 +76,10 @@ _AN_OBJECT, _PARTS = 2**20, 256
 _ENDS = ("__del__", "__dlpack__", "__exit__", "__next__", "close", "cleanup", "join", "shutdown", "stop", "terminate")
 """By these an object shows that its end is something that happens, or that it holds numbers of an unknown size which
 may lie on a device (a tensor of another framework's)."""
+_UNKNOWN = (FunctionType, mx.array)
 _NUMBERS_AND_TEXTS = frozenset((int, float, bool, complex, str, bytes, type(None)))
+_CONTAINERS = frozenset((dict, list, tuple, set, frozenset))
+"""Most of what an object refers to; the end of one is nothing by itself."""
 _SHARED = (type, ModuleType, BuiltinFunctionType)
 
 
@@ -95,7 +98,7 @@ def _size(thing: Any) -> int | None:
             continue
         if kind in _NUMBERS_AND_TEXTS:
             continue
-        if kind in (FunctionType, mx.array) or any(hasattr(kind, name) for name in _ENDS):
+        if kind not in _CONTAINERS and (kind in _UNKNOWN or any(hasattr(kind, name) for name in _ENDS)):
             return None
         total += sys.getsizeof(one)
         for part in gc.get_referents(one):

@@ -103,6 +103,7 @@ class NativeRun:
         self._asked: list[str] = []
         self._told: list[Any] = []
         self._files: dict[str, object] = {}
+        self._files_before: dict[str, object] = {}
         self._read_back: set[str] = set()
         self._tape_seen = self._calls = 0
         self._begun = -1
@@ -167,8 +168,10 @@ class NativeRun:
             self._read_back.add(path)
 
     def is_as_written(self, path: str) -> bool:
-        """Whether a file is still as the program has left it, and it need not be written again."""
-        return path in self._files and path not in self._read_back and self._files[path] == _stamp(path) is not None
+        """Whether a file is still as the run before has left it, and it need not be written again. One that this run
+        has written itself is as an earlier step has left it: a folder of a random name is another one in each run."""
+        left = self._files_before.get(path)
+        return left is not None and path not in self._read_back and left == _stamp(path)
 
     def told(self, number: int) -> Sequence[Answer]:
         """Return what the program was told from a gradient call on up to the next one."""
@@ -185,6 +188,7 @@ class NativeRun:
         twin._numbers, twin._starts = self._numbers[:], self._starts[:]
         twin._asked, twin._told = self._asked[:], self._told[:]
         twin._files, twin._read_back, twin.room = dict(self._files), set(self._read_back), self.room
+        twin._files_before = dict(self._files)
         twin._cut(number)
         twin._begun = min(self._begun, number - 1)
         return twin

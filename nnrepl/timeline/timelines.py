@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import field
+from typing import TYPE_CHECKING
 
 from nnrepl.classes import dataclass
 from nnrepl.record.names import ProgramNames
@@ -16,6 +17,9 @@ from nnrepl.tape import Op, Tape, Value
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import Edit
 from nnrepl.timeline.typed_cells import Cell
+
+if TYPE_CHECKING:
+    from nnrepl.timeline.cut_short import CutShort
 
 
 @dataclass(eq=False, slots=True)
@@ -34,6 +38,7 @@ class Timeline:
         ended: Whether the program has run to its end on it.
         cells: What was typed as the program's next lines, in order.
         starts: Where on the tape those cells begin that have begun.
+        cut: What Ctrl-C has ended of it, and where: by cell, None for the program itself.
         inherited: How many of the cells had been typed before the timeline began.
     """
 
@@ -48,6 +53,7 @@ class Timeline:
     ended: bool = False
     cells: list[Cell] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
+    cut: dict[Cell | None, CutShort] = field(default_factory=dict)
     inherited: int = 0
 
     @property
@@ -143,6 +149,7 @@ class Timelines:
         parent = self.current
         made = Timeline(len(self._all) + 1, tape, names, parent, edit, code, self.codes_with(began))
         made.cells, made.starts, made.inherited = list(parent.cells), list(parent.starts), len(parent.cells)
+        made.cut = dict(parent.cut)
         self._all.append(made)
         self._undone.clear()
         self.current = self.live = made

@@ -114,7 +114,7 @@ def outputs_text(op: Op, shapes: bool = True, dtype: bool = True) -> Text:
     shown: list[Text] = []
     for value in op.outputs:
         text = Text()
-        name = value.name if value.gradient_of is None else op.called(value)
+        name = op.called(value)
         if not name.startswith("#"):
             text.append(name, style="gradient" if value.gradient_of is not None else "value.name")
             text.append(" " if shapes else "")

@@ -18,7 +18,7 @@ from nnrepl.record import segments as sources
 from nnrepl.seen.array_sizes import norms
 from nnrepl.seen.gradient_sizes import NOT_MADE, Sizes
 from nnrepl.seen.locals_here import Absent, Sized, Variables
-from nnrepl.tape import GRADIENT_PASS, Leaf, Pass, Step, Tape, Value, text_of
+from nnrepl.tape import GRADIENT_PASS, Leaf, Op, Pass, Step, Tape, Value, text_of
 from nnrepl.tape.kept_array import KeptArray, is_array
 from nnrepl.timeline.evaluation import Work
 from nnrepl.view.narrow import NARROW, Grid, ending
@@ -109,7 +109,8 @@ def steps_view(tape: Tape, everything: bool = False) -> RenderableType:
         updates = [
             "by hand" if pass_.by_hand else _title(pass_) for pass_ in step.passes if pass_.by_hand or pass_ in made
         ]
-        at = next(iter(calls), None) or next(iter(step.passes))
+        # The ops before a step's first call may lie in one pass with those behind the last step's update.
+        at = next(iter(calls), None) or tape.ops[step.start]
         table.add_row(mark, str(step.number), str(len(step)), str(len(calls)), ", ".join(dict.fromkeys(updates)),
                       _called(at), _loss(calls[-1], len(functions) > 1) if calls else Text(""))  # fmt: skip
     parts: list[RenderableType] = [table]
@@ -143,9 +144,9 @@ def _what(pass_: Pass) -> str:
     return f"{pass_.kind} · {pass_.title}" if pass_.title not in ("", "<module>") else pass_.kind
 
 
-def _called(pass_: Pass) -> str:
+def _called(made: Pass | Op) -> str:
     """Where the program calls it: not in nn.value_and_grad itself, but where that is called."""
-    scope, lasti = pass_.scope, pass_.lasti
+    scope, lasti = made.scope, made.lasti
     while scope is not None and scope.parent is not None and is_mlx(scope.code.co_filename):
         lasti, scope = scope.lasti, scope.parent
     return place_text(sources.locate(scope.code, lasti)) if scope is not None else ""

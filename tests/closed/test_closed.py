@@ -22,6 +22,7 @@ from nnrepl.tape import GRADIENT_PASS, ClosedOp, Pass, Tape
 from tests.closed.programs import ARRAYS, BY_HAND, COMPILED, HEAD, PROGRAMS, SUMMED
 from tests.closed.walks import KINDS, walk
 from tests.support import script_python
+from tests.thorough import share
 
 TOLD = """
 told = []
@@ -76,10 +77,11 @@ def test_opened_steps_are_plain_ones(name: str, tmp_path: Path) -> None:
     each = len(told) // steps
     order = [*range(1, steps + 1 - 3 * (name == "many_styles"))]  # plain MLX does not repeat its last bits further on
     random.Random(name).shuffle(order)
-    lines = [line for step in order[:4] for line in (f"goto step {step}", "until backward", f"p {BITS}")]
+    order = order[: share(4, 2)]
+    lines = [line for step in order for line in (f"goto step {step}", "until backward", f"p {BITS}")]
     shown = play(file, "continue", "p 'and no more'", *lines)
     found = re.findall(r"\.item\(\) =\s+(\d+)", shown)
-    assert found == [told[(step - 1) * each] for step in order[:4]]
+    assert found == [told[(step - 1) * each] for step in order]
     assert shown.startswith(f"native on\n{printed}'and no more'\n")
 
 

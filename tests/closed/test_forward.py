@@ -264,6 +264,18 @@ def test_a_file_that_is_there_is_not_written_again(led: list[int], tmp_path: Pat
     assert shown.endswith(f"{last}\n")
 
 
+def test_a_file_in_a_folder_of_a_random_name_is_as_the_last_step_left_it(tmp_path: Path) -> None:
+    """Each run has a folder of its own: what an earlier step has left there is not what the run before has left."""
+    file = tmp_path / "train.py"
+    program = f"import os, tempfile\nout = os.path.join(tempfile.mkdtemp(dir={str(tmp_path)!r}), 'loss.npy')\n"
+    file.write_text(HEAD + QUIET + program + SAVED.replace("FILE", "out") + "print('last', loss.item())\n")
+    shown = play(file, "continue", "goto step 12", "goto step 6", "goto end", "p loss.item()")
+    last = float(re.findall(r"last (\S+)", shown)[0])
+    written = list(tmp_path.glob("*/loss.npy"))
+    assert len(written) > 1
+    assert [mx.load(str(out)).item() for out in written] == [last] * len(written)
+
+
 @pytest.mark.parametrize(
     ("instead", "said"),
     [

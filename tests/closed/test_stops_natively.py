@@ -257,3 +257,20 @@ def test_on_a_timeline_that_runs_on_nothing_stops_where_the_user_has_been(tmp_pa
     shown = {native: said(native, tmp_path / "train.py", *lines) for native in ("on", "off")}
     assert stops_in(shown["on"]) == stops_in(shown["off"])
     assert shown["on"].endswith("i = 4\n")
+
+
+GENERATES = """
+import mlx.core as mx
+w = mx.eye(4) * 0.5
+x = mx.ones((4,))
+for i in range(8):
+    x = mx.tanh(w @ x)
+    mx.eval(x)
+"""
+
+
+def test_a_loss_is_watched_in_a_program_that_has_no_steps(tmp_path: Path) -> None:
+    """It is closed in stretches, and never has one: that is a watch like any other."""
+    (tmp_path / "generate.py").write_text(GENERATES)
+    shown = {native: said(native, tmp_path / "generate.py", "continue", "watch loss") for native in ("on", "off")}
+    assert shown["on"].splitlines()[-1] == shown["off"].splitlines()[-1] == "watch 1  loss"

@@ -185,3 +185,11 @@ def test_cells_that_follow_each_other_are_no_turns_of_a_loop() -> None:
     for number, cell in enumerate(("seen(); seen()", "seen()", "for k in range(3): seen()", "seen()", "seen()")):
         exec(compile(cell, f"cell {number}", "exec"), {"seen": seen})
     assert counts == [0, 0, 0, 0, 2, 3, 3, 3]
+
+
+def test_what_is_about_gradients_opens_nothing_where_none_is_taken(tmp_path: Path) -> None:
+    """health opened every turn of a program that generates, and then said to go on, after its end."""
+    (tmp_path / "run.py").write_text(QUIET + LOOPS)
+    shown = play(tmp_path / "run.py", "config native on", "restart now", "c", "health", "why loss")
+    assert "opening" not in shown
+    assert shown.count("the program has taken no gradient; stats NAME and why nan look at tensors without one") == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,11 +17,9 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.tape import Tape
 from tests.support import OpenSession, assert_same_bits_or_wander
+from tests.thorough import THOROUGH
 
 SEED = 7
-ALL = os.environ.get("NNREPL_ALL_MODELS") == "1"
-"""By default the corpus runs in a minute and a half: where a check says the same about many programs, only some of them
-are asked. NNREPL_ALL_MODELS=1 asks all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +40,8 @@ class Call:
 
 
 def some(programs: Sequence[Any], step: int, first: int = 0) -> list[Any]:
-    """Every `step`-th of the programs, or all of them if all are wanted."""
-    return list(programs) if ALL else list(programs)[first::step]
+    """Every `step`-th of the programs, where a check says the same about many; or all of them if all are wanted."""
+    return list(programs) if THOROUGH else list(programs)[first::step]
 
 
 Outcome = list[tuple[str, Any]]

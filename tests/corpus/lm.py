@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import pkgutil
 import sys
 from collections.abc import Callable
@@ -17,7 +18,6 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import mlx_lm.models
 
 VOCABULARY = 64
 
@@ -420,9 +420,22 @@ HELPERS = frozenset(
 )
 """Modules of `mlx_lm.models` without a model."""
 
-MODELS = tuple(
-    sorted({found.name for found in pkgutil.iter_modules(mlx_lm.models.__path__)} - HELPERS - IMPOSSIBLE.keys())
+
+def _modules() -> set[str]:
+    """The modules of `mlx_lm.models`, without importing it: that is a second of work, and a thousand modules of other
+    packages', through which each session of the tests in that process would look. Who builds a model imports it."""
+    package = importlib.util.find_spec("mlx_lm")
+    assert package is not None
+    folders = package.submodule_search_locations or []
+    return {found.name for found in pkgutil.iter_modules([f"{folder}/models" for folder in folders])}
+
+
+MODELS = tuple(sorted(_modules() - HELPERS - IMPOSSIBLE.keys()))
+DIFFERENT = frozenset(
+    "Klear afm7 bailing_hybrid bailing_moe_v3 dbrx gemma3n kimi_k3 longcat_flash_ngram minicpm3 phixtral "
+    "prism_hadamard_qwen35 recurrent_gemma rwkv7".split()
 )
+"""Trained, these come by each line and each branch of nnrepl that any of them all comes by."""
 
 
 def tiny(name: str) -> nn.Module:

@@ -1,7 +1,7 @@
 """The models of mlx-lm, in miniature: trained, sampled from, and in the ways in which mlx-lm itself tunes them.
 
-By default all are trained under `nnrepl.trace`, and some are recorded as a script, verified before anything is
-evaluated, and write text; with NNREPL_ALL_MODELS=1 all of them do everything.
+By default those that are different, and a third of the others, are trained under `nnrepl.trace`, and some are recorded
+as a script, verified before anything is evaluated, and write text; with NNREPL_THOROUGH=1 all of them do everything.
 """
 
 from __future__ import annotations
@@ -17,11 +17,6 @@ import mlx.optimizers as optim
 import numpy as np
 import pytest
 from mlx.utils import tree_map
-from mlx_lm.generate import generate_step
-from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.sample_utils import make_logits_processors, make_sampler
-from mlx_lm.tuner.trainer import TrainingArgs, grad_checkpoint, train
-from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from tests.corpus import lm
 from tests.corpus.checks import (
@@ -37,8 +32,9 @@ from tests.corpus.checks import (
 )
 from tests.support import plain_and_traced
 
-TRAINED = [name for name in lm.MODELS if name not in lm.UNTRAINABLE]
-VERIFIED = some(TRAINED, 2)
+TRAINABLE = [name for name in lm.MODELS if name not in lm.UNTRAINABLE]
+TRAINED = sorted(lm.DIFFERENT.union(some(TRAINABLE, 3)))
+VERIFIED = some(TRAINABLE, 2)
 WRITING = [name for name in lm.MODELS if name not in lm.SILENT]
 
 
@@ -58,12 +54,12 @@ def training(name: str) -> Call:
     return Call(lm.loss_of(model), [lm.tokens_for(name)], model)
 
 
-@pytest.mark.parametrize("name", some(TRAINED, 3))
+@pytest.mark.parametrize("name", some(TRAINABLE, 3))
 def test_training_as_a_script(name: str) -> None:
     compare_as_script(lambda: training(name))
 
 
-@pytest.mark.parametrize("name", some(TRAINED, 6, 1))
+@pytest.mark.parametrize("name", some(TRAINABLE, 6, 1))
 def test_receipt_before_anything_is_evaluated(name: str) -> None:
     check_receipt_at_once(lambda: training(name))
 
@@ -81,6 +77,8 @@ def test_forward_only(name: str) -> None:
 @pytest.mark.parametrize("name", some(WRITING, 3, 2))
 def test_writing(name: str) -> None:
     """A prompt, then one sampled token at a time, with the model's own cache."""
+    from mlx_lm.models.cache import make_prompt_cache
+
     model = lm.tiny(name).eval()
 
     def write(tokens: mx.array) -> list[list[int]]:
@@ -101,10 +99,14 @@ def half_precision(model: nn.Module) -> None:
 
 
 def checkpointed(model: nn.Module) -> None:
+    from mlx_lm.tuner.trainer import grad_checkpoint
+
     grad_checkpoint(model.layers[0])
 
 
 def tuned(model: nn.Module, use_dora: bool = False) -> None:
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
     model.freeze()
     linear_to_lora_layers(model, 2, {"rank": 4, "dropout": 0.1, "scale": 10.0}, use_dora=use_dora)
 
@@ -152,6 +154,9 @@ def test_ways_of_training(name: str, way: str, monkeypatch: pytest.MonkeyPatch) 
 
 def test_generate_step() -> None:
     """mlx-lm's own generation: streams of its own, asynchronous evaluation, samplers and logits processors."""
+    from mlx_lm.generate import generate_step
+    from mlx_lm.sample_utils import make_logits_processors, make_sampler
+
     model = lm.tiny("llama").eval()
     processors = make_logits_processors(repetition_penalty=1.3, repetition_context_size=4)
 
@@ -168,6 +173,7 @@ def test_generate_step() -> None:
 
 def test_trainer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """mlx-lm's own training loop: a compiled step, gradient accumulation, a schedule, adapters saved on the way."""
+    from mlx_lm.tuner.trainer import TrainingArgs, train
 
     def make() -> Call:
         np.random.seed(0)  # batches are drawn with it

@@ -437,15 +437,22 @@ def trained(rate: float, fn: Fn, weight: Any = W, data: Callable[[int], Any] = l
     return program
 
 
-def flat(folder: Path) -> str:
-    """The same weights twice, with a gradient that is NaN."""
-    weight = mx.array([0.0, 1.0])
-    with nnrepl.recording() as found:
-        for _ in range(2):
-            mx.eval(mx.value_and_grad(lambda w: mx.sqrt(w).sum())(weight))
-    session = TapeSession(found.tape, found.names)
-    session.cursor = found.tape.passes[-1].start + 1
-    return told(session, "loss")
+def twice(fn: Fn, *of: tuple[mx.array, ...]) -> Program:
+    """Two gradient calls of a function, and no update between."""
+
+    def program(folder: Path) -> str:
+        with nnrepl.recording() as found:
+            for given in of:
+                mx.eval(mx.value_and_grad(fn)(*given))
+        session = TapeSession(found.tape, found.names)
+        session.cursor = found.tape.passes[-1].start + 1
+        return told(session, "loss")
+
+    return program
+
+
+def rooted(w: mx.array) -> mx.array:
+    return mx.sqrt(w).sum()
 
 
 def square(w: mx.array, x: mx.array) -> mx.array:
@@ -476,7 +483,9 @@ LOSSES: list[Program] = [
     trained(1e-3, lambda w, x: square(w, x[:2]) + x[2:].sum() * 1e-12, data=lambda step: X[:3, :1] + mx.array(
         [[0.0], [0.0], [float(step)]])),
     trained(1e-3, lambda w, x: mx.log(w * x).sum(), weight=-W),
-    trained(1e-3, lambda w, x: mx.sqrt(w * x[:1] * 0).sum() + w.sum()), flat,
+    trained(1e-3, lambda w, x: mx.sqrt(w * x[:1] * 0).sum() + w.sum()),
+    twice(rooted, (W * 0,), (W * 0,)), twice(rooted, (mx.array([0.0, 1.0]),), (mx.array([0.0, 2.0]),)),
+    twice(lambda w, x: (w * x).sum(), (W, W), (W, W * 2)), twice(lambda w: mx.floor(w).sum(), (W,), (W + 1e-3,)),
     changed("#1 = #1 * 2"), changed("#1 = #1 * 2", "end"), changed("#3 = #3 + 1", "#4"),
     changed("#1 = ~#1", "#2", lambda w: mx.where(w > 0, w, 2 * w).sum()),
 ]  # fmt: skip

@@ -60,6 +60,36 @@ def test_a_way_that_is_flat_is_named_with_its_line(number: int) -> None:
     assert said[0].level == ("warning" if fault in FLAT else "note")
 
 
+def test_a_line_that_is_flat_in_every_turn_of_a_loop_is_told_once() -> None:
+    def branch(h: mx.array) -> mx.array:
+        total = h * 0.1
+        for turn in range(5):
+            total = total + mx.floor(h + turn / 8)
+        return total
+
+    said = [one.text for one in found(branch) if one.kind == "zero gradient"]
+    assert len(said) == 1, said
+    assert "4 other ops of that line give 0 as well" in said[0]
+
+
+@pytest.mark.parametrize("fires", [True, False])
+def test_what_gets_a_gradient_of_0_does_not_learn_on_other_ways(fires: bool) -> None:
+    """A net that spikes, whose threshold is a step, or a slope."""
+
+    def loss(w: mx.array) -> mx.array:
+        level, total = mx.zeros((X.shape[0], 2)), mx.array(0.0)
+        for _ in range(3):
+            level = 0.8 * level + X @ w
+            spikes = (level > 0.1).astype(mx.float32) if fires else mx.sigmoid(level)
+            level = level * (1 - mx.stop_gradient(spikes))
+            total = total + spikes.mean()
+        return total
+
+    w = mx.cos(mx.arange(6.0)).reshape(3, 2)
+    kinds = {one.kind for one in health(OpenSession(nnrepl.trace(loss, w, wrt=0))).findings}
+    assert kinds == ({"zero gradient"} if fires else {"kept out"})
+
+
 @pytest.mark.parametrize("branch", SOUND)
 def test_what_learns_in_another_way_or_is_kept_from_learning_is_no_fault(branch: Change) -> None:
     assert found(branch) == []
@@ -90,6 +120,29 @@ def accumulated(lazy: bool) -> None:
             total = None
             if not lazy:
                 mx.eval(model.parameters())
+
+
+@pytest.mark.parametrize("evaluated", ["in the turn around", "at the end"])
+def test_what_waits_for_the_turn_of_a_loop_further_out_is_no_growing_graph(evaluated: str) -> None:
+    """A sampler of five steps, whose last is evaluated by the training step around it, or by what follows them all."""
+
+    def sampled(x: mx.array) -> mx.array:
+        for _ in range(5):
+            x = x - 0.1 * mx.grad(lambda x: mx.sin(x).sum())(x)
+        return x
+
+    with nnrepl.recording() as tape:
+        model, loss = mx.array([0.3, 0.2]), mx.grad(lambda w, x: (x[:, :2] * w).sum())
+        for _ in range(3):
+            x = sampled(X)
+            model = model - 0.1 * loss(model, x)
+            if evaluated == "in the turn around":
+                mx.eval(model)
+        mx.eval(x, model)
+    session = OpenSession(tape)
+    session.run("goto end")
+    kinds = [one.kind for one in health(session).findings]
+    assert ("growing graph" in kinds) == (evaluated == "at the end"), kinds
 
 
 @pytest.mark.parametrize("lazy", [True, False])

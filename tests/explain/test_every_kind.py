@@ -204,6 +204,39 @@ def heaped(faulty: bool) -> None:
         mx.eval(model.parameters(), heap)
 
 
+def heaped_over(how: str) -> Program:
+    """Return a program that adds up the gradients of two batches, and does not begin anew after the update."""
+
+    def program(faulty: bool) -> None:
+        model, optimizer, heap = nn.Linear(3, 2), optim.SGD(1e-3), None
+        step, x, y = nn.value_and_grad(model, squares), rows(4, 3), rows(4, 2)
+        for turn in range(8):
+            _, grads = step(model, x + turn, y)
+            heap = grads if heap is None else tree_map(lambda a, b: a + b, heap, grads)
+            if turn % 2:
+                mean = tree_map(lambda a: a / 2, heap)
+                if how == "clipped":
+                    mean, _ = optim.clip_grad_norm(mean, 1.0)
+                if how == "by hand":
+                    model.update(tree_map(lambda w, g: w - 1e-3 * g, model.parameters(), mean))
+                else:
+                    optimizer.update(model, mean)
+                heap = heap if faulty else None
+            mx.eval(model.parameters(), heap or [])
+
+    return program
+
+
+def trailing(faulty: bool) -> None:
+    """A loop that ends with a gradient, which no update takes any more; or whose last ones are all forgotten."""
+    take, x = mx.value_and_grad(lambda x: (x - 1).square().sum()), mx.zeros((2,))
+    _, grad = take(x)
+    for _ in range(4):
+        x = x - 0.1 * (x if faulty else grad)
+        _, grad = take(x)
+        mx.eval(x)
+
+
 def unasked(faulty: bool) -> None:
     labels = mx.array([0, 1, 2, 3 if faulty else 2])
 
@@ -417,6 +450,16 @@ def peeking(faulty: bool, fused: bool = False) -> None:
     train(Next(int(faulty), fused), loss, ids[:, :-1], ids[:, 1:])
 
 
+def echo(faulty: bool) -> None:
+    """Targets that are the tokens themselves, where no later one is seen; what sees all of them is an autoencoder."""
+    ids = mx.random.randint(0, 5, (3, 7), key=mx.random.key(2))[:, :-1]
+
+    def loss(m: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+        return nn.losses.cross_entropy(m(x), y).mean()
+
+    train(Next(0 if faulty else 6, False), loss, ids, ids)
+
+
 def term(faulty: bool, read: Any = lambda one: mx.array(np.mean(np.abs(np.array(one))))) -> None:
     """A term of the loss is computed through NumPy, or Python, or is the same number in each step."""
 
@@ -443,6 +486,29 @@ def masked(faulty: bool) -> None:
     train(nn.Linear(4, 4), loss, rows(3 * 3, 4).reshape(3, 3, 4), rows(3 * 3, 4).reshape(3, 3, 4))
 
 
+def unseen(how: str) -> Program:
+    """Return a program whose attention may look at nothing from one place, or at that alone; what is asked of a place
+    that sees nothing does not count."""
+
+    def program(faulty: bool) -> None:
+        keep = mx.array([[1, 1, 0], [1, 1, 0], [0, 0, 0 if faulty or how == "padded" else 1]]) > 0
+        asked = mx.array([1.0, 1.0, 0.0 if how == "padded" and not faulty else 1.0])[:, None]
+
+        def loss(m: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+            q = m(x)
+            if how == "fused":
+                read = mx.fast.scaled_dot_product_attention(q[:, None], x[:, None], x[:, None], scale=1.0, mask=keep)
+                return ((read[:, 0] - y) * asked).square().mean()
+            scores = q @ x.swapaxes(-1, -2)
+            scores = scores + mx.where(keep, 0, -1e9) if how == "added" else mx.where(keep, scores, -1e9)
+            return ((mx.softmax(scores, axis=-1) @ x - y) * asked).square().mean()
+
+        x, y = (rows(2 * 3, 4).reshape(2, 3, 4) for _ in range(2))
+        train(nn.Linear(4, 4), loss, x, y)
+
+    return program
+
+
 def drawn(faulty: bool) -> None:
     """A read-out that is made where it is used; soundly, one whose numbers are the model's."""
     made = nn.Linear(4, 2)
@@ -463,10 +529,14 @@ def looked_up(faulty: bool) -> None:
 
 
 OTHERS: dict[str, tuple[str, Program]] = {
+    **{f"old gradients, {how}": ("old gradients", heaped_over(how)) for how in ("as they are", "clipped", "by hand")},
+    "forgotten, at the end": ("forgotten update", trailing),
+    **{f"all masked, {how}": ("all masked", unseen(how)) for how in ("chosen", "added", "padded", "fused")},
     "late mask": ("late mask", masked), "made anew": ("made anew", drawn), "from the end": ("from the end", looked_up),
     "term from Python": ("term from Python", term),
     "term, read": ("term from Python", lambda faulty: term(faulty, lambda one: one.max().item())),
     "peeking": ("peeking", peeking), "peeking, fused": ("peeking", lambda faulty: peeking(faulty, True)),
+    "echo": ("echo", echo),
     "of itself": ("idle update", averaged), "standing average": ("standing average", standing),
     "unkept": ("discarded update", following),
     "thrown": ("leaping update", thrown), "leapt first": ("leaping update", leapt_first),
@@ -496,6 +566,9 @@ ELSEWHERE = {"hole"}
 
 
 CLAIMED = {
+    **{f"old gradients, {how}": "old gradients" for how in ("as they are", "clipped", "by hand")},
+    "forgotten, at the end": "forgotten update",
+    **{f"all masked, {how}": "all masked" for how in ("chosen", "added", "padded", "fused")},
     "asleep": "asleep or not called", "sleeping": "asleep", "half kept": "half kept", "divided away": "gone again",
     "one term": "dead way", "leapt first": "leaping update", "peeking, fused": "peeking",
     "term, read": "term from Python",

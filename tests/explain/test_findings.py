@@ -403,6 +403,18 @@ def pixels(shift: Callable[[mx.array], mx.array]) -> Program:
     return program
 
 
+def prepared(faulty: bool) -> None:
+    """Bytes that go around before the first gradient is taken."""
+    raw = mx.array([[3, 200, 130, 7], [250, 128, 0, 90]], dtype=mx.uint8)
+    train(nn.Linear(4, 2), squares, (raw if faulty else raw.astype(mx.float32)) * 2 / 255, mx.zeros((2, 2)))
+
+
+def timed_before(faulty: bool) -> None:
+    t, x = mx.array([3, 20, 47, 11]), rows(4, 3)
+    part = (t // 50 if faulty else t / 50)[:, None] * mx.array([1.0, 10.0, 100.0])
+    train(nn.Linear(3, 2), squares, x + mx.sin(part), rows(4, 2))
+
+
 def shuffled(kind: str) -> Program:
     """Rows of a data set and of its labels, drawn each for itself, or of which one lies in another order since before;
     a series is held against what comes next in it."""
@@ -507,6 +519,8 @@ KINDS: dict[str, tuple[str, str, Program]] = {
     "bytes": ("went around", "would be −125 and is 131", pixels(lambda raw: raw - 128)),
     "bytes turned": ("went around", "would be −190 and is 66", pixels(lambda raw: 10 - raw)),
     "bytes doubled": ("went around", "would be 400 and is 144", pixels(lambda raw: raw * 2)),
+    "bytes prepared": ("went around", "would be 400 and is 144", prepared),
+    "floored before": ("floored", "t // 50", timed_before),
     "drawn apart": ("rows apart", "and row 0 of y, with which its answer is compared", shuffled("drawn")),
     "shuffled before": ("rows apart", "and row 0 of y, with which its answer is compared", shuffled("before")),
     "sharp": ("sharp attention", "Nothing scales its scores", looking(whole=False)),
@@ -557,6 +571,41 @@ def test_a_learning_rate_that_is_warmed_up_is_no_fault() -> None:
                     False)  # fmt: skip
     assert [finding for one in found for finding in one.warnings] == []
     assert "idle update" in [finding.kind for finding in found[0].findings]
+
+
+@pytest.mark.parametrize("decay", [0.0, 1e-3])
+def test_the_last_update_by_hand_is_looked_at_as_those_before(decay: float) -> None:
+    """No later pass takes what it makes, and weights in a list have no name of their own."""
+
+    def program(faulty: bool) -> None:
+        x, weights = rows(6, 3), [rows(3, 2), mx.zeros((2,))]
+        take = mx.value_and_grad(lambda w, b: (mx.tanh(x @ w + b) - 1).square().mean(), argnums=[0, 1])
+        rate = -0.1 if faulty else 0.1
+        for _ in range(3):
+            _, grads = take(*weights)
+            weights = [(w if not decay else w * (1 - decay)) - rate * g for w, g in zip(weights, grads)]
+            mx.eval(weights)
+
+    assert [[finding.kind for finding in one.warnings] for one in reports(program, True)] == [["uphill"]] * 3
+    assert [finding for one in reports(program, False) for finding in one.warnings] == []
+
+
+def test_a_sampler_that_takes_its_proposal_or_not_makes_no_idle_update() -> None:
+    """The last gradient of a leapfrog moves the momentum, and by that only what is asked of the place."""
+
+    def program(_: bool) -> None:
+        take = mx.grad(lambda q: 0.5 * q.square().sum())
+        q = mx.array([1.0, -1.0])
+        for _ in range(3):
+            before, p = q, rows(2, 1)[:, 0]
+            for _ in range(2):
+                p = p - 0.05 * take(q)
+                q = q + 0.1 * p
+            p = p - 0.05 * take(q)
+            q = mx.where(p.square().sum() < 100, q, before)
+            mx.eval(q)
+
+    assert [finding for one in reports(program, False) for finding in one.warnings] == []
 
 
 def test_a_clean_bill_names_what_lies_ahead() -> None:
@@ -637,6 +686,37 @@ def test_a_second_model_that_other_passes_train_is_not_hidden() -> None:
                 mx.eval(model.parameters())
 
     assert "hidden weight" not in [finding.kind for one in reports(program, False) for finding in one.findings]
+
+
+@pytest.mark.parametrize("faulty", [True, False])
+def test_a_weight_that_another_loss_of_the_step_teaches_is_no_fault(faulty: bool) -> None:
+    """Two tasks with a head each, whose gradients are added up; or both take the first head."""
+
+    class Tasks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.heads = nn.Linear(3, 4), [nn.Linear(4, 1), nn.Linear(4, 1)]
+
+    def program(faulty: bool) -> None:
+        model, optimizer, x, y = Tasks(), optim.SGD(1e-2), rows(6, 3), rows(6, 1)
+
+        def first(m: nn.Module) -> mx.array:
+            return (m.heads[0](mx.tanh(m.body(x))) - y).square().mean()
+
+        def second(m: nn.Module) -> mx.array:
+            return (m.heads[0 if faulty else 1](mx.tanh(m.body(x))) + y).square().mean()
+
+        for _ in range(3):
+            grads = [nn.value_and_grad(model, task)(model)[1] for task in (first, second)]
+            optimizer.update(model, tree_map(lambda a, b: a + b, *grads))
+            mx.eval(model.parameters())
+
+    found = reports(program, faulty)
+    told = {
+        (finding.kind, "heads.1.weight, heads.1.bias get" in finding.text) for one in found for finding in one.findings
+    }
+    assert told == ({("no gradient", True)} if faulty else set())
+    assert found[-1].unseen == []  # the update lies behind the other call of the step
 
 
 def test_gradients_of_one_vjp_that_are_0_for_two_reasons_are_two_findings() -> None:

@@ -50,6 +50,32 @@ def attended(layer: nn.Module, splits: bool = True, joins: bool = True, count: i
     return (mixed.transpose(0, 2, 1, 3) if joins else mixed).reshape(2, 3, 8).square().mean()
 
 
+def with_parts(model: nn.Module) -> mx.array:
+    """Heads over 3 positions, split from a part of what one layer makes."""
+    query, _ = mx.split(model(SENTENCES), 2, axis=-1)
+    return attended(lambda _: query, splits=False)  # type: ignore[arg-type]
+
+
+def penalty(weight: mx.array) -> mx.array:
+    return weight.square().sum() * 0.1
+
+
+def with_penalties(model: nn.Module) -> mx.array:
+    """The same function is called for two terms, of which one is forgotten."""
+    first, _second = penalty(model.weight), penalty(model.bias)
+    return model(X).square().mean() + first
+
+
+def filtered(model: nn.Module) -> mx.array:
+    """What a filter carries from turn to turn is used by nothing after the last."""
+    error = mx.array(0.0)
+    level = mx.array(0.1)
+    for at in range(3):
+        error = error + (model(X)[at, 0] - level).square()
+        level = level + 0.5 * (model.weight.sum() - level)
+    return error
+
+
 def likelihood(model: nn.Module, table: bool = False) -> mx.array:
     logp = nn.log_softmax(model(X), axis=-1)
     if table:
@@ -128,6 +154,11 @@ PAIRS: dict[str, tuple[str, nn.Module, Loss, nn.Module, Loss]] = {
         nn.Linear(3, 4), lambda m: with_term(m, False),
         nn.Linear(3, 4), lambda m: with_term(m, True),
     ),
+    "one of two terms of a function": (
+        "term left out",
+        nn.Linear(3, 4), with_penalties,
+        nn.Linear(3, 4), filtered,
+    ),
     "shares as logarithms": (
         "no logarithms",
         nn.Linear(3, 4), lambda m: nn.losses.nll_loss(mx.softmax(m(X), axis=-1), CLASSES, reduction="mean"),
@@ -167,6 +198,11 @@ PAIRS: dict[str, tuple[str, nn.Module, Loss, nn.Module, Loss]] = {
         "mixed positions",
         nn.Linear(8, 8), lambda m: attended(m, splits=False),
         nn.Linear(8, 8), attended,
+    ),
+    "heads split from a part": (
+        "mixed positions",
+        nn.Linear(8, 16), with_parts,
+        nn.Linear(8, 16), lambda m: attended(lambda x: mx.split(m(x), 2, axis=-1)[0]),  # type: ignore[arg-type]
     ),
     "a likelihood that is minimized": (
         "away from targets",

@@ -139,6 +139,20 @@ def test_a_failed_pass_and_no_pass_are_two_other_reasons() -> None:
         assert "no gradient pass" in asked(forward, line) or "No gradient was taken" in asked(forward, line), line
 
 
+def test_what_goes_into_the_loss_as_places_reaches_it() -> None:
+    """Where the way of a gradient ends twice, the first end still goes into the loss; another result may not."""
+
+    def loss(w: mx.array, used: bool) -> mx.array:
+        table = mx.eye(3)[mx.stop_gradient(mx.argmax(w * 2, axis=-1))]
+        return (table if used else mx.eye(3)).sum() + mx.ones((3,)).sum()
+
+    for used in (True, False):
+        session = OpenSession(nnrepl.trace(loss, mx.array([[1.0, 3, 2]]), used, wrt=0))
+        told = " ".join(str(session.run("why grad(w)")).split())
+        assert "ends at #3 argmax" in told, told
+        assert ("reach the loss either" in told) != used, told
+
+
 def test_what_a_function_has_made_whose_backward_pass_runs_it_again_or_is_written() -> None:
     """Not that nobody asked: a gradient is taken of what the second run makes, or none at all."""
     ruled = mx.custom_function(lambda x: mx.tanh(x * 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -15,7 +16,7 @@ from nnrepl import UserError
 from nnrepl.explain.answer import Cause
 from nnrepl.explain.why import why
 from nnrepl.view.causes import why_view
-from tests.support import OpenSession
+from tests.support import OpenSession, nnrepl_cli
 from tests.view.test_tensor import screen
 
 
@@ -251,3 +252,29 @@ def test_an_answer_evaluates_only_what_it_needs() -> None:
     answer = why(found, "grad(w)")
     assert answer.ops <= 6
     assert sum(op.outputs[0].evaluated for op in found.tape.ops if op.outputs) <= 8
+
+
+GAPS = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+mx.random.seed(0)
+model, optimizer = nn.Linear(3, 1), optim.SGD(0.01)
+data = mx.random.normal((24, 3))
+data = mx.where(mx.arange(24)[:, None] % 5 == 0, mx.nan, data)
+step = nn.value_and_grad(model, lambda m, x: m(mx.where(mx.isnan(x), FILL, x)).square().mean())
+for turn in range(8):
+    rows = data[turn * 3 : turn * 3 + 3]
+    loss, grads = step(model, rows)
+    optimizer.update(model, grads)
+    mx.eval(model.parameters())
+"""
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_a_batch_with_gaps_that_the_model_fills_is_no_result(native: str, tmp_path: Path) -> None:
+    """Nobody's loss is NaN; that is said first, whether the call that takes the batch is closed or not."""
+    for fill, begins in (("0.0", "No loss and no gradient is NaN or ∞, but "), ("x", "The loss of step 8 is NaN: ")):
+        path = tmp_path / "gaps.py"
+        path.write_text(GAPS.replace("FILL", fill))
+        shown = nnrepl_cli("--plain", str(path), stdin="c\nwhy\nquit\n", env={"NNREPL_NATIVE": native}).stdout
+        said = re.split(r"\(nnrepl[ \d]*\) why\n", shown)[1].removeprefix("opening").partition("stops it\n")
+        assert " ".join((said[2] or said[0]).split()).startswith(begins), shown

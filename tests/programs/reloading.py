@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nnrepl.cli import main
+from tests.support import nnrepl_cli
 
 HEAD = """\
 import mlx.core as mx
@@ -37,6 +38,8 @@ opt = optim.Adam(0.1)
 x, y = mx.random.normal((8, 3)), mx.random.normal((8, 1))
 """
 
+_WIDE = "160"
+"""So many columns that what is said is not wrapped."""
 TAIL = """
 from mlx.utils import tree_flatten
 for name, value in tree_flatten(model.parameters()):
@@ -45,7 +48,7 @@ for name, value in tree_flatten(model.parameters()):
 
 
 class Program:
-    """A script on disk, under nnrepl in this process.
+    """A script on disk, under nnrepl.
 
     Args:
         folder: Where it lies.
@@ -58,7 +61,7 @@ class Program:
         self.path = folder / "train.py"
         self._monkeypatch = monkeypatch
         self._capfd = capfd
-        monkeypatch.setenv("COLUMNS", "160")  # what is said is not wrapped
+        monkeypatch.setenv("COLUMNS", _WIDE)
         monkeypatch.chdir(folder)
 
     def write(self, text: str, name: str = "train.py") -> None:
@@ -76,7 +79,15 @@ class Program:
         return f"import shutil; shutil.copy({str(source)!r}, {str(target)!r})"
 
     def run(self, *lines: str, program: tuple[str, ...] = ("train.py",)) -> str:
-        """Run lines under nnrepl in this process. Returns everything that was shown."""
+        """Run lines under nnrepl, in a process of its own: a reload looks through all that lives, and in this one that
+        is what all tests have left. Returns everything that was shown."""
+        commands = [part for line in lines for part in ("-c", line)]
+        ran = nnrepl_cli("--batch", *commands, *program, stdin="", cwd=self.folder, env={"COLUMNS": _WIDE})
+        self.status = ran.returncode
+        return ran.stdout + ran.stderr
+
+    def run_here(self, *lines: str, program: tuple[str, ...] = ("train.py",)) -> str:
+        """The same in this process, in which a test has put something in the place of a function."""
         before, path, argv, caching = sys.modules["__main__"], list(sys.path), list(sys.argv), sys.dont_write_bytecode
         sys.dont_write_bytecode = True
         commands = [part for line in lines for part in ("-c", line)]

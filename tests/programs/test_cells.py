@@ -513,3 +513,34 @@ def test_a_file_is_mended_behind_a_cell_that_failed_and_called_again(tmp_path: P
     assert said.count("Traceback") == 1
     assert found["z"].shape == (1, 1)
     assert typist.kinds[-1] == CELL
+
+
+HANGING = """\
+import mlx.core as mx
+w = mx.array([1.0, 2.0])
+for i in range(4):
+    loss, g = mx.value_and_grad(lambda w: (w * w).sum())(w)
+    w = w - 0.1 * g
+    mx.eval(w)
+"""
+PRESSED = """\
+if not os.path.exists("pressed"):
+    open("pressed", "w").close(); os.kill(os.getpid(), 2)
+while True: time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_a_cell_that_was_broken_off_is_where_it_runs_again(native: str, tmp_path: Path) -> None:
+    """It made no op, and would never end: once it was told to, what opens a step or changes one has to end it."""
+    (tmp_path / "program.py").write_text(HANGING)
+    loop = f"a = 5; exec({PRESSED!r})"
+    changed = ["goto step 2", "until backward", "w = w * 2", "timeline 1"]
+    lines = ["c", "import os, time", loop, *changed, "goto end", "p a", "p loss.item()", "c", "a = a + 1", "p a"]
+    result = nnrepl_cli(
+        "--plain", "program.py", stdin="\n".join([*lines, ""]), cwd=tmp_path, env={"NNREPL_NATIVE": native}, timeout=60
+    )
+    assert "KeyboardInterrupt" in result.stderr
+    assert result.stderr.count("Traceback") == 1
+    for said in ("timeline 2", "\na = 5\n", "loss.item() = 1.3107", "\na = 6\n"):
+        assert said in result.stdout

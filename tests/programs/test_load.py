@@ -38,6 +38,12 @@ def test_load_starts_another_script_with_its_arguments(program: Program) -> None
     assert "a is not" in shown or "lies ahead" in shown or "not made yet" in shown
 
 
+def test_what_was_typed_at_the_end_of_a_program_is_no_part_of_the_next(program: Program) -> None:
+    program.write(ARGUMENTS, "other.py")
+    shown = program.run("continue", "print('typed')", "load other.py", "continue", "restart", "continue")
+    assert shown.count("\ntyped") == 1, shown
+
+
 def test_load_starts_a_module(program: Program) -> None:
     (program.folder / "pack").mkdir()
     program.write("", "pack/__init__.py")
@@ -174,7 +180,7 @@ def test_a_file_that_only_defines_adds_its_names(program: Program) -> None:
 
 def test_a_file_is_not_taken_for_another_of_its_name(program: Program) -> None:
     program.write(MODEL, "json.py")
-    shown = program.run("continue", "load json.py", "1 + 1")
+    shown = program.run_here("continue", "load json.py", "1 + 1")
     assert "there is another module json already, " in shown
     assert "rename json.py" in shown
 

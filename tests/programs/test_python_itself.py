@@ -43,6 +43,20 @@ __all__ = ["same_surroundings"]
         print(results, threading.current_thread() is threading.main_thread(), flush=True)
         os._exit(0)  # MLX 0.32 itself often aborts at the end of a program whose threads have used it
         """,
+        "a compiled function leaves what it takes nothing but the shape of": """
+        import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+        mx.random.seed(0)
+        model, rest, optimizer = nn.Linear(2, 1), [], optim.SGD(0.1)
+        def whole(x):
+            _, grads = nn.value_and_grad(model, lambda m, x: m(x).square().mean())(model, x)
+            optimizer.update(model, grads)
+            rest.extend([mx.zeros_like(x), mx.ones_like(x) + 1, mx.zeros_like(x) + x])
+            mx.eval(rest[0])
+        mx.compile(whole, inputs=model.state, outputs=model.state)(mx.ones((2, 2)))
+        print(rest[0], rest[1], optimizer.state["weight"]["v"], model.weight.shape)
+        try: print(rest[2])
+        except RuntimeError as error: print(str(error).split(".")[0])
+        """,
         "a compiled function leaves tracers": """
         from functools import partial
         import mlx.nn as nn, mlx.optimizers as optim

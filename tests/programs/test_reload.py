@@ -441,7 +441,7 @@ def test_on_a_terminal_one_is_asked_what_is_rude(
     monkeypatch.setattr(Shell, "confirm", confirm)
     other = mended(SCRIPT.replace("optim.Adam(0.1)", "optim.Adam(0.3)"))
     program.write(SCRIPT)
-    shown = program.run("next pass 4", program.mend(other), "reload", "continue")
+    shown = program.run_here("next pass 4", program.mend(other), "reload", "continue")
     expected = program.twin(other if agreed else from_step(2, "Net.__call__ = mended"))
     assert printed(shown)[-len(expected) :] == expected
     assert len(asked) == 1

@@ -233,6 +233,26 @@ def test_where_an_array_dies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert again == [signal.SIGINT] * 3
 
 
+def test_what_nnrepl_imports_is_imported_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a class is made Python makes a RuntimeError of Ctrl-C. What the program imports is broken off."""
+    body = "import sys\nclass A:\n    found = sys.modules['asked'].put_off(sys._getframe())\n"
+    (tmp_path / "looks.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    again: list[int] = []
+    monkeypatch.setattr("nnrepl.replay.interrupts.os.kill", lambda pid, number: again.append(number))
+    for owner, waits in (("nnrepl.made_up", True), ("made_up", False)):
+        monkeypatch.delitem(sys.modules, "looks", raising=False)
+        monkeypatch.setitem(sys.modules, "asked", cast(Any, SimpleNamespace(put_off=put_off)))
+        names: dict[str, Any] = {"__name__": owner}
+        exec("def late():\n    import looks", names)
+        names["late"]()
+        assert sys.modules["looks"].A.found is waits
+    end = time.monotonic() + 60
+    while not again and time.monotonic() < end:
+        time.sleep(0.01)
+    assert again == [signal.SIGINT]
+
+
 def test_when_ctrl_c_does_nothing() -> None:
     """Between two lines there is nothing to break off, and a program that runs again stops at its next op already."""
     shell: Any = Breaking()
@@ -269,6 +289,7 @@ def test_when_ctrl_c_does_nothing() -> None:
         ({"course": False}, "raises"),  # nothing there that could stop
         ({"waits": True}, "stops"),
         ({"waits": True, "at_work": True}, "nothing"),
+        ({"cells": [7]}, "stops"),
         ({"at_prompt": True}, "raises"),
         ({"at_prompt": True, "waits": True, "at_work": True}, "raises"),
     ],
@@ -276,18 +297,48 @@ def test_when_ctrl_c_does_nothing() -> None:
 def test_what_ctrl_c_does(differs: dict[str, Any], does: str) -> None:
     """A program that is recorded stops at its next op, and one in which nnrepl is at work; else it is raised."""
     given = {"at_prompt": False, "waits": False, "replaying": False, "course": True, "mode": RECORD} | differs
+    cells = differs.get("cells", [])
     shell: Any = Breaking()
+    shell.strikes = []
+    shell._strike_soon = shell.strikes.append
     shell.shown, shell.at_prompt, shell._breaks = [], given["at_prompt"], True
     shell.show = shell.shown.append
     recorder = differs.get("recorder", SimpleNamespace(mode=given["mode"]))
     course = SimpleNamespace(now=None, interrupt=lambda: given["course"])
     session = {"recorder": recorder, "waits": given["waits"], "replaying": given["replaying"], "course": course}
-    shell.session = SimpleNamespace(**session)
+    changes = SimpleNamespace(timelines=SimpleNamespace(live=SimpleNamespace(starts=cells)))
+    shell.session = SimpleNamespace(changes=changes, **session)
     module = "nnrepl.made_up" if given.get("at_work") else "made_up"
     frame: Any = SimpleNamespace(f_globals={"__name__": module}, f_code=test_what_ctrl_c_does.__code__, f_back=None)
     with pytest.raises(KeyboardInterrupt) if does == "raises" else contextlib.nullcontext():
         shell._interrupted(signal.SIGINT, frame)
-    assert [str(text).strip() for text in shell.shown] == [_STOPPING] * (does == "stops")
+    said = f"{_STOPPING.split(';')[0]}, or in a moment" if cells else _STOPPING
+    assert [str(text).strip() for text in shell.shown] == [said] * (does == "stops")
+    waits = [0.6] if cells else [2.0] if given["replaying"] and does == "stops" else []
+    assert shell.strikes == waits
+
+
+def test_a_cell_that_comes_to_no_op_is_broken_off() -> None:
+    """It is not where it has stopped meanwhile, and where nnrepl is at work an op is at hand: a moment later, then."""
+    shell: Any = Breaking()
+    shell.at_prompt, again = False, []
+    shell._strike_soon = lambda: again.append(1)
+    recorder, going = SimpleNamespace(mode=RECORD), SimpleNamespace(interrupted=True)
+    course = SimpleNamespace(now=going, interrupt=lambda: False)
+    shell.session = SimpleNamespace(recorder=recorder, waits=False, replaying=False, course=course)
+    code = test_a_cell_that_comes_to_no_op_is_broken_off.__code__
+    frames: Any = {
+        name: SimpleNamespace(f_globals={"__name__": name}, f_code=code, f_back=None) for name in ("nnrepl.a", "cell")
+    }
+    shell._late = True
+    shell._interrupted(signal.SIGINT, frames["nnrepl.a"])
+    assert again == [1]
+    shell._late = True
+    with pytest.raises(KeyboardInterrupt):
+        shell._interrupted(signal.SIGINT, frames["cell"])
+    shell._late, going.interrupted = True, False
+    shell._interrupted(signal.SIGINT, frames["cell"])
+    assert again == [1]
 
 
 _STOPPING = "stopping at the next op; Ctrl-C again interrupts the program itself"

@@ -594,9 +594,11 @@ def test_the_losses_of_two_functions_are_no_one_line(tmp_path: Any) -> None:
     """In the middle of a step the discriminator's loss is no next point of the generator's, nor stands under it."""
     moved = GAN.replace("range(2)", "range(3)").replace("    ld, gd", "    z = z * 0.9 + 0.1\n    ld, gd")
     moved = moved.replace("    mx.eval(G", "    average = 0.5 * G.layers[0].weight\n    mx.eval(G")
-    answers = play(moved, "goto step 3", "until backward", "p ld", "plot loss", "info steps", tmp_path=tmp_path)
-    start, _, _, plot, steps = answers[:5]
+    lines = ("goto step 3", "info steps", "until backward", "p ld", "plot loss", "info steps")
+    start, begun, _, _, plot, steps = play(moved, *lines, tmp_path=tmp_path)[:6]
     assert "step 3 · forward 1 " in start  # the average, in the same run of ops, is of the step before
+    begins = next(at for at, line in enumerate(moved.splitlines(), 1) if "z * 0.9" in line)
+    assert re.search(rf"▶ +3 .*:{begins}\b", begun), begun
     losses = re.findall(r"g_loss (\S+)", steps)
     assert len(losses) == 2
     assert set(re.findall(r"-?\d+\.\d{4}", plot.splitlines()[0] + plot.splitlines()[1])) == set(losses)

@@ -18,7 +18,7 @@ from nnrepl.tape import Value
 from nnrepl.timeline.history import History, parse_size
 from tests.support import nnrepl_cli
 
-PASSES = 100
+PASSES = 40
 PROGRAM = f"""
 import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
 mx.random.seed(0)

@@ -426,6 +426,20 @@ print("END", loss.item(), g.tolist(), w.tolist())
 
 
 @pytest.mark.parametrize("native", ["on", "off"])
+def test_what_a_backward_pass_began_with_is_not_changed_after_it(native: str, tmp_path: Path) -> None:
+    """Nothing takes it any more: that is said at once, and not that the program does other things than before."""
+    path = tmp_path / "begins.py"
+    path.write_text(BEGINNING)
+    lines = ["c", "goto step 2 update", "grad(loss) = grad(loss) * 2", "timelines", "goto step 2 backward"]
+    lines += ["step 2", "grad(loss) = grad(loss) * 3", "q\n"]
+    shown = nnrepl_cli("--plain", str(path), stdin="\n".join(lines), env={"NNREPL_NATIVE": native}).stdout
+    refused, made = shown.split("(nnrepl) timelines")
+    assert "is what a backward pass began with, and that is over" in refused
+    assert "running the program again" not in refused
+    assert "timeline 2: grad(loss) edited" in made
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
 def test_what_a_backward_pass_begins_with_is_changed(
     native: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ import mlx.core as mx
 import pytest
 
 from tests.support import nnrepl_cli
+from tests.thorough import share
 
 STEPS: list[tuple[str, Callable[[mx.array, mx.array], mx.array]]] = [
     ("mx.tanh({a} + {b})", lambda a, b: mx.tanh(a + b)),
@@ -149,7 +150,7 @@ def walk(program: Program, chance: random.Random, length: int) -> tuple[list[str
     return commands, expected
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(share(6, 3)))
 def test_random_walk(seed: int, tmp_path: Path) -> None:
     program = Program(seed)
     path = tmp_path / "program.py"

@@ -153,6 +153,9 @@ def _is_layer(op: Op) -> bool:
 
 
 def _from_a_layer(value: Value) -> bool:
+    """Whether the last axis of a tensor holds units of a layer, or a part of them (q of q, k, v in one)."""
+    while (op := value.op) is not None and has(op.name, Trait.PICKS) and op.inputs[0].shape[:-1] == value.shape[:-1]:
+        value = op.inputs[0]
     found = _made_along(value)
     return found is not None and not found[1]
 

@@ -22,6 +22,7 @@ from nnrepl.explain.health import (
     kept_out,
     made_anew,
     masked_late,
+    masked_whole,
     no_gradient,
     own_numbers,
     parameters,
@@ -82,6 +83,7 @@ _MODULES = (
     floored,
     shuffling,
     masked_late,
+    masked_whole,
     made_anew,
     from_the_end,
 )
@@ -145,7 +147,9 @@ def _look_over(case: Checkup, report: Report) -> None:
     report.findings.extend(one for one in found if one.op is None or (one.kind, one.op) not in known)
     report.checks += len(checks) + 1
     report.unsafe = report.unsafe or case.unsafe
-    if is_last and (not case.after or case.updating):
+    passes = case.pass_.step.passes
+    goes_on = any(other.kind == GRADIENT_PASS and other.start > case.pass_.start for other in passes)
+    if is_last and (case.updating if case.after else not goes_on):  # the last call of a step has the update
         instead = f" ({before.address} was looked at instead)" if before is not None else ""
         _leave_unseen(report, f"the {'rest of the ' if case.after else ''}update{instead}")
     closed = before is not None and isinstance(before.tape.ops[before.start], ClosedOp)

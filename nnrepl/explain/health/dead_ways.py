@@ -32,12 +32,18 @@ def dead_ways(case: Checkup) -> Iterator[Finding]:
         key: object = reason.op or reason.came or made.op  # with the zeros of one tensor many ops pass nothing
         if key not in told and not _is_sound(case, made.op, of, reason):
             groups.setdefault(key, []).append((made, of, gradient, reason))
+    lines: dict[object, list[tuple[object, list[_Way]]]] = {}
     for key, ways in groups.items():
         made, of, *_ = ways[0]
+        forward = made.op.of
+        where = key if forward is None else (forward.name, words.spot(forward), _level(made.op, of))
+        lines.setdefault(where, []).append((key, ways))
+    for (key, ways), *again in lines.values():  # the turns of a loop are one fault
+        made, of, *_ = ways[0]
         begin = key if isinstance(key, Op) else made.op
-        level = _level(made.op, of)
         command = f"why grad({words.reference(of)}) == 0"
-        yield from findings(_is_dead(case, ways), "zero gradient", command, begin, level)
+        claim = _is_dead(case, ways, [way for _, more in again for way in more])
+        yield from findings(claim, "zero gradient", command, begin, _level(made.op, of))
 
 
 _Way = tuple[Blame, Value, Value, Reason]
@@ -54,14 +60,19 @@ def _made_by(case: Checkup, gradient: Value) -> Blame:
     return next(iter(blame(case.look, gradient, cone_stats(case.look, gradient))), made)
 
 
-def _is_dead(case: Checkup, ways: list[_Way]) -> Claim[str]:
+def _is_dead(case: Checkup, ways: list[_Way], again: list[_Way]) -> Claim[str]:
     """Claim of ops that each gives 0 for a gradient out of something else, and that nothing else comes to its
-    tensor."""
+    tensor.
+
+    Args:
+        ways: Those that do so for one reason.
+        again: Those of the same line, each for its own.
+    """
     made, of, _, reason = ways[0]
     op = made.op
 
     def holds() -> bool:
-        return all(_gives_zero(case, *way[:3]) for way in ways)
+        return all(_gives_zero(case, *way[:3]) for way in (*ways, *again))
 
     term = ", that of one number on the way to the loss" if of.size == 1 else ""
     others = [(other, at.op) for at, other, *_ in ways[1:]]
@@ -69,12 +80,14 @@ def _is_dead(case: Checkup, ways: list[_Way]) -> Claim[str]:
     likewise = "" if not more else (
         f", and so did {more[0]}"
         + (f" and {words.counted(len(more) - 1, 'other')}" if len(more) > 1 else ""))  # fmt: skip
+    besides = len({at.op for at, *_ in again})
+    turns = f". {words.counted(besides, 'other op')} of that line give{'s' if besides == 1 else ''} 0 as well"
     return Claim(
         "finding: dead way",
         holds,
         lambda: (
             f"∂L/∂{_called(case, of)} is 0{term}: it became 0 at {words.title(op)}{line_of(op)}{likewise}: "
-            f"{reason.text.rstrip('.')}"
+            f"{reason.text.rstrip('.')}{turns if besides else ''}"
         ),
     )
 

@@ -19,7 +19,7 @@ from nnrepl.tape.claims import Possibility
 def floored(case: Checkup) -> Iterator[Finding]:
     """Find a whole division of more than two numbers that gives 0 everywhere, and is calculated with as a float: where
     it is an index, or is compared, it numbers blocks or groups, of which there may be one."""
-    for op in case.forward:
+    for op in (*case.prepared, *case.forward):
         whole = has(op.name, Trait.DIVIDES) and has(op.name, Trait.STEPS)
         if whole and op.outputs[0].size > 2 and _is_calculated_with(op.outputs[0]):
             yield from _found(case, op)

@@ -29,8 +29,20 @@ def forgotten(case: Checkup) -> Iterator[Finding]:
         if not case.session.running:
             yield from _made_for_nothing(case, list(grads.values()), seen)
         return
+    if not later and _were_used(case):
+        return  # a loop that ends with a gradient has one more than it has updates
     first = next(iter(grads))
     yield from findings(_forgot(case, grads, later), "forgotten update", f"what grad({first.name})", grads[first].op)
+
+
+def _were_used(case: Checkup) -> bool:
+    """Whether the program has taken the gradients that it had taken of the same function before."""
+    for before in reversed(case.series[: case.series.index(case.pass_)]):
+        grads = finals(Checkup(case.session, before, case.look, case.limits)).values()
+        if grads:
+            users = (op for grad in grads for op in case.session.tape.consumers(grad))
+            return any(op.pass_ is not before for op in users)
+    return False
 
 
 def _made_for_nothing(case: Checkup, grads: list[Value], seen: set[Value]) -> Iterator[Finding]:

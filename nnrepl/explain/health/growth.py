@@ -8,6 +8,7 @@ from nnrepl.explain.health.report import Check, Checkup, Finding, findings
 from nnrepl.session.closed import TELLING
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 from nnrepl.tape.claims import Claim
+from nnrepl.tape.steps import in_one_turn
 
 _STEPS = TELLING
 """So many steps are looked at: what is evaluated in every second step only is no fault."""
@@ -25,7 +26,7 @@ def growing(case: Checkup) -> Iterator[Finding]:
     done = _evaluated(tape, now)
     alive = [value for value in _outliving(tape, turns[at - 1].start, now) if value not in done]
     grown = [value for value in alive if _reaches(value, done, since)]
-    if not grown:
+    if not grown or _lets_go(tape, grown, now):
         return
     names = list(dict.fromkeys(value.name for value in grown))
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -52,10 +53,28 @@ def _turns(case: Checkup) -> list[Pass]:
     return passes if len(firsts) == 1 else list(reversed(firsts.values()))
 
 
+def _lets_go(tape: Tape, grown: list[Value], since: int) -> bool:
+    """Whether the program evaluates what waits a little later, in the turn of a loop further out in which it was made:
+    the steps of a sampler, or of an inner loop, wait for the step around them, and no longer."""
+    done: set[Value] = set()
+    for mark in tape.marks:
+        if mark.position > since:
+            _add(done, mark.values)
+            if done.issuperset(grown):
+                return all(value.op is not None and in_one_turn(value.op, mark.scope, mark.lasti) for value in grown)
+    return False
+
+
 def _evaluated(tape: Tape, end: int) -> set[Value]:
     """Return what the program itself has evaluated before a position, with all that was needed for it."""
-    stack = [value for mark in tape.marks if mark.position <= end for value in mark.values]
     done: set[Value] = set()
+    _add(done, [value for mark in tape.marks if mark.position <= end for value in mark.values])
+    return done
+
+
+def _add(done: set[Value], values: Iterable[Value]) -> None:
+    """Add values to what has been evaluated, with all that was needed for them."""
+    stack = list(values)
     while stack:
         value = stack.pop()
         if value in done:
@@ -66,7 +85,6 @@ def _evaluated(tape: Tape, end: int) -> set[Value]:
         if value.op is not None:
             stack.extend(value.op.outputs)
             stack.extend(value.op.inputs)
-    return done
 
 
 def _outliving(tape: Tape, start: int, end: int) -> Iterator[Value]:

@@ -26,8 +26,8 @@ def kept_out(case: Checkup) -> Iterator[Finding]:
         spot = words.spot(op)
         if op not in counting or spot in told or is_library(op.source.file) or _is_usual(op):
             continue
-        if not leaves or not all(case.pass_.grads.get(leaf) for leaf in leaves):
-            continue  # what gets no gradient at all is told as that
+        if not leaves or not all(_learns(case, leaf) for leaf in leaves):
+            continue  # what gets no gradient at all, or 0, is told as that
         told.add(spot)
         yield from findings(_keeps_out(case, op, list(leaves)), "kept out", f"what {op.label}", op, NOTE)
 
@@ -36,13 +36,19 @@ def _keeps_out(case: Checkup, op: Op, leaves: list[Value]) -> Claim[str]:
     """Claim that no gradient passes an op, and that those weights which it takes get one nevertheless."""
 
     def holds() -> bool:
-        return not any(one.of is op for one in case.pass_.ops) and all(case.pass_.grads.get(leaf) for leaf in leaves)
+        return not any(one.of is op for one in case.pass_.ops) and all(_learns(case, leaf) for leaf in leaves)
 
     names = ", ".join(leaf.name for leaf in leaves[:3]) + (f" and {len(leaves) - 3} more" if len(leaves) > 3 else "")
     learn = "learns" if len(leaves) == 1 else "learn"
     return Claim("finding: kept out", holds, lambda: (
         f"{op.label} {words.call(op)} ({words.spot(op)}) lets no gradient through to "
         f"{words.name(op.inputs[0])}, though the loss depends on it: {names} {learn} on other ways only"))  # fmt: skip
+
+
+def _learns(case: Checkup, leaf: Value) -> bool:
+    """Whether a gradient comes to a weight that is not 0 everywhere."""
+    parts = case.pass_.grads.get(leaf)
+    return parts is not None and not (case.look.can_see(parts[-1]) and case.look.stat(parts[-1]).is_zero)
 
 
 def _is_usual(op: Op) -> bool:

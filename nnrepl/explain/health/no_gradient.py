@@ -15,7 +15,7 @@ from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding,
 from nnrepl.explain.paths import root_modules
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import is_inexact
-from nnrepl.tape import Pass, Value
+from nnrepl.tape import GRADIENT_PASS, Pass, Value
 from nnrepl.tape.claims import Claim, Possibility
 
 
@@ -36,11 +36,11 @@ def missing(case: Checkup) -> Iterator[Finding]:
     kept = [leaf for leaf in none if _is_under(leaf, frozen) and not _is_under(leaf, trained)]
     if kept:
         yield from findings(_are_kept(case, kept), "no gradient", f"why grad({kept[0].name})", None, NOTE)
-    none = [leaf for leaf in none if leaf not in kept]
+    none = [leaf for leaf in none if leaf not in kept and not _learns_elsewhere(case, leaf)]
     reached = {_pattern(leaf.name) for leaf in pass_.wrt if pass_.grads.get(leaf)}
     groups: dict[object, list[tuple[Value, Cause]]] = {}
     for leaf in none[:_LOOKED]:
-        why = why_none(case.session, leaf)
+        why = why_none(case.session, leaf, pass_)
         sibling = why.cause == "unused" and _pattern(leaf.name) in reached
         first_word = leaf.name.partition(".")[0] if "." in leaf.name else ""
         key = why.op if why.op is not None else (why.cause, first_word)
@@ -52,6 +52,16 @@ def missing(case: Checkup) -> Iterator[Finding]:
         reason = " ".join(why.reasons[:2] if why.cause == "unused" else why.reasons[:1]) or why.headline
         yield from findings(_never_get(case, [leaf for leaf, _ in group], reason), "no gradient",
                             f"why grad({first.name})", why.op, NOTE if chosen or sibling else WARNING)  # fmt: skip
+
+
+def _learns_elsewhere(case: Checkup, leaf: Value) -> bool:
+    """Whether another function of the program's teaches a weight: of two losses each has a head of its own."""
+    home = case.session.names.homes.of(leaf)
+    others = [other for other in case.session.tape.passes if other.kind == GRADIENT_PASS and other not in case.series]
+    return home is not None and any(
+        other.grads.get(one) and case.session.names.homes.of(one) == home
+        for other in others for one in other.wrt if one.name == leaf.name
+    )  # fmt: skip
 
 
 def _paths(pass_: Pass) -> tuple[set[str], set[str]]:

@@ -16,6 +16,8 @@ from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Op, Pass
 from nnrepl.tape.claims import Claim, Said, say
 
 WARNING, NOTE = "warning", "note"
+_FAR = 10_000
+"""So many ops before a pass are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,19 @@ class Checkup:
     def forward(self) -> list[Op]:
         """The forward ops that succeeded."""
         return [op for op in self.pass_.forward if op.error is None]
+
+    @cached_property
+    def prepared(self) -> list[Op]:
+        """The ops before the pass from which the data that it takes was made, in order."""
+        stack = [taken for op in self.forward for taken in op.inputs if taken not in self.pass_.wrt]
+        found: set[Op] = set()
+        while stack and len(found) < _FAR:
+            value = stack.pop()
+            op = value.op or (value.origin.op if value.origin is not None else None)
+            if op is not None and op not in found and op.pass_.kind not in (GRADIENT_PASS, UPDATE_PASS):
+                found.add(op)
+                stack.extend(op.inputs)
+        return sorted((op for op in found if op.error is None), key=lambda op: op.position)
 
     @property
     def after(self) -> list[Pass]:

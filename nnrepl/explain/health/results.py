@@ -310,8 +310,33 @@ def left_out(case: Checkup) -> Iterator[Finding]:
                 and value not in known
                 and len(op.outputs) == 1
             )
-            if alone and not case.session.names.homes.objects(value):
+            if alone and not case.session.names.homes.objects(value) and not _is_carried(case, op):
                 yield from findings(_is_left_out(case, op, value), "term left out", f"explain {op.label}", op)
+
+
+def _is_carried(case: Checkup, op: Op) -> bool:
+    """Whether the result of a pass is made of what the same line gave in another turn: what a loop carries on is made
+    once more than it is needed."""
+    stack = [*(case.pass_.returned or ()), *(root for root, _ in case.pass_.roots)]
+    here, seen = _where(op), set[Op]()
+    while stack:
+        before = stack.pop().op
+        if before is not None and before.pass_ is case.pass_ and before not in seen:
+            if before.lasti == op.lasti and _where(before) == here:
+                return True
+            seen.add(before)
+            stack.extend(before.inputs)
+    return False
+
+
+def _where(op: Op) -> list[tuple[object, int]]:
+    """Return where in the program an op stands, with the calls that led there, whichever turn of a loop made them."""
+    found: list[tuple[object, int]] = []
+    scope, lasti = op.scope, op.lasti
+    while scope is not None:
+        found.append((scope.code, lasti))
+        lasti, scope = scope.lasti, scope.parent
+    return found
 
 
 def _is_left_out(case: Checkup, op: Op, value: Value) -> Claim[str]:

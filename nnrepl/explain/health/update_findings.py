@@ -13,6 +13,7 @@ from nnrepl.explain.health.gradient_findings import finals
 from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding, findings
 from nnrepl.explain.masks import is_mask
 from nnrepl.explain.paths import leaves_later
+from nnrepl.ops import Trait, has
 from nnrepl.record.batches import total
 from nnrepl.session.births import is_inexact
 from nnrepl.tape import Op, Value
@@ -37,8 +38,9 @@ def changes(case: Checkup) -> list[ParameterUpdate]:
     found = []
     start, end = passes[0].start, passes[-1].end
     later = leaves_later(case.pass_, case.next) if case.next is not None else {}
+    by_hand = {} if case.next is not None else _as_before(case)
     for leaf, gradient in finals(case).items():
-        after = _newest(case, leaf, start, end) or _goes_on(later.get(leaf), start, end)
+        after = _newest(case, leaf, start, end) or _goes_on(later.get(leaf), start, end) or by_hand.get(leaf)
         if after is not None and after.shape == leaf.shape:
             found.append(ParameterUpdate(leaf.name, leaf, after, gradient))
     return found
@@ -65,6 +67,29 @@ def _goes_on(later: Value | None, start: int, end: int) -> Value | None:
     `weights`)."""
     made = later.origin if later is not None else None
     return made if made is not None and made.op is not None and start <= made.op.position < end else None
+
+
+def _as_before(case: Checkup) -> dict[Value, Value]:
+    """Return what the last update made of weights that no later pass takes: what stands where the update before made
+    those that this pass took."""
+    before = case.before
+    turn = [] if before is None else Checkup(case.session, before, case.look, case.limits).after
+    places: dict[Value, tuple[object, int]] = {}
+    for leaf in case.pass_.wrt:
+        made = _goes_on(leaf, turn[0].start, turn[-1].end) if turn else None
+        if made is not None and made.op is not None and made.op.scope is not None:
+            places[leaf] = made.op.scope.code, made.op.lasti
+    whose = {one: leaf for leaf in places for one in (leaf, leaf.origin) if one is not None}
+    found: dict[Value, Value] = {}
+    for op in (op for pass_ in case.after for op in pass_.ops if op.error is None):
+        of = next((whose[taken] for taken in op.inputs if taken in whose), None)
+        if of is None or len(op.outputs) != 1 or op.outputs[0].shape != of.shape:
+            continue
+        if op.scope is not None and (op.scope.code, op.lasti) == places[of]:
+            found[of] = op.outputs[0]
+        else:
+            whose.setdefault(op.outputs[0], of)  # (1 - decay) * w, of which the update is made
+    return found
 
 
 def steps(case: Checkup) -> Iterator[Finding]:
@@ -168,6 +193,8 @@ def _what_came(case: Checkup) -> str:
 
 def _idle(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]]) -> Iterator[Finding]:
     """Find an update that leaves the weights as they are, or nearly, although there are gradients."""
+    followed = [(change, part) for change, part in zip(moved, numbers) if _follows(case, change)]
+    moved, numbers = [change for change, _ in followed], [part for _, part in followed]
     wide = [
         part for change, part in zip(moved, numbers) if change.before.dtype == mx.float32 or _is_no_step(case, change)
     ]
@@ -182,6 +209,23 @@ def _idle(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]
     zeros = _zeros_of(case, moved[0])[-1:]
     claim = _stood_still(case, changed, zeros) if delta == 0 else _crept(case, changed, ratio, one)
     yield from findings(claim, "idle update", _shown_by(op), op, NOTE if _moves_later(case, moved) else WARNING)
+
+
+def _follows(case: Checkup, change: ParameterUpdate) -> bool:
+    """Whether what a weight has become is computed from its gradient, and is not only chosen by what that led to: a
+    proposal of a sampler that is taken or not."""
+    stack, seen = [change.after], {change.after}
+    while stack:
+        value = stack.pop()
+        if change.gradient in (value, value.origin):
+            return True
+        op = value.op
+        if op is None or op.pass_ not in case.after:
+            continue
+        operands = op.inputs[1:] if has(op.name, Trait.SWITCHES) else op.inputs
+        stack.extend(taken for taken in operands if taken not in seen)
+        seen.update(operands)
+    return False
 
 
 def _stood_still(case: Checkup, moved: list[ParameterUpdate], zeros: list[Value]) -> Claim[str]:

@@ -20,8 +20,9 @@ _RANGES = {mx.uint8: (0, 255), mx.int8: (-128, 127), mx.uint16: (0, 65535), mx.i
 
 def around(case: Checkup) -> Iterator[Finding]:
     """Find the first op of small whole numbers whose result does not fit, and from which floats are made."""
-    for op in case.forward:
-        if op.name not in ("add", "subtract", "multiply", "negative") or not _becomes_float(case, op):
+    ops = [*case.prepared, *case.forward]
+    for op in ops:
+        if op.name not in ("add", "subtract", "multiply", "negative") or not _becomes_float(ops, op):
             continue
         claim = _around(case, op)
         if claim is not None:
@@ -29,11 +30,11 @@ def around(case: Checkup) -> Iterator[Finding]:
             return
 
 
-def _becomes_float(case: Checkup, op: Op) -> bool:
+def _becomes_float(ops: list[Op], op: Op) -> bool:
     if not op.outputs or op.outputs[0].dtype not in _RANGES or op.error is not None:
         return False
     made = {op.outputs[0]}
-    for later in case.forward:
+    for later in ops:
         if later.position > op.position and any(taken in made for taken in later.inputs):
             if any(mx.issubdtype(value.dtype, mx.floating) for value in later.outputs):
                 return True
