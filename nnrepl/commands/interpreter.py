@@ -20,7 +20,7 @@ from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE
 from nnrepl.session.parsed import Assignment, Parsed, parse, side_by_side
 from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, Stop, TapeSession
-from nnrepl.session.typed import CELL, kind_of, run_cell
+from nnrepl.session.typed import CELL, below_cells, kind_of, run_cell
 from nnrepl.tape import Op, Value
 from nnrepl.view.log import Log
 from nnrepl.view.since import ShownBefore
@@ -309,6 +309,10 @@ class Interpreter:
             return Group(shown or Text(""), Text(effect.kept, style="hint"))
         if not effect.changed:
             return Text(effect.idle, style="hint") if effect.idle else shown
+        if below_cells(session):
+            self.given.appendleft(parsed.text)
+            session.resume()
+            return None
         session.changes.state(parsed)
         return self.moved_in_time(self.news() or Text(""))
 

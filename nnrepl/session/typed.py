@@ -39,6 +39,13 @@ def ended_here(session: Standing) -> bool:
     return program is not None and (program.waits or program.before is not None) and at_last(session)
 
 
+def below_cells(session: Standing) -> bool:
+    """Whether the cursor stands below cells of a timeline on which the program does not stand: what is typed comes
+    after them, once it has run to its end there."""
+    current = session.edits.timelines.current
+    return bool(session.running and current.ended and current.starts and at_last(session) and not upcoming(session))
+
+
 def at_last(session: Standing) -> bool:
     """Whether the cursor stands after the last op, or at one that raised and was the last."""
     left = session.tape.ops[session.cursor :]

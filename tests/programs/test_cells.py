@@ -544,3 +544,17 @@ def test_a_cell_that_was_broken_off_is_where_it_runs_again(native: str, tmp_path
     assert result.stderr.count("Traceback") == 1
     for said in ("timeline 2", "\na = 5\n", "loss.item() = 1.3107", "\na = 6\n"):
         assert said in result.stdout
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_what_is_typed_below_the_cells_of_an_older_timeline_comes_after_them(native: str, tmp_path: Path) -> None:
+    """The program stands on another one: it runs along to the end of this one first, and the line is its next cell."""
+    (tmp_path / "program.py").write_text(HANGING)
+    changed = ["goto step 2", "until backward", "w = w * 2", "timeline 1", "goto end"]
+    lines = ["c", "a = 5", *changed, "a = a + 1", "p a", "p loss.item()", "timelines"]
+    result = nnrepl_cli(
+        "--plain", "program.py", stdin="\n".join([*lines, ""]), cwd=tmp_path, env={"NNREPL_NATIVE": native}, timeout=60
+    )
+    assert "\na = 6\n" in result.stdout
+    assert "loss.item() = 1.3107" in result.stdout
+    assert "  3 " not in result.stdout.split(") timelines")[1]

@@ -15,6 +15,7 @@ import pytest
 import nnrepl
 from nnrepl.session.errors import UserError
 from tests.support import PROMPT, OpenSession, assert_last_pass_is, assert_same_bits, loaded, script_python
+from tests.thorough import by_turns
 
 PROGRAM = """\
 from collections import deque
@@ -231,8 +232,7 @@ IN_BLOCKS = ["for n in (1, 2): h = h * n", "h = h * 2; kept.append(1.0)", "h, w 
 IN_BLOCKS.append("kept[0] = 2.0")
 
 
-@pytest.mark.parametrize("second", [False, True], ids=["first run", "second run"])
-@pytest.mark.parametrize("line", IN_BLOCKS)
+@pytest.mark.parametrize(("line", "second"), by_turns(IN_BLOCKS, (False, True)))
 def test_both_runs_of_a_checkpoint_see_it(line: str, second: bool, tmp_path: Path) -> None:
     """It stands in the function, of which Python comes by each line twice; wherever the user stood when typing it."""
     program = loaded(tmp_path / f"plain_{abs(hash((line, second)))}.py", CHECKPOINTED)
@@ -300,8 +300,7 @@ def run(w):
 IN_COMPILED = ["for k in (1, 2): z = z * k", "n = 5", "z, h = h, z", "if n: z[0] = h[1]; n = 3", "kept[0] = 4.0"]
 
 
-@pytest.mark.parametrize("turn", [0, 2])
-@pytest.mark.parametrize("line", IN_COMPILED)
+@pytest.mark.parametrize(("line", "turn"), by_turns(IN_COMPILED, (0, 2)))
 def test_one_call_of_a_compiled_function_has_it(line: str, turn: int, tmp_path: Path) -> None:
     """That call is what another compiled function would give that has the line; the others are as they were."""
     program = loaded(tmp_path / f"plain_{abs(hash((line, turn)))}.py", COMPILED)

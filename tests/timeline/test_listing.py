@@ -19,6 +19,7 @@ from nnrepl.record import trees
 from nnrepl.session.errors import UserError
 from tests.record.samples import SAMPLES, Sample
 from tests.record.test_catalog import attempt, recorded, squares
+from tests.thorough import share
 from tests.timeline.written import Change, Hook, Program, check, traced, value_at
 
 
@@ -84,7 +85,7 @@ def everything() -> list[tuple[str, int]]:
     return [(key, number) for key in recorded() for number in range(len(SAMPLES.get(key, ())))]
 
 
-@pytest.mark.parametrize(("key", "number"), random.Random(6).sample(everything(), 16))
+@pytest.mark.parametrize(("key", "number"), random.Random(6).sample(everything(), 16)[: share(16, 8)])
 def test_a_change_around_a_call(key: str, number: int) -> None:
     sample, chance = SAMPLES[key][number], random.Random(f"{key} {number}")
     program = around(key, sample)

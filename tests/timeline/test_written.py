@@ -9,7 +9,7 @@ import mlx.core as mx
 import pytest
 
 from tests.support import assert_same_bits
-from tests.thorough import THOROUGH, share
+from tests.thorough import by_turns, share
 from tests.timeline.programs import INNER, STEPS, training, with_optimizer
 from tests.timeline.written import Change, Program, as_written, check, check_gradient, check_two, traced
 
@@ -28,16 +28,13 @@ def element(value: mx.array) -> mx.array:
 
 
 CHANGES: list[Change] = [lambda value: value * 2, element, mx.stop_gradient]
-everywhere = pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-everything = pytest.mark.parametrize("name", PROGRAMS)
-one_way = pytest.mark.parametrize(
-    ("name", "compiled"), [(name, way) for at, name in enumerate(PROGRAMS) for way in (False, True)
-                           if THOROUGH or at % 2 == way],
-)  # fmt: skip
+one_way = pytest.mark.parametrize(("name", "compiled"), by_turns(PROGRAMS, (False, True)))
+other_way = pytest.mark.parametrize(("name", "compiled"), by_turns(PROGRAMS, (True, False)))
+"""Each program is changed compiled and not, between the tests."""
 
 
-@everywhere
-@everything
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_without_a_change_it_is_plain_mlx(name: str, compiled: bool) -> None:
     program = PROGRAMS[name](compiled)
     trace, _ = traced(program)
@@ -45,8 +42,7 @@ def test_without_a_change_it_is_plain_mlx(name: str, compiled: bool) -> None:
     assert trace.verify().complete
 
 
-@everywhere
-@everything
+@other_way
 def test_a_change_is_that_line_in_the_program(name: str, compiled: bool) -> None:
     program = PROGRAMS[name](compiled)
     chance = random.Random(f"{name} {compiled}")
