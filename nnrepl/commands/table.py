@@ -35,8 +35,7 @@ class Grammar:
     Attributes:
         name: As the usage line shows it: `[n]`, `PLACE`, `EXPR`.
         accepts: Whether a text is so.
-        completes: What the prompt offers: "names", "places", "modules", "commands", "help", "files",
-            "words", "".
+        completes: What the prompt offers: "names", "places", "commands", "help", "files", "words", "".
 
         words: Those that it offers for "words".
         options: Whether `/4f` may stand right after the command's name.

@@ -69,7 +69,7 @@ class TapeIndex:
             scope = op.scope
             if scope is not None and id(scope) not in self._scopes:
                 self._scopes.add(id(scope))
-                path = op.module.split(".")
+                path = op.module.split(".") if op.module else []
                 for length in range(1, len(path) + 1):
                     self.modules.setdefault(".".join(path[:length]))
         self._seen = end
@@ -171,8 +171,6 @@ class NameCompleter(Completer):
             yield from self._first(text.lstrip())
         elif kind == "help":
             yield from self._offer(rest, self._commands() | _explained())
-        elif kind == "modules":
-            yield from self._offer(rest, {"all": "everything"} | dict.fromkeys(self._index.modules, "module"))
         elif kind in ("names", "places"):
             yield from self._names(text, kind)
 
@@ -223,7 +221,7 @@ class NameCompleter(Completer):
 
     def _places(self) -> dict[str, str]:
         operations = {name: f"{count} ops" for name, count in self._index.operations.items()}
-        return self._index.defined() | operations | {module: "module" for module in self._index.modules if module}
+        return self._index.defined() | operations | dict.fromkeys(self._index.modules, "module")
 
     def _variables(self) -> dict[str, str]:
         """Return the program's variables and the user's, by name and type; nothing is computed."""

@@ -607,6 +607,12 @@ def test_what_an_update_has_erased_is_told_later_as_well() -> None:
     assert later.startswith("all numbers of weight are 0, and were not in step 1"), later
 
 
+def test_which_update_took_the_gradients_of_what_is_not_kept_is_told() -> None:
+    said = [one.text for report in reports(half_kept, True) for one in report.findings]
+    assert said
+    assert all(text.startswith("the update takes the gradients of b.weight, b.bias (") for text in said)
+
+
 @pytest.mark.parametrize("noise", ["normal", "coins"])
 def test_a_few_numbers_with_a_fraction_are_enough_to_tell_a_repeat(noise: str) -> None:
     def program(faulty: bool) -> None:

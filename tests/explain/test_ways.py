@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -15,9 +16,11 @@ import pytest
 from mlx.nn import losses
 
 import nnrepl
-from nnrepl.explain.health import health
+from nnrepl.explain import links
+from nnrepl.explain.health import health, parameters
+from nnrepl.explain.look import Look
 from nnrepl.explain.why import why
-from nnrepl.tape import GRADIENT_PASS
+from nnrepl.tape import GRADIENT_PASS, claims
 from tests.support import OpenSession
 
 X = mx.sin(mx.arange(12.0)).reshape(4, 3) + 0.1
@@ -492,3 +495,19 @@ def test_a_step_function_of_a_library_is_told_with_the_line_that_calls_it() -> N
     place = line_of(stepped, "step(h)")
     for text in (said(opened(stepped)), said(opened(stepped), "grad(first.weight)")):
         assert re.search(rf"activations\.py:\d+, from {place}", text) is not None, text
+
+
+def test_of_a_long_way_its_ends_are_shown_and_what_lies_around_a_mark() -> None:
+    assert links._kept(links.SHOWN, None) == list(range(links.SHOWN))
+    assert links._kept(40, 20) == [0, 1, 2, *range(17, 24), 38, 39]
+    assert links._kept(40, 1) == [0, 1, 2, 3, 4, 38, 39]
+    assert links._kept(40, None) == links._kept(40, 39) == [0, 1, 2, 36, 37, 38, 39]
+    assert (links.LeftOut(3, "ops").text, links.LeftOut(2).text) == ("… 3 more ops …", "… 2 more …")
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_only_weights_with_the_same_numbers_were_one(equal: bool) -> None:
+    session = OpenSession(nnrepl.trace(lambda a, b: (a * b).sum(), X, X + (not equal), wrt=(0, 1)))
+    (pass_,) = session.tape.passes
+    case: Any = SimpleNamespace(look=Look(session))
+    assert claims.proved(parameters._were_one(case, pass_, list(pass_.wrt))) == equal

@@ -278,3 +278,17 @@ def test_a_batch_with_gaps_that_the_model_fills_is_no_result(native: str, tmp_pa
         shown = nnrepl_cli("--plain", str(path), stdin="c\nwhy\nquit\n", env={"NNREPL_NATIVE": native}).stdout
         said = re.split(r"\(nnrepl[ \d]*\) why\n", shown)[1].removeprefix("opening").partition("stops it\n")
         assert " ".join((said[2] or said[0]).split()).startswith(begins), shown
+
+
+def test_the_loss_of_an_edit_is_told_by_what_has_a_gradient() -> None:
+    def loss(w: mx.array) -> mx.array:
+        h = w * 2
+        size = (h * h).sum()  # noqa: F841 -- it changes as well, and no loss depends on it
+        return h.sum()
+
+    session = OpenSession(nnrepl.trace(loss, mx.ones(2), wrt=0))
+    session.run("goto #2")
+    session.run("h = h * 3")
+    said = str(session.run("why loss"))
+    assert "The loss is 12 in timeline 2 and 4 in timeline 1: +8, by h = h * 3." in said
+    assert re.findall(r"^  (\w+) = \+8 ", said, re.MULTILINE) == ["h"]

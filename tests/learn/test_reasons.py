@@ -117,6 +117,8 @@ def test_a_name_that_does_not_belong_is_told_why(session: OpenSession) -> None:
     text = '{n for n, g in {"a": a, "z": z}.items() if mx.all(g >= 0).item()}'
     assert why_no_member(session, text, "z") == "For that, `z[1, 1]` would have to be at least 0; it is −5."
     assert why_no_member(session, "{'a'}", "z") == ""
+    assert why_no_member(session, text, "nothing") == ""
+    assert why_no_member(session, text.replace("for", "for _ in [1] for", 1), "z") == ""
 
 
 # -- shapes ----------------------------------------------------------------------------------------------------------

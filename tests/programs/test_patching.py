@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nnrepl.programs.patching import Patch, Version, new_constants
+from nnrepl.programs.patching import Patch, Version, _reach, new_constants
 
 BASE = '''\
 """A module."""
@@ -271,3 +271,28 @@ def test_only_a_constant_under_a_new_name_is_taken_in() -> None:
     added = "A = 1\nB = (1, -2.5)\nSCALE = 3\nC = D = 4\nE = math.pi\nsquare = 5\nF: int = 6\nG = []\n"
     old, new = (Version("lives.py", text) for text in (BASE, BASE + added))
     assert [node.targets[0].id for node in new_constants(old, new)] == ["A", "B"]  # type: ignore[attr-defined]
+
+
+def test_which_functions_may_call_which() -> None:
+    def outer() -> Any:
+        return lambda: aimed()  # type: ignore[name-defined]  # noqa: F821
+
+    def caller() -> Any:
+        return outer()
+
+    def alone() -> None:
+        len([])
+
+    bodies = {one.__name__: {one.__code__} for one in (outer, caller, alone)}
+
+    def reach(first: str, *names: str) -> tuple[bool, set[str]]:
+        clear: set[str] = set()
+        return _reach([first], set(names), bodies, clear), clear
+
+    assert reach("caller", "aimed") == (True, set()), "in a lambda of what it calls"
+    assert reach("alone", "aimed") == (False, {"alone", "len"})
+    assert [reach(one, "<lambda>")[0] for one in ("outer", "caller", "alone")] == [True, True, False]
+    assert reach("outer", "outer") == (True, set())
+    clear = {"outer"}
+    assert not _reach(["caller"], {"aimed"}, bodies, clear), "it is known of what is called"
+    assert clear == {"outer", "caller"}

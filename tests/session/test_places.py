@@ -22,6 +22,7 @@ from nnrepl.programs.script import load_script
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
+from nnrepl.session import scouts
 from nnrepl.session.entered import InClass, SourceLine
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import parse
@@ -471,3 +472,16 @@ def test_a_function_that_is_given_a_module_is_no_method_of_its_class() -> None:
     assert [place.means(method.__code__, owner) for method in methods] == [True] * 4
     assert not place.means(loss_fn.__code__, owner)
     assert not place.means((lambda model: model).__code__, owner)
+
+
+def test_in_which_step_or_turn_a_place_lies() -> None:
+    """Where it lies in one that is named: only that one has to be recorded for it."""
+    w = mx.ones(2)
+    with nnrepl.recording() as recorded:
+        for _ in range(3):
+            w = w - 0.1 * mx.grad(lambda w: (w * w).sum())(w)
+    session = OpenSession(recorded)
+    places = {text: session.place(text) for text in ("step 2", "step 2 sum", "2#1", "step 2 #1", "sum", "update")}
+    steps = {text: scouts._step_of(session.tape, place) for text, place in places.items()}
+    assert steps == {"step 2": 2, "step 2 sum": 2, "2#1": 2, "step 2 #1": 2, "sum": None, "update": None}
+    assert {scouts._turn_of(place) for place in places.values()} == {None}

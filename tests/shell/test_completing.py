@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -14,7 +15,7 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
 import nnrepl
-from nnrepl.shell.complete import NameCompleter, TapeIndex, kind_of
+from nnrepl.shell.complete import NameCompleter, TapeIndex, _files, kind_of, matches
 from nnrepl.shell.key_bindings import _tab
 from tests.support import OpenSession
 
@@ -119,3 +120,42 @@ def test_tab_inserts_what_all_share(typed: str, offers: list[str], then: str, ch
     buffer.start_completion = lambda select_first: shown.append(select_first)  # type: ignore[method-assign]
     _tab(buffer)
     assert (buffer.text, shown) == (then, [] if chosen is None else [chosen])
+
+
+def test_what_begins_so_comes_first_then_what_holds_the_letters_the_tightest_first() -> None:
+    names = sorted(["add", "mean", "relu", "reshape", "square", "sure", "Rows.x.e"])
+    assert matches("re", names) == ["relu", "reshape", "sure", "square", "Rows.x.e"]
+    assert matches("re", [*names, "z"]) == matches("re", names)
+    assert matches("", names) == names
+    assert matches("q", names) == ["square"]
+    assert matches("zz", names) == []
+    many = sorted(f"a{number:03}" for number in range(150))
+    assert matches("a", many) == many[:100]
+    assert matches("a14", many) == [*many[140:], "a014", "a104", "a114", "a124", "a134"]
+
+
+def test_the_operations_and_modules_of_a_tape_are_counted() -> None:
+    model = nn.Sequential(Doubling(), nn.Sequential(Doubling()))
+    session = OpenSession(nnrepl.trace(summed, model, mx.ones(2), wrt=model))
+    index = TapeIndex(session)
+    assert index.advance()
+    assert {name: count for name, count in index.operations.items() if not name.startswith("vjp")} == {
+        "multiply": 2, "sum": 1,
+    }  # fmt: skip
+    modules = ["layers", "layers.0", "layers.1", "layers.1.layers", "layers.1.layers.0"]
+    assert list(index.modules) == modules
+    assert {*modules, "multiply"} <= set(offered(session, "goto "))
+    assert "" not in offered(session, "goto ")
+
+
+def test_files_that_begin_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("train.py", "trial.txt", ".hidden", "data/x.npz", "trained/y"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert [found.text for found in _files("")] == ["data/", "train.py", "trained/", "trial.txt"]
+    assert [(found.text, found.start_position) for found in _files("tra")] == [("train.py", -3), ("trained/", -3)]
+    assert [found.text for found in _files(".h")] == [".hidden"]
+    assert [found.text for found in _files("data/")] == ["x.npz"]
+    assert [found.text for found in _files(f"{tmp_path}/tri")] == ["trial.txt"]
+    assert list(_files("nowhere/")) == []
