@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nnrepl.tape import Op, Tape, Value
 
 
-def give_way(recorder: Ledger, looking: bool = False) -> None:
+def give_way(recorder: Ledger, looking: bool = False, unseen: bool = False) -> None:
     """Let go of the operands of updates before they are evaluated, where only nnrepl holds them. What an op makes of
     others can be made again; of a weight a copy is kept.
 
@@ -26,6 +26,7 @@ def give_way(recorder: Ledger, looking: bool = False) -> None:
         looking: Whether it is the user who looks, before the program evaluates. The program holds the weight for some
             lines yet. If nothing waits for it any more, it is what will be written over, and the result lies as it
             does: as it lies where nothing is written over.
+        unseen: Whether nobody will see when the program evaluates them: it runs natively from here on.
 
     A weight that is lazy itself, since the program evaluates only its losses, is left until it comes to that.
     """
@@ -40,7 +41,7 @@ def give_way(recorder: Ledger, looking: bool = False) -> None:
             notes.updates.append(op)
             if not all([_is_awaited(recorder, value, op) for value in weights]):
                 continue
-        elif not (all([is_evaluated(value.array) for value in weights]) or op in _asked_for(recorder.tape)):
+        elif not (unseen or all([is_evaluated(value.array) for value in weights]) or op in _asked_for(recorder.tape)):
             notes.updates.append(op)
             continue
         for operand in operands:

@@ -110,6 +110,37 @@ def test_an_updated_weight_is_laid_out_as_in_plain_python(hold: str, native: str
     assert [line for line in shown.splitlines() if "0x" in line] == told
 
 
+LATE = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+mx.random.seed(61)
+told, opt, X = [], optim.SGD(0.1), mx.random.normal((4, 3, 6, 6))
+model = nn.Linear(6, 1)
+loss_and_grads = nn.value_and_grad(model, lambda m, x: ((m(x) - x[:, :1]) ** 2).mean())
+for i in range(4):
+    before = [model.weight, model.bias]
+    for j in range(COUNT):
+        loss, grads = loss_and_grads(model, X[i, j])
+        opt.update(model, grads)
+    mx.eval(model.parameters())
+    print([one.hex() for one in model.weight.tolist()[0]], memoryview(model.weight).strides)
+"""
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+@pytest.mark.parametrize("count", [2, 3])
+def test_what_is_evaluated_after_several_updates_is_laid_out_as_in_plain_python(
+    count: int, native: str, tmp_path: Path
+) -> None:
+    """Natively the first of them is recorded, and the program evaluates it when nothing is. It holds its first weights:
+    else plain Python does not repeat its own last bits."""
+    program = tmp_path / "program.py"
+    program.write_text(LATE.replace("COUNT", str(count)))
+    told = [line for line in plainly(program.read_text())[0].splitlines() if "0x" in line]
+    assert len(told) == 4
+    shown = captured("--batch", "-c", f"config native {native}", "-c", "continue", str(program))
+    assert [line for line in shown.splitlines() if "0x" in line] == told
+
+
 @pytest.mark.parametrize(
     ("evaluated", "lies"), [("mx.eval(loss, grads)", "(64, 4)"), ("pass", "(4, 4)")], ids=["alone", "with the rest"]
 )
