@@ -7,7 +7,7 @@ from typing import Protocol
 
 from nnrepl.session import goals
 from nnrepl.session.entered import InCell, SourceLine, check_cells
-from nnrepl.session.errors import UserError
+from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.findings import source_of
 from nnrepl.session.hooks import END_OF_TAPE, START_OF_TAPE
 from nnrepl.session.passing import passed_by
@@ -279,7 +279,12 @@ class Motions(Reading):
         Raises:
             UserError: If no op before the cursor wrote it.
         """
-        value = source_of(self.named(name))
+        try:
+            value = source_of(self.named(name))
+        except NotYet as answer:  # the write before may be another call's, or another step's
+            if answer.last is None or answer.last.op is None or answer.last.op.position >= self.cursor:
+                raise
+            value = source_of(answer.last)
         if value.op is None:
             what = "a gradient that the pass starts from" if value.kind == "seed" else f"{value.kind} of the program"
             if value.kind == "captured" and self.tape.closed:

@@ -34,3 +34,15 @@ def test_a_weight_from_a_closed_step_is_told_as_where_all_is_recorded(asked: str
     assert recorded
     assert closed == recorded
     assert re.search(r"^step 3 · update|\b3#\d+", shown[0], re.MULTILINE)
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_last_leads_from_one_step_to_the_one_before(native: str, tmp_path: Path) -> None:
+    """Where a loss is not made yet in its call, the last one is the step's before, and not an answer that it is not."""
+    file = tmp_path / "run.py"
+    file.write_text(PROGRAM)
+    asked = ["goto step 4 forward", "s", "last loss", "last loss", "last loss", "last loss"]
+    shown = play(file, f"config native {native}", "restart now", "goto end", *asked)
+    ends = re.findall(r"^(step \d) · forward \d+ of \d+.*\n.*\n.*\n#\d+  loss =", shown, re.MULTILINE)
+    assert ends == ["step 3", "step 2", "step 1"]
+    assert "loss" in shown.splitlines()[-1]  # before the first one there is none
