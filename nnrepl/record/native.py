@@ -21,7 +21,6 @@ from nnrepl.record.by_hand import HandChanges, Weights
 from nnrepl.record.closed_losses import ClosedLosses, gives
 from nnrepl.record.closing import Arriving, Call, note_span, put_closed
 from nnrepl.record.frame_variables import first_argument
-from nnrepl.record.giving_way import give_way
 from nnrepl.record.handing_back import hand_back
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.noting import Loss, Noting
@@ -155,7 +154,10 @@ class Levels:
             if frame is not None:
                 recorder.watch.see(frame)  # what they have got since their last op is not known later
         recorder.watch.rest()
-        give_way(recorder, unseen=True)
+        if recorder.tape.notes.updates:
+            from nnrepl.record.giving_way import give_way
+
+            give_way(recorder, unseen=True)
         hand_back(recorder)
         self._patches.undo()
         self._calls(self, self._patches)

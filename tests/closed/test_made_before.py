@@ -30,7 +30,7 @@ def test_a_weight_from_a_closed_step_is_told_as_where_all_is_recorded(asked: str
     file.write_text(PROGRAM)
     shown = [play(file, f"config native {native}", "restart now", "goto end", f"goto {place}", "list", asked)
              for native in ("on", "off")]  # fmt: skip
-    closed, recorded = ([line for line in one.splitlines() if "subtract" in line] for one in shown)
+    closed, recorded = ([line for line in one.splitlines() if "subtract" in line or "weight@" in line] for one in shown)
     assert recorded
     assert closed == recorded
     assert re.search(r"^step 3 · update|\b3#\d+", shown[0], re.MULTILINE)

@@ -22,8 +22,8 @@ _PLAIN = -1e3
 def masked_whole(case: Checkup) -> Iterator[Finding]:
     """Find shares of rows that are masked as a whole, to which a gradient comes."""
     told: set[str] = set()
-    for op in case.forward:
-        if case.broken or words.spot(op) in told or not has(op.name, Trait.DISTRIBUTES, Trait.ATTENDS):
+    for op in case.sharing:
+        if case.broken or words.spot(op) in told:
             continue
         rows = _rows(case, op)
         if rows is None:

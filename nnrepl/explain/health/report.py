@@ -10,6 +10,7 @@ from nnrepl.classes import dataclass
 from nnrepl.explain.limits import THRESHOLDS
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import same_function
+from nnrepl.ops import Trait, has
 from nnrepl.session.errors import UserError
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Op, Pass
@@ -110,6 +111,11 @@ class Checkup:
     def forward(self) -> list[Op]:
         """The forward ops that succeeded."""
         return [op for op in self.pass_.forward if op.error is None]
+
+    @cached_property
+    def sharing(self) -> list[Op]:
+        """Those of them that share out: a softmax, a whole attention."""
+        return [op for op in self.forward if has(op.name, Trait.DISTRIBUTES, Trait.ATTENDS)]
 
     @cached_property
     def prepared(self) -> list[Op]:

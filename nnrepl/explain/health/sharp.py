@@ -29,7 +29,7 @@ def sharp(case: Checkup) -> Iterator[Finding]:
     """Find attention whose shares are all at the ends of softmax; whether its scores were scaled decides how bad it
     is."""
     told: set[str] = set()
-    for op in case.forward:
+    for op in case.sharing:
         if case.broken or not _attends(op) or words.spot(op) in told or not all(map(case.look.can_see, op.inputs)):
             continue
         case.look.see([*op.inputs, *op.outputs])
@@ -41,14 +41,14 @@ def sharp(case: Checkup) -> Iterator[Finding]:
 
 
 def _attends(op: Op) -> bool:
-    """Whether an op makes shares of places that rows are summed with, or is a whole attention."""
-    if not has(op.name, Trait.ATTENDS, Trait.DISTRIBUTES) or len(op.outputs) != 1 or op.error is not None:
+    """Whether an op that shares out makes shares of places that rows are summed with, or is a whole attention."""
+    if len(op.outputs) != 1:
         return False
     if has(op.name, Trait.ATTENDS):
         q, k, v = op.inputs[:3]
         return k is not v and v is not q and _PLACES <= k.shape[-2] <= _WIDEST
     made = op.outputs[0]
-    if not has(op.name, Trait.DISTRIBUTES) or len(made.shape) < 2 or not _PLACES <= made.shape[-1] <= _WIDEST:
+    if len(made.shape) < 2 or not _PLACES <= made.shape[-1] <= _WIDEST:
         return False
     users = [user for user in made.consumers if user.of is None]
     return any(has(user.name, Trait.ROWS_BY_COLUMNS) and user.inputs[0] is made and len(user.inputs) == 2
