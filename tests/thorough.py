@@ -1,5 +1,5 @@
 """Thorough: how much is tried of what tests draw at random, and of programs in several ways. `NNREPL_THOROUGH=1 pytest`
-tries all of it, each night and before a release; without it a part, so that the suite stays under five minutes."""
+tries all of it, each night and before a release; without it a part, so that the suite takes no longer than it must."""
 
 from __future__ import annotations
 
