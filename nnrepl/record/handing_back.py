@@ -65,23 +65,24 @@ def copied(array: mx.array) -> mx.array | None:
 
 
 def lend(recorder: Ledger, op: Op, result: mx.array) -> None:
-    """Let go of the operands of a sum or difference in a gradient call that are results of arithmetic, and are lazy
-    still: the tape makes them again from their ops where somebody looks. The program's own objects, if they live on,
-    keep MLX from writing over them, as they would."""
+    """Let go of the operands of a sum or difference in a gradient call, and of any arithmetic outside of one (an
+    average of weights), that are results of arithmetic, and are lazy still: the tape makes them again from their ops
+    where somebody looks. The program's own objects, if they live on, keep MLX from writing over them, as they would."""
     shape = result.shape
     if len(shape) < 2 or 1 not in shape[-2:] or result.size == 1 or recorder.inside is not None:
         return
-    if not recorder.differentiating:
-        if op.pass_.kind == UPDATE_PASS:
-            recorder.tape.notes.updates.append(op)
+    if not recorder.differentiating and op.pass_.kind == UPDATE_PASS:
+        recorder.tape.notes.updates.append(op)
         return
-    # The graph of the backward pass holds the operands of all others.
-    if op.name not in _LINEAR:
+    # In a gradient call the graph of the backward pass holds the operands of all others.
+    if op.name not in (_LINEAR if recorder.differentiating else ARITHMETIC):
         return
     lent = []
     for operand in op.inputs:
         held = operand.held
         if held is not None and operand.op is not None and not is_evaluated(held):
+            if operand.op.pass_.kind == UPDATE_PASS:
+                continue  # it is still to be decided what that writes over
             if not is_arithmetic(operand) or held.shape != shape:
                 return  # it costs more to make it again; and what is written over is decided among all operands
             lent.append(operand)

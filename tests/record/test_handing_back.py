@@ -141,6 +141,35 @@ def test_what_is_evaluated_after_several_updates_is_laid_out_as_in_plain_python(
     assert [line for line in shown.splitlines() if "0x" in line] == told
 
 
+MIXED = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+from mlx.utils import tree_map
+mx.random.seed(61)
+told, opt, X = [], optim.SGD(0.1), mx.random.normal((4, 6, 6))
+model = nn.Linear(6, 1)
+loss_and_grads = nn.value_and_grad(model, lambda m, x: ((m(x) - x[:, :1]) ** 2).mean())
+mx.eval(model.parameters())
+for i in range(4):
+    before = tree_map(lambda v: v, model.parameters())
+    loss, grads = loss_and_grads(model, X[i])
+    opt.update(model, grads)
+    after = model.parameters()
+    model.update(tree_map(lambda b, a: b + 0.5 * (a - b), before, after))
+    mx.eval(model.parameters())
+    print([one.hex() for one in model.weight.tolist()[0]], memoryview(model.weight).strides)
+"""
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_an_average_of_weights_is_laid_out_as_in_plain_python(native: str, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(MIXED)
+    told = [line for line in plainly(MIXED)[0].splitlines() if "0x" in line]
+    assert len(told) == 4
+    shown = captured("--batch", "-c", f"config native {native}", "-c", "continue", str(program))
+    assert [line for line in shown.splitlines() if "0x" in line] == told
+
+
 @pytest.mark.parametrize(
     ("evaluated", "lies"), [("mx.eval(loss, grads)", "(64, 4)"), ("pass", "(4, 4)")], ids=["alone", "with the rest"]
 )
