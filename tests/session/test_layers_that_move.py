@@ -88,7 +88,7 @@ def test_a_layer_is_called_by_its_place_at_that_moment(seed: int, native: str, t
                 float(found) for one in (said[0], *said[3:]) for found in re.findall(r"= (-?[\d.e-]+)$", one.strip())
             ]
             assert len(numbers) == 2, said  # one of the two paths is there
-            assert numbers == pytest.approx([number] * 2, abs=1e-4), (step, at, said)
+            assert numbers == pytest.approx([number] * 2, rel=1e-12), (step, at, said)
             assert f"(layers.{at}" in said[1], (step, at, said)
     assert "several models" not in shown
 
